@@ -1,0 +1,137 @@
+"""Streams of stamped samples become one observation; the same code serves recordings and the arm.
+
+An observation is taken where the cameras were: its stamp is the newest time that every camera has
+reached, its proprioception is the joint state nearest to that time, and older history steps lie
+whole control periods before it.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from nac_ros.chunk import Observation
+from nac_ros.errors import BadObservation
+from nac_ros.robot import RobotSpec
+
+
+class Stream:
+    """Samples of one sensor in stamp order; `depth` newest are kept."""
+
+    def __init__(self, name: str, depth: int):
+        self.name = name
+        self._stamps: deque[float] = deque(maxlen=depth)
+        self._values: deque[np.ndarray] = deque(maxlen=depth)
+
+    def push(self, stamp: float, value: np.ndarray) -> None:
+        """Adds a sample at `stamp` [s]; raises BadObservation when time does not advance."""
+        if self._stamps and stamp <= self._stamps[-1]:
+            raise BadObservation(
+                f"{self.name}: stamp {stamp:.6f} s is not after {self._stamps[-1]:.6f} s; "
+                "reset the stream if its clock was set back",
+                "clock",
+            )
+        self._stamps.append(stamp)
+        self._values.append(value)
+
+    def clear(self) -> None:
+        """Forgets everything, for a clock that was set back or a new episode."""
+        self._stamps.clear()
+        self._values.clear()
+
+    @property
+    def newest(self) -> float | None:
+        """Stamp [s] of the newest sample, None when there is none."""
+        return self._stamps[-1] if self._stamps else None
+
+    def nearest(self, stamp: float) -> tuple[float, np.ndarray]:
+        """The sample whose stamp is nearest to `stamp` [s]."""
+        right = bisect_right(self._stamps, stamp)
+        around = [i for i in (right - 1, right) if 0 <= i < len(self._stamps)]
+        best = min(around, key=lambda i: abs(self._stamps[i] - stamp))
+        return self._stamps[best], self._values[best]
+
+
+class Aligner:
+    """Collects joint states and images and hands out observations of `n_obs_steps` steps."""
+
+    def __init__(self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
+        self.spec = spec
+        self.n_obs_steps = n_obs_steps
+        self._cameras = {name: spec.camera(name) for name in cameras}
+        self._joints = Stream("joint_states", depth=256)
+        self._images = {name: Stream(f"camera {name}", depth=16) for name in cameras}
+
+    def clear(self) -> None:
+        """Forgets all samples."""
+        self._joints.clear()
+        for stream in self._images.values():
+            stream.clear()
+
+    def push_joints(self, stamp: float, positions: np.ndarray) -> None:
+        """Adds joint positions `[D]` [rad or m] in the robot's order; NaN or inf is refused."""
+        values = np.asarray(positions, np.float32)
+        if values.shape != (self.spec.action_dim,):
+            raise BadObservation(
+                f"joint_states: wanted {self.spec.action_dim} positions, got {values.shape}",
+                "joint_names",
+            )
+        if not np.isfinite(values).all():
+            bad = [n for n, v in zip(self.spec.joint_names, values) if not np.isfinite(v)]
+            raise BadObservation(
+                f"joint_states: not finite at {', '.join(bad)}; check the driver", "not_finite"
+            )
+        self._joints.push(stamp, values)
+
+    def push_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
+        """Adds an RGB uint8 image `[H, W, 3]` of the size that the robot's YAML gives."""
+        wanted = (self._cameras[camera].height, self._cameras[camera].width, 3)
+        if image.shape != wanted or image.dtype != np.uint8:
+            raise BadObservation(
+                f"camera {camera}: wanted a uint8 image of {wanted}, got {image.dtype} of "
+                f"{image.shape}; set the camera's size or the robot's YAML",
+                "image_size",
+            )
+        self._images[camera].push(stamp, image)
+
+    def observe(self, now: float, task: str) -> Observation:
+        """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
+        stamp = self._common_stamp(now)
+        joints_stamp, _ = self._joints.nearest(stamp)
+        self._check_age("joint_states", stamp, joints_stamp, self.spec.joint_states_max_age_s)
+        times = stamp - np.arange(self.n_obs_steps)[::-1] / self.spec.action_rate_hz
+        images = {
+            name: np.stack([stream.nearest(t)[1] for t in times])  # [K, H, W, 3]
+            for name, stream in self._images.items()
+        }
+        proprio = np.stack([self._joints.nearest(t)[1] for t in times])  # [K, D]
+        return Observation(stamp, images, proprio, task)
+
+    def _common_stamp(self, now: float) -> float:
+        if self._joints.newest is None:
+            raise BadObservation(
+                "joint_states: nothing received yet; is the driver running?", "missing"
+            )
+        self._check_age("joint_states", now, self._joints.newest, self.spec.joint_states_max_age_s)
+        stamps = []
+        for name, stream in self._images.items():
+            if stream.newest is None:
+                raise BadObservation(
+                    f"camera {name}: nothing received yet; is it running?", "missing"
+                )
+            self._check_age(f"camera {name}", now, stream.newest, self._cameras[name].max_age_s)
+            stamps.append(stream.newest)
+        return min(stamps, default=self._joints.newest)
+
+    @staticmethod
+    def _check_age(what: str, now: float, stamp: float, limit: float) -> None:
+        age = now - stamp
+        if age > limit:
+            raise BadObservation(
+                f"{what}: stale, {age:.3f} s old; at most {limit} s is allowed", "stale"
+            )
+        if age < -limit:
+            raise BadObservation(
+                f"{what}: stamped {-age:.3f} s in the future; check the clocks", "future"
+            )

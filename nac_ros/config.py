@@ -1,0 +1,107 @@
+"""One dataclass per configuration; YAML and the command line hold only what differs from it."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from nac_ros.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError when it is missing or not a mapping."""
+    if not Path(path).is_file():
+        raise ConfigError(f"no configuration file at {path}")
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ConfigError(f"{path} holds a {kind}; wanted a mapping of keys to values")
+    return content
+
+
+def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """A frozen dataclass from plain values; nested dataclasses, tuples and dicts are built too.
+
+    An unknown key raises ConfigError with the nearest known one; `where` names the source.
+    """
+    place = where or cls.__name__
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{place}: wanted a mapping, got {type(values).__name__} {values!r}")
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls) if field.init}
+    for key in values:
+        if key not in known:
+            raise ConfigError(_unknown_key(key, known, place))
+    built = {key: _coerce(hints[key], value, f"{place}.{key}") for key, value in values.items()}
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def to_plain(value: Any) -> Any:
+    """The inverse of `build`: only dicts, lists and scalars, ready for YAML or JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: to_plain(getattr(value, f.name)) for f in fields if f.init}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _unknown_key(key: str, known: set[str], place: str) -> str:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(sorted(known))}"
+    return f"{place}: unknown key '{key}'; {hint}"
+
+
+def _coerce(hint: Any, value: Any, place: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, place)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else build(hint, value, place)
+    if origin is tuple:
+        return _coerce_tuple(args, value, place)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{place}: wanted a mapping, got {value!r}")
+        return {key: _coerce(args[1], item, f"{place}.{key}") for key, item in value.items()}
+    if origin is typing.Literal:
+        if value not in args:
+            raise ConfigError(f"{place}: {value!r} is not one of {', '.join(map(str, args))}")
+        return value
+    return _coerce_scalar(hint, value, place)
+
+
+def _coerce_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{place}: wanted a list, got {value!r}")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_coerce(args[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if len(args) != len(value):
+        raise ConfigError(f"{place}: wanted {len(args)} values, got {len(value)}: {value!r}")
+    return tuple(_coerce(a, v, f"{place}[{i}]") for i, (a, v) in enumerate(zip(args, value)))
+
+
+def _coerce_scalar(hint: Any, value: Any, place: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool):
+        if type(value) is not hint:
+            raise ConfigError(f"{place}: wanted {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,187 @@
+"""What is true of a robot, read from config/robots/<name>.yaml, and the face it shows to a loop."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from nac_ros import config
+from nac_ros.chunk import Action
+from nac_ros.errors import ConfigError, UnknownName
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSpec:
+    """One joint: name, unit, and limits in the unit, per s, s^2 and s^3.
+
+    relative: whether codecs describe it relative to the measured state (grippers stay absolute)
+    """
+
+    name: str
+    unit: Literal["rad", "m"]
+    position: tuple[float, float]
+    velocity: float
+    acceleration: float
+    jerk: float
+    home: float
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        low, high = self.position
+        if not low < high:
+            raise ConfigError(f"joint {self.name}: position limits {low} .. {high} are empty")
+        if not low <= self.home <= high:
+            raise ConfigError(f"joint {self.name}: home {self.home} is outside {low} .. {high}")
+        for limit in ("velocity", "acceleration", "jerk"):
+            if getattr(self, limit) <= 0:
+                raise ConfigError(f"joint {self.name}: {limit} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSpec:
+    """One camera: image size [pixels], rate [Hz], topic, and the age [s] past which it is stale."""
+
+    name: str
+    width: int
+    height: int
+    rate_hz: float
+    topic: str
+    max_age_s: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControllerGroup:
+    """Joints that one ros2_control controller moves; kind `jtc` takes JointTrajectory."""
+
+    name: str
+    kind: Literal["jtc", "forward"]
+    topic: str
+    joints: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotSpec:
+    """All facts of one robot; joints in the order of every action, state and chunk `[..., D]`."""
+
+    name: str
+    joints: tuple[JointSpec, ...]
+    cameras: tuple[CameraSpec, ...]
+    groups: tuple[ControllerGroup, ...]
+    joint_states_topic: str = "joint_states"
+    action_rate_hz: float = 30.0
+    guard_rate_hz: float = 100.0
+    joint_states_max_age_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        grouped = [joint for group in self.groups for joint in group.joints]
+        if sorted(grouped) != sorted(self.joint_names):
+            raise ConfigError(
+                f"robot {self.name}: the groups move {grouped}, but the joints are "
+                f"{list(self.joint_names)}; name each joint in exactly one group"
+            )
+
+    @cached_property
+    def joint_names(self) -> tuple[str, ...]:
+        return tuple(joint.name for joint in self.joints)
+
+    @property
+    def action_dim(self) -> int:
+        """D."""
+        return len(self.joints)
+
+    @cached_property
+    def position_low(self) -> np.ndarray:
+        """Float64 `[D]`."""
+        return np.array([joint.position[0] for joint in self.joints])
+
+    @cached_property
+    def position_high(self) -> np.ndarray:
+        """Float64 `[D]`."""
+        return np.array([joint.position[1] for joint in self.joints])
+
+    @cached_property
+    def velocity_limit(self) -> np.ndarray:
+        """Float64 `[D]`, per second."""
+        return np.array([joint.velocity for joint in self.joints])
+
+    @cached_property
+    def acceleration_limit(self) -> np.ndarray:
+        """Float64 `[D]`, per second squared."""
+        return np.array([joint.acceleration for joint in self.joints])
+
+    @cached_property
+    def home(self) -> np.ndarray:
+        """Float64 `[D]`."""
+        return np.array([joint.home for joint in self.joints])
+
+    @cached_property
+    def relative_mask(self) -> np.ndarray:
+        """Bool `[D]`: True where codecs work relative to the measured state."""
+        return np.array([joint.relative for joint in self.joints])
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        return tuple(joint.unit for joint in self.joints)
+
+    def camera(self, name: str) -> CameraSpec:
+        """Raises UnknownName with the cameras that exist."""
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        known = ", ".join(camera.name for camera in self.cameras)
+        raise UnknownName(f"robot {self.name} has no camera '{name}'; it has: {known}")
+
+
+class RobotIO(Protocol):
+    """The face of an arm, real or simulated, to the one loop that drives both."""
+
+    spec: RobotSpec
+
+    def now(self) -> float:
+        """The robot's clock [s]."""
+
+    def read(self) -> "Reading":
+        """The newest joint state and images."""
+
+    def write(self, action: Action) -> None:
+        """Sends one set-point."""
+
+    def hold(self) -> None:
+        """Stays at the last set-point."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Newest measurements: proprio float32 `[D]` at `stamp` [s]; camera -> (stamp, uint8 image)."""
+
+    stamp: float
+    proprio: np.ndarray
+    images: dict[str, tuple[float, np.ndarray]]
+
+
+def config_dir() -> Path:
+    """config/ of the source tree, or share/nac_ros/config of an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    places = [root / "config", *(p / "share/nac_ros/config" for p in root.parents)]
+    for place in places:
+        if (place / "robots").is_dir():
+            return place
+    raise ConfigError(f"no config/robots folder at {places[0]}; run `make setup` or install")
+
+
+def list_robots() -> list[str]:
+    """Names of the robots in config/robots, without `.yaml`."""
+    return sorted(path.stem for path in (config_dir() / "robots").glob("*.yaml"))
+
+
+def load_robot(name_or_path: str | Path) -> RobotSpec:
+    """The robot called so in config/robots, or described by the YAML file at that path."""
+    path = Path(name_or_path)
+    if path.suffix != ".yaml":
+        path = config_dir() / "robots" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(list_robots())
+        raise UnknownName(f"unknown robot '{name_or_path}'; known are: {known}")
+    return config.build(RobotSpec, config.load_yaml(path), path.name)

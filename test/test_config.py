@@ -1,0 +1,112 @@
+"""Configurations: built from plain values, refused with the place, the value and the fix."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nac_ros.config import build, load_yaml, to_plain
+from nac_ros.errors import ConfigError
+from nac_ros.robot import config_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    radius: float
+    spokes: int = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cart:
+    name: str
+    wheels: tuple[Wheel, ...] = ()
+    size: tuple[float, float] = (1.0, 2.0)
+    colour: Literal["red", "blue"] = "red"
+    load: float | None = None
+    prices: dict[str, int] = field(default_factory=dict)
+    open: bool = True
+
+    def __post_init__(self) -> None:
+        if self.load is not None and self.load < 0:
+            raise ConfigError(f"load {self.load} kg must not be negative")
+
+
+carts = st.builds(
+    Cart,
+    name=st.text(max_size=8),
+    wheels=st.lists(
+        st.builds(Wheel, radius=st.floats(0, 9), spokes=st.integers(0, 99)), max_size=3
+    ).map(tuple),
+    size=st.tuples(st.floats(0, 9), st.floats(0, 9)),
+    colour=st.sampled_from(["red", "blue"]),
+    load=st.none() | st.floats(0, 9),
+    prices=st.dictionaries(st.text(max_size=4), st.integers(0, 9), max_size=3),
+    open=st.booleans(),
+)
+
+
+@given(carts)
+def test_plain_values_build_the_same_configuration_again(cart):
+    assert build(Cart, to_plain(cart)) == cart
+    assert build(Cart, yaml.safe_load(yaml.safe_dump(to_plain(cart)))) == cart
+
+
+def test_whole_numbers_may_stand_for_real_ones():
+    assert build(Wheel, {"radius": 1}) == Wheel(radius=1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "x", "whels": []}, "unknown key 'whels'; did you mean 'wheels'"),
+        ({"name": "x", "qqq": 1}, "unknown key 'qqq'; known are: colour, load, name"),
+        ({"name": "x", "wheels": [{"radius": 1, "spoke": 2}]}, r"wheels\[0\].*'spokes'"),
+        ({"name": "x", "wheels": [{"radius": "big"}]}, r"wheels\[0\].radius: wanted float"),
+        ({"name": "x", "wheels": 3}, "cart.wheels: wanted a list, got 3"),
+        ({"name": "x", "size": [1]}, "cart.size: wanted 2 values, got 1"),
+        ({"name": "x", "colour": "green"}, "'green' is not one of red, blue"),
+        ({"name": "x", "open": 1}, "cart.open: wanted bool, got 1"),
+        ({"name": "x", "wheels": [{"radius": 1, "spokes": True}]}, "spokes: wanted int"),
+        ({"name": "x", "prices": [1]}, "cart.prices: wanted a mapping"),
+        ({"name": "x", "prices": {"a": "b"}}, "cart.prices.a: wanted int, got 'b'"),
+        ({"name": "x", "load": -1}, "load -1.0 kg must not be negative"),
+        ({}, "cart: .*name"),
+        ([1], "cart: wanted a mapping, got list"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(values, said):
+    with pytest.raises(ConfigError, match=said):
+        build(Cart, values, "cart")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no configuration file at .*none.yaml"):
+        load_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [1", "not valid YAML"), ("- 1\n", "holds a list; wanted a mapping"), ("", "NoneType")],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, said):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("path", sorted(config_dir().rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_yaml_of_the_project_is_a_mapping_without_repeated_keys(path):
+    def no_repeats(loader, node, deep=False):
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(set(keys)) == len(keys), f"{path}: a key stands twice among {keys}"
+        return dict(zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value)))
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("tag:yaml.org,2002:map", no_repeats)
+    assert isinstance(yaml.load(path.read_text(), Loader), dict)
