@@ -1,0 +1,72 @@
+"""What every task gives to the twin: its objects, start places, judge and scripted expert."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from nac_ros.simulation.arm import Arm
+from nac_ros.simulation.gl import mujoco
+from nac_ros.simulation.motion import Mover
+
+HORIZON = 1000  # action steps per trial
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial stands, and why."""
+
+    state: Literal["running", "success", "failure"]
+    reason: str
+
+
+RUNNING = Outcome("running", "")
+
+
+class Task(ABC):
+    """One task; an instance belongs to one compiled model and is reused for every trial."""
+
+    id: ClassVar[str]
+    prompt: ClassVar[str]
+    recoverable_steps: ClassVar[int]  # control periods in which the expert may be disturbed
+
+    @abstractmethod
+    def add_objects(self, scene: "mujoco.MjSpec") -> None:
+        """Adds the task's bodies to the scene before it is compiled."""
+
+    @abstractmethod
+    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+        """Looks up the task's parts in the compiled model."""
+
+    @abstractmethod
+    def place(self, data: "mujoco.MjData", rng: np.random.Generator) -> None:
+        """Puts the objects at random start places and forgets the last trial."""
+
+    @abstractmethod
+    def update(self, data: "mujoco.MjData") -> None:
+        """Follows the objects' own behaviour; called after every physics step."""
+
+    @abstractmethod
+    def judge(self, data: "mujoco.MjData") -> Outcome:
+        """How the trial stands now; called at least 50 times per second."""
+
+    @abstractmethod
+    def at_horizon(self, data: "mujoco.MjData") -> str:
+        """Why a trial that is still running at the horizon has failed."""
+
+    @abstractmethod
+    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+        """Set-points `[D]`, one per control period, from wherever the arm is to success."""
+
+
+def yaw_of(data: "mujoco.MjData", body: int) -> float:
+    """Direction of a body's x axis seen from above [rad]."""
+    return float(np.arctan2(data.xmat[body][3], data.xmat[body][0]))
+
+
+def set_pose(data: "mujoco.MjData", address: int, position: np.ndarray, yaw: float) -> None:
+    """Puts the free body whose qpos starts at `address` at `position` [m], turned by `yaw`."""
+    turn = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+    data.qpos[address : address + 7] = (*position, *turn)

@@ -1,0 +1,167 @@
+"""The simulated robot: the same face as the real arm, with seeded scenes and a judge."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nac_ros.chunk import Action
+from nac_ros.errors import SimulationError
+from nac_ros.robot import Reading, RobotSpec
+from nac_ros.simulation.arm import Arm
+from nac_ros.simulation.gl import mujoco, open_renderer
+from nac_ros.simulation.jtc import Trajectory, TrajectoryController, TrajectoryPoint
+from nac_ros.simulation.scene import TIMESTEP, build_scene
+from nac_ros.simulation.tasks import make_task
+from nac_ros.simulation.tasks.base import HORIZON, RUNNING, Outcome
+
+_SETTLE_S = 0.3
+_JUDGE_EVERY = 8  # physics steps, 62 times per second
+_START_SPREAD = 0.1  # [rad] per joint, around the robot's home
+_START_OPENING = (0.5, 1.0)  # share of the gripper's range
+
+
+@dataclass(frozen=True)
+class TwinState:
+    """Everything that decides how physics goes on and how the scene looks."""
+
+    physics: np.ndarray
+    colours: np.ndarray
+
+
+class Twin:
+    """A RobotIO in MuJoCo; one model is compiled per task and reused across trials."""
+
+    def __init__(self, spec: RobotSpec, task: str, render: bool = True):
+        self.spec = spec
+        self.task = make_task(task)
+        scene = build_scene(spec)
+        self.task.add_objects(scene)
+        self.model = scene.compile()
+        self.data = mujoco.MjData(self.model)
+        self.arm = Arm(self.model)
+        self.task.bind(self.model, self.arm)
+        self.controller = TrajectoryController(spec.joint_names)
+        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._render_cameras = render
+        self._outcome = RUNNING
+        self._colours = self.model.geom_rgba.copy()
+        self.reset(0)
+
+    def reset(self, scene_seed: int) -> None:
+        """A new trial at time 0: objects placed, arm near home, all at rest."""
+        rng = np.random.default_rng(scene_seed)
+        mujoco.mj_resetData(self.model, self.data)
+        self.model.geom_rgba[:] = self._colours
+        self.task.place(self.data, rng)
+        start = self._start_pose(rng)
+        mujoco.mj_step(self.model, self.data, round(_SETTLE_S / TIMESTEP))
+        self.data.time = 0.0
+        self.controller.reset(start, 0.0)
+        self._outcome, self._steps = RUNNING, 0
+        mujoco.mj_forward(self.model, self.data)
+        self.task.update(self.data)
+
+    def now(self) -> float:
+        """Simulated time [s] since the trial began."""
+        return float(self.data.time)
+
+    def step_until(self, t: float) -> None:
+        """Runs physics and controller to time `t` [s], the end rounded to a physics step."""
+        n = round((t - self.data.time) / TIMESTEP)
+        if n <= 0:
+            return
+        times = self.data.time + TIMESTEP * np.arange(n)
+        for servo in self.arm.servo(self.controller.sample(times).positions):
+            self.data.ctrl[:] = servo
+            mujoco.mj_step(self.model, self.data)
+            self.task.update(self.data)
+            self._steps += 1
+            if self._steps % _JUDGE_EVERY == 0:
+                self._judge()
+
+    def read(self) -> Reading:
+        """Joint state and policy cameras of this moment."""
+        stamp = self.now()
+        images = {}
+        if self._render_cameras:
+            for camera in self.spec.cameras:
+                image = self.render(camera.name, camera.width, camera.height)
+                images[camera.name] = (stamp, image)
+        return Reading(stamp, self.proprio(), images)
+
+    def proprio(self) -> np.ndarray:
+        """Measured joint positions, float32 `[D]`."""
+        return self.arm.state(self.data)
+
+    def command(self) -> np.ndarray:
+        """The controller's set-point now, float64 `[D]`."""
+        return self.controller.sample(self.now()).positions[0]
+
+    def write(self, action: Action) -> None:
+        """Goes straight to a set-point, to be reached at its stamp, at once when that is past."""
+        ahead = max(action.stamp - self.now(), 0.0)
+        point = TrajectoryPoint(np.asarray(action.positions, float), ahead)
+        self.send_trajectory(Trajectory(self.spec.joint_names, [point]))
+
+    def send_trajectory(self, trajectory: Trajectory) -> None:
+        """Hands a trajectory to the controller; raises TrajectoryRejected with its reason."""
+        self.controller.accept(trajectory, self.now())
+
+    def hold(self) -> None:
+        """Stays at the set-point of now."""
+        self.controller.hold(self.now())
+
+    def outcome(self) -> Outcome:
+        """How the trial stands; the first success or failure stays."""
+        return self._outcome
+
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
+        """What `camera` sees now, uint8 `[height, width, 3]` RGB."""
+        if (width, height) not in self._renderers:
+            self._renderers[width, height] = open_renderer(self.model, width, height)
+        renderer = self._renderers[width, height]
+        renderer.update_scene(self.data, camera)
+        return renderer.render()
+
+    def state(self) -> TwinState:
+        """A snapshot for later rendering."""
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        physics = np.zeros(mujoco.mj_stateSize(self.model, kind))
+        mujoco.mj_getState(self.model, self.data, physics, kind)
+        return TwinState(physics, self.model.geom_rgba.copy())
+
+    def restore(self, state: TwinState) -> None:
+        """Shows a snapshot of the same task again; the judge and the controller stay."""
+        mujoco.mj_setState(
+            self.model, self.data, state.physics, mujoco.mjtState.mjSTATE_INTEGRATION
+        )
+        self.model.geom_rgba[:] = state.colours
+        mujoco.mj_forward(self.model, self.data)
+
+    def close(self) -> None:
+        """Frees the renderers."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def _judge(self) -> None:
+        if self._outcome.state != "running":
+            return
+        self._outcome = self.task.judge(self.data)
+        if self._outcome.state == "running" and self.now() >= HORIZON / self.spec.action_rate_hz:
+            self._outcome = Outcome("failure", self.task.at_horizon(self.data))
+
+    def _start_pose(self, rng: np.random.Generator) -> np.ndarray:
+        """Puts the arm somewhere near home where it touches nothing."""
+        arm_joints = self.spec.action_dim - 1
+        low, high = self.spec.position_low[-1], self.spec.position_high[-1]
+        for _ in range(100):
+            joints = self.spec.home[:arm_joints] + rng.uniform(
+                -_START_SPREAD, _START_SPREAD, arm_joints
+            )
+            start = np.append(joints, low + (high - low) * rng.uniform(*_START_OPENING))
+            self.arm.place(self.data, start)
+            mujoco.mj_forward(self.model, self.data)
+            if not self.arm.collides(self.data):
+                return start
+        raise SimulationError(f"task {self.task.id}: no start pose of the arm is free of contact")

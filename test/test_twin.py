@@ -1,0 +1,128 @@
+"""The twin: a RobotIO with seeded scenes, a controller, cameras and snapshots."""
+
+import numpy as np
+import pytest
+
+from nac_ros.chunk import Action
+from nac_ros.errors import UnknownName
+from nac_ros.robot import load_robot
+from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
+from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.twin import Twin
+
+SPEC = load_robot("vx300s")
+
+
+@pytest.fixture(scope="module")
+def twin():
+    made = Twin(SPEC, "marker")
+    yield made
+    made.close()
+
+
+def test_scene_seeds_do_not_change_and_differ_by_task_seed_and_trial():
+    assert scene_seed("marker", 0, 0) == 2818824981832384032
+    seeds = {scene_seed(t, s, i) for t in ("a", "b") for s in range(5) for i in range(50)}
+    assert len(seeds) == 500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_same_seed_gives_the_same_scene_after_any_other_trial(twin):
+    twin.reset(7)
+    first, image = twin.state(), twin.render("scene", 96, 96)
+    twin.reset(8)
+    twin.step_until(0.5)
+    twin.reset(7)
+    np.testing.assert_array_equal(twin.state().physics, first.physics)
+    np.testing.assert_array_equal(twin.render("scene", 96, 96), image)
+    assert twin.now() == 0.0
+
+
+def test_start_poses_vary_within_a_tenth_of_a_radian_and_touch_nothing(twin):
+    starts = []
+    for seed in range(25):
+        twin.reset(seed)
+        assert not twin.arm.collides(twin.data)
+        starts.append(twin.command())
+    offsets = np.array(starts)[:, :-1] - SPEC.home[:-1]
+    assert np.abs(offsets).max() <= 0.1 + 1e-9
+    assert offsets.std(axis=0).min() > 0.03
+
+
+def test_a_reading_has_the_sizes_of_the_robots_file(twin):
+    twin.reset(1)
+    twin.step_until(0.1)
+    reading = twin.read()
+    assert reading.stamp == pytest.approx(0.1)
+    assert reading.proprio.shape == (SPEC.action_dim,)
+    assert reading.proprio.dtype == np.float32
+    for camera in SPEC.cameras:
+        stamp, image = reading.images[camera.name]
+        assert stamp == reading.stamp
+        assert image.shape == (camera.height, camera.width, 3)
+        assert image.dtype == np.uint8
+        assert image.std() > 10
+
+
+def test_the_arm_ends_a_trajectory_within_2_mm_of_its_goal(twin):
+    twin.reset(2)
+    goal = SPEC.home.copy()
+    goal[:2] += (0.2, 0.1)
+    goal[-1] = 0.02
+    twin.send_trajectory(Trajectory(SPEC.joint_names, [TrajectoryPoint(goal, 1.0)]))
+    twin.step_until(1.5)
+    np.testing.assert_allclose(twin.command(), goal, atol=1e-9)
+    reached = twin.arm.tool(twin.data).copy()
+    twin.arm.place(twin.data, goal)
+    twin.restore(twin.state())
+    assert np.linalg.norm(twin.arm.tool(twin.data) - reached) < 2e-3
+
+
+def test_write_goes_to_a_set_point_by_its_stamp(twin):
+    twin.reset(2)
+    start = twin.command()
+    goal = start + 0.01
+    twin.write(Action(0.1, goal, np.zeros(SPEC.action_dim)))
+    twin.step_until(0.05)
+    np.testing.assert_allclose(twin.command(), start + 0.005, atol=1e-9)
+    twin.step_until(0.2)
+    np.testing.assert_allclose(twin.command(), goal, atol=1e-9)
+    twin.write(Action(0.0, start, np.zeros(SPEC.action_dim)))
+    np.testing.assert_allclose(twin.command(), start)
+
+
+def test_hold_stops_where_the_command_is(twin):
+    twin.reset(2)
+    start = twin.command()
+    twin.write(Action(1.0, start + 0.1, np.zeros(SPEC.action_dim)))
+    twin.step_until(0.5)
+    twin.hold()
+    twin.step_until(1.0)
+    np.testing.assert_allclose(twin.command(), start + 0.05, atol=1e-9)
+
+
+def test_time_only_moves_forward(twin):
+    twin.reset(2)
+    twin.step_until(0.2)
+    twin.step_until(0.1)
+    assert twin.now() == pytest.approx(0.2)
+
+
+def test_a_snapshot_shows_the_same_picture_again(twin):
+    twin.reset(3)
+    snapshot, image = twin.state(), twin.render("spectator", 160, 120)
+    goal = SPEC.home
+    twin.send_trajectory(Trajectory(SPEC.joint_names, [TrajectoryPoint(goal + 0.05, 0.3)]))
+    twin.step_until(0.5)
+    assert (twin.render("spectator", 160, 120) != image).any()
+    twin.restore(snapshot)
+    np.testing.assert_array_equal(twin.render("spectator", 160, 120), image)
+
+
+def test_a_twin_without_rendering_reads_no_images():
+    assert Twin(SPEC, "weighing", render=False).read().images == {}
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownName, match="marker, weighing"):
+        Twin(SPEC, "juggling")
