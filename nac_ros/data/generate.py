@@ -1,0 +1,242 @@
+"""Demonstrations by the scripted expert, made by several processes and written by one."""
+
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import count
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nac_ros.data import layout
+from nac_ros.data.episode import Episode
+from nac_ros.data.writer import DatasetWriter
+from nac_ros.errors import ConfigError, DatasetError, SimulationError
+from nac_ros.robot import RobotSpec, load_robot
+from nac_ros.simulation import gl  # noqa: F401 - it chooses the GL before mink loads MuJoCo
+from nac_ros.simulation.demonstrate import demonstrate
+from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.twin import Twin
+
+RUN_FILE = "meta/generate.json"
+VERSIONED = ("nac_ros", "mujoco", "mink", "numpy", "pyarrow", "opencv-python")
+MAX_FAILURES_IN_A_ROW = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What decides every byte of the episodes; the number of workers does not.
+
+    noise: probability that an episode begins amid a disturbed approach
+    """
+
+    task: str
+    seed: int = 0
+    robot: str = "vx300s"
+    noise: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1:
+            raise ConfigError(f"noise is a probability from 0 to 1, got {self.noise}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; failed counts the demonstrations that were not kept."""
+
+    kept: int
+    wanted: int
+    failed: int
+    episodes_per_s: float
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        left = self.wanted - self.kept
+        eta = f"{left / self.episodes_per_s:.0f} s left" if self.episodes_per_s else "starting"
+        rate = f"{60 * self.episodes_per_s:.1f} per minute"
+        return f"{self.kept}/{self.wanted} episodes, {self.failed} failed, {rate}, {eta}"
+
+
+def generate(
+    config: GenerateConfig,
+    episodes: int,
+    out: Path | str,
+    *,
+    workers: int = 2,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Brings the dataset in `out` to `episodes` successful demonstrations.
+
+    Trial i has the same scene and expert whatever the workers; failed trials are left out. A
+    folder that this function left half done is gone on with; one of another config is refused.
+    """
+    spec = load_robot(config.robot)
+    out = Path(out)
+    if workers < 1 or episodes < 1:
+        raise ConfigError(f"wanted >= 1 episodes and workers, got {episodes} and {workers}")
+    _check_same_run(out, config)
+    with closing(_open_writer(out, spec)) as writer:
+        layout.write_json(out / RUN_FILE, {"config": asdict(config), **provenance()})
+        first = 0 if writer.last_trial is None else writer.last_trial + 1
+        counter = _Counter(writer.n_episodes, episodes, first)
+        report(counter.progress())
+        if writer.n_episodes >= episodes:
+            return counter.progress()
+        with _trials(config, first, workers) as attempts:
+            for trial, attempt in attempts:
+                counter.add(trial, attempt)
+                if attempt.episode:
+                    writer.add_episode(attempt.episode, trial)
+                report(counter.progress())
+                if writer.n_episodes >= episodes:
+                    break
+    return counter.progress()
+
+
+class Attempt(NamedTuple):
+    """A demonstration, None where the expert failed, and why it ended."""
+
+    episode: Episode | None
+    reason: str
+
+
+def attempt_episode(config: GenerateConfig, trial: int) -> Attempt:
+    """Demonstration `trial`; its scene is none that policies are judged on."""
+    twin = _twin(config.robot, config.task)
+    seed = scene_seed(f"demonstrations/{config.task}", config.seed, trial)
+    try:
+        shown = demonstrate(twin, seed, np.random.default_rng([seed, 1]), noise=config.noise)
+    except SimulationError as error:  # this scene is out of the expert's reach
+        return Attempt(None, str(error))
+    if not shown.success:
+        return Attempt(None, shown.reason)
+    prompt = twin.task.prompt
+    return Attempt(Episode(shown.proprio, shown.actions, prompt, shown.images, True), shown.reason)
+
+
+def provenance() -> dict[str, Any]:
+    """Git commit of the source (None outside a checkout) and versions of what shapes the data."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit = found.stdout.strip() if found.returncode == 0 else None
+    except OSError:  # no git on this machine
+        commit = None
+    versions = {name: _version(name) for name in VERSIONED}
+    return {"git_commit": commit, "renderer": os.environ["MUJOCO_GL"], "versions": versions}
+
+
+class _Counter:
+    def __init__(self, kept: int, wanted: int, first_trial: int):
+        self._kept, self._wanted, self._failed = kept, wanted, first_trial - kept
+        self._kept_before, self._start = kept, time.monotonic()
+        self._row = 0
+
+    def add(self, trial: int, attempt: Attempt) -> None:
+        if attempt.episode:
+            self._kept, self._row = self._kept + 1, 0
+            return
+        self._failed, self._row = self._failed + 1, self._row + 1
+        if self._row >= MAX_FAILURES_IN_A_ROW:
+            raise SimulationError(
+                f"{self._row} demonstrations in a row failed, trial {trial} because: "
+                f"{attempt.reason}; look at the scene or lower the noise"
+            )
+
+    def progress(self) -> Progress:
+        elapsed = time.monotonic() - self._start
+        rate = (self._kept - self._kept_before) / max(elapsed, 1e-6)
+        return Progress(self._kept, self._wanted, self._failed, rate)
+
+
+def _open_writer(out: Path, spec: RobotSpec) -> DatasetWriter:
+    return DatasetWriter.create_or_resume(
+        out,
+        fps=round(spec.action_rate_hz),
+        robot_type=spec.name,
+        names=spec.joint_names,
+        units=spec.units,
+        cameras={camera.name: (camera.height, camera.width) for camera in spec.cameras},
+    )
+
+
+def _check_same_run(out: Path, config: GenerateConfig) -> None:
+    path = out / RUN_FILE
+    if not path.is_file():
+        if (out / "meta/info.json").is_file() and layout.read_info(out)["total_episodes"]:
+            raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
+        return
+    found = json.loads(path.read_text())["config"]
+    for key, value in asdict(config).items():
+        if found.get(key) != value:
+            raise DatasetError(
+                f"{out} was generated with {key} {found.get(key)}, not {value}; give the same "
+                "options to go on with it, or choose another folder"
+            )
+
+
+@contextmanager
+def _trials(
+    config: GenerateConfig, first: int, workers: int
+) -> Iterator[Iterator[tuple[int, Attempt]]]:
+    """Trials from `first` on, in order, without end; the processes stop when it is left."""
+    if workers == 1:
+        yield ((trial, attempt_episode(config, trial)) for trial in count(first))
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker)
+    try:
+        yield _ahead(pool, config, first, 2 * workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(
+    pool: ProcessPoolExecutor, config: GenerateConfig, first: int, depth: int
+) -> Iterator[tuple[int, Attempt]]:
+    """Keeps `depth` trials under way and hands them out in order."""
+    queue: deque[tuple[int, Future[Attempt]]] = deque()
+    for trial in count(first):
+        queue.append((trial, pool.submit(attempt_episode, config, trial)))
+        if len(queue) == depth:
+            oldest, future = queue.popleft()
+            yield oldest, future.result()
+
+
+def _begin_worker() -> None:
+    """Leaves Ctrl-C to the writing process, and ends with it even when that one is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@lru_cache(maxsize=2)
+def _twin(robot: str, task: str) -> Twin:
+    twin = Twin(load_robot(robot), task)
+    twin.read()  # without a working GL it ends here, and is no failed demonstration
+    return twin
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,109 @@
+"""Demonstrations: the same bytes whatever the workers, resumable, failures left out."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from nac_ros.data import generate as module
+from nac_ros.data.check import check
+from nac_ros.data.episode import Episode
+from nac_ros.data.generate import Attempt, GenerateConfig, Progress, generate
+from nac_ros.data.lerobot import Dataset
+from nac_ros.errors import ConfigError, DatasetError, SimulationError
+from nac_ros.robot import load_robot
+
+CONFIG = GenerateConfig(task="weighing", noise=0.5)
+
+
+def digests(root):
+    files = sorted((root / "data").rglob("*.parquet"))
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+
+
+def scripted_attempt(config, trial):
+    """Stands in for the simulator: every third trial fails."""
+    if trial % 3 == 2:
+        return Attempt(None, "The marker fell.")
+    rng = np.random.default_rng([config.seed, trial])
+    spec = load_robot(config.robot)
+    joints = rng.normal(size=(4, spec.action_dim)).astype(np.float32)
+    images = {
+        camera.name: rng.integers(0, 256, (4, camera.height, camera.width, 3)).astype(np.uint8)
+        for camera in spec.cameras
+    }
+    return Attempt(Episode(joints, joints, "Do it.", images, success=True), "Done.")
+
+
+def test_the_twin_gives_the_same_bytes_with_one_worker_and_with_two_after_a_pause(tmp_path):
+    pytest.importorskip("mujoco")
+    generate(CONFIG, 3, tmp_path / "one", workers=1)
+    generate(CONFIG, 1, tmp_path / "two", workers=1)
+    generate(CONFIG, 3, tmp_path / "two", workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    dataset = Dataset.open(tmp_path / "one")
+    assert check(dataset) == [] and all(dataset.episode(i, False).success for i in range(3))
+    assert dataset.names == load_robot("vx300s").joint_names and dataset.units[0] == "rad"
+
+
+def test_failed_trials_are_left_out_and_counted_also_after_a_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "attempt_episode", scripted_attempt)
+    first = generate(CONFIG, 3, tmp_path, workers=1)
+    assert (first.kept, first.failed) == (3, 1)
+    second = generate(CONFIG, 6, tmp_path, workers=1)
+    assert (second.kept, second.failed) == (6, 2)
+    for index, trial in enumerate([0, 1, 3, 4, 6, 7]):
+        wanted = scripted_attempt(CONFIG, trial).episode.actions
+        np.testing.assert_array_equal(Dataset.open(tmp_path).episode(index).actions, wanted)
+
+
+def test_a_finished_run_makes_nothing_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "attempt_episode", scripted_attempt)
+    generate(CONFIG, 2, tmp_path, workers=1)
+    before = digests(tmp_path)
+    assert generate(CONFIG, 2, tmp_path, workers=1).kept == 2
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        GenerateConfig(task="marker", noise=0.5),
+        GenerateConfig(task="weighing", noise=0.5, seed=1),
+        GenerateConfig(task="weighing", noise=0.0),
+    ],
+)
+def test_going_on_with_other_options_is_refused(tmp_path, monkeypatch, other):
+    monkeypatch.setattr(module, "attempt_episode", scripted_attempt)
+    generate(CONFIG, 1, tmp_path, workers=1)
+    with pytest.raises(DatasetError, match=r"task|seed|noise"):
+        generate(other, 2, tmp_path, workers=1)
+
+
+def test_an_expert_that_never_succeeds_is_reported_not_awaited(tmp_path, monkeypatch):
+    def fail(config, trial):
+        return scripted_attempt(config, 2)
+
+    monkeypatch.setattr(module, "attempt_episode", fail)
+    with pytest.raises(SimulationError, match="in a row failed.*The marker fell"):
+        generate(CONFIG, 1, tmp_path, workers=1)
+
+
+def test_a_scene_out_of_the_experts_reach_is_a_failed_demonstration(monkeypatch):
+    def refuse(*_, **__):
+        raise SimulationError("the arm cannot point down at [9, 9, 9] m")
+
+    monkeypatch.setattr(module, "demonstrate", refuse)
+    assert module.attempt_episode(CONFIG, 0) == (None, "the arm cannot point down at [9, 9, 9] m")
+
+
+def test_nonsense_options_are_refused():
+    with pytest.raises(ConfigError, match="noise"):
+        GenerateConfig(task="marker", noise=2.0)
+    with pytest.raises(ConfigError, match="workers"):
+        generate(CONFIG, 1, "unused", workers=0)
+
+
+def test_the_progress_line_tells_rate_and_remaining_time():
+    line = Progress(kept=30, wanted=60, failed=2, episodes_per_s=0.5).line()
+    assert line == "30/60 episodes, 2 failed, 30.0 per minute, 60 s left"

@@ -1,0 +1,287 @@
+"""LeRobot v3 on disk: what is written is read back, a crash keeps finished episodes, real data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nac_ros.data import feature_stats, layout
+from nac_ros.data.check import check
+from nac_ros.data.episode import Episode
+from nac_ros.data.lerobot import Dataset
+from nac_ros.data.writer import DatasetWriter
+from nac_ros.errors import DatasetError
+
+NAMES = ("waist", "elbow", "gripper")
+SHAPES = {"scene": (12, 16), "wrist": (8, 8)}
+
+
+def make_episode(index: int, length: int | None = None, task: str = "Do it.") -> Episode:
+    rng = np.random.default_rng(index)
+    length = length or 5 + index
+    return Episode(
+        proprio=rng.normal(size=(length, 3)).astype(np.float32),
+        actions=rng.normal(size=(length, 3)).astype(np.float32),
+        task=task,
+        images={
+            camera: rng.integers(0, 256, (length, *shape, 3)).astype(np.uint8)
+            for camera, shape in SHAPES.items()
+        },
+        success=index % 2 == 0,
+    )
+
+
+def open_writer(root: Path, **changes) -> DatasetWriter:
+    options = {"fps": 30, "robot_type": "arm", "names": NAMES, "cameras": SHAPES} | changes
+    return DatasetWriter.create_or_resume(root, **options)
+
+
+def write(root: Path, indices, **changes) -> Dataset:
+    with closing(open_writer(root, **changes)) as writer:
+        for index in indices:
+            writer.add_episode(make_episode(index))
+    return Dataset.open(root)
+
+
+def assert_same(a: Episode, b: Episode) -> None:
+    np.testing.assert_array_equal(a.proprio, b.proprio)
+    np.testing.assert_array_equal(a.actions, b.actions)
+    assert a.images.keys() == b.images.keys()
+    for camera in a.images:
+        np.testing.assert_array_equal(a.images[camera], b.images[camera])
+    assert (a.task, a.success) == (b.task, b.success)
+
+
+def test_an_episode_is_read_back_bit_for_bit(tmp_path):
+    dataset = write(tmp_path, range(3))
+    for index in range(3):
+        assert_same(dataset.episode(index), make_episode(index))
+    assert dataset.fps == 30 and dataset.names == NAMES and dataset.cameras == SHAPES
+    assert [info.length for info in dataset.episodes] == [5, 6, 7]
+    assert check(dataset) == []
+
+
+def test_a_second_writer_goes_on_where_the_first_one_stopped(tmp_path):
+    write(tmp_path, range(2))
+    dataset = write(tmp_path, range(2, 4))
+    for index in range(4):
+        assert_same(dataset.episode(index), make_episode(index))
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    assert info["total_episodes"] == 4 and info["total_frames"] == 5 + 6 + 7 + 8
+    assert info["splits"] == {"train": "0:4"}
+
+
+def test_indices_run_on_over_episodes_and_tasks_are_numbered(tmp_path):
+    with closing(open_writer(tmp_path)) as writer:
+        for index, task in enumerate(["a", "b", "a"]):
+            writer.add_episode(make_episode(index, task=task))
+    files = sorted((tmp_path / "data").rglob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(path) for path in files])
+    assert table["index"].to_pylist() == list(range(len(table)))
+    assert table["task_index"].unique().to_pylist() == [0, 1]
+    assert table["next.success"].to_pylist().count(True) == 2
+    dataset = Dataset.open(tmp_path)
+    assert dataset.tasks == ["a", "b"]
+    assert [info.task for info in dataset.episodes] == ["a", "b", "a"]
+
+
+def test_the_files_carry_the_notes_that_pandas_and_datasets_need(tmp_path):
+    write(tmp_path, range(1))
+    schema = pq.read_schema(tmp_path / "data/chunk-000/file-000.parquet")
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["observation.images.scene"] == {"_type": "Image"}
+    assert features["action"]["length"] == 3
+    assert schema.field("action").type == pa.list_(pa.float32(), 3)
+    tasks = pq.read_schema(tmp_path / "meta/tasks.parquet")
+    assert json.loads(tasks.metadata[b"pandas"])["index_columns"] == ["task"]
+    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    assert np.shape(stats["observation.images.wrist"]["mean"]) == (3, 1, 1)
+
+
+def test_the_file_number_goes_to_the_next_chunk_after_a_thousand():
+    assert layout.FileNumber(0, 999).next() == layout.FileNumber(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"fps": 15}, "fps"),
+        ({"robot_type": "other"}, "robot_type"),
+        ({"names": ("a", "b", "c")}, "observation.state"),
+        ({"cameras": {"scene": (24, 16), "wrist": (8, 8)}}, "observation.images.scene"),
+        ({"cameras": {"scene": (12, 16)}}, "observation.images.wrist"),
+    ],
+)
+def test_resuming_with_other_features_is_refused_in_one_sentence(tmp_path, change, word):
+    write(tmp_path, range(1))
+    with pytest.raises(DatasetError, match=f"{word}.*choose another folder") as caught:
+        open_writer(tmp_path, **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_writers_at_once_are_refused(tmp_path):
+    with closing(open_writer(tmp_path)), pytest.raises(DatasetError, match="another process"):
+        open_writer(tmp_path)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(DatasetError, match=r"thesis\.tex"):
+        open_writer(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["proprio", "actions"])
+def test_values_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path, what):
+    episode = make_episode(0)
+    getattr(episode, what)[2, 1] = np.nan
+    with closing(open_writer(tmp_path)) as writer:
+        with pytest.raises(DatasetError, match=what):
+            writer.add_episode(episode)
+        assert writer.n_episodes == 0
+    assert not list((tmp_path / "data").rglob("*.parquet"))
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    episode = make_episode(0)
+    episode.images["scene"] = episode.images["scene"][:, :10]
+    with closing(open_writer(tmp_path)) as writer, pytest.raises(DatasetError, match="images"):
+        writer.add_episode(episode)
+
+
+# A child that writes episodes 0, 1, 2 and kills itself at its n-th write operation.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from test_lerobot import make_episode, open_writer
+
+root, fatal, done = Path(sys.argv[1]), int(sys.argv[2]), 0
+
+def counted(operation):
+    def call(*args):
+        global done
+        done += 1
+        if done == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return operation(*args)
+    return call
+
+os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+writer = open_writer(root)
+for index in range(3):
+    writer.add_episode(make_episode(index))
+    (root / f"../finished-{index}").touch()
+"""
+
+
+def run_child(root: Path, fatal: int) -> int:
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here.parent}:{here}"}
+    command = [sys.executable, "-c", CHILD, str(root), str(fatal)]
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+@pytest.mark.parametrize("fatal", [3, 9, 12, 14, 17, 20, 23, 26, 30, 35])
+def test_kill_9_at_any_write_keeps_all_finished_episodes(tmp_path, fatal):
+    root = tmp_path / "dataset"
+    assert run_child(root, fatal) == -signal.SIGKILL
+    finished = len(list(tmp_path.glob("finished-*")))
+    kept = len(Dataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
+    assert kept in (finished, finished + 1)
+    dataset = write(root, range(kept, 3))
+    for index in range(3):
+        assert_same(dataset.episode(index), make_episode(index))
+    assert check(dataset) == []
+    assert not list(root.rglob("*.partial"))
+
+
+def test_check_finds_damage(tmp_path):
+    dataset = write(tmp_path, range(4))
+    damage_timestamp(dataset.data_files()[1])
+    damage_image(dataset.data_files()[2])
+    dataset.data_files()[3].unlink()
+    findings = check(Dataset.open(tmp_path))
+    assert [finding.episode for finding in findings] == [1, 2, 3]
+    for finding, word in zip(findings, ("timestamp", "decoded", "missing")):
+        assert word in str(finding)
+
+
+def damage_timestamp(path: Path) -> None:
+    table = pq.read_table(path)
+    stamps = table["timestamp"].to_numpy() + np.float32(0.5)
+    column = table.schema.get_field_index("timestamp")
+    pq.write_table(table.set_column(column, "timestamp", pa.array(stamps)), path)
+
+
+def damage_image(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\x89PNG")
+    content[start : start + 4] = b"XXXX"
+    path.write_bytes(content)
+
+
+def test_errors_name_the_folder_and_what_is_missing(tmp_path):
+    with pytest.raises(DatasetError, match=r"meta/info\.json"):
+        Dataset.open(tmp_path)
+    dataset = write(tmp_path, range(1))
+    with pytest.raises(DatasetError, match=r"effort.*action, |effort.*observation\.state, action"):
+        Dataset.open(tmp_path, action_key="effort")
+    with pytest.raises(DatasetError, match="no episode 7"):
+        dataset.episode(7)
+    with pytest.raises(DatasetError, match="front.*scene, wrist"):
+        dataset.images(0, "front")
+
+
+def test_the_state_as_action_is_the_next_state(tmp_path):
+    write(tmp_path, range(1))
+    shifted = Dataset.open(tmp_path, action_key="observation.state").episode(0)
+    whole = make_episode(0)
+    np.testing.assert_array_equal(shifted.actions, whole.proprio[1:])
+    np.testing.assert_array_equal(shifted.proprio, whole.proprio[:-1])
+    np.testing.assert_array_equal(shifted.images["scene"], whole.images["scene"][:-1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
+def test_merged_statistics_are_those_of_all_values(lengths, seed):
+    rng = np.random.default_rng(seed)
+    pieces = [rng.normal(rng.normal(), 2, (n, 3)) for n in lengths]
+    merged = feature_stats.of_values(pieces[0])
+    for piece in pieces[1:]:
+        merged = feature_stats.merge(merged, feature_stats.of_values(piece))
+    whole = feature_stats.of_values(np.concatenate(pieces))
+    for key in ("min", "max", "mean", "std", "count"):
+        np.testing.assert_allclose(merged[key], whole[key], atol=1e-9)
+    assert (merged["q01"] >= whole["min"]).all() and (merged["q99"] <= whole["max"]).all()
+
+
+def test_real_piper_data_is_read(real_data):
+    dataset = Dataset.open(real_data / "piper_real")
+    assert len(dataset.episodes) == 55 and sum(i.length for i in dataset.episodes) == 13331
+    assert dataset.fps == 15 and len(dataset.names) == 6 and len(dataset.state_names) == 7
+    assert dataset.tasks == ["Put the grape on the white plate."] and dataset.cameras == {}
+    assert check(dataset) == []
+    states = Dataset.open(real_data / "piper_real", action_key="observation.state")
+    assert len(states.names) == 7 and states.episodes[0].length == dataset.episodes[0].length - 1
+
+
+def test_real_so101_data_is_read(real_data):
+    dataset = Dataset.open(real_data / "so101_real")
+    assert [i.length for i in dataset.episodes][:2] == [373, 374]
+    assert dataset.episode(3).actions.shape[1] == 6 and check(dataset) == []
+
+
+@pytest.fixture
+def real_data() -> Path:
+    if "NAC_DATA" not in os.environ:
+        pytest.skip("NAC_DATA names no folder with real demonstrations")
+    return Path(os.environ["NAC_DATA"])
