@@ -1,0 +1,1 @@
+"""The Neural Action Codec in torch alone: SEANet encoder, multi-scale RVQ, Vocos decoder."""

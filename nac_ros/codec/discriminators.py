@@ -1,0 +1,117 @@
+"""Discriminators after DAC (arXiv 2306.06546), sized for pseudo-waveforms of a few hundred samples.
+
+DAC removes the mean and normalises the peak first; that would hide offset and scale, which are
+the message of an action, so it is left out here.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+Features = list[list[Tensor]]  # per discriminator: feature maps, the last one is the verdict
+PERIODS = (2, 3, 5, 7, 11)  # 7 is the per-joint series of a 7-dimensional action
+N_FFTS = (128, 64, 32)  # n_fft / 2 < 224, so that reflection padding has enough samples
+BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+SLOPE = 0.1
+
+
+def _conv(inputs: int, outputs: int, kernel, stride, padding) -> nn.Module:
+    return weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding))
+
+
+class PeriodDiscriminator(nn.Module):
+    """Looks at a waveform folded into rows of `period` samples (HiFi-GAN, arXiv 2010.05646)."""
+
+    def __init__(self, period: int, width: int):
+        super().__init__()
+        self.period = period
+        widths = [1, width, 2 * width, 4 * width, 4 * width]
+        self.layers = nn.ModuleList(
+            _conv(i, o, (5, 1), (3, 1), (2, 0)) for i, o in zip(widths, widths[1:])
+        )
+        self.verdict = _conv(widths[-1], 1, (3, 1), 1, (1, 0))
+
+    def forward(self, wave: Tensor) -> list[Tensor]:
+        missing = -wave.shape[-1] % self.period
+        x = F.pad(wave, (0, missing), mode="reflect") if missing else wave
+        x = x.view(len(x), 1, -1, self.period)  # [B, 1, L / p, p]
+        return _run(self.layers, self.verdict, x)
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """Looks at the complex short-time spectrum, one small network per frequency band."""
+
+    def __init__(self, n_fft: int, width: int):
+        super().__init__()
+        self.n_fft, self.hop = n_fft, n_fft // 4
+        n_bins = n_fft // 2 + 1
+        self.bands = [(int(a * n_bins), max(int(b * n_bins), int(a * n_bins) + 1)) for a, b in BANDS]
+        self.stacks = nn.ModuleList(self._stack(width) for _ in self.bands)
+        self.verdict = _conv(width, 1, (3, 3), 1, 1)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    @staticmethod
+    def _stack(width: int) -> nn.ModuleList:
+        layers = [_conv(2, width, (3, 9), 1, (1, 4))]
+        layers += [_conv(width, width, (3, 9), (1, 2), (1, 4)) for _ in range(2)]
+        return nn.ModuleList([*layers, _conv(width, width, (3, 3), 1, 1)])
+
+    def forward(self, wave: Tensor) -> list[Tensor]:
+        spectrum = torch.stft(
+            wave[:, 0], self.n_fft, self.hop, window=self.window, return_complex=True
+        )
+        x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # [B, 2, frames, bins]
+        features, ends = [], []
+        for (low, high), stack in zip(self.bands, self.stacks):
+            maps = _run(stack, None, x[..., low:high])
+            features += maps
+            ends.append(maps[-1])
+        return [*features, self.verdict(torch.cat(ends, -1))]
+
+
+class Discriminator(nn.Module):
+    """The ensemble `dac`: all periods and all spectrogram resolutions, or one kind alone."""
+
+    def __init__(self, kind: str = "dac", width: int = 8):
+        super().__init__()
+        parts: list[nn.Module] = []
+        if kind in ("dac", "mpd"):
+            parts += [PeriodDiscriminator(period, width) for period in PERIODS]
+        if kind in ("dac", "mrd"):
+            parts += [SpectrogramDiscriminator(n_fft, width) for n_fft in N_FFTS]
+        if not parts:
+            raise ValueError(f"unknown discriminator '{kind}'; known are: dac, mpd, mrd")
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, actions: Tensor) -> Features:
+        """Normalised chunks `[B, H, D]` -> feature maps per part, the last one the verdict."""
+        wave = actions.flatten(1)[:, None]  # [B, 1, L]
+        return [part(wave) for part in self.parts]
+
+
+def discriminator_loss(real: Features, fake: Features) -> Tensor:
+    """Least squares: real towards 1, fake towards 0."""
+    losses = [(1 - r[-1]).square().mean() + f[-1].square().mean() for r, f in zip(real, fake)]
+    return torch.stack(losses).mean()
+
+
+def generator_loss(fake: Features) -> Tensor:
+    """Least squares: fake towards 1."""
+    return torch.stack([(1 - f[-1]).square().mean() for f in fake]).mean()
+
+
+def feature_loss(real: Features, fake: Features) -> Tensor:
+    """Mean L1 distance between the feature maps of real and fake chunks."""
+    distances = [
+        F.l1_loss(f, r.detach()) for rs, fs in zip(real, fake) for r, f in zip(rs[:-1], fs[:-1])
+    ]
+    return torch.stack(distances).mean()
+
+
+def _run(layers: nn.ModuleList, verdict: nn.Module | None, x: Tensor) -> list[Tensor]:
+    maps = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), SLOPE)
+        maps.append(x)
+    return maps if verdict is None else [*maps, verdict(x)]

@@ -1,0 +1,156 @@
+"""Multi-scale residual vector quantizer with EMA codebooks (NAC section 3.2, SNAC 2410.14411)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KMEANS_ITERATIONS = 10
+LAPLACE = 1e-6  # keeps the mean of a codeword nobody used finite
+
+
+class Quantized(NamedTuple):
+    """latent `[B, E, T']`; codes int64 `[B, n]` per scale; commitment: scalar loss."""
+
+    latent: Tensor
+    codes: list[Tensor]
+    commitment: Tensor
+
+
+class EmaCodebook(nn.Module):
+    """`size` codewords `[K, E]`, each the slow mean of the latents assigned to it."""
+
+    def __init__(self, size: int, dim: int, decay: float, revive_below: float):
+        super().__init__()
+        self.decay, self.revive_below = decay, revive_below
+        self.register_buffer("codewords", torch.randn(size, dim) * 0.1)
+        self.register_buffer("counts", torch.ones(size))
+        self.register_buffer("sums", self.codewords.clone())
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Index of the nearest codeword (L2) for latents `[N, E]`: int64 `[N]`."""
+        return squared_distances(latents, self.codewords).argmin(1)
+
+    @torch.no_grad()
+    def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
+        """k-means on latents `[N, E]`; stores sums beside counts, so that step 1 shrinks nothing."""
+        size = len(self.codewords)
+        means = _sample(latents, size, generator)
+        means = means + 1e-4 * latents.std() * torch.randn(means.shape, generator=generator)
+        for _ in range(KMEANS_ITERATIONS):
+            assigned = squared_distances(latents, means).argmin(1)
+            counts, sums = _accumulate(latents, assigned, size)
+            empty = counts == 0
+            means = sums / counts.clamp(min=1)[:, None]
+            means[empty] = _sample(latents, size, generator)[empty]
+        self.codewords.copy_(means)
+        self.counts.fill_(1.0)
+        self.sums.copy_(means)
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, assigned: Tensor) -> None:
+        """One EMA step on latents `[N, E]`; codewords that hardly live restart on a latent."""
+        counts, sums = _accumulate(latents, assigned, len(self.codewords))
+        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        self.codewords.copy_(self.sums / self.counts.clamp(min=LAPLACE)[:, None])
+        dead = self.counts < self.revive_below
+        if dead.any():
+            self.codewords[dead] = _sample(latents, len(dead), None)[dead]
+            self.counts[dead] = 4 * self.revive_below
+            self.sums[dead] = self.codewords[dead] * (4 * self.revive_below)
+
+
+class MultiScaleQuantizer(nn.Module):
+    """Stage s pools the residual by `scales[s]`, takes the nearest codeword, subtracts it."""
+
+    def __init__(
+        self, dim: int, codebook_size: int, scales: tuple[int, ...], decay: float, revive: float
+    ):
+        super().__init__()
+        self.scales = scales
+        self.codebooks = nn.ModuleList(
+            EmaCodebook(codebook_size, dim, decay, revive) for _ in scales
+        )
+
+    def forward(self, latent: Tensor) -> Quantized:
+        """Latent `[B, E, T']`; in training mode the codebooks follow and the gradient passes."""
+        residual, total = latent, torch.zeros_like(latent)
+        codes, commitments = [], []
+        for codebook, scale in zip(self.codebooks, self.scales):
+            pooled = pool(residual, scale)
+            indices = codebook.nearest(_rows(pooled.detach()))
+            chosen = _lookup(codebook.codewords, indices.view(len(latent), -1))
+            commitments.append(F.mse_loss(pooled, chosen))
+            passed = upsample(pooled + (chosen - pooled).detach(), scale)
+            residual, total = residual - passed, total + passed
+            codes.append(indices.view(len(latent), -1))
+            if self.training:
+                codebook.update(_rows(pooled.detach()), indices)
+        return Quantized(total, codes, torch.stack(commitments).mean())
+
+    @torch.no_grad()
+    def initialise(self, latent: Tensor, seed: int) -> None:
+        """k-means for every stage, each on what the stages before leave of `[B, E, T']`."""
+        generator = torch.Generator().manual_seed(seed)
+        residual = latent
+        for codebook, scale in zip(self.codebooks, self.scales):
+            rows = _rows(pool(residual, scale))
+            codebook.initialise(rows, generator)
+            indices = codebook.nearest(rows).view(len(latent), -1)
+            residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
+
+    def stage_latents(self, latent: Tensor) -> list[Tensor]:
+        """What each stage is asked to name: pooled residuals `[B, T'/scale, E]`, not quantized."""
+        residual, wanted = latent, []
+        for codebook, scale in zip(self.codebooks, self.scales):
+            pooled = pool(residual, scale)
+            wanted.append(pooled.transpose(1, 2))
+            indices = codebook.nearest(_rows(pooled)).view(len(latent), -1)
+            residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
+        return wanted
+
+    def dequantize(self, codes: list[Tensor]) -> Tensor:
+        """Codes int64 `[B, T'/scale]` per scale -> latent `[B, E, T']`."""
+        parts = [
+            upsample(_lookup(codebook.codewords, indices), scale)
+            for codebook, indices, scale in zip(self.codebooks, codes, self.scales)
+        ]
+        return torch.stack(parts).sum(0)
+
+
+def pool(x: Tensor, scale: int) -> Tensor:
+    """Means of `scale` neighbours along time, `[B, E, T']` -> `[B, E, T'/scale]`."""
+    return F.avg_pool1d(x, scale) if scale > 1 else x
+
+
+def upsample(x: Tensor, scale: int) -> Tensor:
+    """Repeats each step `scale` times, `[B, E, n]` -> `[B, E, n * scale]`."""
+    return x.repeat_interleave(scale, dim=-1) if scale > 1 else x
+
+
+def squared_distances(latents: Tensor, codewords: Tensor) -> Tensor:
+    """`[N, E]`, `[K, E]` -> squared L2 `[N, K]`."""
+    cross = latents @ codewords.T
+    return latents.square().sum(1, keepdim=True) - 2 * cross + codewords.square().sum(1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).reshape(-1, x.shape[1])  # [B, E, n] -> [B * n, E]
+
+
+def _lookup(codewords: Tensor, indices: Tensor) -> Tensor:
+    return F.embedding(indices, codewords).transpose(1, 2)  # [B, n] -> [B, E, n]
+
+
+def _accumulate(latents: Tensor, assigned: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    counts = torch.bincount(assigned, minlength=size).to(latents.dtype)
+    sums = latents.new_zeros(size, latents.shape[1]).index_add_(0, assigned, latents)
+    return counts, sums
+
+
+def _sample(latents: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    if len(latents) >= n:
+        return latents[torch.randperm(len(latents), generator=generator)[:n]]
+    return latents[torch.randint(len(latents), (n,), generator=generator)]

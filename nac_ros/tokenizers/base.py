@@ -1,0 +1,300 @@
+"""The seam every tokenizer stands behind: actions in physical units <-> tokens."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log2
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nac_ros import config as configs
+from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
+from nac_ros.normalize import LinearNormalizer
+from nac_ros.registry import Registry
+from nac_ros.tokenizers.grammar import Grammar
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+MAX_STEPS = 100_000  # a chunk longer than this is a mistake, not a motion
+
+TOKENIZERS: Registry["Tokenizer"] = Registry(
+    "tokenizer", "nac_ros.tokenizers", seams=("base", "grammar")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """What every tokenizer knows about its chunks `[horizon, action_dim]`.
+
+    names, units, rate_hz: the columns and the control rate; empty or 0 where unknown
+    relative: True for columns described relative to the reference; empty = all absolute
+    """
+
+    horizon: int = 32
+    action_dim: int = 7
+    names: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    rate_hz: float = 0.0
+    relative: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.action_dim < 1:
+            raise ConfigError(f"a chunk of {self.horizon} x {self.action_dim} holds nothing")
+        for field in ("names", "units", "relative"):
+            length = len(getattr(self, field))
+            if length not in (0, self.action_dim):
+                raise ConfigError(
+                    f"tokenizer: {field} has {length} entries for {self.action_dim} dimensions"
+                )
+
+
+class Training(NamedTuple):
+    """One training forward: reconstruction `[B, H, D]` (normalised) and the extra losses."""
+
+    reconstruction: Tensor
+    extra: dict[str, Tensor]
+
+
+class Tokenizer(nn.Module, ABC):
+    """Chunks float32 `[B, H, D]` in rad and m <-> tokens int64 `[B, L]`.
+
+    A subclass gives `_encode` and `_decode` on chunks normalised to about [-1, 1].
+    """
+
+    Config: ClassVar[type[TokenizerConfig]] = TokenizerConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"small": {}, "paper": {}}
+    name: ClassVar[str]
+    learned: ClassVar[bool] = False
+    supports_prefix: ClassVar[bool] = False
+    grammar: Grammar
+
+    def __init__(self, config: TokenizerConfig, preset: str = "small"):
+        super().__init__()
+        self.config, self.preset = config, preset
+        dim = config.action_dim
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        for statistic in ("low", "high", "absolute_low", "absolute_high"):
+            self.register_buffer(statistic, torch.zeros(dim))
+        relative = torch.tensor(config.relative or (False,) * dim)
+        self.register_buffer("relative", relative, persistent=False)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether encode and decode need a reference."""
+        return any(self.config.relative)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct token values."""
+        return self.grammar.vocab_size
+
+    @property
+    @abstractmethod
+    def codes_per_position(self) -> int:
+        """How many values a token may take at one position."""
+
+    @property
+    def bits(self) -> float:
+        """Bits of one chunk at most."""
+        return self.grammar.max_tokens * log2(self.codes_per_position)
+
+    @property
+    def params_m(self) -> float:
+        """Millions of parameters in encoder and decoder."""
+        return 0.0
+
+    def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
+        """Statistics, and whatever depends on data, from actions `[N, H, D]`; returns self."""
+        chunks = self._chunks(actions)
+        offsets = self._offsets(reference, len(chunks), chunks)
+        absolute = LinearNormalizer.fit(chunks.numpy())
+        shifted = LinearNormalizer.fit((chunks - offsets).numpy())
+        self._store(shifted, absolute)
+        self._fit(self.normalize(chunks, reference), seed)
+        self.fitted.fill_(True)
+        return self
+
+    def encode(self, actions, reference=None) -> Tensor:
+        """Actions `[B, H, D]` -> tokens int64 `[B, L]`; relative codecs need `reference [B, D]`."""
+        self._demand_fitted()
+        with torch.no_grad():
+            return self._encode(self.normalize(actions, reference))
+
+    def decode(self, tokens, reference=None) -> Tensor:
+        """Complete sequences int64 `[B, L]` -> float32 `[B, H, D]`; raises BadTokens."""
+        self._demand_fitted()
+        tokens = torch.as_tensor(tokens)
+        self.grammar.check(tokens.cpu().numpy())
+        with torch.no_grad():
+            return self.denormalize(self._decode(tokens), reference)
+
+    def decode_prefix(self, tokens, reference=None) -> Tensor:
+        """A coarse chunk from the first tokens, where `supports_prefix`; raises BadTokens."""
+        raise BadTokens(f"tokenizer {self.name} has no meaning for a prefix; give all its tokens")
+
+    def embeddings(self) -> Tensor | None:
+        """What each token means as a vector `[V, E]`, None where tokens have no geometry."""
+        return None
+
+    def latents(self, normalised: Tensor) -> Tensor | None:
+        """The vectors `[B, L, E]` whose nearest embeddings are the tokens; None without one."""
+        return None
+
+    def training_step(self, normalised: Tensor) -> Training:
+        """One training forward on `[B, H, D]`; only for learned tokenizers."""
+        raise ConfigError(f"tokenizer {self.name} has nothing to train; `fit` is all it needs")
+
+    def normalize(self, actions, reference=None) -> Tensor:
+        """Physical `[B, H, D]` -> about [-1, 1], relative columns less the reference."""
+        chunks = self._chunks(actions)
+        chunks = chunks - self._offsets(reference, len(chunks), chunks)
+        centre, half = self._scale()
+        return (chunks - centre) / half
+
+    def denormalize(self, normalised: Tensor, reference=None) -> Tensor:
+        """The inverse of `normalize`, float32 `[B, H, D]`."""
+        centre, half = self._scale()
+        chunks = normalised.float() * half + centre
+        return chunks + self._offsets(reference, len(chunks), chunks)
+
+    @property
+    def absolute(self) -> LinearNormalizer:
+        """Minimum and maximum of the absolute training actions, for published errors."""
+        return LinearNormalizer(self.absolute_low.numpy(), self.absolute_high.numpy())
+
+    def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
+        """Writes config.json and model.safetensors; `half` stores weight matrices in float16."""
+        self._demand_fitted()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "name": self.name,
+            "preset": self.preset,
+            "config": configs.to_plain(self.config),
+            "state": self._extra_state(),
+        }
+        (folder / CONFIG_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        save_weights(self, folder / WEIGHTS_FILE, half, self._training_only)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> "Tokenizer":
+        """The tokenizer saved in `folder`; raises BundleError when it is not one of this class."""
+        folder = Path(folder)
+        facts = read_facts(folder)
+        if facts["name"] != cls.name:
+            raise BundleError(f"{folder} holds a '{facts['name']}' tokenizer, not '{cls.name}'")
+        tokenizer = cls(configs.build(cls.Config, facts["config"], str(folder)), facts["preset"])
+        tokenizer._restore_extra_state(facts["state"])
+        try:
+            missing, extra = tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+            first = str(error).splitlines()[0]
+            raise BundleError(f"{folder / WEIGHTS_FILE} does not fit its config: {first}") from error
+        wrong = [key for key in missing if not cls._training_only(key)] + extra
+        if wrong:
+            raise BundleError(f"{folder / WEIGHTS_FILE} does not fit its config: {wrong[0]}")
+        return tokenizer.eval()
+
+    @abstractmethod
+    def _encode(self, normalised: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _decode(self, tokens: Tensor) -> Tensor: ...
+
+    def _fit(self, normalised: Tensor, seed: int) -> None:
+        """Whatever depends on data beyond the statistics."""
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {}
+
+    def _restore_extra_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    @staticmethod
+    def _training_only(key: str) -> bool:
+        """Whether a state entry serves training alone and is not saved."""
+        return key.endswith((".counts", ".sums"))
+
+    def _demand_fitted(self) -> None:
+        if not bool(self.fitted):
+            raise NotFitted(f"tokenizer {self.name} has no statistics yet; call fit(actions) first")
+
+    def _store(self, shifted: LinearNormalizer, absolute: LinearNormalizer) -> None:
+        self.low.copy_(torch.from_numpy(shifted.low))
+        self.high.copy_(torch.from_numpy(shifted.high))
+        self.absolute_low.copy_(torch.from_numpy(absolute.low))
+        self.absolute_high.copy_(torch.from_numpy(absolute.high))
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        ours = LinearNormalizer(self.low.cpu().numpy(), self.high.cpu().numpy())
+        device = self.low.device
+        centre, half = torch.from_numpy(ours.centre), torch.from_numpy(ours.half_range)
+        return centre.to(device), half.to(device)
+
+    def _chunks(self, actions) -> Tensor:
+        chunks = torch.as_tensor(np.asarray(actions) if isinstance(actions, list) else actions)
+        wanted = (self.config.horizon, self.config.action_dim)
+        if chunks.ndim == 3 and chunks.shape[1] > MAX_STEPS:
+            raise BadActions(f"{chunks.shape[1]} steps in a chunk; at most {MAX_STEPS}")
+        if chunks.ndim != 3 or tuple(chunks.shape[1:]) != wanted or not len(chunks):
+            shape = tuple(chunks.shape)
+            raise BadActions(f"actions must be [B >= 1, {wanted[0]}, {wanted[1]}], got {shape}")
+        chunks = chunks.float()
+        if not torch.isfinite(chunks).all():
+            row, step, column = torch.nonzero(~torch.isfinite(chunks))[0].tolist()
+            raise BadActions(f"actions hold {chunks[row, step, column]} at [{row}, {step}, {column}]")
+        return chunks
+
+    def _offsets(self, reference, batch: int, like: Tensor) -> Tensor:
+        if not self.is_relative:
+            return torch.zeros((), device=like.device)
+        if reference is None:
+            raise BadActions(
+                f"this {self.name} codec is relative: give the joint state as reference [B, D]"
+            )
+        offsets = torch.as_tensor(reference, device=like.device).float()
+        if tuple(offsets.shape) != (batch, self.config.action_dim):
+            wanted = f"[{batch}, {self.config.action_dim}]"
+            raise BadActions(f"reference must be {wanted}, got {tuple(offsets.shape)}")
+        if not torch.isfinite(offsets).all():
+            raise BadActions("the reference holds NaN or inf; check the joint states")
+        return (offsets * self.relative)[:, None]  # [B, 1, D]
+
+
+def save_weights(
+    module: nn.Module,
+    path: Path,
+    half: bool,
+    left_out: Callable[[str], bool] = lambda key: False,
+) -> None:
+    """State of `module` as safetensors; `half` rounds learned matrices to float16."""
+    learned = {key for key, value in module.named_parameters() if value.ndim > 1}
+    kept = {key: value for key, value in module.state_dict().items() if not left_out(key)}
+    weights = {
+        key: (value.half() if half and key in learned else value).contiguous()
+        for key, value in kept.items()
+    }
+    save_file(weights, path)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """config.json of a saved tokenizer; raises BundleError when it is none."""
+    path = Path(folder) / CONFIG_FILE
+    try:
+        facts = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise BundleError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing") from error
+    except json.JSONDecodeError as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    missing = {"name", "preset", "config", "state"} - set(facts)
+    if missing:
+        raise BundleError(f"{path} lacks {', '.join(sorted(missing))}")
+    return facts
+
+

@@ -1,0 +1,77 @@
+"""Which tokens may follow a prefix: numpy alone, shared by the torch and the ONNX loop."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from nac_ros.errors import BadTokens
+
+PAD = -1  # fills the tail of sequences shorter than the longest of a batch
+
+
+class Grammar(ABC):
+    """The language of a tokenizer's sequences over `vocab_size` tokens."""
+
+    vocab_size: int
+    max_tokens: int
+
+    @abstractmethod
+    def legal(self, prefix: np.ndarray) -> np.ndarray:
+        """Prefix int64 `[B, k]` -> bool `[B, V]`: tokens that may come next."""
+
+    @abstractmethod
+    def done(self, prefix: np.ndarray) -> np.ndarray:
+        """Prefix int64 `[B, k]` -> bool `[B]`: sequences that are complete."""
+
+    def check(self, tokens: np.ndarray) -> None:
+        """Raises BadTokens unless every row of int64 `[B, L]` is one complete sequence."""
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+            raise BadTokens(
+                f"tokens must be integers of shape [B, L], got {tokens.dtype} of {tokens.shape}"
+            )
+        if tokens.shape[1] > self.max_tokens:
+            raise BadTokens(
+                f"{tokens.shape[1]} tokens in a sequence; this tokenizer has at most "
+                f"{self.max_tokens}"
+            )
+        self._check_rows(tokens)
+
+    def _check_rows(self, tokens: np.ndarray) -> None:
+        for position in range(tokens.shape[1]):
+            legal = self.legal(tokens[:, :position])
+            padding = (tokens[:, position] == PAD) & self.done(tokens[:, :position])
+            inside = (tokens[:, position] >= 0) & (tokens[:, position] < self.vocab_size)
+            fits = inside & legal[np.arange(len(tokens)), np.where(inside, tokens[:, position], 0)]
+            if not (fits | padding).all():
+                row = int(np.argmin(fits | padding))
+                raise BadTokens(self._illegal(int(tokens[row, position]), position, legal[row]))
+        if not self.done(tokens).all():
+            raise BadTokens(f"the sequence ends after {tokens.shape[1]} tokens, too early")
+
+    @staticmethod
+    def _illegal(token: int, position: int, legal: np.ndarray) -> str:
+        allowed = np.flatnonzero(legal)
+        if not len(allowed):
+            return f"token {token} at position {position}, where the sequence has ended"
+        span = f"{allowed[0]} .. {allowed[-1]}"
+        return f"token {token} at position {position} is illegal; legal are {span}"
+
+
+class FixedGrammar(Grammar):
+    """Sequences of one length where position k takes a token in `[starts[k], stops[k])`."""
+
+    def __init__(self, starts: list[int], stops: list[int]):
+        self.vocab_size = max(stops)
+        self.max_tokens = len(starts)
+        tokens = np.arange(self.vocab_size)
+        self._table = (tokens >= np.array(starts)[:, None]) & (tokens < np.array(stops)[:, None])
+
+    def legal(self, prefix: np.ndarray) -> np.ndarray:
+        batch, position = prefix.shape
+        if position >= self.max_tokens:
+            return np.zeros((batch, self.vocab_size), bool)
+        return np.broadcast_to(self._table[position], (batch, self.vocab_size))
+
+    def done(self, prefix: np.ndarray) -> np.ndarray:
+        return np.full(len(prefix), prefix.shape[1] >= self.max_tokens)

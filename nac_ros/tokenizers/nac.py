@@ -1,0 +1,95 @@
+"""NAC: chunks as waveforms through the neural action codec, as offset tokens (NAC section 3)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from nac_ros.codec.model import Codec, CodecConfig
+from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig, Training
+from nac_ros.tokenizers.grammar import FixedGrammar
+
+KMEANS_CHUNKS = 2048  # chunks for k-means: every codebook then sees several latents a codeword
+
+
+@dataclass(frozen=True, kw_only=True)
+class NacConfig(TokenizerConfig, CodecConfig):
+    """Chunk facts and the codec's sizes in one; defaults are the preset `paper`."""
+
+    def __post_init__(self) -> None:
+        TokenizerConfig.__post_init__(self)
+        CodecConfig.__post_init__(self)
+
+    @property
+    def codec(self) -> CodecConfig:
+        """The part that the codec sees."""
+        names = [field.name for field in fields(CodecConfig)]
+        return CodecConfig(**{name: getattr(self, name) for name in names})
+
+
+@TOKENIZERS.register("nac")
+class Nac(Tokenizer):
+    """Tokens: all codes of scale 0, then scale 1, ...; scale s is offset by s * codebook_size."""
+
+    name = "nac"
+    Config = NacConfig
+    learned = True
+    presets = {
+        "paper": {},
+        "small": {
+            "n_filters": 16,
+            "latent_dim": 64,
+            "decoder_dim": 160,
+            "decoder_hidden": 480,
+            "decoder_blocks": 4,
+            "norm_ids": 0,
+            "ema_decay": 0.97,
+        },
+    }
+
+    def __init__(self, config: NacConfig, preset: str = "small"):
+        super().__init__(config, preset)
+        self.codec = Codec(config.codec)
+        size = config.codebook_size
+        scales = [s for s, n in enumerate(config.tokens_per_scale) for _ in range(n)]
+        self.grammar = FixedGrammar([s * size for s in scales], [(s + 1) * size for s in scales])
+        offsets = torch.tensor(scales, dtype=torch.int64) * size
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    @property
+    def codes_per_position(self) -> int:
+        return self.config.codebook_size
+
+    @property
+    def params_m(self) -> float:
+        return self.codec.n_parameters / 1e6
+
+    def embeddings(self) -> Tensor:
+        """Codewords of all scales, `[V, E]`."""
+        return torch.cat([book.codewords for book in self.codec.quantizer.codebooks])
+
+    def latents(self, normalised: Tensor) -> Tensor:
+        """Unquantized pooled residuals `[B, L, E]` in the tokens' order."""
+        latent = self.codec.latent(normalised)
+        return torch.cat(self.codec.quantizer.stage_latents(latent), 1)
+
+    def training_step(self, normalised: Tensor) -> Training:
+        actions, quantized = self.codec(normalised)
+        return Training(actions, {"commitment": quantized.commitment})
+
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """Tokens int64 `[B, L]` -> normalised chunk `[B, H, D]`, without checks: for export."""
+        codes = (tokens - self.offsets).split(list(self.config.tokens_per_scale), 1)
+        return self.codec.decode(list(codes))
+
+    def _encode(self, normalised: Tensor) -> Tensor:
+        return torch.cat(self.codec.encode(normalised), 1) + self.offsets
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        return self.detokenize(tokens)
+
+    def _fit(self, normalised: Tensor, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(normalised), generator=generator)[:KMEANS_CHUNKS]
+        with torch.no_grad():
+            self.codec.quantizer.initialise(self.codec.latent(normalised[chosen]), seed)

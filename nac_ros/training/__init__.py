@@ -1,0 +1,1 @@
+"""Offline training of tokenizers and policies, resumable and seeded."""
