@@ -1,0 +1,1 @@
+"""The one door from training to a robot: bundles and their ONNX graphs."""

@@ -1,0 +1,104 @@
+"""Export of the detokenizer to ONNX, and the session that decodes with it."""
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nac_ros.codec.seanet import fold_weight_norm
+from nac_ros.errors import BundleError, ConfigError
+from nac_ros.tokenizers.base import Tokenizer
+
+OPSET = 18
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # first available wins
+TOLERANCE = 1e-5  # normalised: ONNX Runtime against torch
+
+
+class _Detokenizer(nn.Module):
+    """Tokens int64 `[B, L]`, reference float32 `[B, D]` -> actions float32 `[B, H, D]`."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+        centre, half = tokenizer._scale()
+        self.register_buffer("centre", centre)
+        self.register_buffer("half_range", half)
+        self.register_buffer("mask", tokenizer.relative.float())
+
+    def forward(self, tokens: Tensor, reference: Tensor) -> Tensor:
+        normalised = self.tokenizer.detokenize(tokens)
+        return normalised * self.half_range + self.centre + (reference * self.mask)[:, None]
+
+
+def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes `path`: inputs `tokens`, `reference`; output `actions` in rad and m; batch is free."""
+    if not hasattr(tokenizer, "detokenize"):
+        raise ConfigError(f"tokenizer {tokenizer.name} has no network to export; it decodes itself")
+    copy = type(tokenizer)(tokenizer.config, tokenizer.preset)
+    copy.load_state_dict(tokenizer.state_dict())
+    fold_weight_norm(copy.eval())
+    config = tokenizer.config
+    example = tokenizer.encode(np.zeros((2, config.horizon, config.action_dim)), np.zeros((2, config.action_dim)))
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with _quiet():
+        program = torch.onnx.export(
+            _Detokenizer(copy).eval(),
+            (example, torch.zeros(2, config.action_dim)),
+            input_names=["tokens", "reference"],
+            output_names=["actions"],
+            dynamic_shapes={"tokens": {0: batch}, "reference": {0: batch}},
+            opset_version=OPSET,
+            dynamo=True,
+        )
+        program.save(str(path), external_data=False)
+
+
+class OnnxDetokenizer:
+    """Decodes with ONNX Runtime on the best provider there is."""
+
+    def __init__(self, path: Path, threads: int = 1):
+        import onnxruntime  # only where a bundle decodes
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        there = onnxruntime.get_available_providers()
+        providers = [name for name in PROVIDERS if name in there]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime raises bare pybind types
+            raise BundleError(f"{path} does not load in ONNX Runtime: {error}") from error
+        self.provider = self._session.get_providers()[0]
+
+    def __call__(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """int64 `[B, L]`, float32 `[B, D]` -> float32 `[B, H, D]`."""
+        feeds = {"tokens": tokens.astype(np.int64), "reference": reference.astype(np.float32)}
+        return self._session.run(["actions"], feeds)[0]
+
+
+def parity(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:
+    """Largest normalised difference between ONNX and torch on 64 random legal sequences."""
+    generator, grammar = np.random.default_rng(seed), tokenizer.grammar
+    tokens = np.zeros((64, 0), np.int64)
+    while not grammar.done(tokens).all():
+        legal = grammar.legal(tokens)
+        scores = np.where(legal, generator.random(legal.shape), -1)
+        tokens = np.concatenate([tokens, scores.argmax(1)[:, None]], 1)
+    reference = np.zeros((64, tokenizer.config.action_dim), np.float32)
+    difference = onnx(tokens, reference) - tokenizer.decode(tokens, reference).numpy()
+    return float(np.abs(difference / tokenizer._scale()[1].numpy()).max())
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter reports its passes on stdout and through loggers; errors still come through."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,10 @@
+"""The public door to all policies: list them, make a new one."""
+
+from nac_ros.policies.base import POLICIES, Policy
+
+__all__ = ["POLICIES", "Policy", "list_policies"]
+
+
+def list_policies() -> list[str]:
+    """Names that `nac policy train --policy` knows."""
+    return POLICIES.names()

@@ -1,0 +1,231 @@
+"""Autoregressive policy over any tokenizer's grammar (NAC section 3.3, Algorithm 2).
+
+Two additions to the paper, both for learning from few demonstrations. A head regresses the
+chunk from the context; it teaches the vision encoder, and its plan is shown to the transformer.
+Where tokens have a geometry (codewords), a logit falls with the squared distance between the
+codeword and a predicted latent, and the target is softened over the codebook the same way:
+codewords that mean nearly the same motion then share what is learned about it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nac_ros.errors import ConfigError
+from nac_ros.policies.base import POLICIES, Inputs, Policy, PolicyConfig, Targets
+from nac_ros.policies.sampling import Sampling, legal_logits, sample
+from nac_ros.policies.transformer import CausalTransformer
+from nac_ros.policies.vision import KeypointEncoder
+from nac_ros.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArConfig(PolicyConfig):
+    """Sizes; the defaults are the paper's Table 5.
+
+    softness: width of the softened targets in mean distances to the nearest codeword; 0 = hard
+    free_logits: learned logits per token beside the geometric ones
+    plan_weight: weight of the regression head's L1 loss
+    """
+
+    dim: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    dropout: float = 0.1
+    vision_width: int = 64
+    n_keypoints: int = 32
+    softness: float = 2.0
+    free_logits: bool = False
+    plan_weight: float = 1.0
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim % self.n_heads or self.vision_width % 8:
+            raise ConfigError(
+                f"dim {self.dim} must be a multiple of n_heads {self.n_heads}, and "
+                f"vision_width {self.vision_width} of 8"
+            )
+
+
+class TokenGeometry(nn.Module):
+    """Embeds tokens by their codewords and scores codewords by distance to a predicted latent."""
+
+    def __init__(self, vectors: Tensor, dim: int, n_positions: int):
+        super().__init__()
+        self.register_buffer("vectors", vectors.clone())
+        self.register_buffer("spread", vectors.std().clamp(min=1e-6))
+        self.register_buffer("widths", torch.ones(n_positions))
+        self.embed = nn.Linear(vectors.shape[1], dim)
+        self.predict = nn.Linear(dim, vectors.shape[1])
+        self.log_sharpness = nn.Parameter(torch.zeros(n_positions))
+
+    def fit(self, latents: Tensor, tokens: Tensor) -> None:
+        """Widths per position: mean squared distance of latents `[N, L, E]` to their codewords."""
+        distances = (latents - self.vectors[tokens]).square().sum(-1)  # [N, L]
+        self.widths.copy_(distances.mean(0).clamp(min=1e-8))
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """Tokens `[B, k]` -> `[B, k, dim]`."""
+        return self.embed(self.vectors[tokens] / self.spread)
+
+    def logits(self, hidden: Tensor, first: int) -> Tensor:
+        """Hidden `[B, k, dim]` at positions first.. -> `[B, k, V]`."""
+        span = slice(first, first + hidden.shape[1])
+        sharpness = self.log_sharpness[span].exp() / self.widths[span]
+        return self._closeness(self.predict(hidden) * self.spread) * sharpness[:, None]
+
+    def targets(self, latents: Tensor, softness: float, legal: Tensor) -> Tensor:
+        """Latents `[B, L, E]` -> distribution over tokens `[B, L, V]`, zero where not legal."""
+        closeness = self._closeness(latents) / (softness * self.widths[:, None])
+        return closeness.masked_fill(~legal, -torch.inf).softmax(-1)
+
+    def _closeness(self, points: Tensor) -> Tensor:
+        return 2 * points @ self.vectors.T - self.vectors.square().sum(1)  # -|p - e|^2 + |p|^2
+
+
+@POLICIES.register("ar")
+class ArPolicy(Policy):
+    """Context (cameras, proprioception, task, plan) then BOS and tokens, decoder only."""
+
+    name = "ar"
+    Config = ArConfig
+    presets = {
+        "paper": {},
+        "small": {"dim": 192, "vision_width": 48, "sampling": Sampling(top_k=1)},
+    }
+
+    def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
+        super().__init__(config, preset)
+        self.grammar = tokenizer.grammar
+        facts = tokenizer.config
+        self._chunk = (facts.horizon, facts.action_dim)
+        flat, dim = facts.horizon * facts.action_dim, config.dim
+        self.vision = nn.ModuleDict(
+            {
+                camera: KeypointEncoder(
+                    config.n_obs_steps, dim, config.vision_width, config.n_keypoints
+                )
+                for camera in config.cameras
+            }
+        )
+        self.state = nn.Sequential(
+            nn.Linear(config.n_obs_steps * config.state_dim, dim), nn.GELU(), nn.Linear(dim, dim)
+        )
+        self.task = nn.Embedding(len(config.tasks), dim)
+        n_context = len(config.cameras) + 2
+        self.planner = nn.Sequential(
+            nn.Linear(n_context * dim, 512), nn.GELU(), nn.LayerNorm(512),
+            nn.Linear(512, 512), nn.GELU(), nn.Linear(512, flat),
+        )  # fmt: skip
+        self.show_plan = nn.Linear(flat, dim)
+        self.bos = nn.Parameter(torch.randn(dim) * 0.02)
+        length = n_context + 1 + self.grammar.max_tokens
+        self.position = nn.Parameter(torch.randn(length, dim) * 0.02)
+        self.transformer = CausalTransformer(
+            dim, config.n_layers, config.n_heads, config.dropout, n_context + 1
+        )
+        self._add_heads(tokenizer)
+
+    def vision_parameters(self) -> list[nn.Parameter]:
+        return list(self.vision.parameters())
+
+    def fit_tokens(self, latents: Tensor | None, tokens: Tensor) -> None:
+        """Statistics of the training targets, latents `[N, L, E]` and tokens `[N, L]`."""
+        if self.geometry is not None and latents is not None:
+            self.geometry.fit(latents, tokens)
+
+    def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
+        seen = self._see(inputs)
+        with torch.autocast("cpu", enabled=False):  # logits of distances need float32
+            return self._losses(seen, inputs, targets)
+
+    def _losses(self, seen: Tensor, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
+        context, plan = self._context(inputs, seen)
+        hidden = self._hidden(context, targets.tokens[:, :-1])
+        legal = self._legal(targets.tokens)
+        logits = self._logits(hidden, 0).float()
+        likelihood = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
+        wanted = self._target_distribution(targets, legal)
+        kept = targets.tokens >= 0
+        cross_entropy = -(wanted * likelihood).sum(-1)[kept].mean()
+        regression = F.l1_loss(plan, targets.chunk)
+        return {"tokens": cross_entropy, "plan": self.config.plan_weight * regression}
+
+    @torch.no_grad()
+    def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
+        context, _ = self._context(inputs, self._see(inputs))
+        tokens = torch.empty(len(context), 0, dtype=torch.int64)
+        step, cache = self._with_positions(torch.cat([context, self._bos(context)], 1), 0), None
+        while not self.grammar.done(tokens.numpy()).all():
+            hidden, cache = self.transformer(step, cache)
+            logits = self._logits(hidden[:, -1:], tokens.shape[1])[:, 0].float()
+            legal = torch.from_numpy(self.grammar.legal(tokens.numpy()).copy())
+            chosen = sample(logits, legal, self.config.sampling, generator)
+            tokens = torch.cat([tokens, chosen], 1)
+            step = self._with_positions(self._embed(chosen), context.shape[1] + tokens.shape[1])
+        return tokens
+
+    @torch.no_grad()
+    def plan(self, inputs: Inputs) -> Tensor:
+        """The regression head's normalised chunk `[B, H, D]`, for comparison."""
+        return self._context(inputs, self._see(inputs))[1]
+
+    def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
+        """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
+        context, _ = self._context(inputs, self._see(inputs))
+        logits = self._logits(self._hidden(context, tokens[:, :-1]), 0)
+        return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
+
+    def _add_heads(self, tokenizer: Tokenizer) -> None:
+        vectors, dim = tokenizer.embeddings(), self.config.dim
+        positions = self.grammar.max_tokens
+        self.geometry = None if vectors is None else TokenGeometry(vectors, dim, positions)
+        free = vectors is None or self.config.free_logits
+        self.free_embed = nn.Embedding(self.grammar.vocab_size, dim) if vectors is None else None
+        self.free_logits = nn.Linear(dim, self.grammar.vocab_size) if free else None
+
+    def _see(self, inputs: Inputs) -> Tensor:
+        seen = [self.vision[name](inputs.images[name]).float() for name in self.config.cameras]
+        return torch.stack(seen, 1)  # [B, cameras, dim]
+
+    def _context(self, inputs: Inputs, seen: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.state(((inputs.proprio - self.state_mean) / self.state_std).flatten(1))
+        known = torch.stack([state, self.task(inputs.task)], 1)
+        parts = torch.cat([seen, known], 1)  # [B, n, dim]
+        plan = self.planner(parts.flatten(1))  # [B, H * D]
+        shown = self.show_plan(plan.detach())[:, None]
+        return torch.cat([parts, shown], 1), plan.view(-1, *self._chunk)
+
+    def _hidden(self, context: Tensor, tokens: Tensor) -> Tensor:
+        sequence = torch.cat([context, self._bos(context), self._embed(tokens.clamp(min=0))], 1)
+        hidden, _ = self.transformer(self._with_positions(sequence, 0))
+        return hidden[:, context.shape[1] :]  # [B, L, dim], from BOS on
+
+    def _bos(self, context: Tensor) -> Tensor:
+        return self.bos.expand(len(context), 1, -1)
+
+    def _with_positions(self, x: Tensor, first: int) -> Tensor:
+        return x + self.position[first : first + x.shape[1]]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        if self.free_embed is not None:
+            return self.free_embed(tokens)
+        return self.geometry.embedding(tokens)
+
+    def _logits(self, hidden: Tensor, first: int) -> Tensor:
+        logits = self.free_logits(hidden) if self.free_logits is not None else 0
+        return logits + self.geometry.logits(hidden, first) if self.geometry is not None else logits
+
+    def _legal(self, tokens: Tensor) -> Tensor:
+        prefix = tokens.numpy()
+        rows = [self.grammar.legal(prefix[:, :k]) for k in range(tokens.shape[1])]
+        return torch.stack([torch.from_numpy(row.copy()) for row in rows], 1)  # [B, L, V]
+
+    def _target_distribution(self, targets: Targets, legal: Tensor) -> Tensor:
+        softness = self.config.softness
+        if self.geometry is None or targets.latents is None or softness == 0:
+            return F.one_hot(targets.tokens.clamp(min=0), self.grammar.vocab_size).float()
+        return self.geometry.targets(targets.latents, softness, legal)

@@ -1,0 +1,175 @@
+"""The seam every policy stands behind: observations -> a normalised chunk, with its tokens."""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nac_ros import config as configs
+from nac_ros.chunk import Observation
+from nac_ros.errors import BadObservation, BundleError, ConfigError, UnknownName
+from nac_ros.registry import Registry
+from nac_ros.tokenizers.base import Tokenizer, save_weights
+
+POLICIES: Registry["Policy"] = Registry(
+    "policy", "nac_ros.policies", seams=("base", "sampling", "transformer", "vision")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What every policy knows about its inputs.
+
+    cameras: names in order; image_size: pixels of the square images the network sees
+    tasks: task id -> prompt; either is accepted as an observation's task
+    n_action_steps: executed steps of each chunk before a newer one takes over
+    """
+
+    cameras: tuple[str, ...]
+    tasks: dict[str, str]
+    state_dim: int
+    image_size: int = 96
+    n_obs_steps: int = 2
+    n_action_steps: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.cameras or not self.tasks:
+            raise ConfigError("a policy needs at least one camera and one task")
+        if min(self.n_obs_steps, self.n_action_steps, self.state_dim) < 1:
+            raise ConfigError(
+                f"n_obs_steps {self.n_obs_steps}, n_action_steps {self.n_action_steps} and "
+                f"state_dim {self.state_dim} must be at least 1"
+            )
+
+
+class Inputs(NamedTuple):
+    """A batch of observations: uint8 images `[B, K, S, S, 3]` per camera, proprio float32
+    `[B, K, D]`, task index int64 `[B]`."""
+
+    images: dict[str, Tensor]
+    proprio: Tensor
+    task: Tensor
+
+
+class Targets(NamedTuple):
+    """What the demonstrations did: normalised chunk `[B, H, D]`, tokens int64 `[B, L]`, and the
+    latents `[B, L, E]` the tokens stand for (None for tokenizers without geometry)."""
+
+    chunk: Tensor
+    tokens: Tensor
+    latents: Tensor | None
+
+
+class Policy(nn.Module, ABC):
+    """Maps Inputs to tokens of its tokenizer."""
+
+    Config: ClassVar[type[PolicyConfig]] = PolicyConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    name: ClassVar[str]
+
+    def __init__(self, config: PolicyConfig, preset: str):
+        super().__init__()
+        self.config, self.preset = config, preset
+        self.register_buffer("state_mean", torch.zeros(config.state_dim))
+        self.register_buffer("state_std", torch.ones(config.state_dim))
+
+    @abstractmethod
+    def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
+        """Scalar losses; their sum is minimised."""
+
+    @abstractmethod
+    def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
+        """Tokens int64 `[B, L]`, complete sequences of the tokenizer's grammar."""
+
+    @abstractmethod
+    def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
+        """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
+
+    @abstractmethod
+    def vision_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the vision encoder, which may learn at another rate."""
+
+    @property
+    def params_m(self) -> float:
+        """Millions of parameters."""
+        return sum(p.numel() for p in self.parameters()) / 1e6
+
+    def fit_state(self, proprio: np.ndarray) -> None:
+        """Mean and standard deviation of joint states `[N, D]`."""
+        self.state_mean.copy_(torch.from_numpy(proprio.mean(0)))
+        self.state_std.copy_(torch.from_numpy(proprio.std(0) + 1e-3))
+
+    def task_index(self, task: str) -> int:
+        """Index of a task id or prompt; raises UnknownName with those the policy learned."""
+        for index, (task_id, prompt) in enumerate(self.config.tasks.items()):
+            if task in (task_id, prompt):
+                return index
+        known = "; ".join(f"{i} ('{p}')" for i, p in self.config.tasks.items())
+        raise UnknownName(f"unknown task '{task}'; this policy learned: {known}")
+
+    def inputs(self, observation: Observation) -> Inputs:
+        """One observation as a batch of one; raises BadObservation where it does not fit."""
+        size, steps = self.config.image_size, self.config.n_obs_steps
+        images = {}
+        for camera in self.config.cameras:
+            if camera not in observation.images:
+                known = ", ".join(observation.images) or "none"
+                raise BadObservation(f"no image of camera '{camera}'; the observation has: {known}")
+            frames = observation.images[camera]
+            if frames.shape != (steps, size, size, 3) or frames.dtype != np.uint8:
+                raise BadObservation(
+                    f"camera {camera}: the policy needs uint8 images of "
+                    f"{(steps, size, size, 3)}, got {frames.dtype} of {frames.shape}"
+                )
+            images[camera] = torch.from_numpy(np.ascontiguousarray(frames))[None]
+        wanted = (steps, self.config.state_dim)
+        if observation.proprio.shape != wanted or not np.isfinite(observation.proprio).all():
+            raise BadObservation(
+                f"proprioception must be finite and {wanted}, got {observation.proprio.shape}"
+            )
+        proprio = torch.from_numpy(observation.proprio.astype(np.float32))[None]
+        return Inputs(images, proprio, torch.tensor([self.task_index(observation.task)]))
+
+    def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
+        """Writes config.json and model.safetensors; `half` stores matrices in float16."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "name": self.name,
+            "preset": self.preset,
+            "config": configs.to_plain(self.config),
+        }
+        (folder / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
+        save_weights(self, folder / "model.safetensors", half)
+
+
+def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> Policy:
+    """A new policy over `tokenizer`; `config` overrides the preset."""
+    cls = POLICIES.get(name)
+    if preset not in cls.presets:
+        raise UnknownName(
+            f"policy {name} has no preset '{preset}'; known are: {', '.join(cls.presets)}"
+        )
+    values = {**cls.presets[preset], **config}
+    return cls(configs.build(cls.Config, values, f"policy {name}"), preset, tokenizer)
+
+
+def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
+    """The policy saved in `folder`, over its `tokenizer`; raises BundleError."""
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / "config.json").read_text())
+        cls = POLICIES.get(facts["name"])
+        config = configs.build(cls.Config, facts["config"], str(folder))
+        policy = cls(config, facts["preset"], tokenizer)
+        policy.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise BundleError(f"{folder} holds no policy that fits: {first}") from error
+    return policy.eval()

@@ -1,0 +1,41 @@
+"""Choosing a token among the legal ones: an illegal token has a probability of exactly zero."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nac_ros.errors import BadTokens, ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """top_k most likely legal tokens at `temperature`; top_k = 1 is greedy."""
+
+    top_k: int = 10
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1 or self.temperature <= 0:
+            raise ConfigError(
+                f"top_k {self.top_k} must be at least 1 and temperature {self.temperature} above 0"
+            )
+
+
+def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
+    """Minus infinity where a token is not legal; NaN logits raise BadTokens."""
+    if torch.isnan(logits).any():
+        raise BadTokens("the policy's logits hold NaN; its weights or inputs are broken")
+    if not legal.any(-1).all():
+        raise BadTokens("no token is legal here: the sequence is complete already")
+    return logits.masked_fill(~legal, -torch.inf)
+
+
+def sample(
+    logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.Generator | None
+) -> Tensor:
+    """Logits float `[B, V]`, legal bool `[B, V]` -> tokens int64 `[B, 1]`."""
+    masked = legal_logits(logits, legal)
+    values, tokens = masked.topk(min(sampling.top_k, masked.shape[-1]))
+    weights = torch.softmax(values / sampling.temperature, -1)  # exp(-inf) is exactly 0
+    return tokens.gather(1, torch.multinomial(weights, 1, generator=generator))

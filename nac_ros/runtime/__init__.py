@@ -1,0 +1,1 @@
+"""What runs on the robot: observations in, chunks and actions out."""

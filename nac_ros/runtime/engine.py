@@ -1,0 +1,91 @@
+"""From an observation to a chunk: policy, tokens, ONNX decode, with the time each part took."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nac_ros.chunk import Chunk, Observation
+from nac_ros.errors import BadActions, ConfigError
+from nac_ros.export.bundle import Bundle
+
+WARM_UP_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of the newest `plan`: whole, and decoding alone."""
+
+    plan_s: float
+    decode_s: float
+
+
+class Engine:
+    """Plans chunks with a bundle; owns its random generator, so a seed repeats a run.
+
+    n_action_steps: steps of a chunk that are executed before the next one takes over; the
+    bundle's own number by default
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        seed: int = 0,
+        threads: int | None = None,
+        n_action_steps: int | None = None,
+    ):
+        self.bundle = bundle
+        config = bundle.policy.config
+        self.cameras: tuple[str, ...] = config.cameras
+        self.n_obs_steps: int = config.n_obs_steps
+        self.n_action_steps: int = n_action_steps or config.n_action_steps
+        if self.n_action_steps > bundle.horizon:
+            raise ConfigError(
+                f"n_action_steps {self.n_action_steps} is beyond the horizon {bundle.horizon}"
+            )
+        self.timing = Timing(0.0, 0.0)
+        self._generator = torch.Generator().manual_seed(seed)
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    @property
+    def horizon(self) -> int:
+        return self.bundle.horizon
+
+    @property
+    def rate_hz(self) -> float:
+        return self.bundle.rate_hz
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """Task id -> prompt."""
+        return dict(self.bundle.policy.config.tasks)
+
+    def plan(self, observation: Observation) -> Chunk:
+        """The chunk for `observation`, stamped with its time; raises where it does not fit."""
+        began = time.perf_counter()
+        inputs = self.bundle.policy.inputs(observation)
+        tokens = self.bundle.policy.act(inputs, self._generator).numpy()
+        decoding = time.perf_counter()
+        actions = self.bundle.decode(tokens, observation.reference[None])[0]
+        ended = time.perf_counter()
+        if not np.isfinite(actions).all():
+            raise BadActions("the decoded chunk holds NaN or inf; the bundle is broken")
+        self.timing = Timing(ended - began, ended - decoding)
+        names = self.bundle.robot.joint_names
+        return Chunk(observation.stamp, self.rate_hz, names, actions, tokens[0])
+
+    def warm_up(self) -> float:
+        """Plans a few times from a grey image at home; the last duration [s]."""
+        observation = self._grey()
+        for _ in range(WARM_UP_CALLS):
+            self.plan(observation)
+        return self.timing.plan_s
+
+    def _grey(self) -> Observation:
+        robot, size = self.bundle.robot, self.bundle.policy.config.image_size
+        image = np.full((self.n_obs_steps, size, size, 3), 127, np.uint8)
+        proprio = np.repeat(robot.home[None].astype(np.float32), self.n_obs_steps, 0)
+        images = {camera: image for camera in self.cameras}
+        return Observation(0.0, images, proprio, next(iter(self.tasks)))
