@@ -1,0 +1,1 @@
+"""Judged trials: intervals, pictures and the report of a run."""

@@ -1,0 +1,250 @@
+"""`nac eval`: the robot's own runtime and the twin in one process, faster than real time."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from nac_ros.align import Aligner
+from nac_ros.chunk import Action, Chunk
+from nac_ros.errors import ConfigError, UnknownName
+from nac_ros.evaluation.controls import (
+    BlackImages,
+    MeanDemonstration,
+    Planner,
+    mean_demonstration,
+)
+from nac_ros.evaluation.statistics import wilson
+from nac_ros.export.bundle import load_bundle
+from nac_ros.robot import RobotSpec
+from nac_ros.runtime.engine import Engine
+from nac_ros.runtime.guard import Guard
+from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.tasks import make_task
+from nac_ros.simulation.twin import Twin
+
+Control = Literal["none", "black-images", "mean-demonstration"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is judged and how.
+
+    latency_ms: simulated time from observation to chunk, as measured over ROS 2 on two cores
+    n_action_steps: executed steps of each chunk, 0 = as the bundle says
+    data: datasets of the control `mean-demonstration`
+    """
+
+    bundle: str
+    tasks: tuple[str, ...] = ()
+    trials: int = 50
+    seed: int = 0
+    latency_ms: float = 100.0
+    n_action_steps: int = 0
+    control: Control = "none"
+    data: tuple[str, ...] = ()
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.workers < 1:
+            raise ConfigError(
+                f"trials {self.trials} and workers {self.workers} must be at least 1"
+            )
+        if self.latency_ms < 0:
+            raise ConfigError(f"latency_ms {self.latency_ms} must not be negative")
+        if self.control == "mean-demonstration" and not self.data:
+            raise ConfigError("the control mean-demonstration needs --data with demonstrations")
+
+
+class TrialResult(NamedTuple):
+    """How one trial ended; times in seconds of wall clock, holds and refusals by reason."""
+
+    task: str
+    trial: int
+    outcome: str
+    reason: str
+    steps: int
+    plan_s: list[float]
+    decode_s: list[float]
+    holds: dict[str, int]
+    refusals: dict[str, int]
+    clips: int
+
+
+class Rehearsal:
+    """One twin, one planner, one guard: plays trials of one task."""
+
+    def __init__(self, spec: RobotSpec, task: str, planner: Planner, latency_s: float):
+        self.spec, self.planner, self._latency = spec, planner, latency_s
+        self.twin = Twin(spec, task, render=bool(planner.cameras))
+        self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
+        self._prompt = self.twin.task.prompt
+
+    def play(self, seed: int) -> tuple[Guard, list[Chunk]]:
+        """One trial on the scene of `seed`; the twin holds the outcome afterwards."""
+        twin, guard = self.twin, Guard(self.spec)
+        twin.reset(seed)
+        self._aligner.clear()
+        guard.measure(twin.now(), twin.proprio())
+        guard.set_mode("policy")
+        period = 1 / self.spec.action_rate_hz
+        chunks: list[Chunk] = []
+        due: list[Chunk] = []
+        step = 0
+        while twin.outcome().state == "running":
+            self._observe(step)
+            if step % self.planner.n_action_steps == 0:
+                chunks.append(self.planner.plan(self._aligner.observe(twin.now(), self._prompt)))
+                due.append(chunks[-1])
+            step += 1
+            self._advance(guard, due, step * period)
+        return guard, chunks
+
+    def _observe(self, step: int) -> None:
+        """Cameras are looked through only where a plan will want their images."""
+        ahead = -step % self.planner.n_action_steps
+        if step and ahead >= self.planner.n_obs_steps:
+            return
+        reading = self.twin.read()
+        self._aligner.push_joints(reading.stamp, reading.proprio)
+        for camera in self.planner.cameras:
+            self._aligner.push_image(camera, *reading.images[camera])
+
+    def _advance(self, guard: Guard, due: list[Chunk], until: float) -> None:
+        """Guard ticks up to `until` [s]; a planned chunk arrives `latency` after its stamp."""
+        twin = self.twin
+        while twin.now() < until - 1e-6:
+            now = twin.now()
+            while due and now >= due[0].stamp + self._latency - 1e-6:
+                guard.accept(due.pop(0), now)
+            guard.measure(now, twin.proprio())
+            tick = guard.tick(now)
+            assert tick is not None
+            twin.write(Action(tick.stamp, tick.positions, tick.velocities))
+            twin.step_until(min(tick.stamp, until))
+
+
+def run(config: Evaluation) -> dict[str, Any]:
+    """Judges every task and returns the figures of SPEC section 8."""
+    tasks = _tasks(config)
+    jobs = [(config, task, share) for task in tasks for share in _shares(config)]
+    if config.workers == 1:
+        results = [result for job in jobs for result in _trials(*job)]
+    else:
+        with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
+            results = [r for part in pool.map(_trials, *zip(*jobs)) for r in part]
+    return _figures(config, tasks, results)
+
+
+def _tasks(config: Evaluation) -> tuple[str, ...]:
+    known = load_bundle(config.bundle).manifest.tasks
+    unknown = [task for task in config.tasks if task not in known]
+    if unknown:
+        names = ", ".join(known)
+        raise UnknownName(f"unknown task '{unknown[0]}'; the bundle learned: {names}")
+    return config.tasks or tuple(known)
+
+
+def _shares(config: Evaluation) -> list[range]:
+    return [range(first, config.trials, config.workers) for first in range(config.workers)]
+
+
+def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialResult]:
+    import torch
+
+    torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
+    bundle = load_bundle(config.bundle)
+    engine = Engine(bundle, config.seed, n_action_steps=config.n_action_steps or None)
+    planner = _planner(config, task, engine, bundle.robot)
+    rehearsal = Rehearsal(bundle.robot, task, planner, config.latency_ms / 1000)
+    results = []
+    for trial in trials:
+        timings: list[tuple[float, float]] = []
+        guard, chunks = _timed_play(
+            rehearsal, engine, scene_seed(task, config.seed, trial), timings
+        )
+        outcome = rehearsal.twin.outcome()
+        steps = round(rehearsal.twin.now() * bundle.robot.action_rate_hz)
+        print(
+            f"{task} trial {trial}: {outcome.state} after {steps} steps, {outcome.reason}",
+            flush=True,
+        )
+        results.append(
+            TrialResult(
+                task, trial, outcome.state, outcome.reason, steps,
+                [plan for plan, _ in timings], [decode for _, decode in timings],
+                dict(guard.holds), dict(guard.refusals), int(guard.clips.sum()),
+            )
+        )  # fmt: skip
+    return results
+
+
+def _timed_play(
+    rehearsal: Rehearsal, engine: Engine, seed: int, timings: list[tuple[float, float]]
+) -> tuple[Guard, list[Chunk]]:
+    plan = engine.plan
+
+    def timed(observation):
+        chunk = plan(observation)
+        timings.append((engine.timing.plan_s, engine.timing.decode_s))
+        return chunk
+
+    engine.plan = timed  # type: ignore[method-assign]
+    try:
+        return rehearsal.play(seed)
+    finally:
+        engine.plan = plan  # type: ignore[method-assign]
+
+
+def _planner(config: Evaluation, task: str, engine: Engine, spec: RobotSpec) -> Planner:
+    if config.control == "mean-demonstration":
+        actions = mean_demonstration(config.data, make_task(task).prompt)
+        return MeanDemonstration(spec, actions, engine.horizon, engine.n_action_steps)
+    return BlackImages(engine) if config.control == "black-images" else engine
+
+
+def _figures(
+    config: Evaluation, tasks: Sequence[str], results: Sequence[TrialResult]
+) -> dict[str, Any]:
+    plans = [1000 * t for result in results for t in result.plan_s]
+    decodes = [1000 * t for result in results for t in result.decode_s]
+    holds = sum((Counter(result.holds) for result in results), Counter())
+    refusals = sum((Counter(result.refusals) for result in results), Counter())
+    return {
+        "bundle": config.bundle,
+        "seed": config.seed,
+        "control": config.control,
+        "latency_ms": config.latency_ms,
+        "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
+        "chunk_ms": _percentiles(plans),
+        "decode_ms": _percentiles(decodes),
+        "holds": dict(holds),
+        "refusals": dict(refusals),
+        "clips": sum(result.clips for result in results),
+    }
+
+
+def _row(results: Sequence[TrialResult]) -> dict[str, Any]:
+    ordered = sorted(results, key=lambda result: result.trial)
+    successes = sum(result.outcome == "success" for result in ordered)
+    low, high = wilson(successes, len(ordered))
+    return {
+        "trials": len(ordered),
+        "successes": successes,
+        "wilson95": [low, high],
+        "outcomes": [
+            {"trial": r.trial, "outcome": r.outcome, "reason": r.reason, "steps": r.steps}
+            for r in ordered
+        ],
+    }
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    if not values:
+        return {"p50": None, "p99": None}
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"p50": float(p50), "p99": float(p99)}
