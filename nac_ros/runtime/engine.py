@@ -87,5 +87,5 @@ class Engine:
         robot, size = self.bundle.robot, self.bundle.policy.config.image_size
         image = np.full((self.n_obs_steps, size, size, 3), 127, np.uint8)
         proprio = np.repeat(robot.home[None].astype(np.float32), self.n_obs_steps, 0)
-        images = {camera: image for camera in self.cameras}
+        images = dict.fromkeys(self.cameras, image)
         return Observation(0.0, images, proprio, next(iter(self.tasks)))

@@ -1,0 +1,118 @@
+"""Whether a chunk may be played at all: names, shape, finite, in time, inside the limits."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nac_ros.chunk import Chunk
+from nac_ros.robot import RobotSpec
+
+CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
+# A decoded set-point may end this share of a joint's range beyond its limit: what a codec of
+# 120 bits misses by. It is played clipped, and the clip is counted; anything more is refused.
+OVERSHOOT = 0.02
+
+
+class Refusal(NamedTuple):
+    """Why a command was not taken: a short code for counters and one sentence for people."""
+
+    reason: str
+    text: str
+
+
+def check_chunk(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -> Refusal | None:
+    """The first thing wrong with `chunk` at `now` [s]; None when it may be played."""
+    return (
+        _check_names(spec, chunk)
+        or _check_shape(spec, chunk)
+        or _check_finite(chunk)
+        or _check_time(spec, chunk, now, max_age_s)
+        or _check_positions(spec, chunk)
+        or _check_velocities(spec, chunk)
+    )
+
+
+def check_start(spec: RobotSpec, offset: np.ndarray, seconds: float) -> Refusal | None:
+    """Refuses a chunk that begins farther `[D]` from the arm's set-point than `seconds` allow."""
+    reach = spec.velocity_limit * seconds
+    joint = int((np.abs(offset) / reach).argmax())
+    if abs(offset[joint]) <= reach[joint]:
+        return None
+    name, unit = spec.joint_names[joint], spec.units[joint]
+    return Refusal(
+        "jump",
+        f"{name} would jump by {abs(offset[joint]):.4f} {unit}, its velocity limit allows "
+        f"{reach[joint]:.4f}; the chunk does not start where the arm is",
+    )
+
+
+def _check_names(spec: RobotSpec, chunk: Chunk) -> Refusal | None:
+    if tuple(chunk.names) == spec.joint_names:
+        return None
+    wanted, found = ", ".join(spec.joint_names), ", ".join(chunk.names)
+    if sorted(chunk.names) == sorted(spec.joint_names):
+        return Refusal("order", f"the chunk's joints come as {found}; wanted the order {wanted}")
+    return Refusal("names", f"the chunk moves {found or 'no joint'}; this robot has {wanted}")
+
+
+def _check_shape(spec: RobotSpec, chunk: Chunk) -> Refusal | None:
+    shape = np.shape(chunk.actions)
+    if len(shape) == 2 and shape[0] and shape[1] == spec.action_dim:
+        return None
+    wanted = f"[T, {spec.action_dim}]"
+    return Refusal("shape", f"the chunk's actions are {list(shape)}; wanted {wanted}")
+
+
+def _check_finite(chunk: Chunk) -> Refusal | None:
+    finite = np.isfinite(chunk.actions)
+    if finite.all():
+        return None
+    step, column = np.argwhere(~finite)[0]
+    value = chunk.actions[step, column]
+    return Refusal("not_finite", f"{chunk.names[column]} is {value} at step {step}")
+
+
+def _check_time(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -> Refusal | None:
+    if not np.isfinite(chunk.stamp) or chunk.stamp > now + CLOCK_SKEW_S:
+        ahead = chunk.stamp - now
+        return Refusal("future", f"the chunk is stamped {ahead:.3f} s ahead; check the clocks")
+    age = now - chunk.stamp
+    if age > max_age_s:
+        return Refusal("stale", f"the chunk is {age:.3f} s old; at most {max_age_s} s is allowed")
+    if not abs(chunk.rate_hz - spec.action_rate_hz) <= 1e-3 * spec.action_rate_hz:
+        return Refusal(
+            "rate", f"the chunk runs at {chunk.rate_hz} Hz, not {spec.action_rate_hz} Hz"
+        )
+    if chunk.end <= now:
+        return Refusal("late", f"the chunk's last action was due {now - chunk.end:.3f} s ago")
+    return None
+
+
+def _check_positions(spec: RobotSpec, chunk: Chunk) -> Refusal | None:
+    actions = chunk.actions.astype(np.float64)
+    beyond = np.maximum(spec.position_low - actions, actions - spec.position_high)
+    excess = beyond / (spec.position_high - spec.position_low)
+    if excess.max() <= OVERSHOOT:
+        return None
+    step, column = np.unravel_index(excess.argmax(), excess.shape)
+    joint = spec.joints[column]
+    return Refusal(
+        "position",
+        f"{joint.name} is to reach {actions[step, column]:.4f} {joint.unit} at step {step}; its "
+        f"limits are {joint.position[0]} .. {joint.position[1]}",
+    )
+
+
+def _check_velocities(spec: RobotSpec, chunk: Chunk) -> Refusal | None:
+    speeds = np.abs(np.diff(chunk.actions.astype(np.float64), axis=0)) * chunk.rate_hz
+    share = speeds / spec.velocity_limit
+    # float32 actions may be this much off by rounding alone
+    if not len(speeds) or share.max() <= 1 + 1e-5:
+        return None
+    step, column = np.unravel_index(share.argmax(), share.shape)
+    joint = spec.joints[column]
+    return Refusal(
+        "velocity",
+        f"{joint.name} would move at {speeds[step, column]:.3f} {joint.unit}/s after step {step}; "
+        f"its limit is {joint.velocity}",
+    )
