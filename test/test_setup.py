@@ -1,0 +1,169 @@
+"""Set-up: which Python and ROS 2 are chosen, what is linked, and what the check says."""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+setup_env, check_env = _load("setup_env"), _load("check_env")
+WITHOUT_ROS = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+
+
+@pytest.fixture
+def sourced(tmp_path):
+    """The environment of a shell that sourced a ROS 2 whose rclpy can be imported."""
+    prefix = tmp_path / "ros"
+    (prefix / "python/rclpy").mkdir(parents=True)
+    (prefix / "python/rclpy/__init__.py").write_text("")
+    return {**WITHOUT_ROS, "AMENT_PREFIX_PATH": str(prefix), "PYTHONPATH": str(prefix / "python")}
+
+
+def _plan(**changes):
+    facts = {"torch": "torch==2.13.0", "torch_index": "", "onnx": "cpu", **changes}
+    return argparse.Namespace(**facts)
+
+
+def test_without_a_sourced_ros_the_wheels_are_taken(tmp_path):
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("the ROS 2 wheels exist for Python 3.11 alone")
+    base = setup_env.choose_base(tmp_path, WITHOUT_ROS)
+    assert not base.sourced
+    (call,) = setup_env.pip_calls(base, _plan())
+    assert call == ["torch==2.13.0", "--editable", f"{ROOT}[cpu,sim,train,dev,ros]"]
+
+
+def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):
+    base = setup_env.choose_base(tmp_path, sourced)
+    assert base.sourced
+    (call,) = setup_env.pip_calls(base, _plan(onnx="gpu"))
+    assert f"{ROOT}[gpu,sim,train,dev]" in call
+
+
+def test_a_ros_built_for_another_python_is_named(sourced, tmp_path, monkeypatch):
+    rclpy = Path(sourced["PYTHONPATH"]) / "rclpy/__init__.py"
+    rclpy.write_text("raise ImportError('built for another Python')")
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
+    with pytest.raises(setup_env.SetupError, match=r"sourced from .*/ros, but no python3 here"):
+        setup_env.choose_base(tmp_path, sourced)
+
+
+def test_the_environment_itself_in_the_ament_path_is_not_a_sourced_ros(tmp_path):
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("the ROS 2 wheels exist for Python 3.11 alone")
+    environment = {**WITHOUT_ROS, "AMENT_PREFIX_PATH": str(tmp_path / "venv")}
+    assert not setup_env.choose_base(tmp_path / "venv", environment).sourced
+
+
+def test_messages_compiled_for_numpy_1_keep_numpy_1(tmp_path):
+    (tmp_path / "numpy.py").write_text("__version__ = '1.26.4'")
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    (call,) = setup_env.pip_calls(setup_env.Base(str(python), sourced=True), _plan())
+    assert call[-1] == "numpy<2"
+
+
+def test_torch_from_its_own_index_is_installed_first_and_alone():
+    first, second = setup_env.pip_calls(
+        setup_env.Base(sys.executable, sourced=False), _plan(torch_index="https://torch.example")
+    )
+    assert first == ["torch==2.13.0", "--index-url", "https://torch.example"]
+    assert "torch==2.13.0" not in second
+
+
+def test_ros2_run_and_launch_find_nodes_launch_files_and_configuration(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name in ("nac", "guard", "policy"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    installed = tmp_path / "lib/python3.11/site-packages/nac_ros-0.1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nac_ros\nVersion: 0.1.0\n")
+    (installed / "entry_points.txt").write_text(
+        "[console_scripts]\nnac = a:b\nguard = a:b\npolicy = a:b\n"
+    )
+    for _ in range(2):  # doing it again changes nothing
+        setup_env.link(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "lib/nac_ros").iterdir()) == [
+        "guard",
+        "policy",
+    ]
+    assert os.access(tmp_path / "lib/nac_ros/guard", os.X_OK)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    ament = pytest.importorskip("ament_index_python.packages")
+    share = Path(ament.get_package_share_directory("nac_ros"))
+    assert (share / "config/robots/vx300s.yaml").is_file()
+    assert (share / "launch/policy.launch.py").is_file()
+    assert (share / "package.xml").is_file()
+
+
+def test_an_environment_without_the_package_is_refused(tmp_path):
+    with pytest.raises(setup_env.SetupError, match="installed no executables"):
+        setup_env.executables(tmp_path)
+
+
+def test_an_environment_of_another_kind_is_built_anew(tmp_path):
+    venv, python = tmp_path / "venv", tmp_path / "python3"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
+        f'mkdir -p "$3/bin"; ln -s {sys.executable} "$3/bin/python"; touch "$3/pyvenv.cfg"\n'
+    )
+    python.chmod(0o755)
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/python").symlink_to(sys.executable)
+    (venv / "pyvenv.cfg").write_text("include-system-site-packages = true\n")
+    (venv / "old").touch()
+    base = setup_env.Base(str(python), sourced=False)
+    setup_env.create(venv, base)
+    assert not (venv / "old").exists()
+    (venv / "kept").touch()
+    setup_env.create(venv, base)
+    assert (venv / "kept").exists()
+
+
+def test_a_failed_check_says_in_one_line_what_to_do():
+    def fail():
+        raise RuntimeError("no device\nat all")
+
+    good, line = check_env.judge(check_env.Check(fail, "plug it in"))
+    assert (good, line) == (False, "no device at all; plug it in")
+
+
+def test_a_missing_package_sends_to_make_setup():
+    def fail():
+        raise ModuleNotFoundError("No module named 'mujoco'")
+
+    assert check_env.judge(check_env.Check(fail, "plug it in"))[1].endswith("run `make setup`")
+
+
+@pytest.mark.parametrize("name", ["images", "gl", "ros", "onnx"])
+def test_the_environment_of_these_tests_passes_its_own_check(name):
+    check = [sys.executable, ROOT / "tools/check_env.py", "--only", name]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(check, capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(f"ok    {name}")
+
+
+def test_a_missing_gl_names_the_packages_to_install():
+    check = [sys.executable, ROOT / "tools/check_env.py", "--only", "gl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "glfw", "DISPLAY": ""}
+    done = subprocess.run(check, capture_output=True, text=True, env=environment, timeout=100)
+    assert done.returncode == 1
+    assert done.stdout.startswith("FAIL  gl")
+    assert "apt-get install -y libegl1" in done.stdout

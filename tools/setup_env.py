@@ -1,0 +1,223 @@
+"""Builds the project's virtual environment, lets ROS 2 find the package in it, and checks it."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+WHEELS_PYTHON = "3.11"  # the only Python that the ROS 2 wheels on PyPI are built for
+SYSTEM_PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libglib2.0-0")
+SHARED = ("package.xml", "launch", "config", "models")
+
+
+class Base(NamedTuple):
+    """The Python that the environment stands on, and whether a ROS 2 outside it is used."""
+
+    python: str
+    sourced: bool
+
+
+class SetupError(Exception):
+    """Why the environment cannot be built; the message says what to do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    venv = Path(arguments.venv).absolute()
+    try:
+        base = choose_base(venv, os.environ)
+        print(f"setup: {describe(base)}", flush=True)
+        create(venv, base)
+        for requirements in pip_calls(base, arguments):
+            _pip(venv, requirements)
+        link(venv)
+        provide_gl(venv)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    if _check(venv) != 0:
+        return 1
+    Path(arguments.stamp).write_text(f"{describe(base)}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venv", default=ROOT / ".venv", help="folder of the environment")
+    parser.add_argument("--stamp", required=True, help="file that says all is done")
+    parser.add_argument("--torch", default="torch", help="requirement, such as torch==2.13.0")
+    parser.add_argument("--torch-index", default="", help="index that has the wanted build")
+    parser.add_argument("--onnx", choices=("cpu", "gpu"), default="cpu")
+    return parser
+
+
+def choose_base(venv: Path, environment: Mapping[str, str]) -> Base:
+    """A sourced ROS 2 with a Python that can import it, otherwise a Python for the wheels."""
+    prefixes = [p for p in environment.get("AMENT_PREFIX_PATH", "").split(":") if p]
+    foreign = [p for p in prefixes if Path(p).absolute() != venv]
+    for python in _candidates("/usr/bin/python3"):
+        if _output(python, "import rclpy; print('yes')", environment) == "yes":
+            return Base(python, sourced=True)
+    if foreign:
+        raise SetupError(
+            f"ROS 2 is sourced from {foreign[0]}, but no python3 here can import its rclpy; name "
+            "the Python it was built for, `make setup PYTHON=...`, or use a shell without ROS 2"
+        )
+    version = "import sys; print('%d.%d' % sys.version_info[:2])"
+    for python in _candidates(f"python{WHEELS_PYTHON}"):
+        if _output(python, version, environment) == WHEELS_PYTHON:
+            return Base(python, sourced=False)
+    raise SetupError(
+        f"the ROS 2 wheels need Python {WHEELS_PYTHON}, and python3 here is "
+        f"{sys.version.split()[0]}; install it and run `make setup PYTHON=python{WHEELS_PYTHON}`, "
+        "or source a ROS 2 first"
+    )
+
+
+def describe(base: Base) -> str:
+    """One line for people."""
+    ros = "the sourced ROS 2" if base.sourced else "ROS 2 from PyPI wheels"
+    return f"{base.python} with {ros}"
+
+
+def create(venv: Path, base: Base) -> None:
+    """The empty environment; one of the other kind, or of another Python, is replaced."""
+    if (venv / "pyvenv.cfg").is_file() and not _is_of(venv, base):
+        print(f"setup: {venv} was built on another Python or ROS 2 and is built anew", flush=True)
+        shutil.rmtree(venv)
+    if (venv / "bin/python").exists():
+        return
+    command = [base.python, "-m", "venv", str(venv)]
+    if base.sourced:  # rclpy's own dependencies (numpy, yaml) lie among the system's packages
+        command.append("--system-site-packages")
+    if subprocess.run(command, stdout=sys.stderr).returncode:
+        raise SetupError(f"`{' '.join(command)}` failed; on Debian: apt-get install python3-venv")
+
+
+def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
+    """What each call of pip installs; torch comes alone when it has its own index."""
+    extras = [arguments.onnx, "sim", "train", "dev"] + ([] if base.sourced else ["ros"])
+    package = ["--editable", f"{ROOT}[{','.join(extras)}]", *_numpy_of(base)]
+    if arguments.torch_index:
+        return [[arguments.torch, "--index-url", arguments.torch_index], package]
+    return [[arguments.torch, *package]]
+
+
+def link(venv: Path, root: Path = ROOT) -> None:
+    """What pip leaves out of an editable install and `ros2 run|launch` look for."""
+    for name in SHARED:
+        _link(venv / "share/nac_ros" / name, root / name)
+    marker = "ament_index/resource_index/packages/nac_ros"
+    _link(venv / "share" / marker, root / "resource/nac_ros")
+    for executable in executables(venv):
+        _link(venv / "lib/nac_ros" / executable.name, executable)
+
+
+def executables(venv: Path) -> list[Path]:
+    """The nodes that pip put into bin/: every console script of the package but `nac` itself."""
+    site = next(iter(sorted((venv / "lib").glob("python3*/site-packages"))), None)
+    found = metadata.distributions(name="nac_ros", path=[str(site)])
+    entries = [entry for package in found for entry in package.entry_points]
+    names = {entry.name for entry in entries if entry.group == "console_scripts"} - {"nac"}
+    if not names:
+        raise SetupError(f"pip installed no executables of nac_ros into {venv}; remove it, retry")
+    return [venv / "bin" / name for name in sorted(names)]
+
+
+def provide_gl(venv: Path) -> None:
+    """Installs the offscreen GL libraries when root; the check names the command otherwise."""
+    if _check(venv, "--only", "images", "gl", "--quiet") == 0:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    print(f"setup: installing {' '.join(SYSTEM_PACKAGES)}", flush=True)
+    install = ["install", "-y", "--no-install-recommends", *SYSTEM_PACKAGES]
+    if _apt_get(*install) != 0:
+        _apt_get("update")
+        _apt_get(*install)
+
+
+def _apt_get(*arguments: str) -> int:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", *arguments]
+    return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode
+
+
+def _candidates(other: str) -> list[str]:
+    """This Python and another; of an activated environment the one that it was made from."""
+    found = [sys.executable, shutil.which(other)]
+    outside = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
+    return list(dict.fromkeys(_output(python, outside) or python for python in found if python))
+
+
+def _output(python: str, code: str, environment: Mapping[str, str] | None = None) -> str:
+    """What `code` prints, '' when it fails."""
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=environment)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _is_of(venv: Path, base: Base) -> bool:
+    version = "import sys; print(sys.version_info[:2])"
+    config = (venv / "pyvenv.cfg").read_text().replace(" ", "")
+    sourced = "include-system-site-packages=true" in config
+    python = str(venv / "bin/python")
+    return sourced == base.sourced and _output(python, version) == _output(base.python, version)
+
+
+def _numpy_of(base: Base) -> list[str]:
+    """A ROS 2 whose messages were compiled for numpy 1 cannot be imported beside numpy 2."""
+    if not base.sourced:
+        return []
+    found = _output(base.python, "import numpy; print(numpy.__version__)")
+    return ["numpy<2"] if found.startswith("1.") else []
+
+
+def _pip(venv: Path, requirements: Sequence[str]) -> None:
+    log, began = venv / "setup.log", time.monotonic()
+    print(f"setup: pip install {' '.join(requirements)} (minutes; log in {log})", flush=True)
+    command = [str(venv / "bin/python"), "-m", "pip", "install", "--progress-bar", "off"]
+    with log.open("w") as file:
+        pip = subprocess.Popen([*command, *requirements], stdout=file, stderr=subprocess.STDOUT)
+        while pip.poll() is None:
+            _wait(pip, 15)
+            print(f"setup: {time.monotonic() - began:.0f} s, {_newest(log)}", flush=True)
+    if pip.returncode:
+        raise SetupError(f"pip failed:\n{''.join(log.read_text().splitlines(True)[-12:])}")
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _newest(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").split("\n")]
+    told = [line for line in lines if line and not line.startswith("WARNING")]
+    return told[-1][:70] if told else "started"
+
+
+def _check(venv: Path, *options: str) -> int:
+    command = [str(venv / "bin/python"), str(ROOT / "tools/check_env.py"), *options]
+    return subprocess.run(command, cwd=ROOT).returncode
+
+
+def _link(place: Path, target: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+    elif place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
