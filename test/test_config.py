@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_with_its_place(values, said):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no configuration file at .*none.yaml"):
+    with pytest.raises(ConfigError, match=r"no configuration file at .*none\.yaml"):
         load_yaml(tmp_path / "none.yaml")
 
 

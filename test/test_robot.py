@@ -86,7 +86,7 @@ def test_a_robot_that_cannot_be_is_refused(values, said):
 
 @pytest.mark.parametrize("name", ["r2d2", "r2d2.yaml", ""])
 def test_an_unknown_robot_is_refused_with_the_known_ones(name):
-    with pytest.raises(UnknownName, match="unknown robot.*vx300s"):
+    with pytest.raises(UnknownName, match=r"unknown robot.*vx300s"):
         load_robot(name)
 
 

@@ -2,7 +2,6 @@
 
 from math import prod
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -89,7 +88,6 @@ def folded_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in names.values()) - sum(names[g].numel() for g in gains)
 
 
-@torch.no_grad()
 def fold_weight_norm(module: nn.Module) -> None:
     """Bakes weight norm into plain weights, for export and speed; training stops being possible."""
     for child in module.modules():

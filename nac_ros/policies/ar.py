@@ -139,18 +139,11 @@ class ArPolicy(Policy):
 
     def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
         seen = self._see(inputs)
-        with torch.autocast("cpu", enabled=False):  # logits of distances need float32
-            return self._losses(seen, inputs, targets)
-
-    def _losses(self, seen: Tensor, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        context, plan = self._context(inputs, seen)
+        with torch.autocast("cpu", enabled=False):  # a plan needs float32, and so do distances
+            context, plan = self._context(inputs, seen)
         hidden = self._hidden(context, targets.tokens[:, :-1])
-        legal = self._legal(targets.tokens)
-        logits = self._logits(hidden, 0).float()
-        likelihood = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
-        wanted = self._target_distribution(targets, legal)
-        kept = targets.tokens >= 0
-        cross_entropy = -(wanted * likelihood).sum(-1)[kept].mean()
+        with torch.autocast("cpu", enabled=False):
+            cross_entropy = self._cross_entropy(hidden.float(), targets)
         regression = F.l1_loss(plan, targets.chunk)
         return {"tokens": cross_entropy, "plan": self.config.plan_weight * regression}
 
@@ -178,6 +171,13 @@ class ArPolicy(Policy):
         context, _ = self._context(inputs, self._see(inputs))
         logits = self._logits(self._hidden(context, tokens[:, :-1]), 0)
         return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
+
+    def _cross_entropy(self, hidden: Tensor, targets: Targets) -> Tensor:
+        legal = self._legal(targets.tokens)
+        logits = self._logits(hidden, 0)
+        likelihood = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
+        wanted = self._target_distribution(targets, legal)
+        return -(wanted * likelihood).sum(-1)[targets.tokens >= 0].mean()
 
     def _add_heads(self, tokenizer: Tokenizer) -> None:
         vectors, dim = tokenizer.embeddings(), self.config.dim

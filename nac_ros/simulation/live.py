@@ -1,5 +1,7 @@
 """The twin on a wall clock: trials of any task, one after the other, recorded as they pass."""
 
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,13 +11,15 @@ from nac_ros.robot import RobotSpec
 from nac_ros.simulation.jtc import Trajectory
 from nac_ros.simulation.recording import Recorder
 from nac_ros.simulation.seeds import scene_seed
-from nac_ros.simulation.twin import Twin
+from nac_ros.simulation.twin import Twin, TwinState
+
+Images = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class TrialState:
-    """How a trial stands: state is running, success, failure or aborted; steps are control
-    periods; recording is the path of its .npz, '' while there is none."""
+    """How a trial stands: state is running, success, failure or aborted; steps are whole
+    control periods; recording is the path of its .npz, '' while there is none."""
 
     task: str
     seed: int
@@ -29,7 +33,7 @@ class TrialState:
 class LiveTwin:
     """Physics follows the time it is told [s]; each task's scene is compiled once.
 
-    Not thread-safe, and renderers belong to the thread that made them: use it in one thread.
+    Not thread-safe: use it in one thread. It renders nothing, see LiveCameras.
     """
 
     def __init__(self, spec: RobotSpec, recordings: Path | None = None, states_hz: float = 15.0):
@@ -51,12 +55,9 @@ class LiveTwin:
         return self._start + self.twin.now()
 
     def prepare(self, task: str) -> None:
-        """Compiles the scene of `task` and opens its cameras; raises UnknownName."""
-        if task in self._twins:
-            return
-        twin = Twin(self.spec, task)
-        twin.read()
-        self._twins[task] = twin
+        """Compiles the scene of `task`; raises UnknownName."""
+        if task not in self._twins:
+            self._twins[task] = Twin(self.spec, task, render=False)
 
     def begin(self, task: str, seed: int, trial: int, now: float) -> None:
         """A new trial at `now` [s], after `prepare`; a running one is recorded as aborted."""
@@ -68,34 +69,40 @@ class LiveTwin:
         self.trial = TrialState(task, seed, trial, "running", "", 0)
 
     def advance(self, now: float) -> bool:
-        """Physics up to `now` [s]; True when the trial ended thereby."""
-        self.twin.step_until(now - self._start)
-        if self.trial is None or self.trial.state != "running":
-            return False
-        self._record()
-        outcome = self.twin.outcome()
-        if outcome.state == "running":
-            return False
-        self._end(outcome.state, outcome.reason)
-        return True
+        """Physics up to `now` [s]; True when the trial ended on the way."""
+        before, piece = self.trial, 0.5 / self.spec.action_rate_hz
+        while self.stamp < now - piece:  # after a pause, so that the end is noted in its period
+            self._step(self.stamp + piece)
+        self._step(now)
+        return self.trial is not before
 
-    def send(self, trajectory: Trajectory, arrival: float) -> None:
-        """Hands over a trajectory that came at `arrival` [s]; raises TrajectoryRejected."""
-        self.twin.step_until(arrival - self._start)
+    def send(self, trajectory: Trajectory, arrival: float) -> bool:
+        """Hands over a trajectory that came at `arrival` [s]; raises TrajectoryRejected.
+
+        True when the trial ended before it came.
+        """
+        ended = self.advance(arrival)
         self.twin.send_trajectory(trajectory)
+        return ended
 
     def abort(self, why: str) -> None:
         """Ends a trial that still runs."""
         if self.trial is not None and self.trial.state == "running":
             self._end("aborted", why)
 
-    def close(self) -> None:
-        """Frees all renderers."""
-        for twin in self._twins.values():
-            twin.close()
+    def _step(self, until: float) -> None:
+        self.twin.step_until(until - self._start)
+        if self.trial is None or self.trial.state != "running":
+            return
+        self._record()
+        outcome = self.twin.outcome()
+        if outcome.state != "running":
+            self._end(outcome.state, outcome.reason)
 
     def _record(self) -> None:
         stamp = self.stamp
+        if self._recorder.stamps and stamp <= self._recorder.stamps[-1]:
+            return
         measured = self.twin.proprio().astype(np.float64)
         self._recorder.sample(stamp, self.twin.command(), measured)
         if stamp >= self._next_state:
@@ -105,10 +112,50 @@ class LiveTwin:
     def _end(self, state: str, reason: str) -> None:
         assert self.trial is not None
         task, seed, trial = self.trial.task, self.trial.seed, self.trial.trial
-        steps = round(self.twin.now() * self.spec.action_rate_hz)
+        steps = int(self.twin.now() * self.spec.action_rate_hz + 1e-6)
         self._recorder.snapshot(self.stamp, self.twin.state())
         path = self._recordings and self._recordings / f"{task}-{seed}-{trial:03d}.npz"
         ended = TrialState(task, seed, trial, state, reason, steps, str(path or ""))
         if path:
             self._recorder.save(path, asdict(ended))
         self.trial = ended
+
+
+class LiveCameras:
+    """Renders snapshots in a thread of its own, so that physics never waits for a picture."""
+
+    def __init__(self, spec: RobotSpec, publish: Callable[[float, Images], None]):
+        self._spec, self._publish = spec, publish
+        self._thread = ThreadPoolExecutor(1, "cameras")
+        self._views: dict[str, Twin] = {}
+        self._busy: Future[None] | None = None
+        self.dropped = 0
+
+    def prepare(self, task: str) -> None:
+        """Opens the cameras on the scene of `task`; raises SimulationError without GL."""
+        self._thread.submit(self._open, task).result()
+
+    def look(self, task: str, stamp: float, state: TwinState) -> None:
+        """Publishes what is seen at `stamp` [s]; dropped when the last picture is not done."""
+        if self._busy is not None and not self._busy.done():
+            self.dropped += 1
+            return
+        if self._busy is not None:
+            self._busy.result()
+        self._busy = self._thread.submit(self._render, task, stamp, state)
+
+    def close(self) -> None:
+        """Frees the renderers."""
+        for view in self._views.values():
+            self._thread.submit(view.close)
+        self._thread.shutdown()
+
+    def _open(self, task: str) -> None:
+        if task not in self._views:
+            self._views[task] = Twin(self._spec, task)
+            self._views[task].read()
+
+    def _render(self, task: str, stamp: float, state: TwinState) -> None:
+        view = self._views[task]
+        view.restore(state)
+        self._publish(stamp, {name: image for name, (_, image) in view.read().images.items()})

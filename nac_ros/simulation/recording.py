@@ -70,7 +70,7 @@ def load_recording(path: Path | str) -> Recording:
         with np.load(path, allow_pickle=False) as stored:
             states = [TwinState(p, c) for p, c in zip(stored["physics"], stored["colours"])]
             names = ("stamps", "commanded", "measured", "state_stamps")
-            arrays = [stored[name] for name in names]
-            return Recording(json.loads(str(stored["facts"])), *arrays, states)
+            arrays = {name: stored[name] for name in names}
+            return Recording(facts=json.loads(str(stored["facts"])), states=states, **arrays)
     except (OSError, KeyError, ValueError) as error:
         raise DatasetError(f"{path} is no recording of a trial: {error}") from error

@@ -1,0 +1,15 @@
+"""The simulated arm with its controller and cameras, for policy.launch.py to drive."""
+
+from nac_ros.nodes.graph import twin_graph
+from nac_ros.nodes.launching import describe
+
+ARGUMENTS = {
+    "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),
+    "task": ("", "id of the simulated task"),
+    "recordings": ("", "folder for a recording of each trial; empty = none"),
+}
+
+
+def generate_launch_description():
+    """`ros2 launch nac_ros twin.launch.py task:=marker`."""
+    return describe(twin_graph, ARGUMENTS)

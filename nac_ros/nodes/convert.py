@@ -1,0 +1,171 @@
+"""Messages to core values and back; whatever a message cannot mean raises, nothing is repaired."""
+
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from nac_ros.chunk import Chunk
+from nac_ros.errors import BadActions, BadObservation
+from nac_ros.safety.stopping import Motion
+from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
+
+GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
+NANO = 1_000_000_000
+CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}  # encoding -> order that gives RGB
+
+
+def to_time(seconds: float) -> Time:
+    """A stamp from seconds."""
+    whole, nanos = divmod(round(seconds * NANO), NANO)
+    return Time(sec=whole, nanosec=nanos)
+
+
+def to_seconds(stamp: Time | Duration) -> float:
+    """Seconds from a stamp or a duration."""
+    return stamp.sec + stamp.nanosec / NANO
+
+
+def to_chunk_message(chunk: Chunk) -> JointTrajectory:
+    """Stamped with the observation's time; point i is due (i + 1) / rate later."""
+    message = JointTrajectory(joint_names=list(chunk.names))
+    message.header.stamp = to_time(chunk.stamp)
+    message.points = [
+        JointTrajectoryPoint(positions=row, time_from_start=_to_duration((i + 1) / chunk.rate_hz))
+        for i, row in enumerate(chunk.actions.tolist())
+    ]
+    return message
+
+
+def from_chunk_message(message: JointTrajectory) -> Chunk:
+    """The inverse; raises BadActions for ragged points or points off an even grid of times."""
+    names, points = tuple(message.joint_names), message.points
+    if not points:
+        raise BadActions("the chunk has no points")
+    for i, point in enumerate(points):
+        if len(point.positions) != len(names):
+            came = len(point.positions)
+            raise BadActions(f"point {i} has {came} positions for {len(names)} joints")
+    times = np.array([to_seconds(point.time_from_start) for point in points])
+    period = times[-1] / len(times)
+    if period <= 0 or np.abs(times - period * (np.arange(len(times)) + 1)).max() > GRID_S:
+        shown = np.round(times[:4], 4).tolist()
+        raise BadActions(f"the chunk's points are not one period apart from the first: {shown} s")
+    actions = np.array([point.positions for point in points], np.float32)
+    stamp = to_seconds(message.header.stamp)
+    return Chunk(stamp, float(1 / period), names, actions, np.empty(0, np.int64))
+
+
+def to_trajectory_message(
+    motion: Motion, names: Sequence[str], columns: Sequence[int]
+) -> JointTrajectory:
+    """The part of a motion that one controller plays, starting when it arrives (stamp 0)."""
+    message = JointTrajectory(joint_names=list(names))
+    places, speeds = motion.positions[:, columns], motion.velocities[:, columns]
+    message.points = [
+        JointTrajectoryPoint(positions=place, velocities=speed, time_from_start=_to_duration(t))
+        for t, place, speed in zip(motion.times.tolist(), places.tolist(), speeds.tolist())
+    ]
+    return message
+
+
+def from_trajectory_message(message: JointTrajectory) -> Trajectory:
+    """What a controller makes of it; velocities are optional, the controller judges the rest."""
+    points = [
+        TrajectoryPoint(
+            np.array(point.positions),
+            to_seconds(point.time_from_start),
+            np.array(point.velocities) if len(point.velocities) else None,
+        )
+        for point in message.points
+    ]
+    return Trajectory(tuple(message.joint_names), points, to_seconds(message.header.stamp))
+
+
+def to_array_message(values: np.ndarray) -> Float64MultiArray:
+    """What a forward command controller takes."""
+    return Float64MultiArray(data=values.tolist())
+
+
+def to_joint_state(
+    stamp: float, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray | None = None
+) -> JointState:
+    """Positions and optional velocities `[D]`."""
+    message = JointState(name=list(names), position=positions.tolist())
+    message.header.stamp = to_time(stamp)
+    if velocities is not None:
+        message.velocity = velocities.tolist()
+    return message
+
+
+def from_joint_state(message: JointState, names: Sequence[str]) -> np.ndarray:
+    """Float64 `[D]` in the order of `names`, whatever the message's; others are left out."""
+    found = dict(zip(message.name, message.position))
+    missing = ", ".join(name for name in names if name not in found)
+    if missing:
+        came = ", ".join(message.name) or "no joint"
+        text = f"joint_states: {missing} missing; the message holds {came}"
+        raise BadObservation(text, "joint_names")
+    return np.array([found[name] for name in names])
+
+
+def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
+    """An RGB uint8 `[H, W, 3]` image."""
+    height, width, _ = image.shape
+    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    message.header.stamp, message.header.frame_id = to_time(stamp), frame
+    data = array("B")
+    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
+    message.data = data
+    return message
+
+
+def from_image(message: Image) -> np.ndarray:
+    """RGB uint8 `[H, W, 3]`; raises BadObservation for encodings other than rgb8 and bgr8."""
+    if message.encoding not in CHANNELS:
+        known = ", ".join(CHANNELS)
+        text = f"an image of encoding '{message.encoding}'; known are: {known}"
+        raise BadObservation(text, "image_encoding")
+    row = 3 * message.width
+    if message.step < row or len(message.data) != message.step * message.height:
+        text = (
+            f"an image of {message.width}x{message.height} has {len(message.data)} bytes in rows "
+            f"of {message.step}; wanted rows of at least {row}"
+        )
+        raise BadObservation(text, "image_size")
+    flat = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+    pixels = flat[:, :row].reshape(message.height, message.width, 3)
+    return pixels[..., CHANNELS[message.encoding]]
+
+
+def to_status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:
+    """A diagnostic status; values are written as JSON, except plain text."""
+    pairs = [
+        KeyValue(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        for key, value in values.items()
+    ]
+    return DiagnosticStatus(level=level, name=name, message=text, values=pairs)
+
+
+def values_from_status(status: DiagnosticStatus) -> dict[str, Any]:
+    """The inverse for its values, with the text as `message`."""
+    return {"message": status.message, **{p.key: _value(p.value) for p in status.values}}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _to_duration(seconds: float) -> Duration:
+    whole, nanos = divmod(round(seconds * NANO), NANO)
+    return Duration(sec=whole, nanosec=nanos)

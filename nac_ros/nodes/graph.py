@@ -1,0 +1,63 @@
+"""Which processes make up the system and what they are told: written once, for launch files and
+for starting the same graph without launch tools."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nac_ros.robot import config_dir
+
+STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeProcess:
+    """One node in a process of its own.
+
+    name: node and executable; the module is nac_ros.nodes.<name>
+    parameters: what differs from config/nodes/<name>.yaml
+    lifecycle: whether it has to be configured and activated
+    environment: variables of the process, beside the inherited ones
+    """
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    lifecycle: bool = True
+    environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
+
+    @property
+    def module(self) -> str:
+        return f"nac_ros.nodes.{self.name}"
+
+    @property
+    def defaults(self) -> Path:
+        """The ROS parameter file that comes with the package."""
+        return config_dir() / "nodes" / f"{self.name}.yaml"
+
+    def arguments(self, params_file: Path) -> list[str]:
+        """Command line after the interpreter; `params_file` is written with `parameters`."""
+        text = yaml.safe_dump({self.name: {"ros__parameters": self.parameters}})
+        params_file.write_text(text if self.parameters else "/**: {ros__parameters: {}}\n")
+        files = (self.defaults, params_file)
+        given = [part for file in files for part in ("--params-file", str(file))]
+        return ["-m", self.module, "--ros-args", *given]
+
+
+def policy_graph(bundle: str = "", robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
+    """Guard and policy, in the order in which they are started; '' keeps a node's own default."""
+    robot_given = {"robot": robot} if robot else {}
+    bundle_given = {"bundle": bundle} if bundle else {}
+    return (
+        NodeProcess(name="guard", parameters=robot_given),
+        NodeProcess(name="policy", parameters={**robot_given, **bundle_given, **policy}),
+    )
+
+
+def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
+    """The simulated arm."""
+    robot_given = {"robot": robot} if robot else {}
+    parameters, one = {**robot_given, **twin}, {**ONE_THREAD, "LP_NUM_THREADS": "1"}
+    return (NodeProcess(name="twin", parameters=parameters, lifecycle=False, environment=one),)

@@ -1,0 +1,225 @@
+"""Node `guard`: plays chunks to the controllers at a fixed rate, and stops the arm when in doubt.
+
+It imports neither torch nor a simulator. Deactivating it is a planned stop, and so is its sudden
+death: what the controllers hold ends at rest.
+"""
+
+import time
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, Header, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.errors import NacError
+from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
+from nac_ros.nodes.spin import leave, run
+from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
+from nac_ros.runtime.guard import Guard, GuardConfig, Tick
+from nac_ros.runtime.timing import Intervals
+from nac_ros.safety.limits import Refusal
+from nac_ros.safety.stopping import Motion
+
+MODES = ("hold", "policy")
+PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
+QUIET_S = 1.0  # the same refusal is logged and reported at most this often
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardNodeConfig(GuardConfig):
+    """Parameters of the node.
+
+    robot: name of a robot in config/robots, or the path of its YAML file
+    max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
+    """
+
+    robot: str = "vx300s"
+    max_heartbeat_age_s: float = 0.25
+
+
+class GuardNode(LifecycleNode):
+    """Messages in, set-points out; every decision is nac_ros.runtime.guard's."""
+
+    def __init__(self) -> None:
+        super().__init__("guard")
+        config = params.declare(self, GuardNodeConfig)
+        self._config = GuardConfig(
+            **{f.name: getattr(config, f.name) for f in fields(GuardConfig)}
+        )
+        self._spec = load_robot(config.robot)
+        self._guard = Guard(self._spec, self._config)
+        self._intervals = Intervals(self._guard.period)
+        self._active, self._ticks = False, list[Timer]()
+        self._shown, self._refusal, self._refused_at = ("inactive", ""), "", 0.0
+        self._diagnostics = Diagnostics(self, self._status)
+        self._handles: list[Any] = []
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        topic = self._spec.joint_states_topic
+        self._command = self.create_publisher(JointState, "guard/command", qos.RECORD)
+        self._controllers = [Controller(self, self._spec, group) for group in self._spec.groups]
+        self._handles = [
+            self.create_subscription(JointState, topic, self._on_joint_states, qos.SENSOR),
+            self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.COMMAND),
+            self.create_subscription(Header, "policy/heartbeat", self._on_heartbeat, qos.COMMAND),
+            self.create_subscription(String, "guard/mode", self._on_mode, qos.LATCHED),
+            self.create_service(Trigger, "guard/stop", self._on_stop),
+            self.create_service(Trigger, "guard/reset", self._on_reset),
+        ]
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Starts in mode hold wherever the arm is; the mode counts when it is sent again."""
+        self._guard.restart()
+        self._intervals.restart()
+        self._ticks = [self.create_timer(self._guard.period, self._tick)]
+        self._active = True
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.rest()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        for handle, destroy in zip(
+            self._handles, [self.destroy_subscription] * 4 + [self.destroy_service] * 2
+        ):
+            destroy(handle)
+        for publisher in (self._command, *(c.publisher for c in self._controllers)):
+            self.destroy_publisher(publisher)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.rest()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """The arm comes to rest before the process ends."""
+        self.rest()
+
+    def rest(self) -> None:
+        """A planned stop: the controllers get the whole of it, then nothing more comes."""
+        if not self._active:
+            return
+        self._active = False
+        self.destroy_timer(self._ticks.pop())
+        self._guard.set_mode("hold")
+        self._tick()
+        self._shown = ("inactive", "")
+        self._diagnostics.publish()
+
+    def _now(self) -> float:
+        return 1e-9 * self.get_clock().now().nanoseconds
+
+    def _tick(self) -> None:
+        now = self._now()
+        tick = self._guard.tick(now)
+        if tick is None:
+            return
+        self._intervals.mark(now)
+        names = self._spec.joint_names
+        self._command.publish(convert.to_joint_state(now, names, tick.positions, tick.velocities))
+        changed = (tick.state, tick.hold) != self._shown
+        # An arm at rest is left alone: what it holds may have been set by other means.
+        if tick.state != "holding" or self._shown[0] in ("running", "stopping"):
+            motion = self._guard.motion(now)
+            for controller in self._controllers:
+                controller.send(motion, tick)
+        if changed:
+            self._shown = (tick.state, tick.hold)
+            self._diagnostics.publish()
+
+    def _on_joint_states(self, message: JointState) -> None:
+        try:
+            positions = convert.from_joint_state(message, self._spec.joint_names)
+        except NacError as error:
+            return self._refused(Refusal("joint_states_names", str(error)))
+        stamp = convert.to_seconds(message.header.stamp)
+        return self._refused(self._guard.measure(stamp, positions))
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        if not self._active:
+            return None
+        try:
+            chunk = convert.from_chunk_message(message)
+        except NacError as error:
+            return self._refused(self._guard.refuse("shape", str(error)))
+        return self._refused(self._guard.accept(chunk, self._now()))
+
+    def _on_heartbeat(self, message: Header) -> None:
+        self._guard.beat(self._now())
+
+    def _on_mode(self, message: String) -> None:
+        if not self._active:
+            return
+        if message.data not in MODES:
+            known = ", ".join(MODES)
+            text = f"guard/mode '{message.data}' is unknown, so the arm holds; known are: {known}"
+            self._refused(self._guard.refuse("unknown_mode", text))
+        self._guard.set_mode("policy" if message.data == "policy" else "hold")
+        self._diagnostics.publish()
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._guard.stop()
+        response.success, response.message = True, "stopping; guard/reset ends it"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._guard.reset()
+        response.success, response.message = True, "in mode hold until guard/mode is sent again"
+        return response
+
+    def _refused(self, refusal: Refusal | None) -> None:
+        if refusal is None or refusal.reason == "mode":
+            return
+        now = time.monotonic()
+        if refusal.text == self._refusal and now - self._refused_at < QUIET_S:
+            return
+        self._refusal, self._refused_at = refusal.text, now
+        self.get_logger().warning(f"refused, {refusal.reason}: {refusal.text}")
+        self._diagnostics.publish()
+
+    def _status(self) -> Status:
+        guard, (state, hold) = self._guard, self._shown
+        level = ERROR if hold == "stopped" else OK if hold in PLANNED else WARN
+        values: dict[str, Any] = {"mode": guard.mode, "state": state, "hold": hold}
+        values |= guard.ages(self._now())
+        values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
+        values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
+        values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}
+        errors = self._intervals.errors_ms()
+        values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
+        values["last_refusal"] = self._refusal
+        return Status(level, f"{state}: {hold}" if hold else state, values)
+
+
+class Controller:
+    """One controller group and the publisher that reaches it."""
+
+    def __init__(self, node: LifecycleNode, spec: RobotSpec, group: ControllerGroup):
+        self._names, self._streams = group.joints, group.kind == "jtc"
+        self._columns = [spec.joint_names.index(joint) for joint in group.joints]
+        kind = JointTrajectory if self._streams else Float64MultiArray
+        self.publisher = node.create_publisher(kind, group.topic, qos.COMMAND)
+
+    def send(self, motion: Motion, tick: Tick) -> None:
+        """A trajectory that ends at rest, or the bare set-point for a forward controller."""
+        if self._streams:
+            message = convert.to_trajectory_message(motion, self._names, self._columns)
+        else:
+            message = convert.to_array_message(tick.positions[self._columns])
+        self.publisher.publish(message)
+
+
+def main() -> None:
+    """Entry point of the executable `guard`."""
+    leave(run(GuardNode))
+
+
+if __name__ == "__main__":
+    main()

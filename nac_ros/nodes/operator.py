@@ -1,0 +1,168 @@
+"""A client of the running graph: calls its services and remembers what it publishes."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from threading import Event, Thread
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.chunk import Chunk
+from nac_ros.errors import NacError
+from nac_ros.nodes import convert, qos
+
+POLL_S = 0.05
+CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
+
+Watch = Callable[[], None]
+
+
+class Operator:
+    """Talks to policy, guard and twin over DDS from a thread of its own.
+
+    commands: stamps [s] of guard/command; chunks: every chunk, malformed ones only counted;
+    diagnostics: node -> its values in
+    order, each with its `stamp` [s]; outcome: the newest of the twin
+    """
+
+    def __init__(self, domain_id: int, watch: Watch = lambda: None):
+        self.commands: list[float] = []
+        self.chunks: list[Chunk] = []
+        self.malformed = 0
+        self.diagnostics: dict[str, list[dict[str, Any]]] = {}
+        self.outcome: dict[str, Any] = {}
+        self._watch = watch
+        self._context, self._ending = Context(), Event()
+        rclpy.init(
+            context=self._context,
+            domain_id=domain_id,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        self.node = Node("operator", context=self._context)
+        self._mode = self.node.create_publisher(String, "guard/mode", qos.LATCHED)
+        self._task = self.node.create_publisher(String, "task", qos.LATCHED)
+        self._subscribe()
+        self._thread = Thread(target=self._spin, name="operator", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Operator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join(timeout=5.0)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def newest(self, node: str) -> dict[str, Any]:
+        """The newest diagnostics of a node, empty before the first."""
+        seen = self.diagnostics.get(node)
+        return seen[-1] if seen else {}
+
+    def set_mode(self, mode: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Whose input counts; returns when the guard says so."""
+        self._mode.publish(String(data=mode))
+        self.wait(
+            lambda: self.newest("guard").get("mode") == mode, f"guard mode {mode}", timeout_s
+        )
+
+    def publish_task(self, task: str) -> None:
+        """Prompt or task id, without waiting for an answer."""
+        self._task.publish(String(data=task))
+
+    def set_task(self, task: str) -> None:
+        """Returns when the policy has taken the task; raises NacError with its refusal."""
+        self.publish_task(task)
+        self.wait(lambda: self.newest("policy").get("task") == task, f"task {task}")
+
+    def change_state(self, node: str, transition: int) -> None:
+        """A lifecycle transition; raises NacError with what the node says about a failure."""
+        request = ChangeState.Request()
+        request.transition.id = transition
+        if not self.call(ChangeState, f"{node}/change_state", request).success:
+            said = self.newest(node).get("message", "see its log")
+            raise NacError(f"node {node} refused transition {transition}: {said}")
+
+    def trigger(self, service: str) -> str:
+        """Calls a Trigger service; its message, or NacError with it when it says no."""
+        answer = self.call(Trigger, service, Trigger.Request())
+        if not answer.success:
+            raise NacError(f"{service}: {answer.message}")
+        return answer.message
+
+    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
+        """Raises NacError with the reason of a refusal."""
+        request = SetParameters.Request()
+        request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        for result in self.call(SetParameters, f"{node}/set_parameters", request).results:
+            if not result.successful:
+                raise NacError(f"node {node} refused {dict(values)}: {result.reason}")
+
+    def call(self, kind: type, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """The answer of a service, waiting for both to appear."""
+        client: Any = self.node.create_client(kind, name)
+        try:
+            self.wait(client.service_is_ready, f"service {name}", timeout_s)
+            future = client.call_async(request)
+            self.wait(future.done, f"an answer of {name}", timeout_s)
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def wait(
+        self, ready: Callable[[], bool], what: str, timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
+        """Until `ready()`; raises NacError when a process ends meanwhile or time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            self._watch()
+            if time.monotonic() > deadline:
+                raise NacError(f"waited {timeout_s:.0f} s for {what}; see the nodes' logs")
+            time.sleep(POLL_S)
+
+    def _subscribe(self) -> None:
+        for kind, topic, callback, profile in (
+            (JointState, "guard/command", self._on_command, qos.RECORD),
+            (JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD),
+            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
+            (String, "twin/outcome", self._on_outcome, qos.LATCHED),
+        ):
+            self.node.create_subscription(kind, topic, callback, profile)
+
+    def _on_command(self, message: JointState) -> None:
+        self.commands.append(convert.to_seconds(message.header.stamp))
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        try:
+            self.chunks.append(convert.from_chunk_message(message))
+        except NacError:  # the guard refuses it too, and says so
+            self.malformed += 1
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        stamp = convert.to_seconds(message.header.stamp)
+        for status in message.status:
+            row = {**convert.values_from_status(status), "stamp": stamp}
+            self.diagnostics.setdefault(status.name, []).append(row)
+
+    def _on_outcome(self, message: String) -> None:
+        self.outcome = json.loads(message.data)
+
+    def _spin(self) -> None:
+        executor = SingleThreadedExecutor(context=self._context)
+        executor.add_node(self.node)
+        while not self._ending.is_set():
+            executor.spin_once(timeout_sec=0.1)
+        executor.shutdown()

@@ -1,0 +1,50 @@
+"""ROS parameters declared from a frozen configuration, so that a default is written once."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.node import Node
+
+from nac_ros import config
+from nac_ros.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
+    """Declares every field of a configuration and reads them; all but `changeable` are read only.
+
+    Raises ConfigError for nonsense.
+    """
+    texts = _descriptions(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        descriptor = ParameterDescriptor(
+            description=texts.get(field.name, ""), read_only=field.name not in changeable
+        )
+        try:
+            node.declare_parameter(field.name, field.default, descriptor)
+        except InvalidParameterTypeException as error:
+            raise ConfigError(f"node {node.get_name()}: {error}") from error
+    return read(node, cls)
+
+
+def read(node: Node, cls: type[C]) -> C:
+    """The configuration as the parameters have it now; raises ConfigError for nonsense."""
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {name: node.get_parameter(name).value for name in names}
+    return config.build(cls, values, f"parameters of {node.get_name()}")
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """Field -> text, from lines `field: text` or `field, field: text` of the class docstrings."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        doc = inspect.cleandoc(base.__doc__ or "")
+        for names, text in re.findall(r"^(\w+(?:, \w+)*): (.+(?:\n\s+.+)*)", doc, re.MULTILINE):
+            texts.update(dict.fromkeys(names.split(", "), " ".join(text.split())))
+    return texts

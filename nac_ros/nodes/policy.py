@@ -1,0 +1,277 @@
+"""The policy node: observations in, chunks out; inference runs in a thread of its own.
+
+Active and started (`~/start`) it plans; otherwise it only watches its sensors. Its heartbeat
+stops when the inference loop does not come round.
+"""
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_msgs.msg import Header, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.chunk import Chunk
+from nac_ros.errors import ConfigError, NacError, UnknownName
+from nac_ros.export.bundle import load_bundle
+from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.bridge import Bridge
+from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.spin import leave, run
+from nac_ros.robot import config_dir, load_robot
+from nac_ros.runtime.cadence import Cadence
+from nac_ros.runtime.engine import Engine
+
+HEARTBEAT_S = 0.05  # 20 Hz
+QUIET = ("not configured", "inactive", "not started")  # reasons that need nobody's attention
+NO_TASK = "no task was given; publish one on `task`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyParameters:
+    """Times in seconds.
+
+    bundle: folder of the bundle; models/default of this package when empty
+    robot: name in config/robots, or the path of a robot's YAML; the bundle's own when empty
+    task: prompt or task id at the start; the topic `task` changes it
+    seed: of the sampling, so that a run can be repeated
+    threads: CPU threads of an inference; one leaves the other cores to the guard
+    margin_s: how long before the executed steps run out the next chunk is to be ready
+    retry_s: how long to wait after an observation that was missing or unusable
+    max_stall_s: an inference loop that has not come round for longer is taken for stuck
+    """
+
+    bundle: str = ""
+    robot: str = ""
+    task: str = ""
+    seed: int = 0
+    threads: int = 1
+    margin_s: float = 0.03
+    retry_s: float = 0.02
+    max_stall_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.margin_s < 0 or min(self.retry_s, self.max_stall_s) <= 0:
+            raise ConfigError(
+                f"policy: threads {self.threads} must be at least 1, margin_s {self.margin_s} not "
+                f"negative, retry_s {self.retry_s} and max_stall_s {self.max_stall_s} above 0"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's, whether given or not."""
+        return Path(self.bundle) if self.bundle else config_dir().parent / "models" / "default"
+
+
+class PolicyNode(LifecycleNode):
+    """Messages in, chunks out; what they say is the engine's."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        params.declare(self, PolicyParameters)
+        self._engine: Engine | None = None
+        self._bridge: Bridge | None = None
+        self._thread: Thread | None = None
+        self._closing, self._wake, self._started = Event(), Event(), Event()
+        self._task, self._fault, self._reason = "", "", "not configured"
+        self._n_chunks, self._alive = 0, 0.0
+        self._newest: dict[str, float] = {}
+        self._diagnostics = Diagnostics(self, self._status)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._load(params.read(self, PolicyParameters))
+        except NacError as error:
+            self.get_logger().error(str(error))
+            self._set_reason(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._connect()
+        self._set_reason("inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def _load(self, parameters: PolicyParameters) -> None:
+        bundle = load_bundle(parameters.folder)
+        self.spec = load_robot(parameters.robot) if parameters.robot else bundle.robot
+        bundle.check_robot(self.spec)
+        engine = Engine(bundle, parameters.seed, parameters.threads)
+        if parameters.task:
+            bundle.policy.task_index(parameters.task)
+        plan_s = engine.warm_up()
+        self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
+        self._engine, self._settings, self._task = engine, parameters, parameters.task
+        self.get_logger().info(f"{parameters.folder}: planning takes {1e3 * plan_s:.0f} ms")
+
+    def _connect(self) -> None:
+        assert self._engine is not None
+        self._chunks = self.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
+        self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
+        self._bridge = Bridge(self, self.spec, self._engine.cameras, self._engine.n_obs_steps)
+        self._task_input = self.create_subscription(String, "task", self._on_task, qos.LATCHED)
+        self._offered = [
+            self.create_service(Trigger, "~/start", self._on_start),
+            self.create_service(Trigger, "~/stop", self._on_stop),
+        ]
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._closing.clear()
+        self._started.clear()
+        self._alive = self._now()
+        self._thread = Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+        self._beats = self.create_timer(HEARTBEAT_S, self._beat)
+        self._set_reason("not started")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._rest()
+        self._set_reason("inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        assert self._bridge is not None
+        self._bridge.close()
+        self.destroy_subscription(self._task_input)
+        for service in self._offered:
+            self.destroy_service(service)
+        for publisher in (self._chunks, self._heartbeats):
+            self.destroy_publisher(publisher)
+        self._engine = self._bridge = None
+        self._set_reason("not configured")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._rest()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Ends the inference thread."""
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._thread is None:
+            return
+        self.destroy_timer(self._beats)
+        self._started.clear()
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout=5.0)
+        self._thread = None
+
+    def _now(self) -> float:
+        return convert.to_seconds(self.get_clock().now().to_msg())
+
+    def _on_task(self, message: String) -> None:
+        assert self._engine is not None
+        try:
+            self._engine.bundle.policy.task_index(message.data)
+        except UnknownName as error:
+            self._task, self._fault = "", str(error)
+            self.get_logger().warning(str(error))
+        else:
+            self._task, self._fault = message.data, ""
+        self._diagnostics.publish()
+
+    def _on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        assert self._bridge is not None
+        response.success = False
+        if self._thread is None:
+            response.message = "the node is not active; activate it first"
+        elif not self._task:
+            response.message = self._fault or NO_TASK
+        else:
+            self._bridge.clear(self._now())
+            self._cadence.restart()
+            self._n_chunks = 0
+            self._started.set()
+            self._wake.set()
+            response.success, response.message = True, f"planning for '{self._task}'"
+        return response
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._started.clear()
+        self._set_reason("not started")
+        response.success, response.message = True, f"stopped after {self._n_chunks} chunks"
+        return response
+
+    def _beat(self) -> None:
+        """Says that the inference loop is alive, as long as it is."""
+        now = self._now()
+        if now - self._alive <= self._settings.max_stall_s:
+            self._heartbeats.publish(Header(stamp=convert.to_time(now)))
+
+    def _run(self) -> None:
+        """The inference loop; it comes round once per heartbeat while it waits."""
+        try:
+            while not self._closing.is_set():
+                self._alive = self._now()
+                wait = self._step(self._alive) if self._started.is_set() else HEARTBEAT_S
+                self._wake.wait(min(wait, HEARTBEAT_S))
+                self._wake.clear()
+        except Exception:  # a thread must not die unheard; the heartbeat ends with it
+            self.get_logger().fatal(traceback.format_exc())
+            self._set_reason("the inference loop failed; see the log")
+
+    def _step(self, now: float) -> float:
+        """Plans when it is due; seconds until the next look."""
+        assert self._engine is not None and self._bridge is not None
+        wait = self._cadence.wait(now)
+        if wait > 0:
+            return wait
+        try:
+            if not self._task:
+                raise UnknownName(self._fault or NO_TASK)
+            chunk = self._engine.plan(self._bridge.observe(now, self._task))
+        except NacError as error:
+            if self._started.is_set():
+                self._set_reason(str(error))
+            return self._settings.retry_s
+        if self._started.is_set():
+            self._publish(chunk)
+        return 0.0
+
+    def _publish(self, chunk: Chunk) -> None:
+        assert self._engine is not None
+        self._chunks.publish(convert.to_chunk_message(chunk))
+        arrival, timing = self._now(), self._engine.timing
+        self._cadence.planned(chunk.stamp, arrival)
+        self._n_chunks += 1
+        self._newest = {
+            "chunk_stamp": chunk.stamp,
+            "latency_ms": 1e3 * (arrival - chunk.stamp),
+            "plan_ms": 1e3 * timing.plan_s,
+            "decode_ms": 1e3 * timing.decode_s,
+            "budget_ms": 1e3 * self._cadence.executed_s,
+        }
+        self._reason = ""
+        self._diagnostics.publish()
+
+    def _set_reason(self, reason: str) -> None:
+        """Why nothing is planned; what is new, but for numbers in it, is published at once."""
+        changed = _without_digits(reason) != _without_digits(self._reason)
+        self._reason = reason
+        if changed:
+            self._diagnostics.publish()
+
+    def _status(self) -> Status:
+        text = self._fault or self._reason or "planning"
+        values: dict[str, Any] = {"task": self._task, "chunks": self._n_chunks, **self._newest}
+        if self._bridge is not None:
+            values |= {f"refusals.{reason}": n for reason, n in self._bridge.refused.items()}
+            values["last_refusal"] = self._bridge.last_refusal
+        return Status(OK if text in ("planning", *QUIET) else WARN, text, values)
+
+
+def _without_digits(reason: str) -> str:
+    return "".join(letter for letter in reason if not letter.isdigit())
+
+
+def main() -> None:
+    leave(run(PolicyNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Quality of service, named once."""
+
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+
+_RELIABLE, _BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
+
+# Sensors, as they are listened to: a lost sample is not sent again, the next one comes.
+SENSOR = QoSProfile(depth=5, reliability=_BEST_EFFORT)
+
+# Sensors, as our own are offered: reliable, so that any subscriber fits.
+SENSOR_OUT = QoSProfile(depth=5, reliability=_RELIABLE)
+
+# Chunks, trajectories, heartbeats: it arrives, and the newest replaces what was not read yet.
+COMMAND = QoSProfile(depth=1, reliability=_RELIABLE)
+
+# The commanded set-points and diagnostics: whoever looks on gets all of them.
+RECORD = QoSProfile(depth=100, reliability=_RELIABLE)
+
+# Modes, tasks, outcomes: a late joiner must know the present one.
+LATCHED = QoSProfile(
+    depth=1, reliability=_RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
+)

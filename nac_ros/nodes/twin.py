@@ -1,0 +1,202 @@
+"""Node `twin`: the simulated arm in real time, with the topics of the real one."""
+
+import json
+import traceback
+from collections import deque
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+
+from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.errors import ConfigError, NacError, SimulationError
+from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.spin import leave, run
+from nac_ros.robot import load_robot
+from nac_ros.simulation.jtc import Trajectory, TrajectoryRejected
+from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
+
+START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinParameters:
+    """task, seed and trial take effect at `~/reset`.
+
+    robot: name of a robot in config/robots, or the path of its YAML file
+    task: id of the simulated task
+    seed: of the run; trial i of a seed has the same scene for every method
+    trial: number of the trial
+    joint_states_hz: how often the joint states are published, beside those of each image
+    states_hz: how often the whole scene is recorded, for the video
+    recordings: folder for one .npz per trial; nothing is recorded when empty
+    """
+
+    robot: str = "vx300s"
+    task: str = "weighing"
+    seed: int = 0
+    trial: int = 0
+    joint_states_hz: float = 100.0
+    states_hz: float = 15.0
+    recordings: str = ""
+
+    def __post_init__(self) -> None:
+        if self.joint_states_hz <= 0 or self.states_hz <= 0:
+            raise ConfigError("twin: joint_states_hz and states_hz must be above 0")
+
+
+class TwinNode(Node):
+    """Callbacks only hand over to the physics thread, which owns the twins and their cameras."""
+
+    def __init__(self) -> None:
+        super().__init__("twin")
+        params.declare(self, TwinParameters, changeable=("task", "seed", "trial"))
+        self._config = params.read(self, TwinParameters)
+        self._spec = load_robot(self._config.robot)
+        self._arrivals: deque[tuple[float, Trajectory]] = deque()
+        self._wanted: deque[TwinParameters] = deque([self._config])
+        self._begun, self._closing, self._fault = Event(), Event(), ""
+        self._create_outputs()
+        self._thread = Thread(target=self._run, name="physics", daemon=True)
+        self._thread.start()
+        self._wait_for_trial()
+        if self._fault:
+            raise SimulationError(self._fault)
+        self._create_inputs()
+
+    def close(self) -> None:
+        """Ends the physics thread; the running trial is recorded as aborted."""
+        self._closing.set()
+        self._thread.join(timeout=5.0)
+
+    def _create_outputs(self) -> None:
+        topic = self._spec.joint_states_topic
+        self._joint_states = self.create_publisher(JointState, topic, qos.RECORD)
+        self._images = {
+            camera.name: self.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+            for camera in self._spec.cameras
+        }
+        self._outcomes = self.create_publisher(String, "~/outcome", qos.LATCHED)
+
+    def _create_inputs(self) -> None:
+        for group in self._spec.groups:
+            if group.kind != "jtc":
+                raise ConfigError(f"the twin has no '{group.kind}' controller for {group.name}")
+            callback = partial(self._on_trajectory, group.name)
+            self.create_subscription(JointTrajectory, group.topic, callback, qos.COMMAND)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+
+    def _now(self) -> float:
+        return convert.to_seconds(self.get_clock().now().to_msg())
+
+    def _on_trajectory(self, group: str, message: JointTrajectory) -> None:
+        self._arrivals.append((self._now(), convert.from_trajectory_message(message)))
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            config = params.read(self, TwinParameters)
+        except NacError as error:
+            response.success, response.message = False, str(error)
+            return response
+        self._begun.clear()
+        self._fault = ""
+        self._wanted.append(config)
+        self._wait_for_trial()
+        response.success = not self._fault
+        response.message = (
+            self._fault or f"{config.task}, seed {config.seed}, trial {config.trial}"
+        )
+        return response
+
+    def _wait_for_trial(self) -> None:
+        if not self._begun.wait(START_TIMEOUT_S):
+            self._fault = f"no trial began within {START_TIMEOUT_S:.0f} s"
+
+    def _run(self) -> None:
+        folder = Path(self._config.recordings) if self._config.recordings else None
+        live = LiveTwin(self._spec, folder, self._config.states_hz)
+        cameras = LiveCameras(self._spec, self._publish_images)
+        try:
+            while not self._closing.is_set():
+                self._begin(live, cameras)
+                if live.trial is not None:
+                    self._pace(live, cameras)
+        except Exception:  # a thread must not die unheard
+            self.get_logger().fatal(traceback.format_exc())
+            self._fault = self._fault or "the physics thread failed; see the log"
+        finally:
+            live.abort("the twin was ended")
+            cameras.close()
+            self._begun.set()
+
+    def _begin(self, live: LiveTwin, cameras: LiveCameras) -> None:
+        if not self._wanted:
+            self._closing.wait(0.01)
+            return
+        config = self._wanted.popleft()
+        try:
+            live.prepare(config.task)
+            cameras.prepare(config.task)
+            live.begin(config.task, config.seed, config.trial, self._now())
+        except NacError as error:
+            self._fault = str(error)
+        self._arrivals.clear()
+        self._announce(live)
+        self._begun.set()
+
+    def _pace(self, live: LiveTwin, cameras: LiveCameras) -> None:
+        """Publishes in real time until another trial is wanted."""
+        assert live.trial is not None
+        image_period = 1 / max(camera.rate_hz for camera in self._spec.cameras)
+        next_joints = next_images = self._now()
+        while not self._closing.is_set() and not self._wanted:
+            self._closing.wait(max(min(next_joints, next_images) - self._now(), 0.0))
+            now = self._now()
+            self._take_arrivals(live)
+            if live.advance(now):
+                self._announce(live)
+            proprio = live.twin.proprio()
+            self._joint_states.publish(
+                convert.to_joint_state(live.stamp, self._spec.joint_names, proprio)
+            )
+            next_joints = _next(next_joints, 1 / self._config.joint_states_hz, now)
+            if now >= next_images:
+                cameras.look(live.trial.task, live.stamp, live.twin.state())
+                next_images = _next(next_images, image_period, now)
+
+    def _take_arrivals(self, live: LiveTwin) -> None:
+        while self._arrivals:
+            arrival, trajectory = self._arrivals.popleft()
+            try:
+                if live.send(trajectory, arrival):
+                    self._announce(live)
+            except TrajectoryRejected as error:
+                self.get_logger().warning(f"trajectory rejected: {error}")
+
+    def _publish_images(self, stamp: float, images: Images) -> None:
+        for name, image in images.items():
+            self._images[name].publish(convert.to_image(stamp, name, image))
+
+    def _announce(self, live: LiveTwin) -> None:
+        if live.trial is not None:
+            self._outcomes.publish(String(data=json.dumps(asdict(live.trial))))
+
+
+def _next(due: float, period: float, now: float) -> float:
+    """The first due time after `now` [s] on the same grid; what was missed is left out."""
+    while due <= now:
+        due += period
+    return due
+
+
+def main() -> None:
+    leave(run(TwinNode))
+
+
+if __name__ == "__main__":
+    main()

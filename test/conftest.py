@@ -1,0 +1,55 @@
+"""What several test files share: a real bundle, untrained and small enough to make in seconds."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # before any test imports mujoco
+
+
+@pytest.fixture(scope="session")
+def nac_data():
+    """Folder of real demonstrations; tests that need it skip where NAC_DATA is unset."""
+    if "NAC_DATA" not in os.environ:
+        pytest.skip("NAC_DATA names no folder with real demonstrations")
+    return Path(os.environ["NAC_DATA"])
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory):
+    """Folder of a bundle for vx300s with random weights; made once per session."""
+    import torch
+
+    from nac_ros.export.bundle import write_bundle
+    from nac_ros.policies.base import make_policy
+    from nac_ros.robot import load_robot
+    from nac_ros.simulation.tasks import list_tasks, make_task
+    from nac_ros.tokenizers import make_tokenizer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    robot = load_robot("vx300s")
+    small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1}
+    small |= {"n_filters": 4, "latent_dim": 16, "codebook_size": 64}
+    tokenizer = make_tokenizer(
+        "nac",
+        relative=robot.relative_mask.tolist(),
+        names=robot.joint_names,
+        units=robot.units,
+        rate_hz=robot.action_rate_hz,
+        **small,
+    )
+    steps = np.random.default_rng(0).standard_normal((300, 32, robot.action_dim))
+    actions = (robot.home + 0.002 * steps.cumsum(1)).astype(np.float32)
+    tokenizer.fit(actions, actions[:, 0])
+    tasks = {task: make_task(task).prompt for task in list_tasks()}
+    cameras = [camera.name for camera in robot.cameras]
+    facts = {"cameras": cameras, "tasks": tasks, "state_dim": robot.action_dim}
+    policy = make_policy(
+        "ar", "small", tokenizer, dim=32, n_layers=1, n_heads=2, vision_width=8, **facts
+    )
+    policy.fit_state(actions[:, 0])
+    folder = tmp_path_factory.mktemp("bundle")
+    return write_bundle(folder, policy.eval(), tokenizer, robot, {"made by": "tests"}, "a card")

@@ -1,0 +1,155 @@
+"""Bundles: complete, verified, refused with the reason when anything is off."""
+
+import json
+from dataclasses import replace
+from shutil import copytree
+
+import numpy as np
+import pytest
+
+from nac_ros.chunk import Observation
+from nac_ros.errors import BadObservation, BundleError, ConfigError
+from nac_ros.export.bundle import load_bundle, write_bundle
+from nac_ros.export.manifest import write_manifest
+from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, parity
+from nac_ros.robot import config_dir, load_robot
+from nac_ros.runtime.engine import Engine
+from nac_ros.tokenizers import load_tokenizer
+
+DEFAULT = config_dir().parent / "models" / "default"
+
+
+@pytest.fixture
+def copied(tiny_bundle, tmp_path):
+    return copytree(tiny_bundle, tmp_path / "copy")
+
+
+def seal(folder) -> None:
+    """Hashes the altered files anew, as someone would who wants to get past the hashes."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, **{k: v for k, v in manifest.items() if k not in ("files", "format")})
+
+
+def test_a_bundle_holds_all_that_drives_a_robot(tiny_bundle):
+    bundle = load_bundle(tiny_bundle)
+    names = set(bundle.manifest.files)
+    assert {"policy/model.safetensors", "tokenizer/model.safetensors", "detokenizer.onnx"} <= names
+    assert {"robot.yaml", "statistics.json", "golden.safetensors", "README.md"} <= names
+    assert bundle.horizon == 32 and bundle.rate_hz == 30
+    assert not [name for name in names if name.endswith((".pt", ".pkl", ".pth"))]
+
+
+def test_onnx_equals_torch(tiny_bundle):
+    graph = OnnxDetokenizer(tiny_bundle / "detokenizer.onnx")
+    assert parity(load_tokenizer(tiny_bundle), graph) <= TOLERANCE
+
+
+def test_an_altered_file_is_refused_by_its_hash(copied):
+    path = copied / "policy" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"policy/model\.safetensors was altered"):
+        load_bundle(copied)
+
+
+def test_a_missing_file_is_named(copied):
+    (copied / "detokenizer.onnx").unlink()
+    with pytest.raises(BundleError, match=r"detokenizer\.onnx is missing"):
+        load_bundle(copied)
+
+
+def test_a_manifest_cannot_name_files_outside(copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["files"]["../outside"] = "0" * 64
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        load_bundle(copied)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "manifest"), ('{"format": 99}', "format 99"), ("[]", "manifest")]
+)
+def test_a_broken_manifest_is_refused(copied, text, words):
+    (copied / "manifest.json").write_text(text)
+    with pytest.raises(BundleError, match=words):
+        load_bundle(copied)
+
+
+def test_an_empty_folder_is_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match="nac export"):
+        load_bundle(tmp_path)
+
+
+def test_other_weights_fail_the_golden_vectors_even_with_true_hashes(copied):
+    from safetensors.torch import load_file, save_file
+
+    path = copied / "policy" / "model.safetensors"
+    weights = load_file(path)
+    weights["geometry.predict.weight"] = weights["geometry.predict.weight"].flip(0) * 3
+    save_file(weights, path)
+    seal(copied)
+    with pytest.raises(BundleError, match="golden"):
+        load_bundle(copied)
+
+
+def test_other_statistics_fail_the_golden_vectors(copied, tiny_bundle):
+    tokenizer = load_tokenizer(tiny_bundle)
+    tokenizer.high += 0.1
+    from nac_ros.export.onnx import export_detokenizer
+
+    export_detokenizer(tokenizer, copied / "detokenizer.onnx")
+    seal(copied)
+    with pytest.raises(BundleError, match="golden tokens differs"):
+        load_bundle(copied)
+
+
+def test_another_robot_is_refused(tiny_bundle):
+    bundle, robot = load_bundle(tiny_bundle), load_robot("vx300s")
+    bundle.check_robot(robot)
+    with pytest.raises(BundleError, match="action_rate_hz"):
+        bundle.check_robot(replace(robot, action_rate_hz=50.0))
+    wider = tuple(replace(camera, width=128) for camera in robot.cameras)
+    with pytest.raises(BundleError, match="128x96"):
+        bundle.check_robot(replace(robot, cameras=wider))
+
+
+def test_a_foreign_folder_is_not_overwritten(tiny_bundle, tmp_path):
+    bundle = load_bundle(tiny_bundle)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="no bundle"):
+        write_bundle(tmp_path, bundle.policy, bundle.tokenizer, bundle.robot, {}, "")
+    assert (tmp_path / "thesis.txt").is_file()
+
+
+def test_engine_plans_and_repeats_itself_for_a_seed(tiny_bundle):
+    bundle = load_bundle(tiny_bundle)
+    observation = Observation(
+        2.5,
+        {
+            name: np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+            for name in ("scene", "wrist")
+        },
+        np.repeat(bundle.robot.home[None].astype(np.float32), 2, 0),
+        "marker",
+    )
+    first, again = (Engine(bundle, seed=3, threads=1).plan(observation) for _ in range(2))
+    assert first.stamp == 2.5 and first.actions.shape == (32, 7)
+    assert first.names == bundle.robot.joint_names
+    assert np.array_equal(first.actions, again.actions)
+    wanted = bundle.tokenizer.decode(first.tokens[None], observation.reference[None])[0]
+    assert np.allclose(first.actions, wanted, atol=1e-5)
+    with pytest.raises(BadObservation, match="no image"):
+        Engine(bundle).plan(replace(observation, images={}))
+    with pytest.raises(ConfigError, match="horizon"):
+        Engine(bundle, n_action_steps=33)
+
+
+@pytest.mark.skipif(not DEFAULT.is_dir(), reason="models/default is not shipped yet")
+def test_the_shipped_bundle_is_whole_and_small():
+    bundle = load_bundle(DEFAULT)
+    assert set(bundle.manifest.tasks) == {"marker", "weighing"}
+    assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) < 20e6
+    assert bundle.tokenizer.bits == 120
+    assert parity(bundle.tokenizer, OnnxDetokenizer(DEFAULT / "detokenizer.onnx")) <= TOLERANCE
+    bundle.check_robot(load_robot("vx300s"))

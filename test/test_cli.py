@@ -1,0 +1,114 @@
+"""The command line: whole small runs, figures as JSON, one sentence and code 2 for bad input."""
+
+import json
+
+import pytest
+
+from nac_ros.cli import main
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    code = main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_from_demonstrations_to_a_judged_bundle(capsys, tmp_path):
+    data, codec, policy = tmp_path / "data", tmp_path / "codec", tmp_path / "policy"
+    code, _, _ = run(
+        capsys, "data", "generate", "--task", "weighing", "--episodes", 5, "--out", data,
+        "--workers", 1, "--noise", 0,
+    )  # fmt: skip
+    assert code == 0
+    assert run(capsys, "data", "check", data)[0] == 0
+    code, out, _ = run(capsys, "data", "info", data)
+    assert code == 0 and "Turn on the weighing machine." in out
+    small = ["latent_dim=16", "n_filters=4", "decoder_dim=32", "decoder_hidden=64"]
+    changes = [part for field in [*small, "decoder_blocks=1"] for part in ("--model", field)]
+    code, _, _ = run(
+        capsys, "tokenizer", "train", "--robot", "vx300s", "--data", data, "--out", codec,
+        "--set", "steps=20", "--threads", 1, *changes, "--json", tmp_path / "train.json",
+    )  # fmt: skip
+    assert code == 0 and json.loads((tmp_path / "train.json").read_text())["bits"] == 120
+    sizes = ["dim=32", "n_layers=1", "n_heads=2", "vision_width=8"]
+    changes = [part for field in sizes for part in ("--model", field)]
+    code, _, _ = run(
+        capsys, "policy", "train", "--tokenizer", codec, "--data", data, "--out", policy,
+        "--set", "steps=4", "--set", "batch=8", "--set", "log_every=2", "--threads", 1, *changes,
+    )  # fmt: skip
+    assert code == 0
+    log = [json.loads(line) for line in (policy / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 4 and "l1_tokens" in log[-1]
+    bundle = tmp_path / "bundle"
+    code, out, _ = run(
+        capsys, "export", "--policy", policy, "--tokenizer", codec, "--out", bundle
+    )
+    assert code == 0 and "verified" in out
+    figures = tmp_path / "eval.json"
+    code, out, _ = run(
+        capsys, "tokenizer", "eval", bundle, "--data", data, "--json", figures
+    )
+    judged = json.loads(figures.read_text())
+    wanted = {"mse", "l1", "per_joint", "codebook_use", "tokens", "bits", "params_m"}
+    assert code == 0 and wanted <= set(judged) and judged["onnx_error"] <= 1e-5
+    code, out, _ = run(
+        capsys, "eval", "--bundle", bundle, "--trials", 1, "--control", "mean-demonstration",
+        "--data", data, "--json", figures,
+    )  # fmt: skip
+    row = json.loads(figures.read_text())["tasks"]["weighing"]
+    assert code == 0 and row["trials"] == 1 and len(row["wilson95"]) == 2
+
+
+def test_tokenizer_list_gives_the_specified_columns(capsys, tmp_path):
+    code, out, _ = run(capsys, "tokenizer", "list", "--json", tmp_path / "f.json")
+    rows = json.loads((tmp_path / "f.json").read_text())["rows"]
+    assert code == 0 and "nac" in out
+    paper = next(row for row in rows if (row["name"], row["preset"]) == ("nac", "paper"))
+    assert paper == {
+        "name": "nac", "preset": "paper", "params_m": 63.005842,
+        "tokens": 12, "vocabulary": 1024, "bits": 120.0,
+    }  # fmt: skip
+
+
+def test_policy_list_names_the_presets(capsys):
+    code, out, _ = run(capsys, "policy", "list")
+    assert code == 0 and "paper" in out and "small" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("data", "info", "nowhere"), "nowhere"),
+        (("tokenizer", "eval", "nowhere", "--data", "x"), "nowhere"),
+        (("eval", "--bundle", "nowhere"), "nowhere"),
+        (("data", "generate", "--task", "juggle", "--episodes", "1", "--out", "OUT"), "marker"),
+        (("data", "generate", "--task", "marker", "--episodes", "1", "--out", "OUT",
+          "--robot", "r2d2"), "vx300s"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_code_2(capsys, tmp_path, arguments, words):
+    chosen = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
+    code, _, err = run(capsys, *chosen)
+    assert code == 2
+    assert words in err and err.count("\n") == 1
+
+
+def test_an_unknown_task_of_a_bundle_is_refused(capsys, tiny_bundle):
+    code, _, err = run(capsys, "eval", "--bundle", tiny_bundle, "--task", "juggle")
+    assert code == 2 and "weighing" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["eval", "--trials", "0"], ["tokenizer", "fly"]])
+def test_misspelt_commands_are_explained(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_every_command_explains_itself(capsys):
+    for arguments in ([], ["data"], ["tokenizer"], ["policy"], ["eval"], ["export"], ["demo"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--help"])
+        assert ended.value.code == 0

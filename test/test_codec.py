@@ -1,0 +1,122 @@
+"""The codec's parts: sizes of the paper, the ISTFT, codebooks that learn and come back to life."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nac_ros.codec.discriminators import Discriminator, discriminator_loss, feature_loss
+from nac_ros.codec.model import Codec, CodecConfig
+from nac_ros.codec.quantizer import EmaCodebook, MultiScaleQuantizer
+from nac_ros.codec.seanet import SeanetEncoder, fold_weight_norm, folded_parameters
+from nac_ros.codec.vocos import MAX_MAGNITUDE, IstftHead
+
+SMALL = {"n_filters": 4, "latent_dim": 16, "codebook_size": 32, "decoder_dim": 32}
+SMALL |= {"decoder_hidden": 64, "decoder_blocks": 1, "norm_ids": 0}
+
+
+def test_paper_preset_has_the_papers_parameters():
+    codec = Codec(CodecConfig())
+    assert codec.n_parameters == 63_005_842
+    assert codec.config.tokens_per_scale == (4, 8)
+
+
+@pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (30, 6), (50, 14), (5, 3)])
+def test_any_horizon_and_dimension_keep_their_shape(horizon, dim):
+    codec = Codec(CodecConfig(horizon=horizon, action_dim=dim, **SMALL)).eval()
+    chunk = torch.randn(2, horizon, dim)
+    codes = codec.encode(chunk)
+    assert [len(c[0]) for c in codes] == list(codec.config.tokens_per_scale)
+    assert codec.decode(codes).shape == chunk.shape
+
+
+def test_padding_never_reaches_the_reconstruction():
+    codec = Codec(CodecConfig(horizon=30, action_dim=6, **SMALL))
+    actions, _ = codec.train()(torch.randn(2, 30, 6))
+    assert actions.shape == (2, 30, 6)
+    assert codec.config.padded_length > 30 * 6
+
+
+@pytest.mark.parametrize("head", ["istft", "linear"])
+def test_gradients_reach_encoder_and_decoder(head):
+    codec = Codec(CodecConfig(head=head, **SMALL)).train()
+    chunk = torch.randn(8, 32, 7)
+    actions, quantized = codec(chunk)
+    (F.mse_loss(actions, chunk) + quantized.commitment).backward()
+    for part in (codec.encoder, codec.decoder):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_istft_head_equals_torch_istft():
+    head = IstftHead(channels=8, n_fft=56, hop=14, n_steps=12).double()
+    x = torch.randn(3, 8, 12, dtype=torch.float64)
+    log_magnitude, phase = head.project(x.transpose(1, 2)).transpose(1, 2).chunk(2, 1)
+    spectrum = torch.polar(log_magnitude.exp().clip(max=MAX_MAGNITUDE), phase)
+    window = torch.hann_window(56, dtype=torch.float64)
+    frames = torch.fft.irfft(spectrum, 56, dim=1) * window[:, None]  # [B, n_fft, T']
+    size = (1, 56 + 14 * 11)
+    fold = {"output_size": size, "kernel_size": (1, 56), "stride": (1, 14)}
+    wave = F.fold(frames, **fold)[:, 0, 0]
+    envelope = F.fold(window.square()[None, :, None].expand(1, -1, 12), **fold)[:, 0, 0]
+    wanted = (wave / envelope)[:, 21 : 21 + 168]
+    assert torch.allclose(head(x), wanted, atol=1e-6)
+
+
+def test_folding_weight_norm_changes_nothing_but_the_parameters():
+    encoder = SeanetEncoder(16, 4, (7, 4), lstm=True).eval()
+    x, before = torch.randn(2, 1, 224), folded_parameters(encoder)
+    wanted = encoder(x)
+    fold_weight_norm(encoder)
+    assert torch.allclose(encoder(x), wanted, atol=1e-6)
+    assert sum(p.numel() for p in encoder.parameters()) == before
+
+
+def test_first_update_after_kmeans_keeps_used_codewords_in_place():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(8, 4, generator=generator) * 10
+    latents = centres.repeat(50, 1)
+    book = EmaCodebook(8, 4, decay=0.97, revive_below=0.05)
+    book.initialise(latents, generator)
+    before = book.codewords.clone()
+    book.update(latents, book.nearest(latents))
+    assert torch.allclose(book.codewords, before, atol=1e-2)
+
+
+def test_unused_codewords_are_revived_on_latents_and_stay_there():
+    book = EmaCodebook(4, 2, decay=0.5, revive_below=0.05)
+    book.codewords.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, 9.0], [9.0, -9.0]]))
+    book.sums.copy_(book.codewords)
+    latents = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 0.1
+    for _ in range(8):
+        book.update(latents, book.nearest(latents))
+    assert (book.codewords.norm(dim=1) < 1).all()
+    assert len(book.nearest(latents).unique()) == 4
+
+
+def test_each_stage_names_what_the_stages_before_left():
+    quantizer = MultiScaleQuantizer(4, 16, (2, 1), decay=0.97, revive=0.05).eval()
+    latent = torch.randn(3, 4, 8)
+    quantizer.initialise(latent.repeat(4, 1, 1), seed=0)
+    total, codes, _ = quantizer(latent)
+    assert [tuple(c.shape) for c in codes] == [(3, 4), (3, 8)]
+    assert torch.allclose(quantizer.dequantize(codes), total, atol=1e-6)
+    wanted = quantizer.stage_latents(latent)
+    for book, stage, code in zip(quantizer.codebooks, wanted, codes):
+        assert torch.equal(book.nearest(stage.reshape(-1, 4)).view_as(code), code)
+
+
+@pytest.mark.parametrize("kind", ["dac", "mpd", "mrd"])
+def test_discriminators_judge_short_signals_and_learn_to_tell(kind):
+    torch.manual_seed(0)
+    judge = Discriminator(kind, width=4)
+    optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
+    smooth = torch.linspace(0, 1, 32)[None, :, None].expand(8, 32, 7)
+    noisy = torch.randn(8, 32, 7)
+    first = discriminator_loss(judge(smooth), judge(noisy)).item()
+    for _ in range(15):
+        loss = discriminator_loss(judge(smooth), judge(noisy))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < first
+    assert feature_loss(judge(smooth), judge(noisy)) > 0
+    assert feature_loss(judge(smooth), judge(smooth)) == 0

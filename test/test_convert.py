@@ -1,0 +1,122 @@
+"""Messages and core values: what goes in comes out, and what a message cannot mean raises."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from std_msgs.msg import Float64MultiArray
+
+from nac_ros.chunk import Chunk
+from nac_ros.errors import BadActions, BadObservation
+from nac_ros.nodes import convert
+from nac_ros.safety.stopping import Motion
+
+NAMES = ("a", "b", "c")
+
+
+def chunk(steps=5):
+    actions = np.arange(3 * steps, dtype=np.float32).reshape(steps, 3) / 8
+    return Chunk(1234.5678, 30.0, NAMES, actions, np.empty(0, np.int64))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 1795489432.2102516, 0.9999999999])
+def test_seconds_survive_a_stamp(seconds):
+    stamp = convert.to_time(seconds)
+    assert 0 <= stamp.nanosec < 1_000_000_000
+    assert convert.to_seconds(stamp) == pytest.approx(seconds, abs=1e-6)
+
+
+def test_a_chunk_survives_its_message():
+    back = convert.from_chunk_message(convert.to_chunk_message(chunk()))
+    assert back.names == NAMES and back.stamp == pytest.approx(1234.5678)
+    assert back.rate_hz == pytest.approx(30.0, rel=1e-6)
+    np.testing.assert_array_equal(back.actions, chunk().actions)
+
+
+def test_a_chunk_without_points_is_refused():
+    message = convert.to_chunk_message(chunk())
+    message.points = []
+    with pytest.raises(BadActions, match="no points"):
+        convert.from_chunk_message(message)
+
+
+def test_a_ragged_chunk_is_refused():
+    message = convert.to_chunk_message(chunk())
+    message.points[2].positions = [0.0, 1.0]
+    with pytest.raises(BadActions, match="point 2 has 2 positions for 3 joints"):
+        convert.from_chunk_message(message)
+
+
+def test_a_chunk_off_an_even_grid_is_refused():
+    message = convert.to_chunk_message(chunk())
+    message.points[1].time_from_start.nanosec += 5_000_000
+    with pytest.raises(BadActions, match="one period apart"):
+        convert.from_chunk_message(message)
+
+
+def test_a_motion_is_split_by_controller():
+    rows = np.arange(6.0).reshape(2, 3)
+    motion = Motion(np.array([0.01, 0.03]), rows, -rows)
+    message = convert.to_trajectory_message(motion, ("c", "a"), [2, 0])
+    trajectory = convert.from_trajectory_message(message)
+    assert trajectory.joint_names == ("c", "a") and trajectory.stamp == 0
+    assert [p.time_from_start for p in trajectory.points] == pytest.approx([0.01, 0.03])
+    np.testing.assert_array_equal([p.positions for p in trajectory.points], rows[:, [2, 0]])
+    np.testing.assert_array_equal([p.velocities for p in trajectory.points], -rows[:, [2, 0]])
+
+
+def test_a_trajectory_without_velocities_has_none():
+    message = convert.to_chunk_message(chunk())
+    assert all(p.velocities is None for p in convert.from_trajectory_message(message).points)
+
+
+def test_joint_states_come_in_the_robot_s_order():
+    message = convert.to_joint_state(7.25, ("c", "x", "a", "b"), np.array([3.0, 9.0, 1.0, 2.0]))
+    np.testing.assert_array_equal(convert.from_joint_state(message, NAMES), [1, 2, 3])
+    assert convert.to_seconds(message.header.stamp) == 7.25
+
+
+@pytest.mark.parametrize("positions", [[1.0, 2.0], []])
+def test_joint_states_that_lack_a_joint_are_refused(positions):
+    message = convert.to_joint_state(0.0, ("a", "b"), np.array(positions))
+    with pytest.raises(BadObservation, match="c missing"):
+        convert.from_joint_state(message, NAMES)
+
+
+def test_an_image_survives_its_message():
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    for given in (image, image[:, ::-1]):  # contiguous or not
+        message = convert.to_image(2.5, "scene", given)
+        assert (message.encoding, message.header.frame_id) == ("rgb8", "scene")
+        np.testing.assert_array_equal(convert.from_image(message), given)
+
+
+def test_bgr_becomes_rgb_and_padding_is_left_out():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    message = convert.to_image(0.0, "scene", image)
+    message.encoding, message.step = "bgr8", 16
+    message.data = np.pad(image.reshape(2, 12), ((0, 0), (0, 4))).tobytes()
+    np.testing.assert_array_equal(convert.from_image(message), image[..., ::-1])
+
+
+def test_an_image_of_another_kind_is_refused():
+    message = convert.to_image(0.0, "scene", np.zeros((2, 4, 3), np.uint8))
+    message.encoding = "16UC1"
+    with pytest.raises(BadObservation, match="'16UC1'; known are: rgb8, bgr8"):
+        convert.from_image(message)
+    message.encoding, message.height = "rgb8", 3
+    with pytest.raises(BadObservation, match="4x3 has 24 bytes"):
+        convert.from_image(message)
+
+
+def test_diagnostic_values_survive():
+    values = {"mode": "policy", "age_s": 0.25, "chunk_age_s": None, "clips.a": 3, "on": True}
+    status = convert.to_status("guard", b"\x01", "holding", values)
+    assert convert.values_from_status(status) == {"message": "holding", **values}
+    assert (status.name, status.level) == ("guard", b"\x01")
+
+
+def test_a_forward_controller_gets_bare_numbers():
+    message = convert.to_array_message(np.array([1.0, 2.5]))
+    assert isinstance(message, Float64MultiArray) and list(message.data) == [1.0, 2.5]

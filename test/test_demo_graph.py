@@ -1,0 +1,196 @@
+"""The demo: a judged trial through the whole graph, what it writes, and that Ctrl-C ends it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+pytest.importorskip("mujoco")
+pytest.importorskip("torch")
+
+from nac_ros.errors import ConfigError, NacError
+from nac_ros.evaluation.trace import TrialTrace
+from nac_ros.nodes.collect import Trials, _hold_spans
+from nac_ros.nodes.demo import DemoConfig, run_demo
+from nac_ros.nodes.graph import NodeProcess
+from nac_ros.nodes.processes import Processes
+from nac_ros.nodes.results import figures, print_table, render
+from nac_ros.robot import load_robot
+from nac_ros.simulation.live import LiveTwin
+from nac_ros.simulation.recording import load_recording
+
+SPEC = load_robot("vx300s")
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 120
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"  # a zombie has ended and waits for init
+
+
+def wait_for(ready, what, seconds=PATIENCE_S):
+    deadline = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+    return found
+
+
+def events_of(out):
+    return [json.loads(line) for path in out.glob("*/events.jsonl") for line in path.open()]
+
+
+def test_ctrl_c_ends_every_process_of_a_running_demo(tiny_bundle, tmp_path):
+    code = (
+        "import sys; from nac_ros.nodes.demo import *;"
+        "run_demo(DemoConfig(bundle=sys.argv[1], trials=1, out=sys.argv[2]))"
+    )
+    demo = subprocess.Popen(
+        [sys.executable, "-c", code, str(tiny_bundle), str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        started = wait_for(
+            lambda: (
+                any(e["event"] == "idle measured" for e in events_of(tmp_path))
+                and [e["pid"] for e in events_of(tmp_path) if e["event"] == "process started"]
+            ),
+            "the graph",
+        )
+        assert len(started) == 3 and all(alive(pid) for pid in started)
+        demo.send_signal(signal.SIGINT)
+        said = demo.communicate(timeout=60)[0].decode()
+    finally:
+        demo.kill()
+    assert demo.returncode not in (0, None), said
+    assert not any(alive(pid) for pid in started), "a node outlived the demo"
+
+
+def recorded(tmp_path, task="weighing"):
+    """Half a second of a real trial, and what an Operator would have collected beside it."""
+    live = LiveTwin(SPEC, tmp_path / "trials")
+    live.prepare(task)
+    live.begin(task, 0, 0, 1.7e9)
+    for k in range(1, 51):
+        live.advance(1.7e9 + 0.01 * k)
+    live.abort("ended by the test")
+    recording = load_recording(live.trial.recording)
+    collected = Trials(FakeOperator(), SPEC, 0)
+    collected.recordings.append(recording)
+    collected.idle_s = np.full(100, 0.0101)
+    collected.chunk_ms, collected.decode_ms = [50.0, 60.0], [4.0, 5.0]
+    collected.holds["chunk_ended"] = 2
+    trace = TrialTrace(
+        task=task,
+        trial=0,
+        outcome="aborted",
+        reason="ended by the test",
+        names=SPEC.joint_names,
+        units=SPEC.units,
+        times=recording.stamps,
+        commanded=recording.commanded,
+        measured=recording.measured,
+        command_interval_s=np.full(50, 0.0105),
+    )
+    return trace, collected
+
+
+class FakeOperator:
+    """Only what the report asks of a graph that has ended."""
+
+    def newest(self, node):
+        return {"budget_ms": 533.0}
+
+
+def test_a_run_leaves_result_report_video_and_traces(tmp_path, capsys):
+    import av
+
+    trace, collected = recorded(tmp_path)
+    result = figures("some/bundle", 0, [trace], collected)
+    render(tmp_path, result, [trace], collected)
+    print_table(result, tmp_path)
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored == json.loads(json.dumps(result))
+    assert stored["tasks"]["weighing"]["trials"] == 1
+    assert stored["tasks"]["weighing"]["successes"] == 0
+    assert set(stored) >= {
+        "bundle", "seed", "tasks", "chunk_ms", "decode_ms", "holds",
+        "command_interval_error_ms", "idle_interval_error_ms",
+    }  # fmt: skip
+    assert stored["command_interval_error_ms"] == {"p50": 0.5, "p99": 0.5, "max": 0.5}
+    assert stored["idle_interval_error_ms"]["p50"] == pytest.approx(0.1)
+    assert "video.mp4" in (tmp_path / "report.html").read_text()
+    with av.open(str(tmp_path / "video.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+    assert TrialTrace.load(tmp_path / "trials" / "weighing-000.trace.npz").outcome == "aborted"
+    said = capsys.readouterr().out
+    for word in ("weighing", "0/1", "observation to chunk", "idle floor", "chunk_ended 2"):
+        assert word in said
+
+
+def test_hold_spans_run_from_one_report_to_the_next():
+    reports = [
+        {"hold": hold, "stamp": stamp}
+        for stamp, hold in enumerate(["mode_hold", "no_chunk", "", "chunk_ended", "", "stopped"])
+    ]
+    spans = _hold_spans(reports, ended=9.0)
+    assert [tuple(span) for span in spans] == [(3, 4, "chunk_ended"), (5, 9.0, "stopped")]
+
+
+def test_a_bundle_that_is_missing_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(NacError, match="manifest"):
+        run_demo(DemoConfig(bundle=str(tmp_path / "none"), out=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_demo_without_trials_is_refused():
+    with pytest.raises(ConfigError, match="at least 1"):
+        DemoConfig(bundle="b", trials=0)
+
+
+def test_a_node_that_cannot_start_is_named_with_its_last_words(tmp_path):
+    broken = NodeProcess(name="guard", parameters={"robot": "r2d2"})
+    variables = {"ROS_DOMAIN_ID": "3", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    with Processes(tmp_path, variables) as processes:
+        pid = processes.start(broken)
+        wait_for(lambda: processes._running["guard"].poll() is not None, "the guard's end")
+        with pytest.raises(NacError, match=r"guard ended with code 2: .*unknown robot 'r2d2'"):
+            processes.check()
+    assert not alive(pid)
+
+
+def test_a_node_whose_starter_was_killed_ends_by_itself(tmp_path):
+    code = (
+        "import sys, time, pathlib; from nac_ros.nodes.processes import Processes;"
+        "from nac_ros.nodes.graph import policy_graph;"
+        "print(Processes(pathlib.Path(sys.argv[1]), {'ROS_DOMAIN_ID': '4'})"
+        ".start(policy_graph()[0]), flush=True); time.sleep(600)"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    node = int(starter.stdout.readline())
+    starter.kill()
+    starter.wait()
+    wait_for(lambda: not alive(node), "the guard's end")
+
+
+def test_the_processes_are_given_the_parameters_of_the_graph(tmp_path):
+    node = NodeProcess(name="twin", parameters={"task": "marker", "trial": 4}, lifecycle=False)
+    node.arguments(tmp_path / "twin.yaml")
+    written = yaml.safe_load((tmp_path / "twin.yaml").read_text())
+    assert written["twin"]["ros__parameters"] == {"task": "marker", "trial": 4}

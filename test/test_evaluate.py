@@ -1,0 +1,81 @@
+"""`nac eval` in one process: experts through the real runtime, controls, figures."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nac_ros.chunk import Chunk
+from nac_ros.errors import ConfigError, DatasetError
+from nac_ros.evaluation.controls import MeanDemonstration, mean_demonstration
+from nac_ros.evaluation.evaluate import Evaluation, Rehearsal, run
+from nac_ros.robot import load_robot
+from nac_ros.simulation.demonstrate import demonstrate
+from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.twin import Twin
+
+
+class ExpertChunks:
+    """A planner that knows the demonstration of the very scene and cuts it into chunks."""
+
+    cameras = ()
+    n_obs_steps = 1
+    n_action_steps = 16
+
+    def __init__(self, spec, actions):
+        self._spec, self._actions = spec, actions
+
+    def plan(self, observation):
+        first = round(observation.stamp * self._spec.action_rate_hz)
+        index = np.minimum(first + np.arange(32), len(self._actions) - 1)
+        names, rate = self._spec.joint_names, self._spec.action_rate_hz
+        return Chunk(observation.stamp, rate, names, self._actions[index], np.empty(0, np.int64))
+
+
+@pytest.mark.parametrize("task", ["weighing", "marker"])
+def test_an_experts_chunks_succeed_through_guard_and_controller(task):
+    spec, seed = load_robot("vx300s"), scene_seed(task, 7, 0)
+    twin = Twin(spec, task, render=False)
+    shown = demonstrate(twin, seed, np.random.default_rng(0))
+    assert shown.success
+    rehearsal = Rehearsal(spec, task, ExpertChunks(spec, shown.actions), latency_s=0.0)
+    guard, chunks = rehearsal.play(seed)
+    assert rehearsal.twin.outcome().state == "success"
+    assert len(chunks) >= len(shown.actions) // 16
+    assert not guard.refusals and not guard.clips.any()
+
+
+def test_a_trial_of_an_untrained_policy_ends_at_the_horizon_with_figures(tiny_bundle, tmp_path):
+    config = Evaluation(bundle=str(tiny_bundle), tasks=("weighing",), trials=1, seed=3)
+    figures = run(config)
+    json.dumps(figures)
+    row = figures["tasks"]["weighing"]
+    assert row["trials"] == 1 and row["successes"] == 0 and row["wilson95"][0] == 0.0
+    assert row["outcomes"][0]["outcome"] == "failure" and row["outcomes"][0]["reason"]
+    assert figures["chunk_ms"]["p99"] >= figures["chunk_ms"]["p50"] > 0
+    assert figures["decode_ms"]["p50"] > 0
+
+
+def test_controls_replace_the_eyes_or_the_policy():
+    spec = load_robot("vx300s")
+    actions = np.linspace(0, 1, 40)[:, None] * np.ones(spec.action_dim)
+    planner = MeanDemonstration(spec, actions, horizon=32, n_action_steps=16)
+
+    class Seen:
+        stamp = 0.5  # 15 control periods after the trial began
+
+    chunk = planner.plan(Seen())
+    assert np.allclose(chunk.actions[0], actions[15]) and np.allclose(chunk.actions[-1], actions[39])
+
+
+def test_mean_demonstration_needs_demonstrations_of_the_task(tmp_path):
+    with pytest.raises(DatasetError):
+        mean_demonstration([tmp_path], "Juggle.")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"trials": 0}, {"latency_ms": -1.0}, {"control": "mean-demonstration"}]
+)
+def test_nonsense_evaluations_are_refused(bad):
+    with pytest.raises(ConfigError):
+        Evaluation(bundle="x", **bad)

@@ -1,0 +1,99 @@
+"""The graph is described once: parameter files, launch files and the demo all agree with it."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+
+from nac_ros import config
+from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.robot import config_dir
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+
+def parameters_of(name):
+    module = importlib.import_module(f"nac_ros.nodes.{name}")
+    found = [c for n, c in vars(module).items() if dataclasses.is_dataclass(c) and "robot" in n]
+    own = [
+        c
+        for c in vars(module).values()
+        if dataclasses.is_dataclass(c)
+        and c.__module__ == module.__name__
+        and "robot" in {f.name for f in dataclasses.fields(c)}
+    ]
+    assert not found and len(own) == 1
+    return own[0]
+
+
+@pytest.mark.parametrize("name", ["guard", "policy", "twin"])
+def test_every_parameter_file_holds_only_what_its_node_knows(name):
+    pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
+    values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
+    config.build(parameters_of(name), values[name]["ros__parameters"], name)
+
+
+@pytest.mark.parametrize("name", ["guard", "policy", "twin"])
+def test_every_parameter_is_described(name):
+    pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
+    from nac_ros.nodes.params import _descriptions
+
+    cls = parameters_of(name)
+    texts = _descriptions(cls)
+    assert {field.name for field in dataclasses.fields(cls)} <= set(texts)
+
+
+def test_the_graph_is_guard_and_policy_beside_a_twin():
+    nodes = {node.name: node for node in (*policy_graph("B", "R", seed=3), *twin_graph("R"))}
+    assert list(nodes) == ["guard", "policy", "twin"]
+    assert nodes["policy"].parameters == {"bundle": "B", "robot": "R", "seed": 3}
+    assert nodes["guard"].lifecycle and nodes["policy"].lifecycle and not nodes["twin"].lifecycle
+
+
+def test_what_is_not_given_is_left_to_the_parameter_files():
+    assert all(not node.parameters for node in (*policy_graph(), *twin_graph()))
+
+
+def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path):
+    node = NodeProcess(name="guard", parameters={"robot": "vx300s"})
+    own = tmp_path / "guard.yaml"
+    arguments = node.arguments(own)
+    assert arguments[:2] == ["-m", "nac_ros.nodes.guard"]
+    assert arguments[-3:] == [str(node.defaults), "--params-file", str(own)]
+    assert yaml.safe_load(own.read_text()) == {"guard": {"ros__parameters": node.parameters}}
+
+
+def load_launch_file(path):
+    if importlib.util.find_spec("launch_ros") is None:
+        pytest.skip("ROS 2's launch is not installed; the PyPI wheels do not have it")
+    spec = importlib.util.spec_from_file_location(path.name.replace(".", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_a_launch_file_describes_its_arguments(path):
+    description = load_launch_file(path).generate_launch_description()
+    arguments = description.get_launch_arguments()
+    assert arguments and all(argument.description for argument in arguments)
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_a_launch_file_starts_the_graph_s_nodes(path):
+    module = load_launch_file(path)
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    description = module.generate_launch_description()
+    for argument in description.get_launch_arguments():
+        argument.execute(context)
+    (starter,) = [e for e in description.entities if type(e).__name__ == "OpaqueFunction"]
+    actions = starter.execute(context)
+    started = [a for a in actions if type(a).__name__ in ("Node", "LifecycleNode")]
+    assert started, f"{path.name} starts nothing"

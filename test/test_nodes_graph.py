@@ -1,0 +1,369 @@
+"""The graph over DDS, each node in a process of its own, with the real twin and a real bundle."""
+
+import os
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+pytest.importorskip("mujoco")
+
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header, String
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.chunk import Chunk
+from nac_ros.nodes import convert, qos
+from nac_ros.nodes.graph import policy_graph, twin_graph
+from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.processes import Processes
+from nac_ros.robot import config_dir, load_robot
+
+WAIT_S = 60.0
+BEAT_S = 0.05
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    """The robot's YAML with more patience for sensors: a test machine may be busy."""
+    facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
+    facts["joint_states_max_age_s"] = 0.4
+    for camera in facts["cameras"]:
+        camera["max_age_s"] = 0.6
+    path = tmp_path_factory.mktemp("robot") / "vx300s.yaml"
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+class Bench:
+    """Nodes as processes, and this process as whoever else is on the graph."""
+
+    def __init__(self, folder, robot, domain, nodes):
+        self.spec = load_robot(robot)
+        variables = {
+            "ROS_DOMAIN_ID": str(domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        }
+        os.environ.update(variables)
+        self.processes = Processes(folder, variables)
+        self.pids = {node.name: self.processes.start(node) for node in nodes}
+        self.operator = Operator(domain)
+        self.joints, self.commands, self.chunks = [], [], []
+        node = self.operator.node
+        for kind, topic, seen in (
+            (JointState, "joint_states", self.joints),
+            (JointState, "guard/command", self.commands),
+            (JointTrajectory, "policy/chunk", self.chunks),
+        ):
+            node.create_subscription(kind, topic, seen.append, qos.RECORD)
+        self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
+        self.beat_out = node.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
+        self.joints_out = node.create_publisher(JointState, "joint_states", qos.SENSOR_OUT)
+        self.images_out = {
+            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+            for camera in self.spec.cameras
+        }
+
+    def activate(self, name):
+        self.operator.change_state(name, Transition.TRANSITION_CONFIGURE)
+        self.operator.change_state(name, Transition.TRANSITION_ACTIVATE)
+
+    def wait(self, ready, what, seconds=WAIT_S):
+        self.operator.wait(ready, what, seconds)
+
+    def guard(self, key):
+        return self.operator.newest("guard").get(key, 0)
+
+    def measured(self):
+        return convert.from_joint_state(self.joints[-1], self.spec.joint_names)
+
+    def ready(self):
+        """A fresh scene, the guard in mode policy, nothing moving."""
+        self.operator.set_mode("hold")
+        self.operator.trigger("guard/reset")
+        self.operator.trigger("twin/reset")
+        time.sleep(0.3)
+        self.operator.set_mode("policy")
+        time.sleep(0.1)
+        self.joints.clear(), self.commands.clear()
+        self.wait(lambda: len(self.joints) > 3 and len(self.commands) > 3, "the arm")
+
+    def swing(self, amplitude=0.5, **changes):
+        """A chunk that moves the shoulder from where it is and is fastest at its end."""
+        actions = np.tile(self.measured(), (32, 1))
+        actions[:, 1] += amplitude * (1 - np.cos(np.arange(1, 33) / 32 * np.pi / 2))
+        facts = {"stamp": time.time() - 0.01, "rate_hz": 30.0, "names": self.spec.joint_names}
+        facts |= {"actions": actions.astype(np.float32), "tokens": np.empty(0, np.int64)}
+        return Chunk(**{**facts, **changes})
+
+    def send(self, chunk):
+        self.chunk_out.publish(convert.to_chunk_message(chunk))
+
+    def beat(self, seconds):
+        """Is a living policy for so long."""
+        for _ in range(round(seconds / BEAT_S)):
+            self.beat_out.publish(Header())
+            time.sleep(BEAT_S)
+
+    def sense(self, seconds, positions=None, cameras=None, **size):
+        """Is an arm with cameras for so long."""
+        positions = self.spec.home if positions is None else positions
+        shape = (size.get("height", 96), size.get("width", 96), 3)
+        for _ in range(round(seconds * 30)):
+            now = time.time()
+            self.joints_out.publish(convert.to_joint_state(now, self.spec.joint_names, positions))
+            for name in self.images_out if cameras is None else cameras:
+                self.images_out[name].publish(convert.to_image(now, name, np.zeros(shape, "u1")))
+            time.sleep(1 / 30)
+
+    def speeds(self):
+        """Times and joint speeds `[N, D]` of the commands seen since `ready`."""
+        rows = [(convert.to_seconds(m.header.stamp), np.array(m.position)) for m in self.commands]
+        gaps = [(b[0], (b[1] - a[1]) / max(b[0] - a[0], 1e-9)) for a, b in pairwise(rows)]
+        return np.array([t for t, _ in gaps]), np.array([v for _, v in gaps])
+
+    def assert_arm_rests(self):
+        time.sleep(0.4)  # the servos catch up with the last set-point
+        here = self.measured()
+        time.sleep(0.3)
+        np.testing.assert_allclose(self.measured(), here, atol=2e-3)
+
+    def close(self):
+        self.processes.end()
+        self.operator.__exit__()
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory, robot):
+    """Twin and guard, the guard active."""
+    domain = 10 + os.getpid() % 40
+    nodes = (*twin_graph(str(robot), task="weighing"), policy_graph(robot=str(robot))[0])
+    made = Bench(tmp_path_factory.mktemp("arm"), robot, domain, nodes)
+    try:
+        made.activate("guard")
+        yield made
+    finally:
+        made.close()
+
+
+def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
+    arm.ready()
+    start, chunk = arm.measured(), arm.swing(0.2)
+    arm.send(chunk)
+    arm.beat(1.6)
+    arm.wait(lambda: arm.guard("hold") in ("chunk_ended", "chunk_stale"), "the end of the chunk")
+    moved = arm.measured() - start
+    assert moved[1] == pytest.approx(0.2, abs=0.06)
+    assert np.abs(np.delete(moved, 1)).max() < 5e-3
+    arm.assert_arm_rests()
+
+
+def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
+    arm.ready()
+    arm.send(arm.swing(0.6))
+    arm.beat(0.6)
+    arm.wait(lambda: arm.guard("state") == "holding", "the stop", 5)
+    assert arm.guard("hold") == "heartbeat_lost"
+    arm.assert_arm_rests()
+    _, speeds = arm.speeds()
+    assert np.abs(speeds[:, 1]).max() > 0.3, "it was moving"
+    assert (np.abs(speeds) <= 1.2 * arm.spec.velocity_limit).all()
+
+
+def test_guard_stop_stops_at_once_and_is_latched(arm):
+    arm.ready()
+    arm.send(arm.swing(0.6))
+    arm.beat(0.4)
+    arm.operator.trigger("guard/stop")
+    arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "holding", "stop", 5)
+    arm.operator._mode.publish(String(data="policy"))
+    arm.send(arm.swing(0.2))
+    arm.beat(0.2)
+    assert arm.guard("mode") == "hold"
+    arm.assert_arm_rests()
+
+
+def test_a_mode_that_nobody_knows_holds_the_arm(arm):
+    arm.ready()
+    arm.operator._mode.publish(String(data="autopilot"))
+    arm.wait(lambda: arm.guard("mode") == "hold", "mode hold", 5)
+    assert "'autopilot' is unknown" in arm.guard("last_refusal")
+
+
+SHOULDER = np.eye(7)[1]
+BAD = {
+    "names": lambda c: {"names": ("knee", *c.names[1:])},
+    "order": lambda c: {"names": c.names[::-1]},
+    "not_finite": lambda c: {"actions": np.where(c.actions > 1, np.nan, c.actions)},
+    "position": lambda c: {"actions": c.actions + 9},
+    "velocity": lambda c: {"actions": c.actions - 0.3 * (np.arange(32) > 9)[:, None] * SHOULDER},
+    "jump": lambda c: {"actions": c.actions - [0.5, 0, 0, 0, 0, 0, 0]},
+    "stale": lambda c: {"stamp": c.stamp - 2},
+    "future": lambda c: {"stamp": c.stamp + 2},
+}
+
+
+def test_bad_chunks_are_refused_with_their_reasons_and_the_arm_holds(arm):
+    arm.ready()
+    here = arm.measured()
+    for reason, change in BAD.items():
+        before, good = arm.guard(f"refusals.{reason}"), arm.swing(0.2)
+        arm.send(arm.swing(0.2, **change(good)))
+        arm.wait(lambda r=reason, n=before: arm.guard(f"refusals.{r}") > n, reason, 5)
+    arm.beat(0.3)
+    assert arm.guard("state") == "holding"
+    np.testing.assert_allclose(arm.measured(), here, atol=2e-3)
+
+
+def test_a_chunk_with_ragged_points_is_refused(arm):
+    arm.ready()
+    message = convert.to_chunk_message(arm.swing())
+    message.points[3].positions = [0.0]
+    arm.chunk_out.publish(message)
+    arm.wait(lambda: "point 3 has 1 positions" in arm.guard("last_refusal"), "the refusal", 5)
+
+
+def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
+    arm.ready()
+    broken = arm.spec.home * [1, 1, np.nan, 1, 1, 1, 1]
+    arm.joints_out.publish(convert.to_joint_state(time.time(), arm.spec.joint_names, broken))
+    arm.wait(lambda: "not finite at elbow" in arm.guard("last_refusal"), "the refusal", 5)
+
+
+def test_deactivating_the_guard_is_a_planned_stop(arm):
+    arm.ready()
+    arm.send(arm.swing(0.6))
+    arm.beat(0.5)
+    arm.operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+    time.sleep(0.4)
+    arm.assert_arm_rests()
+    arm.operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+    arm.wait(lambda: arm.guard("state") == "holding" and arm.guard("mode") == "hold", "hold", 5)
+
+
+def test_a_guard_that_is_killed_leaves_an_arm_that_comes_to_rest(arm):
+    arm.ready()
+    arm.send(arm.swing(0.6))
+    arm.beat(0.6)
+    start = arm.measured()
+    arm.processes.kill("guard")
+    time.sleep(0.8)
+    assert arm.measured()[1] - start[1] > 0.005, "it was moving"
+    arm.assert_arm_rests()
+
+
+@pytest.fixture(scope="module")
+def brain(tmp_path_factory, robot, tiny_bundle):
+    """Policy and guard, both active; this process is the arm."""
+    domain = 55 + os.getpid() % 40
+    guard, policy = policy_graph(bundle=str(tiny_bundle), robot=str(robot), task="marker")
+    made = Bench(tmp_path_factory.mktemp("brain"), robot, domain, (guard, policy))
+    try:
+        made.activate("guard")
+        made.activate("policy")
+        yield made
+    finally:
+        made.close()
+
+
+def planning(brain):
+    """Starts the policy on fresh sensors; True when a chunk came."""
+    brain.operator.trigger("policy/start")
+    first = len(brain.chunks)
+    deadline = time.monotonic() + WAIT_S
+    while len(brain.chunks) == first and time.monotonic() < deadline:
+        brain.sense(0.2)
+    return len(brain.chunks) > first
+
+
+def policy_says(brain, text):
+    brain.wait(lambda: text in brain.operator.newest("policy").get("message", ""), text, 10)
+    time.sleep(0.3)
+    n_chunks = len(brain.chunks)
+    time.sleep(0.8)
+    assert len(brain.chunks) == n_chunks, "a chunk was planned without eyes"
+
+
+def test_a_policy_plans_from_what_the_sensors_send(brain):
+    assert planning(brain)
+    chunk = convert.from_chunk_message(brain.chunks[-1])
+    assert chunk.names == brain.spec.joint_names and chunk.actions.shape == (32, 7)
+    assert 0 < time.time() - chunk.stamp < WAIT_S
+    brain.wait(lambda: "decode_ms" in brain.operator.newest("policy"), "the report", 5)
+    report = brain.operator.newest("policy")
+    assert report["decode_ms"] <= report["plan_ms"] <= report["latency_ms"]
+
+
+def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
+    assert planning(brain)
+    brain.sense(1.2, cameras=["scene"])
+    assert "camera wrist: stale" in brain.operator.newest("policy")["message"]
+    brain.sense(0.3, cameras=["scene"])
+    policy_says(brain, "stale")
+
+
+def test_joint_states_that_are_not_finite_end_planning(brain):
+    assert planning(brain)
+    brain.sense(1.2, positions=brain.spec.home * np.nan)
+    report = brain.operator.newest("policy")
+    assert "joint_states: stale" in report["message"] and "not finite" in report["last_refusal"]
+    policy_says(brain, "stale")
+
+
+def test_images_of_another_size_are_refused(brain):
+    assert planning(brain)
+    brain.sense(1.2, height=48)
+    report = brain.operator.newest("policy")
+    assert "camera" in report["message"] and "stale" in report["message"]
+    assert "wanted a uint8 image of (96, 96, 3)" in report["last_refusal"]
+    policy_says(brain, "stale")
+
+
+def test_an_unknown_task_is_refused_with_those_that_were_learned(brain):
+    brain.operator.publish_task("make coffee")
+    policy_says(brain, "unknown task 'make coffee'")
+    brain.operator.set_task("marker")
+
+
+def test_a_policy_that_is_killed_is_noticed_by_the_guard(brain):
+    assert planning(brain)
+    brain.operator.set_mode("policy")
+    deadline = time.monotonic() + 10
+    while brain.guard("state") != "running" and time.monotonic() < deadline:
+        brain.sense(0.2)
+    if brain.guard("state") != "running":
+        pytest.fail(f"the guard played no chunk: {brain.operator.newest('guard')}")
+    brain.processes.kill("policy")
+    brain.sense(0.6)
+    assert brain.guard("hold") == "heartbeat_lost"
+    brain.sense(0.4)
+    assert brain.guard("state") == "holding"
+
+
+def test_the_guard_node_imports_neither_torch_nor_a_simulator():
+    code = (
+        "import sys, nac_ros.nodes.guard;"
+        "bad = {'torch', 'mujoco', 'cv2'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["guard", "twin"])
+def test_a_node_says_in_one_sentence_what_is_wrong_with_its_parameters(name):
+    arguments = [sys.executable, "-m", f"nac_ros.nodes.{name}", "--ros-args", "-p", "robot:=r2d2"]
+    variables = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=60, check=False, env=variables
+    )
+    assert done.returncode == 2, done.stderr
+    assert "unknown robot 'r2d2'; known are: vx300s" in done.stderr
+    assert "Traceback" not in done.stderr

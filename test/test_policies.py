@@ -1,0 +1,163 @@
+"""Token policies: legality of what they say, the cache, what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+
+from nac_ros.chunk import Observation
+from nac_ros.errors import BadObservation, BadTokens, ConfigError, UnknownName
+from nac_ros.policies import list_policies
+from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy
+from nac_ros.policies.sampling import Sampling, sample
+from nac_ros.policies.vision import expected_positions
+from nac_ros.tokenizers import make_tokenizer
+
+TASKS = {"weighing": "Turn on the weighing machine.", "marker": "Place the marker in the bin."}
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    steps = np.random.default_rng(0).standard_normal((300, 32, 7))
+    chunks = (0.02 * steps.cumsum(1)).astype(np.float32)
+    small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
+    return make_tokenizer("nac", latent_dim=16, **small).fit(chunks)
+
+
+def make(tokenizer, **changes):
+    """A small policy with random weights."""
+    torch.manual_seed(0)
+    facts = {"cameras": ["scene", "wrist"], "tasks": TASKS, "state_dim": 7, "image_size": SIZE}
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "vision_width": 8, "n_keypoints": 4}
+    return make_policy("ar", "small", tokenizer, **{**facts, **sizes, **changes}).eval()
+
+
+def random_inputs(batch: int, seed: int = 0) -> Inputs:
+    """Noise for eyes and joints."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, 2, SIZE, SIZE, 3)
+    images = {
+        camera: torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        for camera in ("scene", "wrist")
+    }
+    proprio = torch.randn(batch, 2, 7, generator=generator)
+    return Inputs(images, proprio, torch.zeros(batch, dtype=torch.int64))
+
+
+def test_ten_thousand_samples_of_random_logits_are_all_decodable(tokenizer):
+    grammar, generator = tokenizer.grammar, torch.Generator().manual_seed(0)
+    tokens = torch.empty(10_000, 0, dtype=torch.int64)
+    while not grammar.done(tokens.numpy()).all():
+        legal = torch.from_numpy(grammar.legal(tokens.numpy()).copy())
+        logits = 5 * torch.randn(legal.shape, generator=generator)
+        tokens = torch.cat([tokens, sample(logits, legal, Sampling(top_k=50), generator)], 1)
+    grammar.check(tokens.numpy())
+    assert all(torch.isfinite(tokenizer.decode(part)).all() for part in tokens.split(2000))
+
+
+def test_mass_outside_the_legal_set_is_exactly_zero(tokenizer):
+    policy = make(tokenizer)
+    inputs = random_inputs(4)
+    tokens = policy.act(inputs)
+    likelihood = policy.likelihood(inputs, tokens).exp()  # [B, L, V]
+    for position in range(tokens.shape[1]):
+        illegal = ~tokenizer.grammar.legal(tokens.numpy()[:, :position])
+        assert float(likelihood[:, position].detach().numpy()[illegal].sum()) == 0.0
+        assert torch.allclose(likelihood[:, position].sum(-1), torch.ones(4), atol=1e-4)
+
+
+def test_cache_gives_what_a_full_pass_gives(tokenizer):
+    policy = make(tokenizer)
+    inputs = random_inputs(3)
+    greedy = policy.act(inputs)
+    assert torch.equal(policy.likelihood(inputs, greedy).argmax(-1), greedy)
+
+
+def test_later_tokens_do_not_change_earlier_ones(tokenizer):
+    policy = make(tokenizer)
+    inputs, tokens = random_inputs(2), policy.act(random_inputs(2))
+    changed = tokens.clone()
+    changed[:, 6:] = tokenizer.encode(np.ones((2, 32, 7)))[:, 6:]
+    before, after = policy.likelihood(inputs, tokens), policy.likelihood(inputs, changed)
+    assert torch.allclose(before[:, :7].exp(), after[:, :7].exp(), atol=1e-6)
+
+
+def test_a_seed_repeats_a_sample_and_another_differs(tokenizer):
+    policy = make(tokenizer, sampling={"top_k": 10})
+    inputs = random_inputs(8)
+    first, again = (policy.act(inputs, torch.Generator().manual_seed(1)) for _ in range(2))
+    other = policy.act(inputs, torch.Generator().manual_seed(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_policy_learns_what_one_batch_shows(tokenizer):
+    policy = make(tokenizer).train()
+    inputs = random_inputs(8)
+    steps = np.random.default_rng(1).standard_normal((8, 32, 7))
+    chunk = tokenizer.normalize((0.02 * steps.cumsum(1)).astype(np.float32))
+    with torch.no_grad():
+        latents = tokenizer.latents(chunk)
+    tokens = tokenizer.encode(tokenizer.denormalize(chunk))
+    policy.fit_tokens(latents, tokens)
+    targets = Targets(chunk, tokens, latents)
+    optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
+    first = {key: float(value.detach()) for key, value in policy.losses(inputs, targets).items()}
+    for _ in range(60):
+        losses = policy.losses(inputs, targets)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert losses["plan"] < 0.6 * first["plan"]
+    assert losses["tokens"] < 0.6 * first["tokens"]
+
+
+def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):
+    policy = make(tokenizer)
+    policy.save_pretrained(tmp_path)
+    inputs = random_inputs(2)
+    assert torch.equal(load_policy(tmp_path, tokenizer).act(inputs), policy.act(inputs))
+
+
+def test_nan_logits_never_become_a_token(tokenizer):
+    legal = torch.ones(1, 4, dtype=torch.bool)
+    with pytest.raises(BadTokens, match="NaN"):
+        sample(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), legal, Sampling(), None)
+    with pytest.raises(BadTokens, match="legal"):
+        sample(torch.zeros(1, 4), ~legal, Sampling(), None)
+
+
+def test_observations_that_do_not_fit_are_refused(tokenizer):
+    policy = make(tokenizer)
+    image = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    images, state = {"scene": image, "wrist": image}, np.zeros((2, 7), np.float32)
+    assert policy.act(policy.inputs(Observation(0.0, images, state, "marker"))).shape == (1, 12)
+    with pytest.raises(BadObservation, match="wrist"):
+        policy.inputs(Observation(0.0, {"scene": image}, state, "marker"))
+    with pytest.raises(BadObservation, match="uint8"):
+        policy.inputs(Observation(0.0, {**images, "wrist": image[:, :40]}, state, "marker"))
+    with pytest.raises(BadObservation, match="finite"):
+        policy.inputs(Observation(0.0, images, np.full((2, 7), np.nan), "marker"))
+    with pytest.raises(UnknownName, match="Place the marker"):
+        policy.inputs(Observation(0.0, images, state, "juggle"))
+
+
+def test_prompts_and_ids_mean_the_same_task(tokenizer):
+    policy = make(tokenizer)
+    assert policy.task_index("marker") == policy.task_index(TASKS["marker"]) == 1
+
+
+def test_expected_positions_find_a_bright_spot():
+    maps = torch.full((1, 1, 11, 21), -20.0)
+    maps[0, 0, 2, 15] = 20.0
+    x, y = expected_positions(maps)[0]
+    assert x == pytest.approx(15 / 10 - 1, abs=1e-3)
+    assert y == pytest.approx(2 / 5 - 1, abs=1e-3)
+
+
+def test_nonsense_configs_are_refused(tokenizer):
+    with pytest.raises(ConfigError, match="n_heads"):
+        make(tokenizer, dim=30, n_heads=4)
+    with pytest.raises(ConfigError, match="camera"):
+        make(tokenizer, cameras=[])
+    assert list_policies() == ["ar"]

@@ -1,0 +1,181 @@
+"""Contracts that every registered tokenizer keeps."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted, UnknownName
+from nac_ros.tokenizers import list_tokenizers, load_tokenizer, make_tokenizer
+from nac_ros.tokenizers.base import TOKENIZERS
+
+RELATIVE = [True] * 6 + [False]
+
+
+def smooth_chunks(n: int = 300, horizon: int = 32, dim: int = 7) -> np.ndarray:
+    """Random walks `[n, horizon, dim]` like joints in motion."""
+    steps = np.random.default_rng(0).standard_normal((n, horizon, dim))
+    return (0.02 * steps.cumsum(1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=list_tokenizers())
+def fitted(request):
+    chunks = smooth_chunks()
+    return make_tokenizer(request.param, relative=RELATIVE).fit(chunks, chunks[:, 0])
+
+
+def test_round_trip_keeps_shape_dtype_and_range(fitted):
+    chunks = smooth_chunks()[:9]
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    decoded = fitted.decode(tokens, chunks[:, 0])
+    assert tokens.dtype == torch.int64 and tokens.shape[0] == 9
+    assert tokens.shape[1] <= fitted.grammar.max_tokens
+    assert decoded.dtype == torch.float32 and decoded.shape == (9, 32, 7)
+    assert torch.isfinite(decoded).all()
+    assert tokens.max() < fitted.vocab_size
+
+
+def test_encoded_sequences_are_legal_at_every_position(fitted):
+    chunks = smooth_chunks()[:9]
+    tokens = fitted.encode(chunks, chunks[:, 0]).numpy()
+    fitted.grammar.check(tokens)
+    for position in range(tokens.shape[1]):
+        legal = fitted.grammar.legal(tokens[:, :position])
+        assert legal[np.arange(9), tokens[:, position]].all()
+
+
+def test_relative_columns_follow_the_reference(fitted):
+    chunks = smooth_chunks()[:4]
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    shift = torch.ones(4, 7)
+    moved = fitted.decode(tokens, torch.from_numpy(chunks[:, 0]) + shift)
+    difference = moved - fitted.decode(tokens, chunks[:, 0])
+    assert torch.allclose(difference[..., :6], torch.ones(4, 32, 6), atol=1e-5)
+    assert torch.allclose(difference[..., 6], torch.zeros(4, 32), atol=1e-5)
+
+
+def test_saved_and_loaded_tokenizers_agree(fitted, tmp_path):
+    chunks = smooth_chunks()[:5]
+    fitted.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    assert torch.equal(again.encode(chunks, chunks[:, 0]), tokens)
+    assert torch.equal(again.decode(tokens, chunks[:, 0]), fitted.decode(tokens, chunks[:, 0]))
+
+
+def test_nearest_embeddings_are_the_tokens(fitted):
+    vectors = fitted.embeddings()
+    if vectors is None:
+        pytest.skip(f"{fitted.name} has no geometry")
+    chunks = smooth_chunks()[:5]
+    latents = fitted.latents(fitted.normalize(chunks, chunks[:, 0]))  # [B, L, E]
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    legal = np.stack([fitted.grammar.legal(tokens.numpy()[:, :k]) for k in range(tokens.shape[1])], 1)
+    distance = torch.cdist(latents, vectors[None].expand(5, -1, -1))
+    nearest = distance.masked_fill(~torch.from_numpy(legal), torch.inf).argmin(-1)
+    assert (nearest == tokens).float().mean() > 0.99
+
+
+def test_unfitted_tokenizers_refuse_to_work():
+    for name in list_tokenizers():
+        with pytest.raises(NotFitted, match="fit"):
+            make_tokenizer(name).encode(smooth_chunks()[:1])
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (np.zeros((0, 32, 7)), "B >= 1"),
+        (np.zeros((1, 31, 7)), "32, 7"),
+        (np.zeros((32, 7)), "32, 7"),
+        (np.zeros((1, 1_000_000, 7), np.float32), "steps"),
+        (np.full((1, 32, 7), np.nan), "nan"),
+        (np.full((1, 32, 7), np.inf), "inf"),
+    ],
+)
+def test_hostile_actions_are_refused_with_a_sentence(fitted, bad, words):
+    with pytest.raises(BadActions, match=words):
+        fitted.encode(bad, np.zeros((1, 7)))
+
+
+@pytest.mark.parametrize("reference", [None, np.zeros((2, 7)), np.full((1, 7), np.nan)])
+def test_relative_codecs_demand_a_usable_reference(fitted, reference):
+    with pytest.raises(BadActions, match="reference"):
+        fitted.encode(smooth_chunks()[:1], reference)
+
+
+def test_absolute_codecs_ignore_the_reference():
+    chunks = smooth_chunks()
+    for name in list_tokenizers():
+        tokenizer = make_tokenizer(name).fit(chunks)
+        tokens = tokenizer.encode(chunks[:2])
+        assert torch.equal(tokens, tokenizer.encode(chunks[:2], np.ones((2, 7))))
+
+
+def test_decode_refuses_a_truncated_sequence(fitted):
+    chunks = smooth_chunks()[:1]
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    with pytest.raises(BadTokens):
+        fitted.decode(tokens[:, :-1], chunks[:, 0])
+
+
+def test_decode_names_the_position_and_value_of_an_illegal_token(fitted):
+    chunks = smooth_chunks()[:1]
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    for value in (-5, fitted.vocab_size, fitted.vocab_size + 7):
+        broken = tokens.clone()
+        broken[0, 1] = value
+        with pytest.raises(BadTokens, match=f"{value} at position 1"):
+            fitted.decode(broken, chunks[:, 0])
+
+
+def test_decode_refuses_tokens_of_another_type(fitted):
+    with pytest.raises(BadTokens, match="integers"):
+        fitted.decode(torch.zeros(1, 12), np.zeros((1, 7)))
+
+
+def test_nac_refuses_a_token_of_the_other_scale():
+    chunks = smooth_chunks()
+    tokenizer = make_tokenizer("nac").fit(chunks)
+    tokens = tokenizer.encode(chunks[:1])
+    tokens[0, 0] += 1024
+    with pytest.raises(BadTokens, match=r"0 \.\. 1023"):
+        tokenizer.decode(tokens)
+
+
+def test_random_legal_sequences_always_decode(fitted):
+    generator, grammar = np.random.default_rng(0), fitted.grammar
+    tokens = np.zeros((500, 0), np.int64)
+    while not grammar.done(tokens).all():
+        scores = np.where(grammar.legal(tokens), generator.random((500, fitted.vocab_size)), -1)
+        tokens = np.concatenate([tokens, scores.argmax(1)[:, None]], 1)
+    assert torch.isfinite(fitted.decode(tokens, np.zeros((500, 7)))).all()
+
+
+def test_unknown_names_list_what_is_known():
+    with pytest.raises(UnknownName, match="nac"):
+        make_tokenizer("nacc")
+    with pytest.raises(UnknownName, match="small"):
+        make_tokenizer("nac", "tiny")
+    with pytest.raises(ConfigError, match="n_filters"):
+        make_tokenizer("nac", n_filter=3)
+    with pytest.raises(ConfigError, match="relative"):
+        make_tokenizer("nac", relative=[True])
+
+
+def test_broken_folders_are_refused(fitted, tmp_path):
+    with pytest.raises(BundleError, match=r"config\.json"):
+        load_tokenizer(tmp_path)
+    fitted.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(BundleError, match="safetensors"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"name": fitted.name}))
+    with pytest.raises(BundleError, match="lacks"):
+        load_tokenizer(tmp_path)
+
+
+def test_every_file_of_the_package_registers_its_own_name():
+    for name in list_tokenizers():
+        assert TOKENIZERS.get(name).name == name

@@ -1,0 +1,150 @@
+"""Training: it learns, it resumes to the same weights, it refuses nonsense, it judges honestly."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nac_ros.data.datasets import open_dataset
+from nac_ros.data.windows import Windows, action_windows, benchmark_split
+from nac_ros.errors import ConfigError
+from nac_ros.tokenizers import load_tokenizer, make_tokenizer
+from nac_ros.training import loop
+from nac_ros.training.augment import jitter_colours, random_shift
+from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining, augment, evaluate
+
+SMALL = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 8}
+SMALL |= {"latent_dim": 16, "codebook_size": 64}
+
+
+def waves(n: int, seed: int) -> Windows:
+    """Sines of random phase and amplitude, `[n, 32, 7]`, and where they start."""
+    generator = np.random.default_rng(seed)
+    phase, height = generator.uniform(0, 6, (n, 1, 1)), generator.uniform(0.2, 1, (n, 1, 1))
+    sines = height * np.sin(phase + np.linspace(0, 3, 32)[None, :, None])
+    actions = sines * np.linspace(0.5, 1, 7)
+    return Windows(actions.astype(np.float32), actions[:, 0].astype(np.float32))
+
+
+def trainer(out, **changes) -> TokenizerTrainer:
+    """A trainer of a tiny codec; seconds for tens of steps."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
+    quick = {"steps": 60, "batch": 32, "log_every": 60, "warmup": 5, "learning_rate": 1e-2}
+    config = TokenizerTraining(**{**quick, "discriminator": "none", **changes})
+    return TokenizerTrainer(tokenizer, config, out)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+def test_training_lowers_the_held_out_error(tmp_path, loss):
+    train, held_out = waves(400, 0), waves(60, 1)
+    fresh = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL).fit(*train)
+    before = evaluate(fresh, held_out)["mse"]
+    after = trainer(tmp_path / "run", loss=loss).run(train, held_out)
+    assert after["mse"] < 0.3 * before
+    assert after["decode_failures"] == 0 and after["bits"] == 12 * 6
+    again = evaluate(load_tokenizer(tmp_path / "run"), held_out)
+    assert again["mse"] == pytest.approx(after["mse"], rel=1e-5)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path):
+    train, held_out = waves(400, 0), waves(60, 1)
+    run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversary_from": 0.0}
+    whole = trainer(tmp_path / "whole", **run)
+    whole.run(train, held_out)
+    broken = trainer(tmp_path / "broken", **run)
+    broken._brief = _stop_at(broken, 8)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(train, held_out)
+    resumed = trainer(tmp_path / "broken", **run)
+    resumed.run(train, held_out, resume=True)
+    wanted, found = whole.tokenizer.state_dict(), resumed.tokenizer.state_dict()
+    assert all(torch.allclose(wanted[key].float(), found[key].float(), atol=1e-6) for key in wanted)
+
+
+def _stop_at(stopped: TokenizerTrainer, step: int):
+    """The power fails just after the checkpoint of `step` was due."""
+    brief = stopped._brief
+
+    def told(train, held_out):
+        if stopped._step > step:
+            raise KeyboardInterrupt
+        return brief(train, held_out)
+
+    return told
+
+
+def test_a_run_is_not_overwritten_and_tells_where_it_came_from(tmp_path):
+    train, held_out = waves(200, 0), waves(40, 1)
+    trainer(tmp_path, steps=5).run(train, held_out)
+    with pytest.raises(ConfigError, match="--resume"):
+        trainer(tmp_path, steps=5).run(train, held_out)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["config"]["steps"] == 5 and "torch" in run["versions"] and run["git_commit"]
+
+
+def test_per_joint_errors_are_in_physical_units():
+    train = waves(300, 0)
+    tokenizer = make_tokenizer("nac", names=list("abcdefg"), units=["rad"] * 6 + ["m"], **SMALL)
+    figures = evaluate(tokenizer.fit(train.actions), train)
+    tokens = tokenizer.encode(train.actions)
+    error = tokenizer.decode(tokens).numpy() - train.actions
+    assert [row["unit"] for row in figures["per_joint"]] == ["rad"] * 6 + ["m"]
+    assert figures["per_joint"][2]["max"] == pytest.approx(np.abs(error[..., 2]).max(), rel=1e-4)
+    half = (train.actions.max((0, 1)) - train.actions.min((0, 1))) / 2
+    assert figures["mse"] == pytest.approx(np.mean((error / half) ** 2), rel=1e-4)
+    assert all(0 < share <= 1 for share in figures["codebook_use"])
+
+
+def test_augmentation_keeps_the_first_step_and_the_shape():
+    chunks = torch.randn(64, 32, 7)
+    changed = augment(chunks, scale_range=0.0, warp_probability=1.0)
+    assert changed.shape == chunks.shape
+    assert torch.allclose(changed[:, 0], chunks[:, 0])
+    assert not torch.allclose(changed, chunks)
+    assert torch.allclose(augment(chunks, 0.0, 0.0), chunks, atol=1e-6)
+
+
+def test_all_steps_of_an_observation_are_augmented_alike():
+    image = torch.randint(0, 256, (6, 1, 24, 24, 3), dtype=torch.uint8).expand(-1, 2, -1, -1, -1)
+    for changed in (random_shift(image, 4), jitter_colours(image, 0.2, 0.2)):
+        assert changed.dtype == torch.uint8 and changed.shape == image.shape
+        assert torch.equal(changed[:, 0], changed[:, 1])
+        assert not torch.equal(changed, image)
+    assert torch.equal(random_shift(image, 0), image)
+
+
+def test_schedule_warms_up_and_ends_at_its_floor():
+    rates = [loop.cosine_rate(step, 100, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-2)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_averaged_weights_follow_the_live_ones():
+    module = torch.nn.Linear(2, 2)
+    averaged = loop.AveragedWeights(module, 0.9)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    for step in range(200):
+        averaged.update(module, step)
+    assert torch.allclose(averaged.state["weight"], torch.ones(2, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"adversary_from": 2.0}])
+def test_nonsense_training_configs_are_refused(bad):
+    with pytest.raises(ConfigError):
+        TokenizerTraining(**bad)
+
+
+def test_real_demonstrations_are_learned(nac_data, tmp_path):
+    """Published split; repeating the first action scores .105, predicting the mean .195."""
+    dataset = open_dataset(nac_data / "piper_real", action_key="observation.state")
+    split = benchmark_split(len(dataset.episodes))
+    train = action_windows(dataset, split.train, 32)
+    held_out = action_windows(dataset, split.held_out[:4], 32)
+    figures = trainer(tmp_path, steps=150).run(train, held_out)
+    assert figures["mse"] < 0.08
+    assert figures["decode_failures"] == 0
