@@ -10,7 +10,7 @@ from nac_ros.chunk import Chunk, Observation
 from nac_ros.data.lerobot import Dataset
 from nac_ros.errors import DatasetError
 from nac_ros.robot import RobotSpec
-from nac_ros.runtime.engine import Engine
+from nac_ros.runtime.engine import Engine, Timing
 
 
 class Planner(Protocol):
@@ -24,10 +24,25 @@ class Planner(Protocol):
         """The chunk for an observation."""
 
 
+class Timed:
+    """An engine that keeps what each plan took."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self.timings: list[Timing] = []
+        self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
+        self.n_action_steps, self.horizon = engine.n_action_steps, engine.horizon
+
+    def plan(self, observation: Observation) -> Chunk:
+        chunk = self._engine.plan(observation)
+        self.timings.append(self._engine.timing)
+        return chunk
+
+
 class BlackImages:
     """The policy behind closed eyes: every image is black."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Planner):
         self._engine = engine
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps = engine.n_action_steps

@@ -1,5 +1,6 @@
 """`nac eval`: the robot's own runtime and the twin in one process, faster than real time."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ from nac_ros.evaluation.controls import (
     BlackImages,
     MeanDemonstration,
     Planner,
+    Timed,
     mean_demonstration,
 )
 from nac_ros.evaluation.statistics import wilson
@@ -23,6 +25,7 @@ from nac_ros.export.bundle import load_bundle
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.guard import Guard
+from nac_ros.simulation.scene import TIMESTEP
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.twin import Twin
@@ -84,7 +87,7 @@ class Rehearsal:
         self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
         self._prompt = self.twin.task.prompt
 
-    def play(self, seed: int) -> tuple[Guard, list[Chunk]]:
+    def play(self, seed: int) -> Guard:
         """One trial on the scene of `seed`; the twin holds the outcome afterwards."""
         twin, guard = self.twin, Guard(self.spec)
         twin.reset(seed)
@@ -92,17 +95,15 @@ class Rehearsal:
         guard.measure(twin.now(), twin.proprio())
         guard.set_mode("policy")
         period = 1 / self.spec.action_rate_hz
-        chunks: list[Chunk] = []
         due: list[Chunk] = []
         step = 0
         while twin.outcome().state == "running":
             self._observe(step)
             if step % self.planner.n_action_steps == 0:
-                chunks.append(self.planner.plan(self._aligner.observe(twin.now(), self._prompt)))
-                due.append(chunks[-1])
+                due.append(self.planner.plan(self._aligner.observe(twin.now(), self._prompt)))
             step += 1
             self._advance(guard, due, step * period)
-        return guard, chunks
+        return guard
 
     def _observe(self, step: int) -> None:
         """Cameras are looked through only where a plan will want their images."""
@@ -117,7 +118,7 @@ class Rehearsal:
     def _advance(self, guard: Guard, due: list[Chunk], until: float) -> None:
         """Guard ticks up to `until` [s]; a planned chunk arrives `latency` after its stamp."""
         twin = self.twin
-        while twin.now() < until - 1e-6:
+        while until - twin.now() > TIMESTEP / 2:  # the twin's clock ticks in physics steps
             now = twin.now()
             while due and now >= due[0].stamp + self._latency - 1e-6:
                 guard.accept(due.pop(0), now)
@@ -159,48 +160,41 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
     torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
     bundle = load_bundle(config.bundle)
     engine = Engine(bundle, config.seed, n_action_steps=config.n_action_steps or None)
-    planner = _planner(config, task, engine, bundle.robot)
+    timed = Timed(engine)
+    planner = _planner(config, task, timed, bundle.robot)
     rehearsal = Rehearsal(bundle.robot, task, planner, config.latency_ms / 1000)
     results = []
     for trial in trials:
-        timings: list[tuple[float, float]] = []
-        guard, chunks = _timed_play(
-            rehearsal, engine, scene_seed(task, config.seed, trial), timings
-        )
-        outcome = rehearsal.twin.outcome()
-        steps = round(rehearsal.twin.now() * bundle.robot.action_rate_hz)
+        timed.timings.clear()
+        guard = rehearsal.play(scene_seed(task, config.seed, trial))
+        result = _result(rehearsal, guard, timed, task, trial)
         print(
-            f"{task} trial {trial}: {outcome.state} after {steps} steps, {outcome.reason}",
-            flush=True,
+            f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}"
         )
-        results.append(
-            TrialResult(
-                task, trial, outcome.state, outcome.reason, steps,
-                [plan for plan, _ in timings], [decode for _, decode in timings],
-                dict(guard.holds), dict(guard.refusals), int(guard.clips.sum()),
-            )
-        )  # fmt: skip
+        sys.stdout.flush()
+        results.append(result)
     return results
 
 
-def _timed_play(
-    rehearsal: Rehearsal, engine: Engine, seed: int, timings: list[tuple[float, float]]
-) -> tuple[Guard, list[Chunk]]:
-    plan = engine.plan
+def _result(
+    rehearsal: Rehearsal, guard: Guard, timed: Timed, task: str, trial: int
+) -> TrialResult:
+    outcome = rehearsal.twin.outcome()
+    return TrialResult(
+        task,
+        trial,
+        outcome.state,
+        outcome.reason,
+        round(rehearsal.twin.now() * rehearsal.spec.action_rate_hz),
+        [timing.plan_s for timing in timed.timings],
+        [timing.decode_s for timing in timed.timings],
+        dict(guard.holds),
+        dict(guard.refusals),
+        int(guard.clips.sum()),
+    )
 
-    def timed(observation):
-        chunk = plan(observation)
-        timings.append((engine.timing.plan_s, engine.timing.decode_s))
-        return chunk
 
-    engine.plan = timed  # type: ignore[method-assign]
-    try:
-        return rehearsal.play(seed)
-    finally:
-        engine.plan = plan  # type: ignore[method-assign]
-
-
-def _planner(config: Evaluation, task: str, engine: Engine, spec: RobotSpec) -> Planner:
+def _planner(config: Evaluation, task: str, engine: Timed, spec: RobotSpec) -> Planner:
     if config.control == "mean-demonstration":
         actions = mean_demonstration(config.data, make_task(task).prompt)
         return MeanDemonstration(spec, actions, engine.horizon, engine.n_action_steps)
