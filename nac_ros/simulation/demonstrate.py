@@ -17,7 +17,8 @@ _MAX_STEPS = 600
 class Demonstration:
     """T frames; frame k was observed at `stamps[k]`, `actions[k]` is due one control period later.
 
-    proprio, actions: float32 `[T, D]`; images: camera -> uint8 `[T, H, W, 3]`; stamps: float64 `[T]` [s]
+    proprio, actions: float32 `[T, D]`; stamps: float64 `[T]` [s]
+    images: camera -> uint8 `[T, H, W, 3]`
     """
 
     proprio: np.ndarray
@@ -64,7 +65,7 @@ def demonstrate(
 def expert(
     twin: Twin, rng: np.random.Generator, velocities: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """The task's scripted expert from the twin's present set-point on: `[D]` per control period."""
+    """The task's scripted expert from the present set-point on: `[D]` per control period."""
     return twin.task.expert(twin.data, make_mover(twin, rng, velocities))
 
 
@@ -108,7 +109,7 @@ def _disturb(twin: Twin, rng: np.random.Generator) -> np.ndarray:
 
 
 def _drift(twin: Twin, setpoint: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A displacement `[D]`: up to 0.1 rad per joint and 3 cm of the tool, at times a closing grip."""
+    """A displacement `[D]`: up to 0.1 rad per joint, 3 cm of the tool, at times a closing grip."""
     kinematics = _kinematics(twin.spec)
     drift = np.append(rng.uniform(-0.1, 0.1, len(setpoint) - 1), 0.0)
     here = kinematics.tool(setpoint[:-1])

@@ -1,4 +1,4 @@
-"""The one place that imports MuJoCo: it chooses the offscreen GL before and explains its absence."""
+"""The one place that imports MuJoCo: it first picks the offscreen GL and explains its absence."""
 
 import atexit
 import os

@@ -19,7 +19,7 @@ TOOL_SITE = "tool"
 TIMESTEP = 0.002
 _HIDDEN = 4  # a group that MuJoCo does not draw
 
-# Servo stiffness [N m/rad]; with damping 0.06 x stiffness the arm follows 30 Hz set-points to 1 mm.
+# Servo stiffness [N m/rad]; with damping 0.06 x stiffness it follows 30 Hz set-points to 1 mm.
 _STIFFNESS = dict(zip(ARM_JOINTS, (800, 1600, 800, 100, 100, 50), strict=True))
 _FINGER_STIFFNESS = 800  # [N/m]
 FINGER_CLOSED, FINGER_OPEN = 0.021, 0.057  # finger joint range [m], from the wheel's MJCF
@@ -52,7 +52,8 @@ def build_scene(spec: RobotSpec) -> "mujoco.MjSpec":
     scene.compiler.inertiagrouprange[:] = [0, 5]  # the wheel's 4..5 leaves our objects massless
     scene.add_texture(
         name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=64, height=384,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT, rgb1=(0.75, 0.8, 0.86), rgb2=(0.4, 0.42, 0.46),
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=(0.75, 0.8, 0.86), rgb2=(0.4, 0.42, 0.46),
     )  # fmt: skip
     _tune_arm(scene)
     _add_cameras(scene)

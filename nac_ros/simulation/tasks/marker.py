@@ -146,8 +146,8 @@ class MarkerInBin(Task):
         yield from mover.go(above, yaw, wide, blend=rng.uniform(0.01, 0.04))
         grasp, yaw = self._grasp(data, along)
         yield from mover.go(grasp, yaw, wide, slow=rng.uniform(0.25, 0.4))
-        yield from mover.wait(int(rng.integers(0, 4)))
-        yield from mover.grip(GRIP, pause=int(rng.integers(3, 7)))
+        yield from mover.wait(int(rng.integers(3, 8)))
+        yield from mover.grip(GRIP, pause=int(rng.integers(6, 10)))
 
     def _lift(self, mover: Mover) -> Iterator[np.ndarray]:
         """Straight up, high enough for a hanging marker to clear the bin's rim."""

@@ -17,7 +17,7 @@ BUTTON = np.array([0.008, 0.008, 0.006])  # half sizes [m]
 BUTTON_PLACE = np.array([-0.02, -0.045])  # on the housing [m]
 BUTTON_PROUD = 0.007  # above the housing when released [m]
 TRAVEL, ACTUATION, TOUCH = 0.005, 0.002, 0.0005  # button travel, switching point, touched [m]
-PRESS = 0.007  # how far the expert pushes below the released button [m]
+PRESS = 0.01  # how far the expert pushes below the released button [m]
 RETRACTED, SETTLED_S = 0.08, 0.3  # tool's distance from the button [m], and for how long [s]
 DARK, LIT = (0.05, 0.07, 0.06, 1), (0.2, 1.0, 0.35, 1)
 
@@ -112,7 +112,7 @@ class Weighing(Task):
             yield from mover.go(aim + above, yaw, 0.0, blend=rng.uniform(0.01, 0.03))
             yield from mover.wait(int(rng.integers(0, 5)))
             yield from mover.go(aim - [0, 0, PRESS], yaw, 0.0, slow=rng.uniform(0.12, 0.2))
-            yield from mover.wait(int(rng.integers(2, 7)))
+            yield from mover.wait(int(rng.integers(8, 15)))
             if not self.on:
                 yield from mover.go(aim + [0, 0, 0.03], yaw, 0.0)
         top = self._button_top(data)
