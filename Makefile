@@ -1,9 +1,8 @@
 # What a developer types; `make` alone lists it. Everything runs in .venv, made on first use.
 
 PYTHON ?= python3
-# torch: PyPI's wheel of this version; for another build say where it lies, such as
-#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu     (small, no GPU)
-#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130 ONNX=gpu
+# torch: PyPI's wheel of this version; for another build (small without GPU, or another CUDA, then
+# with ONNX=gpu) say where it lies: make setup TORCH_INDEX=<address of a wheel index>
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 ONNX ?= cpu

@@ -8,6 +8,7 @@ whole control periods before it.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -25,7 +26,11 @@ class Stream:
         self._values: deque[np.ndarray] = deque(maxlen=depth)
 
     def push(self, stamp: float, value: np.ndarray) -> None:
-        """Adds a sample at `stamp` [s]; raises BadObservation when time does not advance."""
+        """Adds a sample at `stamp` [s]; raises BadObservation unless finite and advancing."""
+        if not isfinite(stamp):
+            raise BadObservation(
+                f"{self.name}: stamp {stamp} s is not finite; check the driver's clock", "clock"
+            )
         if self._stamps and stamp <= self._stamps[-1]:
             raise BadObservation(
                 f"{self.name}: stamp {stamp:.6f} s is not after {self._stamps[-1]:.6f} s; "

@@ -1,4 +1,4 @@
-"""The three values that pass between the parts: what was seen, what is planned, what is commanded."""
+"""The three values that pass between parts: what was seen, what is planned, what is commanded."""
 
 from dataclasses import dataclass
 

@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(groups: Any) -> None:
-    demo = _command(groups, "demo", commands.demo, "trials of both tasks over ROS 2, with a report")
+    demo = _command(
+        groups, "demo", commands.demo, "trials of both tasks over ROS 2, with a report"
+    )
     demo.add_argument("--bundle", type=Path, help="bundle to run, models/default by default")
     demo.add_argument("--trials", type=int, default=5, help="trials of each task")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the run")
@@ -56,7 +58,9 @@ def _data(groups: Any) -> None:
     make = _command(data, "generate", commands.data_generate, "demonstrations by scripted experts")
     make.add_argument("--task", required=True, help="task id, such as marker")
     make.add_argument("--episodes", type=_count, required=True)
-    make.add_argument("--out", type=Path, required=True, help="LeRobot v3 folder; resumed if there")
+    make.add_argument(
+        "--out", type=Path, required=True, help="LeRobot v3 folder; resumed if there"
+    )
     make.add_argument("--robot", default="vx300s")
     make.add_argument("--noise", type=float, default=0.5, help="share that begins disturbed")
     make.add_argument("--workers", type=_count, default=2)
@@ -79,7 +83,9 @@ def _tokenizer(groups: Any) -> None:
         "--pad-end", action=argparse.BooleanOptionalAction, default=True,
         help="also learn the chunks that end at rest after an episode's end",
     )  # fmt: skip
-    train.add_argument("--robot", help="robot whose joints the actions are: names, units, relative")
+    train.add_argument(
+        "--robot", help="robot whose joints the actions are: names, units, relative"
+    )
     train.add_argument(
         "--model", type=_setting, action="append", default=[], metavar="KEY=VALUE",
         help="change a field of the tokenizer's config",
@@ -99,7 +105,10 @@ def _policy(groups: Any) -> None:
     train.add_argument("--policy", default="ar")
     train.add_argument("--preset", default="small")
     train.add_argument("--tokenizer", type=Path, required=True, help="trained tokenizer folder")
-    train.add_argument("--cameras", nargs="+", help="cameras to see; all of the dataset's if left out")
+    train.add_argument("--init", type=Path, help="saved policy to start from, over any tokenizer")
+    train.add_argument(
+        "--cameras", nargs="+", help="cameras to see; all of the dataset's if left out"
+    )
     train.add_argument(
         "--model", type=_setting, action="append", default=[], metavar="KEY=VALUE",
         help="change a field of the policy's config",
@@ -108,7 +117,9 @@ def _policy(groups: Any) -> None:
 
 
 def _export(groups: Any) -> None:
-    export = _command(groups, "export", commands.export, "put policy and tokenizer into one bundle")
+    export = _command(
+        groups, "export", commands.export, "put policy and tokenizer into one bundle"
+    )
     export.add_argument("--policy", type=Path, required=True, help="run folder of `policy train`")
     export.add_argument("--tokenizer", type=Path, required=True, help="trained tokenizer folder")
     export.add_argument("--robot", default="vx300s")
@@ -119,13 +130,15 @@ def _export(groups: Any) -> None:
 def _eval(groups: Any) -> None:
     judge = _command(groups, "eval", commands.evaluate, "judged trials in the twin, one process")
     judge.add_argument("--bundle", type=Path, help="bundle to judge, models/default by default")
-    judge.add_argument("--task", nargs="+", help="task ids; all that the bundle learned if left out")
+    judge.add_argument(
+        "--task", nargs="+", help="task ids; all that the bundle learned if left out"
+    )
     judge.add_argument("--trials", type=_count, default=50, help="trials of each task")
     judge.add_argument("--latency-ms", type=float, help="time from observation to chunk")
     judge.add_argument("--n-action-steps", type=_count, help="executed steps of each chunk")
     judge.add_argument(
         "--control", choices=("none", "black-images", "mean-demonstration", "expert"),
-        default="none", help="replace the policy's eyes or the policy, to see what a task is worth",
+        default="none", help="replace the policy's eyes or the policy, to see a task's worth",
     )  # fmt: skip
     judge.add_argument("--data", type=Path, nargs="+", help="datasets for mean-demonstration")
     judge.add_argument("--workers", type=_count, default=1)

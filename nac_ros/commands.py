@@ -17,7 +17,8 @@ def demo(a: Namespace) -> Figures:
     """Trials of every task of the bundle over ROS 2."""
     from nac_ros.nodes.demo import DemoConfig, run_demo  # rclpy only where it is needed
 
-    config = DemoConfig(bundle=str(_bundle(a.bundle)), trials=a.trials, seed=a.seed, out=str(a.out))
+    bundle = str(_bundle(a.bundle))
+    config = DemoConfig(bundle=bundle, trials=a.trials, seed=a.seed, out=str(a.out))
     return run_demo(config)
 
 
@@ -31,7 +32,9 @@ def data_generate(a: Namespace) -> Figures:
         print(f"\r{progress.line()}   ", end="", flush=True)
 
     done = generate(config, a.episodes, a.out, workers=a.workers, report=report)
-    print(f"\n{done.kept} episodes in {a.out}; {done.failed} demonstrations failed and were left out")
+    print(
+        f"\n{done.kept} episodes in {a.out}; {done.failed} demonstrations failed and were left out"
+    )
     return {"episodes": done.kept, "failed": done.failed, "out": str(a.out)}
 
 
@@ -96,7 +99,6 @@ def tokenizer_train(a: Namespace) -> Figures:
     from nac_ros.tokenizers import make_tokenizer
     from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining
 
-    _threads(a.threads)
     datasets = [_open(path, a) for path in a.data]
     known = _chunk_facts(a, datasets[0])
     tokenizer = make_tokenizer(
@@ -146,21 +148,19 @@ def policy_list(a: Namespace) -> Figures:
 def policy_train(a: Namespace) -> Figures:
     """Behavioural cloning over a trained tokenizer."""
     from nac_ros.data.frames import load_frames
-    from nac_ros.policies.base import make_policy
+    from nac_ros.policies.base import make_policy, warm_start
     from nac_ros.tokenizers import load_tokenizer
     from nac_ros.training.policy import Demonstrations, PolicyTrainer, PolicyTraining
 
-    _threads(a.threads)
     tokenizer = load_tokenizer(a.tokenizer)
     cameras = a.cameras or list(_open(a.data[0]).cameras)
     frames = load_frames(a.data, cameras, report=_decoding)
-    facts = {
-        "cameras": cameras,
-        "tasks": _task_ids(frames.tasks),
-        "state_dim": frames.proprio.shape[1],
-    }
+    tasks, state_dim = _task_ids(frames.tasks), frames.proprio.shape[1]
+    facts = {"cameras": cameras, "tasks": tasks, "state_dim": state_dim}
     training = _training_config(PolicyTraining, a)
     policy = make_policy(a.policy, a.preset, tokenizer, **{**facts, **dict(a.model)})
+    if a.init:
+        print(f"{warm_start(policy, a.init)} tensors taken over from {a.init}")
     demonstrations = Demonstrations.build(frames, tokenizer, policy)
     print(f"{a.policy} ({a.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames")
     return PolicyTrainer(policy, demonstrations, training, a.out).run(a.resume)
@@ -256,6 +256,9 @@ def _task_ids(prompts: Sequence[str]) -> dict[str, str]:
 
 
 def _training_config(cls: type, a: Namespace) -> Any:
+    import torch
+
+    torch.set_num_threads(a.threads or torch.get_num_threads())
     values = configs.load_yaml(a.config) if a.config else {}
     return configs.build(cls, {"seed": a.seed, **values, **dict(a.set)}, cls.__name__)
 
@@ -267,13 +270,6 @@ def _onnx_error(path: Path, tokenizer: Any) -> float | None:
     return parity(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None
 
 
-def _threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 def _decoding(done: int, total: int) -> None:
     end = "\n" if done == total else ""
     print(f"\rdecoding images: {done}/{total} episodes", end=end, flush=True)
@@ -281,7 +277,8 @@ def _decoding(done: int, total: int) -> None:
 
 def _print_errors(figures: Figures) -> None:
     use = ", ".join(f"{100 * share:.0f} %" for share in figures["codebook_use"])
-    print(f"mse {figures['mse']:.2e}  l1 {figures['l1']:.2e}  (normalised, {figures['chunks']} chunks)")
+    basis = f"(normalised, {figures['chunks']} chunks)"
+    print(f"mse {figures['mse']:.2e}  l1 {figures['l1']:.2e}  {basis}")
     print(f"{figures['tokens']:g} tokens, {figures['bits']:.0f} bits, codebook use {use}")
     for row in figures["per_joint"]:
         print(f"  {row['name']:14s} rms {row['rms']:.5f}  max {row['max']:.5f} {row['unit']}")
@@ -292,4 +289,4 @@ def _table(rows: Sequence[Figures]) -> None:
     widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in keys}
     print("  ".join(f"{key:{widths[key]}}" for key in keys))
     for row in rows:
-        print("  ".join(f"{str(row[key]):{widths[key]}}" for key in keys))
+        print("  ".join(f"{row[key]!s:{widths[key]}}" for key in keys))

@@ -38,7 +38,7 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{place}: wanted a mapping, got {type(values).__name__} {values!r}")
     hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls) if field.init}
+    known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise ConfigError(_unknown_key(key, known, place))
@@ -101,7 +101,6 @@ def _coerce_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, .
 def _coerce_scalar(hint: Any, value: Any, place: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint in (int, float, str, bool):
-        if type(value) is not hint:
-            raise ConfigError(f"{place}: wanted {hint.__name__}, got {value!r}")
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise ConfigError(f"{place}: wanted {hint.__name__}, got {value!r}")
     return value

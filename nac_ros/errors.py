@@ -1,4 +1,4 @@
-"""Every error that nac_ros raises on purpose; each message names the thing, the value and the fix."""
+"""Every error that nac_ros raises on purpose; each message names thing, value and fix."""
 
 
 class NacError(Exception):

@@ -1,4 +1,4 @@
-"""What is true of a robot, read from config/robots/<name>.yaml, and the face it shows to a loop."""
+"""What is true of a robot, read from config/robots/<name>.yaml, and the face it shows a loop."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +41,7 @@ class JointSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSpec:
-    """One camera: image size [pixels], rate [Hz], topic, and the age [s] past which it is stale."""
+    """One camera: image size [pixels], rate [Hz], topic, and the age [s] that makes it stale."""
 
     name: str
     width: int
@@ -154,7 +154,7 @@ class RobotIO(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """Newest measurements: proprio float32 `[D]` at `stamp` [s]; camera -> (stamp, uint8 image)."""
+    """Newest values: proprio float32 `[D]` at `stamp` [s]; camera -> (stamp, uint8 image)."""
 
     stamp: float
     proprio: np.ndarray

@@ -60,6 +60,17 @@ def test_time_that_does_not_advance_is_refused(first, back):
     assert reason_of(stream.push, first - back, np.zeros(1)) == "clock"
 
 
+@given(st.sampled_from([np.nan, np.inf, -np.inf]), st.booleans())
+def test_a_stamp_that_is_not_finite_is_refused_and_changes_nothing(stamp, first):
+    stream = Stream("s", depth=4)
+    if not first:
+        stream.push(1.0, np.zeros(1))
+    with pytest.raises(BadObservation, match=r"s: stamp -?(nan|inf) s is not finite") as caught:
+        stream.push(stamp, np.zeros(1))
+    assert caught.value.reason == "clock"
+    assert stream.newest == (None if first else 1.0)
+
+
 def test_an_observation_has_the_history_oldest_first():
     seen = filled().observe(1.0, "marker")
     assert seen.images["scene"].shape == (2, SCENE.height, SCENE.width, 3)

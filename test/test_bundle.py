@@ -86,7 +86,7 @@ def test_other_weights_fail_the_golden_vectors_even_with_true_hashes(copied):
 
     path = copied / "policy" / "model.safetensors"
     weights = load_file(path)
-    weights["geometry.predict.weight"] = weights["geometry.predict.weight"].flip(0) * 3
+    weights["geometry.vectors"] = weights["geometry.vectors"].flip(0).contiguous()
     save_file(weights, path)
     seal(copied)
     with pytest.raises(BundleError, match="golden"):

@@ -41,14 +41,10 @@ def test_from_demonstrations_to_a_judged_bundle(capsys, tmp_path):
     log = [json.loads(line) for line in (policy / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 4 and "l1_tokens" in log[-1]
     bundle = tmp_path / "bundle"
-    code, out, _ = run(
-        capsys, "export", "--policy", policy, "--tokenizer", codec, "--out", bundle
-    )
+    code, out, _ = run(capsys, "export", "--policy", policy, "--tokenizer", codec, "--out", bundle)
     assert code == 0 and "verified" in out
     figures = tmp_path / "eval.json"
-    code, out, _ = run(
-        capsys, "tokenizer", "eval", bundle, "--data", data, "--json", figures
-    )
+    code, out, _ = run(capsys, "tokenizer", "eval", bundle, "--data", data, "--json", figures)
     judged = json.loads(figures.read_text())
     wanted = {"mse", "l1", "per_joint", "codebook_use", "tokens", "bits", "params_m"}
     assert code == 0 and wanted <= set(judged) and judged["onnx_error"] <= 1e-5

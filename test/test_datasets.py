@@ -48,7 +48,7 @@ def test_hdf5_state_as_action_is_the_next_state(tmp_path):
 
 def test_an_unknown_hdf5_key_lists_the_known_ones(tmp_path):
     write_hdf5(tmp_path / "demo.hdf5")
-    with pytest.raises(DatasetError, match="poses.*actions, obs/joints"):
+    with pytest.raises(DatasetError, match=r"poses.*actions, obs/joints"):
         open_dataset(tmp_path, "poses")
 
 

@@ -89,9 +89,9 @@ def test_an_image_stack_takes_indices_of_any_shape_and_refuses_those_outside():
 def test_datasets_that_differ_or_lack_a_camera_are_refused(tmp_path):
     add_episodes(tmp_path / "a", [3])
     add_episodes(tmp_path / "b", [3], names="abc")
-    with pytest.raises(DatasetError, match="names.*cannot be trained on together"):
+    with pytest.raises(DatasetError, match=r"names.*cannot be trained on together"):
         load_frames([tmp_path / "a", tmp_path / "b"], [])
-    with pytest.raises(DatasetError, match="front.*scene, wrist"):
+    with pytest.raises(DatasetError, match=r"front.*scene, wrist"):
         load_frames([tmp_path / "a"], ["front"])
     add_episodes(tmp_path / "empty", [])
     with pytest.raises(DatasetError, match="no episode"):

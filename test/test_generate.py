@@ -85,7 +85,7 @@ def test_an_expert_that_never_succeeds_is_reported_not_awaited(tmp_path, monkeyp
         return scripted_attempt(config, 2)
 
     monkeypatch.setattr(module, "attempt_episode", fail)
-    with pytest.raises(SimulationError, match="in a row failed.*The marker fell"):
+    with pytest.raises(SimulationError, match=r"in a row failed.*The marker fell"):
         generate(CONFIG, 1, tmp_path, workers=1)
 
 

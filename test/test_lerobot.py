@@ -237,7 +237,7 @@ def test_errors_name_the_folder_and_what_is_missing(tmp_path):
         Dataset.open(tmp_path, action_key="effort")
     with pytest.raises(DatasetError, match="no episode 7"):
         dataset.episode(7)
-    with pytest.raises(DatasetError, match="front.*scene, wrist"):
+    with pytest.raises(DatasetError, match=r"front.*scene, wrist"):
         dataset.images(0, "front")
 
 

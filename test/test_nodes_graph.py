@@ -20,22 +20,24 @@ from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
 from nac_ros.nodes import convert, qos
-from nac_ros.nodes.graph import policy_graph, twin_graph
+from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.nodes.operator import Operator
 from nac_ros.nodes.processes import Processes
 from nac_ros.robot import config_dir, load_robot
 
 WAIT_S = 60.0
 BEAT_S = 0.05
+TRIES = 5  # a motion that a busy machine interrupted is begun again
+PATIENCE = {"max_heartbeat_age_s": 0.5, "max_gap_s": 0.5}  # as for `robot`
 
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
     """The robot's YAML with more patience for sensors: a test machine may be busy."""
     facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
-    facts["joint_states_max_age_s"] = 0.4
+    facts["joint_states_max_age_s"] = 0.8
     for camera in facts["cameras"]:
-        camera["max_age_s"] = 0.6
+        camera["max_age_s"] = 0.8
     path = tmp_path_factory.mktemp("robot") / "vx300s.yaml"
     path.write_text(yaml.safe_dump(facts))
     return path
@@ -105,11 +107,24 @@ class Bench:
     def send(self, chunk):
         self.chunk_out.publish(convert.to_chunk_message(chunk))
 
-    def beat(self, seconds):
+    def beat(self, seconds, until=lambda: False):
         """Is a living policy for so long."""
         for _ in range(round(seconds / BEAT_S)):
             self.beat_out.publish(Header())
             time.sleep(BEAT_S)
+            if until():
+                return
+
+    def move(self):
+        """Until the arm moves fast, with most of the chunk still to come."""
+        for _ in range(TRIES):
+            self.ready()
+            start = self.measured()[1]
+            self.send(self.swing(0.8))
+            self.beat(0.8, until=lambda at=start: self.measured()[1] - at > 0.08)
+            if self.guard("state") == "running" and self.measured()[1] - start > 0.08:
+                return
+        pytest.fail(f"the arm did not move: {self.operator.newest('guard')}")
 
     def sense(self, seconds, positions=None, cameras=None, **size):
         """Is an arm with cameras for so long."""
@@ -143,7 +158,8 @@ class Bench:
 def arm(tmp_path_factory, robot):
     """Twin and guard, the guard active."""
     domain = 10 + os.getpid() % 40
-    nodes = (*twin_graph(str(robot), task="weighing"), policy_graph(robot=str(robot))[0])
+    guard = NodeProcess(name="guard", parameters={"robot": str(robot), **PATIENCE})
+    nodes = (*twin_graph(str(robot), task="weighing"), guard)
     made = Bench(tmp_path_factory.mktemp("arm"), robot, domain, nodes)
     try:
         made.activate("guard")
@@ -153,11 +169,14 @@ def arm(tmp_path_factory, robot):
 
 
 def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
-    arm.ready()
-    start, chunk = arm.measured(), arm.swing(0.2)
-    arm.send(chunk)
-    arm.beat(1.6)
-    arm.wait(lambda: arm.guard("hold") in ("chunk_ended", "chunk_stale"), "the end of the chunk")
+    for _ in range(TRIES):
+        arm.ready()
+        start = arm.measured()
+        arm.send(arm.swing(0.2))
+        arm.beat(2.0)
+        if arm.guard("hold") in ("chunk_ended", "chunk_stale"):
+            break
+    assert arm.guard("hold") in ("chunk_ended", "chunk_stale")
     moved = arm.measured() - start
     assert moved[1] == pytest.approx(0.2, abs=0.06)
     assert np.abs(np.delete(moved, 1)).max() < 5e-3
@@ -165,9 +184,7 @@ def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
 
 
 def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
-    arm.ready()
-    arm.send(arm.swing(0.6))
-    arm.beat(0.6)
+    arm.move()
     arm.wait(lambda: arm.guard("state") == "holding", "the stop", 5)
     assert arm.guard("hold") == "heartbeat_lost"
     arm.assert_arm_rests()
@@ -177,9 +194,7 @@ def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
 
 
 def test_guard_stop_stops_at_once_and_is_latched(arm):
-    arm.ready()
-    arm.send(arm.swing(0.6))
-    arm.beat(0.4)
+    arm.move()
     arm.operator.trigger("guard/stop")
     arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "holding", "stop", 5)
     arm.operator._mode.publish(String(data="policy"))
@@ -237,9 +252,7 @@ def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
 
 
 def test_deactivating_the_guard_is_a_planned_stop(arm):
-    arm.ready()
-    arm.send(arm.swing(0.6))
-    arm.beat(0.5)
+    arm.move()
     arm.operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
     time.sleep(0.4)
     arm.assert_arm_rests()
@@ -248,9 +261,7 @@ def test_deactivating_the_guard_is_a_planned_stop(arm):
 
 
 def test_a_guard_that_is_killed_leaves_an_arm_that_comes_to_rest(arm):
-    arm.ready()
-    arm.send(arm.swing(0.6))
-    arm.beat(0.6)
+    arm.move()
     start = arm.measured()
     arm.processes.kill("guard")
     time.sleep(0.8)
@@ -262,7 +273,8 @@ def test_a_guard_that_is_killed_leaves_an_arm_that_comes_to_rest(arm):
 def brain(tmp_path_factory, robot, tiny_bundle):
     """Policy and guard, both active; this process is the arm."""
     domain = 55 + os.getpid() % 40
-    guard, policy = policy_graph(bundle=str(tiny_bundle), robot=str(robot), task="marker")
+    _, policy = policy_graph(bundle=str(tiny_bundle), robot=str(robot), task="marker")
+    guard = NodeProcess(name="guard", parameters={"robot": str(robot), **PATIENCE})
     made = Bench(tmp_path_factory.mktemp("brain"), robot, domain, (guard, policy))
     try:
         made.activate("guard")
@@ -302,7 +314,7 @@ def test_a_policy_plans_from_what_the_sensors_send(brain):
 
 def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
     assert planning(brain)
-    brain.sense(1.2, cameras=["scene"])
+    brain.sense(2.0, cameras=["scene"])
     assert "camera wrist: stale" in brain.operator.newest("policy")["message"]
     brain.sense(0.3, cameras=["scene"])
     policy_says(brain, "stale")
@@ -310,7 +322,7 @@ def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
 
 def test_joint_states_that_are_not_finite_end_planning(brain):
     assert planning(brain)
-    brain.sense(1.2, positions=brain.spec.home * np.nan)
+    brain.sense(2.0, positions=brain.spec.home * np.nan)
     report = brain.operator.newest("policy")
     assert "joint_states: stale" in report["message"] and "not finite" in report["last_refusal"]
     policy_says(brain, "stale")
@@ -318,7 +330,7 @@ def test_joint_states_that_are_not_finite_end_planning(brain):
 
 def test_images_of_another_size_are_refused(brain):
     assert planning(brain)
-    brain.sense(1.2, height=48)
+    brain.sense(2.0, height=48)
     report = brain.operator.newest("policy")
     assert "camera" in report["message"] and "stale" in report["message"]
     assert "wanted a uint8 image of (96, 96, 3)" in report["last_refusal"]
@@ -340,9 +352,8 @@ def test_a_policy_that_is_killed_is_noticed_by_the_guard(brain):
     if brain.guard("state") != "running":
         pytest.fail(f"the guard played no chunk: {brain.operator.newest('guard')}")
     brain.processes.kill("policy")
-    brain.sense(0.6)
+    brain.sense(1.5)
     assert brain.guard("hold") == "heartbeat_lost"
-    brain.sense(0.4)
     assert brain.guard("state") == "holding"
 
 

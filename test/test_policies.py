@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from nac_ros.chunk import Observation
-from nac_ros.errors import BadObservation, BadTokens, ConfigError, UnknownName
+from nac_ros.errors import BadObservation, BadTokens, BundleError, ConfigError, UnknownName
 from nac_ros.policies import list_policies
-from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy
+from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy, warm_start
 from nac_ros.policies.sampling import Sampling, sample
 from nac_ros.policies.vision import expected_positions
 from nac_ros.tokenizers import make_tokenizer
@@ -117,6 +117,21 @@ def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):
     policy.save_pretrained(tmp_path)
     inputs = random_inputs(2)
     assert torch.equal(load_policy(tmp_path, tokenizer).act(inputs), policy.act(inputs))
+
+
+def test_a_warm_start_keeps_the_eyes_and_leaves_the_tokens(tokenizer, tmp_path):
+    taught = make(tokenizer)
+    with torch.no_grad():
+        for parameter in taught.parameters():
+            parameter.add_(0.1)
+    taught.save_pretrained(tmp_path)
+    fresh = make(tokenizer)
+    before = fresh.geometry.predict.weight.clone()
+    assert warm_start(fresh, tmp_path) > 20
+    assert torch.equal(fresh.vision["scene"].stem.weight, taught.vision["scene"].stem.weight)
+    assert torch.equal(fresh.geometry.predict.weight, before)
+    with pytest.raises(BundleError, match="start from"):
+        warm_start(fresh, tmp_path / "nowhere")
 
 
 def test_nan_logits_never_become_a_token(tokenizer):

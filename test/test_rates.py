@@ -38,12 +38,11 @@ def replanned(seconds: float) -> Iterator[tuple[Guard, float, float]]:
         now = k * period
         guard.measure(now, guard.setpoint)
         began = time.thread_time()
-        if now - planned >= EXECUTED / rate:
+        if now > LATENCY and now - planned >= EXECUTED / rate:
             planned, stamp = now, now - LATENCY
             actions = sway(stamp + np.arange(1, 33) / rate).astype(np.float32)
-            assert (
-                guard.accept(Chunk(now, rate, SPEC.joint_names, actions, NO_TOKENS), now) is None
-            )
+            chunk = Chunk(stamp, rate, SPEC.joint_names, actions, NO_TOKENS)
+            assert guard.accept(chunk, now) is None
         guard.tick(now)
         guard.motion(now)
         yield guard, now, time.thread_time() - began

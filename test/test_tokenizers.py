@@ -71,7 +71,9 @@ def test_nearest_embeddings_are_the_tokens(fitted):
     chunks = smooth_chunks()[:5]
     latents = fitted.latents(fitted.normalize(chunks, chunks[:, 0]))  # [B, L, E]
     tokens = fitted.encode(chunks, chunks[:, 0])
-    legal = np.stack([fitted.grammar.legal(tokens.numpy()[:, :k]) for k in range(tokens.shape[1])], 1)
+    legal = np.stack(
+        [fitted.grammar.legal(tokens.numpy()[:, :k]) for k in range(tokens.shape[1])], 1
+    )
     distance = torch.cdist(latents, vectors[None].expand(5, -1, -1))
     nearest = distance.masked_fill(~torch.from_numpy(legal), torch.inf).argmin(-1)
     assert (nearest == tokens).float().mean() > 0.99

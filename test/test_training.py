@@ -1,6 +1,7 @@
 """Training: it learns, it resumes to the same weights, it refuses nonsense, it judges honestly."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def trainer(out, **changes) -> TokenizerTrainer:
     torch.set_num_threads(1)
     tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
     quick = {"steps": 60, "batch": 32, "log_every": 60, "warmup": 5, "learning_rate": 1e-2}
+    quick |= {"plain_share": 0.0}
     config = TokenizerTraining(**{**quick, "discriminator": "none", **changes})
     return TokenizerTrainer(tokenizer, config, out)
 
@@ -52,6 +54,7 @@ def test_training_lowers_the_held_out_error(tmp_path, loss):
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path):
     train, held_out = waves(400, 0), waves(60, 1)
     run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversary_from": 0.0}
+    run |= {"plain_share": 0.4}
     whole = trainer(tmp_path / "whole", **run)
     whole.run(train, held_out)
     broken = trainer(tmp_path / "broken", **run)
@@ -61,7 +64,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path):
     resumed = trainer(tmp_path / "broken", **run)
     resumed.run(train, held_out, resume=True)
     wanted, found = whole.tokenizer.state_dict(), resumed.tokenizer.state_dict()
-    assert all(torch.allclose(wanted[key].float(), found[key].float(), atol=1e-6) for key in wanted)
+    assert all(
+        torch.allclose(wanted[key].float(), found[key].float(), atol=1e-6) for key in wanted
+    )
 
 
 def _stop_at(stopped: TokenizerTrainer, step: int):
@@ -120,7 +125,7 @@ def test_schedule_warms_up_and_ends_at_its_floor():
     rates = [loop.cosine_rate(step, 100, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.02, abs=1e-2)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_averaged_weights_follow_the_live_ones():

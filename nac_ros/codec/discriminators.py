@@ -1,8 +1,10 @@
-"""Discriminators after DAC (arXiv 2306.06546), sized for pseudo-waveforms of a few hundred samples.
+"""Discriminators after DAC (arXiv 2306.06546) for pseudo-waveforms of a few hundred samples.
 
 DAC removes the mean and normalises the peak first; that would hide offset and scale, which are
 the message of an action, so it is left out here.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class PeriodDiscriminator(nn.Module):
         self.period = period
         widths = [1, width, 2 * width, 4 * width, 4 * width]
         self.layers = nn.ModuleList(
-            _conv(i, o, (5, 1), (3, 1), (2, 0)) for i, o in zip(widths, widths[1:])
+            _conv(i, o, (5, 1), (3, 1), (2, 0)) for i, o in pairwise(widths)
         )
         self.verdict = _conv(widths[-1], 1, (3, 1), 1, (1, 0))
 
@@ -46,7 +48,9 @@ class SpectrogramDiscriminator(nn.Module):
         super().__init__()
         self.n_fft, self.hop = n_fft, n_fft // 4
         n_bins = n_fft // 2 + 1
-        self.bands = [(int(a * n_bins), max(int(b * n_bins), int(a * n_bins) + 1)) for a, b in BANDS]
+        self.bands = [
+            (int(a * n_bins), max(int(b * n_bins), int(a * n_bins) + 1)) for a, b in BANDS
+        ]
         self.stacks = nn.ModuleList(self._stack(width) for _ in self.bands)
         self.verdict = _conv(width, 1, (3, 3), 1, 1)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)

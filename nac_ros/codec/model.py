@@ -121,6 +121,10 @@ class Codec(nn.Module):
         quantized = self.quantizer(self.latent(actions))
         return Reconstruction(self._to_actions(quantized.latent), quantized)
 
+    def plain(self, actions: Tensor) -> Tensor:
+        """Encode and decode `[B, H, D]` without quantization, for the start of training."""
+        return self._to_actions(self.latent(actions))
+
     def encode(self, actions: Tensor) -> list[Tensor]:
         """`[B, H, D]` -> codes, int64 `[B, n_s]` per scale."""
         return self.quantizer(self.latent(actions)).codes

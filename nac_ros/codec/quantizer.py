@@ -34,7 +34,7 @@ class EmaCodebook(nn.Module):
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
-        """k-means on latents `[N, E]`; stores sums beside counts, so that step 1 shrinks nothing."""
+        """k-means on latents `[N, E]`; stores sums beside counts, so step 1 shrinks nothing."""
         size = len(self.codewords)
         means = _sample(latents, size, generator)
         means = means + 1e-4 * latents.std() * torch.randn(means.shape, generator=generator)

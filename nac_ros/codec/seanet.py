@@ -1,4 +1,4 @@
-"""SEANet encoder for a one-channel pseudo-waveform (NAC section 3.2; EnCodec, arXiv 2210.13438)."""
+"""SEANet encoder for one-channel pseudo-waveforms (NAC section 3.2; EnCodec, arXiv 2210.13438)."""
 
 from math import prod
 
@@ -89,7 +89,7 @@ def folded_parameters(module: nn.Module) -> int:
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Bakes weight norm into plain weights, for export and speed; training stops being possible."""
+    """Bakes weight norm into plain weights, for export and speed; it cannot be trained on."""
     for child in module.modules():
         if nn.utils.parametrize.is_parametrized(child, "weight"):
             nn.utils.parametrize.remove_parametrizations(child, "weight")

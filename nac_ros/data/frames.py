@@ -34,7 +34,7 @@ class ImageStack:
         """Frames `[...]` -> `[..., H, W, 3]`, copied into memory."""
         wanted = np.asarray(index)
         flat = wanted.reshape(-1)
-        if flat.size and not (0 <= flat.min() and flat.max() < len(self)):
+        if flat.size and not (flat.min() >= 0 and flat.max() < len(self)):
             raise IndexError(f"frame {flat.min()} .. {flat.max()} is not in 0 .. {len(self) - 1}")
         out = np.empty((flat.size, *self.shape[1:]), np.uint8)
         part = np.searchsorted(self._starts, flat, side="right") - 1

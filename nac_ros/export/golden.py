@@ -44,8 +44,8 @@ def verify(policy: Policy, decode: Decode, path: Path) -> None:
     error = float(np.abs(decoded - golden["actions"].numpy()).max())
     if not error <= ACTION_TOLERANCE:
         raise BundleError(
-            f"{path.parent}: decoding the golden tokens differs by {error:.2e} rad or m, more than "
-            f"{ACTION_TOLERANCE}; the ONNX file and this runtime do not belong together"
+            f"{path.parent}: decoding the golden tokens differs by {error:.2e} rad or m, more "
+            f"than {ACTION_TOLERANCE}; the ONNX file and this runtime do not belong together"
         )
     likelihood = _likelihood(policy, inputs, golden["tokens"])
     drift = float((likelihood - golden["likelihood"]).abs().max())

@@ -35,14 +35,18 @@ class _Detokenizer(nn.Module):
 
 
 def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes `path`: inputs `tokens`, `reference`; output `actions` in rad and m; batch is free."""
+    """Writes `path`: inputs `tokens`, `reference`; output `actions` [rad or m]; batch is free."""
     if not hasattr(tokenizer, "detokenize"):
-        raise ConfigError(f"tokenizer {tokenizer.name} has no network to export; it decodes itself")
+        raise ConfigError(
+            f"tokenizer {tokenizer.name} has no network to export; it decodes itself"
+        )
     copy = type(tokenizer)(tokenizer.config, tokenizer.preset)
     copy.load_state_dict(tokenizer.state_dict())
     fold_weight_norm(copy.eval())
     config = tokenizer.config
-    example = tokenizer.encode(np.zeros((2, config.horizon, config.action_dim)), np.zeros((2, config.action_dim)))
+    example = tokenizer.encode(
+        np.zeros((2, config.horizon, config.action_dim)), np.zeros((2, config.action_dim))
+    )
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(

@@ -7,7 +7,7 @@ codeword and a predicted latent, and the target is softened over the codebook th
 codewords that mean nearly the same motion then share what is learned about it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class ArConfig(PolicyConfig):
     softness: float = 2.0
     free_logits: bool = False
     plan_weight: float = 1.0
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +92,7 @@ class ArPolicy(Policy):
 
     name = "ar"
     Config = ArConfig
+    token_parts = ("geometry.", "free_embed.", "free_logits.")
     presets = {
         "paper": {},
         "small": {"dim": 192, "vision_width": 48, "sampling": Sampling(top_k=1)},
@@ -217,7 +218,9 @@ class ArPolicy(Policy):
 
     def _logits(self, hidden: Tensor, first: int) -> Tensor:
         logits = self.free_logits(hidden) if self.free_logits is not None else 0
-        return logits + self.geometry.logits(hidden, first) if self.geometry is not None else logits
+        return (
+            logits + self.geometry.logits(hidden, first) if self.geometry is not None else logits
+        )
 
     def _legal(self, tokens: Tensor) -> Tensor:
         prefix = tokens.numpy()

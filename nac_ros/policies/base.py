@@ -15,7 +15,8 @@ from nac_ros import config as configs
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation, BundleError, ConfigError, UnknownName
 from nac_ros.registry import Registry
-from nac_ros.tokenizers.base import Tokenizer, save_weights
+from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, save_weights
 
 POLICIES: Registry["Policy"] = Registry(
     "policy", "nac_ros.policies", seams=("base", "sampling", "transformer", "vision")
@@ -72,6 +73,7 @@ class Policy(nn.Module, ABC):
     Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     name: ClassVar[str]
+    token_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of state that belongs to the tokens
 
     def __init__(self, config: PolicyConfig, preset: str):
         super().__init__()
@@ -120,7 +122,9 @@ class Policy(nn.Module, ABC):
         for camera in self.config.cameras:
             if camera not in observation.images:
                 known = ", ".join(observation.images) or "none"
-                raise BadObservation(f"no image of camera '{camera}'; the observation has: {known}")
+                raise BadObservation(
+                    f"no image of camera '{camera}'; the observation has: {known}"
+                )
             frames = observation.images[camera]
             if frames.shape != (steps, size, size, 3) or frames.dtype != np.uint8:
                 raise BadObservation(
@@ -145,8 +149,8 @@ class Policy(nn.Module, ABC):
             "preset": self.preset,
             "config": configs.to_plain(self.config),
         }
-        (folder / "config.json").write_text(json.dumps(facts, indent=1) + "\n")
-        save_weights(self, folder / "model.safetensors", half)
+        (folder / CONFIG_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        save_weights(self, folder / WEIGHTS_FILE, half)
 
 
 def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> Policy:
@@ -160,15 +164,33 @@ def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> 
     return cls(configs.build(cls.Config, values, f"policy {name}"), preset, tokenizer)
 
 
+def warm_start(policy: Policy, folder: Path | str) -> int:
+    """Takes over what fits from the policy saved in `folder`, but nothing tied to its tokens.
+
+    Eyes and plan learned over another tokenizer are kept that way; the number of tensors taken.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise BundleError(f"no policy to start from at {folder}: {path.name} is missing")
+    own = policy.state_dict()
+    kept = {
+        key: value
+        for key, value in load_file(path).items()
+        if key in own and own[key].shape == value.shape and not key.startswith(policy.token_parts)
+    }
+    policy.load_state_dict(kept, strict=False)
+    return len(kept)
+
+
 def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
     """The policy saved in `folder`, over its `tokenizer`; raises BundleError."""
     folder = Path(folder)
     try:
-        facts = json.loads((folder / "config.json").read_text())
+        facts = json.loads((folder / CONFIG_FILE).read_text())
         cls = POLICIES.get(facts["name"])
         config = configs.build(cls.Config, facts["config"], str(folder))
         policy = cls(config, facts["preset"], tokenizer)
-        policy.load_state_dict(load_file(folder / "model.safetensors"))
+        policy.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise BundleError(f"{folder} holds no policy that fits: {first}") from error

@@ -5,7 +5,8 @@ from typing import Any
 
 from nac_ros import config as configs
 from nac_ros.errors import UnknownName
-from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, read_facts
+from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer
+from nac_ros.tokenizers.storage import read_facts
 
 __all__ = ["Tokenizer", "list_tokenizers", "load_tokenizer", "make_tokenizer"]
 

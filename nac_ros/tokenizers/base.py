@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nac_ros import config as configs
@@ -19,12 +18,12 @@ from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotF
 from nac_ros.normalize import LinearNormalizer
 from nac_ros.registry import Registry
 from nac_ros.tokenizers.grammar import Grammar
+from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, read_facts, save_weights
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MAX_STEPS = 100_000  # a chunk longer than this is a mistake, not a motion
 
 TOKENIZERS: Registry["Tokenizer"] = Registry(
-    "tokenizer", "nac_ros.tokenizers", seams=("base", "grammar")
+    "tokenizer", "nac_ros.tokenizers", seams=("base", "grammar", "storage")
 )
 
 
@@ -116,12 +115,12 @@ class Tokenizer(nn.Module, ABC):
         absolute = LinearNormalizer.fit(chunks.numpy())
         shifted = LinearNormalizer.fit((chunks - offsets).numpy())
         self._store(shifted, absolute)
-        self._fit(self.normalize(chunks, reference), seed)
+        self.fit_codes(self.normalize(chunks, reference), seed)
         self.fitted.fill_(True)
         return self
 
     def encode(self, actions, reference=None) -> Tensor:
-        """Actions `[B, H, D]` -> tokens int64 `[B, L]`; relative codecs need `reference [B, D]`."""
+        """Actions `[B, H, D]` -> int64 `[B, L]`; relative codecs need `reference [B, D]`."""
         self._demand_fitted()
         with torch.no_grad():
             return self._encode(self.normalize(actions, reference))
@@ -146,8 +145,8 @@ class Tokenizer(nn.Module, ABC):
         """The vectors `[B, L, E]` whose nearest embeddings are the tokens; None without one."""
         return None
 
-    def training_step(self, normalised: Tensor) -> Training:
-        """One training forward on `[B, H, D]`; only for learned tokenizers."""
+    def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
+        """One training forward on `[B, H, D]`, at first without codes; learned tokenizers only."""
         raise ConfigError(f"tokenizer {self.name} has nothing to train; `fit` is all it needs")
 
     def normalize(self, actions, reference=None) -> Tensor:
@@ -186,19 +185,19 @@ class Tokenizer(nn.Module, ABC):
     def from_pretrained(cls, folder: Path | str) -> "Tokenizer":
         """The tokenizer saved in `folder`; raises BundleError when it is not one of this class."""
         folder = Path(folder)
-        facts = read_facts(folder)
+        facts, weights = read_facts(folder), folder / WEIGHTS_FILE
         if facts["name"] != cls.name:
             raise BundleError(f"{folder} holds a '{facts['name']}' tokenizer, not '{cls.name}'")
         tokenizer = cls(configs.build(cls.Config, facts["config"], str(folder)), facts["preset"])
         tokenizer._restore_extra_state(facts["state"])
         try:
-            missing, extra = tokenizer.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+            missing, extra = tokenizer.load_state_dict(load_file(weights), strict=False)
         except (SafetensorError, FileNotFoundError, RuntimeError) as error:
             first = str(error).splitlines()[0]
-            raise BundleError(f"{folder / WEIGHTS_FILE} does not fit its config: {first}") from error
+            raise BundleError(f"{weights} does not fit its config: {first}") from error
         wrong = [key for key in missing if not cls._training_only(key)] + extra
         if wrong:
-            raise BundleError(f"{folder / WEIGHTS_FILE} does not fit its config: {wrong[0]}")
+            raise BundleError(f"{weights} does not fit its config: {wrong[0]}")
         return tokenizer.eval()
 
     @abstractmethod
@@ -207,8 +206,8 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def _decode(self, tokens: Tensor) -> Tensor: ...
 
-    def _fit(self, normalised: Tensor, seed: int) -> None:
-        """Whatever depends on data beyond the statistics."""
+    def fit_codes(self, normalised: Tensor, seed: int) -> None:
+        """Whatever depends on normalised chunks `[N, H, D]` beyond the statistics."""
 
     def _extra_state(self) -> dict[str, Any]:
         return {}
@@ -223,7 +222,9 @@ class Tokenizer(nn.Module, ABC):
 
     def _demand_fitted(self) -> None:
         if not bool(self.fitted):
-            raise NotFitted(f"tokenizer {self.name} has no statistics yet; call fit(actions) first")
+            raise NotFitted(
+                f"tokenizer {self.name} has no statistics yet; call fit(actions) first"
+            )
 
     def _store(self, shifted: LinearNormalizer, absolute: LinearNormalizer) -> None:
         self.low.copy_(torch.from_numpy(shifted.low))
@@ -247,8 +248,8 @@ class Tokenizer(nn.Module, ABC):
             raise BadActions(f"actions must be [B >= 1, {wanted[0]}, {wanted[1]}], got {shape}")
         chunks = chunks.float()
         if not torch.isfinite(chunks).all():
-            row, step, column = torch.nonzero(~torch.isfinite(chunks))[0].tolist()
-            raise BadActions(f"actions hold {chunks[row, step, column]} at [{row}, {step}, {column}]")
+            place = torch.nonzero(~torch.isfinite(chunks))[0].tolist()  # [row, step, column]
+            raise BadActions(f"actions hold {chunks[tuple(place)]} at {place}")
         return chunks
 
     def _offsets(self, reference, batch: int, like: Tensor) -> Tensor:
@@ -265,36 +266,3 @@ class Tokenizer(nn.Module, ABC):
         if not torch.isfinite(offsets).all():
             raise BadActions("the reference holds NaN or inf; check the joint states")
         return (offsets * self.relative)[:, None]  # [B, 1, D]
-
-
-def save_weights(
-    module: nn.Module,
-    path: Path,
-    half: bool,
-    left_out: Callable[[str], bool] = lambda key: False,
-) -> None:
-    """State of `module` as safetensors; `half` rounds learned matrices to float16."""
-    learned = {key for key, value in module.named_parameters() if value.ndim > 1}
-    kept = {key: value for key, value in module.state_dict().items() if not left_out(key)}
-    weights = {
-        key: (value.half() if half and key in learned else value).contiguous()
-        for key, value in kept.items()
-    }
-    save_file(weights, path)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """config.json of a saved tokenizer; raises BundleError when it is none."""
-    path = Path(folder) / CONFIG_FILE
-    try:
-        facts = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise BundleError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing") from error
-    except json.JSONDecodeError as error:
-        raise BundleError(f"{path} is not JSON: {error}") from error
-    missing = {"name", "preset", "config", "state"} - set(facts)
-    if missing:
-        raise BundleError(f"{path} lacks {', '.join(sorted(missing))}")
-    return facts
-
-

@@ -73,7 +73,9 @@ class Nac(Tokenizer):
         latent = self.codec.latent(normalised)
         return torch.cat(self.codec.quantizer.stage_latents(latent), 1)
 
-    def training_step(self, normalised: Tensor) -> Training:
+    def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
+        if not quantize:
+            return Training(self.codec.plain(normalised), {})
         actions, quantized = self.codec(normalised)
         return Training(actions, {"commitment": quantized.commitment})
 
@@ -88,7 +90,8 @@ class Nac(Tokenizer):
     def _decode(self, tokens: Tensor) -> Tensor:
         return self.detokenize(tokens)
 
-    def _fit(self, normalised: Tensor, seed: int) -> None:
+    def fit_codes(self, normalised: Tensor, seed: int) -> None:
+        """k-means of every codebook on the latents of some chunks."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(normalised), generator=generator)[:KMEANS_CHUNKS]
         with torch.no_grad():

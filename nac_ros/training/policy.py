@@ -55,7 +55,7 @@ class PolicyTraining:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Frames with their targets: chunk references, tokens `[N, L]`, latents `[N, L, E]` or None."""
+    """Frames with targets: chunk references, tokens `[N, L]`, latents `[N, L, E]` or None."""
 
     frames: Frames
     tokenizer: Tokenizer
@@ -82,7 +82,8 @@ class Demonstrations:
         """Observations and targets of frames `[B]`."""
         history = self.frames.history(rows, n_obs_steps)  # [B, K]
         images = {
-            camera: torch.from_numpy(stack[history]) for camera, stack in self.frames.images.items()
+            camera: torch.from_numpy(stack[history])
+            for camera, stack in self.frames.images.items()
         }
         proprio = torch.from_numpy(self.frames.proprio[history])
         inputs = Inputs(images, proprio, self.task[self.frames.episode[rows]])
@@ -149,7 +150,10 @@ class PolicyTrainer:
         rows = np.random.default_rng(0).choice(self._held_out, HELD_OUT_FRAMES)
         inputs, targets = self.data.batch(rows, self.policy.config.n_obs_steps)
         tokens = self.policy.act(inputs, torch.Generator().manual_seed(0))
-        figures = {"l1_tokens": self._l1(tokens, rows), "token_accuracy": self._accuracy(tokens, targets)}
+        figures = {
+            "l1_tokens": self._l1(tokens, rows),
+            "token_accuracy": self._accuracy(tokens, targets),
+        }
         if isinstance(self.policy, ArPolicy):
             figures["l1_plan"] = float((self.policy.plan(inputs) - targets.chunk).abs().mean())
         self.policy.load_state_dict(live)

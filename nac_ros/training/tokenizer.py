@@ -25,6 +25,9 @@ class TokenizerTraining:
     """How a tokenizer is trained.
 
     commitment_weight: the paper's 1000 starves the reconstruction (docs/results.md); 0.25 is ours
+    plain_share: first share of the steps, without quantization: k-means sees trained latents
+    early_steps, late_weight: the loss of steps after the first `early_steps` counts this much;
+        0 = all alike. A receding horizon never executes the last steps of a chunk.
     adversary_from: fraction of the steps after which the discriminator joins
     scale_range, warp_probability: augmentation, amplitude per dimension and slower time
     """
@@ -33,7 +36,10 @@ class TokenizerTraining:
     batch: int = 128
     learning_rate: float = 1e-3
     warmup: int = 100
+    plain_share: float = 0.15
     loss: Literal["mse", "l1"] = "mse"
+    early_steps: int = 0
+    late_weight: float = 1.0
     commitment_weight: float = 0.25
     discriminator: Literal["dac", "none"] = "dac"
     adversarial_weight: float = 1e-4
@@ -49,8 +55,9 @@ class TokenizerTraining:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(f"steps {self.steps} and batch {self.batch} must be at least 1")
-        if not 0 <= self.adversary_from <= 1:
-            raise ConfigError(f"adversary_from {self.adversary_from} must lie in 0 .. 1")
+        for name in ("adversary_from", "plain_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must lie in 0 .. 1")
 
 
 class TokenizerTrainer:
@@ -84,16 +91,29 @@ class TokenizerTrainer:
         config = self.config
         self._set_rates()
         self.tokenizer.train()
+        plain_steps = int(config.plain_share * config.steps)
+        if self._step == plain_steps > 0:
+            self.tokenizer.fit_codes(chunks, config.seed)
         rows = torch.randint(len(chunks), (config.batch,))
         real = augment(chunks[rows], config.scale_range, config.warp_probability)
-        fake, extra = self.tokenizer.training_step(real)
-        distance = F.l1_loss if config.loss == "l1" else F.mse_loss
-        reconstruction = distance(fake, real)
+        fake, extra = self.tokenizer.training_step(real, quantize=self._step >= plain_steps)
+        reconstruction = self._distance(fake, real)
         loss = reconstruction + config.commitment_weight * extra.get("commitment", 0)
         if self._adversary_joins():
             loss = loss + self._adversarial(real, fake)
         loop.gradient_step(self._optimizer, loss, config.gradient_clip)
-        return {"train": float(reconstruction.detach()), "lr": self._optimizer.param_groups[0]["lr"]}
+        return {
+            "train": float(reconstruction.detach()),
+            "lr": self._optimizer.param_groups[0]["lr"],
+        }
+
+    def _distance(self, fake: Tensor, real: Tensor) -> Tensor:
+        kind = F.l1_loss if self.config.loss == "l1" else F.mse_loss
+        each = kind(fake, real, reduction="none").mean((0, 2))  # [H]
+        early = self.config.early_steps or len(each)
+        weights = torch.ones_like(each)
+        weights[early:] = self.config.late_weight
+        return (weights * each).mean()
 
     def _adversary_joins(self) -> bool:
         started = self._step >= self.config.adversary_from * self.config.steps
