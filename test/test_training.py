@@ -150,6 +150,6 @@ def test_real_demonstrations_are_learned(nac_data, tmp_path):
     split = benchmark_split(len(dataset.episodes))
     train = action_windows(dataset, split.train, 32)
     held_out = action_windows(dataset, split.held_out[:4], 32)
-    figures = trainer(tmp_path, steps=150).run(train, held_out)
+    figures = trainer(tmp_path, steps=150, plain_share=0.15).run(train, held_out)
     assert figures["mse"] < 0.08
     assert figures["decode_failures"] == 0
