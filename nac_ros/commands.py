@@ -1,5 +1,6 @@
 """What each command of `nac` does: open, call the library, print, return figures for --json."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,11 +30,11 @@ def data_generate(a: Namespace) -> Figures:
     config = GenerateConfig(task=a.task, seed=a.seed, robot=a.robot, noise=a.noise)
 
     def report(progress: Any) -> None:
-        print(f"\r{progress.line()}   ", end="", flush=True)
+        _progress(progress.line(), progress.kept, progress.wanted)
 
     done = generate(config, a.episodes, a.out, workers=a.workers, report=report)
     print(
-        f"\n{done.kept} episodes in {a.out}; {done.failed} demonstrations failed and were left out"
+        f"{done.kept} episodes in {a.out}; {done.failed} demonstrations failed and were left out"
     )
     return {"episodes": done.kept, "failed": done.failed, "out": str(a.out)}
 
@@ -271,8 +272,15 @@ def _onnx_error(path: Path, tokenizer: Any) -> float | None:
 
 
 def _decoding(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\rdecoding images: {done}/{total} episodes", end=end, flush=True)
+    _progress(f"decoding images: {done}/{total} episodes", done, total)
+
+
+def _progress(line: str, done: int, total: int) -> None:
+    """One line that is written over on a terminal; every tenth of the way in a file."""
+    if sys.stdout.isatty():
+        print(f"\r{line}   ", end="\n" if done == total else "", flush=True)
+    elif done == total or done % max(1, total // 10) == 0:
+        print(line, flush=True)
 
 
 def _print_errors(figures: Figures) -> None:
