@@ -9,7 +9,7 @@ from nac_ros.robot import RobotSpec
 
 CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
 # A decoded set-point may end this share of a joint's range beyond its limit: a codec of 120 bits
-# rings by up to 5 % where a gripper snaps open or shut (measured on models/default). It is played
+# rings by up to 5 % where a gripper snaps open or shut (docs/results.md). It is played
 # clipped, and the clip is counted; anything more is refused.
 OVERSHOOT = 0.1
 

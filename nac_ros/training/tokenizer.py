@@ -24,7 +24,7 @@ LOG_CHUNKS = 1024  # of each side, for the figures of the log
 class TokenizerTraining:
     """How a tokenizer is trained.
 
-    commitment_weight: the paper's 1000 starves the reconstruction (docs/results.md); 0.25 is ours
+    commitment_weight: the paper's 1000 starves the reconstruction in short runs; 0.25 is ours
     plain_share: first share of the steps, without quantization: k-means sees trained latents
     early_steps, late_weight: the loss of steps after the first `early_steps` counts this much;
         0 = all alike. A receding horizon never executes the last steps of a chunk.
