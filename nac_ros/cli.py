@@ -63,6 +63,9 @@ def _data(groups: Any) -> None:
     )
     make.add_argument("--robot", default="vx300s")
     make.add_argument("--noise", type=float, default=0.5, help="share that begins disturbed")
+    make.add_argument(
+        "--bundle", type=Path, help="a policy that drives first; the expert takes over from it"
+    )
     make.add_argument("--workers", type=_count, default=2)
     for name, run, text in (
         ("info", commands.data_info, "what a dataset holds"),

@@ -27,12 +27,18 @@ def data_generate(a: Namespace) -> Figures:
     """Demonstrations by the scripted expert."""
     from nac_ros.data.generate import GenerateConfig, generate
 
-    config = GenerateConfig(task=a.task, seed=a.seed, robot=a.robot, noise=a.noise)
+    config = GenerateConfig(
+        task=a.task, seed=a.seed, robot=a.robot, noise=a.noise,
+        bundle=str(a.bundle.resolve()) if a.bundle else "",
+    )  # fmt: skip
+    attempt = None
+    if a.bundle:
+        from nac_ros.evaluation.aggregate import attempt_after_policy as attempt
 
     def report(progress: Any) -> None:
         _progress(progress.line(), progress.kept, progress.wanted)
 
-    done = generate(config, a.episodes, a.out, workers=a.workers, report=report)
+    done = generate(config, a.episodes, a.out, workers=a.workers, report=report, attempt=attempt)
     print(
         f"{done.kept} episodes in {a.out}; {done.failed} demonstrations failed and were left out"
     )

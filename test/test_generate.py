@@ -1,16 +1,20 @@
 """Demonstrations: the same bytes whatever the workers, resumable, failures left out."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from nac_ros.chunk import Chunk
 from nac_ros.data import generate as module
 from nac_ros.data.check import check
 from nac_ros.data.episode import Episode
 from nac_ros.data.generate import Attempt, GenerateConfig, Progress, generate
 from nac_ros.data.lerobot import Dataset
 from nac_ros.errors import ConfigError, DatasetError, SimulationError
+from nac_ros.evaluation import aggregate
+from nac_ros.evaluation.evaluate import Rehearsal
 from nac_ros.robot import load_robot
 
 CONFIG = GenerateConfig(task="weighing", noise=0.5)
@@ -107,3 +111,35 @@ def test_nonsense_options_are_refused():
 def test_the_progress_line_tells_rate_and_remaining_time():
     line = Progress(kept=30, wanted=60, failed=2, episodes_per_s=0.5).line()
     assert line == "30/60 episodes, 2 failed, 30.0 per minute, 60 s left"
+
+
+class Turning:
+    """A policy that knows no more than to turn the waist at 0.3 rad/s."""
+
+    n_obs_steps, n_action_steps, cameras = 1, 16, ("scene", "wrist")
+
+    def plan(self, observation):
+        spec = load_robot("vx300s")
+        ramp = 0.01 * np.arange(32)[:, None] * (np.arange(spec.action_dim) == 0)
+        actions = (observation.reference + ramp).astype(np.float32)
+        return Chunk(observation.stamp, 30.0, spec.joint_names, actions, None)
+
+
+def test_the_expert_takes_over_where_a_policy_went(tmp_path, monkeypatch):
+    spec = load_robot("vx300s")
+    rehearsal = Rehearsal(spec, "weighing", Turning(), latency_s=0.1)
+    monkeypatch.setattr(aggregate, "DRIVEN", (30, 31))
+    monkeypatch.setattr(aggregate, "_rehearsal", lambda bundle, task: rehearsal)
+    config = GenerateConfig(task="weighing", seed=4, bundle="turning")
+    made = aggregate.attempt_after_policy(config, 0)
+    assert made.reason == "the display is on and the arm has retracted"
+    plain = module.attempt_episode(replace(config, bundle="", noise=0.0), 0)
+    turned = made.episode.proprio[0] - plain.episode.proprio[0]
+    assert 0.1 < turned[0] < 0.3 and np.abs(turned[1:6]).max() < 0.05
+    speed = np.abs(np.diff(made.episode.actions, axis=0)).max(0) * spec.action_rate_hz
+    assert (speed < spec.velocity_limit).all()
+    again = aggregate.attempt_after_policy(config, 0)
+    np.testing.assert_array_equal(again.episode.actions, made.episode.actions)
+    generate(config, 1, tmp_path, workers=1, attempt=aggregate.attempt_after_policy)
+    with pytest.raises(DatasetError, match="bundle"):
+        generate(replace(config, bundle=""), 2, tmp_path, workers=1)

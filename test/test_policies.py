@@ -1,5 +1,7 @@
 """Token policies: legality of what they say, the cache, what they refuse."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,12 @@ def test_a_seed_repeats_a_sample_and_another_differs(tokenizer):
     assert not torch.equal(first, other)
 
 
+def test_a_policy_without_tokens_says_its_plan(tokenizer):
+    policy, inputs = make(tokenizer, token_weight=0.0), random_inputs(3)
+    planned = tokenizer.encode(tokenizer.denormalize(policy.plan(inputs)))
+    assert torch.equal(policy.act(inputs), planned)
+
+
 def test_a_policy_learns_what_one_batch_shows(tokenizer):
     policy = make(tokenizer).train()
     inputs = random_inputs(8)
@@ -100,7 +108,7 @@ def test_a_policy_learns_what_one_batch_shows(tokenizer):
         latents = tokenizer.latents(chunk)
     tokens = tokenizer.encode(tokenizer.denormalize(chunk))
     policy.fit_tokens(latents, tokens)
-    targets = Targets(chunk, tokens, latents)
+    targets = Targets(chunk, tokens, latents, chunk)
     optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
     first = {key: float(value.detach()) for key, value in policy.losses(inputs, targets).items()}
     for _ in range(60):
@@ -119,13 +127,18 @@ def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):
     assert torch.equal(load_policy(tmp_path, tokenizer).act(inputs), policy.act(inputs))
 
 
-def test_a_warm_start_keeps_the_eyes_and_leaves_the_tokens(tokenizer, tmp_path):
+def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(tokenizer, tmp_path):
     taught = make(tokenizer)
     with torch.no_grad():
         for parameter in taught.parameters():
             parameter.add_(0.1)
     taught.save_pretrained(tmp_path)
     fresh = make(tokenizer)
+    warm_start(fresh, tmp_path)
+    assert torch.equal(fresh.geometry.predict.weight, taught.geometry.predict.weight)
+    other = copy.deepcopy(tokenizer)
+    other.codec.quantizer.codebooks[0].codewords.add_(0.01)
+    fresh = make(other)
     before = fresh.geometry.predict.weight.clone()
     assert warm_start(fresh, tmp_path) > 20
     assert torch.equal(fresh.vision["scene"].stem.weight, taught.vision["scene"].stem.weight)

@@ -72,9 +72,10 @@ class Frames:
         steps = np.arange(n_obs_steps)[::-1]
         return np.maximum(index[:, None] - steps, self.start[index][:, None])
 
-    def future(self, index: np.ndarray, horizon: int) -> np.ndarray:
+    def future(self, index: np.ndarray, horizon: int, stride: int = 1) -> np.ndarray:
         """Frames `[B]` -> `[B, H]` whose actions are the chunk; the last one is repeated."""
-        return np.minimum(index[:, None] + np.arange(horizon), self.end[index][:, None] - 1)
+        steps = index[:, None] + stride * np.arange(horizon)
+        return np.minimum(steps, self.end[index][:, None] - 1)
 
 
 def load_frames(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -26,7 +26,7 @@ from nac_ros.data.writer import DatasetWriter
 from nac_ros.errors import ConfigError, DatasetError, SimulationError
 from nac_ros.robot import RobotSpec, load_robot
 from nac_ros.simulation import gl  # noqa: F401 - it chooses the GL before mink loads MuJoCo
-from nac_ros.simulation.demonstrate import demonstrate
+from nac_ros.simulation.demonstrate import Demonstration, demonstrate
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
 
@@ -40,12 +40,14 @@ class GenerateConfig:
     """What decides every byte of the episodes; the number of workers does not.
 
     noise: probability that an episode begins amid a disturbed approach
+    bundle: folder of a policy that drives first, '' = none
     """
 
     task: str
     seed: int = 0
     robot: str = "vx300s"
     noise: float = 0.5
+    bundle: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:
@@ -76,11 +78,13 @@ def generate(
     *,
     workers: int = 2,
     report: Callable[[Progress], None] = lambda progress: None,
+    attempt: "Callable[[GenerateConfig, int], Attempt] | None" = None,
 ) -> Progress:
     """Brings the dataset in `out` to `episodes` successful demonstrations.
 
     Trial i has the same scene and expert whatever the workers; failed trials are left out. A
     folder that this function left half done is gone on with; one of another config is refused.
+    attempt: makes demonstration i, `attempt_episode` by default; workers import it
     """
     spec = load_robot(config.robot)
     out = Path(out)
@@ -94,11 +98,12 @@ def generate(
         report(counter.progress())
         if writer.n_episodes >= episodes:
             return counter.progress()
-        with _trials(config, first, workers) as attempts:
-            for trial, attempt in attempts:
-                counter.add(trial, attempt)
-                if attempt.episode:
-                    writer.add_episode(attempt.episode, trial)
+        play = partial(attempt or attempt_episode, config)
+        with _trials(play, first, workers) as attempts:
+            for trial, made in attempts:
+                counter.add(trial, made)
+                if made.episode:
+                    writer.add_episode(made.episode, trial)
                 report(counter.progress())
                 if writer.n_episodes >= episodes:
                     break
@@ -120,9 +125,13 @@ def attempt_episode(config: GenerateConfig, trial: int) -> Attempt:
         shown = demonstrate(twin, seed, np.random.default_rng([seed, 1]), noise=config.noise)
     except SimulationError as error:  # this scene is out of the expert's reach
         return Attempt(None, str(error))
+    return as_attempt(shown, twin.task.prompt)
+
+
+def as_attempt(shown: Demonstration, prompt: str) -> Attempt:
+    """What was shown as an episode, none where the task was not done."""
     if not shown.success:
         return Attempt(None, shown.reason)
-    prompt = twin.task.prompt
     return Attempt(Episode(shown.proprio, shown.actions, prompt, shown.images, True), shown.reason)
 
 
@@ -181,7 +190,7 @@ def _check_same_run(out: Path, config: GenerateConfig) -> None:
         return
     found = json.loads(path.read_text())["config"]
     for key, value in asdict(config).items():
-        if found.get(key) != value:
+        if found.setdefault(key, getattr(GenerateConfig, key, None)) != value:
             raise DatasetError(
                 f"{out} was generated with {key} {found.get(key)}, not {value}; give the same "
                 "options to go on with it, or choose another folder"
@@ -190,26 +199,26 @@ def _check_same_run(out: Path, config: GenerateConfig) -> None:
 
 @contextmanager
 def _trials(
-    config: GenerateConfig, first: int, workers: int
+    play: Callable[[int], Attempt], first: int, workers: int
 ) -> Iterator[Iterator[tuple[int, Attempt]]]:
     """Trials from `first` on, in order, without end; the processes stop when it is left."""
     if workers == 1:
-        yield ((trial, attempt_episode(config, trial)) for trial in count(first))
+        yield ((trial, play(trial)) for trial in count(first))
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker)
     try:
-        yield _ahead(pool, config, first, 2 * workers)
+        yield _ahead(pool, play, first, 2 * workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _ahead(
-    pool: ProcessPoolExecutor, config: GenerateConfig, first: int, depth: int
+    pool: ProcessPoolExecutor, play: Callable[[int], Attempt], first: int, depth: int
 ) -> Iterator[tuple[int, Attempt]]:
     """Keeps `depth` trials under way and hands them out in order."""
     queue: deque[tuple[int, Future[Attempt]]] = deque()
     for trial in count(first):
-        queue.append((trial, pool.submit(attempt_episode, config, trial)))
+        queue.append((trial, pool.submit(play, trial)))
         if len(queue) == depth:
             oldest, future = queue.popleft()
             yield oldest, future.result()

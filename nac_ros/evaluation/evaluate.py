@@ -89,21 +89,30 @@ class Rehearsal:
 
     def play(self, seed: int) -> Guard:
         """One trial on the scene of `seed`; the twin holds the outcome afterwards."""
-        twin, guard = self.twin, Guard(self.spec)
+        self.begin(seed)
+        while self.twin.outcome().state == "running":
+            self.step()
+        return self._guard
+
+    def begin(self, seed: int) -> None:
+        """A new trial on the scene of `seed`, about to take its first step."""
+        twin = self.twin
         twin.reset(seed)
         self._aligner.clear()
-        guard.measure(twin.now(), twin.proprio())
-        guard.set_mode("policy")
-        period = 1 / self.spec.action_rate_hz
-        due: list[Chunk] = []
-        step = 0
-        while twin.outcome().state == "running":
-            self._observe(step)
-            if step % self.planner.n_action_steps == 0:
-                due.append(self.planner.plan(self._aligner.observe(twin.now(), self._prompt)))
-            step += 1
-            self._advance(guard, due, step * period)
-        return guard
+        self._guard = Guard(self.spec)
+        self._guard.measure(twin.now(), twin.proprio())
+        self._guard.set_mode("policy")
+        self._due: list[Chunk] = []
+        self._step = 0
+
+    def step(self) -> None:
+        """One control period: observes, plans where a chunk is wanted, moves."""
+        self._observe(self._step)
+        if self._step % self.planner.n_action_steps == 0:
+            observation = self._aligner.observe(self.twin.now(), self._prompt)
+            self._due.append(self.planner.plan(observation))
+        self._step += 1
+        self._advance(self._guard, self._due, self._step / self.spec.action_rate_hz)
 
     def _observe(self, step: int) -> None:
         """Cameras are looked through only where a plan will want their images."""

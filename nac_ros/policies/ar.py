@@ -27,7 +27,10 @@ class ArConfig(PolicyConfig):
 
     softness: width of the softened targets in mean distances to the nearest codeword; 0 = hard
     free_logits: learned logits per token beside the geometric ones
-    plan_weight: weight of the regression head's L1 loss
+    plan_weight, later_weight: weights of the regression heads' L1 losses, on the chunk and on
+        where the motion leads after it
+    token_weight: weight of the tokens' loss; 0 = teach only eyes and plan, and act by the plan,
+        in the tokenizer's words
     """
 
     dim: int = 256
@@ -39,6 +42,8 @@ class ArConfig(PolicyConfig):
     softness: float = 2.0
     free_logits: bool = False
     plan_weight: float = 1.0
+    later_weight: float = 0.3
+    token_weight: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -100,7 +105,7 @@ class ArPolicy(Policy):
 
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset)
-        self.grammar = tokenizer.grammar
+        self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalised
         facts = tokenizer.config
         self._chunk = (facts.horizon, facts.action_dim)
         flat, dim = facts.horizon * facts.action_dim, config.dim
@@ -119,7 +124,7 @@ class ArPolicy(Policy):
         n_context = len(config.cameras) + 2
         self.planner = nn.Sequential(
             nn.Linear(n_context * dim, 512), nn.GELU(), nn.LayerNorm(512),
-            nn.Linear(512, 512), nn.GELU(), nn.Linear(512, flat),
+            nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 2 * flat),
         )  # fmt: skip
         self.show_plan = nn.Linear(flat, dim)
         self.bos = nn.Parameter(torch.randn(dim) * 0.02)
@@ -133,24 +138,37 @@ class ArPolicy(Policy):
     def vision_parameters(self) -> list[nn.Parameter]:
         return list(self.vision.parameters())
 
+    def see(self, inputs: Inputs) -> Tensor:
+        if inputs.seen is not None:
+            return inputs.seen.float()
+        seen = [self.vision[name](inputs.images[name]).float() for name in self.config.cameras]
+        return torch.stack(seen, 1)  # [B, cameras, dim]
+
     def fit_tokens(self, latents: Tensor | None, tokens: Tensor) -> None:
         """Statistics of the training targets, latents `[N, L, E]` and tokens `[N, L]`."""
         if self.geometry is not None and latents is not None:
             self.geometry.fit(latents, tokens)
 
     def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        seen = self._see(inputs)
+        config, seen = self.config, self.see(inputs)
         with torch.autocast("cpu", enabled=False):  # a plan needs float32, and so do distances
-            context, plan = self._context(inputs, seen)
-        hidden = self._hidden(context, targets.tokens[:, :-1])
-        with torch.autocast("cpu", enabled=False):
-            cross_entropy = self._cross_entropy(hidden.float(), targets)
-        regression = F.l1_loss(plan, targets.chunk)
-        return {"tokens": cross_entropy, "plan": self.config.plan_weight * regression}
+            context, plan, later = self._context(inputs, seen)
+        losses = {
+            "plan": config.plan_weight * F.l1_loss(plan, targets.chunk),
+            "later": config.later_weight * F.l1_loss(later, targets.later),
+        }
+        if config.token_weight:
+            hidden = self._hidden(context, targets.tokens[:, :-1])
+            with torch.autocast("cpu", enabled=False):
+                cross_entropy = self._cross_entropy(hidden.float(), targets)
+            losses["tokens"] = config.token_weight * cross_entropy
+        return losses
 
     @torch.no_grad()
     def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
-        context, _ = self._context(inputs, self._see(inputs))
+        context, plan, _ = self._context(inputs, self.see(inputs))
+        if not self.config.token_weight:
+            return self._say(plan)
         tokens = torch.empty(len(context), 0, dtype=torch.int64)
         step, cache = self._with_positions(torch.cat([context, self._bos(context)], 1), 0), None
         while not self.grammar.done(tokens.numpy()).all():
@@ -165,11 +183,11 @@ class ArPolicy(Policy):
     @torch.no_grad()
     def plan(self, inputs: Inputs) -> Tensor:
         """The regression head's normalised chunk `[B, H, D]`, for comparison."""
-        return self._context(inputs, self._see(inputs))[1]
+        return self._context(inputs, self.see(inputs))[1]
 
     def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
-        context, _ = self._context(inputs, self._see(inputs))
+        context, *_ = self._context(inputs, self.see(inputs))
         logits = self._logits(self._hidden(context, tokens[:, :-1]), 0)
         return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
 
@@ -188,17 +206,14 @@ class ArPolicy(Policy):
         self.free_embed = nn.Embedding(self.grammar.vocab_size, dim) if vectors is None else None
         self.free_logits = nn.Linear(dim, self.grammar.vocab_size) if free else None
 
-    def _see(self, inputs: Inputs) -> Tensor:
-        seen = [self.vision[name](inputs.images[name]).float() for name in self.config.cameras]
-        return torch.stack(seen, 1)  # [B, cameras, dim]
-
-    def _context(self, inputs: Inputs, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def _context(self, inputs: Inputs, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         state = self.state(((inputs.proprio - self.state_mean) / self.state_std).flatten(1))
         known = torch.stack([state, self.task(inputs.task)], 1)
         parts = torch.cat([seen, known], 1)  # [B, n, dim]
-        plan = self.planner(parts.flatten(1))  # [B, H * D]
+        plan, later = self.planner(parts.flatten(1)).chunk(2, -1)  # [B, H * D] each
         shown = self.show_plan(plan.detach())[:, None]
-        return torch.cat([parts, shown], 1), plan.view(-1, *self._chunk)
+        context = torch.cat([parts, shown], 1)
+        return context, plan.view(-1, *self._chunk), later.view(-1, *self._chunk)
 
     def _hidden(self, context: Tensor, tokens: Tensor) -> Tensor:
         sequence = torch.cat([context, self._bos(context), self._embed(tokens.clamp(min=0))], 1)

@@ -51,20 +51,24 @@ class PolicyConfig:
 
 class Inputs(NamedTuple):
     """A batch of observations: uint8 images `[B, K, S, S, 3]` per camera, proprio float32
-    `[B, K, D]`, task index int64 `[B]`."""
+    `[B, K, D]`, task index int64 `[B]`; `seen`: what the policy's `see` made of the images
+    before, float `[B, cameras, E]`, which then may be missing."""
 
     images: dict[str, Tensor]
     proprio: Tensor
     task: Tensor
+    seen: Tensor | None = None
 
 
 class Targets(NamedTuple):
-    """What the demonstrations did: normalised chunk `[B, H, D]`, tokens int64 `[B, L]`, and the
-    latents `[B, L, E]` the tokens stand for (None for tokenizers without geometry)."""
+    """What the demonstrations did: normalised chunk `[B, H, D]`, tokens int64 `[B, L]`, the
+    latents `[B, L, E]` the tokens stand for (None for tokenizers without geometry), and `later`
+    `[B, H, D]`, normalised actions ahead at wider spacing."""
 
     chunk: Tensor
     tokens: Tensor
     latents: Tensor | None
+    later: Tensor
 
 
 class Policy(nn.Module, ABC):
@@ -92,6 +96,10 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
+
+    @abstractmethod
+    def see(self, inputs: Inputs) -> Tensor:
+        """Features `[B, cameras, E]` of the images, all that `losses` and `act` use of them."""
 
     @abstractmethod
     def vision_parameters(self) -> list[nn.Parameter]:
@@ -165,18 +173,21 @@ def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> 
 
 
 def warm_start(policy: Policy, folder: Path | str) -> int:
-    """Takes over what fits from the policy saved in `folder`, but nothing tied to its tokens.
+    """Takes over what fits from the policy saved in `folder`; the number of tensors taken.
 
-    Eyes and plan learned over another tokenizer are kept that way; the number of tensors taken.
+    Eyes and plan are kept also over another tokenizer; what is tied to the tokens is not.
     """
     path = Path(folder) / WEIGHTS_FILE
     if not path.is_file():
         raise BundleError(f"no policy to start from at {folder}: {path.name} is missing")
-    own = policy.state_dict()
+    own, saved = policy.state_dict(), load_file(path)
+    vectors = "geometry.vectors"
+    same = vectors in own and vectors in saved and torch.equal(own[vectors], saved[vectors])
+    dropped = () if same else policy.token_parts
     kept = {
         key: value
-        for key, value in load_file(path).items()
-        if key in own and own[key].shape == value.shape and not key.startswith(policy.token_parts)
+        for key, value in saved.items()
+        if key in own and own[key].shape == value.shape and not key.startswith(dropped)
     }
     policy.load_state_dict(kept, strict=False)
     return len(kept)

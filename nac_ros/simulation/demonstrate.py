@@ -41,6 +41,11 @@ def demonstrate(
     velocities = np.zeros(twin.spec.action_dim)
     if rng.random() < noise:
         velocities = _disturb(twin, rng)
+    return take_over(twin, rng, velocities)
+
+
+def take_over(twin: Twin, rng: np.random.Generator, velocities: np.ndarray) -> Demonstration:
+    """The expert's way from where the twin is to the end, its set-point moving `[D]`."""
     readings, actions = [], []
     for setpoint in expert(twin, rng, velocities):
         readings.append(twin.read())

@@ -122,8 +122,13 @@ class Tokenizer(nn.Module, ABC):
     def encode(self, actions, reference=None) -> Tensor:
         """Actions `[B, H, D]` -> int64 `[B, L]`; relative codecs need `reference [B, D]`."""
         self._demand_fitted()
+        return self.encode_normalised(self.normalize(actions, reference))
+
+    def encode_normalised(self, normalised: Tensor) -> Tensor:
+        """What `normalize` made, `[B, H, D]` -> int64 `[B, L]`."""
+        self._demand_fitted()
         with torch.no_grad():
-            return self._encode(self.normalize(actions, reference))
+            return self._encode(normalised)
 
     def decode(self, tokens, reference=None) -> Tensor:
         """Complete sequences int64 `[B, L]` -> float32 `[B, H, D]`; raises BadTokens."""

@@ -19,6 +19,7 @@ from nac_ros.training.augment import jitter_colours, random_shift
 
 HELD_OUT_FRAMES = 512
 ENCODE_BATCH = 2048
+SEE_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class PolicyTraining:
 
     shift: pixels an image may be moved; brightness, contrast: largest relative change
     state_noise: joint offset [normalised by its spread] common to all observed steps
+    foresight: spacing [steps] of the H further actions that the policy learns to foresee
+    frozen_views: 0 = the vision encoder learns; else it stays as it is, and sees each frame this
+        many times, differently augmented, before training begins. Steps are then far cheaper.
     averaging: decay of the averaged weights, which are what is saved
     """
 
@@ -37,10 +41,12 @@ class PolicyTraining:
     weight_decay: float = 1e-2
     warmup: int = 200
     averaging: float = 0.999
-    shift: int = 4
+    shift: int = 1
     brightness: float = 0.15
     contrast: float = 0.15
     state_noise: float = 0.02
+    foresight: int = 4
+    frozen_views: int = 0
     bfloat16: bool = True
     gradient_clip: float = 1.0
     log_every: int = 500
@@ -78,31 +84,35 @@ class Demonstrations:
         joined = None if latents[0] is None else torch.cat(latents)
         return cls(frames, tokenizer, task, torch.cat(tokens), joined)
 
-    def batch(self, rows: np.ndarray, n_obs_steps: int) -> tuple[Inputs, Targets]:
-        """Observations and targets of frames `[B]`."""
+    def inputs(self, rows: np.ndarray, n_obs_steps: int, images: bool = True) -> Inputs:
+        """Observations of frames `[B]`, with or without their images."""
         history = self.frames.history(rows, n_obs_steps)  # [B, K]
-        images = {
-            camera: torch.from_numpy(stack[history])
-            for camera, stack in self.frames.images.items()
-        }
+        stacks = self.frames.images if images else {}
+        seen = {camera: torch.from_numpy(stack[history]) for camera, stack in stacks.items()}
         proprio = torch.from_numpy(self.frames.proprio[history])
-        inputs = Inputs(images, proprio, self.task[self.frames.episode[rows]])
+        return Inputs(seen, proprio, self.task[self.frames.episode[rows]])
+
+    def targets(self, rows: np.ndarray, foresight: int) -> Targets:
+        """What is learned from frames `[B]`; `foresight`: spacing of the later actions."""
         latents = None if self.latents is None else self.latents[rows]
         chunk = self._chunk(self.frames, self.tokenizer, rows)
-        return inputs, Targets(chunk, self.tokens[rows], latents)
+        later = self._chunk(self.frames, self.tokenizer, rows, foresight)
+        return Targets(chunk, self.tokens[rows], latents, later)
 
     def rows(self, held_out: bool) -> np.ndarray:
         """Frames of the held-out or of the training episodes, int64."""
         return np.flatnonzero(self.frames.held_out[self.frames.episode] == held_out)
 
     @staticmethod
-    def _physical(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray):
-        actions = frames.actions[frames.future(rows, tokenizer.config.horizon)]  # [B, H, D]
-        return actions, frames.proprio[rows]
+    def _physical(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1):
+        ahead = frames.future(rows, tokenizer.config.horizon, stride)  # [B, H]
+        return frames.actions[ahead], frames.proprio[rows]
 
     @classmethod
-    def _chunk(cls, frames: Frames, tokenizer: Tokenizer, rows: np.ndarray) -> Tensor:
-        return tokenizer.normalize(*cls._physical(frames, tokenizer, rows))
+    def _chunk(
+        cls, frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1
+    ) -> Tensor:
+        return tokenizer.normalize(*cls._physical(frames, tokenizer, rows, stride))
 
 
 class PolicyTrainer:
@@ -124,6 +134,7 @@ class PolicyTrainer:
         self._optimizer = _optimizer(policy, config)
         self._averaged = loop.AveragedWeights(policy, config.averaging)
         self._step = 0
+        self._seen: Tensor | None = None
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Trains to the end and saves the averaged weights in `out`/policy."""
@@ -131,6 +142,8 @@ class PolicyTrainer:
         loop.prepare_folder(self.out, configs.to_plain(self.config), resume)
         if resume:
             self._restore()
+        if self.config.frozen_views:
+            self._seen = self._see_all()
         log = loop.Log(self.out / "log.jsonl")
         running: dict[str, float] = {}
         while self._step < self.config.steps:
@@ -148,7 +161,8 @@ class PolicyTrainer:
         self.policy.load_state_dict(self._averaged.state)
         self.policy.eval()
         rows = np.random.default_rng(0).choice(self._held_out, HELD_OUT_FRAMES)
-        inputs, targets = self.data.batch(rows, self.policy.config.n_obs_steps)
+        inputs = self.data.inputs(rows, self.policy.config.n_obs_steps)
+        targets = self.data.targets(rows, self.config.foresight)
         tokens = self.policy.act(inputs, torch.Generator().manual_seed(0))
         figures = {
             "l1_tokens": self._l1(tokens, rows),
@@ -173,15 +187,27 @@ class PolicyTrainer:
     def _train_step(self) -> dict[str, float]:
         self._set_rates()
         self.policy.train()
-        rows = np.random.choice(self._train, self.config.batch)
-        inputs, targets = self.data.batch(rows, self.policy.config.n_obs_steps)
+        rows = self._train[torch.randint(len(self._train), (self.config.batch,)).numpy()]
+        inputs, targets = self._inputs(rows), self.data.targets(rows, self.config.foresight)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            losses = self.policy.losses(self._augment(inputs), targets)
+            losses = self.policy.losses(inputs, targets)
         loop.gradient_step(
             self._optimizer, torch.stack(list(losses.values())).sum(), self.config.gradient_clip
         )
         self._averaged.update(self.policy, self._step)
         return {key: float(value.detach()) for key, value in losses.items()}
+
+    def _inputs(self, rows: np.ndarray) -> Inputs:
+        """Augmented observations of frames `[B]`."""
+        if self._seen is None:
+            inputs = self._augment(self.data.inputs(rows, self.policy.config.n_obs_steps))
+        else:
+            inputs = self.data.inputs(rows, self.policy.config.n_obs_steps, images=False)
+            view = torch.randint(len(self._seen), (len(rows),))
+            inputs = inputs._replace(seen=self._seen[view, self._place[rows]])
+        offset = torch.randn(len(inputs.task), 1, inputs.proprio.shape[-1])
+        proprio = inputs.proprio + self.config.state_noise * offset * self.policy.state_std
+        return inputs._replace(proprio=proprio)
 
     def _augment(self, inputs: Inputs) -> Inputs:
         config = self.config
@@ -191,9 +217,30 @@ class PolicyTrainer:
             )
             for camera, frames in inputs.images.items()
         }
-        offset = torch.randn(len(inputs.task), 1, inputs.proprio.shape[-1])
-        proprio = inputs.proprio + config.state_noise * offset * self.policy.state_std
-        return Inputs(images, proprio, inputs.task)
+        return inputs._replace(images=images)
+
+    @torch.no_grad()
+    def _see_all(self) -> Tensor:
+        """Features of all training frames in `frozen_views` augmentations, float16
+        `[V, N, cameras, E]`; the vision encoder no longer learns."""
+        for parameter in self.policy.vision_parameters():
+            parameter.requires_grad_(False)
+        self.policy.eval()
+        self._place = np.zeros(len(self.data.frames), np.int64)
+        self._place[self._train] = np.arange(len(self._train))
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a resumed run draws as one that was never stopped
+            torch.manual_seed(self.config.seed)
+            return torch.stack([self._view() for _ in range(self.config.frozen_views)])
+
+    def _view(self) -> Tensor:
+        parts = []
+        for rows in np.array_split(self._train, -(-len(self._train) // SEE_BATCH)):
+            inputs = self._augment(self.data.inputs(rows, self.policy.config.n_obs_steps))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
+                parts.append(self.policy.see(inputs).half())
+        return torch.cat(parts)
 
     def _set_rates(self) -> None:
         factor = loop.cosine_rate(self._step, self.config.steps, self.config.warmup)

@@ -153,6 +153,9 @@ class TokenizerTrainer:
             "judge": self._judge.state_dict(),
         }
         loop.save_checkpoint(self.out, state)
+        self.tokenizer.save_pretrained(
+            self.out
+        )  # of use already, and all there is if time runs out
 
     def _restore(self) -> bool:
         state = loop.load_checkpoint(self.out)

@@ -1,0 +1,121 @@
+"""Training of a token policy: images, the frozen encoder, going on after a stop."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nac_ros.data.frames import Frames, ImageStack
+from nac_ros.policies.base import load_policy, make_policy
+from nac_ros.tokenizers import make_tokenizer
+from nac_ros.training.policy import Demonstrations, PolicyTrainer, PolicyTraining
+
+SIZE, LENGTH, EPISODES = 32, 20, 40
+QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3, "bfloat16": False}
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    """A white square lies at a random place; the two joints move towards it."""
+    rng = np.random.default_rng(0)
+    place = rng.uniform(-1, 1, (EPISODES, 2))
+    progress = np.linspace(0, 1, LENGTH, dtype=np.float32)[:, None]
+    images = np.zeros((EPISODES, LENGTH, SIZE, SIZE, 3), np.uint8)
+    for episode, (x, y) in enumerate(place):
+        row, column = (int(SIZE / 2 + 12 * value) for value in (y, x))
+        images[episode, :, row - 2 : row + 2, column - 2 : column + 2] = 255
+    actions = (progress * place[:, None]).astype(np.float32)  # [E, T, 2]
+    episode = np.repeat(np.arange(EPISODES), LENGTH)
+    flat = actions.reshape(-1, 2)
+    return Frames(
+        images={"scene": ImageStack([images.reshape(-1, SIZE, SIZE, 3)])},
+        proprio=flat, actions=flat, episode=episode,
+        start=episode * LENGTH, end=(episode + 1) * LENGTH,
+        tasks=("reach",) * EPISODES, held_out=np.arange(EPISODES) % 5 == 4,
+        names=("x", "y"), fps=30,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(frames):
+    rows = np.arange(len(frames))
+    small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
+    made = make_tokenizer("nac", action_dim=2, relative=[True, True], latent_dim=8, **small)
+    return made.fit(frames.actions[frames.future(rows, 32)], frames.proprio).eval()
+
+
+def trainer(frames, tokenizer, out, model=None, **training) -> PolicyTrainer:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    facts = {"cameras": ["scene"], "tasks": {"reach": "reach"}, "state_dim": 2}
+    facts |= {"image_size": SIZE, "dim": 32, "n_layers": 1, "n_heads": 2}
+    policy = make_policy("ar", "small", tokenizer, vision_width=8, **{**facts, **(model or {})})
+    demonstrations = Demonstrations.build(frames, tokenizer, policy)
+    return PolicyTrainer(policy, demonstrations, PolicyTraining(**{**QUICK, **training}), out)
+
+
+def test_the_later_targets_are_the_actions_further_ahead(frames, tokenizer, tmp_path):
+    made = trainer(frames, tokenizer, tmp_path)
+    targets = made.data.targets(np.array([3]), foresight=4)
+    later = tokenizer.denormalize(targets.later, frames.proprio[[3]])[0].numpy()
+    wanted = frames.actions[np.minimum(3 + 4 * np.arange(32), LENGTH - 1)]
+    np.testing.assert_allclose(later, wanted, atol=1e-5)
+
+
+def test_the_plan_alone_is_learned_without_touching_what_says_tokens(frames, tokenizer, tmp_path):
+    fast = {"learning_rate": 3e-3, "vision_learning_rate": 3e-3, "batch": 32, "averaging": 0.9}
+    made = trainer(frames, tokenizer, tmp_path, {"token_weight": 0.0}, steps=100, **fast)
+    before = {key: value.clone() for key, value in made.policy.state_dict().items()}
+    first = made.held_out()["l1_plan"]
+    after = made.run()["l1_plan"]
+    assert after < 0.8 * first
+    now = made.policy.state_dict()
+    changed = {key for key, value in before.items() if (now[key] != value).any()}
+    assert any(key.startswith("vision.") for key in changed)
+    assert not any(key.startswith(("transformer.", "geometry.predict")) for key in changed)
+
+
+def test_frozen_eyes_stay_as_they_are_and_the_rest_learns(frames, tokenizer, tmp_path):
+    made = trainer(frames, tokenizer, tmp_path, frozen_views=2)
+    before = {key: value.clone() for key, value in made.policy.state_dict().items()}
+    made.run()
+    after = load_policy(tmp_path / "policy", tokenizer).state_dict()
+    for key, value in before.items():
+        if key.startswith("vision."):
+            assert torch.equal(after[key], value), key
+    assert not torch.equal(after["show_plan.weight"], before["show_plan.weight"])
+
+
+def test_frozen_features_are_those_of_the_very_frames(frames, tokenizer, tmp_path):
+    plain = {"shift": 0, "brightness": 0.0, "contrast": 0.0, "state_noise": 0.0}
+    made = trainer(frames, tokenizer, tmp_path, frozen_views=1, **plain)
+    made.run()
+    rows = made.data.rows(held_out=False)[[0, 7, 50]]
+    cached = made._inputs(rows).seen.float()
+    made.policy.eval()
+    with torch.no_grad():
+        fresh = made.policy.see(made.data.inputs(rows, made.policy.config.n_obs_steps))
+    torch.testing.assert_close(cached, fresh, atol=2e-3, rtol=2e-3)  # kept in float16
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(frames, tokenizer, tmp_path):
+    whole = trainer(frames, tokenizer, tmp_path / "whole")
+    whole.run()
+    broken = trainer(frames, tokenizer, tmp_path / "broken")
+    step, calls = broken._train_step, iter(range(100))
+
+    def stop_after_four():
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return step()
+
+    broken._train_step = stop_after_four
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    again = trainer(frames, tokenizer, tmp_path / "broken")
+    again.run(resume=True)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken/log.jsonl").open()]
+    assert steps == [3, 6]
+    for key, value in whole.policy.state_dict().items():
+        assert torch.equal(again.policy.state_dict()[key], value), key
