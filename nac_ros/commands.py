@@ -1,6 +1,5 @@
 """What each command of `nac` does: open, call the library, print, return figures for --json."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros import config as configs
+from nac_ros import terminal
 from nac_ros.errors import ConfigError
 from nac_ros.robot import config_dir, load_robot
 
@@ -36,7 +36,7 @@ def data_generate(a: Namespace) -> Figures:
         from nac_ros.evaluation.aggregate import attempt_after_policy as attempt
 
     def report(progress: Any) -> None:
-        _progress(progress.line(), progress.kept, progress.wanted)
+        terminal.progress(progress.line(), progress.kept, progress.wanted)
 
     done = generate(config, a.episodes, a.out, workers=a.workers, report=report, attempt=attempt)
     print(
@@ -97,7 +97,7 @@ def tokenizer_list(a: Namespace) -> Figures:
                     "bits": round(made.bits, 1),
                 }
             )
-    _table(rows)
+    terminal.table(rows)
     return {"rows": rows}
 
 
@@ -118,7 +118,7 @@ def tokenizer_train(a: Namespace) -> Figures:
         f"{len(train.actions)} chunks to train on, {len(held_out.actions)} held out"
     )
     figures = TokenizerTrainer(tokenizer, training, a.out).run(train, held_out, a.resume)
-    _print_errors(figures)
+    terminal.tokenizer_errors(figures)
     return figures
 
 
@@ -131,7 +131,7 @@ def tokenizer_eval(a: Namespace) -> Figures:
     train, held_out = _windows([_open(path, a) for path in a.data], tokenizer.config.horizon)
     figures = judge(tokenizer, train if a.all else held_out)
     figures["onnx_error"] = _onnx_error(a.path, tokenizer)
-    _print_errors(figures)
+    terminal.tokenizer_errors(figures)
     return figures
 
 
@@ -148,7 +148,7 @@ def policy_list(a: Namespace) -> Figures:
         for preset in POLICIES.get(name).presets:
             made = make_policy(name, preset, tokenizer, **facts)
             rows.append({"name": name, "preset": preset, "params_m": round(made.params_m, 3)})
-    _table(rows)
+    terminal.table(rows)
     return {"rows": rows}
 
 
@@ -161,7 +161,7 @@ def policy_train(a: Namespace) -> Figures:
 
     tokenizer = load_tokenizer(a.tokenizer)
     cameras = a.cameras or list(_open(a.data[0]).cameras)
-    frames = load_frames(a.data, cameras, report=_decoding)
+    frames = load_frames(a.data, cameras, report=terminal.decoding)
     tasks, state_dim = _task_ids(frames.tasks), frames.proprio.shape[1]
     facts = {"cameras": cameras, "tasks": tasks, "state_dim": state_dim}
     training = _training_config(PolicyTraining, a)
@@ -275,32 +275,3 @@ def _onnx_error(path: Path, tokenizer: Any) -> float | None:
 
     graph = path / "detokenizer.onnx"
     return parity(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None
-
-
-def _decoding(done: int, total: int) -> None:
-    _progress(f"decoding images: {done}/{total} episodes", done, total)
-
-
-def _progress(line: str, done: int, total: int) -> None:
-    """One line that is written over on a terminal; every tenth of the way in a file."""
-    if sys.stdout.isatty():
-        print(f"\r{line}   ", end="\n" if done == total else "", flush=True)
-    elif done == total or done % max(1, total // 10) == 0:
-        print(line, flush=True)
-
-
-def _print_errors(figures: Figures) -> None:
-    use = ", ".join(f"{100 * share:.0f} %" for share in figures["codebook_use"])
-    basis = f"(normalised, {figures['chunks']} chunks)"
-    print(f"mse {figures['mse']:.2e}  l1 {figures['l1']:.2e}  {basis}")
-    print(f"{figures['tokens']:g} tokens, {figures['bits']:.0f} bits, codebook use {use}")
-    for row in figures["per_joint"]:
-        print(f"  {row['name']:14s} rms {row['rms']:.5f}  max {row['max']:.5f} {row['unit']}")
-
-
-def _table(rows: Sequence[Figures]) -> None:
-    keys = list(rows[0])
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in keys}
-    print("  ".join(f"{key:{widths[key]}}" for key in keys))
-    for row in rows:
-        print("  ".join(f"{row[key]!s:{widths[key]}}" for key in keys))

@@ -16,7 +16,7 @@ FLOORS = {
     5: ("runtime", "training"),
     4: ("export",),
     3: ("tokenizers", "policies", "data", "safety", "simulation"),
-    2: ("robot", "normalize", "align", "config", "registry"),
+    2: ("robot", "normalize", "align", "config", "registry", "terminal"),
     1: ("chunk", "errors", "codec"),
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
