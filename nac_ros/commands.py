@@ -177,8 +177,8 @@ def export(a: Namespace) -> Figures:
     """Policy + tokenizer + robot -> bundle."""
     from nac_ros.export.bundle import write_bundle
     from nac_ros.policies.base import load_policy
+    from nac_ros.provenance import environment
     from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.loop import environment
 
     tokenizer = load_tokenizer(a.tokenizer)
     folder = a.policy / "policy" if (a.policy / "policy").is_dir() else a.policy

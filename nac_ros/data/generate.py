@@ -1,10 +1,8 @@
 """Demonstrations by the scripted expert, made by several processes and written by one."""
 
-import importlib.metadata
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
@@ -16,7 +14,7 @@ from functools import lru_cache, partial
 from itertools import count
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from nac_ros.data import layout
 from nac_ros.data.episode import Episode
 from nac_ros.data.writer import DatasetWriter
 from nac_ros.errors import ConfigError, DatasetError, SimulationError
+from nac_ros.provenance import environment
 from nac_ros.robot import RobotSpec, load_robot
 from nac_ros.simulation import gl  # noqa: F401 - it chooses the GL before mink loads MuJoCo
 from nac_ros.simulation.demonstrate import Demonstration, demonstrate
@@ -31,7 +30,6 @@ from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
 
 RUN_FILE = "meta/generate.json"
-VERSIONED = ("nac_ros", "mujoco", "mink", "numpy", "pyarrow", "opencv-python")
 MAX_FAILURES_IN_A_ROW = 30
 
 
@@ -92,7 +90,8 @@ def generate(
         raise ConfigError(f"wanted >= 1 episodes and workers, got {episodes} and {workers}")
     _check_same_run(out, config)
     with closing(_open_writer(out, spec)) as writer:
-        layout.write_json(out / RUN_FILE, {"config": asdict(config), **provenance()})
+        origin = {"renderer": os.environ["MUJOCO_GL"], **environment()}
+        layout.write_json(out / RUN_FILE, {"config": asdict(config), **origin})
         first = 0 if writer.last_trial is None else writer.last_trial + 1
         counter = _Counter(writer.n_episodes, episodes, first)
         report(counter.progress())
@@ -133,19 +132,6 @@ def as_attempt(shown: Demonstration, prompt: str) -> Attempt:
     if not shown.success:
         return Attempt(None, shown.reason)
     return Attempt(Episode(shown.proprio, shown.actions, prompt, shown.images, True), shown.reason)
-
-
-def provenance() -> dict[str, Any]:
-    """Git commit of the source (None outside a checkout) and versions of what shapes the data."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-        commit = found.stdout.strip() if found.returncode == 0 else None
-    except OSError:  # no git on this machine
-        commit = None
-    versions = {name: _version(name) for name in VERSIONED}
-    return {"git_commit": commit, "renderer": os.environ["MUJOCO_GL"], "versions": versions}
 
 
 class _Counter:
@@ -242,10 +228,3 @@ def _twin(robot: str, task: str) -> Twin:
     twin = Twin(load_robot(robot), task)
     twin.read()  # without a working GL it ends here, and is no failed demonstration
     return twin
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

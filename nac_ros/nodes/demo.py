@@ -22,6 +22,7 @@ from nac_ros.nodes.graph import policy_graph, twin_graph
 from nac_ros.nodes.operator import Operator
 from nac_ros.nodes.processes import Processes
 from nac_ros.nodes.results import figures, print_table, render
+from nac_ros.provenance import environment
 from nac_ros.robot import RobotSpec, load_robot
 from nac_ros.simulation.tasks import list_tasks
 
@@ -131,8 +132,6 @@ def _tasks(config: DemoConfig) -> tuple[str, ...]:
 
 
 def _write_config(folder: Path, config: DemoConfig) -> None:
-    from nac_ros.training.loop import environment  # torch is loaded only for its version
-
     facts = {"config": asdict(config), **environment()}
     (folder / "config.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
 

@@ -1,13 +1,10 @@
-"""What every training run shares: schedule, averaged weights, checkpoints, a log, provenance."""
+"""What every training run shares: schedule, averaged weights, checkpoints, a log."""
 
 import json
 import math
 import os
 import random
-import subprocess
-import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.errors import ConfigError
+from nac_ros.provenance import environment
 
-PACKAGES = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "mujoco", "safetensors", "nac_ros")
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -52,34 +49,6 @@ class AveragedWeights:
                 self.state[key].lerp_(value.to(self.state[key].dtype), 1 - decay)
             else:
                 self.state[key].copy_(value)
-
-
-def environment() -> dict[str, Any]:
-    """Git commit, command, versions and machine: written beside every result."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "command": " ".join(sys.argv),
-        "git_commit": git_commit(),
-        "python": sys.version.split()[0],
-        "versions": versions,
-        "cpu_count": os.cpu_count(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
-
-
-def git_commit() -> str:
-    """Commit of the source tree, with '+' when it has changes; 'unknown' outside git."""
-    root = Path(__file__).resolve().parent
-    try:
-        run = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 class Log:
