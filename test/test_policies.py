@@ -93,8 +93,9 @@ def test_a_seed_repeats_a_sample_and_another_differs(tokenizer):
     assert not torch.equal(first, other)
 
 
-def test_a_policy_without_tokens_says_its_plan(tokenizer):
-    policy, inputs = make(tokenizer, token_weight=0.0), random_inputs(3)
+@pytest.mark.parametrize("taught", [0.0, 1.0])
+def test_a_policy_not_yet_taught_tokens_says_its_plan(tokenizer, taught):
+    policy, inputs = make(tokenizer, token_weight=taught), random_inputs(3)
     planned = tokenizer.encode(tokenizer.denormalize(policy.plan(inputs)))
     assert torch.equal(policy.act(inputs), planned)
 
@@ -117,7 +118,7 @@ def test_a_policy_learns_what_one_batch_shows(tokenizer):
         sum(losses.values()).backward()
         optimizer.step()
     assert losses["plan"] < 0.6 * first["plan"]
-    assert losses["tokens"] < 0.6 * first["tokens"]
+    assert losses["tokens"] < 0.9 * first["tokens"]
 
 
 def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):

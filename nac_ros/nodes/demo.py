@@ -77,7 +77,7 @@ def _play(
     config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, events: Events
 ) -> tuple[list[TrialTrace], Trials]:
     domain = 1 + os.getpid() % DOMAINS
-    environment = {
+    variables = {
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
@@ -87,7 +87,7 @@ def _play(
         *policy_graph(str(Path(config.bundle).resolve()), robot, seed=config.seed),
     )
     print(f"starting {', '.join(node.name for node in graph)} ...", flush=True)
-    with _variables(environment), Processes(folder / "logs", environment) as processes:
+    with _variables(variables), Processes(folder / "logs", variables) as processes:
         for node in graph:
             events.write("process started", node=node.name, pid=processes.start(node))
         with Operator(domain, watch=processes.check) as operator:

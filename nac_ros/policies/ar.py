@@ -1,10 +1,12 @@
 """Autoregressive policy over any tokenizer's grammar (NAC section 3.3, Algorithm 2).
 
-Two additions to the paper, both for learning from few demonstrations. A head regresses the
+Three additions to the paper, all for learning from few demonstrations. A head regresses the
 chunk from the context; it teaches the vision encoder, and its plan is shown to the transformer.
 Where tokens have a geometry (codewords), a logit falls with the squared distance between the
 codeword and a predicted latent, and the target is softened over the codebook the same way:
-codewords that mean nearly the same motion then share what is learned about it.
+codewords that mean nearly the same motion then share what is learned about it. And the latents
+that the tokenizer finds for the plan are where the predicted latents start from, so that an
+untaught transformer says the plan, and a taught one corrects it.
 """
 
 from dataclasses import dataclass, field
@@ -64,7 +66,10 @@ class TokenGeometry(nn.Module):
         self.register_buffer("spread", vectors.std().clamp(min=1e-6))
         self.register_buffer("widths", torch.ones(n_positions))
         self.embed = nn.Linear(vectors.shape[1], dim)
+        self.show = nn.Linear(vectors.shape[1], dim)
         self.predict = nn.Linear(dim, vectors.shape[1])
+        nn.init.zeros_(self.predict.weight)
+        nn.init.zeros_(self.predict.bias)
         self.log_sharpness = nn.Parameter(torch.zeros(n_positions))
 
     def fit(self, latents: Tensor, tokens: Tensor) -> None:
@@ -76,11 +81,19 @@ class TokenGeometry(nn.Module):
         """Tokens `[B, k]` -> `[B, k, dim]`."""
         return self.embed(self.vectors[tokens] / self.spread)
 
-    def logits(self, hidden: Tensor, first: int) -> Tensor:
-        """Hidden `[B, k, dim]` at positions first.. -> `[B, k, V]`."""
+    def hint(self, latents: Tensor) -> Tensor:
+        """A plan's latents `[B, k, E]` -> `[B, k, dim]`."""
+        return self.show(latents / self.spread)
+
+    def logits(self, hidden: Tensor, planned: Tensor, first: int) -> Tensor:
+        """Hidden `[B, k, dim]` and the plan's latents `[B, k, E]` at positions first..
+
+        -> `[B, k, V]`.
+        """
         span = slice(first, first + hidden.shape[1])
         sharpness = self.log_sharpness[span].exp() / self.widths[span]
-        return self._closeness(self.predict(hidden) * self.spread) * sharpness[:, None]
+        latents = planned + self.predict(hidden) * self.spread
+        return self._closeness(latents) * sharpness[:, None]
 
     def targets(self, latents: Tensor, softness: float, legal: Tensor) -> Tensor:
         """Latents `[B, L, E]` -> distribution over tokens `[B, L, V]`, zero where not legal."""
@@ -106,6 +119,7 @@ class ArPolicy(Policy):
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset)
         self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalised
+        self._latents = tokenizer.latents
         facts = tokenizer.config
         self._chunk = (facts.horizon, facts.action_dim)
         flat, dim = facts.horizon * facts.action_dim, config.dim
@@ -158,9 +172,11 @@ class ArPolicy(Policy):
             "later": config.later_weight * F.l1_loss(later, targets.later),
         }
         if config.token_weight:
-            hidden = self._hidden(context, targets.tokens[:, :-1])
             with torch.autocast("cpu", enabled=False):
-                cross_entropy = self._cross_entropy(hidden.float(), targets)
+                planned = self._planned(plan)
+            hidden = self._hidden(context, targets.tokens[:, :-1], planned)
+            with torch.autocast("cpu", enabled=False):
+                cross_entropy = self._cross_entropy(hidden.float(), planned, targets)
             losses["tokens"] = config.token_weight * cross_entropy
         return losses
 
@@ -169,15 +185,20 @@ class ArPolicy(Policy):
         context, plan, _ = self._context(inputs, self.see(inputs))
         if not self.config.token_weight:
             return self._say(plan)
-        tokens = torch.empty(len(context), 0, dtype=torch.int64)
-        step, cache = self._with_positions(torch.cat([context, self._bos(context)], 1), 0), None
-        while not self.grammar.done(tokens.numpy()).all():
+        planned, tokens = self._planned(plan), torch.empty(len(context), 0, dtype=torch.int64)
+        start = self._bos(context) + self._hint(planned, 0)
+        step, cache = self._with_positions(torch.cat([context, start], 1), 0), None
+        while True:
             hidden, cache = self.transformer(step, cache)
-            logits = self._logits(hidden[:, -1:], tokens.shape[1])[:, 0].float()
+            at = tokens.shape[1]
+            logits = self._logits(hidden[:, -1:], planned, at)[:, 0].float()
             legal = torch.from_numpy(self.grammar.legal(tokens.numpy()).copy())
             chosen = sample(logits, legal, self.config.sampling, generator)
             tokens = torch.cat([tokens, chosen], 1)
-            step = self._with_positions(self._embed(chosen), context.shape[1] + tokens.shape[1])
+            if self.grammar.done(tokens.numpy()).all():
+                break
+            said = self._embed(chosen) + self._hint(planned, at + 1)
+            step = self._with_positions(said, context.shape[1] + at + 1)
         return tokens
 
     @torch.no_grad()
@@ -187,13 +208,14 @@ class ArPolicy(Policy):
 
     def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
-        context, *_ = self._context(inputs, self.see(inputs))
-        logits = self._logits(self._hidden(context, tokens[:, :-1]), 0)
+        context, plan, _ = self._context(inputs, self.see(inputs))
+        planned = self._planned(plan)
+        logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
         return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
 
-    def _cross_entropy(self, hidden: Tensor, targets: Targets) -> Tensor:
+    def _cross_entropy(self, hidden: Tensor, planned: Tensor | None, targets: Targets) -> Tensor:
         legal = self._legal(targets.tokens)
-        logits = self._logits(hidden, 0)
+        logits = self._logits(hidden, planned, 0)
         likelihood = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
         wanted = self._target_distribution(targets, legal)
         return -(wanted * likelihood).sum(-1)[targets.tokens >= 0].mean()
@@ -215,9 +237,20 @@ class ArPolicy(Policy):
         context = torch.cat([parts, shown], 1)
         return context, plan.view(-1, *self._chunk), later.view(-1, *self._chunk)
 
-    def _hidden(self, context: Tensor, tokens: Tensor) -> Tensor:
-        sequence = torch.cat([context, self._bos(context), self._embed(tokens.clamp(min=0))], 1)
-        hidden, _ = self.transformer(self._with_positions(sequence, 0))
+    def _planned(self, plan: Tensor) -> Tensor | None:
+        """What the plan `[B, H, D]` is in latents `[B, L, E]`, where tokens have a geometry."""
+        if self.geometry is None:
+            return None
+        with torch.no_grad():
+            return self._latents(plan.detach())
+
+    def _hint(self, planned: Tensor | None, first: int, count: int = 1) -> Tensor | float:
+        return 0.0 if planned is None else self.geometry.hint(planned[:, first : first + count])
+
+    def _hidden(self, context: Tensor, tokens: Tensor, planned: Tensor | None) -> Tensor:
+        said = torch.cat([self._bos(context), self._embed(tokens.clamp(min=0))], 1)
+        said = said + self._hint(planned, 0, said.shape[1])
+        hidden, _ = self.transformer(self._with_positions(torch.cat([context, said], 1), 0))
         return hidden[:, context.shape[1] :]  # [B, L, dim], from BOS on
 
     def _bos(self, context: Tensor) -> Tensor:
@@ -231,11 +264,12 @@ class ArPolicy(Policy):
             return self.free_embed(tokens)
         return self.geometry.embedding(tokens)
 
-    def _logits(self, hidden: Tensor, first: int) -> Tensor:
+    def _logits(self, hidden: Tensor, planned: Tensor | None, first: int) -> Tensor:
         logits = self.free_logits(hidden) if self.free_logits is not None else 0
-        return (
-            logits + self.geometry.logits(hidden, first) if self.geometry is not None else logits
-        )
+        if self.geometry is None:
+            return logits
+        here = planned[:, first : first + hidden.shape[1]]
+        return logits + self.geometry.logits(hidden, here, first)
 
     def _legal(self, tokens: Tensor) -> Tensor:
         prefix = tokens.numpy()
