@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -98,9 +99,14 @@ def _coerce_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, .
     return tuple(_coerce(a, v, f"{place}[{i}]") for i, (a, v) in enumerate(zip(args, value)))
 
 
+_EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
+
+
 def _coerce_scalar(hint: Any, value: Any, place: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)  # YAML reads 1e-3, without a point, as text
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise ConfigError(f"{place}: wanted {hint.__name__}, got {value!r}")
     return value

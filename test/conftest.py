@@ -48,7 +48,7 @@ def tiny_bundle(tmp_path_factory):
     cameras = [camera.name for camera in robot.cameras]
     facts = {"cameras": cameras, "tasks": tasks, "state_dim": robot.action_dim}
     policy = make_policy(
-        "ar", "small", tokenizer, dim=32, n_layers=1, n_heads=2, vision_width=8, **facts
+        "ar", "small", tokenizer, dim=32, n_layers=1, n_heads=2, vision_width=32, **facts
     )
     policy.fit_state(actions[:, 0])
     folder = tmp_path_factory.mktemp("bundle")

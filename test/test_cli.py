@@ -31,7 +31,7 @@ def test_from_demonstrations_to_a_judged_bundle(capsys, tmp_path):
         "--set", "steps=20", "--threads", 1, *changes, "--json", tmp_path / "train.json",
     )  # fmt: skip
     assert code == 0 and json.loads((tmp_path / "train.json").read_text())["bits"] == 120
-    sizes = ["dim=32", "n_layers=1", "n_heads=2", "vision_width=8"]
+    sizes = ["dim=32", "n_layers=1", "n_heads=2", "vision_width=32"]
     changes = [part for field in sizes for part in ("--model", field)]
     code, _, _ = run(
         capsys, "policy", "train", "--tokenizer", codec, "--data", data, "--out", policy,

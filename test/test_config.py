@@ -58,6 +58,12 @@ def test_whole_numbers_may_stand_for_real_ones():
     assert build(Wheel, {"radius": 1}) == Wheel(radius=1.0)
 
 
+def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path):
+    (tmp_path / "cart.yaml").write_text("name: x\nwheels: [{radius: 1e-3}]\n")
+    values = load_yaml(tmp_path / "cart.yaml")
+    assert build(Cart, values, "cart").wheels[0].radius == 1e-3
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

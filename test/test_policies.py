@@ -30,7 +30,7 @@ def make(tokenizer, **changes):
     """A small policy with random weights."""
     torch.manual_seed(0)
     facts = {"cameras": ["scene", "wrist"], "tasks": TASKS, "state_dim": 7, "image_size": SIZE}
-    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "vision_width": 8, "n_keypoints": 4}
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "vision_width": 32, "n_keypoints": 4}
     return make_policy("ar", "small", tokenizer, **{**facts, **sizes, **changes}).eval()
 
 
@@ -142,7 +142,9 @@ def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(to
     fresh = make(other)
     before = fresh.geometry.predict.weight.clone()
     assert warm_start(fresh, tmp_path) > 20
-    assert torch.equal(fresh.vision["scene"].stem.weight, taught.vision["scene"].stem.weight)
+    assert torch.equal(
+        fresh.vision["scene"].layers[0].weight, taught.vision["scene"].layers[0].weight
+    )
     assert torch.equal(fresh.geometry.predict.weight, before)
     with pytest.raises(BundleError, match="start from"):
         warm_start(fresh, tmp_path / "nowhere")

@@ -50,7 +50,7 @@ def trainer(frames, tokenizer, out, model=None, **training) -> PolicyTrainer:
     torch.set_num_threads(1)
     facts = {"cameras": ["scene"], "tasks": {"reach": "reach"}, "state_dim": 2}
     facts |= {"image_size": SIZE, "dim": 32, "n_layers": 1, "n_heads": 2}
-    policy = make_policy("ar", "small", tokenizer, vision_width=8, **{**facts, **(model or {})})
+    policy = make_policy("ar", "small", tokenizer, vision_width=32, **{**facts, **(model or {})})
     demonstrations = Demonstrations.build(frames, tokenizer, policy)
     return PolicyTrainer(policy, demonstrations, PolicyTraining(**{**QUICK, **training}), out)
 

@@ -22,6 +22,8 @@ from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.policies.vision import KeypointEncoder
 from nac_ros.tokenizers.base import Tokenizer
 
+LEAST_STD = 0.01  # of a normalised action; steps that hardly vary are not blown up further
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArConfig(PolicyConfig):
@@ -50,10 +52,10 @@ class ArConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dim % self.n_heads or self.vision_width % 8:
+        if self.dim % self.n_heads or self.vision_width % 32:
             raise ConfigError(
                 f"dim {self.dim} must be a multiple of n_heads {self.n_heads}, and "
-                f"vision_width {self.vision_width} of 8"
+                f"vision_width {self.vision_width} of 32"
             )
 
 
@@ -113,7 +115,7 @@ class ArPolicy(Policy):
     token_parts = ("geometry.", "free_embed.", "free_logits.")
     presets = {
         "paper": {},
-        "small": {"dim": 192, "vision_width": 48, "sampling": Sampling(top_k=1)},
+        "small": {"dim": 192, "sampling": Sampling(top_k=1)},
     }
 
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
@@ -138,8 +140,10 @@ class ArPolicy(Policy):
         n_context = len(config.cameras) + 2
         self.planner = nn.Sequential(
             nn.Linear(n_context * dim, 512), nn.GELU(), nn.LayerNorm(512),
-            nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 2 * flat),
+            nn.Linear(512, 512), nn.GELU(), nn.LayerNorm(512), nn.Linear(512, 2 * flat),
         )  # fmt: skip
+        self.register_buffer("plan_mean", torch.zeros(2, *self._chunk))  # the chunk, and later
+        self.register_buffer("plan_std", torch.ones(2, *self._chunk))
         self.show_plan = nn.Linear(flat, dim)
         self.bos = nn.Parameter(torch.randn(dim) * 0.02)
         length = n_context + 1 + self.grammar.max_tokens
@@ -163,17 +167,27 @@ class ArPolicy(Policy):
         if self.geometry is not None and latents is not None:
             self.geometry.fit(latents, tokens)
 
+    def fit_plan(self, chunk: Tensor, later: Tensor) -> None:
+        """Scales the regression to targets `[N, H, D]`: near steps move less than far ones."""
+        both = torch.stack([chunk, later], 1)
+        mean, std = both.mean(0), both.std(0).clamp(min=LEAST_STD)
+        if not (self.plan_std == 1).all():  # taught before: what it plans stays the same
+            last, grown = self.planner[-1], (self.plan_std / std).flatten()
+            last.weight.data.mul_(grown[:, None])
+            last.bias.data.mul_(grown).add_(((self.plan_mean - mean) / std).flatten())
+        self.plan_mean.copy_(mean)
+        self.plan_std.copy_(std)
+
     def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
         config, seen = self.config, self.see(inputs)
         with torch.autocast("cpu", enabled=False):  # a plan needs float32, and so do distances
-            context, plan, later = self._context(inputs, seen)
-        losses = {
-            "plan": config.plan_weight * F.l1_loss(plan, targets.chunk),
-            "later": config.later_weight * F.l1_loss(later, targets.later),
-        }
+            context, plans = self._context(inputs, seen)
+        wanted = torch.stack([targets.chunk, targets.later], 1)  # [B, 2, H, D]
+        error = (plans - (wanted - self.plan_mean) / self.plan_std).abs().mean((0, 2, 3))
+        losses = {"plan": config.plan_weight * error[0], "later": config.later_weight * error[1]}
         if config.token_weight:
             with torch.autocast("cpu", enabled=False):
-                planned = self._planned(plan)
+                planned = self._planned(plans)
             hidden = self._hidden(context, targets.tokens[:, :-1], planned)
             with torch.autocast("cpu", enabled=False):
                 cross_entropy = self._cross_entropy(hidden.float(), planned, targets)
@@ -182,10 +196,10 @@ class ArPolicy(Policy):
 
     @torch.no_grad()
     def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
-        context, plan, _ = self._context(inputs, self.see(inputs))
+        context, plans = self._context(inputs, self.see(inputs))
         if not self.config.token_weight:
-            return self._say(plan)
-        planned, tokens = self._planned(plan), torch.empty(len(context), 0, dtype=torch.int64)
+            return self._say(self._chunk_of(plans))
+        planned, tokens = self._planned(plans), torch.empty(len(context), 0, dtype=torch.int64)
         start = self._bos(context) + self._hint(planned, 0)
         step, cache = self._with_positions(torch.cat([context, start], 1), 0), None
         while True:
@@ -204,12 +218,12 @@ class ArPolicy(Policy):
     @torch.no_grad()
     def plan(self, inputs: Inputs) -> Tensor:
         """The regression head's normalised chunk `[B, H, D]`, for comparison."""
-        return self._context(inputs, self.see(inputs))[1]
+        return self._chunk_of(self._context(inputs, self.see(inputs))[1])
 
     def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
-        context, plan, _ = self._context(inputs, self.see(inputs))
-        planned = self._planned(plan)
+        context, plans = self._context(inputs, self.see(inputs))
+        planned = self._planned(plans)
         logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
         return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
 
@@ -228,21 +242,24 @@ class ArPolicy(Policy):
         self.free_embed = nn.Embedding(self.grammar.vocab_size, dim) if vectors is None else None
         self.free_logits = nn.Linear(dim, self.grammar.vocab_size) if free else None
 
-    def _context(self, inputs: Inputs, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _context(self, inputs: Inputs, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What the transformer is shown `[B, n, dim]`, and the scaled plans `[B, 2, H, D]`."""
         state = self.state(((inputs.proprio - self.state_mean) / self.state_std).flatten(1))
         known = torch.stack([state, self.task(inputs.task)], 1)
         parts = torch.cat([seen, known], 1)  # [B, n, dim]
-        plan, later = self.planner(parts.flatten(1)).chunk(2, -1)  # [B, H * D] each
-        shown = self.show_plan(plan.detach())[:, None]
-        context = torch.cat([parts, shown], 1)
-        return context, plan.view(-1, *self._chunk), later.view(-1, *self._chunk)
+        plans = self.planner(parts.flatten(1)).view(-1, 2, *self._chunk)
+        shown = self.show_plan(plans[:, 0].detach().flatten(1))[:, None]
+        return torch.cat([parts, shown], 1), plans
 
-    def _planned(self, plan: Tensor) -> Tensor | None:
-        """What the plan `[B, H, D]` is in latents `[B, L, E]`, where tokens have a geometry."""
+    def _chunk_of(self, plans: Tensor) -> Tensor:
+        return plans[:, 0] * self.plan_std[0] + self.plan_mean[0]  # [B, H, D], normalised
+
+    def _planned(self, plans: Tensor) -> Tensor | None:
+        """What the plan is in latents `[B, L, E]`, where tokens have a geometry."""
         if self.geometry is None:
             return None
         with torch.no_grad():
-            return self._latents(plan.detach())
+            return self._latents(self._chunk_of(plans.detach()))
 
     def _hint(self, planned: Tensor | None, first: int, count: int = 1) -> Tensor | float:
         return 0.0 if planned is None else self.geometry.hint(planned[:, first : first + count])

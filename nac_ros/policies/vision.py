@@ -8,30 +8,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+GROUPS = 8
+
 
 class KeypointEncoder(nn.Module):
     """uint8 images `[B, K, S, S, 3]` of one camera -> `[B, dim]`; the K frames are fused first.
 
-    Layers without normalisation: on a CPU group norm took as long as the convolutions.
+    Group norm doubles the time of a layer here, and is worth it: without it the held-out error
+    after the same time is higher.
     """
 
     def __init__(self, n_frames: int, dim: int, width: int, n_keypoints: int):
         super().__init__()
-        self.stem = nn.Conv2d(3 * n_frames, width, 8, stride=4, padding=2)
-        self.refine = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation) for dilation in (1, 2)
+        widths = (3 * n_frames, width // 2, 3 * width // 4, width, width)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, kernel, stride, kernel // 2)
+            for before, after, kernel, stride in zip(
+                widths, widths[1:], (5, 3, 3, 3), (2, 2, 2, 1)
+            )
         )
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, after) for after in widths[1:])
         self.keypoints = nn.Conv2d(width, n_keypoints, 1)
-        self.project = nn.Sequential(
-            nn.Linear(2 * n_keypoints + width, dim), nn.GELU(), nn.Linear(dim, dim)
-        )
+        self.project = nn.Linear(2 * n_keypoints + width, dim)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 1, 4, 2, 3).flatten(1, 2)  # [B, K * 3, S, S]
-        x = (x.float() / 127.5 - 1).to(memory_format=torch.channels_last)
-        x = F.relu(self.stem(x))  # [B, width, S / 4, S / 4]
-        for layer in self.refine:
-            x = x + F.relu(layer(x))
+        x = (x.float() / 255 - 0.5).to(memory_format=torch.channels_last)
+        for layer, norm in zip(self.layers, self.norms):
+            x = F.relu(norm(layer(x)))  # at last [B, width, S / 8, S / 8]
         pooled = x.float().mean((2, 3))  # [B, width]
         positions = expected_positions(self.keypoints(x).float())
         return self.project(torch.cat([positions, pooled], 1))

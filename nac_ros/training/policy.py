@@ -20,6 +20,7 @@ from nac_ros.training.augment import jitter_colours, random_shift
 HELD_OUT_FRAMES = 512
 ENCODE_BATCH = 2048
 SEE_BATCH = 256
+SCALED_FRAMES = 8192  # drawn for the spread of the targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class PolicyTraining:
 
     steps: int = 12_000
     batch: int = 64
-    learning_rate: float = 6e-4
-    vision_learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
+    vision_learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup: int = 200
     averaging: float = 0.999
@@ -131,6 +132,9 @@ class PolicyTrainer:
             latents = demonstrations.latents
             kept = None if latents is None else latents[self._train]
             policy.fit_tokens(kept, demonstrations.tokens[self._train])
+            some = np.random.default_rng(config.seed).choice(self._train, SCALED_FRAMES)
+            targets = demonstrations.targets(some, config.foresight)
+            policy.fit_plan(targets.chunk, targets.later)
         self._optimizer = _optimizer(policy, config)
         self._averaged = loop.AveragedWeights(policy, config.averaging)
         self._step = 0
