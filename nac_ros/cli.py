@@ -140,7 +140,7 @@ def _eval(groups: Any) -> None:
     judge.add_argument("--latency-ms", type=float, help="time from observation to chunk")
     judge.add_argument("--n-action-steps", type=_count, help="executed steps of each chunk")
     judge.add_argument(
-        "--control", choices=("none", "black-images", "mean-demonstration", "expert"),
+        "--control", choices=("none", "black-images", "mean-demonstration"),
         default="none", help="replace the policy's eyes or the policy, to see a task's worth",
     )  # fmt: skip
     judge.add_argument("--data", type=Path, nargs="+", help="datasets for mean-demonstration")

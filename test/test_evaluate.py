@@ -1,14 +1,16 @@
 """`nac eval` in one process: experts through the real runtime, controls, figures."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from nac_ros.chunk import Chunk
+from nac_ros.cli import main
 from nac_ros.errors import ConfigError, DatasetError
 from nac_ros.evaluation.controls import MeanDemonstration, mean_demonstration
-from nac_ros.evaluation.evaluate import Evaluation, Rehearsal, run
+from nac_ros.evaluation.evaluate import Control, Evaluation, Rehearsal, run
 from nac_ros.robot import load_robot
 from nac_ros.simulation.demonstrate import demonstrate
 from nac_ros.simulation.seeds import scene_seed
@@ -30,6 +32,14 @@ class ExpertChunks:
         index = np.minimum(first + np.arange(32), len(self._actions) - 1)
         names, rate = self._spec.joint_names, self._spec.action_rate_hz
         return Chunk(observation.stamp, rate, names, self._actions[index], np.empty(0, np.int64))
+
+
+def test_an_unknown_control_is_refused_and_the_command_line_offers_only_known_ones(capsys):
+    with pytest.raises(ConfigError, match="unknown control 'expert'; known are: none"):
+        Evaluation(bundle="b", control="expert")
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    assert "{" + ",".join(get_args(Control)) + "}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["weighing", "marker"])

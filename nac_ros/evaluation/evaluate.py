@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class Evaluation:
         if self.trials < 1 or self.workers < 1:
             raise ConfigError(
                 f"trials {self.trials} and workers {self.workers} must be at least 1"
+            )
+        if self.control not in get_args(Control):
+            raise ConfigError(
+                f"control '{self.control}' is none of {', '.join(get_args(Control))}"
             )
         if self.latency_ms < 0:
             raise ConfigError(f"latency_ms {self.latency_ms} must not be negative")
