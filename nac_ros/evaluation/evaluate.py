@@ -58,9 +58,8 @@ class Evaluation:
                 f"trials {self.trials} and workers {self.workers} must be at least 1"
             )
         if self.control not in get_args(Control):
-            raise ConfigError(
-                f"control '{self.control}' is none of {', '.join(get_args(Control))}"
-            )
+            known = ", ".join(get_args(Control))
+            raise ConfigError(f"unknown control '{self.control}'; known are: {known}")
         if self.latency_ms < 0:
             raise ConfigError(f"latency_ms {self.latency_ms} must not be negative")
         if self.control == "mean-demonstration" and not self.data:
