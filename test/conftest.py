@@ -51,5 +51,8 @@ def tiny_bundle(tmp_path_factory):
         "ar", "small", tokenizer, dim=32, n_layers=1, n_heads=2, vision_width=32, **facts
     )
     policy.fit_state(actions[:, 0])
+    with torch.no_grad():
+        chunks = tokenizer.normalize(actions, actions[:, 0])
+        policy.fit_tokens(tokenizer.latents(chunks), tokenizer.encode_normalised(chunks))
     folder = tmp_path_factory.mktemp("bundle")
     return write_bundle(folder, policy.eval(), tokenizer, robot, {"made by": "tests"}, "a card")
