@@ -1,6 +1,7 @@
 """Bundles: complete, verified, refused with the reason when anything is off."""
 
 import json
+from pathlib import Path
 from dataclasses import replace
 from shutil import copytree
 
@@ -112,6 +113,12 @@ def test_another_robot_is_refused(tiny_bundle):
     wider = tuple(replace(camera, width=128) for camera in robot.cameras)
     with pytest.raises(BundleError, match="128x96"):
         bundle.check_robot(replace(robot, cameras=wider))
+
+
+def test_a_bundle_names_no_folder_of_the_machine_it_was_made_on(tiny_bundle):
+    here = str(Path(__file__).resolve().parent.parent).encode()
+    for path in tiny_bundle.rglob("*"):
+        assert path.is_dir() or here not in path.read_bytes(), path
 
 
 def test_a_foreign_folder_is_not_overwritten(tiny_bundle, tmp_path):

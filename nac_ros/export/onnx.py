@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
             opset_version=OPSET,
             dynamo=True,
         )
+        _forget_sources(program.model)
         program.save(str(path), external_data=False)
 
 
@@ -97,12 +99,19 @@ def parity(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:
     return float(np.abs(difference / tokenizer._scale()[1].numpy()).max())
 
 
+def _forget_sources(model) -> None:
+    """Stack traces name folders of the machine that exported; a bundle is for others."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+
+
 @contextlib.contextmanager
 def _quiet():
-    """The exporter reports its passes on stdout and through loggers; errors still come through."""
+    """The exporter reports its passes in four ways; errors still come through."""
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(logging.NOTSET)
