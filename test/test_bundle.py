@@ -1,8 +1,8 @@
 """Bundles: complete, verified, refused with the reason when anything is off."""
 
 import json
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from shutil import copytree
 
 import numpy as np
@@ -152,7 +152,6 @@ def test_engine_plans_and_repeats_itself_for_a_seed(tiny_bundle):
         Engine(bundle, n_action_steps=33)
 
 
-@pytest.mark.skipif(not DEFAULT.is_dir(), reason="models/default is not shipped yet")
 def test_the_shipped_bundle_is_whole_and_small():
     bundle = load_bundle(DEFAULT)
     assert set(bundle.manifest.tasks) == {"marker", "weighing"}
