@@ -60,9 +60,15 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Action:
-    """One set-point: joint positions `[D]` [rad or m] and velocities `[D]` [rad/s or m/s]."""
+class Motion:
+    """What is commanded: joint states `[N, D]` at `times` `[N]` [s] after `stamp` [s].
+
+    The last one is at rest. Between two times every joint's jerk is constant, so the quintic that
+    a controller lays through both states is the motion itself.
+    """
 
     stamp: float
+    times: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    accelerations: np.ndarray

@@ -29,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nac: stopped", file=sys.stderr)
         return 130
-    return 0
+    return 1 if figures and figures.get("failed") else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nac", description=__doc__)
     groups = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _demo(groups)
+    _doctor(groups)
     _data(groups)
     _tokenizer(groups)
     _policy(groups)
@@ -51,6 +52,15 @@ def _demo(groups: Any) -> None:
     demo.add_argument("--bundle", type=Path, help="bundle to run, models/default by default")
     demo.add_argument("--trials", type=int, default=5, help="trials of each task")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the run")
+
+
+def _doctor(groups: Any) -> None:
+    doctor = _command(groups, "doctor", commands.doctor, "what a run depends on, line by line")
+    doctor.add_argument("--robot", default="vx300s", help="name or YAML file of the robot")
+    doctor.add_argument("--bundle", type=Path, help="bundle to check, models/default by default")
+    doctor.add_argument(
+        "--seconds", type=float, default=3.0, help="how long topics are listened to; 0 = not"
+    )
 
 
 def _data(groups: Any) -> None:

@@ -23,6 +23,14 @@ def demo(a: Namespace) -> Figures:
     return run_demo(config)
 
 
+def doctor(a: Namespace) -> Figures:
+    """Everything that a run depends on; exit code 1 when something forbids one."""
+    from nac_ros.nodes.doctor import DoctorConfig, run_doctor
+
+    bundle = str(_bundle(a.bundle))
+    return run_doctor(DoctorConfig(robot=a.robot, bundle=bundle, seconds=a.seconds))
+
+
 def data_generate(a: Namespace) -> Figures:
     """Demonstrations by the scripted expert."""
     from nac_ros.data.generate import GenerateConfig, generate

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -14,6 +15,7 @@ import yaml
 from nac_ros.errors import ConfigError
 
 C = TypeVar("C")
+BOUNDS = "bounds"  # of a field's metadata
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -48,6 +50,24 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         return cls(**built)
     except TypeError as error:
         raise ConfigError(f"{place}: {error}") from error
+
+
+def bounded(default: Any, low: float, high: float = math.inf) -> Any:
+    """A field with values from `low` to `high`; `check_bounds` in __post_init__ refuses others."""
+    return dataclasses.field(default=default, metadata={BOUNDS: (low, high)})
+
+
+def check_bounds(values: Any) -> None:
+    """Raises ConfigError for the first `bounded` field of a configuration that is outside."""
+    for field in dataclasses.fields(values):
+        if BOUNDS not in field.metadata:
+            continue
+        (low, high), value = field.metadata[BOUNDS], getattr(values, field.name)
+        if not low <= value <= high:
+            limits = f"at least {low:g}" if high == math.inf else f"in {low:g} .. {high:g}"
+            raise ConfigError(
+                f"{type(values).__name__}: {field.name} must be {limits}, got {value}"
+            )
 
 
 def to_plain(value: Any) -> Any:

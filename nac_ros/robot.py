@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from nac_ros import config
-from nac_ros.chunk import Action
+from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
 
@@ -53,12 +53,17 @@ class CameraSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ControllerGroup:
-    """Joints that one ros2_control controller moves; kind `jtc` takes JointTrajectory."""
+    """Joints that one ros2_control controller moves; kind `jtc` takes JointTrajectory.
+
+    stamps: `clock` where the controller's clock is this machine's, so that jitter on the way
+        changes nothing; `arrival` where it is not, and a trajectory begins when it comes
+    """
 
     name: str
     kind: Literal["jtc", "forward"]
     topic: str
     joints: tuple[str, ...]
+    stamps: Literal["clock", "arrival"] = "clock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +117,11 @@ class RobotSpec:
         return np.array([joint.acceleration for joint in self.joints])
 
     @cached_property
+    def jerk_limit(self) -> np.ndarray:
+        """Float64 `[D]`, per second cubed."""
+        return np.array([joint.jerk for joint in self.joints])
+
+    @cached_property
     def home(self) -> np.ndarray:
         """Float64 `[D]`."""
         return np.array([joint.home for joint in self.joints])
@@ -145,8 +155,8 @@ class RobotIO(Protocol):
     def read(self) -> "Reading":
         """The newest joint state and images."""
 
-    def write(self, action: Action) -> None:
-        """Sends one set-point."""
+    def write(self, motion: Motion) -> None:
+        """Sends what is commanded from now on; it replaces what was sent before."""
 
     def hold(self) -> None:
         """Stays at the last set-point."""

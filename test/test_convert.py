@@ -7,10 +7,9 @@ pytest.importorskip("rclpy")
 
 from std_msgs.msg import Float64MultiArray
 
-from nac_ros.chunk import Chunk
+from nac_ros.chunk import Chunk, Motion
 from nac_ros.errors import BadActions, BadObservation
 from nac_ros.nodes import convert
-from nac_ros.safety.stopping import Motion
 
 NAMES = ("a", "b", "c")
 
@@ -57,13 +56,25 @@ def test_a_chunk_off_an_even_grid_is_refused():
 
 def test_a_motion_is_split_by_controller():
     rows = np.arange(6.0).reshape(2, 3)
-    motion = Motion(np.array([0.01, 0.03]), rows, -rows)
+    motion = Motion(7.5, np.array([0.0, 0.03]), rows, -rows, 2 * rows)
     message = convert.to_trajectory_message(motion, ("c", "a"), [2, 0])
-    trajectory = convert.from_trajectory_message(message)
-    assert trajectory.joint_names == ("c", "a") and trajectory.stamp == 0
-    assert [p.time_from_start for p in trajectory.points] == pytest.approx([0.01, 0.03])
-    np.testing.assert_array_equal([p.positions for p in trajectory.points], rows[:, [2, 0]])
-    np.testing.assert_array_equal([p.velocities for p in trajectory.points], -rows[:, [2, 0]])
+    assert convert.to_seconds(message.header.stamp) == 7.5 and message.joint_names == ["c", "a"]
+    back = convert.from_trajectory_message(message)
+    assert [point.time_from_start for point in back.points] == [0.0, 0.03]
+    np.testing.assert_array_equal(back.points[1].positions, [5, 3])
+    np.testing.assert_array_equal(back.points[1].velocities, [-5, -3])
+    np.testing.assert_array_equal(back.points[1].accelerations, [10, 6])
+
+
+def test_a_controller_on_another_clock_is_told_how_far_ahead_a_motion_lies():
+    rows = np.zeros((2, 1))
+    motion = Motion(7.5, np.array([0.0, 0.03]), rows, rows, rows)
+    message = convert.to_trajectory_message(motion, ("a",), [0], sent=7.48)
+    assert convert.to_seconds(message.header.stamp) == 0
+    times = [convert.to_seconds(point.time_from_start) for point in message.points]
+    np.testing.assert_allclose(times, [0.02, 0.05], atol=1e-9)
+    late = convert.to_trajectory_message(motion, ("a",), [0], sent=7.6)
+    assert convert.to_seconds(late.points[0].time_from_start) == pytest.approx(1e-3)
 
 
 def test_a_trajectory_without_velocities_has_none():

@@ -5,14 +5,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from limits import Follower, assert_inside
 
 from nac_ros.chunk import Chunk
+from nac_ros.errors import ConfigError
 from nac_ros.robot import load_robot
-from nac_ros.runtime.guard import Guard, GuardConfig
-from nac_ros.simulation.jtc import Trajectory, TrajectoryController, TrajectoryPoint
+from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.tick import GuardConfig
+from nac_ros.simulation.jtc import Trajectory, TrajectoryController
 
 SPEC = load_robot("vx300s")
 PERIOD = 1 / SPEC.guard_rate_hz
@@ -36,16 +36,22 @@ class Rig:
     def __init__(self, config=None, start=START):
         self.guard, self.now, self.ticks = Guard(SPEC, config or GuardConfig()), 50.0, []
         self.guard.measure(self.now, start)
-        self.guard.tick(self.now)
-        self.guard.set_mode("policy")
+        self.ticks += self.guard.tick(self.now)
+        assert self.guard.set_mode("policy") is None
 
     def run(self, seconds, measure=True):
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
             if measure:
                 self.guard.measure(self.now, self.guard.setpoint)
-            self.ticks.append(self.guard.tick(self.now))
+            self.ticks += self.guard.tick(self.now)
         return self.ticks[-1]
+
+    def reset_and_start(self):
+        """What an operator does after a fault."""
+        self.guard.reset()
+        assert self.guard.set_mode("policy") is None
+        self.run(0.05)
 
     @property
     def positions(self):
@@ -54,7 +60,7 @@ class Rig:
 
 def test_until_the_arm_was_measured_there_is_no_set_point():
     guard = Guard(SPEC)
-    assert guard.tick(1.0) is None and guard.setpoint is None
+    assert guard.tick(1.0) == [] and guard.setpoint is None
     guard.set_mode("policy")
     assert guard.accept(swing(1.0), 1.0).reason == "no_joint_states"
 
@@ -67,26 +73,45 @@ def test_a_chunk_is_followed_by_time():
     assert tick.state == "running" and tick.hold == ""
     at = (tick.stamp - moving.stamp) * 30 - 1
     wanted = np.interp(at, np.arange(32), moving.actions[:, 1])
-    assert tick.positions[1] == pytest.approx(wanted, abs=1e-5)
+    assert tick.positions[1] == pytest.approx(wanted, abs=2e-3)
+    assert tick.stamp == pytest.approx(rig.now + 2 * PERIOD)
 
 
-def test_mode_policy_starts_at_the_measured_position():
-    guard = Guard(SPEC)
+def test_before_its_first_command_the_guard_starts_where_the_arm_is_by_then():
+    guard, moved = Guard(SPEC), START + 0.11 * SPEC.relative_mask
     guard.measure(1.0, START)
     guard.tick(1.0)
-    guard.measure(1.01, START + 0.01 * SPEC.relative_mask + 0.1 * (SPEC.units[0] == "rad"))
-    guard.set_mode("policy")
-    np.testing.assert_allclose(guard.tick(1.01 + 1e-4).positions[:6], START[:6] + 0.11)
+    guard.measure(1.01, moved)
+    assert guard.set_mode("policy") is None
+    np.testing.assert_allclose(guard.tick(1.01)[-1].positions, moved)
+
+
+def test_an_arm_that_was_moved_since_is_taken_over_only_by_a_reset():
+    rig = Rig()
+    rig.guard.accept(swing(rig.now, steps=4), rig.now)
+    rig.run(1.0)
+    rig.guard.set_mode("hold")
+    moved = rig.guard.setpoint + 0.11 * SPEC.relative_mask
+    rig.guard.measure(rig.now, moved)
+    refusal = rig.guard.set_mode("policy")
+    assert refusal.reason == "displaced" and "0.110 rad" in refusal.text
+    assert rig.guard.mode == "hold"
+    rig.guard.reset()
+    assert rig.guard.set_mode("policy") is None
+    np.testing.assert_allclose(rig.guard.setpoint[:6], moved[:6])
 
 
 def test_an_arm_that_grips_keeps_its_grip_when_the_mode_comes_back():
     rig = Rig()
-    measured = rig.guard.setpoint.copy()
+    rig.guard.accept(swing(rig.now, steps=4), rig.now)
+    rig.run(1.0)
+    gripping, measured = rig.guard.setpoint, rig.guard.setpoint.copy()
     measured[-1] += 0.02  # the fingers stand on an object
     rig.guard.measure(rig.now, measured)
-    rig.guard.set_mode("hold")
-    rig.guard.set_mode("policy")
-    assert rig.guard.setpoint[-1] == START[-1]
+    rig.guard.stop()
+    rig.guard.reset()
+    assert rig.guard.set_mode("policy") is None
+    assert rig.guard.setpoint[-1] == gripping[-1]
 
 
 def test_a_first_chunk_away_from_the_arm_is_refused_as_a_jump():
@@ -94,7 +119,35 @@ def test_a_first_chunk_away_from_the_arm_is_refused_as_a_jump():
     refusal = rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
     assert refusal.reason == "jump" and "waist" in refusal.text
     assert rig.run(0.1).hold == "no_chunk"
-    np.testing.assert_array_equal(rig.positions, np.tile(START, (10, 1)))
+    np.testing.assert_array_equal(rig.positions, np.tile(START, (11, 1)))
+
+
+def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
+    rig, away = Rig(), START + [0.3, 0, 0, 0, 0, 0, 0]
+    assert rig.guard.ramp().reason == "no_ramp"
+    first = rig.guard.accept(swing(rig.now, away), rig.now)
+    assert first.reason == "jump" and "guard/ramp" in first.text
+    assert rig.guard.ramp() is None
+    assert rig.run(0.2).state == "ramping"
+    assert rig.guard.accept(swing(rig.now, away), rig.now).reason == "ramping"
+    tick = rig.run(2.5)
+    assert tick.state == "holding" and tick.hold == "no_chunk"
+    np.testing.assert_allclose(tick.positions, swing(0.0, away).actions[0], atol=2e-3)
+    speed = np.abs(np.diff(rig.positions, axis=0)) / PERIOD / SPEC.velocity_limit
+    assert 0.09 < speed.max() < 0.1001
+    assert rig.guard.accept(swing(rig.now, away), rig.now) is None
+    assert rig.run(0.1).state == "running"
+
+
+def test_a_stop_ends_a_ramp():
+    rig = Rig()
+    rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
+    rig.guard.ramp()
+    rig.run(0.3)
+    rig.guard.stop()
+    tick = rig.run(0.5)
+    assert tick.state == "holding" and tick.hold == "stopped"
+    assert rig.guard.ramp().reason == "no_ramp"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +166,7 @@ def test_a_refused_chunk_leaves_the_arm_holding_and_is_counted(change, reason):
     assert rig.guard.accept(change(swing(rig.now)), rig.now).reason == reason
     tick = rig.run(0.1)
     assert tick.state == "holding" and rig.guard.refusals == Counter({reason: 1})
-    np.testing.assert_array_equal(rig.positions, np.tile(START, (10, 1)))
+    np.testing.assert_array_equal(rig.positions, np.tile(START, (11, 1)))
 
 
 def test_a_refused_chunk_does_not_disturb_the_one_being_played():
@@ -131,15 +184,11 @@ def test_a_chunk_planned_before_the_mode_was_set_does_not_count():
     assert rig.guard.accept(swing(rig.now - 0.1), rig.now).reason == "old"
 
 
-def decelerations(positions):
-    return np.abs(np.diff(positions, 2, axis=0)) / PERIOD**2
-
-
 def assert_it_came_to_rest(rig, reason, after):
     """From tick `after` on the arm slows inside its limits and stays where it stopped."""
     tail = rig.positions[after:]
     assert rig.ticks[-1].hold == reason and rig.ticks[-1].state == "holding"
-    assert (decelerations(tail) <= SPEC.acceleration_limit * (1 + 1e-6)).all()
+    assert_inside(SPEC, rig.positions, PERIOD)
     assert (np.diff(tail, axis=0)[-5:] == 0).all()
     assert np.abs(np.diff(tail, axis=0)[0]).max() > 1e-3, "it was moving before"
     assert any(tick.state == "stopping" for tick in rig.ticks[after:])
@@ -176,7 +225,7 @@ def test_joint_states_that_are_not_finite_do_not_count_as_new():
     for _ in range(80):
         rig.now += PERIOD
         assert "elbow" in rig.guard.measure(rig.now, broken).text
-        rig.ticks.append(rig.guard.tick(rig.now))
+        rig.ticks += rig.guard.tick(rig.now)
     assert_it_came_to_rest(rig, "joint_states_stale", 49)
     assert rig.guard.refusals["joint_states_not_finite"] == 80
 
@@ -192,21 +241,38 @@ def test_a_silent_policy_stops_the_arm_and_a_living_one_does_not():
     assert_it_came_to_rest(rig, "heartbeat_lost", 44)
 
 
-def test_stop_is_latched_until_reset_and_the_mode_is_set_again():
-    rig = Rig()
+@pytest.mark.parametrize("fault", ["joint_states_stale", "heartbeat_lost", "tick_gap", "stopped"])
+def test_after_a_fault_nothing_moves_until_a_reset_and_the_mode_is_set_again(fault):
+    rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
+    rig.guard.beat(rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
-    rig.run(0.4)
-    rig.guard.stop()
-    rig.run(0.6)
-    assert_it_came_to_rest(rig, "stopped", 39)
-    rig.guard.set_mode("policy")
-    assert rig.guard.mode == "hold"
-    rig.guard.reset()
-    assert rig.run(0.1).hold == "mode_hold"
-    rig.guard.set_mode("policy")
-    rig.run(0.1)
+    rig.run(0.2)
+    if fault != "heartbeat_lost":
+        rig.guard.beat(rig.now)
+    if fault == "stopped":
+        rig.guard.stop()
+    if fault == "tick_gap":
+        rig.now += 0.5
+    rig.run(0.3, measure=fault != "joint_states_stale")
+    rig.guard.beat(rig.now)  # all is well again
+    rig.run(0.5)
+    assert rig.guard.fault == fault and rig.guard.mode == "hold"
+    refusal = rig.guard.set_mode("policy")
+    assert refusal.reason == "fault" and fault in refusal.text and "guard/reset" in refusal.text
+    here = rig.guard.setpoint
+    rig.run(0.3)
+    np.testing.assert_array_equal(rig.guard.setpoint, here)
+    rig.reset_and_start()
+    rig.guard.beat(rig.now)
     assert rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now) is None
     assert rig.run(0.1).state == "running"
+
+
+def test_a_driver_that_is_silent_while_the_guard_holds_is_no_fault():
+    rig = Rig()
+    rig.guard.set_mode("hold")
+    assert rig.run(0.3, measure=False).hold == "joint_states_stale"
+    assert rig.guard.fault == "" and rig.run(0.1).hold == "mode_hold"
 
 
 def test_a_new_chunk_ends_a_hold():
@@ -217,15 +283,31 @@ def test_a_new_chunk_ends_a_hold():
     assert rig.run(0.1).state == "running"
 
 
-def test_a_guard_that_slept_goes_on_from_the_arm_with_a_new_chunk():
+def test_a_guard_that_slept_finds_the_arm_where_its_last_word_led():
     rig = Rig()
+    follower = Follower(SPEC, START, rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
-    rig.run(0.4)
+    for _ in range(40):
+        rig.run(PERIOD)
+        follower.send(rig.guard.motion(rig.now), rig.now)
     rig.now += 1.0
-    rig.guard.measure(rig.now, START)
-    tick = rig.guard.tick(rig.now)
+    resting = follower.run(rig.now)
+    rig.guard.measure(rig.now, resting)
+    tick = rig.guard.tick(rig.now)[-1]
     assert tick.hold == "tick_gap" and rig.guard.chunk is None
-    np.testing.assert_allclose(tick.positions[:6], START[:6])
+    np.testing.assert_allclose(tick.positions, resting, atol=1e-9)
+
+
+def test_late_ticks_make_up_for_what_they_missed():
+    late, calm = Rig(), Rig()
+    for rig in (late, calm):
+        rig.guard.accept(swing(rig.now), rig.now)
+        rig.run(0.2)
+    late.now += 0.05
+    late.guard.measure(late.now, late.guard.setpoint)
+    assert len(late.guard.tick(late.now)) == 5
+    calm.run(0.05)
+    np.testing.assert_allclose(late.guard.setpoint, calm.guard.setpoint, atol=1e-6)
 
 
 def test_a_clock_that_is_set_back_holds_the_arm():
@@ -233,8 +315,24 @@ def test_a_clock_that_is_set_back_holds_the_arm():
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.4)
     rig.now -= 100
-    assert rig.guard.tick(rig.now).hold == "tick_gap"
+    assert rig.guard.tick(rig.now)[-1].hold == "tick_gap"
     assert rig.run(0.1).state == "holding"
+
+
+def test_a_lower_speed_scale_slows_the_arm_at_once_and_the_next_chunk_whole():
+    rig = Rig()
+    rig.guard.accept(swing(rig.now), rig.now)
+    rig.run(0.3)
+    rig.guard.set_speed_scale(0.1)
+    rig.run(0.3)
+    rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now)
+    rig.run(0.7)
+    assert_inside(SPEC, rig.positions, PERIOD)
+    speed = np.abs(np.diff(rig.positions, axis=0)) / PERIOD / SPEC.velocity_limit
+    assert speed[:30].max() > 0.2 and speed[60:].max() <= 0.1001
+    assert rig.ticks[-1].state == "running" and speed[-1].max() > 0.001
+    with pytest.raises(ConfigError, match=r"speed_scale must be in .* got 1\.5"):
+        rig.guard.set_speed_scale(1.5)
 
 
 def test_a_seam_that_would_be_too_fast_is_limited_and_counted():
@@ -243,10 +341,10 @@ def test_a_seam_that_would_be_too_fast_is_limited_and_counted():
     rig.run(0.3)
     away = START + [0.8, 0, 0, 0, 0, 0, 0]
     assert rig.guard.accept(swing(rig.now, away, amplitude=0.01), rig.now) is None
-    rig.run(0.5)
-    speed = np.abs(np.diff(rig.positions, axis=0)) / PERIOD
-    assert (speed <= SPEC.velocity_limit * (1 + 1e-9)).all() and speed[:, 0].max() > 3.1
+    rig.run(0.9)
+    assert_inside(SPEC, rig.positions, PERIOD)
     assert rig.guard.clips[0] > 5 and not rig.guard.clips[1:].any()
+    np.testing.assert_allclose(rig.ticks[-1].positions[0], away[0], atol=5e-3)
 
 
 def test_a_set_point_a_little_beyond_its_limit_is_clipped_and_counted():
@@ -259,103 +357,47 @@ def test_a_set_point_a_little_beyond_its_limit_is_clipped_and_counted():
     assert rig.guard.clips.tolist() == [0, 0, 0, 0, 0, 0, 32]
 
 
-finite_or_not = st.one_of(st.floats(-10, 10), st.floats(width=32), st.just(float("nan")))
-steps = st.integers(1, 32)
-
-
-@st.composite
-def chunks(draw):
-    """From plausible walks to nonsense: [T, 7] plus stamp offset and delay until it is sent."""
-    length = draw(steps)
-    if draw(st.booleans()):
-        rows = draw(hnp.arrays(np.float64, (length, 7), elements=finite_or_not))
-    else:
-        seed, scale = draw(st.integers(0, 2**32 - 1)), draw(st.floats(0, 1.2))
-        walk = np.random.default_rng(seed).uniform(-1, 1, (length, 7)).cumsum(0)
-        rows = START + scale * walk * SPEC.velocity_limit / 30
-    return rows, draw(st.floats(-1, 0.2)), draw(st.integers(0, 40))
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(chunks(), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
-def test_no_chunks_bring_a_set_point_out_of_its_limits(given_chunks, seed):
-    rig, rng = Rig(), np.random.default_rng(seed)
-    for rows, stamp, wait in given_chunks:
-        with np.errstate(invalid="ignore"):
-            near = rows - rows[0] + rig.guard.setpoint
-        for actions in (rows, near, np.clip(near, SPEC.position_low, SPEC.position_high)):
-            rig.guard.accept(chunk(actions, rig.now + min(stamp, 0.04)), rig.now)
-        for _ in range(wait):
-            elapsed = rng.uniform(0.002, 0.03)
-            rig.now += elapsed
-            rig.guard.measure(rig.now, rig.guard.setpoint)
-            before = rig.guard.setpoint
-            tick = rig.guard.tick(rig.now)
-            assert np.isfinite(tick.positions).all() and np.isfinite(tick.velocities).all()
-            assert (tick.positions >= SPEC.position_low).all()
-            assert (tick.positions <= SPEC.position_high).all()
-            speed = np.abs(tick.positions - before) / elapsed
-            assert (speed <= SPEC.velocity_limit * (1 + 1e-6)).all()
-            assert_motion_is_safe(rig.guard.motion(rig.now))
-
-
-def assert_motion_is_safe(motion):
-    assert (motion.velocities[-1] == 0).all() and motion.times[0] > 0
-    assert (np.diff(motion.times) > 0).all()
-    assert (motion.positions >= SPEC.position_low).all()
-    assert (motion.positions <= SPEC.position_high).all()
-
-
-def controller_of(motion, now, start, velocity=None):
-    arm = TrajectoryController(SPEC.joint_names)
-    arm.reset(start, now)
-    rows = zip(motion.positions, motion.times, motion.velocities)
-    arm.accept(Trajectory(SPEC.joint_names, [TrajectoryPoint(*row) for row in rows]), now)
-    return arm
-
-
 def test_if_the_guard_dies_the_controller_stops_the_arm_within_its_limits():
     rig = Rig()
+    follower = Follower(SPEC, START, rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
-    rig.run(0.5)
+    for _ in range(50):
+        rig.run(PERIOD)
+        follower.send(rig.guard.motion(rig.now), rig.now)
     motion = rig.guard.motion(rig.now)
-    assert 0.15 < motion.times[-1] < 0.6
-    arm = controller_of(motion, rig.now, rig.guard.setpoint)
-    ahead = int((motion.velocities[:, 0] == 0).argmax())
-    times = rig.now + np.arange(motion.times[0], motion.times[-1] + 0.1, 0.002)
-    desired = arm.sample(times)
-    assert ahead == 0 and (desired.velocities[-1] == 0).all()
-    tail = times >= rig.now + motion.times[-2]
-    slowing = np.abs(np.diff(desired.velocities[tail], axis=0)) / 0.002
-    assert (slowing <= SPEC.acceleration_limit * (1 + 1e-6)).all()
+    assert (motion.velocities[-1] == 0).all() and (motion.accelerations[-1] == 0).all()
+    assert 0.1 < motion.stamp + motion.times[-1] - rig.now < 0.5
+    follower.run(rig.now + 1.0)
+    assert_inside(SPEC, follower.positions, follower.step)
+    assert (np.diff(follower.positions[-400:], axis=0) == 0).all()
 
 
 def test_a_controller_that_gets_every_motion_follows_the_set_points():
     rig = Rig()
-    arm = controller_of(rig.guard.motion(rig.now), rig.now, START)
+    arm = TrajectoryController(SPEC.joint_names)
+    arm.reset(START, rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
     worst = 0.0
     for _ in range(150):
         tick = rig.run(PERIOD)
-        motion = rig.guard.motion(rig.now)
-        rows = zip(motion.positions, motion.times, motion.velocities)
-        points = [TrajectoryPoint(*row) for row in rows]
-        arm.accept(Trajectory(SPEC.joint_names, points), rig.now)
+        arm.accept(Trajectory.of(SPEC.joint_names, rig.guard.motion(rig.now)), rig.now)
         at_due = arm.sample(tick.stamp).positions[0]
         worst = max(worst, float(np.abs(at_due - tick.positions).max()))
     assert worst < 1e-9
 
 
 @pytest.mark.bench
-def test_a_tick_costs_a_hundredth_of_its_period():
+def test_a_tick_costs_a_fraction_of_its_period():
     rig, spent = Rig(), []
-    rig.guard.accept(swing(rig.now), rig.now)
-    for _ in range(90):
+    for k in range(300):
+        if k % 50 == 0:
+            rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now)
         rig.now += PERIOD
         rig.guard.measure(rig.now, rig.guard.setpoint)
         began = time.perf_counter()
         rig.guard.tick(rig.now)
+        rig.guard.motion(rig.now)
         spent.append(time.perf_counter() - began)
-    share = float(np.median(spent)) / PERIOD
-    print(f"a tick takes {100 * share:.2f} % of its period")
-    assert share < 0.01
+    usual, with_chunk = np.median(spent) / PERIOD, np.median(spent[::50]) / PERIOD
+    print(f"a tick takes {usual:.1%} of its period, with a new chunk {with_chunk:.1%}")
+    assert usual < 0.1 and with_chunk < 0.5

@@ -10,7 +10,7 @@ import yaml
 pytest.importorskip("rclpy")
 
 from nac_ros import config
-from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.nodes.graph import NodeProcess, policy_graph, stack, twin_graph
 from nac_ros.robot import config_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def parameters_of(name):
 def test_every_parameter_file_holds_only_what_its_node_knows(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
-    config.build(parameters_of(name), values[name]["ros__parameters"], name)
+    config.build(parameters_of(name), values[f"/**/{name}"]["ros__parameters"], name)
 
 
 @pytest.mark.parametrize("name", ["guard", "policy", "twin"])
@@ -59,13 +59,21 @@ def test_what_is_not_given_is_left_to_the_parameter_files():
     assert all(not node.parameters for node in (*policy_graph(), *twin_graph()))
 
 
+def test_the_robot_twin_brings_the_simulated_arm_with_it():
+    nodes = {node.name: node for node in stack("twin", task="marker", bundle="B")}
+    assert list(nodes) == ["twin", "guard", "policy"]
+    assert nodes["twin"].parameters == {"task": "marker"}
+    assert nodes["policy"].parameters == {"bundle": "B", "task": "marker"}
+    assert [node.name for node in stack("vx300s")] == ["guard", "policy"]
+
+
 def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path):
     node = NodeProcess(name="guard", parameters={"robot": "vx300s"})
     own = tmp_path / "guard.yaml"
     arguments = node.arguments(own)
     assert arguments[:2] == ["-m", "nac_ros.nodes.guard"]
     assert arguments[-3:] == [str(node.defaults), "--params-file", str(own)]
-    assert yaml.safe_load(own.read_text()) == {"guard": {"ros__parameters": node.parameters}}
+    assert yaml.safe_load(own.read_text()) == {"/**/guard": {"ros__parameters": node.parameters}}
 
 
 def load_launch_file(path):

@@ -1,4 +1,4 @@
-"""Chunks by time: when each action is due, who takes over, and that nothing jumps."""
+"""Chunks by time: when each action is due, and that a seam bends instead of jumping."""
 
 import numpy as np
 import pytest
@@ -7,86 +7,109 @@ from hypothesis import strategies as st
 
 from nac_ros.chunk import Chunk
 from nac_ros.runtime.playback import Playback
+from nac_ros.safety.stopping import State
 
 NAMES = ("a", "b")
-RAMP = np.outer(np.arange(1, 9), [0.01, -0.02])  # [8, 2], a straight line
+SLOPE = np.array([0.01, -0.02])  # a period
+RAMP = np.outer(np.arange(1, 9), SLOPE)  # [8, 2], a straight line
 
 
 def chunk(actions=RAMP, stamp=100.0, rate=30.0):
     return Chunk(stamp, rate, NAMES, np.asarray(actions, np.float32), np.empty(0, np.int64))
 
 
-def started(setpoint=(0.01, -0.02), now=100.0, **changes):
+def moving(positions, velocities=SLOPE * 30, accelerations=(0.0, 0.0)):
+    return State(*(np.array(part, float) for part in (positions, velocities, accelerations)))
+
+
+def started(state=None, now=100.0, speed_scale=1.0, **changes):
     playback = Playback(blend_s=0.1)
-    playback.accept(chunk(**changes), now, np.array(setpoint))
+    playback.accept(chunk(**changes), now, state or moving([0, 0]), speed_scale)
     return playback
+
+
+def assert_consistent(playback, times, step=1e-4):
+    """Velocities and accelerations are the derivatives of positions and velocities."""
+    for t in times:
+        before, here, after = (playback.at(t + k * step) for k in (-1, 0, 1))
+        slope = (after.positions - before.positions) / (2 * step)
+        np.testing.assert_allclose(here.velocities, slope, atol=1e-4)
+        change = (after.velocities - before.velocities) / (2 * step)
+        np.testing.assert_allclose(here.accelerations, change, atol=5e-2)
 
 
 def test_action_i_is_due_i_plus_one_periods_after_the_stamp():
     playback = started()
     for i, action in enumerate(RAMP):
-        np.testing.assert_allclose(playback.at(100.0 + (i + 1) / 30), action, atol=1e-6)
+        np.testing.assert_allclose(playback.at(100.0 + (i + 1) / 30).positions, action, atol=1e-6)
 
 
-def test_between_two_actions_lies_a_straight_line():
-    playback = started()
-    np.testing.assert_allclose(playback.at(100.0 + 2.25 / 30), [0.0225, -0.045], atol=1e-6)
+def test_a_straight_line_stays_one_also_between_two_actions():
+    here = started().at(100.0 + 2.25 / 30)
+    np.testing.assert_allclose(here.positions, [0.0225, -0.045], atol=1e-6)
+    np.testing.assert_allclose(here.velocities, SLOPE * 30, atol=1e-5)
+    np.testing.assert_allclose(here.accelerations, 0, atol=1e-3)
 
 
-def test_before_the_first_action_the_set_point_leaves_from_where_it_was():
-    playback = started(setpoint=(0.03, 0.05))
-    np.testing.assert_allclose(playback.at(100.0), [0.03, 0.05], atol=1e-6)
+def test_a_bend_is_passed_smoothly_and_close_by():
+    t = np.arange(1, 33) / 30
+    bend = np.stack([0.1 * np.cos(3 * t), 0.1 * np.sin(3 * t)], 1)  # 0.9 rad/s^2
+    playback = started(moving([0.1, 0.0], [0, 0.3], [-0.9, 0]), actions=bend)
+    for due, action in zip(100 + t[4:-1], bend[4:-1]):
+        np.testing.assert_allclose(playback.at(due).positions, action, atol=0.9 / 5400 * 1.1)
+    assert_consistent(playback, np.arange(100.01, 101, 0.0137))
+
+
+def test_a_chunk_takes_over_from_the_state_that_is_commanded():
+    state = moving([0.03, 0.05], [-0.2, 0.4], [3.0, -2.0])
+    for is_, was in zip(started(state).at(100.0), state):
+        np.testing.assert_allclose(is_, was, atol=1e-6)
 
 
 def test_points_that_were_due_before_it_arrived_are_dropped():
-    playback = started(setpoint=RAMP[4], now=100.0 + 5 / 30)
-    np.testing.assert_allclose(playback.at(100.0 + 5 / 30), RAMP[4], atol=1e-6)
-    np.testing.assert_allclose(playback.at(100.0 + 6 / 30), RAMP[5], atol=1e-6)
+    playback = started(moving(RAMP[4]), now=100.0 + 5 / 30)
+    np.testing.assert_allclose(playback.at(100.0 + 5 / 30).positions, RAMP[4], atol=1e-6)
+    np.testing.assert_allclose(playback.at(100.0 + 6 / 30).positions, RAMP[5], atol=1e-6)
 
 
-def test_after_the_last_action_there_is_nothing():
+def test_a_scale_below_one_stretches_the_chunk_from_its_stamp():
+    playback = started(speed_scale=0.5, state=moving([0, 0], SLOPE * 15))
+    assert playback.end == pytest.approx(100.0 + 16 / 30)
+    here = playback.at(100.0 + 8 / 30)
+    np.testing.assert_allclose(here.positions, RAMP[3], atol=1e-6)
+    np.testing.assert_allclose(here.velocities, SLOPE * 15, atol=1e-5)
+
+
+def test_without_a_chunk_it_ended_long_ago():
     playback = started()
-    assert playback.at(playback.chunk.end) is not None
-    assert playback.at(playback.chunk.end + 0.001) is None
-    assert len(playback.sample(playback.chunk.end + np.array([-0.01, 0.01]))) == 1
-
-
-def test_without_a_chunk_there_is_nothing():
-    playback = started()
+    assert playback.end == pytest.approx(100.0 + 8 / 30)
     playback.clear()
-    assert playback.at(100.1) is None and len(playback.sample(np.array([100.1]))) == 0
-
-
-def test_the_newest_stamp_wins():
-    playback = started(stamp=100.0)
-    assert not playback.accept(chunk(stamp=99.9), 100.1, np.zeros(2))
-    assert not playback.accept(chunk(stamp=100.0), 100.1, np.zeros(2))
-    assert playback.chunk.stamp == 100.0
-    assert playback.accept(chunk(stamp=100.05), 100.1, np.zeros(2))
-    assert playback.chunk.stamp == 100.05
+    assert playback.chunk is None and playback.end == -np.inf
 
 
 def test_a_chunk_of_one_action_is_a_single_set_point():
-    playback = started(setpoint=(0.0, 0.0), actions=[[1.0, 2.0]])
-    np.testing.assert_allclose(playback.at(playback.chunk.end), [1, 2], atol=2)
-    assert playback.at(playback.chunk.end + 0.01) is None
+    playback = started(moving([0, 0]), actions=[[1.0, 2.0]])
+    assert playback.end == pytest.approx(100.0 + 1 / 30)
+    np.testing.assert_allclose(playback.at(100.2).positions, [1, 2])
+
+
+parts = st.lists(st.floats(-1, 1), min_size=2, max_size=2)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.floats(0, 0.2), st.lists(st.floats(-0.05, 0.05), min_size=2, max_size=2))
-def test_a_seam_never_jumps_and_is_gone_after_the_blend(delay, offset):
+@given(st.floats(0, 0.1), parts, parts, parts)
+def test_a_seam_bends_and_is_gone_after_the_blend(delay, offset, turn, push):
     playback, now = started(), 100.0 + delay
-    before = playback.at(now) + np.array(offset)
-    playback.accept(chunk(RAMP + 0.02, stamp=100.001), now, before)
-    np.testing.assert_allclose(playback.at(now), before, atol=1e-6)
-    times = now + np.arange(0, 0.1, 0.001)
-    steps = np.abs(np.diff(playback.sample(times), axis=0)).max()
-    assert steps <= 0.001 * (0.6 + 1.9 * (np.abs(offset).max() + 0.03) / 0.1) + 1e-9
-
-
-def test_times_may_be_asked_for_together_or_one_by_one():
-    playback = started(setpoint=(0.3, 0.1))
-    times = 100.0 + np.linspace(0, 0.2, 9)
-    together = playback.sample(times)
-    for t, row in zip(times, together):
-        assert playback.at(t) == pytest.approx(row)
+    here = playback.at(now)
+    state = State(
+        here.positions + 0.05 * np.array(offset),
+        here.velocities + 0.5 * np.array(turn),
+        here.accelerations + 5 * np.array(push),
+    )
+    playback.accept(chunk(RAMP + 0.02, stamp=100.001), now, state)
+    for is_, was in zip(playback.at(now), state):
+        np.testing.assert_allclose(is_, was, atol=1e-6)
+    assert_consistent(playback, now + np.arange(0.01, 0.1, 0.0171))
+    wanted = RAMP[0] + 0.02 + (now + 0.1 - 100.001 - 1 / 30) * SLOPE * 30
+    np.testing.assert_allclose(playback.at(now + 0.1).positions, wanted, atol=1e-6)
+    np.testing.assert_allclose(playback.offset_of(playback.chunk, now + 0.1, wanted), 0, atol=1e-6)

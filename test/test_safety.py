@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 
 from nac_ros.chunk import Chunk
 from nac_ros.robot import load_robot
-from nac_ros.safety.limits import check_chunk, check_start
-from nac_ros.safety.stopping import Limiter, Stop
+from nac_ros.safety.limiter import Limiter
+from nac_ros.safety.limits import check_chunk, check_displaced, check_start
+from nac_ros.safety.stopping import Brake, State
 
 SPEC = load_robot("vx300s")
 PERIOD = 1 / SPEC.guard_rate_hz
@@ -73,52 +73,128 @@ def test_a_start_farther_than_the_velocity_limit_allows_is_a_jump():
     assert refusal.reason == "jump" and "wrist_angle would jump by 0.2000 rad" in refusal.text
 
 
-shares = st.lists(st.floats(-1, 1), min_size=SPEC.action_dim, max_size=SPEC.action_dim)
+def test_a_slowed_chunk_is_late_only_when_it_really_is():
+    short = chunk(np.tile(SPEC.home, (2, 1)), stamp=9.8)
+    assert check_chunk(SPEC, short, 10.0, 0.5, speed_scale=0.1) is None
 
 
-@settings(max_examples=40, deadline=None)
-@given(shares)
-def test_a_stop_ends_at_rest_and_keeps_the_acceleration_limit(share):
-    velocity = np.array(share) * SPEC.velocity_limit
-    stop = Stop(5.0, SPEC.home, velocity, SPEC.acceleration_limit, PERIOD)
-    times = np.arange(5.0, stop.end + 0.02, 0.001)
-    positions, velocities = map(np.stack, zip(*(stop.at(t) for t in times)))
-    assert (velocities[-1] == 0).all()
-    np.testing.assert_allclose(velocities[0], velocity, atol=1e-9)
-    slowing = np.abs(np.diff(velocities, axis=0)) / 0.001
-    assert (slowing <= SPEC.acceleration_limit * (1 + 1e-6)).all()
-    np.testing.assert_allclose(np.diff(positions, axis=0), velocities[:-1] * 0.001, atol=1e-5)
-    bound = velocity**2 / (2 * SPEC.acceleration_limit) + np.abs(velocity) * PERIOD / 2
-    assert (np.abs(positions[-1] - SPEC.home) <= bound + 1e-9).all()
+def test_an_arm_away_from_where_it_was_left_is_displaced_but_a_gripper_may_be():
+    measured = SPEC.home.copy()
+    measured[-1] -= 0.06
+    assert check_displaced(SPEC, measured, SPEC.home) is None
+    measured[2] += 0.1
+    refusal = check_displaced(SPEC, measured, SPEC.home)
+    assert refusal.reason == "displaced" and "elbow is 0.100 rad" in refusal.text
 
 
-@settings(max_examples=40, deadline=None)
-@given(shares, st.lists(shares, min_size=1, max_size=25), st.floats(0.002, 0.05))
-def test_from_every_limited_set_point_a_stop_stays_inside_the_position_limits(
-    start, rows, elapsed
-):
-    limiter, middle = Limiter(SPEC), (SPEC.position_low + SPEC.position_high) / 2
-    half = (SPEC.position_high - SPEC.position_low) / 2
-    position = middle + half * np.array(start)
-    for row in rows:
-        wanted = middle + 3 * half * np.array(row)
-        after = limiter.step(position, wanted, elapsed)
-        velocity = (after - position) / elapsed
-        position = after
-        assert (np.abs(velocity) <= SPEC.velocity_limit * (1 + 1e-9)).all()
-        rest, _ = Stop(0, position, velocity, SPEC.acceleration_limit, PERIOD).at(10.0)
-        assert (rest >= SPEC.position_low - 1e-9).all()
-        assert (rest <= SPEC.position_high + 1e-9).all()
+def state_of(shares):
+    """A state within the velocity and acceleration limits, from shares `[3, D]` of them."""
+    position, velocity, acceleration = np.array(shares)
+    acceleration = acceleration * SPEC.acceleration_limit
+    left = np.abs(acceleration) ** 2 / (2 * SPEC.jerk_limit)
+    return State(SPEC.home + position, velocity * (SPEC.velocity_limit - left), acceleration)
 
 
-def test_a_limiter_leaves_an_allowed_step_alone_and_says_so():
-    limiter = Limiter(SPEC)
-    inside = replace(SPEC).home.copy()
+def brake_of(state):
+    return Brake(state, SPEC.acceleration_limit, SPEC.jerk_limit)
+
+
+share = st.lists(st.floats(-1, 1), min_size=SPEC.action_dim, max_size=SPEC.action_dim)
+states = st.lists(share, min_size=3, max_size=3).map(state_of)
+
+
+@settings(max_examples=100, deadline=None)
+@given(states)
+def test_a_stop_ends_at_rest_and_keeps_every_limit_on_the_way(state):
+    brake = brake_of(state)
+    times = np.arange(0, brake.duration + 0.02, 0.001)
+    there = brake.at(times)
+    assert not State(*(part[-1] for part in there)).moves
+    for is_, was in zip(there, state):
+        np.testing.assert_allclose(is_[0], was, atol=1e-9)
+    low, high = brake.reach
+    assert (there.positions >= low - 1e-9).all() and (there.positions <= high + 1e-9).all()
+    assert (np.abs(there.velocities) <= brake.peak_speed + 1e-9).all()
+    assert (brake.peak_speed <= SPEC.velocity_limit + 1e-9).all()
+    jerks = np.abs(np.diff(there.accelerations, axis=0)) / 0.001
+    assert (jerks <= SPEC.jerk_limit * (1 + 1e-6)).all()
+    assert (np.abs(there.accelerations) <= SPEC.acceleration_limit * (1 + 1e-9)).all()
+    mean = (there.velocities[:-1] + there.velocities[1:]) / 2
+    np.testing.assert_allclose(np.diff(there.positions, axis=0), mean * 0.001, atol=1e-7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(states)
+def test_no_stop_is_quicker_than_the_one_ruckig_finds(state):
+    ruckig = pytest.importorskip("ruckig")
+    brake = brake_of(state)
+    for joint in JOINTS:
+        wanted = ruckig.InputParameter(1)
+        wanted.control_interface = ruckig.ControlInterface.Velocity
+        wanted.current_position = [state.positions[joint]]
+        wanted.current_velocity = [state.velocities[joint]]
+        wanted.current_acceleration = [state.accelerations[joint]]
+        wanted.target_velocity, wanted.target_acceleration = [0.0], [0.0]
+        wanted.max_acceleration = [SPEC.acceleration_limit[joint]]
+        wanted.max_jerk = [SPEC.jerk_limit[joint]]
+        found = ruckig.Trajectory(1)
+        ruckig.Ruckig(1).calculate(wanted, found)
+        assert brake.ends[-1, joint] == pytest.approx(found.duration, abs=1e-6)
+
+
+def test_stops_of_many_states_are_found_at_once():
+    rows = np.random.default_rng(0).uniform(-1, 1, (3, 20, SPEC.action_dim))
+    many = State(SPEC.home + rows[0], rows[1], 5 * rows[2] * (SPEC.jerk_limit / 400))
+    together = brake_of(many)
+    for k in range(20):
+        one = brake_of(State(*(part[k] for part in many)))
+        np.testing.assert_array_equal(together.ends[:, k], one.ends)
+        np.testing.assert_array_equal(together.reach[1][k], one.reach[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 0.5, 0.1]))
+def test_whatever_jerk_is_asked_for_every_step_is_inside_the_limits_and_can_stop(seed, speed):
+    rng, limiter = np.random.default_rng(seed), Limiter(SPEC)
+    middle = (SPEC.position_low + SPEC.position_high) / 2
+    state = State.rest(middle + rng.uniform(-0.5, 0.5, SPEC.action_dim) * (SPEC.home - middle))
+    for k in range(150):
+        if k % 30 == 0:
+            jerk = rng.choice([-1.5, 0, 1.5], SPEC.action_dim) * SPEC.jerk_limit
+        piece, before, began = limiter.step(state, jerk, speed), state, 0.0
+        assert piece.times[-1] == PERIOD
+        for t, *row in zip(piece.times, *piece.states):
+            after = State(*row)
+            change = (after.accelerations - before.accelerations) / (t - began)
+            assert (np.abs(change) <= SPEC.jerk_limit * (1 + 1e-6)).all()
+            for share in (0.25, 0.5, 0.75, 1):
+                there = before.after(share * (t - began), change)
+                assert (np.abs(there.velocities) <= SPEC.velocity_limit * speed + 1e-6).all()
+                assert (np.abs(there.accelerations) <= SPEC.acceleration_limit + 1e-6).all()
+                assert (there.positions >= SPEC.position_low - 1e-6).all()
+                assert (there.positions <= SPEC.position_high + 1e-6).all()
+            np.testing.assert_allclose(there.positions, after.positions, atol=1e-9)
+            before, began = after, t
+        state = before
+        low, high = limiter.brake(state).reach
+        assert (low >= SPEC.position_low - 1e-6).all()
+        assert (high <= SPEC.position_high + 1e-6).all()
+
+
+def test_far_from_every_limit_the_jerk_asked_for_is_the_jerk_given():
+    limiter, wanted = Limiter(SPEC), SPEC.jerk_limit * 0.3
+    inside = SPEC.home.copy()
     inside[-1] = 0.03
-    rows = inside + np.linspace(0, 0.01, 10)[:, None] * [1, 1, 1, 1, 1, 1, 0]
-    assert limiter.allows(rows, PERIOD)
-    np.testing.assert_allclose(limiter.step(rows[0], rows[1], PERIOD), rows[1], atol=1e-12)
-    assert not limiter.allows(rows * 50, PERIOD)
+    piece = limiter.step(State.rest(inside), wanted)
+    np.testing.assert_allclose(piece.states.accelerations[-1], wanted * PERIOD)
+
+
+def test_a_joint_faster_than_a_tightened_limit_brakes():
+    limiter = Limiter(SPEC)
+    fast = State(SPEC.home, 0.5 * SPEC.velocity_limit, np.zeros(SPEC.action_dim))
+    fast.positions[-1] = 0.03
+    slowing = limiter.step(fast, np.zeros(SPEC.action_dim), speed=0.1)
+    assert (slowing.states.accelerations[-1] < 0).all()
 
 
 def test_the_guard_s_rooms_import_neither_torch_nor_ros():

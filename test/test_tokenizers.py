@@ -79,6 +79,26 @@ def test_nearest_embeddings_are_the_tokens(fitted):
     assert (nearest == tokens).float().mean() > 0.99
 
 
+def test_what_is_named_next_makes_up_for_what_was_said(fitted):
+    vectors, chunks = fitted.embeddings(), smooth_chunks()[:8]
+    if vectors is None:
+        pytest.skip(f"{fitted.name} has no geometry")
+    naming = fitted.naming(fitted.normalize(chunks, chunks[:, 0]))
+    own = fitted.encode(chunks, chunks[:, 0])
+    said = own.roll(1, 0)  # the tokens of another chunk
+    for k in range(1, own.shape[1]):
+        legal = torch.from_numpy(fitted.grammar.legal(said.numpy()[:, :k]).copy())
+        distance = torch.cdist(naming(said[:, :k])[:, k, None], vectors[None])[:, 0]
+        said[:, k] = distance.masked_fill(~legal, torch.inf).argmin(-1)
+    stubborn = torch.cat([said[:, :1], own[:, 1:]], 1)
+    made_up, kept = (
+        (fitted.decode(tokens, chunks[:, 0]) - torch.as_tensor(chunks)).square().mean()
+        for tokens in (said, stubborn)
+    )
+    assert not torch.equal(said, own) and torch.equal(naming(own), naming(own[:, :0]))
+    assert made_up < kept
+
+
 def test_unfitted_tokenizers_refuse_to_work():
     for name in list_tokenizers():
         with pytest.raises(NotFitted, match="fit"):

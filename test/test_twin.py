@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nac_ros.chunk import Action
+from nac_ros.chunk import Motion
 from nac_ros.errors import UnknownName
 from nac_ros.robot import load_robot
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
@@ -78,23 +78,23 @@ def test_the_arm_ends_a_trajectory_within_2_mm_of_its_goal(twin):
     assert np.linalg.norm(twin.arm.tool(twin.data) - reached) < 2e-3
 
 
-def test_write_goes_to_a_set_point_by_its_stamp(twin):
+def test_a_motion_is_followed_by_its_stamps(twin):
     twin.reset(2)
-    start = twin.command()
-    goal = start + 0.01
-    twin.write(Action(0.1, goal, np.zeros(SPEC.action_dim)))
-    twin.step_until(0.05)
-    np.testing.assert_allclose(twin.command(), start + 0.005, atol=1e-9)
+    start, rest = twin.command(), np.zeros((2, SPEC.action_dim))
+    row = np.stack([start, start + 0.01])
+    twin.write(Motion(0.1, np.array([0.0, 0.2]), row, rest, rest))
+    twin.step_until(0.1)
+    np.testing.assert_allclose(twin.command(), start, atol=1e-9)
     twin.step_until(0.2)
-    np.testing.assert_allclose(twin.command(), goal, atol=1e-9)
-    twin.write(Action(0.0, start, np.zeros(SPEC.action_dim)))
-    np.testing.assert_allclose(twin.command(), start)
+    np.testing.assert_allclose(twin.command(), start + 0.005, atol=1e-9)
+    twin.step_until(0.4)
+    np.testing.assert_allclose(twin.command(), start + 0.01, atol=1e-9)
 
 
 def test_hold_stops_where_the_command_is(twin):
     twin.reset(2)
     start = twin.command()
-    twin.write(Action(1.0, start + 0.1, np.zeros(SPEC.action_dim)))
+    twin.send_trajectory(Trajectory(SPEC.joint_names, [TrajectoryPoint(start + 0.1, 1.0)]))
     twin.step_until(0.5)
     twin.hold()
     twin.step_until(1.0)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS_PYTHON = "3.11"  # the only Python that the ROS 2 wheels on PyPI are built for
 SYSTEM_PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libglib2.0-0")
-SHARED = ("package.xml", "launch", "config", "models")
+SHARED = ("package.xml", "config", "models")
 
 
 class Base(NamedTuple):
@@ -114,6 +114,12 @@ def link(venv: Path, root: Path = ROOT) -> None:
     """What pip leaves out of an editable install and `ros2 run|launch` look for."""
     for name in SHARED:
         _link(venv / "share/nac_ros" / name, root / name)
+    # `ros2 launch` looks through the folders below share, but does not follow links to others
+    launch_files = venv / "share/nac_ros/launch"
+    if launch_files.is_symlink():
+        launch_files.unlink()
+    for path in sorted((root / "launch").glob("*.launch.py")):
+        _link(launch_files / path.name, path)
     marker = "ament_index/resource_index/packages/nac_ros"
     _link(venv / "share" / marker, root / "resource/nac_ros")
     for executable in executables(venv):

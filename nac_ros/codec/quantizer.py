@@ -1,5 +1,6 @@
 """Multi-scale residual vector quantizer with EMA codebooks (NAC section 3.2, SNAC 2410.14411)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,13 +102,19 @@ class MultiScaleQuantizer(nn.Module):
             indices = codebook.nearest(rows).view(len(latent), -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
 
-    def stage_latents(self, latent: Tensor) -> list[Tensor]:
-        """What each stage is asked to name: pooled residuals `[B, T'/scale, E]`, not quantized."""
+    def stage_latents(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
+        """What each stage is asked to name: pooled residuals `[B, T'/scale, E]`, not quantized.
+
+        said: codes `[B, T'/scale]` of the first stages, where others than the nearest were chosen
+        """
         residual, wanted = latent, []
-        for codebook, scale in zip(self.codebooks, self.scales):
+        for stage, (codebook, scale) in enumerate(zip(self.codebooks, self.scales)):
             pooled = pool(residual, scale)
             wanted.append(pooled.transpose(1, 2))
-            indices = codebook.nearest(_rows(pooled)).view(len(latent), -1)
+            if stage < len(said):
+                indices = said[stage]
+            else:
+                indices = codebook.nearest(_rows(pooled)).view(len(latent), -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
         return wanted
 

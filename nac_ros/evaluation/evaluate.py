@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from nac_ros.align import Aligner
-from nac_ros.chunk import Action, Chunk
+from nac_ros.chunk import Chunk
 from nac_ros.errors import ConfigError, UnknownName
 from nac_ros.evaluation.controls import (
     BlackImages,
@@ -135,10 +135,9 @@ class Rehearsal:
             while due and now >= due[0].stamp + self._latency - 1e-6:
                 guard.accept(due.pop(0), now)
             guard.measure(now, twin.proprio())
-            tick = guard.tick(now)
-            assert tick is not None
-            twin.write(Action(tick.stamp, tick.positions, tick.velocities))
-            twin.step_until(min(tick.stamp, until))
+            guard.tick(now)
+            twin.write(guard.motion(now))
+            twin.step_until(min(now + guard.period, until))
 
 
 def run(config: Evaluation) -> dict[str, Any]:

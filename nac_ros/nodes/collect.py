@@ -17,6 +17,7 @@ from nac_ros.simulation.tasks.base import HORIZON
 IDLE_S = 5.0
 PLANNED = ("", "mode_hold", "no_chunk")  # told to hold, or waiting for a trial's first chunk
 SETTLE_S = 0.2  # by then the guard has seen where the arm is in the new scene
+REST_S = 10.0  # a stop takes much less
 LATE_S = 30.0  # an outcome is overdue this long after the horizon
 
 
@@ -87,9 +88,14 @@ class Trials:
 
     def _reset(self, task: str, trial: int) -> None:
         self._operator.set_mode("hold")
+        self._operator.wait(self._rests, "the arm to rest", REST_S)
         self._operator.set_parameters("twin", {"task": task, "seed": self._seed, "trial": trial})
         self._operator.trigger("twin/reset")
         time.sleep(SETTLE_S)
+        self._operator.trigger("guard/reset")  # the arm is elsewhere now, and that is all right
+
+    def _rests(self) -> bool:
+        return self._operator.newest("guard").get("state") in ("holding", "inactive", "")
 
     def _ended(self, task: str, trial: int) -> bool:
         now = self._operator.outcome

@@ -12,12 +12,12 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from nac_ros.chunk import Chunk
+from nac_ros.chunk import Chunk, Motion
 from nac_ros.errors import BadActions, BadObservation
-from nac_ros.safety.stopping import Motion
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 
 GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
+MIN_AHEAD_S = 1e-3  # a controller refuses a first point that is not in its future
 NANO = 1_000_000_000
 CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}  # encoding -> order that gives RGB
 
@@ -64,25 +64,41 @@ def from_chunk_message(message: JointTrajectory) -> Chunk:
 
 
 def to_trajectory_message(
-    motion: Motion, names: Sequence[str], columns: Sequence[int]
+    motion: Motion, names: Sequence[str], columns: Sequence[int], sent: float | None = None
 ) -> JointTrajectory:
-    """The part of a motion that one controller plays, starting when it arrives (stamp 0)."""
+    """The part of a motion that one controller plays, at its stamp.
+
+    sent: time [s] it is sent at, for a controller that is to begin when it arrives (stamp 0)
+    """
     message = JointTrajectory(joint_names=list(names))
-    places, speeds = motion.positions[:, columns], motion.velocities[:, columns]
+    times = motion.times
+    if sent is None:
+        message.header.stamp = to_time(motion.stamp)
+    else:
+        times = times + max(motion.stamp - sent, MIN_AHEAD_S)
+    rows = (motion.positions, motion.velocities, motion.accelerations)
     message.points = [
-        JointTrajectoryPoint(positions=place, velocities=speed, time_from_start=_to_duration(t))
-        for t, place, speed in zip(motion.times.tolist(), places.tolist(), speeds.tolist())
+        JointTrajectoryPoint(
+            positions=place,
+            velocities=speed,
+            accelerations=change,
+            time_from_start=_to_duration(t),
+        )
+        for t, place, speed, change in zip(
+            times.tolist(), *(part[:, columns].tolist() for part in rows)
+        )
     ]
     return message
 
 
 def from_trajectory_message(message: JointTrajectory) -> Trajectory:
-    """What a controller makes of it; velocities are optional, the controller judges the rest."""
+    """What a controller makes of it; only positions must be there, the controller judges all."""
     points = [
         TrajectoryPoint(
             np.array(point.positions),
             to_seconds(point.time_from_start),
             np.array(point.velocities) if len(point.velocities) else None,
+            np.array(point.accelerations) if len(point.accelerations) else None,
         )
         for point in message.points
     ]

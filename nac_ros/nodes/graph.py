@@ -10,6 +10,7 @@ import yaml
 from nac_ros.robot import config_dir
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
+TWIN = "twin"  # as a robot's name: the simulated arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -39,7 +40,7 @@ class NodeProcess:
 
     def arguments(self, params_file: Path) -> list[str]:
         """Command line after the interpreter; `params_file` is written with `parameters`."""
-        text = yaml.safe_dump({self.name: {"ros__parameters": self.parameters}})
+        text = yaml.safe_dump({f"/**/{self.name}": {"ros__parameters": self.parameters}})
         params_file.write_text(text if self.parameters else "/**: {ros__parameters: {}}\n")
         files = (self.defaults, params_file)
         given = [part for file in files for part in ("--params-file", str(file))]
@@ -54,6 +55,14 @@ def policy_graph(bundle: str = "", robot: str = "", **policy: Any) -> tuple[Node
         NodeProcess(name="guard", parameters=robot_given),
         NodeProcess(name="policy", parameters={**robot_given, **bundle_given, **policy}),
     )
+
+
+def stack(robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
+    """Guard and policy; with robot `twin` also the simulated arm that they then drive."""
+    if robot != TWIN:
+        return policy_graph(robot=robot, **policy)
+    task = {"task": policy["task"]} if "task" in policy else {}
+    return (*twin_graph(**task), *policy_graph(**policy))
 
 
 def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:

@@ -8,22 +8,26 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from nac_ros.chunk import Motion
+from nac_ros.config import bounded
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
-from nac_ros.runtime.guard import Guard, GuardConfig, Tick
+from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.tick import GuardConfig, Tick
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
-from nac_ros.safety.stopping import Motion
 
 MODES = ("hold", "policy")
 PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
@@ -39,7 +43,7 @@ class GuardNodeConfig(GuardConfig):
     """
 
     robot: str = "vx300s"
-    max_heartbeat_age_s: float = 0.25
+    max_heartbeat_age_s: float = bounded(0.25, 0.0, 10.0)
 
 
 class GuardNode(LifecycleNode):
@@ -47,7 +51,8 @@ class GuardNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("guard")
-        config = params.declare(self, GuardNodeConfig)
+        config = params.declare(self, GuardNodeConfig, changeable=("speed_scale",))
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._config = GuardConfig(
             **{f.name: getattr(config, f.name) for f in fields(GuardConfig)}
         )
@@ -70,6 +75,7 @@ class GuardNode(LifecycleNode):
             self.create_subscription(String, "guard/mode", self._on_mode, qos.LATCHED),
             self.create_service(Trigger, "guard/stop", self._on_stop),
             self.create_service(Trigger, "guard/reset", self._on_reset),
+            self.create_service(Trigger, "guard/ramp", self._on_ramp),
         ]
         return TransitionCallbackReturn.SUCCESS
 
@@ -87,7 +93,7 @@ class GuardNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         for handle, destroy in zip(
-            self._handles, [self.destroy_subscription] * 4 + [self.destroy_service] * 2
+            self._handles, [self.destroy_subscription] * 4 + [self.destroy_service] * 3
         ):
             destroy(handle)
         for publisher in (self._command, *(c.publisher for c in self._controllers)):
@@ -118,18 +124,21 @@ class GuardNode(LifecycleNode):
 
     def _tick(self) -> None:
         now = self._now()
-        tick = self._guard.tick(now)
-        if tick is None:
+        ticks = self._guard.tick(now)
+        if not ticks:
             return
         self._intervals.mark(now)
         names = self._spec.joint_names
-        self._command.publish(convert.to_joint_state(now, names, tick.positions, tick.velocities))
+        for tick in ticks:
+            set_point = (tick.positions, tick.velocities)
+            self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
+        tick = ticks[-1]
         changed = (tick.state, tick.hold) != self._shown
         # An arm at rest is left alone: what it holds may have been set by other means.
         if tick.state != "holding" or self._shown[0] in ("running", "stopping"):
             motion = self._guard.motion(now)
             for controller in self._controllers:
-                controller.send(motion, tick)
+                controller.send(motion, tick, now)
         if changed:
             self._shown = (tick.state, tick.hold)
             self._diagnostics.publish()
@@ -161,7 +170,7 @@ class GuardNode(LifecycleNode):
             known = ", ".join(MODES)
             text = f"guard/mode '{message.data}' is unknown, so the arm holds; known are: {known}"
             self._refused(self._guard.refuse("unknown_mode", text))
-        self._guard.set_mode("policy" if message.data == "policy" else "hold")
+        self._refused(self._guard.set_mode("policy" if message.data == "policy" else "hold"))
         self._diagnostics.publish()
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -171,8 +180,23 @@ class GuardNode(LifecycleNode):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._guard.reset()
-        response.success, response.message = True, "in mode hold until guard/mode is sent again"
+        text = "in mode hold, where the arm is, until guard/mode is sent again"
+        response.success, response.message = True, text
         return response
+
+    def _on_ramp(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        refusal = self._guard.ramp()
+        response.success = refusal is None
+        response.message = (
+            "moving slowly to where the chunk began" if not refusal else refusal.text
+        )
+        return response
+
+    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        for parameter in changed:
+            if parameter.name == "speed_scale":
+                self._guard.set_speed_scale(parameter.value)
+        return SetParametersResult(successful=True)
 
     def _refused(self, refusal: Refusal | None) -> None:
         if refusal is None or refusal.reason == "mode":
@@ -186,8 +210,13 @@ class GuardNode(LifecycleNode):
 
     def _status(self) -> Status:
         guard, (state, hold) = self._guard, self._shown
-        level = ERROR if hold == "stopped" else OK if hold in PLANNED else WARN
-        values: dict[str, Any] = {"mode": guard.mode, "state": state, "hold": hold}
+        level = ERROR if guard.fault else OK if hold in PLANNED else WARN
+        values: dict[str, Any] = {
+            "mode": guard.mode,
+            "state": state,
+            "hold": hold,
+            "fault": guard.fault,
+        }
         values |= guard.ages(self._now())
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
@@ -202,15 +231,18 @@ class Controller:
     """One controller group and the publisher that reaches it."""
 
     def __init__(self, node: LifecycleNode, spec: RobotSpec, group: ControllerGroup):
-        self._names, self._streams = group.joints, group.kind == "jtc"
+        self._group, self._streams = group, group.kind == "jtc"
         self._columns = [spec.joint_names.index(joint) for joint in group.joints]
         kind = JointTrajectory if self._streams else Float64MultiArray
         self.publisher = node.create_publisher(kind, group.topic, qos.COMMAND)
 
-    def send(self, motion: Motion, tick: Tick) -> None:
+    def send(self, motion: Motion, tick: Tick, now: float) -> None:
         """A trajectory that ends at rest, or the bare set-point for a forward controller."""
         if self._streams:
-            message = convert.to_trajectory_message(motion, self._names, self._columns)
+            arrival = now if self._group.stamps == "arrival" else None
+            message = convert.to_trajectory_message(
+                motion, self._group.joints, self._columns, arrival
+            )
         else:
             message = convert.to_array_message(tick.positions[self._columns])
         self.publisher.publish(message)

@@ -1,6 +1,8 @@
 """The graph as launch actions; needs ROS 2's `launch`, which only launch files import."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
@@ -11,38 +13,53 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from nac_ros.errors import ConfigError
 from nac_ros.nodes.graph import NodeProcess
 
+Arguments = Mapping[str, tuple[str, str]]  # name -> (default, description)
+BOOL = ("true", "false")
+LEVELS = ("debug", "info", "warn", "error", "fatal")
 
-def describe(graph, arguments: dict[str, tuple[str, str]]) -> LaunchDescription:
-    """The processes of `graph(**arguments)`; arguments: name -> (default, description)."""
+COMMON: Arguments = {
+    "params_file": ("", "ROS parameter file, read after the package's own config/nodes"),
+    "namespace": ("", "namespace of all nodes and of their topics"),
+    "use_sim_time": ("false", "whether time comes from the topic /clock"),
+    "log_level": ("info", "least severe messages that are logged"),
+    "autostart": ("true", "whether lifecycle nodes are configured and activated at once"),
+}
+CHOICES = {"use_sim_time": BOOL, "autostart": BOOL, "log_level": LEVELS}
+
+
+def describe(
+    graph: Callable[..., Sequence[NodeProcess]], arguments: Arguments
+) -> LaunchDescription:
+    """The processes of `graph(**arguments)`, with the arguments that every launch file has."""
 
     def start(context: LaunchContext) -> list:
-        given = {name: context.launch_configurations[name] for name in arguments}
-        known = {name: value for name, value in given.items() if value}
-        return [action for process in graph(**known) for action in actions(process)]
+        given = context.launch_configurations
+        known = {name: given[name] for name in arguments if given[name]}
+        common = {name: given[name] for name in COMMON}
+        if common["params_file"] and not Path(common["params_file"]).is_file():
+            raise ConfigError(f"there is no params_file at {common['params_file']}")
+        return [action for process in graph(**known) for action in actions(process, common)]
 
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
-        for name, (default, text) in arguments.items()
+        DeclareLaunchArgument(
+            name, default_value=default, description=text, choices=CHOICES.get(name)
+        )
+        for name, (default, text) in {**arguments, **COMMON}.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
 
 
-def actions(process: NodeProcess) -> list:
-    """Starts a process and, where it has a lifecycle, configures and activates it."""
-    facts = {
-        "package": "nac_ros",
-        "executable": process.name,
-        "name": process.name,
-        "namespace": "",
-        "parameters": [str(Path(process.defaults)), process.parameters],
-        "additional_env": process.environment,
-        "output": "screen",
-    }
+def actions(process: NodeProcess, common: Mapping[str, str]) -> list:
+    """Starts a process and, where it has a lifecycle and is to start by itself, activates it."""
+    facts = _facts(process, common)
     if not process.lifecycle:
         return [Node(**facts)]
     node = LifecycleNode(**facts)
+    if common["autostart"] != "true":
+        return [node]
     activate = OnStateTransition(
         target_lifecycle_node=node,
         start_state="configuring",
@@ -51,6 +68,21 @@ def actions(process: NodeProcess) -> list:
     )
     configure = _change(node, Transition.TRANSITION_CONFIGURE)
     return [RegisterEventHandler(activate), node, configure]
+
+
+def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
+    files = [str(process.defaults)] + ([common["params_file"]] if common["params_file"] else [])
+    sim_time = {"use_sim_time": common["use_sim_time"] == "true"}
+    return {
+        "package": "nac_ros",
+        "executable": process.name,
+        "name": process.name,
+        "namespace": common["namespace"],
+        "parameters": [*files, {**process.parameters, **sim_time}],
+        "additional_env": process.environment,
+        "arguments": ["--ros-args", "--log-level", common["log_level"]],
+        "output": "screen",
+    }
 
 
 def _change(node: LifecycleNode, transition: int) -> EmitEvent:

@@ -33,9 +33,10 @@ Watch = Callable[[], None]
 class Operator:
     """Talks to policy, guard and twin over DDS from a thread of its own.
 
-    commands: stamps [s] of guard/command; chunks: every chunk, malformed ones only counted;
-    diagnostics: node -> its values in
-    order, each with its `stamp` [s]; outcome: the newest of the twin
+    commands: times [s] at which each guard/command was published
+    chunks: every chunk, malformed ones are only counted
+    diagnostics: node -> its values in order, each with its `stamp` [s]
+    outcome: the newest of the twin
     """
 
     def __init__(self, domain_id: int, watch: Watch = lambda: None):
@@ -142,8 +143,8 @@ class Operator:
         ):
             self.node.create_subscription(kind, topic, callback, profile)
 
-    def _on_command(self, message: JointState) -> None:
-        self.commands.append(convert.to_seconds(message.header.stamp))
+    def _on_command(self, message: JointState, info: Mapping[str, Any]) -> None:
+        self.commands.append(1e-9 * info["source_timestamp"])  # set when it was published
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 
@@ -14,6 +14,7 @@ from nac_ros import config
 from nac_ros.errors import ConfigError
 
 C = TypeVar("C")
+FLOAT_MAX, INT_MAX = 1e308, 2**62  # ROS knows no range without an end
 
 
 def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
@@ -26,6 +27,8 @@ def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
         descriptor = ParameterDescriptor(
             description=texts.get(field.name, ""), read_only=field.name not in changeable
         )
+        if (bounds := field.metadata.get(config.BOUNDS)) is not None:
+            _limit(descriptor, field.default, *bounds)
         try:
             node.declare_parameter(field.name, field.default, descriptor)
         except InvalidParameterTypeException as error:
@@ -38,6 +41,15 @@ def read(node: Node, cls: type[C]) -> C:
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     values: dict[str, Any] = {name: node.get_parameter(name).value for name in names}
     return config.build(cls, values, f"parameters of {node.get_name()}")
+
+
+def _limit(descriptor: ParameterDescriptor, default: Any, low: float, high: float) -> None:
+    if isinstance(default, float):
+        bounds = FloatingPointRange(from_value=low, to_value=min(high, FLOAT_MAX))
+        descriptor.floating_point_range = [bounds]
+    else:
+        bounds = IntegerRange(from_value=int(low), to_value=int(min(high, INT_MAX)), step=1)
+        descriptor.integer_range = [bounds]
 
 
 def _descriptions(cls: type) -> dict[str, str]:

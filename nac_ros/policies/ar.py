@@ -4,11 +4,13 @@ Three additions to the paper, all for learning from few demonstrations. A head r
 chunk from the context; it teaches the vision encoder, and its plan is shown to the transformer.
 Where tokens have a geometry (codewords), a logit falls with the squared distance between the
 codeword and a predicted latent, and the target is softened over the codebook the same way:
-codewords that mean nearly the same motion then share what is learned about it. And the latents
-that the tokenizer finds for the plan are where the predicted latents start from, so that an
-untaught transformer says the plan, and a taught one corrects it.
+codewords that mean nearly the same motion then share what is learned about it. And what the
+tokenizer would still have to name of the plan, after the tokens said so far, is where the
+predicted latents start from, so that an untaught transformer says the plan, and a taught one
+corrects it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +19,7 @@ from torch.nn import functional as F
 
 from nac_ros.errors import ConfigError
 from nac_ros.policies.base import POLICIES, Inputs, Policy, PolicyConfig, Targets
+from nac_ros.policies.geometry import TokenGeometry
 from nac_ros.policies.sampling import Sampling, legal_logits, sample
 from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.policies.vision import KeypointEncoder
@@ -59,53 +62,6 @@ class ArConfig(PolicyConfig):
             )
 
 
-class TokenGeometry(nn.Module):
-    """Embeds tokens by their codewords and scores codewords by distance to a predicted latent."""
-
-    def __init__(self, vectors: Tensor, dim: int, n_positions: int):
-        super().__init__()
-        self.register_buffer("vectors", vectors.clone())
-        self.register_buffer("spread", vectors.std().clamp(min=1e-6))
-        self.register_buffer("widths", torch.ones(n_positions))
-        self.embed = nn.Linear(vectors.shape[1], dim)
-        self.show = nn.Linear(vectors.shape[1], dim)
-        self.predict = nn.Linear(dim, vectors.shape[1])
-        nn.init.zeros_(self.predict.weight)
-        nn.init.zeros_(self.predict.bias)
-        self.log_sharpness = nn.Parameter(torch.zeros(n_positions))
-
-    def fit(self, latents: Tensor, tokens: Tensor) -> None:
-        """Widths per position: mean squared distance of latents `[N, L, E]` to their codewords."""
-        distances = (latents - self.vectors[tokens]).square().sum(-1)  # [N, L]
-        self.widths.copy_(distances.mean(0).clamp(min=1e-8))
-
-    def embedding(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, k]` -> `[B, k, dim]`."""
-        return self.embed(self.vectors[tokens] / self.spread)
-
-    def hint(self, latents: Tensor) -> Tensor:
-        """A plan's latents `[B, k, E]` -> `[B, k, dim]`."""
-        return self.show(latents / self.spread)
-
-    def logits(self, hidden: Tensor, planned: Tensor, first: int) -> Tensor:
-        """Hidden `[B, k, dim]` and the plan's latents `[B, k, E]` at positions first..
-
-        -> `[B, k, V]`.
-        """
-        span = slice(first, first + hidden.shape[1])
-        sharpness = self.log_sharpness[span].exp() / self.widths[span]
-        latents = planned + self.predict(hidden) * self.spread
-        return self._closeness(latents) * sharpness[:, None]
-
-    def targets(self, latents: Tensor, softness: float, legal: Tensor) -> Tensor:
-        """Latents `[B, L, E]` -> distribution over tokens `[B, L, V]`, zero where not legal."""
-        closeness = self._closeness(latents) / (softness * self.widths[:, None])
-        return closeness.masked_fill(~legal, -torch.inf).softmax(-1)
-
-    def _closeness(self, points: Tensor) -> Tensor:
-        return 2 * points @ self.vectors.T - self.vectors.square().sum(1)  # -|p - e|^2 + |p|^2
-
-
 @POLICIES.register("ar")
 class ArPolicy(Policy):
     """Context (cameras, proprioception, task, plan) then BOS and tokens, decoder only."""
@@ -121,7 +77,7 @@ class ArPolicy(Policy):
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset)
         self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalised
-        self._latents = tokenizer.latents
+        self._name = tokenizer.naming
         facts = tokenizer.config
         self._chunk = (facts.horizon, facts.action_dim)
         flat, dim = facts.horizon * facts.action_dim, config.dim
@@ -187,7 +143,7 @@ class ArPolicy(Policy):
         losses = {"plan": config.plan_weight * error[0], "later": config.later_weight * error[1]}
         if config.token_weight:
             with torch.autocast("cpu", enabled=False):
-                planned = self._planned(plans)
+                planned = self._naming(plans)(targets.tokens)
             hidden = self._hidden(context, targets.tokens[:, :-1], planned)
             with torch.autocast("cpu", enabled=False):
                 cross_entropy = self._cross_entropy(hidden.float(), planned, targets)
@@ -199,7 +155,8 @@ class ArPolicy(Policy):
         context, plans = self._context(inputs, self.see(inputs))
         if not self.config.token_weight:
             return self._say(self._chunk_of(plans))
-        planned, tokens = self._planned(plans), torch.empty(len(context), 0, dtype=torch.int64)
+        naming, tokens = self._naming(plans), torch.empty(len(context), 0, dtype=torch.int64)
+        planned = naming(tokens)
         start = self._bos(context) + self._hint(planned, 0)
         step, cache = self._with_positions(torch.cat([context, start], 1), 0), None
         while True:
@@ -211,6 +168,7 @@ class ArPolicy(Policy):
             tokens = torch.cat([tokens, chosen], 1)
             if self.grammar.done(tokens.numpy()).all():
                 break
+            planned = naming(tokens)
             said = self._embed(chosen) + self._hint(planned, at + 1)
             step = self._with_positions(said, context.shape[1] + at + 1)
         return tokens
@@ -223,7 +181,7 @@ class ArPolicy(Policy):
     def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
         context, plans = self._context(inputs, self.see(inputs))
-        planned = self._planned(plans)
+        planned = self._naming(plans)(tokens)
         logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
         return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
 
@@ -254,12 +212,10 @@ class ArPolicy(Policy):
     def _chunk_of(self, plans: Tensor) -> Tensor:
         return plans[:, 0] * self.plan_std[0] + self.plan_mean[0]  # [B, H, D], normalised
 
-    def _planned(self, plans: Tensor) -> Tensor | None:
-        """What the plan is in latents `[B, L, E]`, where tokens have a geometry."""
-        if self.geometry is None:
-            return None
-        with torch.no_grad():
-            return self._latents(self._chunk_of(plans.detach()))
+    @torch.no_grad()
+    def _naming(self, plans: Tensor) -> Callable[[Tensor], Tensor | None]:
+        """How the tokenizer names the plan; None comes of it where tokens have no geometry."""
+        return self._name(self._chunk_of(plans.detach())) or (lambda tokens: None)
 
     def _hint(self, planned: Tensor | None, first: int, count: int = 1) -> Tensor | float:
         return 0.0 if planned is None else self.geometry.hint(planned[:, first : first + count])

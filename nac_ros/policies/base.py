@@ -19,7 +19,9 @@ from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, save_weights
 
 POLICIES: Registry["Policy"] = Registry(
-    "policy", "nac_ros.policies", seams=("base", "sampling", "transformer", "vision")
+    "policy",
+    "nac_ros.policies",
+    seams=("base", "geometry", "sampling", "transformer", "vision"),
 )
 
 

@@ -1,66 +1,88 @@
-"""What a controller is sent: the committed set-points, then a stop, so that silence is rest."""
+"""The committed motion: states on a grid of periods, always followed by a stop."""
 
 import numpy as np
 
-from nac_ros.robot import RobotSpec
-from nac_ros.runtime.playback import Playback
-from nac_ros.runtime.setpoint import SetPoint
-from nac_ros.safety.stopping import Limiter, Motion, Stop
+from nac_ros.chunk import Motion
+from nac_ros.safety.limiter import Limiter, Piece
+from nac_ros.safety.stopping import State
 
-KNOT_PERIODS = 2  # spacing of the points that look ahead, in guard periods
-
-
-class Lookahead:
-    """Builds motions that start at the newest set-point and end at rest."""
-
-    def __init__(self, spec: RobotSpec, lookahead_s: float):
-        self._spec, self._limiter = spec, Limiter(spec)
-        self._period = 1 / spec.guard_rate_hz
-        self._gap = KNOT_PERIODS * self._period
-        self._count = int(lookahead_s / self._gap)
-
-    def running(self, due: float, arm: SetPoint, playback: Playback, end: float) -> Motion:
-        """From the set-point due at `due` [s] along `playback`, at most to `end` [s]."""
-        times = due + self._gap * np.arange(1, self._count + 1)
-        wanted = playback.sample(times[times < end])
-        positions = np.concatenate([arm.positions[None], wanted])
-        if not self._limiter.allows(positions, self._gap):
-            for k in range(1, len(positions)):
-                positions[k] = self._limiter.step(positions[k - 1], positions[k], self._gap)
-        times = np.concatenate([[due], times[: len(wanted)]])
-        velocities = _slopes(times, positions, arm.velocity)
-        limit = self._spec.acceleration_limit
-        stop = Stop(times[-1], positions[-1], velocities[-1], limit, self._period)
-        return self._ended(due, times, positions, velocities, stop)
-
-    def stopping(self, due: float, arm: SetPoint) -> Motion:
-        """The rest of a stop; a single point at rest where there is none."""
-        here = arm.positions[None], arm.velocity[None].copy()
-        return self._ended(due, np.array([due]), *here, arm.stop)
-
-    def _ended(
-        self,
-        due: float,
-        times: np.ndarray,
-        positions: np.ndarray,
-        velocities: np.ndarray,
-        stop: Stop | None,
-    ) -> Motion:
-        knots = stop.knots(times[-1]) if stop is not None else np.empty(0)
-        if stop is not None and len(knots):
-            places, speeds = zip(*(stop.at(t) for t in knots))
-            low, high = self._spec.position_low, self._spec.position_high
-            times = np.concatenate([times, knots])
-            positions = np.concatenate([positions, np.clip(np.stack(places), low, high)])
-            velocities = np.concatenate([velocities, np.stack(speeds)])
-        velocities[-1] = 0.0
-        return Motion(times - due + self._period, positions, velocities)
+APART = 1e-7  # [s] knots nearer than this are one: messages count in nanoseconds
 
 
-def _slopes(times: np.ndarray, positions: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-    """Velocities `[N, D]`: the mean of the slopes around a point, at the last the one before."""
-    if len(times) == 1:
-        return velocity[None].copy()
-    slopes = np.diff(positions, axis=0) / np.diff(times)[:, None]
-    before = np.concatenate([velocity[None], slopes])
-    return np.concatenate([(before[:-1] + before[1:]) / 2, slopes[-1:]])
+class Plan:
+    """Knots of piecewise constant jerk; at rest before the first and after the last.
+
+    `led` is where the led part ends [s] and the stop begins: `lead` replaces the stop by a longer
+    led part, `brake` puts one at its end. Whoever cuts at a time leaves all that comes before it
+    as it was, so motions that were sent earlier stay true up to there.
+    """
+
+    def __init__(self, limiter: Limiter, positions: np.ndarray, at: float):
+        self._limiter, self.led = limiter, at
+        self._times = np.array([at])
+        self._states = np.stack(State.rest(positions))[None]  # [N, 3, D]
+
+    @property
+    def end(self) -> float:
+        """From when on it is at rest [s]."""
+        return float(self._times[-1])
+
+    def at(self, t: float) -> State:
+        """What is commanded at `t` [s]: `[D]`."""
+        k = int(np.searchsorted(self._times, t, side="right")) - 1
+        if k < 0 or k + 1 == len(self._times):
+            return State.rest(self._states[max(k, 0), 0])
+        span = self._times[k + 1] - self._times[k]
+        jerk = (self._states[k + 1, 2] - self._states[k, 2]) / span
+        return State(*self._states[k]).after(t - self._times[k], jerk)
+
+    def cut(self, t: float) -> State:
+        """Forgets what comes after `t` [s], for a new course from there; the state at `t`."""
+        state, kept = self.at(t), self._times < t - APART
+        self._times = np.append(self._times[kept], t)
+        self._states = np.concatenate([self._states[kept], np.stack(state)[None]])
+        self.led = t
+        return state
+
+    def lead(self, piece: Piece, until: float) -> State:
+        """Goes on after a cut with `piece`, which ends at `until` [s]; the state there."""
+        self._append(np.append(self.led + piece.times[:-1], until), np.stack(piece.states, 1))
+        self.led = until
+        return self.at_end()
+
+    def brake(self) -> None:
+        """Ends with the quickest stop from the end of the led part."""
+        state = self.at_end()
+        if not state.moves:
+            return
+        brake = self._limiter.brake(state)
+        knots = _apart(brake.knots())
+        states = np.stack(brake.at(knots), 1)
+        states[-1, 1:] = 0
+        self._append(self.led + knots, states)
+
+    def at_end(self) -> State:
+        """The state of the last knot."""
+        return State(*self._states[-1])
+
+    def forget(self, before: float) -> None:
+        """Drops knots that lie so far back [s] that nobody asks for them again."""
+        first = max(int(np.searchsorted(self._times, before, side="right")) - 1, 0)
+        self._times, self._states = self._times[first:], self._states[first:]
+
+    def motion(self, after: float) -> Motion:
+        """All knots later than `after` [s], at least the last one."""
+        first = min(int(np.searchsorted(self._times, after, side="right")), len(self._times) - 1)
+        places, speeds, changes = np.moveaxis(self._states[first:], 1, 0)
+        times = self._times[first:]
+        return Motion(float(times[0]), times - times[0], places, speeds, changes)
+
+    def _append(self, times: np.ndarray, states: np.ndarray) -> None:
+        self._times = np.concatenate([self._times, times])
+        self._states = np.concatenate([self._states, states])
+
+
+def _apart(times: np.ndarray) -> np.ndarray:
+    """`times` after 0, ascending, without those too near to their neighbours; the last stays."""
+    kept = times[np.append(np.diff(times) > APART, True) & (times > APART)]
+    return kept if len(kept) else np.array([APART])

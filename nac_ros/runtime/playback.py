@@ -3,68 +3,97 @@
 import numpy as np
 
 from nac_ros.chunk import Chunk
+from nac_ros.safety.stopping import State
 
 PEAK = 1.875  # a minimum-jerk fade of 1 in 1 s has this peak velocity
 
+# Uniform cubic B-spline: weights of four neighbours by powers of the share u of a step gone by.
+# It stays within its points and no faster than they are, and its acceleration has no jumps.
+_SPLINE = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6
+# A fade that begins with a given position, velocity or acceleration and ends with none of them.
+_FADE = np.array([[1, 0, 0, -10, 15, -6], [0, 1, 0, -6, 8, -3], [0, 0, 0.5, -1.5, 1.5, -0.5]])
+
 
 class Playback:
-    """The set-point at any time of the newest chunk.
+    """What a chunk asks for at any time, and how it takes over from a motion under way.
 
-    `actions[i]` is due at stamp + (i + 1) / rate; between two of them lies a straight line. When
-    a chunk takes over, the difference between the set-point commanded then and the chunk's own is
-    faded out over `blend_s` seconds, so that the command is continuous.
+    `actions[i]` is due at stamp + (i + 1) / rate; a cubic B-spline smooths between them (it passes
+    a bend of acceleration a at a / (6 rate^2), 0.2 mrad at 1 rad/s^2 and 30 Hz). When a chunk
+    takes over, its difference to the commanded state is faded out over `blend_s` seconds. With
+    `speed_scale` below 1 the chunk is stretched in time from its stamp on.
     """
 
     def __init__(self, blend_s: float):
         self._blend_s = blend_s
         self.chunk: Chunk | None = None
-        self._actions = self._offset = np.empty(0)
+        self._points = np.empty((0, 0))
+        self._fade = np.empty((0, 0))
         self._since = 0.0
+        self._rate = 1.0
+
+    @property
+    def end(self) -> float:
+        """When the last action is due [s]; -inf without a chunk."""
+        return -np.inf if self.chunk is None else self.end_of(self.chunk, self._rate)
+
+    @staticmethod
+    def end_of(chunk: Chunk, rate_hz: float) -> float:
+        """When the last action of `chunk` is due, played at `rate_hz` [s]."""
+        return chunk.stamp + len(chunk.actions) / rate_hz
 
     def clear(self) -> None:
         """Forgets the chunk."""
         self.chunk = None
 
-    def accept(self, chunk: Chunk, now: float, setpoint: np.ndarray) -> bool:
-        """`chunk` takes over at `now` [s] from the set-point `[D]` of that time.
-
-        False, and nothing changes, when its stamp is not newer than the present chunk's.
-        """
-        if self.chunk is not None and chunk.stamp <= self.chunk.stamp:
-            return False
-        offset = self.offset_of(chunk, now, setpoint)
-        self.chunk, self._actions = chunk, chunk.actions.astype(np.float64)
-        self._since, self._offset = now, offset
-        return True
+    def accept(self, chunk: Chunk, at: float, state: State, speed_scale: float = 1.0) -> None:
+        """`chunk` takes over at time `at` [s] from the commanded `state` `[D]`."""
+        rate = chunk.rate_hz * speed_scale
+        points = _points(chunk)
+        parts = [was - new for was, new in zip(state, _sample(points, chunk.stamp, rate, at))]
+        scaled = [part * self._blend_s**k for k, part in enumerate(parts)]
+        self.chunk, self._points, self._rate = chunk, points, rate
+        self._since, self._fade = at, _FADE.T @ np.stack(scaled)  # [6, D]: powers of the share
 
     @staticmethod
-    def offset_of(chunk: Chunk, now: float, setpoint: np.ndarray) -> np.ndarray:
-        """How far `[D]` the set-point is from what `chunk` wants at `now` [s]."""
-        return setpoint - _interpolate(chunk, chunk.actions.astype(np.float64), np.array([now]))[0]
+    def offset_of(
+        chunk: Chunk, at: float, positions: np.ndarray, speed_scale: float = 1.0
+    ) -> np.ndarray:
+        """How far `positions` `[D]` are from what `chunk` wants at `at` [s]."""
+        rate = chunk.rate_hz * speed_scale
+        return positions - _sample(_points(chunk), chunk.stamp, rate, at).positions
 
-    def at(self, t: float) -> np.ndarray | None:
-        """Set-point float64 `[D]` due at `t` [s]; None without a chunk or past its end."""
-        if self.chunk is None or t > self.chunk.end + 1e-6:
-            return None
-        return self.sample(np.array([t]))[0]
-
-    def sample(self, times: np.ndarray) -> np.ndarray:
-        """Set-points float64 `[N, D]` due at `times` `[N]` [s], those past the end left out."""
-        if self.chunk is None:
-            return np.empty((0, 0))
-        times = times[times <= self.chunk.end + 1e-6]
-        left = 1.0 - _minimum_jerk((times - self._since) / self._blend_s)
-        return _interpolate(self.chunk, self._actions, times) + left[:, None] * self._offset
-
-
-def _interpolate(chunk: Chunk, actions: np.ndarray, times: np.ndarray) -> np.ndarray:
-    last = len(actions) - 1
-    at = np.clip((times - chunk.stamp) * chunk.rate_hz - 1, 0, last)
-    left = np.minimum(at.astype(np.int64), max(last - 1, 0))
-    before, after = actions[left], actions[np.minimum(left + 1, last)]
-    return before + (at - left)[:, None] * (after - before)
+    def at(self, t: float) -> State:
+        """What is wanted at `t` [s], `[D]`; after the end what was wanted there."""
+        assert self.chunk is not None
+        wanted = _sample(self._points, self.chunk.stamp, self._rate, t)
+        u = (t - self._since) / self._blend_s
+        if u >= 1:
+            return wanted
+        fade, powers = self._fade, u ** np.arange(6)
+        offset = []
+        for k in range(3):
+            offset.append(powers[: len(fade)] @ fade / self._blend_s**k)
+            fade = fade[1:] * np.arange(1, len(fade))[:, None]  # derivative
+        return State(*(w + o for w, o in zip(wanted, offset)))
 
 
-def _minimum_jerk(u: np.ndarray) -> np.ndarray:
-    u = np.clip(u, 0.0, 1.0)
-    return u**3 * (10 - 15 * u + 6 * u**2)
+def _points(chunk: Chunk) -> np.ndarray:
+    """The actions, led in by two straight steps and out by one, float64 `[T + 3, D]`."""
+    actions = chunk.actions.astype(np.float64)
+    first, last = actions[:1], actions[-1:]
+    into = actions[1:2] - first if len(actions) > 1 else 0 * first
+    out = last - actions[-2:-1] if len(actions) > 1 else 0 * last
+    return np.concatenate([first - 2 * into, first - into, actions, last + out])
+
+
+def _sample(points: np.ndarray, stamp: float, rate: float, t: float) -> State:
+    # The first action is point 2; points i - 1 .. i + 2 shape the step from point i to i + 1.
+    last = len(points) - 2
+    at = min(max((t - stamp) * rate + 1, 1.0), float(last))
+    i = min(int(at), last - 1)
+    u = at - i
+    weights = points[i - 1 : i + 3]
+    position = np.array([1, u, u * u, u**3]) @ _SPLINE @ weights
+    velocity = np.array([0, 1, 2 * u, 3 * u * u]) @ _SPLINE @ weights
+    acceleration = np.array([0, 0, 2, 6 * u]) @ _SPLINE @ weights
+    return State(position, velocity * rate, acceleration * rate**2)

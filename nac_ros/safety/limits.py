@@ -12,6 +12,7 @@ CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
 # rings by up to 5 % where a gripper snaps open or shut (docs/results.md). It is played
 # clipped, and the clip is counted; anything more is refused.
 OVERSHOOT = 0.1
+STILL = 0.05  # [rad or m] an arm this near to its set-points was not moved by other means
 
 
 class Refusal(NamedTuple):
@@ -21,13 +22,18 @@ class Refusal(NamedTuple):
     text: str
 
 
-def check_chunk(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -> Refusal | None:
-    """The first thing wrong with `chunk` at `now` [s]; None when it may be played."""
+def check_chunk(
+    spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float, speed_scale: float = 1.0
+) -> Refusal | None:
+    """The first thing wrong with `chunk` at `now` [s]; None when it may be played.
+
+    speed_scale: share of its rate that it will be played at
+    """
     return (
         _check_names(spec, chunk)
         or _check_shape(spec, chunk)
         or _check_finite(chunk)
-        or _check_time(spec, chunk, now, max_age_s)
+        or _check_time(spec, chunk, now, max_age_s, speed_scale)
         or _check_positions(spec, chunk)
         or _check_velocities(spec, chunk)
     )
@@ -43,7 +49,21 @@ def check_start(spec: RobotSpec, offset: np.ndarray, seconds: float) -> Refusal 
     return Refusal(
         "jump",
         f"{name} would jump by {abs(offset[joint]):.4f} {unit}, its velocity limit allows "
-        f"{reach[joint]:.4f}; the chunk does not start where the arm is",
+        f"{reach[joint]:.4f}; the chunk does not start where the arm is (guard/ramp goes there)",
+    )
+
+
+def check_displaced(spec: RobotSpec, measured: np.ndarray, rest: np.ndarray) -> Refusal | None:
+    """Refuses to start from `rest` `[D]` an arm that was `measured` elsewhere; grippers may be."""
+    off = np.where(spec.relative_mask, np.abs(measured - rest), 0)
+    joint = int(off.argmax())
+    if off[joint] <= STILL:
+        return None
+    name, unit = spec.joint_names[joint], spec.units[joint]
+    return Refusal(
+        "displaced",
+        f"{name} is {off[joint]:.3f} {unit} from where the guard left it; look for contact, then "
+        "call guard/reset to start from where the arm is",
     )
 
 
@@ -73,7 +93,9 @@ def _check_finite(chunk: Chunk) -> Refusal | None:
     return Refusal("not_finite", f"{chunk.names[column]} is {value} at step {step}")
 
 
-def _check_time(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -> Refusal | None:
+def _check_time(
+    spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float, speed_scale: float
+) -> Refusal | None:
     if not np.isfinite(chunk.stamp) or chunk.stamp > now + CLOCK_SKEW_S:
         ahead = chunk.stamp - now
         return Refusal("future", f"the chunk is stamped {ahead:.3f} s ahead; check the clocks")
@@ -84,8 +106,9 @@ def _check_time(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -> 
         return Refusal(
             "rate", f"the chunk runs at {chunk.rate_hz} Hz, not {spec.action_rate_hz} Hz"
         )
-    if chunk.end <= now:
-        return Refusal("late", f"the chunk's last action was due {now - chunk.end:.3f} s ago")
+    end = chunk.stamp + (chunk.end - chunk.stamp) / speed_scale
+    if end <= now:
+        return Refusal("late", f"the chunk's last action was due {now - end:.3f} s ago")
     return None
 
 

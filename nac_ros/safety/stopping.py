@@ -1,82 +1,105 @@
-"""Coming to rest: constant-deceleration stops, and steps after which one is always possible."""
+"""Coming to rest: the quickest stop that acceleration and jerk limits allow, in closed form."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from nac_ros.robot import RobotSpec
 
+class State(NamedTuple):
+    """Positions, velocities and accelerations of joints, float64 `[..., D]`, in their units."""
 
-class Motion(NamedTuple):
-    """A piece of motion that ends at rest: times from now `[N]` [s], positions and velocities
-    float64 `[N, D]`; the last velocity is exactly zero."""
-
-    times: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+    accelerations: np.ndarray
 
+    def after(self, seconds: np.ndarray | float, jerk: np.ndarray | float) -> "State":
+        """The state `seconds` later under constant `jerk`; all shapes broadcast."""
+        p, v, a = self
+        ahead = a + seconds * jerk
+        return State(
+            p + seconds * (v + seconds * (a / 2 + seconds * jerk / 6)),
+            v + seconds * (a + ahead) / 2,
+            ahead,
+        )
 
-class Stop:
-    """Every joint slows at a constant rate from `start` [s], inside its acceleration limit.
-
-    A joint stops after a whole number of periods, so that a cubic through points at those times
-    is the same parabola and no harsher.
-    """
-
-    def __init__(
-        self,
-        start: float,
-        positions: np.ndarray,
-        velocities: np.ndarray,
-        acceleration: np.ndarray,
-        period: float,
-    ):
-        periods = np.ceil(np.abs(velocities) / (acceleration * period) - 1e-9)
-        self._start, self._positions, self._velocities = start, positions, velocities
-        self._durations = periods * period  # [D]
-        self._slowing = velocities / np.maximum(self._durations, period)
+    @classmethod
+    def rest(cls, positions: np.ndarray) -> "State":
+        """At rest at `positions` `[..., D]`."""
+        positions = np.asarray(positions, np.float64)
+        return cls(positions, np.zeros_like(positions), np.zeros_like(positions))
 
     @property
-    def end(self) -> float:
-        """When the last joint is at rest [s]."""
-        return self._start + float(self._durations.max())
-
-    def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and velocities `[D]` at `t` [s]."""
-        spent = np.minimum(t - self._start, self._durations)
-        positions = self._positions + (self._velocities - self._slowing * spent / 2) * spent
-        resting = spent >= self._durations - 1e-9
-        return positions, np.where(resting, 0.0, self._velocities - self._slowing * spent)
-
-    def knots(self, after: float) -> np.ndarray:
-        """Times [s] later than `after` at which a joint comes to rest, the last one included."""
-        ends = np.unique(self._start + self._durations)
-        return ends[ends > after + 1e-6]
+    def moves(self) -> bool:
+        return bool(self.velocities.any() or self.accelerations.any())
 
 
-class Limiter:
-    """Holds steps to the velocity limit, and near a position limit to what a stop has room for."""
+class Brake:
+    """Each joint of `state` `[..., D]` stops by itself, as soon as its limits `[D]` allow.
 
-    def __init__(self, spec: RobotSpec):
-        self._low, self._high = spec.position_low, spec.position_high
-        self._velocity, self._acceleration = spec.velocity_limit, spec.acceleration_limit
-        self._period = 1 / spec.guard_rate_hz
+    Three phases of constant jerk: towards the braking acceleration, along it, and back to none.
+    """
 
-    def step(self, before: np.ndarray, wanted: np.ndarray, elapsed: float) -> np.ndarray:
-        """The set-point `[D]` nearest to `wanted` that may follow `before` after `elapsed` [s]."""
-        down, up = self._reach(before, elapsed)
-        return before + np.minimum(np.maximum(wanted - before, -down), up)
+    def __init__(self, state: State, acceleration: np.ndarray, jerk: np.ndarray):
+        self._start, self._jerk = state, jerk
+        # The velocity left if the acceleration ended now decides which way to brake.
+        self._left = state.velocities + _gained(state.accelerations, jerk)
+        self._sign = np.where(self._left > 0, -1.0, 1.0)
+        v, a = self._sign * state.velocities, self._sign * state.accelerations
+        peak = np.minimum(np.sqrt(np.maximum(a * a / 2 - jerk * v, 0)), acceleration)
+        along = (-v - (2 * peak**2 - a * a) / (2 * jerk)) / np.where(peak > 0, peak, 1)
+        durations = [(peak - a) / jerk, along, peak / jerk]
+        self.ends = np.cumsum(np.maximum(durations, 0), 0)  # [3, ..., D], of the phases [s]
 
-    def allows(self, positions: np.ndarray, elapsed: float) -> bool:
-        """Whether a row of set-points `[N, D]`, `elapsed` [s] apart, needs no limiting."""
-        steps = np.diff(positions, axis=0)
-        down, up = self._reach(positions[:-1], elapsed)
-        return bool((steps <= up).all() and (steps >= -down).all())
+    @property
+    def duration(self) -> float:
+        """When the last joint is at rest, from the start [s]."""
+        return float(self.ends[-1].max())
 
-    def _reach(self, before: np.ndarray, elapsed: float) -> tuple[np.ndarray, np.ndarray]:
-        # A stop from speed v goes on for at most v^2 / 2a + v * period / 2, see Stop.
-        room = np.stack([before - self._low, self._high - before])
-        braking = self._acceleration * (elapsed + self._period / 2)
-        most = np.sqrt(braking**2 + 2 * self._acceleration * np.maximum(room, 0)) - braking
-        reach = elapsed * np.minimum(most, self._velocity)
-        return reach[0], reach[1]
+    @property
+    def peak_speed(self) -> np.ndarray:
+        """Largest speed on the way `[..., D]`."""
+        return np.maximum(np.abs(self._start.velocities), np.abs(self._left))
+
+    @property
+    def reach(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest positions on the way, each `[..., D]`."""
+        p, v, a = self._start
+        # A joint that will come back turns while its acceleration still opposes its velocity.
+        away = self._sign * v > 0
+        root = np.sqrt(np.maximum(a * a - 2 * self._sign * self._jerk * v, 0))
+        turning = np.where(away, (-self._sign * a - root) / self._jerk, 0)
+        turn = self._start.after(turning, self._sign * self._jerk).positions
+        end = self._phases[-1].positions
+        return np.minimum(np.minimum(p, turn), end), np.maximum(np.maximum(p, turn), end)
+
+    def at(self, seconds: np.ndarray) -> State:
+        """The states `[N, D]` at `seconds` `[N]` after the start `[D]`."""
+        t = seconds[:, None]
+        phase = (t >= self.ends[:, None]).sum(0)  # [N, D]
+        begins = np.concatenate([np.zeros_like(self.ends[:1]), self.ends])
+        jerks = self._sign * self._jerk * np.array([[1.0], [0.0], [-1.0], [0.0]])
+        states = np.stack([np.stack(state) for state in self._phases])  # [4, 3, D]
+        states[3, 1:] = 0  # rest is rest, not rounding
+        joint = np.arange(self.ends.shape[1])
+        begun = State(*(states[phase, part, joint] for part in range(3)))
+        spent = np.where(phase < 3, t - begins[phase, joint], 0)
+        return begun.after(spent, jerks[phase, joint])
+
+    def knots(self) -> np.ndarray:
+        """Times after the start [s] at which some joint's jerk changes, ascending."""
+        return np.unique(self.ends[self.ends > 0])
+
+    @cached_property
+    def _phases(self) -> list[State]:
+        """The states at the start and after each phase."""
+        spans = np.diff(self.ends, axis=0, prepend=0)
+        states = [self._start]
+        for span, sign in zip(spans, (1.0, 0.0, -1.0)):
+            states.append(states[-1].after(span, sign * self._sign * self._jerk))
+        return states
+
+
+def _gained(acceleration: np.ndarray, jerk: np.ndarray) -> np.ndarray:
+    """What the velocity still gains while the acceleration is brought to nothing."""
+    return acceleration * np.abs(acceleration) / (2 * jerk)

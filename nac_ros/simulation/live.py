@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin, TwinState
 
 Images = Mapping[str, np.ndarray]
+
+MIN_STAMP = 1e-9  # [s] a stamp of 0 would mean on arrival
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class LiveTwin:
         True when the trial ended before it came.
         """
         ended = self.advance(arrival)
-        self.twin.send_trajectory(trajectory)
+        stamp = trajectory.stamp and max(trajectory.stamp - self._start, MIN_STAMP)
+        self.twin.send_trajectory(replace(trajectory, stamp=stamp))
         return ended
 
     def abort(self, why: str) -> None:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nac_ros.chunk import Action
+from nac_ros.chunk import Motion
 from nac_ros.errors import SimulationError
 from nac_ros.robot import Reading, RobotSpec
 from nac_ros.simulation.arm import Arm
 from nac_ros.simulation.gl import mujoco, open_renderer
-from nac_ros.simulation.jtc import Trajectory, TrajectoryController, TrajectoryPoint
+from nac_ros.simulation.jtc import Trajectory, TrajectoryController
 from nac_ros.simulation.scene import TIMESTEP, build_scene
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.tasks.base import HORIZON, RUNNING, Outcome
@@ -97,11 +97,9 @@ class Twin:
         """The controller's set-point now, float64 `[D]`."""
         return self.controller.sample(self.now()).positions[0]
 
-    def write(self, action: Action) -> None:
-        """Goes straight to a set-point, to be reached at its stamp, at once when that is past."""
-        ahead = max(action.stamp - self.now(), 0.0)
-        point = TrajectoryPoint(np.asarray(action.positions, float), ahead)
-        self.send_trajectory(Trajectory(self.spec.joint_names, [point]))
+    def write(self, motion: Motion) -> None:
+        """Sends what is commanded from now on; raises TrajectoryRejected with its reason."""
+        self.send_trajectory(Trajectory.of(self.spec.joint_names, motion))
 
     def send_trajectory(self, trajectory: Trajectory) -> None:
         """Hands a trajectory to the controller; raises TrajectoryRejected with its reason."""

@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -20,6 +21,7 @@ from nac_ros.registry import Registry
 from nac_ros.tokenizers.grammar import Grammar
 from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, read_facts, save_weights
 
+Naming = Callable[[Tensor], Tensor]  # tokens said so far [B, k] -> what is to be named [B, L, E]
 MAX_STEPS = 100_000  # a chunk longer than this is a mistake, not a motion
 
 TOKENIZERS: Registry["Tokenizer"] = Registry(
@@ -146,9 +148,19 @@ class Tokenizer(nn.Module, ABC):
         """What each token means as a vector `[V, E]`, None where tokens have no geometry."""
         return None
 
+    def naming(self, normalised: Tensor) -> Naming | None:
+        """How the tokens of chunks `[B, H, D]` are found, where that is by nearest embeddings.
+
+        The result takes the tokens said so far `[B, k]`, which may be others than `encode`'s, and
+        gives the vectors `[B, L, E]` whose nearest embeddings come next.
+        """
+        return None
+
     def latents(self, normalised: Tensor) -> Tensor | None:
         """The vectors `[B, L, E]` whose nearest embeddings are the tokens; None without one."""
-        return None
+        naming = self.naming(normalised)
+        nothing = torch.empty(len(normalised), 0, dtype=torch.int64)
+        return None if naming is None else naming(nothing)
 
     def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
         """One training forward on `[B, H, D]`, at first without codes; learned tokenizers only."""

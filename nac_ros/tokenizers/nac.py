@@ -1,12 +1,14 @@
 """NAC: chunks as waveforms through the neural action codec, as offset tokens (NAC section 3)."""
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nac_ros.codec.model import Codec, CodecConfig
-from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig, Training
+from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
 from nac_ros.tokenizers.grammar import FixedGrammar
 
 KMEANS_CHUNKS = 2048  # chunks for k-means: every codebook then sees several latents a codeword
@@ -68,10 +70,17 @@ class Nac(Tokenizer):
         """Codewords of all scales, `[V, E]`."""
         return torch.cat([book.codewords for book in self.codec.quantizer.codebooks])
 
-    def latents(self, normalised: Tensor) -> Tensor:
-        """Unquantized pooled residuals `[B, L, E]` in the tokens' order."""
-        latent = self.codec.latent(normalised)
-        return torch.cat(self.codec.quantizer.stage_latents(latent), 1)
+    def naming(self, normalised: Tensor) -> Naming:
+        """Unquantized pooled residuals, less what the scales said so far stand for."""
+        latent, ends = self.codec.latent(normalised), np.cumsum(self.config.tokens_per_scale)
+
+        def wanted(tokens: Tensor) -> Tensor:
+            codes = tokens - self.offsets[: tokens.shape[1]]
+            bounds = pairwise([0, *ends])
+            said = [codes[:, first:end] for first, end in bounds if end <= codes.shape[1]]
+            return torch.cat(self.codec.quantizer.stage_latents(latent, said), 1)
+
+        return wanted
 
     def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
         if not quantize:

@@ -1,0 +1,133 @@
+"""The motion of one arm on a grid of periods: led along what is wanted, or coming to rest."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from nac_ros.chunk import Motion
+from nac_ros.robot import RobotSpec
+from nac_ros.runtime.motion import Plan
+from nac_ros.runtime.pursuit import Pursuit
+from nac_ros.safety.limiter import Limiter
+from nac_ros.safety.stopping import State
+
+Wanted = Callable[[float], State]  # time [s] -> the state that should be commanded then
+
+LEAD = 2  # periods from a tick to the first set-point that it may still change
+CLIP_SHARE = 0.1  # of one period at full speed (3 mrad): a set-point farther off was held back
+
+
+class Course:
+    """Set-points at origin + k periods; limits hold at every time, also between them.
+
+    What was planned to come before `due(now)` never changes after `now`, so that trajectories
+    sent earlier, on their way, or sent late agree with it.
+    """
+
+    def __init__(self, spec: RobotSpec, lookahead_s: float):
+        self._limiter = Limiter(spec)
+        self._pursuit = Pursuit(spec, self._limiter)
+        self._free = ~spec.relative_mask  # grippers
+        self._low, self._high = spec.position_low, spec.position_high
+        self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
+        self._period = 1 / spec.guard_rate_hz
+        self._ahead = max(round(lookahead_s / self._period), 1)
+        self._origin, self._count = 0.0, 0
+        self._plan: Plan | None = None
+        self.touched = False
+        self.clips = np.zeros(spec.action_dim, np.int64)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it knows where the arm is."""
+        return self._plan is not None
+
+    @property
+    def plan(self) -> Plan:
+        """The motion in seconds after the origin."""
+        assert self._plan is not None, "settle first"
+        return self._plan
+
+    def clear(self) -> None:
+        """Forgets where the arm is."""
+        self._plan = None
+
+    def settle(self, now: float, measured: np.ndarray) -> None:
+        """At rest where the arm was measured `[D]`; a gripper keeps what it was told to hold."""
+        if self._plan is not None:
+            measured = np.where(self._free, self._plan.at_end().positions, measured)
+        positions = np.clip(measured, self._low, self._high)
+        self._origin, self._count = now, 0
+        self._plan, self.touched = Plan(self._limiter, positions, 0.0), False
+
+    def anchor(self, now: float) -> None:
+        """Lays the grid so that a point lies at `now` [s], before anything was commanded."""
+        assert not self.touched
+        self._origin, self._count = now, LEAD - 1
+
+    def due(self, now: float) -> float:
+        """When the first set-point is due [s] that may still change at `now` [s]."""
+        return self._origin + self._period * self._index(now)
+
+    def rests(self, now: float) -> bool:
+        """Whether the motion is over."""
+        return self.plan.end <= now - self._origin
+
+    def at(self, t: float) -> State:
+        """What is commanded at `t` [s], `[D]`."""
+        return self.plan.at(t - self._origin)
+
+    def rest(self) -> np.ndarray:
+        """Where the arm comes to rest, `[D]`."""
+        return self.plan.at_end().positions
+
+    def follow(self, now: float, wanted: Wanted, end: float, speed: float, anew: bool) -> None:
+        """Leads the motion along `wanted`, at most to `end` [s], then to rest.
+
+        speed: share of the velocity limits allowed; anew: `wanted` is another than last time
+        """
+        k, plan = self._index(now), self.plan
+        led = round(plan.led / self._period)
+        if anew or led < k:
+            led = k
+        state, self.touched = plan.cut(led * self._period), True
+        here = wanted(self._origin + led * self._period)
+        while led < k + self._ahead and (led + 1) * self._period <= end - self._origin + 1e-6:
+            led += 1
+            ahead = wanted(self._origin + led * self._period)
+            piece = self._pursuit.step(state, here, ahead, speed)
+            state, here = plan.lead(piece, led * self._period), ahead
+            self.clips += np.abs(state.positions - ahead.positions) > self._clip
+        plan.brake()
+
+    def stop(self, now: float) -> None:
+        """Comes to rest as soon as the limits allow."""
+        k = self._index(now)
+        if self.plan.led > k * self._period:
+            self.plan.cut(k * self._period)
+            self.plan.brake()
+
+    def setpoints(self, now: float) -> list[tuple[float, State]]:
+        """The set-points that became final since the last call: times [s] and states."""
+        k = self._index(now)
+        new = range(self._count + 1, k + 1)
+        final = [(self._origin + i * self._period, self.plan.at(i * self._period)) for i in new]
+        self._count = max(k, self._count)
+        self.plan.forget((k - LEAD - 1) * self._period)
+        return final
+
+    def skip(self, now: float) -> None:
+        """Leaves out the set-points up to `now`."""
+        self._count = max(self._index(now) - 1, self._count)
+
+    def motion(self, now: float) -> Motion:
+        """What is committed from `now` [s] on, for the controllers; one point at rest."""
+        if self.plan.end <= now - self._origin:
+            here = State.rest(self.rest()[None])
+            return Motion(self.due(now), np.zeros(1), *here)
+        motion = self.plan.motion(now - self._origin)
+        return replace(motion, stamp=self._origin + motion.stamp)
+
+    def _index(self, now: float) -> int:
+        return round((now - self._origin) / self._period) + LEAD

@@ -1,0 +1,51 @@
+"""What the guard last heard of arm and policy, and whether that may still be relied on."""
+
+import numpy as np
+
+from nac_ros.robot import RobotSpec
+from nac_ros.safety.limits import CLOCK_SKEW_S, Refusal
+
+
+class Witness:
+    """Measured positions `[D]` or None, with times [s] by the same clock as `now`."""
+
+    def __init__(self, spec: RobotSpec):
+        self._spec = spec
+        self.forget()
+
+    def forget(self) -> None:
+        """As if nothing had ever come."""
+        self.measured: np.ndarray | None = None
+        self._measured_at = self._beat_at = -np.inf
+
+    def measure(self, stamp: float, positions: np.ndarray) -> Refusal | None:
+        """Takes a joint state, or says why not."""
+        positions = np.asarray(positions, np.float64)
+        if positions.shape != (self._spec.action_dim,):
+            got = f"{positions.shape}, wanted {self._spec.action_dim} positions"
+            return Refusal("joint_states_shape", f"a joint state of {got}")
+        finite = np.isfinite(positions)
+        if not finite.all():
+            bad = ", ".join(n for n, ok in zip(self._spec.joint_names, finite) if not ok)
+            text = f"the joint state is not finite at {bad}; check the driver"
+            return Refusal("joint_states_not_finite", text)
+        self.measured, self._measured_at = positions, stamp
+        return None
+
+    def beat(self, now: float) -> None:
+        """The policy said that its inference is alive."""
+        self._beat_at = now
+
+    def ages(self, now: float) -> dict[str, float | None]:
+        """Seconds since each came; None for what never did."""
+        stamps = {"joint_states_age_s": self._measured_at, "heartbeat_age_s": self._beat_at}
+        return {key: now - at if np.isfinite(at) else None for key, at in stamps.items()}
+
+    def doubt(self, now: float, max_heartbeat_age_s: float) -> str:
+        """Why the arm must not move on, or ''; a heartbeat age of 0 expects none."""
+        age = now - self._measured_at
+        if age > self._spec.joint_states_max_age_s:
+            return "joint_states_stale"
+        if age < -CLOCK_SKEW_S:
+            return "joint_states_future"
+        return "heartbeat_lost" if 0 < max_heartbeat_age_s < now - self._beat_at else ""
