@@ -14,6 +14,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError, NacError, SimulationError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.spin import leave, run
@@ -39,15 +40,14 @@ class TwinParameters:
 
     robot: str = "vx300s"
     task: str = "weighing"
-    seed: int = 0
-    trial: int = 0
-    joint_states_hz: float = 100.0
-    states_hz: float = 15.0
+    seed: int = bounded(0, 0)
+    trial: int = bounded(0, 0)
+    joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
+    states_hz: float = bounded(15.0, 0.1, 100.0)
     recordings: str = ""
 
     def __post_init__(self) -> None:
-        if self.joint_states_hz <= 0 or self.states_hz <= 0:
-            raise ConfigError("twin: joint_states_hz and states_hz must be above 0")
+        check_bounds(self)
 
 
 class TwinNode(Node):

@@ -33,7 +33,7 @@ class Course:
         self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
         self._period = 1 / spec.guard_rate_hz
         self._ahead = max(round(lookahead_s / self._period), 1)
-        self._origin, self._count = 0.0, 0
+        self._origin, self._count, self._said = 0.0, 0, -np.inf
         self._plan: Plan | None = None
         self.touched = False
         self.clips = np.zeros(spec.action_dim, np.int64)
@@ -59,6 +59,8 @@ class Course:
             measured = np.where(self._free, self._plan.at_end().positions, measured)
         positions = np.clip(measured, self._low, self._high)
         self._origin, self._count = now, 0
+        if self._said > now + (LEAD + 1) * self._period:
+            self._said = -np.inf  # the clock was set back
         self._plan, self.touched = Plan(self._limiter, positions, 0.0), False
 
     def anchor(self, now: float) -> None:
@@ -115,7 +117,9 @@ class Course:
         final = [(self._origin + i * self._period, self.plan.at(i * self._period)) for i in new]
         self._count = max(k, self._count)
         self.plan.forget((k - LEAD - 1) * self._period)
-        return final
+        later = [(t, state) for t, state in final if t > self._said]  # a grid laid anew overlaps
+        self._said = later[-1][0] if later else self._said
+        return later
 
     def skip(self, now: float) -> None:
         """Leaves out the set-points up to `now`."""

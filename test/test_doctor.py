@@ -1,0 +1,170 @@
+"""The doctor: each finding says what was seen and what to do; a broken part is no traceback."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nac_ros import cli
+from nac_ros.errors import ConfigError
+from nac_ros.evaluation import health
+from nac_ros.evaluation.health import examine
+from nac_ros.robot import load_robot
+
+SPEC = load_robot("vx300s")
+
+
+def levels(findings):
+    return [finding.level for finding in findings]
+
+
+def slower(**changes):
+    return replace(SPEC, joints=tuple(replace(joint, **changes) for joint in SPEC.joints))
+
+
+def test_whatever_a_look_raises_is_a_finding():
+    def broken():
+        raise ImportError("libGL.so.1: cannot open shared object file")
+        yield
+
+    (finding,) = examine("gl", broken)
+    assert finding.level == "fail" and "libGL" in finding.seen and "make setup" in finding.todo
+
+
+def test_limits_that_fit_are_said_and_others_come_with_what_to_do():
+    (fine,) = health.limits(SPEC)
+    assert fine.level == "ok" and "stops in 0.29 s" in fine.seen
+    lazy = list(health.limits(slower(acceleration=0.5)))
+    assert levels(lazy)[:2] == ["warn", "warn"] and "raise its acceleration" in lazy[0].todo
+    stiff = list(health.limits(slower(jerk=1e6)))
+    assert any("limits nothing" in finding.seen for finding in stiff)
+
+
+def test_a_full_disk_is_a_failure_and_a_small_one_a_warning(tmp_path, monkeypatch):
+    free = {"bytes": 1e9}
+    usage = type("Usage", (), {"free": property(lambda self: free["bytes"])})
+    monkeypatch.setattr(health.shutil, "disk_usage", lambda place: usage())
+    assert levels(health.disk(tmp_path / "not/yet/there")) == ["fail"]
+    free["bytes"] = 10e9
+    assert levels(health.disk(tmp_path)) == ["warn"]
+    free["bytes"] = 100e9
+    assert levels(health.disk(tmp_path)) == ["ok"]
+
+
+def test_a_machine_with_a_gpu_and_the_wheel_without_is_told_which_to_install(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(health.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    finding = next(iter(health.providers(None)))
+    assert finding.level == "warn" and "ONNX=gpu" in finding.todo
+    monkeypatch.setattr(health.shutil, "which", lambda name: None)
+    assert next(iter(health.providers(None))).level == "ok"
+
+
+def test_a_bundle_is_verified_and_compared_with_the_robot(tiny_bundle):
+    assert levels(health.bundle(tiny_bundle, SPEC)) == ["ok", "ok"]
+    other = replace(SPEC, action_rate_hz=50.0)
+    found = examine("bundle", lambda: health.bundle(tiny_bundle, other))
+    assert found[-1].level == "fail" and "action_rate_hz" in found[-1].seen
+
+
+def heard(ages, rate=30.0, promised=30.0, max_age=0.2):
+    pytest.importorskip("rclpy")
+    from nac_ros.nodes.doctor import Heard
+
+    arrivals = 100 + np.arange(len(ages)) / rate
+    return Heard("scene/image_raw", promised, max_age, arrivals.tolist(), list(arrivals - ages))
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        ({"ages": np.empty(0)}, "fail", "is its driver running"),
+        ({"ages": np.full(30, 0.01)}, "ok", ""),
+        ({"ages": np.full(30, 0.01), "rate": 15.0}, "warn", "promises 30 Hz"),
+        ({"ages": np.full(30, 0.5)}, "fail", "a clock that is behind"),
+        ({"ages": np.full(30, -0.02)}, "warn", "ahead"),
+        ({"ages": np.full(30, -1.0)}, "fail", "ahead"),
+        ({"ages": np.append(np.full(29, 0.01), 0.3)}, "warn", "the guard would stop"),
+    ],
+)
+def test_a_topic_is_judged_by_rate_age_and_clock(facts, level, words):
+    pytest.importorskip("rclpy")
+    from nac_ros.nodes.doctor import judge
+
+    (finding,) = judge(heard(**facts), 1.0)
+    assert finding.level == level and words in finding.todo
+
+
+def test_seconds_that_make_no_sense_are_refused():
+    pytest.importorskip("rclpy")
+    from nac_ros.nodes.doctor import DoctorConfig
+
+    with pytest.raises(ConfigError, match="seconds must lie in"):
+        DoctorConfig(robot="vx300s", bundle="b", seconds=-1)
+
+
+@pytest.fixture
+def twin(tmp_path, monkeypatch):
+    """A running twin on a domain of its own, which this process shares."""
+    pytest.importorskip("rclpy")
+    pytest.importorskip("mujoco")
+    from nac_ros.nodes.graph import twin_graph
+    from nac_ros.nodes.processes import Processes
+
+    variables = {
+        "ROS_DOMAIN_ID": str(55 + os.getpid() % 40),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    processes = Processes(tmp_path / "logs", variables)
+    try:
+        for node in twin_graph(task="weighing"):
+            processes.start(node)
+        yield processes
+    finally:
+        processes.end()
+
+
+def doctor(capsys, *options):
+    """Exit code of `nac doctor` and its lines by the check they are about."""
+    code = cli.main(["doctor", *options])
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  ")]
+    return code, {line[6:].split()[0]: line for line in lines}
+
+
+def test_the_doctor_finds_a_running_arm_healthy(twin, capsys, tiny_bundle, tmp_path):
+    report = tmp_path / "doctor.json"
+    options = ["--bundle", str(tiny_bundle), "--seconds", "2", "--json", str(report)]
+    deadline = time.monotonic() + 60
+    while True:
+        code, lines = doctor(capsys, *options)
+        said = [lines.get(name, "") for name in ("joint_states", "scene/image_raw")]
+        if all(line and "nothing came" not in line for line in said):
+            break
+        assert time.monotonic() < deadline, lines
+    assert " Hz" in lines["joint_states"] and "ms old" in lines["joint_states"]
+    assert lines["arm_and_gripper"].startswith("ok") and lines["bundle"].startswith("ok")
+    assert lines["python"].startswith("ok") and "rmw_" in lines["ros"]
+    assert report.is_file() and sys.version.split()[0] in lines["python"]
+    assert code == 0 or any(line.startswith("FAIL") for line in lines.values())
+
+
+def test_the_doctor_names_what_is_missing_where_no_arm_is(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("rclpy")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(97))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    code, lines = doctor(capsys, "--bundle", str(tmp_path), "--seconds", "0.5")
+    assert code == 1
+    assert "nothing came" in lines["joint_states"] and lines["joint_states"].startswith("FAIL")
+    assert "nobody subscribes" in lines["arm_and_gripper"]
+    assert lines["bundle"].startswith("FAIL") and "nac export" in lines["bundle"]
+
+
+def test_an_unknown_robot_is_one_sentence(capsys):
+    pytest.importorskip("rclpy")
+    assert cli.main(["doctor", "--robot", "nope"]) == 2
+    assert "unknown robot 'nope'; known are: vx300s" in capsys.readouterr().err
