@@ -16,13 +16,23 @@ EXTRAS = {
     # exporting bundles, and reading robomimic's HDF5
     "train": ["onnx", "onnxscript", "h5py"],
     "realsense": ["pyrealsense2"],
+    # the live view; 0.26 has the last wheel below 100 MB, and needs numpy 2
+    "view": ["rerun-sdk>=0.26,<0.27"],
     # where no ROS 2 is sourced; these wheels exist for Python 3.11 alone
     "ros": [
         'ros-kilted-rclpy; python_version == "3.11"',
         'ros-kilted-rmw-fastrtps-cpp; python_version == "3.11"',
         'ros-kilted-common-interfaces; python_version == "3.11"',
     ],
-    "dev": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout",
+        "hypothesis",
+        "colcon-ros",
+        "ruff",
+        "mypy",
+        "types-PyYAML",
+    ],
 }
 
 
@@ -64,6 +74,7 @@ setup(
             "policy = nac_ros.nodes.policy:main",
             "guard = nac_ros.nodes.guard:main",
             "twin = nac_ros.nodes.twin:main",
+            "view = nac_ros.nodes.view:main",
         ]
     },
     zip_safe=False,

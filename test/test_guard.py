@@ -122,6 +122,18 @@ def test_a_first_chunk_away_from_the_arm_is_refused_as_a_jump():
     np.testing.assert_array_equal(rig.positions, np.tile(START, (11, 1)))
 
 
+def test_a_late_chunk_that_moves_the_gripper_at_once_starts_an_arm_at_rest():
+    rig = Rig()
+    actions = np.tile(START, (32, 1))
+    actions[:, 6] = np.maximum(START[6] - 0.0095 * np.arange(1, 33), 0.0)
+    late = chunk(actions, rig.now)
+    rig.run(0.25)
+    assert rig.guard.accept(late, rig.now) is None
+    rig.run(0.4)
+    assert_inside(SPEC, rig.positions, PERIOD)
+    assert rig.ticks[-1].positions[6] < 0.005
+
+
 def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
     rig, away = Rig(), START + [0.3, 0, 0, 0, 0, 0, 0]
     assert rig.guard.ramp().reason == "no_ramp"

@@ -31,14 +31,14 @@ def parameters_of(name):
     return own[0]
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "twin"])
+@pytest.mark.parametrize("name", ["guard", "policy", "twin", "view"])
 def test_every_parameter_file_holds_only_what_its_node_knows(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
     config.build(parameters_of(name), values[f"/**/{name}"]["ros__parameters"], name)
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "twin"])
+@pytest.mark.parametrize("name", ["guard", "policy", "twin", "view"])
 def test_every_parameter_is_described(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     from nac_ros.nodes.params import _descriptions
@@ -105,3 +105,44 @@ def test_a_launch_file_starts_the_graph_s_nodes(path):
     actions = starter.execute(context)
     started = [a for a in actions if type(a).__name__ in ("Node", "LifecycleNode")]
     assert started, f"{path.name} starts nothing"
+
+
+def test_a_node_in_a_namespace_reads_its_parameters_and_speaks_there(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    import rclpy
+    from rcl_interfaces.srv import GetParameters
+    from rclpy.context import Context
+    from rclpy.executors import SingleThreadedExecutor
+
+    domain = 60 + os.getpid() % 35
+    node = NodeProcess(name="guard", parameters={"speed_scale": 0.25})
+    command = [sys.executable, *node.arguments(tmp_path / "guard.yaml"), "-r", "__ns:=/left"]
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    process = subprocess.Popen(command, env=environment)
+    try:
+        asker = rclpy.create_node("asker", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(asker)
+        client = asker.create_client(GetParameters, "/left/guard/get_parameters")
+        assert client.wait_for_service(timeout_sec=30)
+        answer = client.call_async(GetParameters.Request(names=["speed_scale", "robot"]))
+        executor.spin_until_future_complete(answer, timeout_sec=10)
+        scale, robot = answer.result().values
+        assert scale.double_value == 0.25 and robot.string_value == "vx300s"
+        topics = {name for name, _ in asker.get_topic_names_and_types()}
+        assert "/left/diagnostics" in topics and "/diagnostics" not in topics
+        executor.shutdown()
+        asker.destroy_node()
+    finally:
+        process.terminate()
+        process.wait(20)
+        context.try_shutdown()

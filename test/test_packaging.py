@@ -29,6 +29,7 @@ MODULE_OF = {  # PyPI name -> module, where they differ
     "opencv-python": "cv2",
     "onnxruntime-gpu": "onnxruntime",
     "gym-aloha": "gym_aloha",
+    "rerun-sdk": "rerun",
 }
 
 

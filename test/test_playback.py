@@ -112,4 +112,3 @@ def test_a_seam_bends_and_is_gone_after_the_blend(delay, offset, turn, push):
     assert_consistent(playback, now + np.arange(0.01, 0.1, 0.0171))
     wanted = RAMP[0] + 0.02 + (now + 0.1 - 100.001 - 1 / 30) * SLOPE * 30
     np.testing.assert_allclose(playback.at(now + 0.1).positions, wanted, atol=1e-6)
-    np.testing.assert_allclose(playback.offset_of(playback.chunk, now + 0.1, wanted), 0, atol=1e-6)

@@ -70,3 +70,9 @@ def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
     robot_given = {"robot": robot} if robot else {}
     parameters, one = {**robot_given, **twin}, {**ONE_THREAD, "LP_NUM_THREADS": "1"}
     return (NodeProcess(name="twin", parameters=parameters, lifecycle=False, environment=one),)
+
+
+def view_graph(robot: str = "", **view: Any) -> tuple[NodeProcess, ...]:
+    """The live view, which only listens."""
+    parameters = {**({"robot": robot} if robot else {}), **view}
+    return (NodeProcess(name="view", parameters=parameters, lifecycle=False),)

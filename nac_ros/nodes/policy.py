@@ -16,7 +16,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
-from nac_ros.errors import ConfigError, NacError, UnknownName
+from nac_ros.config import bounded, check_bounds
+from nac_ros.errors import NacError, UnknownName
 from nac_ros.export.bundle import load_bundle
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.bridge import Bridge
@@ -48,18 +49,14 @@ class PolicyParameters:
     bundle: str = ""
     robot: str = ""
     task: str = ""
-    seed: int = 0
-    threads: int = 1
-    margin_s: float = 0.03
-    retry_s: float = 0.02
-    max_stall_s: float = 0.5
+    seed: int = bounded(0, 0, 2**31)
+    threads: int = bounded(1, 1, 256)
+    margin_s: float = bounded(0.03, 0.0, 1.0)
+    retry_s: float = bounded(0.02, 0.001, 10.0)
+    max_stall_s: float = bounded(0.5, 0.05, 60.0)
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.margin_s < 0 or min(self.retry_s, self.max_stall_s) <= 0:
-            raise ConfigError(
-                f"policy: threads {self.threads} must be at least 1, margin_s {self.margin_s} not "
-                f"negative, retry_s {self.retry_s} and max_stall_s {self.max_stall_s} above 0"
-            )
+        check_bounds(self)
 
     @property
     def folder(self) -> Path:
@@ -79,7 +76,7 @@ class PolicyNode(LifecycleNode):
         self._closing, self._wake, self._started = Event(), Event(), Event()
         self._task, self._fault, self._reason = "", "", "not configured"
         self._n_chunks, self._alive = 0, 0.0
-        self._newest: dict[str, float] = {}
+        self._newest: dict[str, Any] = {}
         self._diagnostics = Diagnostics(self, self._status)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -245,6 +242,7 @@ class PolicyNode(LifecycleNode):
             "plan_ms": 1e3 * timing.plan_s,
             "decode_ms": 1e3 * timing.decode_s,
             "budget_ms": 1e3 * self._cadence.executed_s,
+            "tokens": chunk.tokens.tolist(),
         }
         self._reason = ""
         self._diagnostics.publish()

@@ -258,12 +258,11 @@ class Guard:
             return Refusal("ramping", "the arm still ramps to where a chunk began")
         if not self._hold:
             return None
-        due = self._course.due(now)
-        offset = self._playback.offset_of(chunk, due, self._course.at(due).positions, scale)
-        refusal = check_start(self.spec, offset, config.blend_s / PEAK)
+        first = np.clip(chunk.actions[0], self.spec.position_low, self.spec.position_high)
+        here = self._course.at(self._course.due(now)).positions
+        refusal = check_start(self.spec, here - first, config.blend_s / PEAK)
         if refusal is not None:
-            inside = np.clip(chunk.actions[0], self.spec.position_low, self.spec.position_high)
-            self._offered = inside.astype(np.float64)
+            self._offered = first.astype(np.float64)
         return refusal
 
     def _why_hold(self, now: float) -> str:

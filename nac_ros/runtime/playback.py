@@ -34,12 +34,9 @@ class Playback:
     @property
     def end(self) -> float:
         """When the last action is due [s]; -inf without a chunk."""
-        return -np.inf if self.chunk is None else self.end_of(self.chunk, self._rate)
-
-    @staticmethod
-    def end_of(chunk: Chunk, rate_hz: float) -> float:
-        """When the last action of `chunk` is due, played at `rate_hz` [s]."""
-        return chunk.stamp + len(chunk.actions) / rate_hz
+        if self.chunk is None:
+            return -np.inf
+        return self.chunk.stamp + len(self.chunk.actions) / self._rate
 
     def clear(self) -> None:
         """Forgets the chunk."""
@@ -53,14 +50,6 @@ class Playback:
         scaled = [part * self._blend_s**k for k, part in enumerate(parts)]
         self.chunk, self._points, self._rate = chunk, points, rate
         self._since, self._fade = at, _FADE.T @ np.stack(scaled)  # [6, D]: powers of the share
-
-    @staticmethod
-    def offset_of(
-        chunk: Chunk, at: float, positions: np.ndarray, speed_scale: float = 1.0
-    ) -> np.ndarray:
-        """How far `positions` `[D]` are from what `chunk` wants at `at` [s]."""
-        rate = chunk.rate_hz * speed_scale
-        return positions - _sample(_points(chunk), chunk.stamp, rate, at).positions
 
     def at(self, t: float) -> State:
         """What is wanted at `t` [s], `[D]`; after the end what was wanted there."""

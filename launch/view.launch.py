@@ -1,0 +1,15 @@
+"""Cameras, joints, tokens, latency and guard state of the running graph, in a rerun viewer."""
+
+from nac_ros.nodes.graph import view_graph
+from nac_ros.nodes.launching import describe
+
+ARGUMENTS = {
+    "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),
+    "save": ("", "path of a new .rrd file; empty = show everything in a viewer"),
+    "connect": ("", "host:port of the viewer; empty = on this machine"),
+}
+
+
+def generate_launch_description():
+    """`ros2 launch nac_ros view.launch.py save:=run.rrd`."""
+    return describe(view_graph, ARGUMENTS)

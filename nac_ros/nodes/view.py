@@ -1,0 +1,136 @@
+"""Node `view`: shows the running graph in a rerun viewer, or saves it for one.
+
+It only listens. Joint states, images, chunks, set-points and diagnostics become entities in
+nac_ros.nodes.rerun_log.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.config import bounded, check_bounds
+from nac_ros.errors import ConfigError, NacError
+from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.diagnostics import ERROR, OK
+from nac_ros.nodes.spin import leave, run
+from nac_ros.nodes.viewer import find_viewer, split_address
+from nac_ros.robot import load_robot
+
+DRAIN_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewParameters:
+    """Where the view goes, and how much of it.
+
+    robot: name of a robot in config/robots, or the path of its YAML file
+    save: path of a new .rrd file; when empty, a viewer shows everything at once
+    connect: host:port of the viewer; on this machine one is opened if none listens there
+    images_hz: at most so many images of each camera per second
+    """
+
+    robot: str = "vx300s"
+    save: str = ""
+    connect: str = "127.0.0.1:9876"
+    images_hz: float = bounded(10.0, 0.1, 1000.0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.save and Path(self.save).suffix != ".rrd":
+            raise ConfigError(f"view: save must be the path of an .rrd file, got '{self.save}'")
+        split_address(self.connect)
+
+
+class ViewNode(Node):
+    """Messages in, entities out."""
+
+    def __init__(self) -> None:
+        super().__init__("view")
+        parameters = params.declare(self, ViewParameters)
+        self._spec = load_robot(parameters.robot)
+        self._refusal, self._taken = "", True
+        from nac_ros.nodes.rerun_log import LiveLog  # says what to install where rerun is absent
+
+        self._log = LiveLog(self._spec, parameters.images_hz)
+        if parameters.save:
+            self._log.save(Path(parameters.save))
+        else:
+            self._log.connect(find_viewer(parameters.connect))
+        self._subscribe()
+        self._drains = self.create_timer(DRAIN_PERIOD_S, self._drain)
+        self.get_logger().info(f"logging to {parameters.save or parameters.connect}")
+
+    def close(self) -> None:
+        """The file is complete, or the viewer has everything."""
+        if not self._log.close():
+            self.get_logger().warning("not everything was written")
+
+    def _drain(self) -> None:
+        before, self._taken = self._taken, self._log.drain()
+        if before and not self._taken:
+            self.get_logger().warning("file or viewer is gone or too slow; what comes is dropped")
+        elif self._taken and not before:
+            self.get_logger().info("everything is taken again")
+
+    def _subscribe(self) -> None:
+        on_measured = partial(self._on_joints, "measured")
+        on_commanded = partial(self._on_joints, "commanded")
+        topic = self._spec.joint_states_topic
+        self.create_subscription(JointState, topic, on_measured, qos.SENSOR)
+        self.create_subscription(JointState, "guard/command", on_commanded, qos.RECORD)
+        for camera in self._spec.cameras:
+            on_image = partial(self._on_image, camera.name)
+            self.create_subscription(Image, camera.topic, on_image, qos.SENSOR)
+        self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD)
+        self.create_subscription(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD)
+
+    def _on_joints(self, source: Literal["commanded", "measured"], message: JointState) -> None:
+        try:
+            positions = convert.from_joint_state(message, self._spec.joint_names)
+        except NacError as error:
+            return self._refuse(error)
+        return self._log.joints(source, convert.to_seconds(message.header.stamp), positions)
+
+    def _on_image(self, camera: str, message: Image) -> None:
+        try:
+            image = convert.from_image(message)
+        except NacError as error:
+            return self._refuse(error)
+        return self._log.image(camera, convert.to_seconds(message.header.stamp), image)
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        try:
+            self._log.plan(convert.from_chunk_message(message))
+        except NacError as error:
+            self._refuse(error)
+
+    def _on_reports(self, message: DiagnosticArray) -> None:
+        stamp = convert.to_seconds(message.header.stamp)
+        for status in message.status:
+            report = convert.values_from_status(status)
+            level = {OK: "INFO", ERROR: "ERROR"}.get(status.level, "WARN")
+            if status.name == "policy":
+                self._log.policy(stamp, report, level)
+            elif status.name == "guard":
+                self._log.guard(stamp, report, level)
+
+    def _refuse(self, error: NacError) -> None:
+        """Says what cannot be shown, once until it is something else."""
+        if str(error) != self._refusal:
+            self._refusal = str(error)
+            self.get_logger().warning(f"not shown: {error}")
+
+
+def main() -> None:
+    """Entry point of the executable `view`."""
+    leave(run(ViewNode))
+
+
+if __name__ == "__main__":
+    main()
