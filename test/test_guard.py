@@ -114,6 +114,22 @@ def test_an_arm_that_grips_keeps_its_grip_when_the_mode_comes_back():
     assert rig.guard.setpoint[-1] == gripping[-1]
 
 
+def test_a_scene_that_was_set_up_anew_is_started_with_the_gripper_as_it_is_now():
+    rig = Rig()
+    actions = np.tile(START, (32, 1))
+    actions[:, 6] = np.maximum(START[6] - 0.009 * np.arange(1, 33), 0.0)  # closes
+    rig.guard.accept(chunk(actions, rig.now), rig.now)
+    rig.run(1.3)
+    assert rig.guard.setpoint[6] < 0.001
+    anew = START + 0.08 * SPEC.relative_mask
+    anew[6] = 0.07
+    rig.guard.set_mode("hold")
+    rig.guard.measure(rig.now, anew)
+    rig.guard.reset()
+    assert rig.guard.set_mode("policy") is None
+    np.testing.assert_allclose(rig.guard.setpoint, anew)
+
+
 def test_a_first_chunk_away_from_the_arm_is_refused_as_a_jump():
     rig = Rig()
     refusal = rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)

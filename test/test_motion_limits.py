@@ -78,7 +78,7 @@ def play(seed):
             guard.measure(now, follower.run(now))
             ticks += guard.tick(now)
             running += guard.hold == ""
-            if ticks[-1].state != "holding":
+            if guard.state != "holding":
                 follower.send(guard.motion(now), now)
     end = now + 2.0
     follower.run(end)

@@ -25,7 +25,7 @@ from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
 from nac_ros.runtime.guard import Guard
-from nac_ros.runtime.tick import GuardConfig, Tick
+from nac_ros.runtime.tick import GuardConfig
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
 
@@ -124,23 +124,19 @@ class GuardNode(LifecycleNode):
 
     def _tick(self) -> None:
         now = self._now()
-        ticks = self._guard.tick(now)
-        if not ticks:
-            return
-        self._intervals.mark(now)
-        names = self._spec.joint_names
-        for tick in ticks:
+        guard, names = self._guard, self._spec.joint_names
+        for tick in guard.tick(now):
             set_point = (tick.positions, tick.velocities)
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
-        tick = ticks[-1]
-        changed = (tick.state, tick.hold) != self._shown
+        before, self._shown = self._shown, (guard.state, guard.hold)
         # An arm at rest is left alone: what it holds may have been set by other means.
-        if tick.state != "holding" or self._shown[0] in ("running", "stopping"):
-            motion = self._guard.motion(now)
+        if guard.state != "holding" or before[0] in ("running", "ramping", "stopping"):
+            motion = guard.motion(now)
             for controller in self._controllers:
-                controller.send(motion, tick, now)
-        if changed:
-            self._shown = (tick.state, tick.hold)
+                controller.send(motion, now)
+        if guard.setpoint is not None:
+            self._intervals.mark(now)
+        if self._shown != before:
             self._diagnostics.publish()
 
     def _on_joint_states(self, message: JointState) -> None:
@@ -236,7 +232,7 @@ class Controller:
         kind = JointTrajectory if self._streams else Float64MultiArray
         self.publisher = node.create_publisher(kind, group.topic, qos.COMMAND)
 
-    def send(self, motion: Motion, tick: Tick, now: float) -> None:
+    def send(self, motion: Motion, now: float) -> None:
         """A trajectory that ends at rest, or the bare set-point for a forward controller."""
         if self._streams:
             arrival = now if self._group.stamps == "arrival" else None
@@ -244,7 +240,7 @@ class Controller:
                 motion, self._group.joints, self._columns, arrival
             )
         else:
-            message = convert.to_array_message(tick.positions[self._columns])
+            message = convert.to_array_message(motion.positions[0, self._columns])
         self.publisher.publish(message)
 
 

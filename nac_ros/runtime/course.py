@@ -10,6 +10,7 @@ from nac_ros.robot import RobotSpec
 from nac_ros.runtime.motion import Plan
 from nac_ros.runtime.pursuit import Pursuit
 from nac_ros.safety.limiter import Limiter
+from nac_ros.safety.limits import check_displaced
 from nac_ros.safety.stopping import State
 
 Wanted = Callable[[float], State]  # time [s] -> the state that should be commanded then
@@ -22,20 +23,20 @@ class Course:
     """Set-points at origin + k periods; limits hold at every time, also between them.
 
     What was planned to come before `due(now)` never changes after `now`, so that trajectories
-    sent earlier, on their way, or sent late agree with it.
+    sent earlier, on their way, or sent late agree with it. `origin` is where its time begins [s].
     """
 
     def __init__(self, spec: RobotSpec, lookahead_s: float):
-        self._limiter = Limiter(spec)
+        self._spec, self._limiter = spec, Limiter(spec)
         self._pursuit = Pursuit(spec, self._limiter)
         self._free = ~spec.relative_mask  # grippers
         self._low, self._high = spec.position_low, spec.position_high
         self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
         self._period = 1 / spec.guard_rate_hz
         self._ahead = max(round(lookahead_s / self._period), 1)
-        self._origin, self._count, self._said = 0.0, 0, -np.inf
+        self.origin, self._count, self._said = 0.0, 0, -np.inf
         self._plan: Plan | None = None
-        self.touched = False
+        self.touched = self._told = False  # since it settled, and since it was cleared
         self.clips = np.zeros(spec.action_dim, np.int64)
 
     @property
@@ -50,15 +51,18 @@ class Course:
         return self._plan
 
     def clear(self) -> None:
-        """Forgets where the arm is."""
-        self._plan = None
+        """Forgets where the arm is and what its gripper holds."""
+        self._plan, self._told = None, False
 
     def settle(self, now: float, measured: np.ndarray) -> None:
-        """At rest where the arm was measured `[D]`; a gripper keeps what it was told to hold."""
-        if self._plan is not None:
-            measured = np.where(self._free, self._plan.at_end().positions, measured)
+        """At rest where the arm was measured `[D]`.
+
+        A gripper keeps what it was told to hold, unless the arm was moved by other means since.
+        """
+        if self._told and check_displaced(self._spec, measured, self.rest()) is None:
+            measured = np.where(self._free, self.rest(), measured)
         positions = np.clip(measured, self._low, self._high)
-        self._origin, self._count = now, 0
+        self.origin, self._count = now, 0
         if self._said > now + (LEAD + 1) * self._period:
             self._said = -np.inf  # the clock was set back
         self._plan, self.touched = Plan(self._limiter, positions, 0.0), False
@@ -66,19 +70,19 @@ class Course:
     def anchor(self, now: float) -> None:
         """Lays the grid so that a point lies at `now` [s], before anything was commanded."""
         assert not self.touched
-        self._origin, self._count = now, LEAD - 1
+        self.origin, self._count = now, LEAD - 1
 
     def due(self, now: float) -> float:
         """When the first set-point is due [s] that may still change at `now` [s]."""
-        return self._origin + self._period * self._index(now)
+        return self.origin + self._period * self._index(now)
 
     def rests(self, now: float) -> bool:
         """Whether the motion is over."""
-        return self.plan.end <= now - self._origin
+        return self.plan.end <= now - self.origin
 
     def at(self, t: float) -> State:
         """What is commanded at `t` [s], `[D]`."""
-        return self.plan.at(t - self._origin)
+        return self.plan.at(t - self.origin)
 
     def rest(self) -> np.ndarray:
         """Where the arm comes to rest, `[D]`."""
@@ -93,11 +97,12 @@ class Course:
         led = round(plan.led / self._period)
         if anew or led < k:
             led = k
-        state, self.touched = plan.cut(led * self._period), True
-        here = wanted(self._origin + led * self._period)
-        while led < k + self._ahead and (led + 1) * self._period <= end - self._origin + 1e-6:
+        state = plan.cut(led * self._period)
+        self.touched = self._told = True
+        here = wanted(self.origin + led * self._period)
+        while led < k + self._ahead and (led + 1) * self._period <= end - self.origin + 1e-6:
             led += 1
-            ahead = wanted(self._origin + led * self._period)
+            ahead = wanted(self.origin + led * self._period)
             piece = self._pursuit.step(state, here, ahead, speed)
             state, here = plan.lead(piece, led * self._period), ahead
             self.clips += np.abs(state.positions - ahead.positions) > self._clip
@@ -114,7 +119,7 @@ class Course:
         """The set-points that became final since the last call: times [s] and states."""
         k = self._index(now)
         new = range(self._count + 1, k + 1)
-        final = [(self._origin + i * self._period, self.plan.at(i * self._period)) for i in new]
+        final = [(self.origin + i * self._period, self.plan.at(i * self._period)) for i in new]
         self._count = max(k, self._count)
         self.plan.forget((k - LEAD - 1) * self._period)
         later = [(t, state) for t, state in final if t > self._said]  # a grid laid anew overlaps
@@ -127,11 +132,11 @@ class Course:
 
     def motion(self, now: float) -> Motion:
         """What is committed from `now` [s] on, for the controllers; one point at rest."""
-        if self.plan.end <= now - self._origin:
+        if self.plan.end <= now - self.origin:
             here = State.rest(self.rest()[None])
             return Motion(self.due(now), np.zeros(1), *here)
-        motion = self.plan.motion(now - self._origin)
-        return replace(motion, stamp=self._origin + motion.stamp)
+        motion = self.plan.motion(now - self.origin)
+        return replace(motion, stamp=self.origin + motion.stamp)
 
     def _index(self, now: float) -> int:
-        return round((now - self._origin) / self._period) + LEAD
+        return round((now - self.origin) / self._period) + LEAD

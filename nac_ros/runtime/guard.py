@@ -51,7 +51,7 @@ class Guard:
         """Forgets the arm's state, for a robot that was moved by other means."""
         self._mode: Mode = "hold"
         self._hold, self._fault = "no_joint_states", ""
-        self._interrupted = ""  # why motion ended, until a new chunk comes or the mode is set
+        self._interrupted = ""  # why motion ended, until a chunk comes or the mode is set
         self._target: np.ndarray | None = None  # of the ramp under way
         self._offered: np.ndarray | None = None  # where a refused start wanted the arm
         self._changed = False  # what is followed is another than at the last tick
@@ -80,13 +80,16 @@ class Guard:
         return self._beyond + self._course.clips
 
     @property
+    def state(self) -> Phase:
+        """What it does as of the last tick; while holding an arm at rest may be left alone."""
+        newest = self._newest()
+        return "holding" if newest is None else self._phase_of(newest)
+
+    @property
     def setpoint(self) -> np.ndarray | None:
         """The newest final set-point `[D]`, None until the arm was measured."""
-        course = self._course
-        if not course.settled:
-            return None
-        begun = np.isfinite(self._last)
-        return course.at(course.due(self._last)).positions if begun else course.rest()
+        newest = self._newest()
+        return None if newest is None else newest.positions
 
     @property
     def chunk(self) -> Chunk | None:
@@ -101,8 +104,7 @@ class Guard:
 
     def measure(self, stamp: float, positions: np.ndarray) -> Refusal | None:
         """Joint state `[D]` [rad or m] at `stamp` [s]; one that is not finite is refused."""
-        refusal = self._witness.measure(stamp, positions)
-        if refusal is not None:
+        if (refusal := self._witness.measure(stamp, positions)) is not None:
             return self.refuse(*refusal)
         if not self._course.settled and self._witness.measured is not None:
             self._course.settle(stamp, self._witness.measured)
@@ -160,24 +162,17 @@ class Guard:
 
     def accept(self, chunk: Chunk, now: float) -> Refusal | None:
         """Takes over with `chunk` at `now` [s], or says why not; a refused one changes nothing."""
-        refusal = self._why_not(chunk, now)
-        if refusal is not None:
+        if (refusal := self._why_not(chunk, now)) is not None:
             return self.refuse(*refusal)
-        low, high = self.spec.position_low, self.spec.position_high
-        inside = np.clip(chunk.actions.astype(np.float64), low, high)
+        inside = self._inside(chunk.actions)
         self._beyond += (np.abs(inside - chunk.actions) > self._clip).sum(0)
-        kept = Chunk(chunk.stamp, chunk.rate_hz, chunk.names, inside, chunk.tokens)
-        due = self._course.due(now)
+        kept, due = replace(chunk, actions=inside), self._course.due(now)
         self._playback.accept(kept, due, self._course.at(due), self._speed_scale)
         self._interrupted, self._offered, self._changed = "", None, True
         return None
 
     def tick(self, now: float) -> list[Tick]:
-        """The set-points that become final at `now` [s]: one, when called once per period.
-
-        Late calls make up for it with several, and nothing is lost but time: what was sent last
-        goes on, and ends at rest.
-        """
+        """The set-points that become final at `now` [s]; late calls make up with several."""
         course = self._course
         if not course.settled or now == self._last:
             return []
@@ -203,21 +198,28 @@ class Guard:
     def _follow(self, now: float) -> None:
         target, scale = self._target, self._speed_scale
         if target is None:
-            wanted, end = self._playback.at, self._play_end()
+            wanted, end = self._playback.at, self._playback.until(self.config.max_play_s)
         else:
             wanted, end, scale = lambda t: State.rest(target), np.inf, scale * RAMP_SPEED
         self._course.follow(now, wanted, end, scale, self._changed)
         self._changed = False
-        if target is not None:
-            here = self._course.at(self._course.due(now)).positions
-            arrived = bool((np.abs(here - target) < ARRIVED).all())
-            self._target = None if arrived else target
+        here = self._course.at(self._course.due(now)).positions
+        if target is not None and (np.abs(here - target) < ARRIVED).all():
+            self._target = None
 
     def _tick(self, stamp: float, state: State) -> Tick:
-        phase: Phase = "ramping" if self._target is not None else "running"
-        if self._hold:
-            phase = "stopping" if state.moves else "holding"
+        phase = self._phase_of(state)
         return Tick(stamp, state.positions, state.velocities, phase, self._hold)
+
+    def _newest(self) -> State | None:
+        if not self._course.settled:
+            return None
+        return self._course.at(self._course.due(max(self._last, self._course.origin)))
+
+    def _phase_of(self, state: State) -> Phase:
+        if self._hold:
+            return "stopping" if state.moves else "holding"
+        return "running" if self._target is None else "ramping"
 
     def _missed(self, now: float) -> None:
         """After a pause the arm rests at the end of what was sent, wherever the clock is."""
@@ -258,12 +260,15 @@ class Guard:
             return Refusal("ramping", "the arm still ramps to where a chunk began")
         if not self._hold:
             return None
-        first = np.clip(chunk.actions[0], self.spec.position_low, self.spec.position_high)
+        first = self._inside(chunk.actions[0])
         here = self._course.at(self._course.due(now)).positions
         refusal = check_start(self.spec, here - first, config.blend_s / PEAK)
         if refusal is not None:
-            self._offered = first.astype(np.float64)
+            self._offered = first
         return refusal
+
+    def _inside(self, actions: np.ndarray) -> np.ndarray:
+        return np.clip(actions.astype(float), self.spec.position_low, self.spec.position_high)
 
     def _why_hold(self, now: float) -> str:
         if self._fault:
@@ -279,15 +284,10 @@ class Guard:
             return ""
         if self._playback.chunk is None:
             return self._interrupted or "no_chunk"
-        if self._course.due(now) > self._play_end() + 1e-6:
-            stale = self._play_end() < self._playback.end
-            return "chunk_stale" if stale else "chunk_ended"
-        return ""
-
-    def _play_end(self) -> float:
-        chunk = self._playback.chunk
-        assert chunk is not None
-        return min(self._playback.end, chunk.stamp + self.config.max_play_s)
+        end = self._playback.until(self.config.max_play_s)
+        if self._course.due(now) <= end + 1e-6:
+            return ""
+        return "chunk_stale" if end < self._playback.end else "chunk_ended"
 
     def _note(self, reason: str) -> None:
         if reason and reason != self._hold:

@@ -4,9 +4,7 @@ import numpy as np
 
 from nac_ros.chunk import Motion
 from nac_ros.safety.limiter import Limiter, Piece
-from nac_ros.safety.stopping import State
-
-APART = 1e-7  # [s] knots nearer than this are one: messages count in nanoseconds
+from nac_ros.safety.stopping import APART, State, apart
 
 
 class Plan:
@@ -56,7 +54,7 @@ class Plan:
         if not state.moves:
             return
         brake = self._limiter.brake(state)
-        knots = _apart(brake.knots())
+        knots = apart(brake.knots())
         states = np.stack(brake.at(knots), 1)
         states[-1, 1:] = 0
         self._append(self.led + knots, states)
@@ -80,9 +78,3 @@ class Plan:
     def _append(self, times: np.ndarray, states: np.ndarray) -> None:
         self._times = np.concatenate([self._times, times])
         self._states = np.concatenate([self._states, states])
-
-
-def _apart(times: np.ndarray) -> np.ndarray:
-    """`times` after 0, ascending, without those too near to their neighbours; the last stays."""
-    kept = times[np.append(np.diff(times) > APART, True) & (times > APART)]
-    return kept if len(kept) else np.array([APART])

@@ -38,6 +38,10 @@ class Playback:
             return -np.inf
         return self.chunk.stamp + len(self.chunk.actions) / self._rate
 
+    def until(self, max_age_s: float) -> float:
+        """The end, or when the chunk's observation is that old [s]."""
+        return -np.inf if self.chunk is None else min(self.end, self.chunk.stamp + max_age_s)
+
     def clear(self) -> None:
         """Forgets the chunk."""
         self.chunk = None

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nac_ros.robot import RobotSpec
-from nac_ros.safety.stopping import Brake, State
+from nac_ros.safety.stopping import Brake, State, apart
 
 SLACK = 1e-9  # rounding: a brake's own states must pass for safe
 STEEPNESS = np.linspace(-1, 1, 17)[:, None]  # jerks to choose from, as shares of the limit
@@ -119,7 +119,6 @@ class Limiter:
         """Joints that are `steered` `[D]` move under their jerk, the others brake."""
         brake = self.brake(state)
         ends = brake.ends[:, ~steered]
-        inner = np.unique(ends[(ends > 0) & (ends < self._period)])
-        times = np.append(inner, self._period)
+        times = apart(np.append(np.unique(ends[ends < self._period]), self._period))
         steering, braking = state.after(times[:, None], jerk), brake.at(times)
         return Piece(times, State(*(np.where(steered, s, b) for s, b in zip(steering, braking))))

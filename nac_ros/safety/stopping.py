@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+APART = 1e-7  # [s] knots nearer than this are one: messages count in nanoseconds
+
 
 class State(NamedTuple):
     """Positions, velocities and accelerations of joints, float64 `[..., D]`, in their units."""
@@ -98,6 +100,12 @@ class Brake:
         for span, sign in zip(spans, (1.0, 0.0, -1.0)):
             states.append(states[-1].after(span, sign * self._sign * self._jerk))
         return states
+
+
+def apart(times: np.ndarray) -> np.ndarray:
+    """`times` after 0, ascending, without those too near to their neighbours; the last stays."""
+    kept = times[np.append(np.diff(times) > APART, True) & (times > APART)]
+    return kept if len(kept) else np.array([APART])
 
 
 def _gained(acceleration: np.ndarray, jerk: np.ndarray) -> np.ndarray:

@@ -1,0 +1,281 @@
+"""What documents, controller settings and the workflow say is true: names, codes, keys."""
+
+import argparse
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nac_ros import cli, config
+from nac_ros.robot import CameraSpec, ControllerGroup, JointSpec, RobotSpec
+from nac_ros.safety.limits import CLOCK_SKEW_S, OVERSHOOT, STILL
+
+ROOT = Path(__file__).resolve().parent.parent
+BRING_UP = (ROOT / "docs/bring-up.md").read_text()
+ADDING = (ROOT / "docs/adding-a-robot.md").read_text()
+CONTROLLERS = sorted((ROOT / "config/controllers").glob("*.yaml"))
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+TAKES = {  # type of controller -> kind of group, and the topic below the controller's name
+    "joint_trajectory_controller/JointTrajectoryController": ("jtc", "joint_trajectory"),
+    "ur_controllers/ScaledJointTrajectoryController": ("jtc", "joint_trajectory"),
+    "forward_command_controller/ForwardCommandController": ("forward", "commands"),
+}
+CODE = re.compile(r"[a-z]+(_[a-z]+)*")
+
+
+def by_name(path):
+    return str(path.relative_to(ROOT))
+
+
+def controllers_of(path):
+    """Full name -> (kind, topic, parameters) of each controller that takes motion."""
+    content, found = yaml.safe_load(path.read_text()), {}
+    (namespace,) = [key for key in content if key.startswith("/")] or [""]
+    content = content[namespace] if namespace else content
+    for name, facts in content["controller_manager"]["ros__parameters"].items():
+        if not isinstance(facts, dict) or facts["type"].startswith("joint_state_broadcaster/"):
+            continue
+        kind, topic = TAKES[facts["type"]]
+        full = f"{namespace}/{name}".lstrip("/")
+        found[full] = (kind, f"{full}/{topic}", content[name]["ros__parameters"])
+    return found
+
+
+def groups_of(path):
+    """The `groups:` snippet of the comment that a file begins with."""
+    header = path.read_text().split("\n\n")[0]
+    lines = [line.removeprefix("#").removeprefix(" ") for line in header.splitlines()]
+    assert lines.count("groups:") == 1, f"{path.name} shows no groups"
+    begin = lines.index("groups:")
+    end = next(i for i in range(begin + 1, len(lines)) if not lines[i].startswith(" "))
+    snippet = yaml.safe_load("\n".join(lines[begin:end]))
+    return [config.build(ControllerGroup, group, path.name) for group in snippet["groups"]]
+
+
+def rows_of(section):
+    """First cells of the table between a heading of docs/bring-up.md and the next one."""
+    text = re.split(r"\n#+ ", BRING_UP.split(f"\n{section}\n")[1])[0]
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert len(rows) == len(set(rows)), f"a code stands twice among {rows}"
+    return set(rows)
+
+
+def constants(node):
+    """The reason codes among the strings below a node."""
+    values = (n.value for n in ast.walk(node) if isinstance(n, ast.Constant))
+    return {value for value in values if isinstance(value, str) and CODE.fullmatch(value)}
+
+
+def parsed(*patterns):
+    for pattern in patterns:
+        for path in sorted((ROOT / "nac_ros").glob(pattern)):
+            yield from ast.walk(ast.parse(path.read_text()))
+
+
+def reasons_of_the_guard():
+    """Codes that are refused with, failed with, or held for."""
+    found = set()
+    for node in parsed("safety/*.py", "runtime/*.py", "nodes/guard.py"):
+        if isinstance(node, ast.Call) and node.args:
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            found |= constants(node.args[0]) if called in ("Refusal", "refuse", "_fail") else set()
+        if isinstance(node, ast.FunctionDef) and node.name in ("doubt", "_why_hold"):
+            returns = [child for child in ast.walk(node) if isinstance(child, ast.Return)]
+            found = found.union(*map(constants, returns))
+        if isinstance(node, ast.Assign) and "_hold" in ast.dump(node.targets[0]):
+            found |= constants(node.value)
+    return found
+
+
+def reasons_of_the_policy():
+    """Codes of observations that cannot be used, as the node counts or tells them."""
+    called = [
+        node
+        for node in parsed("align.py", "nodes/convert.py")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "BadObservation"
+    ]
+    assert all(len(node.args) == 2 for node in called), "name a reason"
+    return set().union(*(constants(node.args[1]) for node in called))
+
+
+@pytest.mark.parametrize("path", CONTROLLERS, ids=by_name)
+def test_the_groups_of_a_controller_file_name_its_controllers_topics_and_joints(path):
+    controllers = controllers_of(path)
+    groups = {group.topic.rpartition("/")[0]: group for group in groups_of(path)}
+    assert groups.keys() == controllers.keys()
+    for name, (kind, topic, parameters) in controllers.items():
+        assert (groups[name].kind, groups[name].topic) == (kind, topic)
+        assert list(groups[name].joints) == parameters["joints"]
+        assert groups[name].stamps == "clock"
+
+
+@pytest.mark.parametrize("path", CONTROLLERS, ids=by_name)
+def test_every_trajectory_controller_takes_a_stream_and_only_what_ends_at_rest(path):
+    for kind, _, parameters in controllers_of(path).values():
+        if kind == "jtc":
+            assert parameters["interpolate_from_desired_state"] is True
+            assert parameters["allow_nonzero_velocity_at_trajectory_end"] is False
+            assert parameters["allow_trajectory_replacement"] is False
+            assert "position" in parameters["state_interfaces"]
+            assert set(parameters["command_interfaces"]) <= {"position", "velocity", "effort"}
+
+
+def test_bring_up_names_every_controller_file_and_its_topic():
+    for path in CONTROLLERS:
+        (row,) = re.findall(rf"^\|.*\(\.\./config/controllers/{path.name}\).*$", BRING_UP, re.M)
+        assert row.split("|")[3].strip(" `") == groups_of(path)[0].topic
+
+
+def test_every_reason_of_the_guard_is_in_the_table_and_no_other():
+    assert rows_of("### Guard") == reasons_of_the_guard()
+
+
+def test_every_reason_of_the_policy_is_in_the_table_and_no_other():
+    assert rows_of("### Policy") == reasons_of_the_policy()
+
+
+def test_the_collected_reasons_are_those_that_are_known_to_exist():
+    known = {"jump", "stopped", "heartbeat_lost", "no_chunk", "no_ramp", "joint_states_names"}
+    assert known <= reasons_of_the_guard()
+    assert {"stale", "image_encoding"} <= reasons_of_the_policy()
+
+
+def test_the_limits_in_words_are_those_of_the_code():
+    assert BRING_UP.count(f"| {CLOCK_SKEW_S} s |") == 2
+    assert f"more than {OVERSHOOT:.0%}".replace("%", " %") in BRING_UP
+    assert f"more than {STILL} rad or m" in BRING_UP
+
+
+def test_the_table_of_the_guard_s_parameters_has_their_names_and_defaults():
+    pytest.importorskip("rclpy")
+    from nac_ros.nodes.guard import GuardNodeConfig
+
+    rows = re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \| ", BRING_UP, re.MULTILINE)
+    known = {field.name: str(field.default) for field in dataclasses.fields(GuardNodeConfig)}
+    assert {name: default for name, default in rows if name in known} == known
+
+
+@pytest.mark.parametrize(
+    ("heading", "cls"),
+    [
+        ("## Key by key", RobotSpec),
+        ("Each of `joints`:", JointSpec),
+        ("Each of `cameras`:", CameraSpec),
+        ("Each of `groups`:", ControllerGroup),
+    ],
+)
+def test_the_tables_of_a_robot_s_keys_have_every_key(heading, cls):
+    table = ADDING.split(f"\n{heading}\n\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    told = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(field.name for field in dataclasses.fields(cls))
+
+
+def test_the_python_of_adding_a_robot_runs_and_prints_what_it_says(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
+    exec(block, {})
+    assert capsys.readouterr().out.strip() == block.strip().rpartition("# ")[2]
+
+
+def test_the_python_of_bring_up_imports_what_exists():
+    pytest.importorskip("rclpy")
+    (block,) = re.findall(r"```python\n(.*?)```", BRING_UP, re.DOTALL)
+    tree = ast.parse(block)
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names: dict = {}
+    exec(compile(ast.Module(imports, []), "nudge.py", "exec"), names)
+    used = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in ("convert", "qos")
+    ]
+    assert used and all(hasattr(names[node.value.id], node.attr) for node in used)
+
+
+def code_in(document):
+    """Commands as a reader would copy them: fenced lines without Python, and inline code."""
+    text = document.read_text()
+    fences = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    lines = [line for kind, block in fences if kind != "python" for line in block.splitlines()]
+    outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return lines + re.findall(r"`([^`\n]+)`", outside)
+
+
+def subcommands(parser):
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return actions[0].choices if actions else {}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
+def test_every_nac_command_in_a_document_exists_with_its_options(document):
+    for line in code_in(document):
+        for call in re.findall(r"(?:^|[ /])nac ([a-z].*)", line.split(" #")[0]):
+            parser, words = cli._parser(), call.split()
+            while (known := subcommands(parser)) and words:
+                word = words.pop(0)
+                for name in word.split("|"):
+                    assert name in known, f"`nac {call}`: there is no {name}; known: {list(known)}"
+                parser = known[word.split("|")[0]]
+            options = {option for action in parser._actions for option in action.option_strings}
+            given = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert given <= options, f"`nac {call}`: {given - options} unknown"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
+def test_what_a_document_starts_exists(document):
+    scripts = set(re.findall(r'"(\w+) = nac_ros\.', (ROOT / "setup.py").read_text()))
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in code_in(document):
+        for name in re.findall(r"ros2 launch nac_ros (\S+)", line):
+            assert (ROOT / "launch" / name).is_file(), line
+        for name in re.findall(r"ros2 run nac_ros (\S+)", line):
+            assert name in scripts, line
+        for name in re.findall(r"(?:^|; |&& )make ([a-z]+)", line):
+            assert name in targets, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
+def test_services_and_parameters_that_a_document_calls_exist(document):
+    sources = "\n".join(path.read_text() for path in (ROOT / "nac_ros/nodes").glob("*.py"))
+    for line in code_in(document):
+        for node, name in re.findall(r"ros2 service call /?(\w+)/(\w+) ", line):
+            offered = (f'Trigger, "{node}/{name}"', f'Trigger, "~/{name}"')
+            assert any(text in sources for text in offered), line
+        for node, given in re.findall(r"ros2 run nac_ros (\w+) --ros-args(.*)", line):
+            own = (ROOT / f"nac_ros/nodes/{node}.py").read_text()
+            own += (ROOT / "nac_ros/runtime/tick.py").read_text()
+            for name in re.findall(r"-p (\w+):=", given):
+                assert re.search(rf"^    {name}: ", own, re.MULTILINE), line
+
+
+def test_links_lead_to_files_and_headings_that_exist():
+    for document in DOCUMENTS:
+        for link, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)\s]+)?\)", document.read_text()):
+            target = document.parent / link if link else document
+            if link.startswith(("http", "mailto:")):
+                continue
+            assert target.exists(), f"{document.name}: {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+                slugs = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+                assert anchor[1:] in slugs, f"{document.name}: {link}{anchor}"
+
+
+def test_the_workflow_runs_what_a_developer_runs():
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}
+        assert "secrets." not in path.read_text()
+        (job,) = workflow["jobs"].values()
+        uses = [step["uses"] for step in job["steps"] if "uses" in step]
+        assert all(re.fullmatch(r"actions/[\w-]+@v\d+", use) for use in uses)
+        runs = "\n".join(step.get("run", "") for step in job["steps"])
+        assert {"make lint", "make test"} <= set(runs.splitlines())
+        for package in ("libegl1", "libgl1-mesa-dri"):
+            assert package in runs
