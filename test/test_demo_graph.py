@@ -193,4 +193,4 @@ def test_the_processes_are_given_the_parameters_of_the_graph(tmp_path):
     node = NodeProcess(name="twin", parameters={"task": "marker", "trial": 4}, lifecycle=False)
     node.arguments(tmp_path / "twin.yaml")
     written = yaml.safe_load((tmp_path / "twin.yaml").read_text())
-    assert written["twin"]["ros__parameters"] == {"task": "marker", "trial": 4}
+    assert written["/**/twin"]["ros__parameters"] == {"task": "marker", "trial": 4}
