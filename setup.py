@@ -66,6 +66,7 @@ setup(
         "opencv-python",
         "scipy>=1.11",
         "pyarrow>=14",
+        "tokenizers>=0.20",
     ],
     extras_require=EXTRAS,
     entry_points={

@@ -133,7 +133,7 @@ def tokenizer_train(a: Namespace) -> Figures:
 def tokenizer_eval(a: Namespace) -> Figures:
     """Errors of a tokenizer on held-out episodes."""
     from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.tokenizer import evaluate as judge
+    from nac_ros.training.judge import evaluate as judge
 
     tokenizer = load_tokenizer(a.path)
     train, held_out = _windows([_open(path, a) for path in a.data], tokenizer.config.horizon)

@@ -12,18 +12,30 @@ from nac_ros.policies import list_policies
 from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy, warm_start
 from nac_ros.policies.sampling import Sampling, sample
 from nac_ros.policies.vision import expected_positions
-from nac_ros.tokenizers import make_tokenizer
+from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 
 TASKS = {"weighing": "Turn on the weighing machine.", "marker": "Place the marker in the bin."}
 SIZE = 48
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+def fitted(name):
+    """A tokenizer on random walks, where it has networks with small ones."""
     steps = np.random.default_rng(0).standard_normal((300, 32, 7))
     chunks = (0.02 * steps.cumsum(1)).astype(np.float32)
     small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
-    return make_tokenizer("nac", latent_dim=16, **small).fit(chunks)
+    sizes = {"nac": {"latent_dim": 16, **small}}
+    return make_tokenizer(name, **sizes.get(name, {})).fit(chunks)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return fitted("nac")
+
+
+@pytest.fixture(scope="module", params=list_tokenizers())
+def each(request):
+    """Every tokenizer there is."""
+    return fitted(request.param)
 
 
 def make(tokenizer, **changes):
@@ -46,26 +58,43 @@ def random_inputs(batch: int, seed: int = 0) -> Inputs:
     return Inputs(images, proprio, torch.zeros(batch, dtype=torch.int64))
 
 
-def test_ten_thousand_samples_of_random_logits_are_all_decodable(tokenizer):
-    grammar, generator = tokenizer.grammar, torch.Generator().manual_seed(0)
+def test_ten_thousand_samples_of_random_logits_are_all_decodable(each):
+    grammar, generator = each.grammar, torch.Generator().manual_seed(0)
     tokens = torch.empty(10_000, 0, dtype=torch.int64)
     while not grammar.done(tokens.numpy()).all():
         legal = torch.from_numpy(grammar.legal(tokens.numpy()).copy())
-        logits = 5 * torch.randn(legal.shape, generator=generator)
-        tokens = torch.cat([tokens, sample(logits, legal, Sampling(top_k=50), generator)], 1)
+        done = torch.from_numpy(grammar.done(tokens.numpy()).copy())
+        logits = 5 * torch.rand(legal.shape, generator=generator)
+        chosen = sample(logits, legal, done, Sampling(top_k=50), generator)
+        tokens = torch.cat([tokens, chosen], 1)
     grammar.check(tokens.numpy())
-    assert all(torch.isfinite(tokenizer.decode(part)).all() for part in tokens.split(2000))
+    assert all(torch.isfinite(each.decode(part)).all() for part in tokens.split(2000))
 
 
-def test_mass_outside_the_legal_set_is_exactly_zero(tokenizer):
-    policy = make(tokenizer)
+def test_a_policy_over_any_tokenizer_gives_no_mass_to_what_is_not_legal(each):
+    policy = make(each)
     inputs = random_inputs(4)
     tokens = policy.act(inputs)
+    each.grammar.check(tokens.numpy())
     likelihood = policy.likelihood(inputs, tokens).exp()  # [B, L, V]
     for position in range(tokens.shape[1]):
-        illegal = ~tokenizer.grammar.legal(tokens.numpy()[:, :position])
-        assert float(likelihood[:, position].detach().numpy()[illegal].sum()) == 0.0
-        assert torch.allclose(likelihood[:, position].sum(-1), torch.ones(4), atol=1e-4)
+        going = ~each.grammar.done(tokens.numpy()[:, :position])
+        illegal = ~each.grammar.legal(tokens.numpy()[:, :position])[going]
+        rated = likelihood[torch.from_numpy(going), position].detach()
+        assert float(rated.numpy()[illegal].sum()) == 0.0
+        assert torch.allclose(rated.sum(-1), torch.ones(int(going.sum())), atol=1e-4)
+
+
+def test_a_policy_learns_from_sequences_of_any_length(each):
+    policy = make(each).train()
+    chunk = torch.randn(6, 32, 7).cumsum(1) * 0.02
+    with torch.no_grad():
+        normalised = each.normalize(chunk)
+        tokens, latents = each.encode(chunk), each.latents(normalised)
+    policy.fit_tokens(latents, tokens)
+    losses = policy.losses(random_inputs(6), Targets(normalised, tokens, latents, normalised))
+    sum(losses.values()).backward()
+    assert torch.isfinite(losses["tokens"]) and losses["tokens"] > 0
 
 
 def test_cache_gives_what_a_full_pass_gives(tokenizer):
@@ -151,11 +180,11 @@ def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(to
 
 
 def test_nan_logits_never_become_a_token(tokenizer):
-    legal = torch.ones(1, 4, dtype=torch.bool)
+    legal, going = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
     with pytest.raises(BadTokens, match="NaN"):
-        sample(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), legal, Sampling(), None)
+        sample(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), legal, going, Sampling(), None)
     with pytest.raises(BadTokens, match="legal"):
-        sample(torch.zeros(1, 4), ~legal, Sampling(), None)
+        sample(torch.zeros(1, 4), ~legal, going, Sampling(), None)
 
 
 def test_observations_that_do_not_fit_are_refused(tokenizer):

@@ -119,3 +119,16 @@ def test_a_stopped_run_goes_on_to_the_same_weights(frames, tokenizer, tmp_path):
     assert steps == [3, 6]
     for key, value in whole.policy.state_dict().items():
         assert torch.equal(again.policy.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ["bin", "fast"])
+def test_a_policy_over_another_tokenizer_trains_and_says_what_decodes(frames, name, tmp_path):
+    actions, ahead = frames.actions, frames.future(np.arange(len(frames)), 32)
+    other = make_tokenizer(name, action_dim=2).fit(actions[ahead])
+    made = trainer(frames, other, tmp_path, steps=4, log_every=4)
+    figures = made.run()
+    assert np.isfinite(figures["l1_tokens"]) and figures["l1_tokens"] > 0
+    assert other.grammar.done(made.data.tokens.numpy()).all()
+    again = load_policy(tmp_path / "policy", other)
+    inputs = made.data.inputs(np.arange(3), again.config.n_obs_steps)
+    other.grammar.check(again.act(inputs).numpy())

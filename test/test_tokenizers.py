@@ -9,6 +9,7 @@ import torch
 from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted, UnknownName
 from nac_ros.tokenizers import list_tokenizers, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
+from nac_ros.tokenizers.grammar import PAD
 
 RELATIVE = [True] * 6 + [False]
 
@@ -42,7 +43,8 @@ def test_encoded_sequences_are_legal_at_every_position(fitted):
     fitted.grammar.check(tokens)
     for position in range(tokens.shape[1]):
         legal = fitted.grammar.legal(tokens[:, :position])
-        assert legal[np.arange(9), tokens[:, position]].all()
+        padding = fitted.grammar.done(tokens[:, :position]) & (tokens[:, position] == PAD)
+        assert (legal[np.arange(9), tokens[:, position]] | padding).all()
 
 
 def test_relative_columns_follow_the_reference(fitted):
@@ -171,7 +173,8 @@ def test_random_legal_sequences_always_decode(fitted):
     tokens = np.zeros((500, 0), np.int64)
     while not grammar.done(tokens).all():
         scores = np.where(grammar.legal(tokens), generator.random((500, fitted.vocab_size)), -1)
-        tokens = np.concatenate([tokens, scores.argmax(1)[:, None]], 1)
+        chosen = np.where(grammar.done(tokens), PAD, scores.argmax(1))
+        tokens = np.concatenate([tokens, chosen[:, None]], 1)
     assert torch.isfinite(fitted.decode(tokens, np.zeros((500, 7)))).all()
 
 

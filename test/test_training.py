@@ -13,7 +13,8 @@ from nac_ros.errors import ConfigError
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
 from nac_ros.training import loop
 from nac_ros.training.augment import jitter_colours, random_shift
-from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining, augment, evaluate
+from nac_ros.training.judge import evaluate
+from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining, augment
 
 SMALL = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 8}
 SMALL |= {"latent_dim": 16, "codebook_size": 64}

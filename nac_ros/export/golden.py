@@ -59,7 +59,8 @@ def verify(policy: Policy, decode: Decode, path: Path) -> None:
 @torch.no_grad()
 def _likelihood(policy: Policy, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
     rated = policy.likelihood(inputs, tokens)  # [B, L, V]
-    return rated.gather(2, tokens[..., None])[..., 0].sum(1)
+    said = rated.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
+    return said.masked_fill(tokens < 0, 0).sum(1)
 
 
 def _inputs(policy: Policy, spec: RobotSpec, generator: np.random.Generator) -> Inputs:

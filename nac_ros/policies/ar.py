@@ -163,13 +163,15 @@ class ArPolicy(Policy):
             hidden, cache = self.transformer(step, cache)
             at = tokens.shape[1]
             logits = self._logits(hidden[:, -1:], planned, at)[:, 0].float()
-            legal = torch.from_numpy(self.grammar.legal(tokens.numpy()).copy())
-            chosen = sample(logits, legal, self.config.sampling, generator)
+            prefix = tokens.numpy()
+            legal = torch.from_numpy(self.grammar.legal(prefix).copy())
+            done = torch.from_numpy(self.grammar.done(prefix).copy())
+            chosen = sample(logits, legal, done, self.config.sampling, generator)
             tokens = torch.cat([tokens, chosen], 1)
             if self.grammar.done(tokens.numpy()).all():
                 break
             planned = naming(tokens)
-            said = self._embed(chosen) + self._hint(planned, at + 1)
+            said = self._embed(chosen.clamp(min=0)) + self._hint(planned, at + 1)
             step = self._with_positions(said, context.shape[1] + at + 1)
         return tokens
 
@@ -183,7 +185,8 @@ class ArPolicy(Policy):
         context, plans = self._context(inputs, self.see(inputs))
         planned = self._naming(plans)(tokens)
         logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
-        return torch.log_softmax(legal_logits(logits, self._legal(tokens)), -1)
+        legal = self._legal(tokens) | (tokens < 0)[..., None]  # padding is rated, and left out
+        return torch.log_softmax(legal_logits(logits, legal), -1)
 
     def _cross_entropy(self, hidden: Tensor, planned: Tensor | None, targets: Targets) -> Tensor:
         legal = self._legal(targets.tokens)

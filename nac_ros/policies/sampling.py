@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nac_ros.errors import BadTokens, ConfigError
+from nac_ros.tokenizers.grammar import PAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,18 @@ def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
 
 
 def sample(
-    logits: Tensor, legal: Tensor, sampling: Sampling, generator: torch.Generator | None
+    logits: Tensor,
+    legal: Tensor,
+    done: Tensor,
+    sampling: Sampling,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    """Logits float `[B, V]`, legal bool `[B, V]` -> tokens int64 `[B, 1]`."""
-    masked = legal_logits(logits, legal)
+    """Logits float `[B, V]`, legal bool `[B, V]`, done bool `[B]` -> tokens int64 `[B, 1]`.
+
+    Rows whose sequence is complete get padding.
+    """
+    masked = legal_logits(logits, legal | done[:, None])
     values, tokens = masked.topk(min(sampling.top_k, masked.shape[-1]))
     weights = torch.softmax(values / sampling.temperature, -1)  # exp(-inf) is exactly 0
-    return tokens.gather(1, torch.multinomial(weights, 1, generator=generator))
+    chosen = tokens.gather(1, torch.multinomial(weights, 1, generator=generator))
+    return chosen.masked_fill(done[:, None], PAD)

@@ -23,6 +23,11 @@ class Grammar(ABC):
     def done(self, prefix: np.ndarray) -> np.ndarray:
         """Prefix int64 `[B, k]` -> bool `[B]`: sequences that are complete."""
 
+    @property
+    def codebooks(self) -> np.ndarray:
+        """Bool `[N, V]`: the sets of tokens that stand against each other."""
+        return np.ones((1, self.vocab_size), bool)
+
     def check(self, tokens: np.ndarray) -> None:
         """Raises BadTokens unless every row of int64 `[B, L]` is one complete sequence."""
         tokens = np.asarray(tokens)
@@ -66,6 +71,11 @@ class FixedGrammar(Grammar):
         self.max_tokens = len(starts)
         tokens = np.arange(self.vocab_size)
         self._table = (tokens >= np.array(starts)[:, None]) & (tokens < np.array(stops)[:, None])
+
+    @property
+    def codebooks(self) -> np.ndarray:
+        _, first = np.unique(self._table, axis=0, return_index=True)
+        return self._table[np.sort(first)]
 
     def legal(self, prefix: np.ndarray) -> np.ndarray:
         batch, position = prefix.shape

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nac_ros import config as configs
 from nac_ros.data.frames import Frames
@@ -14,6 +15,7 @@ from nac_ros.errors import ConfigError, DatasetError
 from nac_ros.policies.ar import ArPolicy
 from nac_ros.policies.base import Inputs, Policy, Targets
 from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.grammar import PAD
 from nac_ros.training import loop
 from nac_ros.training.augment import jitter_colours, random_shift
 
@@ -83,7 +85,9 @@ class Demonstrations:
             tokens.append(tokenizer.encode(*cls._physical(frames, tokenizer, rows)))
             latents.append(latent)
         joined = None if latents[0] is None else torch.cat(latents)
-        return cls(frames, tokenizer, task, torch.cat(tokens), joined)
+        longest = max(part.shape[1] for part in tokens)
+        padded = [F.pad(part, (0, longest - part.shape[1]), value=PAD) for part in tokens]
+        return cls(frames, tokenizer, task, torch.cat(padded), joined)
 
     def inputs(self, rows: np.ndarray, n_obs_steps: int, images: bool = True) -> Inputs:
         """Observations of frames `[B]`, with or without their images."""
@@ -186,7 +190,8 @@ class PolicyTrainer:
     @staticmethod
     def _accuracy(tokens: Tensor, targets: Targets) -> float:
         length = min(tokens.shape[1], targets.tokens.shape[1])
-        return float((tokens[:, :length] == targets.tokens[:, :length]).float().mean())
+        wanted = targets.tokens[:, :length]
+        return float((tokens[:, :length] == wanted)[wanted != PAD].float().mean())
 
     def _train_step(self) -> dict[str, float]:
         self._set_rates()

@@ -1,4 +1,4 @@
-"""Training of learned tokenizers (NAC Algorithm 1) and the figures that judge any tokenizer."""
+"""Training of learned tokenizers (NAC Algorithm 1), resumable."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from nac_ros import config as configs
 from nac_ros.codec import discriminators as adversary
 from nac_ros.data.windows import Windows
-from nac_ros.errors import BadTokens, ConfigError
+from nac_ros.errors import ConfigError
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.training import loop
+from nac_ros.training.judge import evaluate
 
-EVALUATION_BATCH = 512
 LOG_CHUNKS = 1024  # of each side, for the figures of the log
 
 
@@ -186,82 +186,12 @@ def augment(chunks: Tensor, scale_range: float, warp_probability: float) -> Tens
     return scale * (pick(left) * (1 - fraction) + pick(right) * fraction)
 
 
-@torch.no_grad()
-def evaluate(tokenizer: Tokenizer, windows: Windows) -> dict[str, Any]:
-    """Errors of the decoded absolute actions, codebook use and size (SPEC section 8).
-
-    mse and l1 are normalised by the training actions' minimum and maximum to [-1, 1];
-    per joint rms and max are in rad and m.
-    """
-    tokenizer.eval()
-    decoded, tokens, failures = _round_trip(tokenizer, windows)
-    kept = np.isfinite(decoded).all((1, 2))
-    error = decoded[kept] - windows.actions[kept]  # [N, H, D]
-    normalised = error / tokenizer.absolute.half_range
-    return {
-        "mse": float(np.mean(normalised**2)),
-        "l1": float(np.mean(np.abs(normalised))),
-        "per_joint": _per_joint(tokenizer, error),
-        "codebook_use": codebook_use(tokenizer, tokens),
-        "tokens": float(np.mean((tokens >= 0).sum(1))),
-        "bits": tokenizer.bits,
-        "params_m": tokenizer.params_m,
-        "decode_failures": failures,
-        "chunks": len(windows.actions),
-    }
-
-
-def codebook_use(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]:
-    """Share of the tokens legal together that occur in `[N, L]`, one number a codebook."""
-    grammar, use = tokenizer.grammar, []
-    seen = np.zeros(grammar.vocab_size, bool)
-    seen[np.unique(tokens[tokens >= 0])] = True
-    groups: list[bytes] = []
-    for position in range(tokens.shape[1]):
-        legal = grammar.legal(tokens[:1, :position])[0]
-        if legal.any() and legal.tobytes() not in groups:
-            groups.append(legal.tobytes())
-            use.append(float(seen[legal].mean()))
-    return use
-
-
-def _round_trip(tokenizer: Tokenizer, windows: Windows) -> tuple[np.ndarray, np.ndarray, int]:
-    decoded, all_tokens, failures = [], [], 0
-    for start in range(0, len(windows.actions), EVALUATION_BATCH):
-        rows = slice(start, start + EVALUATION_BATCH)
-        reference = _part(windows.references, rows)
-        tokens = tokenizer.encode(windows.actions[rows], reference)
-        try:
-            chunk = tokenizer.decode(tokens, reference).numpy()
-        except BadTokens:
-            failures += len(tokens)
-            chunk = np.full_like(windows.actions[rows], np.nan)
-        decoded.append(chunk)
-        all_tokens.append(tokens.numpy())
-    return np.concatenate(decoded), np.concatenate(all_tokens), failures
-
-
 def _some(windows: Windows) -> Windows:
     rows = np.linspace(0, len(windows.actions) - 1, LOG_CHUNKS).astype(int)
     references = None if windows.references is None else windows.references[rows]
     return Windows(windows.actions[rows], references)
 
 
-def _part(references: np.ndarray | None, rows: slice) -> np.ndarray | None:
-    return None if references is None else references[rows]
-
-
-def _per_joint(tokenizer: Tokenizer, error: np.ndarray) -> list[dict[str, Any]]:
-    config = tokenizer.config
-    dim = config.action_dim
-    names = config.names or tuple(f"dim{i}" for i in range(dim))
-    units = config.units or ("",) * dim
-    rms, peak = np.sqrt(np.mean(error**2, (0, 1))), np.abs(error).max((0, 1))
-    return [
-        {"name": names[i], "unit": units[i], "rms": float(rms[i]), "max": float(peak[i])}
-        for i in range(dim)
-    ]
-
-
 def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(module.parameters(), rate, betas=(0.9, 0.99))
+    learned = list(module.parameters()) or [torch.zeros(1)]  # AdamW refuses to have nothing
+    return torch.optim.AdamW(learned, rate, betas=(0.9, 0.99))
