@@ -52,6 +52,21 @@ def test_training_lowers_the_held_out_error(tmp_path, loss):
     assert again["mse"] == pytest.approx(after["mse"], rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["dct", "spectrogram", "mel"])
+def test_every_loss_of_the_ablation_trains(tmp_path, loss):
+    train, held_out = waves(400, 0), waves(60, 1)
+    made = trainer(tmp_path / "run", loss=loss, log_every=20, discriminator="mrd")
+    made.run(train, held_out)
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert rows[-1]["train"] < rows[0]["train"]
+
+
+def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
+    tokenizer = make_tokenizer("nac", horizon=5, action_dim=3, **SMALL)
+    with pytest.raises(ConfigError, match="no discriminator 'mrd' for 15 samples"):
+        TokenizerTrainer(tokenizer, TokenizerTraining(discriminator="mrd"), tmp_path)
+
+
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path):
     train, held_out = waves(400, 0), waves(60, 1)
     run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversary_from": 0.0}

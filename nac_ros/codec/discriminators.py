@@ -75,17 +75,25 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The ensemble `dac`: all periods and all spectrogram resolutions, or one kind alone."""
+    """The ensemble `dac`: periods and spectrogram resolutions that fit, or one kind alone.
 
-    def __init__(self, kind: str = "dac", width: int = 8):
+    n_samples: of a flattened chunk, H * D; nothing is padded beyond it
+    """
+
+    def __init__(self, kind: str = "dac", n_samples: int = 224, width: int = 8):
         super().__init__()
         parts: list[nn.Module] = []
         if kind in ("dac", "mpd"):
-            parts += [PeriodDiscriminator(period, width) for period in PERIODS]
+            fitting = [period for period in PERIODS if 2 * period <= n_samples]
+            parts += [PeriodDiscriminator(period, width) for period in fitting]
         if kind in ("dac", "mrd"):
-            parts += [SpectrogramDiscriminator(n_fft, width) for n_fft in N_FFTS]
+            fitting = [n_fft for n_fft in N_FFTS if n_fft // 2 < n_samples]
+            parts += [SpectrogramDiscriminator(n_fft, width) for n_fft in fitting]
         if not parts:
-            raise ValueError(f"unknown discriminator '{kind}'; known are: dac, mpd, mrd")
+            raise ValueError(
+                f"no discriminator '{kind}' for {n_samples} samples; known are: dac, mpd, mrd, "
+                f"and mrd wants more than {N_FFTS[-1] // 2} samples"
+            )
         self.parts = nn.ModuleList(parts)
 
     def forward(self, actions: Tensor) -> Features:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nac_ros import config as configs
 from nac_ros.codec import discriminators as adversary
+from nac_ros.codec.losses import Kind, ReconstructionLoss
 from nac_ros.data.windows import Windows
 from nac_ros.errors import ConfigError
 from nac_ros.tokenizers.base import Tokenizer
@@ -26,8 +26,10 @@ class TokenizerTraining:
 
     commitment_weight: the paper's 1000 starves the reconstruction in short runs; 0.25 is ours
     plain_share: first share of the steps, without quantization: k-means sees trained latents
-    early_steps, late_weight: the loss of steps after the first `early_steps` counts this much;
+    loss: mse, l1, or for comparison dct, spectrogram, mel (nac_ros.codec.losses)
+    early_steps, late_weight: with mse and l1 steps after the first `early_steps` count this much;
         0 = all alike. A receding horizon never executes the last steps of a chunk.
+    discriminator: dac is mpd (periods) and mrd (spectra) together
     adversary_from: fraction of the steps after which the discriminator joins
     scale_range, warp_probability: augmentation, amplitude per dimension and slower time
     """
@@ -37,11 +39,11 @@ class TokenizerTraining:
     learning_rate: float = 1e-3
     warmup: int = 100
     plain_share: float = 0.15
-    loss: Literal["mse", "l1"] = "mse"
+    loss: Kind = "mse"
     early_steps: int = 0
     late_weight: float = 1.0
     commitment_weight: float = 0.25
-    discriminator: Literal["dac", "none"] = "dac"
+    discriminator: Literal["dac", "mpd", "mrd", "none"] = "dac"
     adversarial_weight: float = 1e-4
     feature_weight: float = 1e-3
     adversary_from: float = 0.7
@@ -65,7 +67,8 @@ class TokenizerTrainer:
 
     def __init__(self, tokenizer: Tokenizer, config: TokenizerTraining, out: Path):
         self.tokenizer, self.config, self.out = tokenizer, config, out
-        self.discriminator = adversary.Discriminator()
+        self.discriminator = _discriminator(tokenizer, config)
+        self._distance = _reconstruction(tokenizer, config)
         self._optimizer = _adam(tokenizer, config.learning_rate)
         self._judge = _adam(self.discriminator, config.learning_rate)
         self._step = 0
@@ -106,14 +109,6 @@ class TokenizerTrainer:
             "train": float(reconstruction.detach()),
             "lr": self._optimizer.param_groups[0]["lr"],
         }
-
-    def _distance(self, fake: Tensor, real: Tensor) -> Tensor:
-        kind = F.l1_loss if self.config.loss == "l1" else F.mse_loss
-        each = kind(fake, real, reduction="none").mean((0, 2))  # [H]
-        early = self.config.early_steps or len(each)
-        weights = torch.ones_like(each)
-        weights[early:] = self.config.late_weight
-        return (weights * each).mean()
 
     def _adversary_joins(self) -> bool:
         started = self._step >= self.config.adversary_from * self.config.steps
@@ -190,6 +185,23 @@ def _some(windows: Windows) -> Windows:
     rows = np.linspace(0, len(windows.actions) - 1, LOG_CHUNKS).astype(int)
     references = None if windows.references is None else windows.references[rows]
     return Windows(windows.actions[rows], references)
+
+
+def _discriminator(tokenizer: Tokenizer, config: TokenizerTraining) -> torch.nn.Module:
+    if config.discriminator == "none":
+        return torch.nn.Identity()
+    facts = tokenizer.config
+    try:
+        return adversary.Discriminator(config.discriminator, facts.horizon * facts.action_dim)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _reconstruction(tokenizer: Tokenizer, config: TokenizerTraining) -> ReconstructionLoss:
+    facts = tokenizer.config
+    weights = torch.ones(facts.horizon)
+    weights[config.early_steps or facts.horizon :] = config.late_weight
+    return ReconstructionLoss(config.loss, weights, facts.horizon * facts.action_dim)
 
 
 def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
