@@ -1,4 +1,4 @@
-"""The command line `nac`: it parses, calls the library, prints, and says figures as JSON."""
+"""Make data, train, export and judge policies, run them; --json writes the figures to a file."""
 
 import argparse
 import json

@@ -187,11 +187,18 @@ def list_robots() -> list[str]:
 
 
 def load_robot(name_or_path: str | Path) -> RobotSpec:
-    """The robot called so in config/robots, or described by the YAML file at that path."""
+    """The robot called so in config/robots, or described by the YAML file at that path.
+
+    Raises UnknownName and ConfigError.
+    """
     path = Path(name_or_path)
     if path.suffix != ".yaml":
         path = config_dir() / "robots" / f"{name_or_path}.yaml"
     if not path.is_file():
+        missing = "" if path.stem == str(name_or_path) else f", there is no file {path}"
         known = ", ".join(list_robots())
-        raise UnknownName(f"unknown robot '{name_or_path}'; known are: {known}")
-    return config.build(RobotSpec, config.load_yaml(path), path.name)
+        raise UnknownName(f"unknown robot '{name_or_path}'{missing}; known are: {known}")
+    spec = config.build(RobotSpec, config.load_yaml(path), path.name)
+    if path.parent == config_dir() / "robots" and spec.name != path.stem:
+        raise ConfigError(f"{path} names its robot '{spec.name}'; call it '{path.stem}'")
+    return spec

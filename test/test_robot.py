@@ -97,3 +97,12 @@ def test_an_unknown_camera_is_refused_with_those_it_has():
 
 def test_the_configuration_folder_holds_the_robots():
     assert (config_dir() / "robots/vx300s.yaml").is_file()
+
+
+def test_a_robot_is_called_like_its_file(tmp_path, monkeypatch):
+    (tmp_path / "robots").mkdir()
+    text = (config_dir() / "robots/vx300s.yaml").read_text()
+    (tmp_path / "robots/myarm.yaml").write_text(text)
+    monkeypatch.setattr("nac_ros.robot.config_dir", lambda: tmp_path)
+    with pytest.raises(ConfigError, match=r"names its robot 'vx300s'; call it 'myarm'"):
+        load_robot("myarm")

@@ -115,6 +115,13 @@ def test_ros2_run_and_launch_find_nodes_launch_files_and_configuration(tmp_path,
     assert (share / "package.xml").is_file()
 
 
+def test_the_environment_of_another_checkout_is_left_alone(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / ".venv").symlink_to(tmp_path / "other")
+    with pytest.raises(setup_env.SetupError, match="another checkout"):
+        setup_env.create(tmp_path / ".venv", setup_env.Base(sys.executable, sourced=False))
+
+
 def test_an_environment_without_the_package_is_refused(tmp_path):
     with pytest.raises(setup_env.SetupError, match="installed no executables"):
         setup_env.executables(tmp_path)

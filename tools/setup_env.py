@@ -89,6 +89,8 @@ def describe(base: Base) -> str:
 
 def create(venv: Path, base: Base) -> None:
     """The empty environment; one of the other kind, or of another Python, is replaced."""
+    if venv.is_symlink():
+        raise SetupError(f"{venv} is a link to {venv.resolve()}, which is of another checkout")
     if (venv / "pyvenv.cfg").is_file() and not _is_of(venv, base):
         print(f"setup: {venv} was built on another Python or ROS 2 and is built anew", flush=True)
         shutil.rmtree(venv)

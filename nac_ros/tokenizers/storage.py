@@ -35,7 +35,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise BundleError(f"no tokenizer in {folder}: {CONFIG_FILE} is missing") from error
+        raise BundleError(
+            f"no tokenizer in {folder}: {CONFIG_FILE} is missing; make one: nac tokenizer train"
+        ) from error
     except json.JSONDecodeError as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
     missing = {"name", "preset", "config", "state"} - set(facts)
