@@ -196,7 +196,7 @@ def _result(
         trial,
         outcome.state,
         outcome.reason,
-        round(rehearsal.twin.now() * rehearsal.spec.action_rate_hz),
+        int(rehearsal.twin.now() * rehearsal.spec.action_rate_hz + 1e-6),
         [timing.plan_s for timing in timed.timings],
         [timing.decode_s for timing in timed.timings],
         dict(guard.holds),
