@@ -35,8 +35,10 @@ class JointSpec:
         if not low <= self.home <= high:
             raise ConfigError(f"joint {self.name}: home {self.home} is outside {low} .. {high}")
         for limit in ("velocity", "acceleration", "jerk"):
-            if getattr(self, limit) <= 0:
-                raise ConfigError(f"joint {self.name}: {limit} must be above 0")
+            if not 0 < getattr(self, limit) < np.inf:
+                raise ConfigError(
+                    f"joint {self.name}: {limit} must be above 0, got {getattr(self, limit)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ class RobotSpec:
     joint_states_max_age_s: float = 0.1
 
     def __post_init__(self) -> None:
+        for rate in ("action_rate_hz", "guard_rate_hz", "joint_states_max_age_s"):
+            if not 0 < getattr(self, rate) < np.inf:
+                raise ConfigError(
+                    f"robot {self.name}: {rate} must be above 0, got {getattr(self, rate)}"
+                )
         grouped = [joint for group in self.groups for joint in group.joints]
         if sorted(grouped) != sorted(self.joint_names):
             raise ConfigError(

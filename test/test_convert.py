@@ -36,7 +36,7 @@ def test_a_chunk_survives_its_message():
 def test_a_chunk_without_points_is_refused():
     message = convert.to_chunk_message(chunk())
     message.points = []
-    with pytest.raises(BadActions, match="no points"):
+    with pytest.raises(BadActions, match="has 0 points"):
         convert.from_chunk_message(message)
 
 
@@ -131,3 +131,27 @@ def test_diagnostic_values_survive():
 def test_a_forward_controller_gets_bare_numbers():
     message = convert.to_array_message(np.array([1.0, 2.5]))
     assert isinstance(message, Float64MultiArray) and list(message.data) == [1.0, 2.5]
+
+
+def test_stamps_are_kept_to_the_nanosecond_after_an_origin():
+    origin = 1_795_522_816_158_945_513
+    stamp = convert.to_time(12.345678901, origin)
+    assert stamp.sec * 10**9 + stamp.nanosec == origin + 12_345_678_901
+    assert convert.to_seconds(stamp, origin) == 12.345678901
+
+
+def test_a_forward_controller_gets_the_set_point_of_now_not_of_the_next_knot():
+    from nac_ros.nodes.guard import Controller
+    from nac_ros.robot import ControllerGroup, load_robot
+
+    sent = []
+    publisher = type("Publisher", (), {"publish": lambda self, message: sent.append(message)})()
+    node = type("Node", (), {"create_publisher": lambda self, *_: publisher})()
+    spec = load_robot("vx300s")
+    group = ControllerGroup(
+        name="g", kind="forward", topic="g/commands", joints=("elbow", "waist")
+    )
+    far = np.stack([spec.home + 1, spec.home + 2])
+    motion = Motion(7.5, np.array([0.0, 0.2]), far, 0 * far, 0 * far)
+    Controller(node, spec, group).send(motion, spec.home, 7.4, 0)
+    np.testing.assert_array_equal(sent[0].data, spec.home[[2, 0]])

@@ -429,3 +429,34 @@ def test_a_tick_costs_a_fraction_of_its_period():
     usual, with_chunk = np.median(spent) / PERIOD, np.median(spent[::50]) / PERIOD
     print(f"a tick takes {usual:.1%} of its period, with a new chunk {with_chunk:.1%}")
     assert usual < 0.1 and with_chunk < 0.5
+
+
+def test_an_arm_beyond_its_position_limit_is_not_started():
+    guard, outside = Guard(SPEC), START.copy()
+    outside[1] = SPEC.position_low[1] - 0.1
+    guard.measure(1.0, outside)
+    guard.tick(1.0)
+    refusal = guard.set_mode("policy")
+    assert refusal.reason == "outside" and "shoulder is 0.100 rad beyond" in refusal.text
+
+
+def test_a_reset_of_an_arm_that_sags_moves_no_set_point():
+    rig = Rig()
+    rig.guard.accept(swing(rig.now, steps=8), rig.now)
+    rig.run(1.0)
+    rig.guard.stop()
+    rig.run(0.1)
+    here = rig.guard.setpoint
+    rig.guard.measure(rig.now, here - 0.03 * SPEC.relative_mask)
+    rig.guard.reset()
+    assert rig.guard.set_mode("policy") is None
+    np.testing.assert_array_equal(rig.guard.setpoint, here)
+
+
+def test_times_that_are_no_times_are_refused_or_hold():
+    rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
+    assert rig.guard.measure(np.nan, START).reason == "joint_states_stamp"
+    rig.guard.beat(np.nan)
+    rig.guard.accept(swing(rig.now), rig.now)
+    assert rig.run(0.1).hold == "heartbeat_lost"
+    assert rig.guard.tick(np.nan) == []

@@ -1,5 +1,7 @@
 """Robots: what their YAML may say, and the YAML files that are shipped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -106,3 +108,12 @@ def test_a_robot_is_called_like_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr("nac_ros.robot.config_dir", lambda: tmp_path)
     with pytest.raises(ConfigError, match=r"names its robot 'vx300s'; call it 'myarm'"):
         load_robot("myarm")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_limits_and_rates_are_positive_numbers(value):
+    spec = load_robot("vx300s")
+    with pytest.raises(ConfigError, match="jerk must be above 0"):
+        replace(spec.joints[0], jerk=value)
+    with pytest.raises(ConfigError, match="guard_rate_hz must be above 0"):
+        replace(spec, guard_rate_hz=value)

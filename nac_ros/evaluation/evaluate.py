@@ -60,8 +60,8 @@ class Evaluation:
         if self.control not in get_args(Control):
             known = ", ".join(get_args(Control))
             raise ConfigError(f"unknown control '{self.control}'; known are: {known}")
-        if self.latency_ms < 0:
-            raise ConfigError(f"latency_ms {self.latency_ms} must not be negative")
+        if not 0 <= self.latency_ms < 1e4:
+            raise ConfigError(f"latency_ms must be in 0 .. 10000, got {self.latency_ms}")
         if self.control == "mean-demonstration" and not self.data:
             raise ConfigError("the control mean-demonstration needs --data with demonstrations")
 

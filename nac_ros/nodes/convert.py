@@ -16,21 +16,22 @@ from nac_ros.chunk import Chunk, Motion
 from nac_ros.errors import BadActions, BadObservation
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 
+MAX_POINTS = 10_000  # more would keep the guard from its ticks
 GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
 MIN_AHEAD_S = 1e-3  # a controller refuses a first point that is not in its future
 NANO = 1_000_000_000
 CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}  # encoding -> order that gives RGB
 
 
-def to_time(seconds: float) -> Time:
-    """A stamp from seconds."""
-    whole, nanos = divmod(round(seconds * NANO), NANO)
+def to_time(seconds: float, origin_ns: int = 0) -> Time:
+    """A stamp from seconds after `origin_ns`; a float of today's epoch is good for 0.2 us only."""
+    whole, nanos = divmod(origin_ns + round(seconds * NANO), NANO)
     return Time(sec=whole, nanosec=nanos)
 
 
-def to_seconds(stamp: Time | Duration) -> float:
-    """Seconds from a stamp or a duration."""
-    return stamp.sec + stamp.nanosec / NANO
+def to_seconds(stamp: Time | Duration, origin_ns: int = 0) -> float:
+    """Seconds from a stamp or a duration, after `origin_ns`."""
+    return (stamp.sec * NANO + stamp.nanosec - origin_ns) / NANO
 
 
 def to_chunk_message(chunk: Chunk) -> JointTrajectory:
@@ -44,11 +45,11 @@ def to_chunk_message(chunk: Chunk) -> JointTrajectory:
     return message
 
 
-def from_chunk_message(message: JointTrajectory) -> Chunk:
+def from_chunk_message(message: JointTrajectory, origin_ns: int = 0) -> Chunk:
     """The inverse; raises BadActions for ragged points or points off an even grid of times."""
     names, points = tuple(message.joint_names), message.points
-    if not points:
-        raise BadActions("the chunk has no points")
+    if not 0 < len(points) <= MAX_POINTS:
+        raise BadActions(f"the chunk has {len(points)} points; wanted 1 to {MAX_POINTS}")
     for i, point in enumerate(points):
         if len(point.positions) != len(names):
             came = len(point.positions)
@@ -59,21 +60,25 @@ def from_chunk_message(message: JointTrajectory) -> Chunk:
         shown = np.round(times[:4], 4).tolist()
         raise BadActions(f"the chunk's points are not one period apart from the first: {shown} s")
     actions = np.array([point.positions for point in points], np.float32)
-    stamp = to_seconds(message.header.stamp)
+    stamp = to_seconds(message.header.stamp, origin_ns)
     return Chunk(stamp, float(1 / period), names, actions, np.empty(0, np.int64))
 
 
 def to_trajectory_message(
-    motion: Motion, names: Sequence[str], columns: Sequence[int], sent: float | None = None
+    motion: Motion,
+    names: Sequence[str],
+    columns: Sequence[int],
+    sent: float | None = None,
+    origin_ns: int = 0,
 ) -> JointTrajectory:
-    """The part of a motion that one controller plays, at its stamp.
+    """The part of a motion that one controller plays, at its stamp [s] after `origin_ns`.
 
     sent: time [s] it is sent at, for a controller that is to begin when it arrives (stamp 0)
     """
     message = JointTrajectory(joint_names=list(names))
     times = motion.times
     if sent is None:
-        message.header.stamp = to_time(motion.stamp)
+        message.header.stamp = to_time(motion.stamp, origin_ns)
     else:
         times = times + max(motion.stamp - sent, MIN_AHEAD_S)
     rows = (motion.positions, motion.velocities, motion.accelerations)
@@ -111,11 +116,15 @@ def to_array_message(values: np.ndarray) -> Float64MultiArray:
 
 
 def to_joint_state(
-    stamp: float, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray | None = None
+    stamp: float,
+    names: Sequence[str],
+    positions: np.ndarray,
+    velocities: np.ndarray | None = None,
+    origin_ns: int = 0,
 ) -> JointState:
     """Positions and optional velocities `[D]`."""
     message = JointState(name=list(names), position=positions.tolist())
-    message.header.stamp = to_time(stamp)
+    message.header.stamp = to_time(stamp, origin_ns)
     if velocities is not None:
         message.velocity = velocities.tolist()
     return message

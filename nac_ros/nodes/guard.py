@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -57,6 +58,7 @@ class GuardNode(LifecycleNode):
             **{f.name: getattr(config, f.name) for f in fields(GuardConfig)}
         )
         self._spec = load_robot(config.robot)
+        self._origin_ns: int = self.get_clock().now().nanoseconds  # the guard's time begins here
         self._guard = Guard(self._spec, self._config)
         self._intervals = Intervals(self._guard.period)
         self._active, self._ticks = False, list[Timer]()
@@ -81,6 +83,9 @@ class GuardNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts in mode hold wherever the arm is; the mode counts when it is sent again."""
+        if not self._guard.rests(self._now()):
+            self.get_logger().error("the arm still comes to rest; activate again in a moment")
+            return TransitionCallbackReturn.FAILURE
         self._guard.restart()
         self._intervals.restart()
         self._ticks = [self.create_timer(self._guard.period, self._tick)]
@@ -120,20 +125,20 @@ class GuardNode(LifecycleNode):
         self._diagnostics.publish()
 
     def _now(self) -> float:
-        return 1e-9 * self.get_clock().now().nanoseconds
+        return 1e-9 * (self.get_clock().now().nanoseconds - self._origin_ns)
 
     def _tick(self) -> None:
         now = self._now()
         guard, names = self._guard, self._spec.joint_names
         for tick in guard.tick(now):
-            set_point = (tick.positions, tick.velocities)
+            set_point = (tick.positions, tick.velocities, self._origin_ns)
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
         before, self._shown = self._shown, (guard.state, guard.hold)
         # An arm at rest is left alone: what it holds may have been set by other means.
         if guard.state != "holding" or before[0] in ("running", "ramping", "stopping"):
-            motion = guard.motion(now)
+            motion, here = guard.motion(now), guard.setpoint
             for controller in self._controllers:
-                controller.send(motion, now)
+                controller.send(motion, here, now, self._origin_ns)
         if guard.setpoint is not None:
             self._intervals.mark(now)
         if self._shown != before:
@@ -144,14 +149,14 @@ class GuardNode(LifecycleNode):
             positions = convert.from_joint_state(message, self._spec.joint_names)
         except NacError as error:
             return self._refused(Refusal("joint_states_names", str(error)))
-        stamp = convert.to_seconds(message.header.stamp)
+        stamp = convert.to_seconds(message.header.stamp, self._origin_ns)
         return self._refused(self._guard.measure(stamp, positions))
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         if not self._active:
             return None
         try:
-            chunk = convert.from_chunk_message(message)
+            chunk = convert.from_chunk_message(message, self._origin_ns)
         except NacError as error:
             return self._refused(self._guard.refuse("shape", str(error)))
         return self._refused(self._guard.accept(chunk, self._now()))
@@ -189,9 +194,12 @@ class GuardNode(LifecycleNode):
         return response
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
-        for parameter in changed:
-            if parameter.name == "speed_scale":
-                self._guard.set_speed_scale(parameter.value)
+        try:
+            for parameter in changed:
+                if parameter.name == "speed_scale":
+                    self._guard.set_speed_scale(parameter.value)
+        except NacError as error:  # rclpy lets values by that lie a rounding beyond the range
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _refused(self, refusal: Refusal | None) -> None:
@@ -232,15 +240,15 @@ class Controller:
         kind = JointTrajectory if self._streams else Float64MultiArray
         self.publisher = node.create_publisher(kind, group.topic, qos.COMMAND)
 
-    def send(self, motion: Motion, now: float) -> None:
+    def send(self, motion: Motion, here: np.ndarray, now: float, origin_ns: int) -> None:
         """A trajectory that ends at rest, or the bare set-point for a forward controller."""
         if self._streams:
             arrival = now if self._group.stamps == "arrival" else None
             message = convert.to_trajectory_message(
-                motion, self._group.joints, self._columns, arrival
+                motion, self._group.joints, self._columns, arrival, origin_ns
             )
         else:
-            message = convert.to_array_message(motion.positions[0, self._columns])
+            message = convert.to_array_message(here[self._columns])
         self.publisher.publish(message)
 
 

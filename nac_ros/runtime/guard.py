@@ -15,7 +15,7 @@ from nac_ros.runtime.course import CLIP_SHARE, Course
 from nac_ros.runtime.playback import PEAK, Playback
 from nac_ros.runtime.tick import GuardConfig, Mode, Phase, Tick
 from nac_ros.runtime.witness import Witness
-from nac_ros.safety.limits import Refusal, check_chunk, check_displaced, check_start
+from nac_ros.safety.limits import Refusal, check_chunk, check_displaced, check_inside, check_start
 from nac_ros.safety.stopping import State
 
 RAMP_SPEED = 0.1  # share of the velocity limits
@@ -89,12 +89,16 @@ class Guard:
     def setpoint(self) -> np.ndarray | None:
         """The newest final set-point `[D]`, None until the arm was measured."""
         newest = self._newest()
-        return None if newest is None else newest.positions
+        return None if newest is None else newest.positions.copy()
 
     @property
     def chunk(self) -> Chunk | None:
         """The chunk being played."""
         return self._playback.chunk
+
+    def rests(self, now: float) -> bool:
+        """Whether nothing that was commanded still moves at `now` [s]."""
+        return not self._course.settled or self._course.rests(now)
 
     def ages(self, now: float) -> dict[str, float | None]:
         """Seconds since what the guard relies on; None for what never came."""
@@ -111,14 +115,11 @@ class Guard:
         return None
 
     def beat(self, now: float) -> None:
-        """The policy said at `now` [s] that its inference is alive."""
+        """The policy said at `now` [s] that it infers."""
         self._witness.beat(now)
 
     def set_mode(self, mode: Mode) -> Refusal | None:
-        """`hold` comes to rest and ignores chunks; `policy` starts where the arm is now.
-
-        `policy` is refused after a fault, and where the arm is not where the guard left it.
-        """
+        """`hold` comes to rest; `policy` starts, unless there is a fault or the arm was moved."""
         if mode == self._mode:
             return None
         if mode == "policy" and (refusal := self._why_no_start()) is not None:
@@ -145,18 +146,19 @@ class Guard:
         self._fail("stopped")
 
     def reset(self) -> None:
-        """Ends a fault; an arm at rest is taken over where it is. The mode is hold until set."""
+        """Ends a fault; an arm that was moved is taken over where it is. The mode stays hold."""
         self.set_mode("hold")
         self._fault = ""
         measured = self._witness.measured
-        if measured is not None and self._course.rests(self._last):
+        if measured is None or not self.rests(self._last):
+            return
+        if check_displaced(self.spec, measured, self._course.rest()) is not None:
             self._course.settle(self._last, measured)
 
     def ramp(self) -> Refusal | None:
         """Moves slowly to where the chunk that was refused as a jump begins; None: under way."""
         if self._mode != "policy" or self._offered is None:
-            text = "there is nothing to ramp to: no chunk was refused as a jump in mode policy"
-            return self.refuse("no_ramp", text)
+            return self.refuse("no_ramp", "no chunk was refused as a jump in mode policy")
         self._target, self._offered, self._changed = self._offered, None, True
         return None
 
@@ -174,7 +176,7 @@ class Guard:
     def tick(self, now: float) -> list[Tick]:
         """The set-points that become final at `now` [s]; late calls make up with several."""
         course = self._course
-        if not course.settled or now == self._last:
+        if not course.settled or now == self._last or not np.isfinite(now):
             return []
         if np.isfinite(self._last) and not 0 < now - self._last <= self.config.max_gap_s:
             self._missed(now)
@@ -189,10 +191,7 @@ class Guard:
         return [self._tick(t, state) for t, state in course.setpoints(now)]
 
     def motion(self, now: float) -> Motion:
-        """What is committed from `now` [s] on, then a stop: for the controllers.
-
-        Whoever follows it is at rest at its end even if nothing more comes.
-        """
+        """What is committed from `now` [s] on, and then a stop, for the controllers."""
         return self._course.motion(now)
 
     def _follow(self, now: float) -> None:
@@ -237,12 +236,13 @@ class Guard:
         if self._fault:
             return Refusal("fault", f"the guard stopped, {self._fault}; call guard/reset first")
         course, measured = self._course, self._witness.measured
-        if measured is None or not course.settled or not course.rests(self._last):
+        if measured is None or not self.rests(self._last):
             return None
-        if not course.touched:
-            course.settle(self._last, measured)
-            return None
-        return check_displaced(self.spec, measured, course.rest())
+        refusal = check_inside(self.spec, measured)
+        if course.touched or refusal is not None:
+            return refusal or check_displaced(self.spec, measured, course.rest())
+        course.settle(self._last, measured)
+        return None
 
     def _why_not(self, chunk: Chunk, now: float) -> Refusal | None:
         if self._mode != "policy":

@@ -20,7 +20,11 @@ class Witness:
 
     def measure(self, stamp: float, positions: np.ndarray) -> Refusal | None:
         """Takes a joint state, or says why not."""
-        positions = np.asarray(positions, np.float64)
+        if not np.isfinite(stamp):
+            return Refusal(
+                "joint_states_stamp", f"a joint state stamped {stamp}; check the driver"
+            )
+        positions = np.array(positions, np.float64)
         if positions.shape != (self._spec.action_dim,):
             got = f"{positions.shape}, wanted {self._spec.action_dim} positions"
             return Refusal("joint_states_shape", f"a joint state of {got}")
@@ -44,8 +48,9 @@ class Witness:
     def doubt(self, now: float, max_heartbeat_age_s: float) -> str:
         """Why the arm must not move on, or ''; a heartbeat age of 0 expects none."""
         age = now - self._measured_at
-        if age > self._spec.joint_states_max_age_s:
+        if not age <= self._spec.joint_states_max_age_s:
             return "joint_states_stale"
-        if age < -CLOCK_SKEW_S:
+        if not age >= -CLOCK_SKEW_S:
             return "joint_states_future"
-        return "heartbeat_lost" if 0 < max_heartbeat_age_s < now - self._beat_at else ""
+        alive = -CLOCK_SKEW_S <= now - self._beat_at <= max_heartbeat_age_s
+        return "" if alive or max_heartbeat_age_s == 0 else "heartbeat_lost"

@@ -12,6 +12,7 @@ CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
 # rings by up to 5 % where a gripper snaps open or shut (docs/results.md). It is played
 # clipped, and the clip is counted; anything more is refused.
 OVERSHOOT = 0.1
+OUTSIDE = 0.005  # [rad or m] beyond a limit an arm may sag and still be started
 STILL = 0.05  # [rad or m] an arm this near to its set-points was not moved by other means
 
 
@@ -50,6 +51,21 @@ def check_start(spec: RobotSpec, offset: np.ndarray, seconds: float) -> Refusal 
         "jump",
         f"{name} would jump by {abs(offset[joint]):.4f} {unit}, its velocity limit allows "
         f"{reach[joint]:.4f}; the chunk does not start where the arm is (guard/ramp goes there)",
+    )
+
+
+def check_inside(spec: RobotSpec, measured: np.ndarray) -> Refusal | None:
+    """Refuses to start an arm that was `measured` `[D]` beyond its position limits."""
+    beyond = np.maximum(spec.position_low - measured, measured - spec.position_high)
+    beyond = np.where(spec.relative_mask, beyond, 0)
+    joint = int(beyond.argmax())
+    if beyond[joint] <= OUTSIDE:
+        return None
+    name, unit = spec.joint_names[joint], spec.units[joint]
+    return Refusal(
+        "outside",
+        f"{name} is {beyond[joint]:.3f} {unit} beyond its position limit; move it inside by the "
+        "arm's own means",
     )
 
 
