@@ -89,9 +89,10 @@ class Bench:
     def ready(self):
         """A fresh scene, the guard in mode policy, nothing moving."""
         self.operator.set_mode("hold")
-        self.operator.trigger("guard/reset")
+        self.wait(lambda: self.guard("state") in ("holding", 0), "rest", 5)
         self.operator.trigger("twin/reset")
         time.sleep(0.3)
+        self.operator.trigger("guard/reset")  # the arm is elsewhere now
         self.operator.set_mode("policy")
         time.sleep(0.1)
         self.joints.clear(), self.commands.clear()
