@@ -3,26 +3,22 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nac_ros import commands
-from nac_ros.errors import ConfigError, NacError
-
-Arguments = argparse.Namespace
+from nac_ros import arguments, commands, tokenizer_commands
+from nac_ros.errors import NacError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 done, 2 bad input (one sentence on stderr), 1 anything else."""
-    arguments = _parser().parse_args(argv)
+    said = _parser().parse_args(argv)
     try:
-        figures = arguments.run(arguments)
-        if getattr(arguments, "json", None) and figures is not None:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        figures = said.run(said)
+        if getattr(said, "json", None) and figures is not None:
+            said.json.parent.mkdir(parents=True, exist_ok=True)
+            said.json.write_text(json.dumps(figures, indent=1) + "\n")
     except NacError as error:
         print(f"nac: {error}", file=sys.stderr)
         return 2
@@ -46,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(groups: Any) -> None:
-    demo = _command(
+    demo = arguments.command(
         groups, "demo", commands.demo, "trials of both tasks over ROS 2, with a report"
     )
     demo.add_argument("--bundle", type=Path, help="bundle to run, models/default by default")
@@ -55,7 +51,9 @@ def _demo(groups: Any) -> None:
 
 
 def _doctor(groups: Any) -> None:
-    doctor = _command(groups, "doctor", commands.doctor, "what a run depends on, line by line")
+    doctor = arguments.command(
+        groups, "doctor", commands.doctor, "what a run depends on, line by line"
+    )
     doctor.add_argument("--robot", default="vx300s", help="name or YAML file of the robot")
     doctor.add_argument("--bundle", type=Path, help="bundle to check, models/default by default")
     doctor.add_argument(
@@ -64,10 +62,12 @@ def _doctor(groups: Any) -> None:
 
 
 def _data(groups: Any) -> None:
-    data = _group(groups, "data", "demonstrations: make, look at, check")
-    make = _command(data, "generate", commands.data_generate, "demonstrations by scripted experts")
+    data = arguments.group(groups, "data", "demonstrations: make, look at, check")
+    make = arguments.command(
+        data, "generate", commands.data_generate, "demonstrations by scripted experts"
+    )
     make.add_argument("--task", required=True, help="task id, such as marker")
-    make.add_argument("--episodes", type=_count, required=True)
+    make.add_argument("--episodes", type=arguments.count, required=True)
     make.add_argument(
         "--out", type=Path, required=True, help="LeRobot v3 folder; resumed if there"
     )
@@ -76,45 +76,77 @@ def _data(groups: Any) -> None:
     make.add_argument(
         "--bundle", type=Path, help="a policy that drives first; the expert takes over from it"
     )
-    make.add_argument("--workers", type=_count, default=2)
+    make.add_argument("--workers", type=arguments.count, default=2)
     for name, run, text in (
         ("info", commands.data_info, "what a dataset holds"),
         ("check", commands.data_check, "whether a dataset is sound"),
     ):
-        command = _command(data, name, run, text)
+        command = arguments.command(data, name, run, text)
         command.add_argument("path", type=Path)
 
 
 def _tokenizer(groups: Any) -> None:
-    tokenizer = _group(groups, "tokenizer", "tokenizers: list, train, judge")
-    _command(tokenizer, "list", commands.tokenizer_list, "names, presets, sizes and bits")
-    train = _command(tokenizer, "train", commands.tokenizer_train, "fit and train on a dataset")
+    tokenizer = arguments.group(groups, "tokenizer", "tokenizers: list, train, judge")
+    arguments.command(
+        tokenizer, "list", tokenizer_commands.sizes, "names, presets, sizes and bits"
+    )
+    train = arguments.command(
+        tokenizer, "train", tokenizer_commands.train, "fit and train on a dataset"
+    )
     train.add_argument("--tokenizer", default="nac")
     train.add_argument("--preset", default="small")
-    train.add_argument("--horizon", type=_count, default=32, help="steps of a chunk")
+    train.add_argument("--horizon", type=arguments.count, default=32, help="steps of a chunk")
     train.add_argument(
         "--pad-end", action=argparse.BooleanOptionalAction, default=True,
         help="also learn the chunks that end at rest after an episode's end",
     )  # fmt: skip
     train.add_argument(
-        "--robot", help="robot whose joints the actions are: names, units, relative"
-    )
+        "--embodiments", nargs="+", metavar="NAME",
+        help="robots that share one nac codec, a name for each dataset; saved in OUT/NAME",
+    )  # fmt: skip
+    arguments.representation(train)
     train.add_argument(
-        "--model", type=_setting, action="append", default=[], metavar="KEY=VALUE",
+        "--model", type=arguments.setting, action="append", default=[], metavar="KEY=VALUE",
         help="change a field of the tokenizer's config",
     )  # fmt: skip
-    _training(train)
-    judge = _command(tokenizer, "eval", commands.tokenizer_eval, "errors on held-out episodes")
+    arguments.training(train)
+    judge = arguments.command(
+        tokenizer, "eval", tokenizer_commands.judge, "errors on held-out episodes"
+    )
     judge.add_argument("path", type=Path, help="tokenizer folder or bundle")
     judge.add_argument("--data", type=Path, nargs="+", required=True)
-    _columns(judge)
+    arguments.columns(judge)
     judge.add_argument("--all", action="store_true", help="every episode, not only held-out ones")
+    _comparisons(tokenizer)
+
+
+def _comparisons(tokenizer: Any) -> None:
+    bench = arguments.command(
+        tokenizer, "bench", tokenizer_commands.bench,
+        "train all tokenizers for the same time and compare them: the paper's Table 3",
+    )  # fmt: skip
+    bench.add_argument("--tokenizers", nargs="+", metavar="NAME", help="all if left out")
+    arguments.comparison(bench, "runs/bench")
+    ablate = arguments.command(
+        tokenizer, "ablate", tokenizer_commands.ablate,
+        "change one thing of nac at a time: the paper's Table 1",
+    )  # fmt: skip
+    arguments.comparison(ablate, "runs/ablation")
+    worst = arguments.command(
+        tokenizer, "envelope", tokenizer_commands.envelope,
+        "the worst that a codec was seen to output, beside a robot's limits",
+    )  # fmt: skip
+    worst.add_argument("path", type=Path, help="tokenizer folder or bundle; stored there")
+    worst.add_argument("--robot", required=True, help="name or YAML file of the robot")
+    worst.add_argument("--samples", type=arguments.count, help="random sequences to begin with")
 
 
 def _policy(groups: Any) -> None:
-    policy = _group(groups, "policy", "policies: list, train")
-    _command(policy, "list", commands.policy_list, "names, presets and sizes")
-    train = _command(policy, "train", commands.policy_train, "behavioural cloning with images")
+    policy = arguments.group(groups, "policy", "policies: list, train")
+    arguments.command(policy, "list", commands.policy_list, "names, presets and sizes")
+    train = arguments.command(
+        policy, "train", commands.policy_train, "behavioural cloning with images"
+    )
     train.add_argument("--policy", default="ar")
     train.add_argument("--preset", default="small")
     train.add_argument("--tokenizer", type=Path, required=True, help="trained tokenizer folder")
@@ -123,14 +155,14 @@ def _policy(groups: Any) -> None:
         "--cameras", nargs="+", help="cameras to see; all of the dataset's if left out"
     )
     train.add_argument(
-        "--model", type=_setting, action="append", default=[], metavar="KEY=VALUE",
+        "--model", type=arguments.setting, action="append", default=[], metavar="KEY=VALUE",
         help="change a field of the policy's config",
     )  # fmt: skip
-    _training(train)
+    arguments.training(train)
 
 
 def _export(groups: Any) -> None:
-    export = _command(
+    export = arguments.command(
         groups, "export", commands.export, "put policy and tokenizer into one bundle"
     )
     export.add_argument("--policy", type=Path, required=True, help="run folder of `policy train`")
@@ -141,67 +173,21 @@ def _export(groups: Any) -> None:
 
 
 def _eval(groups: Any) -> None:
-    judge = _command(groups, "eval", commands.evaluate, "judged trials in the twin, one process")
+    judge = arguments.command(
+        groups, "eval", commands.evaluate, "judged trials in the twin, one process"
+    )
     judge.add_argument("--bundle", type=Path, help="bundle to judge, models/default by default")
     judge.add_argument(
         "--task", nargs="+", help="task ids; all that the bundle learned if left out"
     )
-    judge.add_argument("--trials", type=_count, default=50, help="trials of each task")
+    judge.add_argument("--trials", type=arguments.count, default=50, help="trials of each task")
     judge.add_argument("--latency-ms", type=float, help="time from observation to chunk")
-    judge.add_argument("--n-action-steps", type=_count, help="executed steps of each chunk")
+    judge.add_argument(
+        "--n-action-steps", type=arguments.count, help="executed steps of each chunk"
+    )
     judge.add_argument(
         "--control", choices=("none", "black-images", "mean-demonstration"),
         default="none", help="replace the policy's eyes or the policy, to see a task's worth",
     )  # fmt: skip
     judge.add_argument("--data", type=Path, nargs="+", help="datasets for mean-demonstration")
-    judge.add_argument("--workers", type=_count, default=1)
-
-
-def _training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
-    command.add_argument("--out", type=Path, required=True, help="folder for the run")
-    command.add_argument("--config", type=Path, help="YAML with fields of the training config")
-    command.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="KEY=VALUE",
-        help="change a field of the training config, such as steps=2000",
-    )  # fmt: skip
-    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    command.add_argument("--threads", type=_count, help="CPU threads of torch")
-    _columns(command)
-
-
-def _columns(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--action-key", help="column of the actions")
-    command.add_argument("--state-key", help="column of the joint state")
-
-
-def _group(groups: Any, name: str, text: str) -> Any:
-    parser = groups.add_parser(name, help=text, description=text)
-    return parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-
-def _command(
-    groups: Any, name: str, run: Callable[[Arguments], Any], text: str
-) -> argparse.ArgumentParser:
-    parser = groups.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=run)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, got '{text}'")
-    return value
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"wanted KEY=VALUE, got '{text}'")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text}: the value is not YAML") from error
+    judge.add_argument("--workers", type=arguments.count, default=1)

@@ -55,7 +55,9 @@ def data_generate(a: Namespace) -> Figures:
 
 def data_info(a: Namespace) -> Figures:
     """What a dataset holds."""
-    dataset = _open(a.path)
+    from nac_ros.data.datasets import open_dataset
+
+    dataset = open_dataset(a.path)
     lengths = [episode.length for episode in dataset.episodes]
     figures = {
         "path": str(a.path),
@@ -75,72 +77,16 @@ def data_info(a: Namespace) -> Figures:
 def data_check(a: Namespace) -> Figures:
     """Findings about a dataset; none raises when it is sound."""
     from nac_ros.data.check import check
+    from nac_ros.data.datasets import open_dataset
     from nac_ros.errors import DatasetError
 
-    findings = [str(finding) for finding in check(_open(a.path))]
+    findings = [str(finding) for finding in check(open_dataset(a.path))]
     for finding in findings:
         print(finding)
     if findings:
         raise DatasetError(f"{a.path} has {len(findings)} findings, listed above")
     print(f"{a.path} is sound")
     return {"findings": findings}
-
-
-def tokenizer_list(a: Namespace) -> Figures:
-    """Every tokenizer and preset with its size."""
-    from nac_ros.tokenizers import list_tokenizers, make_tokenizer
-    from nac_ros.tokenizers.base import TOKENIZERS
-
-    rows = []
-    for name in list_tokenizers():
-        for preset in TOKENIZERS.get(name).presets:
-            made = make_tokenizer(name, preset)
-            rows.append(
-                {
-                    "name": name,
-                    "preset": preset,
-                    "params_m": round(made.params_m, 6),
-                    "tokens": made.grammar.max_tokens,
-                    "vocabulary": made.codes_per_position,
-                    "bits": round(made.bits, 1),
-                }
-            )
-    terminal.table(rows)
-    return {"rows": rows}
-
-
-def tokenizer_train(a: Namespace) -> Figures:
-    """Fits and trains a tokenizer on the training episodes."""
-    from nac_ros.tokenizers import make_tokenizer
-    from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining
-
-    datasets = [_open(path, a) for path in a.data]
-    known = _chunk_facts(a, datasets[0])
-    tokenizer = make_tokenizer(
-        a.tokenizer, a.preset, a.horizon, len(datasets[0].names), **{**known, **dict(a.model)}
-    )
-    train, held_out = _windows(datasets, a.horizon, pad_end=a.pad_end)
-    training = _training_config(TokenizerTraining, a)
-    print(
-        f"{a.tokenizer} ({a.preset}), {tokenizer.params_m:.3f} M parameters; "
-        f"{len(train.actions)} chunks to train on, {len(held_out.actions)} held out"
-    )
-    figures = TokenizerTrainer(tokenizer, training, a.out).run(train, held_out, a.resume)
-    terminal.tokenizer_errors(figures)
-    return figures
-
-
-def tokenizer_eval(a: Namespace) -> Figures:
-    """Errors of a tokenizer on held-out episodes."""
-    from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.judge import evaluate as judge
-
-    tokenizer = load_tokenizer(a.path)
-    train, held_out = _windows([_open(path, a) for path in a.data], tokenizer.config.horizon)
-    figures = judge(tokenizer, train if a.all else held_out)
-    figures["onnx_error"] = _onnx_error(a.path, tokenizer)
-    terminal.tokenizer_errors(figures)
-    return figures
 
 
 def policy_list(a: Namespace) -> Figures:
@@ -162,17 +108,18 @@ def policy_list(a: Namespace) -> Figures:
 
 def policy_train(a: Namespace) -> Figures:
     """Behavioural cloning over a trained tokenizer."""
+    from nac_ros.data.datasets import open_dataset
     from nac_ros.data.frames import load_frames
     from nac_ros.policies.base import make_policy, warm_start
     from nac_ros.tokenizers import load_tokenizer
     from nac_ros.training.policy import Demonstrations, PolicyTrainer, PolicyTraining
 
     tokenizer = load_tokenizer(a.tokenizer)
-    cameras = a.cameras or list(_open(a.data[0]).cameras)
+    cameras = a.cameras or list(open_dataset(a.data[0]).cameras)
     frames = load_frames(a.data, cameras, report=terminal.decoding)
     tasks, state_dim = _task_ids(frames.tasks), frames.proprio.shape[1]
     facts = {"cameras": cameras, "tasks": tasks, "state_dim": state_dim}
-    training = _training_config(PolicyTraining, a)
+    training = training_config(PolicyTraining, a)
     policy = make_policy(a.policy, a.preset, tokenizer, **{**facts, **dict(a.model)})
     if a.init:
         print(f"{warm_start(policy, a.init)} tensors taken over from {a.init}")
@@ -227,39 +174,33 @@ def _bundle(path: Path | None) -> Path:
     return path or config_dir().parent / "models" / "default"
 
 
-def _open(path: Path, a: Namespace | None = None):
+def open_data(paths: Sequence[Path], a: Namespace) -> list[Any]:
+    """Every dataset, with the columns of --action-key and --state-key: one for all or for each."""
     from nac_ros.data.datasets import open_dataset
 
-    keys = (getattr(a, "action_key", None), getattr(a, "state_key", None))
-    return open_dataset(path, *keys)
+    keys = [_for_each(key, len(paths)) for key in (a.action_key, a.state_key)]
+    return [open_dataset(path, *columns) for path, *columns in zip(paths, *keys)]
 
 
-def _windows(datasets: Sequence[Any], horizon: int, pad_end: bool = False):
-    from nac_ros.data.windows import action_windows, benchmark_split, concatenate
+def _for_each(keys: Sequence[str] | None, n: int) -> list[str | None]:
+    if not keys:
+        return [None] * n
+    if len(keys) not in (1, n):
+        raise ConfigError(f"{len(keys)} columns ({', '.join(keys)}) for {n} datasets")
+    return list(keys) * (n if len(keys) == 1 else 1)
+
+
+def windows_of(datasets: Sequence[Any], horizon: int, pad_end: bool = False):
+    """Windows to train on and held-out ones of all datasets (`nac_ros.data.windows.splits`)."""
+    from nac_ros.data.windows import action_windows, concatenate, splits
 
     sides: tuple[list, list] = ([], [])
-    for dataset in datasets:
-        split = benchmark_split(len(dataset.episodes))
+    for dataset, split in zip(datasets, splits([len(d.episodes) for d in datasets])):
         if len(split.train):
             sides[0].append(action_windows(dataset, split.train, horizon, pad_end))
         if len(split.held_out):
             sides[1].append(action_windows(dataset, split.held_out, horizon))
-    if not sides[0] or not sides[1]:
-        raise ConfigError("every fifth episode is held out: give datasets of at least 5 episodes")
     return concatenate(sides[0]), concatenate(sides[1])
-
-
-def _chunk_facts(a: Namespace, dataset: Any) -> Figures:
-    facts = {"names": dataset.names, "units": dataset.units, "rate_hz": float(dataset.fps)}
-    if a.robot is None:
-        return facts
-    robot = load_robot(a.robot)
-    if robot.joint_names != tuple(dataset.names):
-        raise ConfigError(
-            f"robot {robot.name} has joints {', '.join(robot.joint_names)}; the dataset's actions "
-            f"are {', '.join(dataset.names)}"
-        )
-    return {**facts, "units": robot.units, "relative": robot.relative_mask.tolist()}
 
 
 def _task_ids(prompts: Sequence[str]) -> dict[str, str]:
@@ -270,16 +211,11 @@ def _task_ids(prompts: Sequence[str]) -> dict[str, str]:
     return {known.get(prompt, prompt): prompt for prompt in dict.fromkeys(prompts)}
 
 
-def _training_config(cls: type, a: Namespace) -> Any:
+def training_config(cls: type, a: Namespace, usual: Figures | None = None) -> Any:
+    """The fields of `cls`: its defaults, what is `usual`, then --config, then --set."""
     import torch
 
     torch.set_num_threads(a.threads or torch.get_num_threads())
     values = configs.load_yaml(a.config) if a.config else {}
-    return configs.build(cls, {"seed": a.seed, **values, **dict(a.set)}, cls.__name__)
-
-
-def _onnx_error(path: Path, tokenizer: Any) -> float | None:
-    from nac_ros.export.onnx import OnnxDetokenizer, parity
-
-    graph = path / "detokenizer.onnx"
-    return parity(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None
+    given = {"seed": a.seed, **(usual or {}), **values, **dict(a.set)}
+    return configs.build(cls, given, cls.__name__)

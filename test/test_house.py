@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nac_ros"
 FLOORS = {
-    7: ("cli", "commands"),
+    7: ("cli", "arguments", "commands", "tokenizer_commands"),
     6: ("nodes", "evaluation"),
     5: ("runtime", "training"),
     4: ("export",),

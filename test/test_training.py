@@ -33,7 +33,7 @@ def trainer(out, **changes) -> TokenizerTrainer:
     """A trainer of a tiny codec; seconds for tens of steps."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
+    tokenizer = make_tokenizer("nac", "small-flat", relative=[True] * 6 + [False], **SMALL)
     quick = {"steps": 60, "batch": 32, "log_every": 60, "warmup": 5, "learning_rate": 1e-2}
     quick |= {"plain_share": 0.0}
     config = TokenizerTraining(**{**quick, "discriminator": "none", **changes})
@@ -43,7 +43,7 @@ def trainer(out, **changes) -> TokenizerTrainer:
 @pytest.mark.parametrize("loss", ["mse", "l1"])
 def test_training_lowers_the_held_out_error(tmp_path, loss):
     train, held_out = waves(400, 0), waves(60, 1)
-    fresh = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL).fit(*train)
+    fresh = make_tokenizer("nac", "small-flat", relative=[True] * 6 + [False], **SMALL).fit(*train)
     before = evaluate(fresh, held_out)["mse"]
     after = trainer(tmp_path / "run", loss=loss).run(train, held_out)
     assert after["mse"] < 0.3 * before
@@ -62,7 +62,7 @@ def test_every_loss_of_the_ablation_trains(tmp_path, loss):
 
 
 def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
-    tokenizer = make_tokenizer("nac", horizon=5, action_dim=3, **SMALL)
+    tokenizer = make_tokenizer("nac", "small-flat", horizon=5, action_dim=3, **SMALL)
     with pytest.raises(ConfigError, match="no discriminator 'mrd' for 15 samples"):
         TokenizerTrainer(tokenizer, TokenizerTraining(discriminator="mrd"), tmp_path)
 
@@ -108,7 +108,9 @@ def test_a_run_is_not_overwritten_and_tells_where_it_came_from(tmp_path):
 
 def test_per_joint_errors_are_in_physical_units():
     train = waves(300, 0)
-    tokenizer = make_tokenizer("nac", names=list("abcdefg"), units=["rad"] * 6 + ["m"], **SMALL)
+    tokenizer = make_tokenizer(
+        "nac", "small-flat", names=list("abcdefg"), units=["rad"] * 6 + ["m"], **SMALL
+    )
     figures = evaluate(tokenizer.fit(train.actions), train)
     tokens = tokenizer.encode(train.actions)
     error = tokenizer.decode(tokens).numpy() - train.actions
@@ -120,12 +122,23 @@ def test_per_joint_errors_are_in_physical_units():
 
 
 def test_augmentation_keeps_the_first_step_and_the_shape():
-    chunks = torch.randn(64, 32, 7)
-    changed = augment(chunks, scale_range=0.0, warp_probability=1.0)
+    chunks, relative = torch.randn(64, 32, 7), torch.tensor([True] * 6 + [False])
+    changed = augment(chunks, augmenting(warp_probability=1.0), relative)
     assert changed.shape == chunks.shape
     assert torch.allclose(changed[:, 0], chunks[:, 0])
     assert not torch.allclose(changed, chunks)
-    assert torch.allclose(augment(chunks, 0.0, 0.0), chunks, atol=1e-6)
+    assert torch.allclose(augment(chunks, augmenting(), relative), chunks, atol=1e-6)
+
+
+def test_mirror_images_leave_the_gripper_alone():
+    chunks, relative = torch.randn(64, 32, 7), torch.tensor([True] * 6 + [False])
+    mirrored = augment(chunks, augmenting(mirror_probability=1.0), relative)
+    assert torch.allclose(mirrored, torch.where(relative, -chunks, chunks))
+
+
+def augmenting(**changes) -> TokenizerTraining:
+    """No augmentation but what is asked for."""
+    return TokenizerTraining(**{"scale_range": 0.0, "warp_probability": 0.0, **changes})
 
 
 def test_all_steps_of_an_observation_are_augmented_alike():

@@ -1,7 +1,8 @@
 """The whole codec: normalised chunk -> codes -> normalised chunk (NAC section 3.2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, lcm, prod
+from math import ceil, lcm, log2, prod
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,12 +10,20 @@ from torch import Tensor, nn
 
 from nac_ros.codec.quantizer import MultiScaleQuantizer, Quantized
 from nac_ros.codec.seanet import SeanetEncoder, folded_parameters
+from nac_ros.codec.transform import LinearPath
 from nac_ros.codec.vocos import VocosDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """Sizes of encoder, quantizer and decoder; the defaults are the preset `paper`."""
+    """Sizes of encoder, quantizer and decoder; the defaults are the preset `paper`.
+
+    layout: flat, one waveform of H * D samples as in the paper, or channels, D waveforms of H;
+        the hop, prod(ratios), is in samples of a waveform
+    transform: klt puts a linear path beside the networks (nac_ros.codec.transform)
+    stage_dropout: share of training chunks decoded from the first stage alone, so that it can be
+    embodiment: name of the robot among several that share one codec; gives it an embedding
+    """
 
     horizon: int = 32
     action_dim: int = 7
@@ -31,6 +40,10 @@ class CodecConfig:
     decoder_blocks: int = 12
     head: Literal["istft", "linear"] = "istft"
     norm_ids: int = 4
+    layout: Literal["flat", "channels"] = "flat"
+    transform: Literal["none", "klt"] = "none"
+    stage_dropout: float = 0.0
+    embodiment: str = ""
 
     def __post_init__(self) -> None:
         for name in ("horizon", "action_dim", "latent_dim", "n_filters", "codebook_size"):
@@ -40,16 +53,23 @@ class CodecConfig:
             raise ValueError(f"codec: bad ratios {self.ratios} or vq_scales {self.vq_scales}")
         if self.decoder_dim % 32:
             raise ValueError(f"codec: decoder_dim {self.decoder_dim} must be a multiple of 32")
+        if not 0 <= self.stage_dropout < 1:
+            raise ValueError(f"codec: stage_dropout {self.stage_dropout} must lie in 0 .. 1")
 
     @property
     def hop(self) -> int:
-        """Samples of the pseudo-waveform per latent step."""
+        """Samples of a waveform per latent step."""
         return prod(self.ratios)
 
     @property
+    def channels(self) -> int:
+        """Waveforms: one, or one a dimension."""
+        return self.action_dim if self.layout == "channels" else 1
+
+    @property
     def length(self) -> int:
-        """L = H * D, samples that matter."""
-        return self.horizon * self.action_dim
+        """L, samples of a waveform that matter; H * D of the one."""
+        return self.horizon * self.action_dim // self.channels
 
     @property
     def n_steps(self) -> int:
@@ -80,45 +100,46 @@ class Codec(nn.Module):
     def __init__(self, config: CodecConfig):
         super().__init__()
         self.config = config
+        dim, steps = config.latent_dim, config.n_steps
         self.encoder = SeanetEncoder(
-            config.latent_dim, config.n_filters, config.ratios, config.lstm
+            dim, config.n_filters, config.ratios, config.lstm, config.channels
         )
         self.quantizer = MultiScaleQuantizer(
-            config.latent_dim,
-            config.codebook_size,
-            config.vq_scales,
-            config.ema_decay,
-            config.revive_below,
+            dim, config.codebook_size, config.vq_scales, config.ema_decay, config.revive_below
         )
         self.decoder = VocosDecoder(
-            config.latent_dim,
+            dim,
             config.decoder_dim,
             config.decoder_hidden,
             config.decoder_blocks,
             config.hop,
-            config.n_steps,
+            steps,
             _even(max(config.length, 2 * config.hop)),
             config.head,
             config.norm_ids,
+            config.channels,
         )
+        self.path: LinearPath | None = None
+        if config.transform == "klt":
+            self.path = LinearPath(config.horizon, config.action_dim, dim, steps)
+            self.encoder.hush()
+            self.decoder.hush()
+        self.embedding = nn.Parameter(torch.zeros(dim, 1)) if config.embodiment else None
 
     @property
     def n_parameters(self) -> int:
         """Parameters of encoder and decoder, weight norm folded, no buffers."""
-        return folded_parameters(self.encoder) + folded_parameters(self.decoder)
+        return folded_parameters(self)
 
     def latent(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> continuous latent `[B, E, T']`; the tail is padded with the last row."""
-        flat = actions.flatten(1)  # [B, L], time-major
-        missing = self.config.padded_length - flat.shape[1]
-        if missing:
-            last = actions[:, -1:].expand(-1, ceil(missing / actions.shape[-1]), -1)
-            flat = torch.cat([flat, last.flatten(1)[:, :missing]], 1)
-        return self.encoder(flat[:, None])
+        latent = self.encoder(self._to_waves(actions))
+        return latent if self.path is None else latent + self.path.encode(actions)
 
     def forward(self, actions: Tensor) -> Reconstruction:
         """Encode, quantize and decode `[B, H, D]`; in training mode the codebooks follow."""
-        quantized = self.quantizer(self.latent(actions))
+        dropout = self.config.stage_dropout if self.training else 0.0
+        quantized = self.quantizer(self.latent(actions), dropout)
         return Reconstruction(self._to_actions(quantized.latent), quantized)
 
     def plain(self, actions: Tensor) -> Tensor:
@@ -129,13 +150,40 @@ class Codec(nn.Module):
         """`[B, H, D]` -> codes, int64 `[B, n_s]` per scale."""
         return self.quantizer(self.latent(actions)).codes
 
-    def decode(self, codes: list[Tensor]) -> Tensor:
-        """Codes, int64 `[B, n_s]` per scale -> `[B, H, D]`."""
+    def decode(self, codes: Sequence[Tensor]) -> Tensor:
+        """Codes, int64 `[B, n_s]` of all scales or the first ones -> `[B, H, D]`."""
         return self._to_actions(self.quantizer.dequantize(codes))
 
+    @torch.no_grad()
+    def begin_path(self, actions: Tensor, metric: Tensor) -> None:
+        """The linear path, if there is one, from chunks `[N, H, D]`; metric: `[D]`."""
+        if self.path is not None:
+            bits = log2(self.config.codebook_size)
+            self.path.begin(actions, metric, self.config.vq_scales, bits)
+
+    @torch.no_grad()
+    def begin_codes(self, actions: Tensor, seed: int, refit: bool) -> None:
+        """k-means of every codebook on chunks `[N, H, D]`; refit: the way back by regression."""
+        latent = self.latent(actions)
+        self.quantizer.initialise(latent, seed)
+        if self.path is not None and refit:
+            self.path.fit_synthesis(self.quantizer.quantize(latent), actions)
+
+    def _to_waves(self, actions: Tensor) -> Tensor:
+        """`[B, H, D]` -> `[B, channels, padded length]`."""
+        dim = self.config.action_dim
+        missing = self.config.padded_length - self.config.length
+        rows = ceil(missing * self.config.channels / dim)
+        padded = torch.cat([actions, actions[:, -1:].expand(-1, rows, -1)], 1)
+        if self.config.channels > 1:
+            return padded.transpose(1, 2)
+        return padded.flatten(1)[:, None, : self.config.padded_length]  # time-major
+
     def _to_actions(self, latent: Tensor) -> Tensor:
-        wave = self.decoder(latent)[:, : self.config.length]  # padding is cut, never in a loss
-        return wave.reshape(-1, self.config.horizon, self.config.action_dim)
+        shown = latent if self.embedding is None else latent + self.embedding
+        waves = self.decoder(shown)[..., : self.config.length]  # padding is cut, never in a loss
+        actions = waves.transpose(1, 2).reshape(-1, self.config.horizon, self.config.action_dim)
+        return actions if self.path is None else actions + self.path.decode(latent)
 
 
 def _even(n: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KMEANS_ITERATIONS = 10
+ROWS = 2048  # distances at once: their matrix stays in the cache
 LAPLACE = 1e-6  # keeps the mean of a codeword nobody used finite
 
 
@@ -31,7 +32,7 @@ class EmaCodebook(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Index of the nearest codeword (L2) for latents `[N, E]`: int64 `[N]`."""
-        return squared_distances(latents, self.codewords).argmin(1)
+        return nearest(latents, self.codewords)
 
     @torch.no_grad()
     def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
@@ -40,7 +41,7 @@ class EmaCodebook(nn.Module):
         means = _sample(latents, size, generator)
         means = means + 1e-4 * latents.std() * torch.randn(means.shape, generator=generator)
         for _ in range(KMEANS_ITERATIONS):
-            assigned = squared_distances(latents, means).argmin(1)
+            assigned = nearest(latents, means)
             counts, sums = _accumulate(latents, assigned, size)
             empty = counts == 0
             means = sums / counts.clamp(min=1)[:, None]
@@ -75,18 +76,25 @@ class MultiScaleQuantizer(nn.Module):
             EmaCodebook(codebook_size, dim, decay, revive) for _ in scales
         )
 
-    def forward(self, latent: Tensor) -> Quantized:
-        """Latent `[B, E, T']`; in training mode the codebooks follow and the gradient passes."""
+    def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:
+        """Latent `[B, E, T']`; in training mode the codebooks follow and the gradient passes.
+
+        dropout: share of chunks whose latent is that of the first stage alone (SoundStream,
+        2107.03312), so that a prefix decodes
+        """
         residual, total = latent, torch.zeros_like(latent)
         codes, commitments = [], []
+        kept = 1.0
         for codebook, scale in zip(self.codebooks, self.scales):
             pooled = pool(residual, scale)
             indices = codebook.nearest(_rows(pooled.detach()))
-            chosen = _lookup(codebook.codewords, indices.view(len(latent), -1))
+            chosen = _lookup(codebook.codewords, indices.view(latent.shape[0], -1))
             commitments.append(F.mse_loss(pooled, chosen))
             passed = upsample(pooled + (chosen - pooled).detach(), scale)
-            residual, total = residual - passed, total + passed
-            codes.append(indices.view(len(latent), -1))
+            residual, total = residual - passed, total + kept * passed
+            if dropout and len(codes) == 0:
+                kept = (torch.rand(len(latent), 1, 1, device=latent.device) >= dropout).float()
+            codes.append(indices.view(latent.shape[0], -1))
             if self.training:
                 codebook.update(_rows(pooled.detach()), indices)
         return Quantized(total, codes, torch.stack(commitments).mean())
@@ -99,7 +107,7 @@ class MultiScaleQuantizer(nn.Module):
         for codebook, scale in zip(self.codebooks, self.scales):
             rows = _rows(pool(residual, scale))
             codebook.initialise(rows, generator)
-            indices = codebook.nearest(rows).view(len(latent), -1)
+            indices = codebook.nearest(rows).view(latent.shape[0], -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
 
     def stage_latents(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
@@ -114,12 +122,20 @@ class MultiScaleQuantizer(nn.Module):
             if stage < len(said):
                 indices = said[stage]
             else:
-                indices = codebook.nearest(_rows(pooled)).view(len(latent), -1)
+                indices = codebook.nearest(_rows(pooled)).view(latent.shape[0], -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
         return wanted
 
-    def dequantize(self, codes: list[Tensor]) -> Tensor:
-        """Codes int64 `[B, T'/scale]` per scale -> latent `[B, E, T']`."""
+    def quantize(self, latent: Tensor) -> Tensor:
+        """Latent `[B, E, T']` -> the sum of its codewords `[B, E, T']`; nothing learns."""
+        residual = latent
+        for codebook, scale in zip(self.codebooks, self.scales):
+            indices = codebook.nearest(_rows(pool(residual, scale))).view(latent.shape[0], -1)
+            residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
+        return latent - residual
+
+    def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
+        """Codes int64 `[B, T'/scale]` of all scales or the first -> latent `[B, E, T']`."""
         parts = [
             upsample(_lookup(codebook.codewords, indices), scale)
             for codebook, indices, scale in zip(self.codebooks, codes, self.scales)
@@ -137,10 +153,16 @@ def upsample(x: Tensor, scale: int) -> Tensor:
     return x.repeat_interleave(scale, dim=-1) if scale > 1 else x
 
 
-def squared_distances(latents: Tensor, codewords: Tensor) -> Tensor:
-    """`[N, E]`, `[K, E]` -> squared L2 `[N, K]`."""
-    cross = latents @ codewords.T
-    return latents.square().sum(1, keepdim=True) - 2 * cross + codewords.square().sum(1)
+def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
+    """Index of the codeword nearest (L2) to each of `[N, E]` among `[K, E]`: int64 `[N]`."""
+    lengths, across = codewords.square().sum(1), codewords.T
+
+    def among(rows: Tensor) -> Tensor:
+        return torch.addmm(lengths, rows, across, alpha=-2).argmin(1)
+
+    if torch.compiler.is_exporting():
+        return among(latents)  # a loop would fix the batch
+    return torch.cat([among(rows) for rows in latents.split(ROWS)])
 
 
 def _rows(x: Tensor) -> Tensor:

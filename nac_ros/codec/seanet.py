@@ -2,9 +2,12 @@
 
 from math import prod
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+
+QUIET = 0.01  # of the encoder's last gains beside a linear path
 
 
 class PaddedConv1d(nn.Module):
@@ -79,6 +82,13 @@ class SeanetEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.layers(waveform)
+
+    def hush(self) -> None:
+        """Begins near zero, where another path speaks."""
+        last = self.layers[-1].conv
+        with torch.no_grad():
+            last.parametrizations.weight.original0.mul_(QUIET)
+            last.bias.zero_()
 
 
 def folded_parameters(module: nn.Module) -> int:

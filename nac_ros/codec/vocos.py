@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAX_MAGNITUDE = 1e2  # Vocos: exp of the predicted log-magnitude is clipped here
+QUIET, SILENT = 0.1, -4.0  # of a head's weights, and log-magnitudes, beside a linear path
 
 
 class ResnetBlock(nn.Module):
@@ -85,10 +86,11 @@ class IstftHead(nn.Module):
     fixed weights, so that torch, ONNX Runtime and training share the same arithmetic.
     """
 
-    def __init__(self, channels: int, n_fft: int, hop: int, n_steps: int):
+    def __init__(self, channels: int, n_fft: int, hop: int, n_steps: int, n_waves: int = 1):
         super().__init__()
         self.hop, self.trim, self.length = hop, (n_fft - hop) // 2, hop * n_steps
-        self.project = nn.Linear(channels, n_fft + 2)
+        self.n_waves = n_waves
+        self.project = nn.Linear(channels, n_waves * (n_fft + 2))
         weight, window = _inverse_dft(n_fft)
         ones = torch.ones(1, 1, n_steps, dtype=torch.float64)
         envelope = F.conv_transpose1d(ones, window.square()[None, None], stride=hop)[0, 0]
@@ -97,27 +99,45 @@ class IstftHead(nn.Module):
         self.register_buffer("inverse_envelope", (1 / envelope).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T']` -> `[B, L]`."""
-        log_magnitude, phase = self.project(x.transpose(1, 2)).transpose(1, 2).chunk(2, 1)
+        """`[B, C, T']` -> `[B, n_waves, L]`."""
+        spectra = self.project(x.transpose(1, 2)).unflatten(-1, (self.n_waves, -1))
+        spectra = spectra.permute(0, 2, 3, 1).flatten(0, 1)  # [B * n_waves, n_fft + 2, T']
+        log_magnitude, phase = spectra.chunk(2, 1)
         magnitude = torch.exp(log_magnitude).clip(max=MAX_MAGNITUDE)
         spectrum = torch.cat([magnitude * torch.cos(phase), magnitude * torch.sin(phase)], 1)
         wave = F.conv_transpose1d(spectrum, self.weight, stride=self.hop)[:, 0]
-        return wave[:, self.trim : self.trim + self.length] * self.inverse_envelope
+        wave = wave[:, self.trim : self.trim + self.length] * self.inverse_envelope
+        return wave.view(-1, self.n_waves, self.length)
+
+    def hush(self) -> None:
+        """Begins near silence, where another path speaks."""
+        with torch.no_grad():
+            self.project.weight.mul_(QUIET)
+            magnitudes = self.project.bias.view(self.n_waves, 2, -1)[:, 0]
+            magnitudes.fill_(SILENT)
 
 
 class LinearHead(nn.Module):
-    """The ablation's head: each step gives its own `hop` samples, `[B, C, T']` -> `[B, L]`."""
+    """The ablation's head: each step gives its own `hop` samples, `[B, C, T']` -> `[B, n, L]`."""
 
-    def __init__(self, channels: int, hop: int):
+    def __init__(self, channels: int, hop: int, n_waves: int = 1):
         super().__init__()
-        self.project = nn.Linear(channels, hop)
+        self.n_waves = n_waves
+        self.project = nn.Linear(channels, n_waves * hop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(x.transpose(1, 2)).flatten(1)
+        samples = self.project(x.transpose(1, 2)).unflatten(-1, (self.n_waves, -1))
+        return samples.transpose(1, 2).flatten(2)  # [B, T', n, hop] -> [B, n, L]
+
+    def hush(self) -> None:
+        """Begins near silence, where another path speaks."""
+        with torch.no_grad():
+            self.project.weight.mul_(QUIET)
+            self.project.bias.zero_()
 
 
 class VocosDecoder(nn.Module):
-    """Latent `[B, E, T']` -> waveform `[B, L]`, L = T' * hop."""
+    """Latent `[B, E, T']` -> waveforms `[B, n_waves, L]`, L = T' * hop."""
 
     def __init__(
         self,
@@ -130,6 +150,7 @@ class VocosDecoder(nn.Module):
         n_fft: int,
         head: str,
         n_ids: int,
+        n_waves: int = 1,
     ):
         super().__init__()
         self.embed = nn.Conv1d(latent_dim, channels, 7, padding=3)
@@ -148,10 +169,14 @@ class VocosDecoder(nn.Module):
         self.final_norm = nn.LayerNorm(channels, eps=1e-6)
         self._initialise()
         self.head = (
-            LinearHead(channels, hop)
+            LinearHead(channels, hop, n_waves)
             if head == "linear"
-            else IstftHead(channels, n_fft, hop, n_steps)
+            else IstftHead(channels, n_fft, hop, n_steps, n_waves)
         )
+
+    def hush(self) -> None:
+        """Begins near silence, where another path speaks."""
+        self.head.hush()
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.position(self.embed(latent))

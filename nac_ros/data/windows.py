@@ -33,6 +33,27 @@ def benchmark_split(n_episodes: int) -> EpisodeSplit:
     return EpisodeSplit(index[~held_out], index[held_out])
 
 
+def splits(counts: Sequence[int]) -> list[EpisodeSplit]:
+    """The split of each of several datasets, given how many episodes they have.
+
+    Those of fewer than five are counted through as one; if that is still fewer, its last episode
+    is held out. Raises DatasetError when one single episode is all there is.
+    """
+    small = [k for k, n in enumerate(counts) if n < HELD_OUT_EVERY]
+    pooled = benchmark_split(sum(counts[k] for k in small))
+    if len(small) == len(counts) and not len(pooled.held_out):
+        if len(pooled.train) < 2:
+            raise DatasetError(
+                f"{len(pooled.train)} episode in all: at least 2 are needed, one is held out"
+            )
+        pooled = EpisodeSplit(pooled.train[:-1], pooled.train[-1:])
+    made, first = [benchmark_split(n) for n in counts], 0
+    for k in small:
+        inside = [side[(side >= first) & (side < first + counts[k])] - first for side in pooled]
+        made[k], first = EpisodeSplit(*inside), first + counts[k]
+    return made
+
+
 def action_windows(
     dataset: AnyDataset, episodes: Iterable[int], horizon: int, pad_end: bool = False
 ) -> Windows:

@@ -52,7 +52,7 @@ def success_rates(methods: Mapping[str, Rates]) -> bytes:
         axes.set_ylim(len(tasks) - 0.5, -0.5)
         if len(methods) > 1:
             axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
-        return _png(figure)
+        return png(figure)
 
 
 def latency(latency_s: np.ndarray, budget_s: float | None, method: str) -> bytes:
@@ -75,7 +75,7 @@ def latency(latency_s: np.ndarray, budget_s: float | None, method: str) -> bytes
             axes.axvline(1e3 * budget_s, color="#d55e00", lw=1.5, label=label)
         axes.set(xlabel="observation to chunk [ms]", ylabel="chunks", xlim=(0, None))
         axes.legend(frameon=False)
-        return _png(figure)
+        return png(figure)
 
 
 def interval_error(interval_s: np.ndarray, period_s: float, idle_s: np.ndarray | None) -> bytes:
@@ -93,7 +93,7 @@ def interval_error(interval_s: np.ndarray, period_s: float, idle_s: np.ndarray |
         axes.set(xlabel="command interval error [ms]", ylabel="share of commands above x")
         axes.set(yscale="log", xlim=(0, None))
         axes.legend(frameon=False)
-        return _png(figure)
+        return png(figure)
 
 
 def holds(counts: Mapping[str, int]) -> bytes:
@@ -108,7 +108,7 @@ def holds(counts: Mapping[str, int]) -> bytes:
         axes.bar_label(bars, padding=3)
         axes.set(xlabel="holds [count]")
         axes.grid(visible=False, axis="y")
-        return _png(figure)
+        return png(figure)
 
 
 def joints(trace: TrialTrace) -> bytes:
@@ -127,7 +127,7 @@ def joints(trace: TrialTrace) -> bytes:
             axes.set_xlabel("time [s]")
             axes.tick_params(labelbottom=True)
         figure.legend(*_legend(grid.flat[0]), loc="outside upper center", ncols=4, frameon=False)
-        return _png(figure)
+        return png(figure)
 
 
 def _draw_rates(axes: Axes, rows: Sequence[float], rates: Rates, method: str) -> None:
@@ -171,7 +171,7 @@ def _legend(axes: Axes) -> tuple[list, list[str]]:
     return list(unique.values()), list(unique)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

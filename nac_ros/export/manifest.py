@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,28 @@ def read_manifest(folder: Path) -> Manifest:
     for name, wanted in manifest.files.items():
         _verify(folder, name, wanted)
     return manifest
+
+
+def add_file(folder: Path, name: str, content: str) -> Manifest:
+    """Puts a file into a bundle and its hash into the manifest; all that was there must verify."""
+    manifest = read_manifest(folder)
+    hashes = {**manifest.files, name: hashlib.sha256(content.encode()).hexdigest()}
+    manifest = replace(manifest, files=dict(sorted(hashes.items())))
+    put(folder / name, content)
+    put(folder / MANIFEST, json.dumps(configs.to_plain(manifest), indent=1) + "\n")
+    return manifest
+
+
+def put(path: Path, content: str) -> None:
+    """Writes a file whole or not at all; raises BundleError where that is not allowed."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(content)
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise BundleError(f"cannot write {path}: {error.strerror}; free the place") from error
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Export of the detokenizer to ONNX, and the session that decodes with it."""
+"""Export of a tokenizer's two ways to ONNX, and the sessions that encode and decode with them."""
 
 import contextlib
 import io
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from nac_ros.codec.seanet import fold_weight_norm
 from nac_ros.errors import BundleError, ConfigError
 from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.grammar import random_sequences
 
 OPSET = 18
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # first available wins
 TOLERANCE = 1e-5  # normalised: ONNX Runtime against torch
 
 
-class _Detokenizer(nn.Module):
-    """Tokens int64 `[B, L]`, reference float32 `[B, D]` -> actions float32 `[B, H, D]`."""
+class _Tokenizer(nn.Module):
+    """Actions float32 `[B, H, D]`, reference float32 `[B, D]` -> tokens int64 `[B, L]`."""
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
@@ -30,13 +31,34 @@ class _Detokenizer(nn.Module):
         self.register_buffer("half_range", half)
         self.register_buffer("mask", tokenizer.relative.float())
 
+    def forward(self, actions: Tensor, reference: Tensor) -> Tensor:
+        shifted = actions - (reference * self.mask)[:, None]
+        return self.tokenizer._encode((shifted - self.centre) / self.half_range)
+
+
+class _Detokenizer(_Tokenizer):
+    """Tokens int64 `[B, L]`, reference float32 `[B, D]` -> actions float32 `[B, H, D]`."""
+
     def forward(self, tokens: Tensor, reference: Tensor) -> Tensor:
         normalised = self.tokenizer.detokenize(tokens)
         return normalised * self.half_range + self.centre + (reference * self.mask)[:, None]
 
 
+def export_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes `path`: inputs `actions`, `reference`; output `tokens`; batch is free."""
+    copy, chunks, reference = _folded(tokenizer)
+    _export(_Tokenizer(copy), ("actions", "reference", "tokens"), (chunks, reference), path)
+
+
 def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Writes `path`: inputs `tokens`, `reference`; output `actions` [rad or m]; batch is free."""
+    copy, chunks, reference = _folded(tokenizer)
+    example = (tokenizer.encode(chunks, reference), reference)
+    _export(_Detokenizer(copy), ("tokens", "reference", "actions"), example, path)
+
+
+def _folded(tokenizer: Tokenizer) -> tuple[Tokenizer, Tensor, Tensor]:
+    """A copy without weight norm, and an example of chunks `[2, H, D]` and references `[2, D]`."""
     if not hasattr(tokenizer, "detokenize"):
         raise ConfigError(
             f"tokenizer {tokenizer.name} has no network to export; it decodes itself"
@@ -45,17 +67,22 @@ def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
     copy.load_state_dict(tokenizer.state_dict())
     fold_weight_norm(copy.eval())
     config = tokenizer.config
-    example = tokenizer.encode(
-        np.zeros((2, config.horizon, config.action_dim)), np.zeros((2, config.action_dim))
-    )
+    chunks = torch.zeros(2, config.horizon, config.action_dim)
+    return copy, chunks, torch.zeros(2, config.action_dim)
+
+
+def _export(
+    module: nn.Module, names: tuple[str, str, str], example: tuple[Tensor, Tensor], path: Path
+) -> None:
+    """`names` of the two inputs and the output; the first axis of each is free."""
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(
-            _Detokenizer(copy).eval(),
-            (example, torch.zeros(2, config.action_dim)),
-            input_names=["tokens", "reference"],
-            output_names=["actions"],
-            dynamic_shapes={"tokens": {0: batch}, "reference": {0: batch}},
+            module.eval(),
+            example,
+            input_names=list(names[:2]),
+            output_names=list(names[2:]),
+            dynamic_shapes={name: {0: batch} for name in names[:2]},
             opset_version=OPSET,
             dynamo=True,
         )
@@ -63,8 +90,8 @@ def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
         program.save(str(path), external_data=False)
 
 
-class OnnxDetokenizer:
-    """Decodes with ONNX Runtime on the best provider there is."""
+class _Session:
+    """ONNX Runtime over one graph, on the best provider there is."""
 
     def __init__(self, path: Path, threads: int = 1):
         import onnxruntime  # only where a bundle decodes
@@ -80,6 +107,20 @@ class OnnxDetokenizer:
             raise BundleError(f"{path} does not load in ONNX Runtime: {error}") from error
         self.provider = self._session.get_providers()[0]
 
+
+class OnnxTokenizer(_Session):
+    """Encodes with ONNX Runtime."""
+
+    def __call__(self, actions: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """float32 `[B, H, D]`, float32 `[B, D]` -> int64 `[B, L]`."""
+        feeds = {"actions": actions, "reference": reference}
+        feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+        return self._session.run(["tokens"], feeds)[0]
+
+
+class OnnxDetokenizer(_Session):
+    """Decodes with ONNX Runtime."""
+
     def __call__(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """int64 `[B, L]`, float32 `[B, D]` -> float32 `[B, H, D]`."""
         feeds = {"tokens": tokens.astype(np.int64), "reference": reference.astype(np.float32)}
@@ -88,12 +129,7 @@ class OnnxDetokenizer:
 
 def parity(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:
     """Largest normalised difference between ONNX and torch on 64 random legal sequences."""
-    generator, grammar = np.random.default_rng(seed), tokenizer.grammar
-    tokens = np.zeros((64, 0), np.int64)
-    while not grammar.done(tokens).all():
-        legal = grammar.legal(tokens)
-        scores = np.where(legal, generator.random(legal.shape), -1)
-        tokens = np.concatenate([tokens, scores.argmax(1)[:, None]], 1)
+    tokens = random_sequences(tokenizer.grammar, 64, np.random.default_rng(seed))
     reference = np.zeros((64, tokenizer.config.action_dim), np.float32)
     difference = onnx(tokens, reference) - tokenizer.decode(tokens, reference).numpy()
     return float(np.abs(difference / tokenizer._scale()[1].numpy()).max())

@@ -1,36 +1,7 @@
-"""The public door to all tokenizers: list them, make a new one, load a trained one."""
+"""The public door to all tokenizers: list them, make a new one, load or wrap a trained one."""
 
-from pathlib import Path
-from typing import Any
+from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.making import list_tokenizers, load_tokenizer, make_tokenizer
+from nac_ros.tokenizers.processor import ActionProcessor
 
-from nac_ros import config as configs
-from nac_ros.errors import UnknownName
-from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer
-from nac_ros.tokenizers.storage import read_facts
-
-__all__ = ["Tokenizer", "list_tokenizers", "load_tokenizer", "make_tokenizer"]
-
-
-def list_tokenizers() -> list[str]:
-    """Names that `make_tokenizer` knows."""
-    return TOKENIZERS.names()
-
-
-def make_tokenizer(
-    name: str, preset: str = "small", horizon: int = 32, action_dim: int = 7, **config: Any
-) -> Tokenizer:
-    """A new tokenizer for chunks `[horizon, action_dim]`; `config` overrides the preset."""
-    cls = TOKENIZERS.get(name)
-    if preset not in cls.presets:
-        known = ", ".join(cls.presets)
-        raise UnknownName(f"tokenizer {name} has no preset '{preset}'; known are: {known}")
-    values = {**cls.presets[preset], **config, "horizon": horizon, "action_dim": action_dim}
-    return cls(configs.build(cls.Config, values, f"tokenizer {name}"), preset).eval()
-
-
-def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer saved in `folder`, or in `folder`/tokenizer of a bundle."""
-    folder = Path(folder)
-    if (folder / "tokenizer").is_dir():
-        folder = folder / "tokenizer"
-    return TOKENIZERS.get(read_facts(folder)["name"]).from_pretrained(folder)
+__all__ = ["ActionProcessor", "Tokenizer", "list_tokenizers", "load_tokenizer", "make_tokenizer"]

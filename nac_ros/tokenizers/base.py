@@ -8,7 +8,6 @@ from math import log2
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,14 +17,16 @@ from nac_ros import config as configs
 from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
 from nac_ros.normalize import LinearNormalizer
 from nac_ros.registry import Registry
+from nac_ros.tokenizers.border import check_chunks, check_references
 from nac_ros.tokenizers.grammar import Grammar
 from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, read_facts, save_weights
 
 Naming = Callable[[Tensor], Tensor]  # tokens said so far [B, k] -> what is to be named [B, L, E]
-MAX_STEPS = 100_000  # a chunk longer than this is a mistake, not a motion
 
 TOKENIZERS: Registry["Tokenizer"] = Registry(
-    "tokenizer", "nac_ros.tokenizers", seams=("base", "grammar", "storage")
+    "tokenizer",
+    "nac_ros.tokenizers",
+    seams=("base", "border", "family", "grammar", "making", "processor", "storage"),
 )
 
 
@@ -73,6 +74,7 @@ class Tokenizer(nn.Module, ABC):
     name: ClassVar[str]
     learned: ClassVar[bool] = False
     supports_prefix: ClassVar[bool] = False
+    training: ClassVar[dict[str, dict[str, Any]]] = {}  # by preset: what differs in its training
     grammar: Grammar
 
     def __init__(self, config: TokenizerConfig, preset: str = "small"):
@@ -110,8 +112,19 @@ class Tokenizer(nn.Module, ABC):
         """Millions of parameters in encoder and decoder."""
         return 0.0
 
+    @property
+    def prefix_lengths(self) -> tuple[int, ...]:
+        """Numbers of tokens, fewer than all, that `decode_prefix` takes."""
+        return ()
+
+    @property
+    def metric(self) -> Tensor:
+        """`[D]`: what the square of a normalised error counts in the published MSE."""
+        return (self._scale()[1] / torch.from_numpy(self.absolute.half_range).to(self.low)) ** 2
+
     def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
         """Statistics, and whatever depends on data, from actions `[N, H, D]`; returns self."""
+        self.fitted.fill_(False)
         chunks = self._chunks(actions)
         offsets = self._offsets(reference, len(chunks), chunks)
         absolute = LinearNormalizer.fit(chunks.numpy())
@@ -141,8 +154,22 @@ class Tokenizer(nn.Module, ABC):
             return self.denormalize(self._decode(tokens), reference)
 
     def decode_prefix(self, tokens, reference=None) -> Tensor:
-        """A coarse chunk from the first tokens, where `supports_prefix`; raises BadTokens."""
-        raise BadTokens(f"tokenizer {self.name} has no meaning for a prefix; give all its tokens")
+        """A coarse chunk from the first tokens `[B, k]`, k of `prefix_lengths`, or from all.
+
+        Raises BadTokens, also where not `supports_prefix`.
+        """
+        if not self.supports_prefix:
+            raise BadTokens(f"tokenizer {self.name} decodes no prefix; give all its tokens")
+        self._demand_fitted()
+        tokens = torch.as_tensor(tokens)
+        known = (*self.prefix_lengths, self.grammar.max_tokens)
+        if tokens.ndim == 2 and tokens.shape[1] not in known:
+            raise BadTokens(f"{tokens.shape[1]} tokens decode to nothing; {known} do")
+        if tokens.ndim != 2 or tokens.shape[1] == self.grammar.max_tokens:
+            return self.decode(tokens, reference)
+        self.grammar.check_prefix(tokens.cpu().numpy())
+        with torch.no_grad():
+            return self.denormalize(self._decode_prefix(tokens), reference)
 
     def embeddings(self) -> Tensor | None:
         """What each token means as a vector `[V, E]`, None where tokens have no geometry."""
@@ -223,6 +250,9 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def _decode(self, tokens: Tensor) -> Tensor: ...
 
+    def _decode_prefix(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def fit_codes(self, normalised: Tensor, seed: int) -> None:
         """Whatever depends on normalised chunks `[N, H, D]` beyond the statistics."""
 
@@ -256,18 +286,7 @@ class Tokenizer(nn.Module, ABC):
         return centre.to(device), half.to(device)
 
     def _chunks(self, actions) -> Tensor:
-        chunks = torch.as_tensor(np.asarray(actions) if isinstance(actions, list) else actions)
-        wanted = (self.config.horizon, self.config.action_dim)
-        if chunks.ndim == 3 and chunks.shape[1] > MAX_STEPS:
-            raise BadActions(f"{chunks.shape[1]} steps in a chunk; at most {MAX_STEPS}")
-        if chunks.ndim != 3 or tuple(chunks.shape[1:]) != wanted or not len(chunks):
-            shape = tuple(chunks.shape)
-            raise BadActions(f"actions must be [B >= 1, {wanted[0]}, {wanted[1]}], got {shape}")
-        chunks = chunks.float()
-        if not torch.isfinite(chunks).all():
-            place = torch.nonzero(~torch.isfinite(chunks))[0].tolist()  # [row, step, column]
-            raise BadActions(f"actions hold {chunks[tuple(place)]} at {place}")
-        return chunks
+        return check_chunks(actions, self.config.horizon, self.config.action_dim)
 
     def _offsets(self, reference, batch: int, like: Tensor) -> Tensor:
         if not self.is_relative:
@@ -276,10 +295,5 @@ class Tokenizer(nn.Module, ABC):
             raise BadActions(
                 f"this {self.name} codec is relative: give the joint state as reference [B, D]"
             )
-        offsets = torch.as_tensor(reference, device=like.device).float()
-        if tuple(offsets.shape) != (batch, self.config.action_dim):
-            wanted = f"[{batch}, {self.config.action_dim}]"
-            raise BadActions(f"reference must be {wanted}, got {tuple(offsets.shape)}")
-        if not torch.isfinite(offsets).all():
-            raise BadActions("the reference holds NaN or inf; check the joint states")
+        offsets = check_references(reference, batch, self.config.action_dim).to(like.device)
         return (offsets * self.relative)[:, None]  # [B, 1, D]

@@ -31,6 +31,12 @@ class Grammar(ABC):
     def check(self, tokens: np.ndarray) -> None:
         """Raises BadTokens unless every row of int64 `[B, L]` is one complete sequence."""
         tokens = np.asarray(tokens)
+        self.check_prefix(tokens)
+        if not self.done(tokens).all():
+            raise BadTokens(f"the sequence ends after {tokens.shape[1]} tokens, too early")
+
+    def check_prefix(self, tokens: np.ndarray) -> None:
+        """Raises BadTokens unless every row of int64 `[B, k]` may begin a sequence."""
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
             raise BadTokens(
                 f"tokens must be integers of shape [B, L], got {tokens.dtype} of {tokens.shape}"
@@ -51,8 +57,6 @@ class Grammar(ABC):
             if not (fits | padding).all():
                 row = int(np.argmin(fits | padding))
                 raise BadTokens(self._illegal(int(tokens[row, position]), position, legal[row]))
-        if not self.done(tokens).all():
-            raise BadTokens(f"the sequence ends after {tokens.shape[1]} tokens, too early")
 
     @staticmethod
     def _illegal(token: int, position: int, legal: np.ndarray) -> str:
@@ -85,3 +89,15 @@ class FixedGrammar(Grammar):
 
     def done(self, prefix: np.ndarray) -> np.ndarray:
         return np.full(len(prefix), prefix.shape[1] >= self.max_tokens)
+
+
+def random_sequences(grammar: Grammar, n: int, generator: np.random.Generator) -> np.ndarray:
+    """Complete sequences int64 `[n, L]`, each token drawn evenly from the legal ones."""
+    tokens = np.zeros((n, 0), np.int64)
+    while not grammar.done(tokens).all():
+        legal = grammar.legal(tokens)
+        ranks = np.floor(generator.random(n) * legal.sum(1))  # which of the legal ones
+        drawn = (legal.cumsum(1, dtype=np.int32) > ranks[:, None]).argmax(1)
+        drawn = np.where(grammar.done(tokens), PAD, drawn)
+        tokens = np.concatenate([tokens, drawn[:, None]], 1)
+    return tokens

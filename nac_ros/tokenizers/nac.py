@@ -11,7 +11,19 @@ from nac_ros.codec.model import Codec, CodecConfig
 from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
 from nac_ros.tokenizers.grammar import FixedGrammar
 
-KMEANS_CHUNKS = 2048  # chunks for k-means: every codebook then sees several latents a codeword
+KMEANS_CHUNKS = 4096  # chunks for k-means: every codebook then sees many latents a codeword
+
+
+SMALL = {
+    "n_filters": 16,
+    "latent_dim": 64,
+    "decoder_dim": 160,
+    "decoder_hidden": 480,
+    "decoder_blocks": 4,
+    "norm_ids": 0,
+    "ema_decay": 0.97,
+}
+LINEAR = {"layout": "channels", "ratios": (2, 2), "transform": "klt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +48,15 @@ class Nac(Tokenizer):
     name = "nac"
     Config = NacConfig
     learned = True
+    supports_prefix = True
     presets = {
         "paper": {},
-        "small": {
-            "n_filters": 16,
-            "latent_dim": 64,
-            "decoder_dim": 160,
-            "decoder_hidden": 480,
-            "decoder_blocks": 4,
-            "norm_ids": 0,
-            "ema_decay": 0.97,
-        },
+        "small": {**SMALL, **LINEAR, "decoder_blocks": 3},
+        "small-flat": SMALL,  # the paper's layout and no linear path
+    }
+    training = {
+        "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
+        "small": {"plain_share": 0.0, "learning_rate": 3e-4},  # the linear path begins well
     }
 
     def __init__(self, config: NacConfig, preset: str = "small"):
@@ -65,6 +75,11 @@ class Nac(Tokenizer):
     @property
     def params_m(self) -> float:
         return self.codec.n_parameters / 1e6
+
+    @property
+    def prefix_lengths(self) -> tuple[int, ...]:
+        """Where a scale ends."""
+        return tuple(int(end) for end in np.cumsum(self.config.tokens_per_scale)[:-1])
 
     def embeddings(self) -> Tensor:
         """Codewords of all scales, `[V, E]`."""
@@ -91,7 +106,7 @@ class Nac(Tokenizer):
     def detokenize(self, tokens: Tensor) -> Tensor:
         """Tokens int64 `[B, L]` -> normalised chunk `[B, H, D]`, without checks: for export."""
         codes = (tokens - self.offsets).split(list(self.config.tokens_per_scale), 1)
-        return self.codec.decode(list(codes))
+        return self.codec.decode(codes)
 
     def _encode(self, normalised: Tensor) -> Tensor:
         return torch.cat(self.codec.encode(normalised), 1) + self.offsets
@@ -99,9 +114,16 @@ class Nac(Tokenizer):
     def _decode(self, tokens: Tensor) -> Tensor:
         return self.detokenize(tokens)
 
+    def _decode_prefix(self, tokens: Tensor) -> Tensor:
+        n_scales = self.prefix_lengths.index(tokens.shape[1]) + 1
+        codes = tokens - self.offsets[: tokens.shape[1]]
+        return self.codec.decode(codes.split(list(self.config.tokens_per_scale[:n_scales]), 1))
+
     def fit_codes(self, normalised: Tensor, seed: int) -> None:
-        """k-means of every codebook on the latents of some chunks."""
+        """k-means of every codebook on latents of some chunks; at first the linear path too."""
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(normalised), generator=generator)[:KMEANS_CHUNKS]
-        with torch.no_grad():
-            self.codec.quantizer.initialise(self.codec.latent(normalised[chosen]), seed)
+        chosen = normalised[torch.randperm(len(normalised), generator=generator)[:KMEANS_CHUNKS]]
+        at_first = not bool(self.fitted)
+        if at_first:
+            self.codec.begin_path(chosen, self.metric)
+        self.codec.begin_codes(chosen, seed, refit=at_first)

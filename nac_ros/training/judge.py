@@ -18,8 +18,8 @@ EVALUATION_BATCH = 512
 def evaluate(tokenizer: Tokenizer, windows: Windows) -> dict[str, Any]:
     """Errors of the decoded absolute actions, codebook use and size (SPEC section 8).
 
-    mse and l1 are normalised by the training actions' minimum and maximum to [-1, 1];
-    per joint rms and max are in rad and m.
+    mse, l1, max_error and velocity_error (rms of first differences) are normalised by the
+    training actions' minimum and maximum to [-1, 1]; per joint rms and max are in rad and m.
     """
     tokenizer.eval()
     decoded, tokens, *failures = round_trip(tokenizer, windows)
@@ -34,14 +34,35 @@ def evaluate(tokenizer: Tokenizer, windows: Windows) -> dict[str, Any]:
         "l1": float(np.mean(np.abs(normalised))),
         "per_joint": _per_joint(tokenizer, error),
         "codebook_use": codebook_use(tokenizer, tokens),
+        "codebook_perplexity": codebook_perplexity(tokenizer, tokens),
         "tokens": length,
         "tokens_p99": float(np.percentile((tokens[kept] != PAD).sum(1), 99)),
         "bits": length * log2(tokenizer.codes_per_position),
         "params_m": tokenizer.params_m,
         "encode_failures": failures[0],
         "decode_failures": failures[1],
+        "max_error": float(np.abs(normalised).max()),
+        "velocity_error": float(np.sqrt(np.mean(np.diff(normalised, axis=1) ** 2))),
+        "prefixes": prefix_errors(tokenizer, windows, tokens),
         "chunks": len(windows.actions),
     }
+
+
+def prefix_errors(
+    tokenizer: Tokenizer, windows: Windows, tokens: np.ndarray
+) -> list[dict[str, Any]]:
+    """MSE of what the first tokens of `[N, L]` alone decode to, for every length that does."""
+    rows = []
+    for length in tokenizer.prefix_lengths:
+        decoded = [
+            tokenizer.decode_prefix(tokens[k : k + EVALUATION_BATCH, :length], reference).numpy()
+            for k in range(0, len(tokens), EVALUATION_BATCH)
+            for reference in [_part(windows.references, slice(k, k + EVALUATION_BATCH))]
+        ]
+        error = (np.concatenate(decoded) - windows.actions) / tokenizer.absolute.half_range
+        bits = length * log2(tokenizer.codes_per_position)
+        rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(error**2))})
+    return rows
 
 
 def codebook_use(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]:
@@ -49,6 +70,17 @@ def codebook_use(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]:
     seen = np.zeros(tokenizer.vocab_size, bool)
     seen[np.unique(tokens[tokens >= 0])] = True
     return [float(seen[book].mean()) for book in tokenizer.grammar.codebooks]
+
+
+def codebook_perplexity(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]:
+    """As how many tokens, all as frequent, those of `[N, L]` count, one number a codebook."""
+    frequency = np.bincount(tokens[tokens >= 0], minlength=tokenizer.vocab_size)
+    numbers = []
+    for book in tokenizer.grammar.codebooks:
+        share = frequency[book] / max(1, frequency[book].sum())
+        share = share[share > 0]
+        numbers.append(float(np.exp(-(share * np.log(share)).sum())))
+    return numbers
 
 
 class RoundTrip(NamedTuple):

@@ -1,5 +1,6 @@
 """Training of learned tokenizers (NAC Algorithm 1), resumable."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from nac_ros import config as configs
 from nac_ros.codec import discriminators as adversary
-from nac_ros.codec.losses import Kind, ReconstructionLoss
+from nac_ros.codec.losses import ControlLoss, Kind, ReconstructionLoss
+from nac_ros.config import bounded, check_bounds
 from nac_ros.data.windows import Windows
 from nac_ros.errors import ConfigError
 from nac_ros.tokenizers.base import Tokenizer
@@ -31,7 +33,11 @@ class TokenizerTraining:
         0 = all alike. A receding horizon never executes the last steps of a chunk.
     discriminator: dac is mpd (periods) and mrd (spectra) together
     adversary_from: fraction of the steps after which the discriminator joins
-    scale_range, warp_probability: augmentation, amplitude per dimension and slower time
+    velocity_weight, acceleration_weight, transition_weight: of `ControlLoss`; the gripper is what
+        a relative codec leaves absolute, else the last column
+    scale_range, warp_probability, mirror_probability: augmentation, amplitude per dimension,
+        slower time, all relative columns negated
+    seconds: of training, instead of `steps`; how many those are then depends on the machine
     """
 
     steps: int = 6000
@@ -48,8 +54,13 @@ class TokenizerTraining:
     feature_weight: float = 1e-3
     adversary_from: float = 0.7
     adversary_every: int = 2
+    velocity_weight: float = bounded(0.0, 0.0)
+    acceleration_weight: float = bounded(0.0, 0.0)
+    transition_weight: float = bounded(0.0, 0.0)
     scale_range: float = 0.2
     warp_probability: float = 0.3
+    mirror_probability: float = 0.0
+    seconds: float = bounded(0.0, 0.0)
     gradient_clip: float = 1.0
     log_every: int = 500
     seed: int = 0
@@ -57,7 +68,8 @@ class TokenizerTraining:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(f"steps {self.steps} and batch {self.batch} must be at least 1")
-        for name in ("adversary_from", "plain_share"):
+        check_bounds(self)
+        for name in ("adversary_from", "plain_share", "warp_probability", "mirror_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in 0 .. 1")
 
@@ -68,39 +80,70 @@ class TokenizerTrainer:
     def __init__(self, tokenizer: Tokenizer, config: TokenizerTraining, out: Path):
         self.tokenizer, self.config, self.out = tokenizer, config, out
         self.discriminator = _discriminator(tokenizer, config)
-        self._distance = _reconstruction(tokenizer, config)
         self._optimizer = _adam(tokenizer, config.learning_rate)
         self._judge = _adam(self.discriminator, config.learning_rate)
-        self._step = 0
+        self._step, self._spent, self._coding = 0, 0.0, config.plain_share == 0
 
     def run(self, train: Windows, held_out: Windows, resume: bool = False) -> dict[str, Any]:
         """Trains to the end, saves the tokenizer in `out` and returns its figures."""
+        self.begin(train, held_out, resume)
+        while not self.done:
+            self.advance()
+        return self.finish()
+
+    def begin(self, train: Windows, held_out: Windows, resume: bool = False) -> bool:
+        """Statistics and first codes, or the state of the run in `out`; whether it is resumed."""
         loop.seed_everything(self.config.seed)
         loop.prepare_folder(self.out, configs.to_plain(self.config), resume)
-        if not (resume and self._restore()):
+        resumed = resume and self._restore()
+        if not resumed:
             self.tokenizer.fit(*train, seed=self.config.seed)
-        chunks = self.tokenizer.normalize(*train)
-        log = loop.Log(self.out / "log.jsonl")
-        while self.tokenizer.learned and self._step < self.config.steps:
-            figures = self._train_step(chunks)
-            self._step += 1
-            if self._step % self.config.log_every == 0 or self._step == self.config.steps:
-                log.write(self._step, {**figures, **self._brief(train, held_out)})
-                self._save()
+        self._losses = _losses(self.tokenizer, self.config)  # in units that `fit` has found
+        self._train, self._held_out = train, held_out
+        self.chunks = self.tokenizer.normalize(*train)
+        self._log = loop.Log(self.out / "log.jsonl")
+        return resumed
+
+    @property
+    def done(self) -> bool:
+        return not self.tokenizer.learned or self._progress >= 1
+
+    def advance(self) -> None:
+        """One step, and what is due after it: figures, a checkpoint."""
+        began = time.perf_counter()
+        figures = self._train_step(self.chunks)
+        self._step, self._spent = self._step + 1, self._spent + time.perf_counter() - began
+        if self._step % self.config.log_every == 0 or self.done:
+            self._log.write(self._step, {**figures, **self._brief(self._train, self._held_out)})
+            self._save()
+
+    def finish(self) -> dict[str, Any]:
+        """Saves the tokenizer and judges it on what was held out."""
         self.tokenizer.eval().save_pretrained(self.out)
-        return evaluate(self.tokenizer, held_out)
+        return {
+            **evaluate(self.tokenizer, self._held_out),
+            "train_steps": self._step,
+            "train_seconds": round(self._spent, 1),
+        }
+
+    @property
+    def _progress(self) -> float:
+        """Share of the training that is done; evaluation and checkpoints take none of its time."""
+        if self.config.seconds:
+            return self._spent / self.config.seconds
+        return self._step / self.config.steps
 
     def _train_step(self, chunks: Tensor) -> dict[str, float]:
         config = self.config
         self._set_rates()
         self.tokenizer.train()
-        plain_steps = int(config.plain_share * config.steps)
-        if self._step == plain_steps > 0:
+        if not self._coding and self._progress >= config.plain_share:
             self.tokenizer.fit_codes(chunks, config.seed)
+            self._coding = True
         rows = torch.randint(len(chunks), (config.batch,))
-        real = augment(chunks[rows], config.scale_range, config.warp_probability)
-        fake, extra = self.tokenizer.training_step(real, quantize=self._step >= plain_steps)
-        reconstruction = self._distance(fake, real)
+        real = augment(chunks[rows], config, self.tokenizer.relative)
+        fake, extra = self.tokenizer.training_step(real, quantize=self._coding)
+        reconstruction = torch.stack([part(fake, real) for part in self._losses]).sum()
         loss = reconstruction + config.commitment_weight * extra.get("commitment", 0)
         if self._adversary_joins():
             loss = loss + self._adversarial(real, fake)
@@ -111,7 +154,7 @@ class TokenizerTrainer:
         }
 
     def _adversary_joins(self) -> bool:
-        started = self._step >= self.config.adversary_from * self.config.steps
+        started = self._progress >= self.config.adversary_from
         on = self.config.discriminator != "none"
         return on and started and self._step % self.config.adversary_every == 0
 
@@ -126,7 +169,8 @@ class TokenizerTrainer:
         ) + self.config.feature_weight * adversary.feature_loss(seen_real, seen_fake)
 
     def _set_rates(self) -> None:
-        factor = loop.cosine_rate(self._step, self.config.steps, self.config.warmup)
+        steps = self._step / self._progress if self._progress else self.config.steps
+        factor = loop.cosine_rate(self._step, round(steps), self.config.warmup)
         for optimizer in (self._optimizer, self._judge):
             for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * factor
@@ -137,11 +181,14 @@ class TokenizerTrainer:
             "mse_train": evaluate(self.tokenizer, _some(train))["mse"],
             "mse": figures["mse"],
             "use": figures["codebook_use"],
+            "perplexity": figures["codebook_perplexity"],
         }
 
     def _save(self) -> None:
         state = {
             "step": self._step,
+            "spent": self._spent,
+            "coding": self._coding,
             "tokenizer": self.tokenizer.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -156,7 +203,7 @@ class TokenizerTrainer:
         state = loop.load_checkpoint(self.out)
         if state is None:
             return False
-        self._step = state["step"]
+        self._step, self._spent, self._coding = state["step"], state["spent"], state["coding"]
         self.tokenizer.load_state_dict(state["tokenizer"])
         self.discriminator.load_state_dict(state["discriminator"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -164,11 +211,13 @@ class TokenizerTrainer:
         return True
 
 
-def augment(chunks: Tensor, scale_range: float, warp_probability: float) -> Tensor:
-    """Random amplitude per dimension and random slower time, `[B, H, D]` in and out."""
+def augment(chunks: Tensor, config: TokenizerTraining, relative: Tensor) -> Tensor:
+    """Random amplitude, slower time and mirror images of normalised chunks `[B, H, D]`."""
     batch, horizon, dim = chunks.shape
-    scale = 1 + scale_range * (2 * torch.rand(batch, 1, dim) - 1)
-    warped = torch.rand(batch) < warp_probability
+    scale = 1 + config.scale_range * (2 * torch.rand(batch, 1, dim) - 1)
+    mirrored = torch.rand(batch, 1, 1) < config.mirror_probability
+    scale = torch.where(mirrored & relative, -scale, scale)
+    warped = torch.rand(batch) < config.warp_probability
     speed = torch.where(warped, 0.6 + 0.4 * torch.rand(batch), torch.ones(batch))
     position = torch.arange(horizon) * speed[:, None]  # [B, H], in steps
     left = position.floor().long()
@@ -197,11 +246,19 @@ def _discriminator(tokenizer: Tokenizer, config: TokenizerTraining) -> torch.nn.
         raise ConfigError(str(error)) from error
 
 
-def _reconstruction(tokenizer: Tokenizer, config: TokenizerTraining) -> ReconstructionLoss:
+def _losses(tokenizer: Tokenizer, config: TokenizerTraining) -> list[torch.nn.Module]:
+    """Of a decoded and a real chunk; errors count as they do in the published MSE."""
     facts = tokenizer.config
     weights = torch.ones(facts.horizon)
     weights[config.early_steps or facts.horizon :] = config.late_weight
-    return ReconstructionLoss(config.loss, weights, facts.horizon * facts.action_dim)
+    absolute = [k for k, relative in enumerate(facts.relative) if not relative]
+    felt = (config.velocity_weight, config.acceleration_weight, config.transition_weight)
+    losses: list[torch.nn.Module] = [
+        ReconstructionLoss(config.loss, weights, tokenizer.metric.sqrt())
+    ]
+    if any(felt):
+        losses.append(ControlLoss(*felt, tuple(absolute or [facts.action_dim - 1])))
+    return losses
 
 
 def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:

@@ -1,0 +1,87 @@
+"""Arguments that several commands of `nac` share, and how their values are read."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nac_ros.errors import ConfigError
+
+
+def training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
+    command.add_argument("--out", type=Path, required=True, help="folder for the run")
+    command.add_argument("--config", type=Path, help="YAML with fields of the training config")
+    command.add_argument(
+        "--set", type=setting, action="append", default=[], metavar="KEY=VALUE",
+        help="change a field of the training config, such as steps=2000",
+    )  # fmt: skip
+    command.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    command.add_argument("--threads", type=count, help="CPU threads of torch")
+    columns(command)
+
+
+def comparison(command: argparse.ArgumentParser, out: str) -> None:
+    command.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
+    command.add_argument("--out", type=Path, default=Path(out), help="folder for the tables")
+    command.add_argument("--train-seconds", type=float, help="of each training run")
+    command.add_argument("--seeds", type=count, help="runs of each, of which the median counts")
+    command.add_argument("--preset", help="of the tokenizers")
+    command.add_argument("--horizon", type=count, default=32, help="steps of a chunk")
+    command.add_argument("--threads", type=count, help="CPU threads of torch")
+    command.add_argument("--cache", help="folder in which runs are kept")
+    representation(command)
+    columns(command)
+
+
+def representation(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--robot", help="robot whose joints the actions are: names, units, relative"
+    )
+    command.add_argument(
+        "--relative", action=argparse.BooleanOptionalAction,
+        help="describe all but the gripper relative to the joint state; else as the robot says",
+    )  # fmt: skip
+
+
+def columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--action-key", nargs="+", help="column of the actions, one for all datasets or for each"
+    )
+    command.add_argument(
+        "--state-key", nargs="+", help="column of the joint state, one for all or for each"
+    )
+
+
+def group(groups: Any, name: str, text: str) -> Any:
+    parser = groups.add_parser(name, help=text, description=text)
+    return parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+
+def command(
+    groups: Any, name: str, run: Callable[[argparse.Namespace], Any], text: str
+) -> argparse.ArgumentParser:
+    parser = groups.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def count(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, got '{text}'")
+    return value
+
+
+def setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"wanted KEY=VALUE, got '{text}'")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text}: the value is not YAML") from error

@@ -1,0 +1,189 @@
+"""What each command of `nac tokenizer` does."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from nac_ros import terminal
+from nac_ros.commands import Figures, open_data, training_config, windows_of
+from nac_ros.errors import ConfigError
+from nac_ros.robot import RobotSpec, load_robot
+
+
+def sizes(a: Namespace) -> Figures:
+    """Every tokenizer and preset with its size."""
+    from nac_ros.tokenizers import list_tokenizers, make_tokenizer
+    from nac_ros.tokenizers.base import TOKENIZERS
+
+    rows = []
+    for name in list_tokenizers():
+        for preset in TOKENIZERS.get(name).presets:
+            made = make_tokenizer(name, preset)
+            rows.append(
+                {
+                    "name": name,
+                    "preset": preset,
+                    "params_m": round(made.params_m, 6),
+                    "tokens": made.grammar.max_tokens,
+                    "vocabulary": made.codes_per_position,
+                    "bits": round(made.bits, 1),
+                }
+            )
+    terminal.table(rows)
+    return {"rows": rows}
+
+
+def train(a: Namespace) -> Figures:
+    """Fits and trains a tokenizer on the training episodes."""
+    from nac_ros.tokenizers import make_tokenizer
+    from nac_ros.tokenizers.base import TOKENIZERS
+    from nac_ros.training.loop import seed_everything
+    from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining
+
+    if a.embodiments:
+        return _train_family(a)
+    datasets = open_data(a.data, a)
+    facts = {**chunk_facts(a, datasets[0]), **dict(a.model)}
+    usual = TOKENIZERS.get(a.tokenizer).training.get(a.preset, {})
+    training = training_config(TokenizerTraining, a, usual)
+    seed_everything(training.seed)  # before the first weights are drawn
+    made = make_tokenizer(a.tokenizer, a.preset, a.horizon, len(datasets[0].names), **facts)
+    chunks, held_out = windows_of(datasets, a.horizon, pad_end=a.pad_end)
+    print(
+        f"{a.tokenizer} ({a.preset}), {made.params_m:.3f} M parameters; "
+        f"{len(chunks.actions)} chunks to train on, {len(held_out.actions)} held out"
+    )
+    figures = TokenizerTrainer(made, training, a.out).run(chunks, held_out, a.resume)
+    terminal.tokenizer_errors(figures)
+    return figures
+
+
+def _train_family(a: Namespace) -> Figures:
+    """One codec for the robots `a.embodiments`, one dataset each."""
+    from nac_ros.tokenizers.family import make_family
+    from nac_ros.tokenizers.nac import Nac
+    from nac_ros.training.family import train_family
+    from nac_ros.training.loop import seed_everything
+    from nac_ros.training.tokenizer import TokenizerTraining
+
+    if a.tokenizer != "nac" or len(a.embodiments) != len(a.data):
+        raise ConfigError(
+            f"--embodiments are names of robots that share a nac codec, one for each dataset; got "
+            f"{a.tokenizer}, {len(a.embodiments)} names and {len(a.data)} datasets"
+        )
+    training = training_config(TokenizerTraining, a, Nac.training.get(a.preset, {}))
+    seed_everything(training.seed)
+    facts, data = {}, {}
+    for name, dataset in zip(a.embodiments, open_data(a.data, a)):
+        sizes = {"horizon": a.horizon, "action_dim": len(dataset.names)}
+        facts[name] = {**sizes, **chunk_facts(a, dataset)}
+        data[name] = windows_of([dataset], a.horizon, pad_end=a.pad_end)
+    family = make_family(facts, a.preset, **dict(a.model))
+    figures = train_family(family, data, training, a.out, a.resume)
+    for name, row in figures.items():
+        print(f"{name}, in {a.out / name}:")
+        terminal.tokenizer_errors(row)
+    return {"embodiments": figures}
+
+
+def judge(a: Namespace) -> Figures:
+    """Errors of a tokenizer on held-out episodes."""
+    from nac_ros.tokenizers import load_tokenizer
+    from nac_ros.training.judge import evaluate
+
+    tokenizer = load_tokenizer(a.path)
+    chunks, held_out = windows_of(open_data(a.data, a), tokenizer.config.horizon)
+    figures = evaluate(tokenizer, chunks if a.all else held_out)
+    figures["onnx_error"] = _onnx_error(a.path, tokenizer)
+    terminal.tokenizer_errors(figures)
+    return figures
+
+
+def envelope(a: Namespace) -> Figures:
+    """The worst that a codec was seen to output, beside a robot's limits."""
+    from nac_ros.export.envelope import SAMPLES, write_envelope
+
+    robot, samples = load_robot(a.robot), a.samples or SAMPLES
+    figures = write_envelope(a.path, robot, samples, a.seed, terminal.counting("sequences"))
+    terminal.envelope(figures)
+    return figures
+
+
+def bench(a: Namespace) -> Figures:
+    """All tokenizers on the same data: Table 3 and the plot."""
+    from nac_ros.evaluation.bench import BenchConfig, table
+    from nac_ros.evaluation.bench import bench as run
+
+    config = BenchConfig(**_given(a), tokenizers=tuple(a.tokenizers or ()))
+    figures = run(config, _material(a), a.out)
+    print(table(figures))
+    print(f"at most 120 bits, lowest error first: {', '.join(figures['ranking'])}")
+    for pair in figures["dominates_nac"]:
+        rival, own = pair["rival"], pair["nac"]
+        print(
+            f"{rival['label']} at {rival['bits']:.0f} bits, {rival['mse']:.2e}, lies left of and "
+            f"below nac at {own['bits']:.0f} bits, {own['mse']:.2e}"
+        )
+    print(f"bench.json, table.md and rate_distortion.png are in {a.out}")
+    return figures
+
+
+def ablate(a: Namespace) -> Figures:
+    """Table 1's grid."""
+    from nac_ros.evaluation.ablate import AblationConfig, table
+    from nac_ros.evaluation.ablate import ablate as run
+
+    config = AblationConfig(**_given(a))
+    figures = run(config, _material(a), a.out)
+    print(table(figures))
+    print(f"ablation.json and ablation.md are in {a.out}")
+    return figures
+
+
+def _given(a: Namespace) -> Figures:
+    """What was said of a comparison's settings; the rest is its config's."""
+    names = ("preset", "train_seconds", "seeds", "seed", "threads", "cache")
+    return {name: getattr(a, name) for name in names if getattr(a, name) is not None}
+
+
+def _material(a: Namespace) -> Any:
+    """The datasets of a comparison; relative to the joint state wherever there is one."""
+    from nac_ros.training.study import Material
+
+    datasets = open_data(a.data, a)
+    if a.robot is None and a.relative is None:
+        a.relative = all(len(d.state_names) == len(d.names) for d in datasets)
+    facts = chunk_facts(a, datasets[0])
+    label = ", ".join(path.stem if path.suffix else path.name for path in a.data)
+    return Material(label, *windows_of(datasets, a.horizon), facts)
+
+
+def chunk_facts(a: Namespace, dataset: Any) -> Figures:
+    """Names, units, rate and representation of a dataset's actions, as tokenizers want them."""
+    facts = {"names": dataset.names, "units": dataset.units, "rate_hz": float(dataset.fps)}
+    if a.robot is not None:
+        facts |= _robot_facts(load_robot(a.robot), dataset)
+    if a.relative is not None:
+        facts["relative"] = [a.relative and "gripper" not in name for name in dataset.names]
+    if any(facts.get("relative", ())) and len(dataset.state_names) != len(dataset.names):
+        raise ConfigError(
+            f"{dataset.root} has no joint state of the {len(dataset.names)} columns of its "
+            "actions, which relative ones need; choose one with --state-key, or --no-relative"
+        )
+    return facts
+
+
+def _robot_facts(robot: RobotSpec, dataset: Any) -> Figures:
+    if robot.joint_names != tuple(dataset.names):
+        raise ConfigError(
+            f"robot {robot.name} has joints {', '.join(robot.joint_names)}; the dataset's actions "
+            f"are {', '.join(dataset.names)}"
+        )
+    return {"units": robot.units, "relative": robot.relative_mask.tolist()}
+
+
+def _onnx_error(path: Path, tokenizer: Any) -> float | None:
+    from nac_ros.export.onnx import OnnxDetokenizer, parity
+
+    graph = path / "detokenizer.onnx"
+    return parity(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None

@@ -1,0 +1,108 @@
+"""Training runs that a comparison can rely on: told apart by what they depend on, done once."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nac_ros import config as configs
+from nac_ros.data.windows import Windows
+from nac_ros.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from nac_ros.tokenizers.base import TOKENIZERS
+from nac_ros.training.loop import CHECKPOINT, seed_everything
+from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining
+
+FIGURES = "figures.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A tokenizer with its settings; `model` and `training` override what its preset says."""
+
+    name: str
+    preset: str = "small"
+    model: tuple[tuple[str, Any], ...] = ()
+    training: tuple[tuple[str, Any], ...] = ()
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all candidates are trained and judged on, and how they see it.
+
+    facts: names, units, rate_hz, relative of the columns
+    """
+
+    label: str
+    train: Windows
+    held_out: Windows
+    facts: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Horizon and D."""
+        return self.train.actions.shape[1], self.train.actions.shape[2]
+
+    def digest(self) -> str:
+        """Hash of every number of both sides."""
+        arrays = [part for side in (self.train, self.held_out) for part in side]
+        found = hashlib.sha256()
+        for array in arrays:
+            found.update(b"none" if array is None else array.tobytes())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained candidate and its figures on the held-out side."""
+
+    candidate: Candidate
+    tokenizer: Tokenizer
+    figures: dict[str, Any]
+
+
+def train(
+    candidate: Candidate, material: Material, common: dict[str, Any], seed: int, cache: Path
+) -> Run:
+    """Trains `candidate` for the `common` time and batch, or finds it in `cache`.
+
+    A tokenizer that has nothing to train is fitted, and not kept.
+    """
+    horizon, dim = material.shape
+    cls = TOKENIZERS.get(candidate.name)
+    seed_everything(seed)
+    values = {**material.facts, **dict(candidate.model)}
+    made = make_tokenizer(candidate.name, candidate.preset, horizon, dim, **values)
+    given = {**cls.training.get(candidate.preset, {}), **common, **dict(candidate.training)}
+    training = configs.build(TokenizerTraining, {**given, "seed": seed}, candidate.title)
+    folder = cache / _key(made, training, material)
+    if (folder / FIGURES).is_file():
+        print(f"{candidate.title}, seed {seed}: found in {folder}")
+        return Run(candidate, load_tokenizer(folder), json.loads((folder / FIGURES).read_text()))
+    print(f"{candidate.title}, seed {seed}: {made.params_m:.3f} M parameters")
+    figures = TokenizerTrainer(made, training, folder).run(
+        material.train, material.held_out, resume=(folder / CHECKPOINT).is_file()
+    )
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    return Run(candidate, made, figures)
+
+
+def _key(made: Tokenizer, training: TokenizerTraining, material: Material) -> str:
+    """Of everything that decides the outcome but the code itself."""
+    parts = {
+        "name": made.name,
+        "model": configs.to_plain(made.config),
+        "training": configs.to_plain(training),
+        "data": material.digest(),
+        "threads": torch.get_num_threads(),
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return f"{made.name}-{digest[:16]}"
