@@ -44,7 +44,7 @@ def train(a: Namespace) -> Figures:
         return _train_family(a)
     datasets = open_data(a.data, a)
     facts = {**chunk_facts(a, datasets[0]), **dict(a.model)}
-    usual = TOKENIZERS.get(a.tokenizer).training.get(a.preset, {})
+    usual = TOKENIZERS.get(a.tokenizer).recipes.get(a.preset, {})
     training = training_config(TokenizerTraining, a, usual)
     seed_everything(training.seed)  # before the first weights are drawn
     made = make_tokenizer(a.tokenizer, a.preset, a.horizon, len(datasets[0].names), **facts)
@@ -71,7 +71,7 @@ def _train_family(a: Namespace) -> Figures:
             f"--embodiments are names of robots that share a nac codec, one for each dataset; got "
             f"{a.tokenizer}, {len(a.embodiments)} names and {len(a.data)} datasets"
         )
-    training = training_config(TokenizerTraining, a, Nac.training.get(a.preset, {}))
+    training = training_config(TokenizerTraining, a, Nac.recipes.get(a.preset, {}))
     seed_everything(training.seed)
     facts, data = {}, {}
     for name, dataset in zip(a.embodiments, open_data(a.data, a)):

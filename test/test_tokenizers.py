@@ -148,6 +148,27 @@ def test_decode_refuses_a_truncated_sequence(fitted):
         fitted.decode(tokens[:, :-1], chunks[:, 0])
 
 
+def test_prefixes_decode_where_that_is_supported(fitted):
+    chunks = smooth_chunks()[:3]
+    tokens = fitted.encode(chunks, chunks[:, 0])
+    assert bool(fitted.prefix_lengths) == fitted.supports_prefix
+    for length in fitted.prefix_lengths:
+        coarse = fitted.decode_prefix(tokens[:, :length], chunks[:, 0])
+        assert coarse.shape == (3, 32, 7) and torch.isfinite(coarse).all()
+    if not fitted.supports_prefix:
+        with pytest.raises(BadTokens, match="decodes no prefix"):
+            fitted.decode_prefix(tokens[:, :3], chunks[:, 0])
+        return
+    whole = fitted.decode_prefix(tokens, chunks[:, 0])
+    assert torch.equal(whole, fitted.decode(tokens, chunks[:, 0]))
+    with pytest.raises(BadTokens, match="0 tokens decode to nothing"):
+        fitted.decode_prefix(tokens[:, :0], chunks[:, 0])
+    broken = tokens[:, : fitted.prefix_lengths[-1]].clone()
+    broken[1, 2] = -1
+    with pytest.raises(BadTokens, match="-1 at position 2"):
+        fitted.decode_prefix(broken, chunks[:, 0])
+
+
 def test_decode_names_the_position_and_value_of_an_illegal_token(fitted):
     chunks = smooth_chunks()[:1]
     tokens = fitted.encode(chunks, chunks[:, 0])

@@ -1,12 +1,15 @@
 """Training: it learns, it resumes to the same weights, it refuses nonsense, it judges honestly."""
 
+import hashlib
 import json
 from itertools import pairwise
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from nac_ros.cli import main
 from nac_ros.data.datasets import open_dataset
 from nac_ros.data.windows import Windows, action_windows, benchmark_split
 from nac_ros.errors import ConfigError
@@ -97,6 +100,50 @@ def _stop_at(stopped: TokenizerTrainer, step: int):
     return told
 
 
+def test_the_same_seed_gives_the_same_weights(tmp_path, twin_like):
+    hashes = set()
+    for run in ("a", "b"):
+        sizes = [f"--model={key}={value}" for key, value in SMALL.items()]
+        arguments = ["tokenizer", "train", "--data", str(twin_like), "--out", str(tmp_path / run)]
+        arguments += [*sizes, "--set", "steps=6", "--set", "adversary_from=0.3", "--seed", "0"]
+        assert main(arguments) == 0
+        weights = (tmp_path / run / "model.safetensors").read_bytes()
+        hashes.add(hashlib.sha256(weights).hexdigest())
+    assert len(hashes) == 1
+
+
+@pytest.fixture(scope="session")
+def twin_like(tmp_path_factory):
+    """A robomimic-style file of five episodes of random walks."""
+    path = tmp_path_factory.mktemp("walks") / "walks.hdf5"
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for k in range(1, 6):
+            steps = 0.02 * generator.standard_normal((60, 7)).cumsum(0)
+            file.create_dataset(f"data/demo_{k}/actions", data=steps)
+    return path
+
+
+def test_a_run_of_so_many_seconds_ends_then_and_tells_its_codebooks(tmp_path):
+    made = trainer(tmp_path, seconds=1.0, log_every=5)
+    figures = made.run(waves(200, 0), waves(40, 1))
+    assert 0.9 < figures["train_seconds"] < 3 and figures["train_steps"] > 2
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert len(row["perplexity"]) == len(row["use"]) == 2
+    assert all(1 <= n <= 64 for n in row["perplexity"])
+
+
+def test_velocity_and_transition_weights_change_what_is_learned(tmp_path):
+    train, held_out = waves(400, 0), waves(60, 1)
+    train.actions[..., 6] = np.sign(train.actions[..., 6])  # a gripper that snaps
+    held_out.actions[..., 6] = np.sign(held_out.actions[..., 6])
+    plain = trainer(tmp_path / "plain", steps=150).run(train, held_out)
+    felt = trainer(tmp_path / "felt", steps=150, velocity_weight=5.0).run(train, held_out)
+    assert felt["velocity_error"] < plain["velocity_error"]
+    eager = trainer(tmp_path / "eager", steps=150, transition_weight=5.0).run(train, held_out)
+    assert eager["per_joint"][6]["rms"] < plain["per_joint"][6]["rms"]
+
+
 def test_a_run_is_not_overwritten_and_tells_where_it_came_from(tmp_path):
     train, held_out = waves(200, 0), waves(40, 1)
     trainer(tmp_path, steps=5).run(train, held_out)
@@ -179,6 +226,10 @@ def test_real_demonstrations_are_learned(nac_data, tmp_path):
     split = benchmark_split(len(dataset.episodes))
     train = action_windows(dataset, split.train, 32)
     held_out = action_windows(dataset, split.held_out[:4], 32)
-    figures = trainer(tmp_path, steps=150, plain_share=0.15).run(train, held_out)
-    assert figures["mse"] < 0.08
+    tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
+    begun = evaluate(tokenizer.fit(*train), held_out)["mse"]
+    quick = {"steps": 80, "batch": 32, "learning_rate": 3e-4, "plain_share": 0.0}
+    config = TokenizerTraining(**quick, discriminator="none", log_every=80)
+    figures = TokenizerTrainer(tokenizer, config, tmp_path).run(train, held_out)
+    assert figures["mse"] < 0.004 and begun < 0.004
     assert figures["decode_failures"] == 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nac_ros.codec.quantizer import MultiScaleQuantizer, Quantized
 from nac_ros.codec.seanet import SeanetEncoder, folded_parameters
-from nac_ros.codec.transform import LinearPath
+from nac_ros.codec.transform import DensePath
 from nac_ros.codec.vocos import VocosDecoder
 
 
@@ -20,7 +20,7 @@ class CodecConfig:
 
     layout: flat, one waveform of H * D samples as in the paper, or channels, D waveforms of H;
         the hop, prod(ratios), is in samples of a waveform
-    transform: klt puts a linear path beside the networks (nac_ros.codec.transform)
+    transform, path_hidden: klt puts a dense path beside the networks (nac_ros.codec.transform)
     stage_dropout: share of training chunks decoded from the first stage alone, so that it can be
     embodiment: name of the robot among several that share one codec; gives it an embedding
     """
@@ -42,6 +42,7 @@ class CodecConfig:
     norm_ids: int = 4
     layout: Literal["flat", "channels"] = "flat"
     transform: Literal["none", "klt"] = "none"
+    path_hidden: int = 0
     stage_dropout: float = 0.0
     embodiment: str = ""
 
@@ -119,9 +120,10 @@ class Codec(nn.Module):
             config.norm_ids,
             config.channels,
         )
-        self.path: LinearPath | None = None
+        self.path: DensePath | None = None
         if config.transform == "klt":
-            self.path = LinearPath(config.horizon, config.action_dim, dim, steps)
+            sizes = (config.horizon, config.action_dim, dim, steps, config.path_hidden)
+            self.path = DensePath(*sizes)
             self.encoder.hush()
             self.decoder.hush()
         self.embedding = nn.Parameter(torch.zeros(dim, 1)) if config.embodiment else None
@@ -155,19 +157,21 @@ class Codec(nn.Module):
         return self._to_actions(self.quantizer.dequantize(codes))
 
     @torch.no_grad()
-    def begin_path(self, actions: Tensor, metric: Tensor) -> None:
-        """The linear path, if there is one, from chunks `[N, H, D]`; metric: `[D]`."""
+    def begin(self, actions: Tensor, metric: Tensor, seed: int) -> None:
+        """Dense path and codebooks from chunks `[N, H, D]`; metric `[D]`: what errors count."""
+        ends = None
         if self.path is not None:
             bits = log2(self.config.codebook_size)
-            self.path.begin(actions, metric, self.config.vq_scales, bits)
+            ends = self.path.begin(actions, metric, self.config.vq_scales, bits)
+        latent = self.latent(actions)
+        self.quantizer.initialise(latent, seed, ends)
+        if self.path is not None:
+            self.path.fit_synthesis(self.quantizer.quantize(latent), actions)
 
     @torch.no_grad()
-    def begin_codes(self, actions: Tensor, seed: int, refit: bool) -> None:
-        """k-means of every codebook on chunks `[N, H, D]`; refit: the way back by regression."""
-        latent = self.latent(actions)
-        self.quantizer.initialise(latent, seed)
-        if self.path is not None and refit:
-            self.path.fit_synthesis(self.quantizer.quantize(latent), actions)
+    def begin_codes(self, actions: Tensor, seed: int) -> None:
+        """k-means of every codebook on the latents of chunks `[N, H, D]`."""
+        self.quantizer.initialise(self.latent(actions), seed)
 
     def _to_waves(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> `[B, channels, padded length]`."""

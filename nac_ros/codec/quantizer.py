@@ -100,12 +100,17 @@ class MultiScaleQuantizer(nn.Module):
         return Quantized(total, codes, torch.stack(commitments).mean())
 
     @torch.no_grad()
-    def initialise(self, latent: Tensor, seed: int) -> None:
-        """k-means for every stage, each on what the stages before leave of `[B, E, T']`."""
+    def initialise(self, latent: Tensor, seed: int, ends: Sequence[int] | None = None) -> None:
+        """k-means for every stage, each on what the stages before leave of `[B, E, T']`.
+
+        ends: a stage's codewords are zero from this channel on, which is the later stages' to name
+        """
         generator = torch.Generator().manual_seed(seed)
         residual = latent
-        for codebook, scale in zip(self.codebooks, self.scales):
-            rows = _rows(pool(residual, scale))
+        ends = ends or [latent.shape[1]] * len(self.scales)
+        for codebook, scale, end in zip(self.codebooks, self.scales, ends):
+            own = (torch.arange(latent.shape[1]) < end).to(latent)
+            rows = _rows(pool(residual, scale)) * own
             codebook.initialise(rows, generator)
             indices = codebook.nearest(rows).view(latent.shape[0], -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from nac_ros.config import bounded, check_bounds
-from nac_ros.data.windows import Windows
 from nac_ros.evaluation import timing
 from nac_ros.evaluation.curves import BUDGET, rate_distortion
 from nac_ros.evaluation.published import TABLE_3
@@ -65,7 +64,7 @@ def bench(config: BenchConfig, material: Material, out: Path) -> dict[str, Any]:
         flat = Candidate(name=OURS, preset="small-flat", label="nac, the paper's layout")
         runs[flat.label] = _runs(flat, config, material)
     chosen = {title: _middle(of) for title, of in runs.items()}
-    rows, parities = _timed_rows(chosen, runs, material.held_out)
+    rows, parities = _timed_rows(chosen, runs, material)
     points = _points(chosen, config, material)
     figures = {
         "data": material.label,
@@ -107,7 +106,7 @@ def _middle(runs: Sequence[Run]) -> Run:
 
 
 def _timed_rows(
-    chosen: dict[str, Run], runs: dict[str, list[Run]], held_out: Windows
+    chosen: dict[str, Run], runs: dict[str, list[Run]], material: Material
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of Table 3, one per tokenizer, runtime and batch; how far ONNX is from torch."""
     candidates: dict[tuple[str, str], timing.Coder] = {}
@@ -116,10 +115,10 @@ def _timed_rows(
         coders, pair = timing.coders(run.tokenizer)
         candidates |= {(title, runtime): coder for runtime, coder in coders.items()}
         if pair is not None:
-            parities[title] = timing.parity(run.tokenizer, pair, held_out)._asdict()
+            parities[title] = timing.parity(run.tokenizer, pair, material.held_out)._asdict()
     rows = []
     for batch in timing.ROUNDS:
-        taken = timing.measure(candidates, held_out, batch)
+        taken = timing.measure(candidates, material.train, batch)
         for (title, runtime), ms in taken.items():
             cost = dict(zip(("encode_ms", "decode_ms", "roundtrip_ms"), ms))
             where = {"runtime": runtime, "batch": batch, "threads": 1}

@@ -74,7 +74,7 @@ class Tokenizer(nn.Module, ABC):
     name: ClassVar[str]
     learned: ClassVar[bool] = False
     supports_prefix: ClassVar[bool] = False
-    training: ClassVar[dict[str, dict[str, Any]]] = {}  # by preset: what differs in its training
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # by preset: what differs in its training
     grammar: Grammar
 
     def __init__(self, config: TokenizerConfig, preset: str = "small"):

@@ -56,9 +56,9 @@ def tie(family: Mapping[str, Nac]) -> None:
 @torch.no_grad()
 def begin_codes(family: Mapping[str, Nac], chunks: Mapping[str, torch.Tensor], seed: int) -> None:
     """k-means of the shared codebooks over the normalised chunks `[N, H, D]` of all robots."""
+    count = KMEANS_CHUNKS // len(chunks)
     some = {
-        name: rows[torch.linspace(0, len(rows) - 1, KMEANS_CHUNKS // len(chunks)).long()]
-        for name, rows in chunks.items()
+        name: rows[torch.linspace(0, len(rows) - 1, count).long()] for name, rows in chunks.items()
     }
     latents = {name: family[name].codec.latent(rows) for name, rows in some.items()}
     quantizer = next(iter(family.values())).codec.quantizer

@@ -90,6 +90,16 @@ class FixedGrammar(Grammar):
     def done(self, prefix: np.ndarray) -> np.ndarray:
         return np.full(len(prefix), prefix.shape[1] >= self.max_tokens)
 
+    def _check_rows(self, tokens: np.ndarray) -> None:
+        """All positions at once, for they do not depend on each other."""
+        positions = np.arange(tokens.shape[1])
+        known = (tokens >= 0) & (tokens < self.vocab_size)
+        fits = known & self._table[positions, np.where(known, tokens, 0)]
+        if not fits.all():
+            place = int(np.argmin(fits.all(0)))
+            row = int(np.argmin(fits[:, place]))
+            raise BadTokens(self._illegal(int(tokens[row, place]), place, self._table[place]))
+
 
 def random_sequences(grammar: Grammar, n: int, generator: np.random.Generator) -> np.ndarray:
     """Complete sequences int64 `[n, L]`, each token drawn evenly from the legal ones."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ SMALL = {
     "norm_ids": 0,
     "ema_decay": 0.97,
 }
-LINEAR = {"layout": "channels", "ratios": (2, 2), "transform": "klt"}
+LINEAR = {"layout": "channels", "ratios": (2, 2), "transform": "klt", "ema_decay": 0.99}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Nac(Tokenizer):
         "small": {**SMALL, **LINEAR, "decoder_blocks": 3},
         "small-flat": SMALL,  # the paper's layout and no linear path
     }
-    training = {
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
         "small": {"plain_share": 0.0, "learning_rate": 3e-4},  # the linear path begins well
     }
@@ -123,7 +124,7 @@ class Nac(Tokenizer):
         """k-means of every codebook on latents of some chunks; at first the linear path too."""
         generator = torch.Generator().manual_seed(seed)
         chosen = normalised[torch.randperm(len(normalised), generator=generator)[:KMEANS_CHUNKS]]
-        at_first = not bool(self.fitted)
-        if at_first:
-            self.codec.begin_path(chosen, self.metric)
-        self.codec.begin_codes(chosen, seed, refit=at_first)
+        if bool(self.fitted):
+            self.codec.begin_codes(chosen, seed)
+        else:
+            self.codec.begin(chosen, self.metric, seed)

@@ -1,7 +1,7 @@
 """OAT: chunks as registers in order of weight, so that prefixes decode (Liu et al. 2026)."""
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, log10, pi, prod
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,8 @@ from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConf
 from nac_ros.tokenizers.grammar import FixedGrammar
 
 MAX_CODES = 65_536  # the grid is kept as a table
+LOUD = 0.7  # of positions and registers at first
+SHARP = 3.0  # of queries and keys at first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,9 @@ class Oat(Tokenizer):
     supports_prefix = True
     presets = {
         "paper": {},
-        "small": {"width": 168, "n_heads": 6, "encoder_layers": 2, "decoder_layers": 2},
+        "small": {"width": 136, "n_heads": 4, "encoder_layers": 3, "decoder_layers": 3},
     }
-    training: ClassVar[dict[str, dict[str, Any]]] = {
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "discriminator": "none"},
         "small": {"discriminator": "none"},
     }
@@ -169,8 +171,9 @@ class Encoder(nn.Module):
         horizon, width, self.n_registers = config.horizon, config.width, config.n_registers
         length = horizon + self.n_registers
         self.step = nn.Linear(config.action_dim, width)
-        self.positions = learned_rows(horizon, width)
-        self.registers = learned_rows(self.n_registers, width)
+        nn.init.normal_(self.step.weight)  # or small motions drown in the positions
+        self.positions = nn.Parameter(waves(horizon, width))
+        self.registers = nn.Parameter(LOUD * torch.randn(self.n_registers, width))
         self.layers = nn.ModuleList(
             Layer(width, config.n_heads) for _ in range(config.encoder_layers)
         )
@@ -200,9 +203,9 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.width
         self.latent = nn.Linear(len(config.levels), width)
-        self.unknown = learned_rows(1, width)
-        self.positions = learned_rows(config.n_registers, width)
-        self.queries = learned_rows(config.horizon, width)
+        self.unknown = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(LOUD * torch.randn(config.n_registers, width))
+        self.queries = nn.Parameter(waves(config.horizon, width))
         self.layers = nn.ModuleList(
             Layer(width, config.n_heads, cross=True) for _ in range(config.decoder_layers)
         )
@@ -261,6 +264,9 @@ class Attention(nn.Module):
         self.n_heads = n_heads
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
+        with torch.no_grad():  # sharp from the start: registers that all see the mean stay alike
+            self.query.weight *= SHARP
+            self.key_value.weight[:width] *= SHARP
 
     def forward(self, x: Tensor, context: Tensor, seen: Tensor | None = None) -> Tensor:
         key, value = self.key_value(context).chunk(2, -1)
@@ -272,6 +278,8 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # [B, heads, T, W / heads]
 
 
-def learned_rows(n: int, width: int) -> nn.Parameter:
-    """`[n, width]`, small as nn.Linear's outputs are."""
-    return nn.Parameter(0.5 * torch.randn(n, width))
+def waves(n: int, width: int) -> Tensor:
+    """`[n, width]`: sines and cosines of 1/2 .. n/2 periods, so that neighbours look alike."""
+    periods = torch.logspace(log10(0.5), log10(n / 2), ceil(width / 2))
+    angle = 2 * pi * torch.linspace(0, 1, n)[:, None] * periods
+    return LOUD * torch.cat([angle.sin(), angle.cos()], 1)[:, :width]

@@ -19,6 +19,7 @@ from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConf
 from nac_ros.tokenizers.grammar import FixedGrammar
 
 KMEANS_CHUNKS = 2048  # for each group, two a codeword; the moving averages do the rest
+LATENTS = 4096  # of as many chunks; those for the groups are mixed from them
 MIXED = pi / 4  # [rad] at most, from one latent towards another
 
 
@@ -78,7 +79,7 @@ class Vqvla(Tokenizer):
             "ema_decay": 0.97,
         },
     }
-    training: ClassVar[dict[str, dict[str, Any]]] = {
+    recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "learning_rate": 5e-5,
             "commitment_weight": 5.0,
@@ -150,7 +151,7 @@ class Vqvla(Tokenizer):
     def fit_codes(self, normalised: Tensor, seed: int) -> None:
         """k-means group by group, each on latents that no group before was fitted to."""
         generator, n = torch.Generator().manual_seed(seed), self.config.n_groups
-        chosen = torch.randperm(len(normalised), generator=generator)[: n * KMEANS_CHUNKS]
+        chosen = torch.randperm(len(normalised), generator=generator)[:LATENTS]
         latents = mixed(self._latent(normalised[chosen])[..., 0], n * KMEANS_CHUNKS, generator)
         rest = latents.view(n, KMEANS_CHUNKS, -1)
         for book in self.quantizer.codebooks:

@@ -80,7 +80,7 @@ def train(
     seed_everything(seed)
     values = {**material.facts, **dict(candidate.model)}
     made = make_tokenizer(candidate.name, candidate.preset, horizon, dim, **values)
-    given = {**cls.training.get(candidate.preset, {}), **common, **dict(candidate.training)}
+    given = {**cls.recipes.get(candidate.preset, {}), **common, **dict(candidate.training)}
     training = configs.build(TokenizerTraining, {**given, "seed": seed}, candidate.title)
     folder = cache / _key(made, training, material)
     if (folder / FIGURES).is_file():

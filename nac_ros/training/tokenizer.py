@@ -263,4 +263,4 @@ def _losses(tokenizer: Tokenizer, config: TokenizerTraining) -> list[torch.nn.Mo
 
 def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
     learned = list(module.parameters()) or [torch.zeros(1)]  # AdamW refuses to have nothing
-    return torch.optim.AdamW(learned, rate, betas=(0.9, 0.99))
+    return torch.optim.AdamW(learned, rate, betas=(0.9, 0.99), fused=True)
