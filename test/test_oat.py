@@ -93,6 +93,20 @@ def test_a_register_knows_nothing_of_those_after_it():
     assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
 
 
+def test_training_keeps_first_registers_of_every_number_alike():
+    kept = make_tokenizer("oat", **TINY)._random_prefixes(torch.zeros(6000, 12, 4))
+    assert torch.equal(kept, kept.cummin(1).values) and kept[:, 0].all()
+    shares = torch.bincount(kept.sum(1), minlength=13)[1:] / 6000
+    assert torch.allclose(shares, torch.full((12,), 1 / 12), atol=0.02)
+
+
+def test_a_fresh_one_tells_chunks_apart_at_every_register():
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer("oat").fit(waves())
+    latents = tokenizer.latents(tokenizer.normalize(waves()))
+    assert (latents.std(0) > 0.02).all()
+
+
 def test_more_tokens_come_nearer_to_the_chunk(trained):
     real = torch.from_numpy(waves())
     tokens = trained.encode(real)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nac_ros.codec.model import Codec, CodecConfig
+from nac_ros.codec.search import refine
 from nac_ros.codec.transform import DensePath, deal, water_level
 
 TINY = {"n_filters": 4, "latent_dim": 24, "codebook_size": 64, "decoder_dim": 32, "lstm": False}
@@ -57,7 +58,12 @@ def test_a_dimension_that_counts_more_is_kept_better():
     for metric in (torch.tensor([1.0, 1.0]), torch.tensor([25.0, 1.0])):
         codec = Codec(CodecConfig(horizon=8, action_dim=2, ratios=(2,), **TINY)).eval()
         codec.begin(chunks, metric, 0)
-        error = codec.path.decode(codec.quantizer.quantize(codec.path.encode(chunks))) - chunks
+        error = (
+            codec.path.decode(
+                codec.quantizer.dequantize(codec.quantizer.codes(codec.path.encode(chunks)))
+            )
+            - chunks
+        )
         errors.append(error.square().mean((0, 1)))
     assert errors[1][0] < 0.8 * errors[0][0]
 
@@ -101,3 +107,30 @@ def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
 def test_a_share_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"stage_dropout 1\.0"):
         CodecConfig(stage_dropout=1.0)
+
+
+def test_exchanging_codes_one_by_one_never_comes_out_farther():
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(16, 20, generator=generator) for _ in range(5)]
+    wanted = torch.randn(40, 20, generator=generator)
+    codes = torch.randint(16, (40, 5), generator=generator)
+
+    def error(chosen):
+        made = sum(part[code] for part, code in zip(parts, chosen.unbind(1)))
+        return (wanted - made).square().sum(1)
+
+    once, often = refine(wanted, codes, parts, 1), refine(wanted, codes, parts, 4)
+    assert (error(once) <= error(codes) + 1e-4).all() and error(once).sum() < error(codes).sum()
+    assert (error(often) <= error(once) + 1e-4).all()
+
+
+def test_a_searched_code_decodes_nearer_than_the_nearest():
+    torch.manual_seed(0)
+    chunks, errors = low_rank(), {}
+    for search in (0, 2):
+        codec = Codec(CodecConfig(**{**TINY, "search": search})).eval()
+        codec.begin(chunks, torch.ones(7), 0)
+        with torch.no_grad():
+            made = codec.decode(codec.encode(chunks))
+        errors[search] = float((made - chunks).square().mean())
+    assert errors[2] < 0.95 * errors[0]

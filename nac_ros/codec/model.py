@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nac_ros.codec.quantizer import MultiScaleQuantizer, Quantized
 from nac_ros.codec.seanet import SeanetEncoder, folded_parameters
-from nac_ros.codec.transform import DensePath
+from nac_ros.codec.search import refine, tables
+from nac_ros.codec.transform import DensePath, flat
 from nac_ros.codec.vocos import VocosDecoder
 
 
@@ -21,6 +22,7 @@ class CodecConfig:
     layout: flat, one waveform of H * D samples as in the paper, or channels, D waveforms of H;
         the hop, prod(ratios), is in samples of a waveform
     transform, path_hidden: klt puts a dense path beside the networks (nac_ros.codec.transform)
+    search: sweeps of the closed-loop search for codes where there is a path (codec/search.py)
     stage_dropout: share of training chunks decoded from the first stage alone, so that it can be
     embodiment: name of the robot among several that share one codec; gives it an embedding
     """
@@ -43,6 +45,7 @@ class CodecConfig:
     layout: Literal["flat", "channels"] = "flat"
     transform: Literal["none", "klt"] = "none"
     path_hidden: int = 0
+    search: int = 0
     stage_dropout: float = 0.0
     embodiment: str = ""
 
@@ -141,7 +144,8 @@ class Codec(nn.Module):
     def forward(self, actions: Tensor) -> Reconstruction:
         """Encode, quantize and decode `[B, H, D]`; in training mode the codebooks follow."""
         dropout = self.config.stage_dropout if self.training else 0.0
-        quantized = self.quantizer(self.latent(actions), dropout)
+        latent = self.latent(actions)
+        quantized = self.quantizer(latent, dropout, self._searched(actions, latent))
         return Reconstruction(self._to_actions(quantized.latent), quantized)
 
     def plain(self, actions: Tensor) -> Tensor:
@@ -150,7 +154,9 @@ class Codec(nn.Module):
 
     def encode(self, actions: Tensor) -> list[Tensor]:
         """`[B, H, D]` -> codes, int64 `[B, n_s]` per scale."""
-        return self.quantizer(self.latent(actions)).codes
+        latent = self.latent(actions)
+        codes = self._searched(actions, latent)
+        return self.quantizer(latent).codes if codes is None else codes
 
     def decode(self, codes: Sequence[Tensor]) -> Tensor:
         """Codes, int64 `[B, n_s]` of all scales or the first ones -> `[B, H, D]`."""
@@ -166,12 +172,33 @@ class Codec(nn.Module):
         latent = self.latent(actions)
         self.quantizer.initialise(latent, seed, ends)
         if self.path is not None:
-            self.path.fit_synthesis(self.quantizer.quantize(latent), actions)
+            self.path.fit_synthesis(
+                self.quantizer.dequantize(self.quantizer.codes(latent)), actions
+            )
 
     @torch.no_grad()
     def begin_codes(self, actions: Tensor, seed: int) -> None:
         """k-means of every codebook on the latents of chunks `[N, H, D]`."""
         self.quantizer.initialise(self.latent(actions), seed)
+
+    @torch.no_grad()
+    def _searched(self, actions: Tensor, latent: Tensor) -> list[Tensor] | None:
+        """Codes that decode nearer to `[B, H, D]` than the nearest ones; None where none search.
+
+        What the networks add is taken as it is for the nearest codes.
+        """
+        path, config = self.path, self.config
+        if path is None or not config.search:
+            return None
+        codes = self.quantizer.codes(latent)
+        quantized = self.quantizer.dequantize(codes)
+        bent = self._to_actions(quantized).flatten(1) - path.synthesis(flat(quantized))
+        wanted = (actions.flatten(1) - bent - path.synthesis.bias) * path.units
+        weight = path.synthesis.weight * path.units[:, None]
+        books = [book.codewords for book in self.quantizer.codebooks]
+        parts = tables(weight, books, config.vq_scales, config.n_steps)
+        better = refine(wanted, torch.cat(codes, 1), parts, config.search)
+        return list(better.split(list(config.tokens_per_scale), 1))
 
     def _to_waves(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> `[B, channels, padded length]`."""

@@ -76,18 +76,24 @@ class MultiScaleQuantizer(nn.Module):
             EmaCodebook(codebook_size, dim, decay, revive) for _ in scales
         )
 
-    def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:
+    def forward(
+        self, latent: Tensor, dropout: float = 0.0, given: Sequence[Tensor] | None = None
+    ) -> Quantized:
         """Latent `[B, E, T']`; in training mode the codebooks follow and the gradient passes.
 
         dropout: share of chunks whose latent is that of the first stage alone (SoundStream,
         2107.03312), so that a prefix decodes
+        given: codes `[B, n]` per scale that were chosen otherwise; None = the nearest
         """
         residual, total = latent, torch.zeros_like(latent)
         codes, commitments = [], []
         kept = 1.0
-        for codebook, scale in zip(self.codebooks, self.scales):
+        for stage, (codebook, scale) in enumerate(zip(self.codebooks, self.scales)):
             pooled = pool(residual, scale)
-            indices = codebook.nearest(_rows(pooled.detach()))
+            if given is None:
+                indices = codebook.nearest(_rows(pooled.detach()))
+            else:
+                indices = given[stage].flatten()
             chosen = _lookup(codebook.codewords, indices.view(latent.shape[0], -1))
             commitments.append(F.mse_loss(pooled, chosen))
             passed = upsample(pooled + (chosen - pooled).detach(), scale)
@@ -131,13 +137,14 @@ class MultiScaleQuantizer(nn.Module):
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
         return wanted
 
-    def quantize(self, latent: Tensor) -> Tensor:
-        """Latent `[B, E, T']` -> the sum of its codewords `[B, E, T']`; nothing learns."""
-        residual = latent
+    def codes(self, latent: Tensor) -> list[Tensor]:
+        """Latent `[B, E, T']` -> nearest codes, int64 `[B, n]` per scale; nothing learns."""
+        residual, codes = latent, []
         for codebook, scale in zip(self.codebooks, self.scales):
             indices = codebook.nearest(_rows(pool(residual, scale))).view(latent.shape[0], -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
-        return latent - residual
+            codes.append(indices)
+        return codes
 
     def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
         """Codes int64 `[B, T'/scale]` of all scales or the first -> latent `[B, E, T']`."""

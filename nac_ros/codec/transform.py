@@ -29,23 +29,24 @@ class DensePath(nn.Module):
         self.shape, self.n_steps = (horizon, action_dim), n_steps
         size, latents = horizon * action_dim, latent_dim * n_steps
         self.analysis, self.synthesis = nn.Linear(size, latents), nn.Linear(latents, size)
+        self.register_buffer("units", torch.ones(size))  # of samples, for what errors count
         self.bend_in = _perceptron(size, hidden, latents) if hidden else None
         self.bend_out = _perceptron(latents, hidden, size) if hidden else None
 
     def encode(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> `[B, E, T']`."""
-        flat = actions.flatten(1)
-        latents = self.analysis(flat)
+        samples = actions.flatten(1)
+        latents = self.analysis(samples)
         if self.bend_in is not None:
-            latents = latents + self.bend_in(flat)
+            latents = latents + self.bend_in(samples)
         return latents.unflatten(1, (self.n_steps, -1)).transpose(1, 2)
 
     def decode(self, latent: Tensor) -> Tensor:
         """`[B, E, T']` -> `[B, H, D]`."""
-        flat = _flat(latent)
-        actions = self.synthesis(flat)
+        samples = flat(latent)
+        actions = self.synthesis(samples)
         if self.bend_out is not None:
-            actions = actions + self.bend_out(flat)
+            actions = actions + self.bend_out(samples)
         return actions.unflatten(1, self.shape)
 
     @torch.no_grad()
@@ -58,6 +59,7 @@ class DensePath(nn.Module):
         Returns how many channels have been used up to the end of each stage.
         """
         units = metric.sqrt().repeat(self.shape[0])  # [H * D]
+        self.units.copy_(units)
         rows = actions.flatten(1) * units
         mean = rows.mean(0)
         _, spread, basis = torch.linalg.svd(rows - mean, full_matrices=False)
@@ -78,7 +80,7 @@ class DensePath(nn.Module):
     @torch.no_grad()
     def fit_synthesis(self, latent: Tensor, actions: Tensor) -> None:
         """Least squares from quantized latents `[N, E, T']` to their chunks `[N, H, D]`."""
-        known, wanted = _flat(latent).double(), actions.flatten(1).double()
+        known, wanted = flat(latent).double(), actions.flatten(1).double()
         means = known.mean(0), wanted.mean(0)
         known, wanted = known - means[0], wanted - means[1]
         square = known.T @ known
@@ -135,5 +137,6 @@ def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), last)
 
 
-def _flat(latent: Tensor) -> Tensor:
+def flat(latent: Tensor) -> Tensor:
+    """As the matrices take it."""
     return latent.transpose(1, 2).flatten(1)  # [B, E, T'] -> [B, T' * E]

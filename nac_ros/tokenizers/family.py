@@ -66,7 +66,7 @@ def begin_codes(family: Mapping[str, Nac], chunks: Mapping[str, torch.Tensor], s
     for name, latent in latents.items():
         path = family[name].codec.path
         if path is not None:
-            path.fit_synthesis(quantizer.quantize(latent), some[name])
+            path.fit_synthesis(quantizer.dequantize(quantizer.codes(latent)), some[name])
 
 
 def _inner_layers(codec: Codec) -> list[str]:

@@ -234,11 +234,11 @@ class Layer(nn.Module):
         self.own_norm, self.own = nn.LayerNorm(width), Attention(width, n_heads)
         if cross:
             self.cross_norm, self.cross = nn.LayerNorm(width), Attention(width, n_heads)
+        back = nn.Linear(4 * width, width)
+        for weights in (back.weight, back.bias):
+            nn.init.zeros_(weights)  # at first attention alone carries the chunk to the other end
         self.perceptron = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            nn.Linear(4 * width, width),
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), back
         )
 
     def forward(
