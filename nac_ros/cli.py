@@ -131,6 +131,9 @@ def _comparisons(tokenizer: Any) -> None:
         tokenizer, "ablate", tokenizer_commands.ablate,
         "change one thing of nac at a time: the paper's Table 1",
     )  # fmt: skip
+    ablate.add_argument(
+        "--groups", nargs="+", metavar="GROUP", help="of settings; Table 1's if left out"
+    )
     arguments.comparison(ablate, "runs/ablation")
     worst = arguments.command(
         tokenizer, "envelope", tokenizer_commands.envelope,

@@ -124,7 +124,7 @@ def bench(a: Namespace) -> Figures:
             f"{rival['label']} at {rival['bits']:.0f} bits, {rival['mse']:.2e}, lies left of and "
             f"below nac at {own['bits']:.0f} bits, {own['mse']:.2e}"
         )
-    print(f"bench.json, table.md and rate_distortion.png are in {a.out}")
+    print(f"bench.json, table.md, rate_distortion.png and a picture of each are in {a.out}")
     return figures
 
 
@@ -133,7 +133,8 @@ def ablate(a: Namespace) -> Figures:
     from nac_ros.evaluation.ablate import AblationConfig, table
     from nac_ros.evaluation.ablate import ablate as run
 
-    config = AblationConfig(**_given(a))
+    groups = {"groups": tuple(a.groups)} if a.groups else {}
+    config = AblationConfig(**_given(a), **groups)
     figures = run(config, _material(a), a.out)
     print(table(figures))
     print(f"ablation.json and ablation.md are in {a.out}")

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from nac_ros.codec.discriminators import Discriminator, discriminator_loss, feature_loss
 from nac_ros.codec.model import Codec, CodecConfig
-from nac_ros.codec.quantizer import EmaCodebook, MultiScaleQuantizer
+from nac_ros.codec.codebook import EmaCodebook
+from nac_ros.codec.quantizer import MultiScaleQuantizer
 from nac_ros.codec.seanet import SeanetEncoder, fold_weight_norm, folded_parameters
 from nac_ros.codec.vocos import MAX_MAGNITUDE, IstftHead
 
@@ -84,7 +85,6 @@ def test_first_update_after_kmeans_keeps_used_codewords_in_place():
 def test_unused_codewords_are_revived_on_latents_and_stay_there():
     book = EmaCodebook(4, 2, decay=0.5, revive_below=0.05)
     book.codewords.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, 9.0], [9.0, -9.0]]))
-    book.sums.copy_(book.codewords)
     latents = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 0.1
     for _ in range(8):
         book.update(latents, book.nearest(latents))

@@ -14,9 +14,9 @@ from nac_ros.tokenizers.grammar import PAD
 RELATIVE = [True] * 6 + [False]
 
 
-def smooth_chunks(n: int = 300, horizon: int = 32, dim: int = 7) -> np.ndarray:
+def smooth_chunks(n: int = 300, horizon: int = 32, dim: int = 7, seed: int = 0) -> np.ndarray:
     """Random walks `[n, horizon, dim]` like joints in motion."""
-    steps = np.random.default_rng(0).standard_normal((n, horizon, dim))
+    steps = np.random.default_rng(seed).standard_normal((n, horizon, dim))
     return (0.02 * steps.cumsum(1)).astype(np.float32)
 
 
@@ -67,19 +67,51 @@ def test_saved_and_loaded_tokenizers_agree(fitted, tmp_path):
     assert torch.equal(again.decode(tokens, chunks[:, 0]), fitted.decode(tokens, chunks[:, 0]))
 
 
-def test_nearest_embeddings_are_the_tokens(fitted):
-    vectors = fitted.embeddings()
+def nearest_tokens(tokenizer, normalised):
+    """Tokens whose embeddings are nearest to what is to be named after those before."""
+    naming, vectors = tokenizer.naming(normalised), tokenizer.embeddings()
+    tokens = torch.zeros(len(normalised), 0, dtype=torch.int64)
+    while not tokenizer.grammar.done(tokens.numpy()).all():
+        legal = torch.from_numpy(tokenizer.grammar.legal(tokens.numpy()).copy())
+        distance = torch.cdist(naming(tokens)[:, tokens.shape[1], None], vectors[None])[:, 0]
+        chosen = distance.masked_fill(~legal, torch.inf).argmin(-1, keepdim=True)
+        tokens = torch.cat([tokens, chosen], 1)
+    return tokens
+
+
+def test_tokens_are_the_nearest_embeddings_or_decode_nearer_than_these(fitted):
+    if fitted.embeddings() is None:
+        pytest.skip(f"{fitted.name} has no geometry")
+    chunks = 0.7 * smooth_chunks(20, seed=1)  # others than it was fitted to
+    normalised = fitted.normalize(chunks, chunks[:, 0])
+    tokens, nearest = fitted.encode(chunks, chunks[:, 0]), nearest_tokens(fitted, normalised)
+    if (nearest == tokens).float().mean() > 0.99:
+        return
+    own, other = (
+        (fitted.decode(said, chunks[:, 0]) - torch.from_numpy(chunks)).square().mean()
+        for said in (tokens, nearest)
+    )
+    assert fitted.config.beam > 1 and own < other
+
+
+def test_without_a_beam_nac_says_the_nearest():
+    chunks = smooth_chunks()
+    for preset in ("small", "small-flat"):
+        tokenizer = make_tokenizer("nac", preset, beam=1).fit(chunks)
+        nearest = nearest_tokens(tokenizer, tokenizer.normalize(chunks[:20]))
+        assert (nearest == tokenizer.encode(chunks[:20])).float().mean() > 0.99
+
+
+def test_latents_are_what_the_tokens_name_after_those_before(fitted):
+    vectors, chunks = fitted.embeddings(), smooth_chunks()[:20]
     if vectors is None:
         pytest.skip(f"{fitted.name} has no geometry")
-    chunks = smooth_chunks()[:5]
-    latents = fitted.latents(fitted.normalize(chunks, chunks[:, 0]))  # [B, L, E]
+    normalised = fitted.normalize(chunks, chunks[:, 0])
     tokens = fitted.encode(chunks, chunks[:, 0])
-    legal = np.stack(
-        [fitted.grammar.legal(tokens.numpy()[:, :k]) for k in range(tokens.shape[1])], 1
-    )
-    distance = torch.cdist(latents, vectors[None].expand(5, -1, -1))
-    nearest = distance.masked_fill(~torch.from_numpy(legal), torch.inf).argmin(-1)
-    assert (nearest == tokens).float().mean() > 0.99
+    latents = fitted.latents(normalised)
+    assert latents.shape == (20, tokens.shape[1], vectors.shape[1])
+    apart = (latents - vectors[tokens]).square().sum(-1).mean()
+    assert apart < (latents - vectors[tokens.roll(1, 0)]).square().sum(-1).mean()
 
 
 def test_what_is_named_next_makes_up_for_what_was_said(fitted):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from nac_ros.codec.codebook import mixed
 from nac_ros.errors import BadTokens, ConfigError
 from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, parity
 from nac_ros.tokenizers import make_tokenizer
-from nac_ros.tokenizers.vqvla import CausalConv, mixed
+from nac_ros.tokenizers.vqvla import CausalConv
 
 TINY = {"widths": (8, 16), "strides": (8,), "whole_dim": 48, "whole_hidden": 64}
 TINY |= {"whole_blocks": 1, "latent_dim": 24, "codebook_size": 64}

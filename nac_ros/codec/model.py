@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, lcm, log2, prod
+from math import ceil, lcm, prod
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from nac_ros.codec.quantizer import MultiScaleQuantizer, Quantized
 from nac_ros.codec.seanet import SeanetEncoder, folded_parameters
-from nac_ros.codec.search import refine, tables
-from nac_ros.codec.transform import DensePath, flat
+from nac_ros.codec.transform import DensePath
+from nac_ros.codec.turns import TurnQuantizer
 from nac_ros.codec.vocos import VocosDecoder
 
 
@@ -21,9 +21,12 @@ class CodecConfig:
 
     layout: flat, one waveform of H * D samples as in the paper, or channels, D waveforms of H;
         the hop, prod(ratios), is in samples of a waveform
-    transform, path_hidden: klt puts a dense path beside the networks (nac_ros.codec.transform)
-    search: sweeps of the closed-loop search for codes where there is a path (codec/search.py)
-    stage_dropout: share of training chunks decoded from the first stage alone, so that it can be
+    span: what a token names. step: a stretch of the latent, as in the paper; chunk: what the
+        tokens before left of the whole chunk, one vector of `chunk_dim` (nac_ros.codec.turns),
+        with a dense path of `path_hidden` beside the networks (nac_ros.codec.transform)
+    beam: beginnings kept while the codes of a chunk are chosen, with span chunk
+    prefix_dropout: share of training chunks decoded from their first codes alone, so that these
+        can be: of the first scale with span step, any number with span chunk
     embodiment: name of the robot among several that share one codec; gives it an embedding
     """
 
@@ -43,22 +46,26 @@ class CodecConfig:
     head: Literal["istft", "linear"] = "istft"
     norm_ids: int = 4
     layout: Literal["flat", "channels"] = "flat"
-    transform: Literal["none", "klt"] = "none"
+    span: Literal["step", "chunk"] = "step"
+    chunk_dim: int = 96
     path_hidden: int = 0
-    search: int = 0
-    stage_dropout: float = 0.0
+    beam: int = 1
+    prefix_dropout: float = 0.0
     embodiment: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "action_dim", "latent_dim", "n_filters", "codebook_size"):
+        positive = ("horizon", "action_dim", "latent_dim", "n_filters", "codebook_size")
+        for name in (*positive, "chunk_dim", "beam"):
             if getattr(self, name) < 1:
                 raise ValueError(f"codec: {name} must be at least 1, got {getattr(self, name)}")
         if not self.ratios or not self.vq_scales or min(*self.ratios, *self.vq_scales, 1) < 1:
             raise ValueError(f"codec: bad ratios {self.ratios} or vq_scales {self.vq_scales}")
         if self.decoder_dim % 32:
             raise ValueError(f"codec: decoder_dim {self.decoder_dim} must be a multiple of 32")
-        if not 0 <= self.stage_dropout < 1:
-            raise ValueError(f"codec: stage_dropout {self.stage_dropout} must lie in 0 .. 1")
+        if not 0 <= self.prefix_dropout < 1:
+            raise ValueError(f"codec: prefix_dropout {self.prefix_dropout} must lie in 0 .. 1")
+        if self.beam > 1 and self.span == "step":
+            raise ValueError(f"codec: beam {self.beam} needs span chunk; span is step")
 
     @property
     def hop(self) -> int:
@@ -108,9 +115,7 @@ class Codec(nn.Module):
         self.encoder = SeanetEncoder(
             dim, config.n_filters, config.ratios, config.lstm, config.channels
         )
-        self.quantizer = MultiScaleQuantizer(
-            dim, config.codebook_size, config.vq_scales, config.ema_decay, config.revive_below
-        )
+        self.quantizer = _quantizer(config)
         self.decoder = VocosDecoder(
             dim,
             config.decoder_dim,
@@ -124,9 +129,11 @@ class Codec(nn.Module):
             config.channels,
         )
         self.path: DensePath | None = None
-        if config.transform == "klt":
-            sizes = (config.horizon, config.action_dim, dim, steps, config.path_hidden)
-            self.path = DensePath(*sizes)
+        if config.span == "chunk":
+            whole = config.chunk_dim
+            self.path = DensePath(config.horizon, config.action_dim, whole, config.path_hidden)
+            self.join = nn.Linear(dim * steps, whole)  # the encoder's latent to one of the chunk
+            self.divide = nn.Linear(whole, dim * steps)
             self.encoder.hush()
             self.decoder.hush()
         self.embedding = nn.Parameter(torch.zeros(dim, 1)) if config.embodiment else None
@@ -137,15 +144,19 @@ class Codec(nn.Module):
         return folded_parameters(self)
 
     def latent(self, actions: Tensor) -> Tensor:
-        """`[B, H, D]` -> continuous latent `[B, E, T']`; the tail is padded with the last row."""
+        """`[B, H, D]` -> continuous latent `[B, E, T']`, or `[B, chunk_dim]` with span chunk.
+
+        The tail of the waveform is padded with the last row.
+        """
         latent = self.encoder(self._to_waves(actions))
-        return latent if self.path is None else latent + self.path.encode(actions)
+        if self.path is None:
+            return latent
+        return self.join(latent.flatten(1)) + self.path.encode(actions)
 
     def forward(self, actions: Tensor) -> Reconstruction:
         """Encode, quantize and decode `[B, H, D]`; in training mode the codebooks follow."""
-        dropout = self.config.stage_dropout if self.training else 0.0
-        latent = self.latent(actions)
-        quantized = self.quantizer(latent, dropout, self._searched(actions, latent))
+        dropout = self.config.prefix_dropout if self.training else 0.0
+        quantized = self.quantizer(self.latent(actions), dropout)
         return Reconstruction(self._to_actions(quantized.latent), quantized)
 
     def plain(self, actions: Tensor) -> Tensor:
@@ -154,9 +165,7 @@ class Codec(nn.Module):
 
     def encode(self, actions: Tensor) -> list[Tensor]:
         """`[B, H, D]` -> codes, int64 `[B, n_s]` per scale."""
-        latent = self.latent(actions)
-        codes = self._searched(actions, latent)
-        return self.quantizer(latent).codes if codes is None else codes
+        return self.quantizer.codes(self.latent(actions))
 
     def decode(self, codes: Sequence[Tensor]) -> Tensor:
         """Codes, int64 `[B, n_s]` of all scales or the first ones -> `[B, H, D]`."""
@@ -165,16 +174,10 @@ class Codec(nn.Module):
     @torch.no_grad()
     def begin(self, actions: Tensor, metric: Tensor, seed: int) -> None:
         """Dense path and codebooks from chunks `[N, H, D]`; metric `[D]`: what errors count."""
-        ends = None
         if self.path is not None:
-            bits = log2(self.config.codebook_size)
-            ends = self.path.begin(actions, metric, self.config.vq_scales, bits)
-        latent = self.latent(actions)
-        self.quantizer.initialise(latent, seed, ends)
-        if self.path is not None:
-            self.path.fit_synthesis(
-                self.quantizer.dequantize(self.quantizer.codes(latent)), actions
-            )
+            self.path.begin(actions, metric)
+        self.begin_codes(actions, seed)
+        self.end_path(actions)
 
     @torch.no_grad()
     def begin_codes(self, actions: Tensor, seed: int) -> None:
@@ -182,23 +185,11 @@ class Codec(nn.Module):
         self.quantizer.initialise(self.latent(actions), seed)
 
     @torch.no_grad()
-    def _searched(self, actions: Tensor, latent: Tensor) -> list[Tensor] | None:
-        """Codes that decode nearer to `[B, H, D]` than the nearest ones; None where none search.
-
-        What the networks add is taken as it is for the nearest codes.
-        """
-        path, config = self.path, self.config
-        if path is None or not config.search:
-            return None
-        codes = self.quantizer.codes(latent)
-        quantized = self.quantizer.dequantize(codes)
-        bent = self._to_actions(quantized).flatten(1) - path.synthesis(flat(quantized))
-        wanted = (actions.flatten(1) - bent - path.synthesis.bias) * path.units
-        weight = path.synthesis.weight * path.units[:, None]
-        books = [book.codewords for book in self.quantizer.codebooks]
-        parts = tables(weight, books, config.vq_scales, config.n_steps)
-        better = refine(wanted, torch.cat(codes, 1), parts, config.search)
-        return list(better.split(list(config.tokens_per_scale), 1))
+    def end_path(self, actions: Tensor) -> None:
+        """The path's way back, where there is one, from what the codes of `[N, H, D]` say."""
+        if self.path is not None:
+            codes = self.quantizer.codes(self.latent(actions))
+            self.path.fit_synthesis(self.quantizer.dequantize(codes), actions)
 
     def _to_waves(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> `[B, channels, padded length]`."""
@@ -211,10 +202,21 @@ class Codec(nn.Module):
         return padded.flatten(1)[:, None, : self.config.padded_length]  # time-major
 
     def _to_actions(self, latent: Tensor) -> Tensor:
-        shown = latent if self.embedding is None else latent + self.embedding
+        shown = latent
+        if self.path is not None:
+            shown = self.divide(latent).unflatten(1, (-1, self.config.n_steps))
+        if self.embedding is not None:
+            shown = shown + self.embedding
         waves = self.decoder(shown)[..., : self.config.length]  # padding is cut, never in a loss
         actions = waves.transpose(1, 2).reshape(-1, self.config.horizon, self.config.action_dim)
         return actions if self.path is None else actions + self.path.decode(latent)
+
+
+def _quantizer(config: CodecConfig) -> nn.Module:
+    size, ema = config.codebook_size, (config.ema_decay, config.revive_below)
+    if config.span == "chunk":
+        return TurnQuantizer(config.chunk_dim, size, config.tokens_per_scale, *ema, config.beam)
+    return MultiScaleQuantizer(config.latent_dim, size, config.vq_scales, *ema)
 
 
 def _even(n: int) -> int:

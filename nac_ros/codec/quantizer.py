@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-KMEANS_ITERATIONS = 10
-ROWS = 2048  # distances at once: their matrix stays in the cache
-LAPLACE = 1e-6  # keeps the mean of a codeword nobody used finite
+from nac_ros.codec.codebook import EmaCodebook
 
 
 class Quantized(NamedTuple):
@@ -18,50 +16,6 @@ class Quantized(NamedTuple):
     latent: Tensor
     codes: list[Tensor]
     commitment: Tensor
-
-
-class EmaCodebook(nn.Module):
-    """`size` codewords `[K, E]`, each the slow mean of the latents assigned to it."""
-
-    def __init__(self, size: int, dim: int, decay: float, revive_below: float):
-        super().__init__()
-        self.decay, self.revive_below = decay, revive_below
-        self.register_buffer("codewords", torch.randn(size, dim) * 0.1)
-        self.register_buffer("counts", torch.ones(size))
-        self.register_buffer("sums", self.codewords.clone())
-
-    def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the nearest codeword (L2) for latents `[N, E]`: int64 `[N]`."""
-        return nearest(latents, self.codewords)
-
-    @torch.no_grad()
-    def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
-        """k-means on latents `[N, E]`; stores sums beside counts, so step 1 shrinks nothing."""
-        size = len(self.codewords)
-        means = _sample(latents, size, generator)
-        means = means + 1e-4 * latents.std() * torch.randn(means.shape, generator=generator)
-        for _ in range(KMEANS_ITERATIONS):
-            assigned = nearest(latents, means)
-            counts, sums = _accumulate(latents, assigned, size)
-            empty = counts == 0
-            means = sums / counts.clamp(min=1)[:, None]
-            means[empty] = _sample(latents, size, generator)[empty]
-        self.codewords.copy_(means)
-        self.counts.fill_(1.0)
-        self.sums.copy_(means)
-
-    @torch.no_grad()
-    def update(self, latents: Tensor, assigned: Tensor) -> None:
-        """One EMA step on latents `[N, E]`; codewords that hardly live restart on a latent."""
-        counts, sums = _accumulate(latents, assigned, len(self.codewords))
-        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        self.codewords.copy_(self.sums / self.counts.clamp(min=LAPLACE)[:, None])
-        dead = self.counts < self.revive_below
-        if dead.any():
-            self.codewords[dead] = _sample(latents, len(dead), None)[dead]
-            self.counts[dead] = 4 * self.revive_below
-            self.sums[dead] = self.codewords[dead] * (4 * self.revive_below)
 
 
 class MultiScaleQuantizer(nn.Module):
@@ -76,24 +30,18 @@ class MultiScaleQuantizer(nn.Module):
             EmaCodebook(codebook_size, dim, decay, revive) for _ in scales
         )
 
-    def forward(
-        self, latent: Tensor, dropout: float = 0.0, given: Sequence[Tensor] | None = None
-    ) -> Quantized:
+    def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:
         """Latent `[B, E, T']`; in training mode the codebooks follow and the gradient passes.
 
         dropout: share of chunks whose latent is that of the first stage alone (SoundStream,
         2107.03312), so that a prefix decodes
-        given: codes `[B, n]` per scale that were chosen otherwise; None = the nearest
         """
         residual, total = latent, torch.zeros_like(latent)
         codes, commitments = [], []
         kept = 1.0
-        for stage, (codebook, scale) in enumerate(zip(self.codebooks, self.scales)):
+        for codebook, scale in zip(self.codebooks, self.scales):
             pooled = pool(residual, scale)
-            if given is None:
-                indices = codebook.nearest(_rows(pooled.detach()))
-            else:
-                indices = given[stage].flatten()
+            indices = codebook.nearest(_rows(pooled.detach()))
             chosen = _lookup(codebook.codewords, indices.view(latent.shape[0], -1))
             commitments.append(F.mse_loss(pooled, chosen))
             passed = upsample(pooled + (chosen - pooled).detach(), scale)
@@ -106,17 +54,12 @@ class MultiScaleQuantizer(nn.Module):
         return Quantized(total, codes, torch.stack(commitments).mean())
 
     @torch.no_grad()
-    def initialise(self, latent: Tensor, seed: int, ends: Sequence[int] | None = None) -> None:
-        """k-means for every stage, each on what the stages before leave of `[B, E, T']`.
-
-        ends: a stage's codewords are zero from this channel on, which is the later stages' to name
-        """
+    def initialise(self, latent: Tensor, seed: int) -> None:
+        """k-means for every stage, each on what the stages before leave of `[B, E, T']`."""
         generator = torch.Generator().manual_seed(seed)
         residual = latent
-        ends = ends or [latent.shape[1]] * len(self.scales)
-        for codebook, scale, end in zip(self.codebooks, self.scales, ends):
-            own = (torch.arange(latent.shape[1]) < end).to(latent)
-            rows = _rows(pool(residual, scale)) * own
+        for codebook, scale in zip(self.codebooks, self.scales):
+            rows = _rows(pool(residual, scale))
             codebook.initialise(rows, generator)
             indices = codebook.nearest(rows).view(latent.shape[0], -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
@@ -124,13 +67,14 @@ class MultiScaleQuantizer(nn.Module):
     def stage_latents(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
         """What each stage is asked to name: pooled residuals `[B, T'/scale, E]`, not quantized.
 
-        said: codes `[B, T'/scale]` of the first stages, where others than the nearest were chosen
+        said: codes `[B, T'/scale]` of the first stages, where others than the nearest were chosen;
+            a stage that is not said to its end is left out
         """
         residual, wanted = latent, []
         for stage, (codebook, scale) in enumerate(zip(self.codebooks, self.scales)):
             pooled = pool(residual, scale)
             wanted.append(pooled.transpose(1, 2))
-            if stage < len(said):
+            if stage < len(said) and said[stage].shape[1] == pooled.shape[-1]:
                 indices = said[stage]
             else:
                 indices = codebook.nearest(_rows(pooled)).view(latent.shape[0], -1)
@@ -165,33 +109,9 @@ def upsample(x: Tensor, scale: int) -> Tensor:
     return x.repeat_interleave(scale, dim=-1) if scale > 1 else x
 
 
-def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Index of the codeword nearest (L2) to each of `[N, E]` among `[K, E]`: int64 `[N]`."""
-    lengths, across = codewords.square().sum(1), codewords.T
-
-    def among(rows: Tensor) -> Tensor:
-        return torch.addmm(lengths, rows, across, alpha=-2).argmin(1)
-
-    if torch.compiler.is_exporting():
-        return among(latents)  # a loop would fix the batch
-    return torch.cat([among(rows) for rows in latents.split(ROWS)])
-
-
 def _rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(-1, x.shape[1])  # [B, E, n] -> [B * n, E]
 
 
 def _lookup(codewords: Tensor, indices: Tensor) -> Tensor:
     return F.embedding(indices, codewords).transpose(1, 2)  # [B, n] -> [B, E, n]
-
-
-def _accumulate(latents: Tensor, assigned: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    counts = torch.bincount(assigned, minlength=size).to(latents.dtype)
-    sums = latents.new_zeros(size, latents.shape[1]).index_add_(0, assigned, latents)
-    return counts, sums
-
-
-def _sample(latents: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    if len(latents) >= n:
-        return latents[torch.randperm(len(latents), generator=generator)[:n]]
-    return latents[torch.randint(len(latents), (n,), generator=generator)]

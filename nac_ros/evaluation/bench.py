@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nac_ros.config import bounded, check_bounds
-from nac_ros.evaluation import timing
+from nac_ros.evaluation import anatomy, timing
 from nac_ros.evaluation.curves import BUDGET, rate_distortion
 from nac_ros.evaluation.published import TABLE_3
 from nac_ros.provenance import environment
@@ -54,15 +54,12 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig, material: Material, out: Path) -> dict[str, Any]:
-    """Trains, judges and times; writes bench.json, table.md and rate_distortion.png to `out`."""
+    """Trains, judges and times; writes bench.json, table.md and the pictures to `out`."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     names = config.tokenizers or tuple(list_tokenizers())
     runs = {
         name: _runs(Candidate(name=name, preset=config.preset), config, material) for name in names
     }
-    if OURS in runs and "small-flat" in TOKENIZERS.get(OURS).presets:
-        flat = Candidate(name=OURS, preset="small-flat", label="nac, the paper's layout")
-        runs[flat.label] = _runs(flat, config, material)
     chosen = {title: _middle(of) for title, of in runs.items()}
     rows, parities = _timed_rows(chosen, runs, material)
     points = _points(chosen, config, material)
@@ -87,6 +84,11 @@ def bench(config: BenchConfig, material: Material, out: Path) -> dict[str, Any]:
     (out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n")
     (out / "table.md").write_text(table(figures))
     (out / "rate_distortion.png").write_bytes(rate_distortion(points, _caption(figures)))
+    for title, run in chosen.items():
+        found = anatomy.anatomy(run.tokenizer, material.held_out, config.seed)
+        facts = run.tokenizer.config
+        drawn = anatomy.picture(found, facts.names, run.tokenizer.name, facts.rate_hz)
+        (out / f"tokens_{title}.png").write_bytes(drawn)
     return figures
 
 

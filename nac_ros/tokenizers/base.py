@@ -184,10 +184,10 @@ class Tokenizer(nn.Module, ABC):
         return None
 
     def latents(self, normalised: Tensor) -> Tensor | None:
-        """The vectors `[B, L, E]` whose nearest embeddings are the tokens; None without one."""
+        """The vectors `[B, L, E]` that the tokens of chunks `[B, H, D]` name, each after those
+        before it; None without geometry."""
         naming = self.naming(normalised)
-        nothing = torch.empty(len(normalised), 0, dtype=torch.int64)
-        return None if naming is None else naming(nothing)
+        return None if naming is None else naming(self.encode_normalised(normalised))
 
     def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
         """One training forward on `[B, H, D]`, at first without codes; learned tokenizers only."""
@@ -265,7 +265,7 @@ class Tokenizer(nn.Module, ABC):
     @staticmethod
     def _training_only(key: str) -> bool:
         """Whether a state entry serves training alone and is not saved."""
-        return key.endswith((".counts", ".sums"))
+        return key.endswith((".counts", ".crossed", ".powers", ".forwards"))
 
     def _demand_fitted(self) -> None:
         if not bool(self.fitted):

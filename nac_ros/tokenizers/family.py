@@ -49,7 +49,7 @@ def tie(family: Mapping[str, Nac]) -> None:
                 f"chunks of {first} come to {ours} tokens a scale, of {name} to {theirs}; choose "
                 "horizons or ratios that agree, or layout=channels"
             )
-        for path in (*SHARED, *_inner_layers(owner.codec)):
+        for path in (*_shared(owner.codec), *_inner_layers(owner.codec)):
             _put(member.codec, path, owner.codec.get_submodule(path))
 
 
@@ -63,10 +63,12 @@ def begin_codes(family: Mapping[str, Nac], chunks: Mapping[str, torch.Tensor], s
     latents = {name: family[name].codec.latent(rows) for name, rows in some.items()}
     quantizer = next(iter(family.values())).codec.quantizer
     quantizer.initialise(torch.cat(list(latents.values())), seed)
-    for name, latent in latents.items():
-        path = family[name].codec.path
-        if path is not None:
-            path.fit_synthesis(quantizer.dequantize(quantizer.codes(latent)), some[name])
+    for name, rows in some.items():
+        family[name].codec.end_path(rows)
+
+
+def _shared(codec: Codec) -> tuple[str, ...]:
+    return SHARED if codec.path is None else (*SHARED, "join", "divide")
 
 
 def _inner_layers(codec: Codec) -> list[str]:

@@ -24,7 +24,19 @@ SMALL = {
     "norm_ids": 0,
     "ema_decay": 0.97,
 }
-LINEAR = {"layout": "channels", "ratios": (2, 2), "transform": "klt", "ema_decay": 0.99}
+WHOLE = {
+    "layout": "channels",
+    "ratios": (2, 2),
+    "span": "chunk",
+    "beam": 8,
+    "prefix_dropout": 0.3,
+    "ema_decay": 0.99,
+    "n_filters": 8,
+    "decoder_dim": 96,
+    "decoder_hidden": 288,
+    "decoder_blocks": 2,
+    "path_hidden": 1536,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +64,12 @@ class Nac(Tokenizer):
     supports_prefix = True
     presets = {
         "paper": {},
-        "small": {**SMALL, **LINEAR, "decoder_blocks": 3},
-        "small-flat": SMALL,  # the paper's layout and no linear path
+        "small": {**SMALL, **WHOLE},
+        "small-flat": SMALL,  # the paper's layout, a token for each stretch of time
     }
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
-        "small": {"plain_share": 0.0, "learning_rate": 3e-4},  # the linear path begins well
+        "small": {"plain_share": 0.0, "learning_rate": 1e-5, "discriminator": "none"},
     }
 
     def __init__(self, config: NacConfig, preset: str = "small"):
@@ -79,7 +91,9 @@ class Nac(Tokenizer):
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:
-        """Where a scale ends."""
+        """Where a scale ends; with span chunk all there are."""
+        if self.config.span == "chunk":
+            return tuple(range(1, self.grammar.max_tokens))
         return tuple(int(end) for end in np.cumsum(self.config.tokens_per_scale)[:-1])
 
     def embeddings(self) -> Tensor:
@@ -87,14 +101,11 @@ class Nac(Tokenizer):
         return torch.cat([book.codewords for book in self.codec.quantizer.codebooks])
 
     def naming(self, normalised: Tensor) -> Naming:
-        """Unquantized pooled residuals, less what the scales said so far stand for."""
-        latent, ends = self.codec.latent(normalised), np.cumsum(self.config.tokens_per_scale)
+        """Unquantized latents, less what the codes said so far stand for."""
+        latent, quantizer = self.codec.latent(normalised), self.codec.quantizer
 
         def wanted(tokens: Tensor) -> Tensor:
-            codes = tokens - self.offsets[: tokens.shape[1]]
-            bounds = pairwise([0, *ends])
-            said = [codes[:, first:end] for first, end in bounds if end <= codes.shape[1]]
-            return torch.cat(self.codec.quantizer.stage_latents(latent, said), 1)
+            return torch.cat(quantizer.stage_latents(latent, self._codes(tokens)), 1)
 
         return wanted
 
@@ -106,8 +117,7 @@ class Nac(Tokenizer):
 
     def detokenize(self, tokens: Tensor) -> Tensor:
         """Tokens int64 `[B, L]` -> normalised chunk `[B, H, D]`, without checks: for export."""
-        codes = (tokens - self.offsets).split(list(self.config.tokens_per_scale), 1)
-        return self.codec.decode(codes)
+        return self.codec.decode(self._codes(tokens))
 
     def _encode(self, normalised: Tensor) -> Tensor:
         return torch.cat(self.codec.encode(normalised), 1) + self.offsets
@@ -116,9 +126,13 @@ class Nac(Tokenizer):
         return self.detokenize(tokens)
 
     def _decode_prefix(self, tokens: Tensor) -> Tensor:
-        n_scales = self.prefix_lengths.index(tokens.shape[1]) + 1
+        return self.detokenize(tokens)
+
+    def _codes(self, tokens: Tensor) -> list[Tensor]:
+        """First tokens `[B, k]` -> codes per scale, of those that have begun."""
         codes = tokens - self.offsets[: tokens.shape[1]]
-        return self.codec.decode(codes.split(list(self.config.tokens_per_scale[:n_scales]), 1))
+        bounds = pairwise([0, *np.cumsum(self.config.tokens_per_scale).tolist()])
+        return [codes[:, first:end] for first, end in bounds if first < tokens.shape[1]]
 
     def fit_codes(self, normalised: Tensor, seed: int) -> None:
         """k-means of every codebook on latents of some chunks; at first the linear path too."""

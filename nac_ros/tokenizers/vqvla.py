@@ -4,7 +4,7 @@ After VQ-VLA (arXiv 2507.01016), at the size in NAC's Table 4; signals are `[B, 
 """
 
 from dataclasses import dataclass
-from math import ceil, pi, prod
+from math import ceil, prod
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nac_ros import config as configs
+from nac_ros.codec.codebook import mixed
 from nac_ros.codec.quantizer import MultiScaleQuantizer
 from nac_ros.config import bounded
 from nac_ros.errors import ConfigError
@@ -20,7 +21,6 @@ from nac_ros.tokenizers.grammar import FixedGrammar
 
 KMEANS_CHUNKS = 2048  # for each group, two a codeword; the moving averages do the rest
 LATENTS = 4096  # of as many chunks; those for the groups are mixed from them
-MIXED = pi / 4  # [rad] at most, from one latent towards another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,17 +257,6 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.orthogonal_(made.weight)
     nn.init.zeros_(made.bias)
     return made
-
-
-def mixed(latents: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """`n` new latents with the mean and covariance of `[N, E]`: some turned towards others.
-
-    k-means of twelve groups on the same few thousand would leave the later ones nothing to name.
-    """
-    mean = latents.mean(0)
-    first, second = (latents - mean)[torch.randint(len(latents), (2, n), generator=generator)]
-    angle = MIXED * torch.rand(n, 1, generator=generator)
-    return mean + angle.cos() * first + angle.sin() * second
 
 
 def _blocks(config: VqvlaConfig, width: int) -> list[Residual]:

@@ -97,7 +97,9 @@ class TokenizerTrainer:
         loop.prepare_folder(self.out, configs.to_plain(self.config), resume)
         resumed = resume and self._restore()
         if not resumed:
+            began = time.perf_counter()
             self.tokenizer.fit(*train, seed=self.config.seed)
+            self._spent = time.perf_counter() - began
         self._losses = _losses(self.tokenizer, self.config)  # in units that `fit` has found
         self._train, self._held_out = train, held_out
         self.chunks = self.tokenizer.normalize(*train)
