@@ -1,5 +1,7 @@
 """Tokens that name a chunk in turns over shared codebooks: learned, searched, cut short."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_codes_come_by_stage_and_decode_to_the_sum_of_their_parts():
     quantizer, rows = begun(), latents(9, seed=1)
     codes = quantizer.codes(rows)
     assert [tuple(c.shape) for c in codes] == [(9, 2), (9, 4)]
-    assert all(c.dtype == torch.int64 and 0 <= c.min() and c.max() < 64 for c in codes)
+    assert all(c.dtype == torch.int64 and c.min() >= 0 and c.max() < 64 for c in codes)
     made = torch.zeros_like(rows)
     for k, code in enumerate(torch.cat(codes, 1).unbind(1)):
         words = quantizer.codebooks[quantizer.stages[k]].codewords[code]
@@ -42,7 +44,7 @@ def test_each_token_makes_up_for_what_those_before_left():
     for k in range(1, 7):
         part = [codes[:, :2], codes[:, 2:k]] if k > 2 else [codes[:, :k]]
         lefts.append(float((quantizer.dequantize(part) - rows).square().mean()))
-    assert all(later < 0.9 * earlier for earlier, later in zip(lefts, lefts[1:]))
+    assert all(later < 0.9 * earlier for earlier, later in pairwise(lefts))
 
 
 def test_a_beam_comes_nearer_than_the_nearest_codewords():

@@ -1,6 +1,6 @@
 """NAC's Table 1 again: one thing changed at a time, equal seconds, beside the paper's figures.
 
-Beside the paper's groups there are ours, which ask what helps the small preset on the data at hand.
+Beside the paper's groups there are ours, which ask what helps a preset on the data at hand.
 """
 
 import json

@@ -30,7 +30,7 @@ WHOLE = {
     "span": "chunk",
     "beam": 8,
     "prefix_dropout": 0.3,
-    "ema_decay": 0.99,
+    "ema_decay": 0.98,
     "n_filters": 8,
     "decoder_dim": 96,
     "decoder_hidden": 288,
@@ -69,7 +69,7 @@ class Nac(Tokenizer):
     }
     recipes: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
-        "small": {"plain_share": 0.0, "learning_rate": 1e-5, "discriminator": "none"},
+        "small": {"plain_share": 0.0, "learning_rate": 2e-5, "discriminator": "none"},
     }
 
     def __init__(self, config: NacConfig, preset: str = "small"):
