@@ -10,11 +10,13 @@ import torch
 from nac_ros.cli import main
 from nac_ros.data.windows import Windows, splits
 from nac_ros.errors import ConfigError, DatasetError
-from nac_ros.evaluation.ablate import grid
+from nac_ros.evaluation.ablate import GROUPS, AblationConfig, ablate, grid
+from nac_ros.evaluation.anatomy import anatomy
 from nac_ros.evaluation.bench import BenchConfig, bench, dominating, ranking, table
 from nac_ros.evaluation.published import TABLE_1, TABLE_3
-from nac_ros.tokenizers import list_tokenizers
+from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 from nac_ros.training.study import Candidate, Material, train
+from nac_ros.training.tokenizer import TokenizerTraining
 
 KEYS = {
     "name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms",
@@ -47,7 +49,9 @@ def test_every_tokenizer_has_its_rows_with_the_agreed_keys(compared):
         assert {r["runtime"] for r in first} in ({"onnx", "torch"}, {"numpy"})
         assert all(r["threads"] == 1 and r["roundtrip_ms"] > 0 for r in first)
     assert json.loads((folder / "out/bench.json").read_text())["rows"] == figures["rows"]
-    assert (folder / "out/rate_distortion.png").read_bytes()[:4] == b"\x89PNG"
+    pictures = ("rate_distortion", *(f"tokens_{name}" for name in list_tokenizers()))
+    for picture in pictures:
+        assert (folder / f"out/{picture}.png").read_bytes()[:4] == b"\x89PNG"
     assert "git_commit" in figures and figures["train_seconds"] == 0.5
 
 
@@ -94,12 +98,45 @@ def test_a_rival_with_fewer_bits_and_less_error_is_named():
 
 
 def test_the_grid_is_table_1_and_the_commitments_with_and_without_adversary():
-    rows = grid("small-flat")
+    rows = grid("small-flat", AblationConfig().groups)
     told = {(group, setting) for group, setting, _ in rows}
     assert told >= {(group, setting) for group in TABLE_1 for setting in TABLE_1[group]}
     assert sum(group == "commitment" for group, _, _ in rows) == 6
     changed = {(c.model, c.training) for _, _, c in rows}
     assert len(changed) == len(rows)
+
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in TABLE_1])
+def test_every_setting_of_our_groups_can_be_built(group):
+    for _, setting, candidate in grid("small", [group]):
+        values = {"relative": (True,) * 7, **dict(candidate.model)}
+        made = make_tokenizer(candidate.name, candidate.preset, **values)
+        assert made.is_relative == (setting != "absolute")
+        TokenizerTraining(**dict(candidate.training))
+
+
+def test_an_ablation_tells_each_setting_and_refuses_an_unknown_group(tmp_path):
+    torch.set_num_threads(1)
+    common = {"train_seconds": 0.2, "seeds": 1, "threads": 1, "batch": 16}
+    config = AblationConfig(groups=("representation",), preset="small", **common,
+                            cache=str(tmp_path / "cache"))  # fmt: skip
+    figures = ablate(config, material(), tmp_path / "out")
+    assert [row["setting"] for row in figures["rows"]] == ["as chosen", "absolute"]
+    assert figures["rows"][0]["mse"] != figures["rows"][1]["mse"]
+    assert "| representation | absolute |" in (tmp_path / "out/ablation.md").read_text()
+    with pytest.raises(ConfigError, match="no group 'heads'; known are loss"):
+        AblationConfig(groups=("heads",))
+
+
+def test_the_picture_shows_one_joint_and_step_a_token_for_bin_and_all_steps_for_nac():
+    chunks = material()
+    facts = {"horizon": 8, "action_dim": 3, "relative": (True, True, False)}
+    reach = {
+        name: anatomy(make_tokenizer(name, **facts).fit(*chunks.train), chunks.held_out).reach
+        for name in ("bin", "nac")
+    }
+    assert reach["bin"].shape == (24, 8) and (reach["bin"] > 0).sum() == 24
+    assert reach["nac"].shape[1] == 8 and (reach["nac"] > 0).all()
 
 
 def test_small_datasets_are_counted_through_and_one_episode_is_not_enough():

@@ -31,9 +31,10 @@ class Coder(NamedTuple):
 class Parity(NamedTuple):
     """ONNX Runtime beside torch on real chunks.
 
-    chunks: how many were encoded; unequal: of these, how many got other tokens; margin: the
-    largest relative difference of squared distances between two tokens that were confused;
-    decode_error: the largest, normalised
+    chunks: how many were encoded; unequal: of these, how many got other tokens; margin: how much
+    nearer the one of two confused tokens was, the largest relative difference of squared
+    distances, at the end of the sequence where tokens are searched together; decode_error: the
+    largest, normalised
     """
 
     chunks: int
@@ -112,17 +113,16 @@ def _margin(
     tokenizer: Tokenizer, normalised: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor
 ) -> float:
     """How much nearer the one of two confused tokens was, at the first place they differ."""
-    vectors, latents = tokenizer.embeddings(), None
+    vectors = tokenizer.embeddings()
     if vectors is None or not len(ours):
         return 0.0
-    latents = tokenizer.latents(normalised)
-    if latents is None:
-        return 0.0
+    naming, rows = tokenizer.naming(normalised), torch.arange(len(ours))
     place = (ours != theirs).int().argmax(1)
-    rows = torch.arange(len(ours))
-    wanted = latents[rows, place]
+    if tokenizer.searches:
+        place = torch.full_like(place, ours.shape[1] - 1)
     near, far = (
-        (wanted - vectors[t[rows, place]]).square().sum(-1).double() for t in (ours, theirs)
+        (naming(t)[rows, place] - vectors[t[rows, place]]).square().sum(-1).double()
+        for t in (ours, theirs)
     )
     return float(((far - near).abs() / near.clamp(min=1e-12)).max())
 

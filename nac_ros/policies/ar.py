@@ -26,13 +26,14 @@ from nac_ros.policies.vision import KeypointEncoder
 from nac_ros.tokenizers.base import Tokenizer
 
 LEAST_STD = 0.01  # of a normalised action; steps that hardly vary are not blown up further
+FITTED = 256  # sequences from which the widths of targets are taken; all rated against all tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArConfig(PolicyConfig):
     """Sizes; the defaults are the paper's Table 5.
 
-    softness: width of the softened targets in mean distances to the nearest codeword; 0 = hard
+    softness: width of the softened targets, in those of `TokenGeometry.fit`; 0 = hard
     free_logits: learned logits per token beside the geometric ones
     plan_weight, later_weight: weights of the regression heads' L1 losses, on the chunk and on
         where the motion leads after it
@@ -121,7 +122,8 @@ class ArPolicy(Policy):
     def fit_tokens(self, latents: Tensor | None, tokens: Tensor) -> None:
         """Statistics of the training targets, latents `[N, L, E]` and tokens `[N, L]`."""
         if self.geometry is not None and latents is not None:
-            self.geometry.fit(latents, tokens)
+            some = torch.linspace(0, len(tokens) - 1, min(FITTED, len(tokens))).long()
+            self.geometry.fit(latents[some], tokens[some], self._legal(tokens[some]))
 
     def fit_plan(self, chunk: Tensor, later: Tensor) -> None:
         """Scales the regression to targets `[N, H, D]`: near steps move less than far ones."""

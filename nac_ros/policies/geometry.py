@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+LEADS = 2.0  # of the nearest codeword over the second: the widest that a target may be
+
 
 class TokenGeometry(nn.Module):
     """Embeds tokens by their codewords and scores codewords by distance to a predicted latent."""
@@ -19,10 +21,19 @@ class TokenGeometry(nn.Module):
         nn.init.zeros_(self.predict.bias)
         self.log_sharpness = nn.Parameter(torch.zeros(n_positions))
 
-    def fit(self, latents: Tensor, tokens: Tensor) -> None:
-        """Widths per position: mean squared distance of latents `[N, L, E]` to their codewords."""
+    def fit(self, latents: Tensor, tokens: Tensor, legal: Tensor) -> None:
+        """Widths per position from latents `[N, L, E]`, their tokens `[N, L]`, legal `[N, L, V]`.
+
+        The mean squared distance to the codewords, or twice the lead of the nearest over the
+        second, if that is less: of many dimensions one token names little, all codewords are
+        about as far, and a target as wide as that would tell nothing.
+        """
         distances = (latents - self.vectors[tokens]).square().sum(-1)  # [N, L]
-        self.widths.copy_(distances.mean(0).clamp(min=1e-8))
+        closeness = self._closeness(latents).masked_fill(~legal, -torch.inf)
+        first, second = closeness.topk(2).values.unbind(-1)
+        lead = (first - second).clamp(max=2 * distances.max()).mean(0)  # one legal token: inf
+        widths = torch.minimum(distances.mean(0), LEADS * lead)
+        self.widths.copy_(widths.clamp(min=1e-8))
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, k]` -> `[B, k, dim]`."""

@@ -80,6 +80,7 @@ class Tokenizer(nn.Module, ABC):
     def __init__(self, config: TokenizerConfig, preset: str = "small"):
         super().__init__()
         self.config, self.preset = config, preset
+        self.searches = False  # True where tokens are chosen together, none by itself the nearest
         dim = config.action_dim
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         for statistic in ("low", "high", "absolute_low", "absolute_high"):

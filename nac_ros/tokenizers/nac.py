@@ -74,7 +74,7 @@ class Nac(Tokenizer):
 
     def __init__(self, config: NacConfig, preset: str = "small"):
         super().__init__(config, preset)
-        self.codec = Codec(config.codec)
+        self.codec, self.searches = Codec(config.codec), config.beam > 1
         size = config.codebook_size
         scales = [s for s, n in enumerate(config.tokens_per_scale) for _ in range(n)]
         self.grammar = FixedGrammar([s * size for s in scales], [(s + 1) * size for s in scales])
