@@ -13,7 +13,7 @@ from nac_ros.training.family import train_family
 from nac_ros.training.tokenizer import TokenizerTraining
 
 TINY = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
-TINY |= {"latent_dim": 24, "codebook_size": 64}
+TINY |= {"latent_dim": 24, "codebook_size": 64, "chunk_dim": 32}
 ROBOTS = {"long": 7, "short": 6}
 
 
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("family")
     data = {name: (walks(dim), walks(dim, 40, 1)) for name, dim in ROBOTS.items()}
     quick = {"steps": 30, "batch": 32, "log_every": 30, "discriminator": "none", "warmup": 5}
-    config = TokenizerTraining(**quick, plain_share=0.0, learning_rate=3e-4)
+    config = TokenizerTraining(**quick, plain_share=0.0, learning_rate=2e-5)
     return out, train_family(family, data, config, out)
 
 

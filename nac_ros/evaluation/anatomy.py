@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nac_ros.data.windows import Windows
+from nac_ros.errors import BadActions
 from nac_ros.evaluation.figures import METHOD_COLOURS, OTHER_METHOD, STYLE, png
 from nac_ros.export.extremes import alternatives
 from nac_ros.tokenizers.base import Tokenizer
@@ -29,13 +30,9 @@ class Anatomy(NamedTuple):
 
 
 def anatomy(tokenizer: Tokenizer, windows: Windows, seed: int = 0) -> Anatomy:
-    """Of the chunk among `windows` that moves most."""
-    row = int(np.ptp(windows.actions / tokenizer.absolute.half_range, axis=1).sum(1).argmax())
-    chunk = windows.actions[row : row + 1]
-    reference = None if windows.references is None else windows.references[row : row + 1]
-    tokens = tokenizer.encode(chunk, reference).numpy()[0]
-    tokens = tokens[tokens != PAD]
+    """Of the chunk among `windows` that moves most and has tokens."""
     scale = tokenizer.absolute.half_range
+    chunk, reference, tokens = _wildest(tokenizer, windows)
     decoded = tokenizer.decode(tokens[None], reference).numpy()
     generator = np.random.default_rng(seed)
     reach = np.zeros((min(len(tokens), PLACES), chunk.shape[1]))
@@ -51,6 +48,22 @@ def anatomy(tokenizer: Tokenizer, windows: Windows, seed: int = 0) -> Anatomy:
         reach[place] = np.sqrt((moved**2).mean((0, 2)))
     middle = np.zeros_like(scale) if reference is None else reference[0]
     return Anatomy((chunk[0] - middle) / scale, (decoded[0] - middle) / scale, reach, len(tokens))
+
+
+def _wildest(
+    tokenizer: Tokenizer, windows: Windows
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Chunk `[1, H, D]`, reference `[1, D]` and tokens `[L]`."""
+    moved = np.ptp(windows.actions / tokenizer.absolute.half_range, axis=1).sum(1)
+    for row in np.argsort(-moved):
+        chunk = windows.actions[row : row + 1]
+        reference = None if windows.references is None else windows.references[row : row + 1]
+        try:
+            tokens = tokenizer.encode(chunk, reference).numpy()[0]
+        except BadActions:  # beyond what the tokenizer has tokens for
+            continue
+        return chunk, reference, tokens[tokens != PAD]
+    raise BadActions(f"tokenizer {tokenizer.name} has tokens for none of {len(moved)} chunks")
 
 
 def picture(found: Anatomy, names: tuple[str, ...], method: str, rate_hz: float) -> bytes:

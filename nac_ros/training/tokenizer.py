@@ -108,7 +108,7 @@ class TokenizerTrainer:
 
     @property
     def done(self) -> bool:
-        return not self.tokenizer.learned or self._progress >= 1
+        return not self.tokenizer.learned or (self._step > 0 and self._progress >= 1)
 
     def advance(self) -> None:
         """One step, and what is due after it: figures, a checkpoint."""
