@@ -93,8 +93,8 @@ def test_a_rival_with_fewer_bits_and_less_error_is_named():
     better, dearer = point("fast", 110, 9e-4), point("bin", 240, 1e-5)
     (found,) = dominating([ours, worse, better, dearer])
     assert found["rival"] is better and found["nac"] is ours
-    rows = [{**p, "title": p["name"]} for p in (ours, worse, better, dearer)]
-    assert ranking(rows) == ["fast", "nac", "oat"]
+    cheaper = point("bin", 112, 3e-3)
+    assert ranking([ours, worse, better, dearer, cheaper]) == ["fast", "nac", "oat", "bin"]
 
 
 def test_the_grid_is_table_1_and_the_commitments_with_and_without_adversary():

@@ -128,16 +128,16 @@ def _row(group: str, setting: str, figures: list[dict[str, Any]]) -> dict[str, A
 
 def table(figures: dict[str, Any]) -> str:
     """Markdown of the rows, the paper's figures beside."""
-    lines = [
-        "| changed | setting | MSE | of each seed | velocity error | paper: MSE | success [%] |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ("changed", "setting", "MSE", "of each seed", "velocity error", "steps", "paper: MSE",
+            "success [%]")  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
     for row in figures["rows"]:
         seeds = ", ".join(f"{error:.2e}" for error in row["mse_seeds"])
         paper = [row["paper_mse"], row["paper_success"]]
         theirs = ["-" if value is None else f"{value:g}" for value in paper]
+        steps = ", ".join(map(str, row["train_steps"]))  # fewer where others used the machine
         lines.append(
             f"| {row['group']} | {row['setting']} | {row['mse']:.2e} | {seeds} | "
-            f"{row['velocity_error']:.2e} | {theirs[0]} | {theirs[1]} |"
+            f"{row['velocity_error']:.2e} | {steps} | {theirs[0]} | {theirs[1]} |"
         )
     return "\n".join(lines) + "\n"

@@ -22,7 +22,10 @@ def rate_distortion(points: Points, caption: str) -> bytes:
         for label in dict.fromkeys(point["label"] for point in points):
             _curve(axes, [point for point in points if point["label"] == label], label)
         axes.axvline(BUDGET, color="#8a9099", linewidth=0.8, linestyle=":")
-        axes.annotate("120 bits", (BUDGET, 1), xycoords=("data", "axes fraction"), fontsize=8)
+        axes.annotate(
+            f"{BUDGET} bits", (BUDGET, 0), xycoords=("data", "axes fraction"), fontsize=8,
+            xytext=(3, 4), textcoords="offset points",
+        )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="bits of a chunk", ylabel="normalised MSE")
         axes.legend(frameon=False, ncols=2)
         axes.set_title(caption, fontsize=8, loc="left")
