@@ -48,7 +48,7 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     built = {key: _coerce(hints[key], value, f"{place}.{key}") for key, value in values.items()}
     try:
         return cls(**built)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{place}: {error}") from error
 
 

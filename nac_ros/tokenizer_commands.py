@@ -155,7 +155,7 @@ def _material(a: Namespace) -> Any:
     if a.robot is None and a.relative is None:
         a.relative = all(len(d.state_names) == len(d.names) for d in datasets)
     facts = chunk_facts(a, datasets[0])
-    label = ", ".join(path.stem if path.suffix else path.name for path in a.data)
+    label = ", ".join(f"{p.parent.name}/{p.stem}" if p.suffix else p.name for p in a.data)
     return Material(label, *windows_of(datasets, a.horizon), facts)
 
 

@@ -10,6 +10,7 @@ from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation, BadTokens, BundleError, ConfigError, UnknownName
 from nac_ros.policies import list_policies
 from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy, warm_start
+from nac_ros.policies.geometry import TokenGeometry
 from nac_ros.policies.sampling import Sampling, sample
 from nac_ros.policies.vision import expected_positions
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
@@ -120,6 +121,28 @@ def test_a_seed_repeats_a_sample_and_another_differs(tokenizer):
     other = policy.act(inputs, torch.Generator().manual_seed(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_what_a_beam_chose_is_what_is_taught():
+    searched = fitted("nac")
+    policy, chunk = make(searched), torch.randn(6, 32, 7).cumsum(1) * 0.02
+    with torch.no_grad():
+        normalised = searched.normalize(chunk)
+        tokens, latents = searched.encode(chunk), searched.latents(normalised)
+    policy.fit_tokens(latents, tokens)
+    targets = Targets(normalised, tokens, latents, normalised)
+    wanted = policy._target_distribution(targets, policy._legal(tokens))
+    assert searched.searches and torch.equal(wanted.argmax(-1), tokens)
+
+
+def test_codewords_that_stand_twice_and_one_alone_leave_targets_finite():
+    vectors = torch.randn(4, 3).repeat(2, 1)
+    for known in (vectors, vectors[:1]):
+        geometry = TokenGeometry(known, 8, 2)
+        legal = torch.ones(5, 2, len(known), dtype=torch.bool)
+        geometry.fit(torch.randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64), legal)
+        assert (geometry.widths > 1e-3).all()
+        assert torch.isfinite(geometry.targets(torch.randn(5, 2, 3), 2.0, legal)).all()
 
 
 @pytest.mark.parametrize("taught", [0.0, 1.0])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from itertools import pairwise
 
 import h5py
@@ -32,11 +33,11 @@ def waves(n: int, seed: int) -> Windows:
     return Windows(actions.astype(np.float32), actions[:, 0].astype(np.float32))
 
 
-def trainer(out, **changes) -> TokenizerTrainer:
+def trainer(out, preset="small-flat", **changes) -> TokenizerTrainer:
     """A trainer of a tiny codec; seconds for tens of steps."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    tokenizer = make_tokenizer("nac", "small-flat", relative=[True] * 6 + [False], **SMALL)
+    tokenizer = make_tokenizer("nac", preset, relative=[True] * 6 + [False], **SMALL)
     quick = {"steps": 60, "batch": 32, "log_every": 60, "warmup": 5, "learning_rate": 1e-2}
     quick |= {"plain_share": 0.0}
     config = TokenizerTraining(**{**quick, "discriminator": "none", **changes})
@@ -70,10 +71,45 @@ def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
         TokenizerTrainer(tokenizer, TokenizerTraining(discriminator="mrd"), tmp_path)
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path):
+def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
+    train, held_out = noisy(3000, 0), noisy(100, 1)
+    made = trainer(tmp_path / "run", "small", steps=150, learning_rate=2e-5)
+    made.begin(train, held_out)
+    before = evaluate(made.tokenizer, held_out)
+    while not made.done:
+        made.advance()
+    after = made.finish()
+    assert after["mse"] < 0.95 * before["mse"]
+    first = [found["prefixes"][2]["mse"] for found in (before, after)]
+    assert first[1] < first[0]
+
+
+def noisy(n: int, seed: int) -> Windows:
+    """Random walks `[n, 32, 7]` that two codebooks do not know by heart."""
+    steps = np.random.default_rng(seed).standard_normal((n, 32, 7)).cumsum(1)
+    return Windows(steps.astype(np.float32), steps[:, 0].astype(np.float32))
+
+
+def test_time_for_fitting_counts_and_takes_nothing_from_the_first_share(tmp_path):
+    made = trainer(tmp_path / "run", seconds=3.0, plain_share=0.5)
+    fit_codes, coded = made.tokenizer.fit_codes, []
+
+    def slow(normalised, seed):
+        coded.append(made._step)
+        time.sleep(2.0 if len(coded) == 1 else 0.0)
+        fit_codes(normalised, seed)
+
+    made.tokenizer.fit_codes = slow
+    figures = made.run(waves(60, 0), waves(20, 1))
+    assert coded[0] == 0 and coded[1] > 0  # steps without codes came between
+    assert 2.0 < figures["train_seconds"] < 6.0
+
+
+@pytest.mark.parametrize("preset", ["small-flat", "small"])
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, preset):
     train, held_out = waves(400, 0), waves(60, 1)
     run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversary_from": 0.0}
-    run |= {"plain_share": 0.4}
+    run |= {"plain_share": 0.4, "preset": preset}
     whole = trainer(tmp_path / "whole", **run)
     whole.run(train, held_out)
     broken = trainer(tmp_path / "broken", **run)

@@ -107,7 +107,9 @@ def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
     ("settings", "words"),
     [
         ({"prefix_dropout": 1.0}, r"prefix_dropout 1\.0"),
-        ({"beam": 4}, "beam 4 needs span chunk"),
+        ({"beam": 4}, "beam 4 needs span chunk.* set beam to 1"),
+        ({"path_hidden": 4}, "path_hidden 4 must be 0 with span step"),
+        ({"path_hidden": -1, "span": "chunk"}, "path_hidden -1"),
         ({"beam": 0, "span": "chunk"}, "beam must be at least 1"),
         ({"chunk_dim": 0}, "chunk_dim must be at least 1"),
     ],

@@ -121,3 +121,27 @@ def test_fewer_latents_than_codewords_still_begin(n):
     made = quantizer.dequantize(quantizer.codes(latents(n)))
     assert torch.isfinite(made).all()
     assert (made - latents(n)).square().mean() < 0.05
+
+
+def test_one_token_alone_is_never_dropped_and_a_batch_may_hold_prefixes_only():
+    torch.manual_seed(0)
+    alone = TurnQuantizer(12, 64, (1,), 0.97, 0.02)
+    alone.initialise(latents(), 0)
+    alone.train()(latents(4), dropout=0.9)
+    quantizer = begun().train()
+    for book in quantizer.codebooks:
+        book.counts.zero_()  # all of them wait for a latent to restart on
+    for row in latents(60, seed=1):
+        quantizer(row[None], dropout=0.9)
+    assert all(torch.isfinite(book.codewords).all() for book in quantizer.codebooks)
+
+
+def test_latents_that_never_differ_leave_everything_finite():
+    torch.manual_seed(0)
+    quantizer = TurnQuantizer(4, 8, (1, 2), 0.97, 0.02)
+    quantizer.initialise(torch.zeros(50, 4), 0)
+    quantizer.train()
+    for _ in range(25):
+        made = quantizer(torch.zeros(6, 4)).latent
+    assert torch.isfinite(made).all() and made.abs().max() < 1e-3
+    assert torch.isfinite(quantizer.eval()(torch.ones(2, 4)).latent).all()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 KMEANS_ITERATIONS = 10
 ROWS = 2048  # distances at once: their matrix stays in the cache
+LEAST = 1e-6  # of a count that something is divided by
 MIXED = pi / 4  # [rad] at most, from one latent towards another
 
 
@@ -40,19 +41,15 @@ class EmaCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor, assigned: Tensor) -> None:
-        """One EMA step on latents `[N, E]`; codewords that hardly live restart on a latent.
-
-        A codeword moves by its share of the running count, which is never taken for less than
-        `revive_below`: what is seldom chosen is not thrown about by one latent.
-        """
+        """One EMA step on latents `[N, E]`; codewords that hardly live restart on a latent."""
         counts, errors = accumulate(
             latents - self.codewords[assigned], assigned, len(self.codewords)
         )
         self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        heard = self.counts.clamp(min=max(self.revive_below, 1e-6))
+        heard = self.counts.clamp(min=LEAST)
         self.codewords.add_(errors / heard[:, None], alpha=1 - self.decay)
         dead = self.counts < self.revive_below
-        if dead.any():
+        if len(latents) and dead.any():
             self.codewords[dead] = _sample(latents, len(dead), None)[dead]
             self.counts[dead] = 4 * self.revive_below
 

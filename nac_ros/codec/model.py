@@ -63,9 +63,17 @@ class CodecConfig:
         if self.decoder_dim % 32:
             raise ValueError(f"codec: decoder_dim {self.decoder_dim} must be a multiple of 32")
         if not 0 <= self.prefix_dropout < 1:
-            raise ValueError(f"codec: prefix_dropout {self.prefix_dropout} must lie in 0 .. 1")
+            raise ValueError(
+                f"codec: prefix_dropout {self.prefix_dropout} must be at least 0 and below 1"
+            )
         if self.beam > 1 and self.span == "step":
-            raise ValueError(f"codec: beam {self.beam} needs span chunk; span is step")
+            raise ValueError(
+                f"codec: beam {self.beam} needs span chunk, span is step; set beam to 1"
+            )
+        if self.path_hidden < 0 or (self.path_hidden and self.span == "step"):
+            raise ValueError(
+                f"codec: path_hidden {self.path_hidden} must be 0 with span step, at least 0 else"
+            )
 
     @property
     def hop(self) -> int:

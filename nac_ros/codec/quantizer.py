@@ -11,7 +11,8 @@ from nac_ros.codec.codebook import EmaCodebook
 
 
 class Quantized(NamedTuple):
-    """latent `[B, E, T']`; codes int64 `[B, n]` per scale; commitment: scalar loss."""
+    """latent `[B, E, T']`, or `[B, E]` of whole chunks; codes int64 `[B, n]` per scale;
+    commitment: scalar loss."""
 
     latent: Tensor
     codes: list[Tensor]

@@ -59,7 +59,9 @@ class DensePath(nn.Module):
         known, wanted = known - means[0], wanted - means[1]
         square = known.T @ known
         ridge = RIDGE * square.diagonal().mean().clamp(min=1e-12)
-        weight = torch.linalg.solve(square + ridge * torch.eye(len(square)), known.T @ wanted)
+        weight = torch.linalg.solve(
+            square + ridge * torch.eye(len(square)).to(square), known.T @ wanted
+        )
         self.synthesis.weight.copy_(weight.T)
         self.synthesis.bias.copy_(means[1] - means[0] @ weight)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros.codec.codebook import ROWS, EmaCodebook, mixed, nearest
+from nac_ros.codec.codebook import LEAST, ROWS, EmaCodebook, mixed, nearest
 from nac_ros.codec.quantizer import Quantized
 
 TURN_EVERY = 10  # training forwards; turns move slowly, and cost a decomposition each
@@ -106,7 +106,7 @@ class TurnQuantizer(nn.Module):
             for attempt in range(ROUNDS):
                 rows, rest = [], latent
                 for k in range(first, end):
-                    self.gains[k] = rest.square().mean().sqrt().clamp(min=1e-6)
+                    self.gains[k] = rest.square().mean().sqrt().clamp(min=LEAST)
                     rows.append(self._turned_back(rest, k))
                     if not attempt and k == first:
                         book.initialise(rows[0], generator)
@@ -116,7 +116,7 @@ class TurnQuantizer(nn.Module):
                 latent = latent - self._part(book.nearest(self._turned_back(latent, k)), k)
         for k in range(self.n_tokens):  # as if nothing had ever been turned
             self.powers[k] = self._book(k).codewords.square().sum(1).mean()
-            self.crossed[k] = self.gains[k] * self.powers[k] / dim * torch.eye(dim)
+            self.crossed[k] = self.gains[k] * self.powers[k] / dim * torch.eye(dim).to(latent)
 
     def _search(self, latent: Tensor, beam: int) -> Tensor:
         """`[B, E]` -> the codes `[B, L]` of the best of `beam` beginnings kept at each token."""
@@ -126,6 +126,7 @@ class TurnQuantizer(nn.Module):
         return torch.cat([self._beams(some, beam) for some in latent.split(rows)])
 
     def _beams(self, latent: Tensor, beam: int) -> Tensor:
+        """Latents `[B, E]` -> codes `[B, L]`."""
         batch = latent.shape[0]
         rest, said = latent[:, None], latent.new_zeros(batch, 1, 0).long()  # [B, M, E], [B, M, k]
         for k in range(self.n_tokens):
@@ -141,7 +142,11 @@ class TurnQuantizer(nn.Module):
     def _best(
         self, rest: Tensor, said: Tensor, wanted: Tensor, k: int, beam: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The beginnings that the best `beam` continuations go on from, and their codes."""
+        """Of beginnings, what they leave `[B, M, E]` and their codes `[B, M, k]`: those that the
+        best `beam` continuations go on from, and these codes `[B, beam]`.
+
+        wanted: what they leave, in the turn and scale of token k
+        """
         words = self._book(k).codewords
         left = words.square().sum(1) - 2 * wanted @ words.T  # [B, M, K], less |wanted|^2
         left = self.gains[k] ** 2 * left + rest.square().sum(-1, keepdim=True)
@@ -154,7 +159,10 @@ class TurnQuantizer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, latent: Tensor, codes: Tensor, parts: Tensor, kept: Tensor) -> None:
-        """Codewords and turns towards what would have left no error, all other tokens as said."""
+        """Codewords and turns towards what would have left no error, all other tokens as said.
+
+        Latents `[B, E]`, codes `[B, L]`, their parts `[B, L, E]`, which of them count `[B, L]`
+        """
         missing = latent - (parts * kept[..., None]).sum(1)  # [B, E]
         words = torch.stack([self._book(k).codewords[codes[:, k]] for k in range(self.n_tokens)])
         wanted = []
@@ -168,8 +176,9 @@ class TurnQuantizer(nn.Module):
         self.forwards += 1
         if self.forwards % TURN_EVERY == 0:
             left, scales, right = torch.linalg.svd(self.crossed)
-            self.turns.copy_(left @ right)
-            self.gains.copy_(scales.sum(1) / self.powers.clamp(min=1e-12))
+            known = self.powers > LEAST  # nothing can be said of codewords that are zero
+            self.turns[known] = (left @ right)[known]
+            self.gains[known] = (scales.sum(1) / self.powers)[known].clamp(min=LEAST)
 
     def _move_codewords(self, codes: Tensor, kept: Tensor, wanted: list[Tensor]) -> None:
         for s, book in enumerate(self.codebooks):
@@ -180,7 +189,7 @@ class TurnQuantizer(nn.Module):
     def _kept(self, latent: Tensor, dropout: float) -> Tensor:
         """`[B, L]`: 1 for tokens that are decoded."""
         batch, n = latent.shape[0], self.n_tokens
-        if not dropout or not self.training:
+        if not dropout or not self.training or n == 1:
             return latent.new_ones(batch, n)
         lengths = torch.randint(1, n, (batch, 1))
         lengths[torch.rand(batch, 1) >= dropout] = n

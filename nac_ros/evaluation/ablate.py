@@ -21,6 +21,7 @@ from nac_ros.training.study import Candidate, Material, train
 
 COMMITMENTS = (1.0, 10.0, 1000.0)  # the paper's is the last
 MODEL_FIELDS = ("head", "representation", "tokens")  # the others are the training's
+NEEDS = {"tokens": "small"}  # whatever the preset, for what there is to change
 PLAIN = {"scale_range": 0.0, "warp_probability": 0.0, "mirror_probability": 0.0}
 OURS: dict[str, dict[str, dict[str, Any]]] = {
     "commitment": {
@@ -37,10 +38,10 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "representation": {"as chosen": {}, "absolute": {"relative": ()}},
     "tokens": {
-        "beam 8": {},
+        "as chosen": {},
         "greedy": {"beam": 1},
         "no prefixes": {"prefix_dropout": 0.0},
-        "the paper's": {"span": "step", "beam": 1, "path_hidden": 0},
+        "no perceptrons": {"path_hidden": 0},
     },
     "control": {
         "none": {},
@@ -82,7 +83,8 @@ def grid(preset: str, groups: Sequence[str]) -> list[tuple[str, str, Candidate]]
         for setting, changes in settings.items():
             given: dict[str, Any] = {field: tuple(changes.items())}
             label = f"{group} {setting}"
-            candidate = Candidate(name="nac", preset=preset, label=label, **given)
+            chosen = NEEDS.get(group, preset)
+            candidate = Candidate(name="nac", preset=chosen, label=label, **given)
             rows.append((group, setting, candidate))
     return rows
 

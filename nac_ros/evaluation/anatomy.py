@@ -93,7 +93,7 @@ def _curves(
         )  # fmt: skip
     axes.plot([], [], color="#9aa9b8", lw=3, label="chunk")
     axes.plot([], [], color=colour, lw=1.3, label="decoded")
-    axes.set(xlabel=label, ylabel="normalised, from the start")
+    axes.set(xlabel=label, ylabel="in half ranges, from the state")
     axes.legend(frameon=False, fontsize=7)
 
 

@@ -78,7 +78,7 @@ class ArPolicy(Policy):
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset)
         self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalised
-        self._name = tokenizer.naming
+        self._name, self._searched = tokenizer.naming, tokenizer.searches
         facts = tokenizer.config
         self._chunk = (facts.horizon, facts.action_dim)
         flat, dim = facts.horizon * facts.action_dim, config.dim
@@ -258,4 +258,6 @@ class ArPolicy(Policy):
         softness = self.config.softness
         if self.geometry is None or targets.latents is None or softness == 0:
             return F.one_hot(targets.tokens.clamp(min=0), self.grammar.vocab_size).float()
-        return self.geometry.targets(targets.latents, softness, legal)
+        # a token of a search need not be the nearest; then it is itself what is taught
+        found = self.geometry.vectors[targets.tokens] if self._searched else targets.latents
+        return self.geometry.targets(found, softness, legal)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+LEAST_WIDTH = 0.01  # of the mean squared distance
 LEADS = 2.0  # of the nearest codeword over the second: the widest that a target may be
 
 
@@ -30,9 +31,10 @@ class TokenGeometry(nn.Module):
         """
         distances = (latents - self.vectors[tokens]).square().sum(-1)  # [N, L]
         closeness = self._closeness(latents).masked_fill(~legal, -torch.inf)
-        first, second = closeness.topk(2).values.unbind(-1)
-        lead = (first - second).clamp(max=2 * distances.max()).mean(0)  # one legal token: inf
-        widths = torch.minimum(distances.mean(0), LEADS * lead)
+        best = closeness.topk(min(2, closeness.shape[-1])).values
+        lead = (best[..., 0] - best[..., -1]).clamp(max=2 * distances.max()).mean(0)
+        mean = distances.mean(0)  # codewords that stand twice have no lead
+        widths = torch.minimum(mean, torch.maximum(LEADS * lead, LEAST_WIDTH * mean))
         self.widths.copy_(widths.clamp(min=1e-8))
 
     def embedding(self, tokens: Tensor) -> Tensor:

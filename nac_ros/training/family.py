@@ -1,5 +1,6 @@
 """Training of one codec for several robots: their batches take turns over the shared parts."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,10 @@ def train_family(
     resumed = [trainers[name].begin(*data[name], resume) for name in data]
     if not all(resumed):
         chunks = {name: trainer.chunks for name, trainer in trainers.items()}
+        began = time.perf_counter()
         begin_codes(family, chunks, config.seed)
+        for trainer in trainers.values():
+            trainer.charge((time.perf_counter() - began) / len(trainers))
     while not all(trainer.done for trainer in trainers.values()):
         for trainer in trainers.values():
             if not trainer.done:

@@ -80,10 +80,10 @@ class Demonstrations:
         for start in range(0, len(frames), ENCODE_BATCH):
             rows = np.arange(start, min(start + ENCODE_BATCH, len(frames)))
             chunk = cls._chunk(frames, tokenizer, rows)
-            with torch.no_grad():
-                latent = tokenizer.latents(chunk)
             tokens.append(tokenizer.encode(*cls._physical(frames, tokenizer, rows)))
-            latents.append(latent)
+            with torch.no_grad():
+                naming = tokenizer.naming(chunk)
+                latents.append(None if naming is None else naming(tokens[-1]))
         joined = None if latents[0] is None else torch.cat(latents)
         longest = max(part.shape[1] for part in tokens)
         padded = [F.pad(part, (0, longest - part.shape[1]), value=PAD) for part in tokens]

@@ -82,7 +82,8 @@ class TokenizerTrainer:
         self.discriminator = _discriminator(tokenizer, config)
         self._optimizer = _adam(tokenizer, config.learning_rate)
         self._judge = _adam(self.discriminator, config.learning_rate)
-        self._step, self._spent, self._coding = 0, 0.0, config.plain_share == 0
+        self._step, self._coding = 0, config.plain_share == 0
+        self._fitting, self._spent = 0.0, 0.0  # [s] before the first step, and in steps
 
     def run(self, train: Windows, held_out: Windows, resume: bool = False) -> dict[str, Any]:
         """Trains to the end, saves the tokenizer in `out` and returns its figures."""
@@ -99,12 +100,16 @@ class TokenizerTrainer:
         if not resumed:
             began = time.perf_counter()
             self.tokenizer.fit(*train, seed=self.config.seed)
-            self._spent = time.perf_counter() - began
+            self.charge(time.perf_counter() - began)
         self._losses = _losses(self.tokenizer, self.config)  # in units that `fit` has found
         self._train, self._held_out = train, held_out
         self.chunks = self.tokenizer.normalize(*train)
         self._log = loop.Log(self.out / "log.jsonl")
         return resumed
+
+    def charge(self, seconds: float) -> None:
+        """Counts time [s] spent on statistics and first codes among the training's `seconds`."""
+        self._fitting += seconds
 
     @property
     def done(self) -> bool:
@@ -125,14 +130,15 @@ class TokenizerTrainer:
         return {
             **evaluate(self.tokenizer, self._held_out),
             "train_steps": self._step,
-            "train_seconds": round(self._spent, 1),
+            "train_seconds": round(self._fitting + self._spent, 1),
         }
 
     @property
     def _progress(self) -> float:
-        """Share of the training that is done; evaluation and checkpoints take none of its time."""
+        """Share of the steps that is done; evaluation and checkpoints take none of their time."""
         if self.config.seconds:
-            return self._spent / self.config.seconds
+            left = self.config.seconds - self._fitting
+            return self._spent / left if left > 0 else float(self._step > 0)
         return self._step / self.config.steps
 
     def _train_step(self, chunks: Tensor) -> dict[str, float]:
@@ -172,7 +178,8 @@ class TokenizerTrainer:
 
     def _set_rates(self) -> None:
         steps = self._step / self._progress if self._progress else self.config.steps
-        factor = loop.cosine_rate(self._step, round(steps), self.config.warmup)
+        warmup = min(self.config.warmup, round(steps) // 5)
+        factor = loop.cosine_rate(self._step, round(steps), warmup)
         for optimizer in (self._optimizer, self._judge):
             for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * factor
@@ -190,6 +197,7 @@ class TokenizerTrainer:
         state = {
             "step": self._step,
             "spent": self._spent,
+            "fitting": self._fitting,
             "coding": self._coding,
             "tokenizer": self.tokenizer.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -206,6 +214,7 @@ class TokenizerTrainer:
         if state is None:
             return False
         self._step, self._spent, self._coding = state["step"], state["spent"], state["coding"]
+        self._fitting = state["fitting"]
         self.tokenizer.load_state_dict(state["tokenizer"])
         self.discriminator.load_state_dict(state["discriminator"])
         self._optimizer.load_state_dict(state["optimizer"])
