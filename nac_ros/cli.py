@@ -132,11 +132,9 @@ def _comparisons(tokenizer: Any) -> None:
         "change one thing of nac at a time: the paper's Table 1",
     )  # fmt: skip
     ablate.add_argument(
-        "--groups",
-        nargs="+",
-        metavar="GROUP",
+        "--groups", nargs="+", metavar="GROUP",
         help="of settings; Table 1's and commitment if left out, any other word lists all",
-    )
+    )  # fmt: skip
     arguments.comparison(ablate, "runs/ablation")
     worst = arguments.command(
         tokenizer, "envelope", tokenizer_commands.envelope,
