@@ -264,8 +264,8 @@ def test_real_demonstrations_are_learned(nac_data, tmp_path):
     held_out = action_windows(dataset, split.held_out[:4], 32)
     tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
     begun = evaluate(tokenizer.fit(*train), held_out)["mse"]
-    quick = {"steps": 80, "batch": 32, "learning_rate": 3e-4, "plain_share": 0.0}
+    quick = {"steps": 80, "batch": 32, "learning_rate": 2e-5, "plain_share": 0.0}
     config = TokenizerTraining(**quick, discriminator="none", log_every=80)
     figures = TokenizerTrainer(tokenizer, config, tmp_path).run(train, held_out)
-    assert figures["mse"] < 0.004 and begun < 0.004
+    assert figures["mse"] < 0.0035 and figures["mse"] < 0.8 * begun < 0.005
     assert figures["decode_failures"] == 0
