@@ -190,6 +190,11 @@ def _eval(groups: Any) -> None:
         "--n-action-steps", type=arguments.count, help="executed steps of each chunk"
     )
     judge.add_argument(
+        "--seam", choices=("blend", "best", "force"),
+        help="how a chunk goes on from the one under way: faded by the guard alone, the best of "
+        "several, or with the tokens of what is committed forced",
+    )  # fmt: skip
+    judge.add_argument(
         "--control", choices=("none", "black-images", "mean-demonstration"),
         default="none", help="replace the policy's eyes or the policy, to see a task's worth",
     )  # fmt: skip

@@ -151,7 +151,8 @@ def evaluate(a: Namespace) -> Figures:
     """Judged trials in the twin."""
     from nac_ros.evaluation.evaluate import Evaluation, run
 
-    changes = {"latency_ms": a.latency_ms, "n_action_steps": a.n_action_steps}
+    names = ("latency_ms", "n_action_steps", "seam")
+    changes = {name: getattr(a, name) for name in names}
     given = {key: value for key, value in changes.items() if value is not None}
     config = Evaluation(
         bundle=str(_bundle(a.bundle)),

@@ -27,7 +27,7 @@ class ExpertChunks:
     def __init__(self, spec, actions):
         self._spec, self._actions = spec, actions
 
-    def plan(self, observation):
+    def plan(self, observation, underway=None):
         first = round(observation.stamp * self._spec.action_rate_hz)
         index = np.minimum(first + np.arange(32), len(self._actions) - 1)
         names, rate = self._spec.joint_names, self._spec.action_rate_hz

@@ -23,7 +23,7 @@ def moving(positions, velocities=SLOPE * 30, accelerations=(0.0, 0.0)):
 
 
 def started(state=None, now=100.0, speed_scale=1.0, **changes):
-    playback = Playback(blend_s=0.1)
+    playback = Playback(0.1, velocity=np.full(2, 3.0), acceleration=np.full(2, 100.0))
     playback.accept(chunk(**changes), now, state or moving([0, 0]), speed_scale)
     return playback
 
@@ -88,9 +88,9 @@ def test_without_a_chunk_it_ended_long_ago():
 
 
 def test_a_chunk_of_one_action_is_a_single_set_point():
-    playback = started(moving([0, 0]), actions=[[1.0, 2.0]])
+    playback = started(moving([0, 0]), actions=[[0.01, 0.02]])
     assert playback.end == pytest.approx(100.0 + 1 / 30)
-    np.testing.assert_allclose(playback.at(100.2).positions, [1, 2])
+    np.testing.assert_allclose(playback.at(100.2).positions, [0.01, 0.02])
 
 
 parts = st.lists(st.floats(-1, 1), min_size=2, max_size=2)
@@ -112,3 +112,12 @@ def test_a_seam_bends_and_is_gone_after_the_blend(delay, offset, turn, push):
     assert_consistent(playback, now + np.arange(0.01, 0.1, 0.0171))
     wanted = RAMP[0] + 0.02 + (now + 0.1 - 100.001 - 1 / 30) * SLOPE * 30
     np.testing.assert_allclose(playback.at(now + 0.1).positions, wanted, atol=1e-6)
+
+
+def test_a_wide_seam_takes_as_long_as_the_limits_demand():
+    playback, still = started(), np.zeros((8, 2))
+    playback.accept(chunk(still, stamp=100.1), 100.1, moving([1.5, 0.0], [0, 0]))
+    seam = [playback.at(t) for t in np.arange(100.1, 102, 0.01)]
+    assert max(np.abs(state.velocities).max() for state in seam) == pytest.approx(3.0, rel=1e-3)
+    assert max(np.abs(state.accelerations).max() for state in seam) < 100.0
+    np.testing.assert_allclose(seam[-1].positions, 0, atol=1e-9)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil, lcm, prod
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -104,6 +105,21 @@ class CodecConfig:
     @property
     def tokens_per_scale(self) -> tuple[int, ...]:
         return tuple(self.n_steps // scale for scale in self.vq_scales)
+
+    @property
+    def stretches(self) -> np.ndarray | None:
+        """Steps of the chunk `[first, end)` that each code is about, int64 `[L, 2]`, as far as
+        the hop goes (the networks look farther); None with span chunk."""
+        if self.span == "chunk":
+            return None
+        samples = self.action_dim // self.channels  # of a waveform in one step of the chunk
+        widths = [self.hop * scale for scale in self.vq_scales]
+        rows = [
+            (width * k // samples, -(-width * (k + 1) // samples))
+            for width, n in zip(widths, self.tokens_per_scale)
+            for k in range(n)
+        ]
+        return np.minimum(rows, self.horizon)
 
 
 class Reconstruction(NamedTuple):

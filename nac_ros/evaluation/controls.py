@@ -11,6 +11,7 @@ from nac_ros.data.lerobot import Dataset
 from nac_ros.errors import DatasetError
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.engine import Engine, Timing
+from nac_ros.runtime.seams import Underway
 
 
 class Planner(Protocol):
@@ -20,8 +21,8 @@ class Planner(Protocol):
     n_action_steps: int
     cameras: tuple[str, ...]
 
-    def plan(self, observation: Observation) -> Chunk:
-        """The chunk for an observation."""
+    def plan(self, observation: Observation, underway: Underway | None = None) -> Chunk:
+        """The chunk for an observation, which goes on from what is `underway`."""
 
 
 class Timed:
@@ -33,8 +34,8 @@ class Timed:
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps, self.horizon = engine.n_action_steps, engine.horizon
 
-    def plan(self, observation: Observation) -> Chunk:
-        chunk = self._engine.plan(observation)
+    def plan(self, observation: Observation, underway: Underway | None = None) -> Chunk:
+        chunk = self._engine.plan(observation, underway)
         self.timings.append(self._engine.timing)
         return chunk
 
@@ -47,10 +48,10 @@ class BlackImages:
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps = engine.n_action_steps
 
-    def plan(self, observation: Observation) -> Chunk:
+    def plan(self, observation: Observation, underway: Underway | None = None) -> Chunk:
         dark = {name: np.zeros_like(image) for name, image in observation.images.items()}
         seen = Observation(observation.stamp, dark, observation.proprio, observation.task)
-        return self._engine.plan(seen)
+        return self._engine.plan(seen, underway)
 
 
 class MeanDemonstration:
@@ -63,7 +64,7 @@ class MeanDemonstration:
         self._spec, self._actions, self._horizon = spec, actions, horizon
         self.n_action_steps = n_action_steps
 
-    def plan(self, observation: Observation) -> Chunk:
+    def plan(self, observation: Observation, underway: Underway | None = None) -> Chunk:
         rate = self._spec.action_rate_hz
         steps = round(observation.stamp * rate) + np.arange(self._horizon)
         actions = self._actions[np.minimum(steps, len(self._actions) - 1)].astype(np.float32)

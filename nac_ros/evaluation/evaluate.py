@@ -25,6 +25,7 @@ from nac_ros.export.bundle import load_bundle
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.seams import Seam, SeamConfig, Underway
 from nac_ros.simulation.scene import TIMESTEP
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
@@ -39,6 +40,7 @@ class Evaluation:
 
     latency_ms: simulated time from observation to chunk, as measured over ROS 2 on two cores
     n_action_steps: executed steps of each chunk, 0 = as the bundle says
+    seam: how chunks go on from one another, see nac_ros.runtime.seams
     data: datasets of the control `mean-demonstration`
     """
 
@@ -48,6 +50,7 @@ class Evaluation:
     seed: int = 0
     latency_ms: float = 100.0
     n_action_steps: int = 0
+    seam: Seam = "blend"
     control: Control = "none"
     data: tuple[str, ...] = ()
     workers: int = 1
@@ -60,6 +63,9 @@ class Evaluation:
         if self.control not in get_args(Control):
             known = ", ".join(get_args(Control))
             raise ConfigError(f"unknown control '{self.control}'; known are: {known}")
+        if self.seam not in get_args(Seam):
+            known = ", ".join(get_args(Seam))
+            raise ConfigError(f"unknown seam '{self.seam}'; known are: {known}")
         if not 0 <= self.latency_ms < 1e4:
             raise ConfigError(f"latency_ms must be in 0 .. 10000, got {self.latency_ms}")
         if self.control == "mean-demonstration" and not self.data:
@@ -67,7 +73,11 @@ class Evaluation:
 
 
 class TrialResult(NamedTuple):
-    """How one trial ended; times in seconds of wall clock, holds and refusals by reason."""
+    """How one trial ended; times in seconds of wall clock, holds and refusals by reason.
+
+    jumps: largest of the arm's joints at each seam [rad or m]; jerk: root mean square of what was
+        commanded, as a share of the limits
+    """
 
     task: str
     trial: int
@@ -79,6 +89,8 @@ class TrialResult(NamedTuple):
     holds: dict[str, int]
     refusals: dict[str, int]
     clips: int
+    jumps: list[float]
+    jerk: float
 
 
 class Rehearsal:
@@ -88,7 +100,8 @@ class Rehearsal:
         self.spec, self.planner, self._latency = spec, planner, latency_s
         self.twin = Twin(spec, task, render=bool(planner.cameras))
         self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
-        self._prompt = self.twin.task.prompt
+        self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
+        self.jumps: list[float] = []
 
     def play(self, seed: int) -> Guard:
         """One trial on the scene of `seed`; the twin holds the outcome afterwards."""
@@ -106,16 +119,27 @@ class Rehearsal:
         self._guard.measure(twin.now(), twin.proprio())
         self._guard.set_mode("policy")
         self._due: list[Chunk] = []
+        self._newest: Chunk | None = None
         self._step = 0
+        self.jumps, self._commanded = [], list[np.ndarray]()
 
     def step(self) -> None:
         """One control period: observes, plans where a chunk is wanted, moves."""
         self._observe(self._step)
         if self._step % self.planner.n_action_steps == 0:
             observation = self._aligner.observe(self.twin.now(), self._prompt)
-            self._due.append(self.planner.plan(observation))
+            until = observation.stamp + self._latency
+            underway = None if self._newest is None else Underway(self._newest, until)
+            self._newest = self.planner.plan(observation, underway)
+            self._due.append(self._newest)
         self._step += 1
         self._advance(self._guard, self._due, self._step / self.spec.action_rate_hz)
+
+    def jerk(self) -> float:
+        """Root mean square of the commanded jerk since `begin`, as a share of the limits."""
+        rate = self.spec.guard_rate_hz
+        jerks = np.diff(self._commanded, 3, axis=0) * rate**3 / self.spec.jerk_limit
+        return float(np.sqrt((jerks**2).mean())) if len(jerks) else 0.0
 
     def _observe(self, step: int) -> None:
         """Cameras are looked through only where a plan will want their images."""
@@ -133,11 +157,16 @@ class Rehearsal:
         while until - twin.now() > TIMESTEP / 2:  # the twin's clock ticks in physics steps
             now = twin.now()
             while due and now >= due[0].stamp + self._latency - 1e-6:
-                guard.accept(due.pop(0), now)
+                self._take(guard, due.pop(0), now)
             guard.measure(now, twin.proprio())
-            guard.tick(now)
+            self._commanded += [tick.positions for tick in guard.tick(now)]
             twin.write(guard.motion(now))
             twin.step_until(min(now + guard.period, until))
+
+    def _take(self, guard: Guard, chunk: Chunk, now: float) -> None:
+        moving = not guard.hold
+        if guard.accept(chunk, now) is None and moving:
+            self.jumps.append(float(np.abs(guard.jump[self._arm]).max()))
 
 
 def run(config: Evaluation) -> dict[str, Any]:
@@ -170,7 +199,8 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
 
     torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
     bundle = load_bundle(config.bundle)
-    engine = Engine(bundle, config.seed, n_action_steps=config.n_action_steps or None)
+    seam, steps = SeamConfig(seam=config.seam), config.n_action_steps or None
+    engine = Engine(bundle, config.seed, n_action_steps=steps, seam=seam)
     timed = Timed(engine)
     planner = _planner(config, task, timed, bundle.robot)
     rehearsal = Rehearsal(bundle.robot, task, planner, config.latency_ms / 1000)
@@ -202,6 +232,8 @@ def _result(
         dict(guard.holds),
         dict(guard.refusals),
         int(guard.clips.sum()),
+        list(rehearsal.jumps),
+        rehearsal.jerk(),
     )
 
 
@@ -224,12 +256,15 @@ def _figures(
         "seed": config.seed,
         "control": config.control,
         "latency_ms": config.latency_ms,
+        "seam": config.seam,
         "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
         "chunk_ms": _percentiles(plans),
         "decode_ms": _percentiles(decodes),
         "holds": dict(holds),
         "refusals": dict(refusals),
         "clips": sum(result.clips for result in results),
+        "seam_jump": _percentiles([jump for result in results for jump in result.jumps]),
+        "jerk_rms_ratio": float(np.mean([result.jerk for result in results])),
     }
 
 

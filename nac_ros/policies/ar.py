@@ -20,7 +20,14 @@ from torch.nn import functional as F
 from nac_ros.errors import ConfigError
 from nac_ros.policies.base import POLICIES, Inputs, Policy, PolicyConfig, Targets
 from nac_ros.policies.geometry import TokenGeometry
-from nac_ros.policies.sampling import Sampling, legal_logits, sample
+from nac_ros.policies.sampling import (
+    Said,
+    Sampling,
+    certainty,
+    legal_logits,
+    only,
+    sample,
+)
 from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.policies.vision import KeypointEncoder
 from nac_ros.tokenizers.base import Tokenizer
@@ -153,29 +160,34 @@ class ArPolicy(Policy):
         return losses
 
     @torch.no_grad()
-    def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
+    def say(
+        self,
+        inputs: Inputs,
+        generator: torch.Generator | None = None,
+        sampling: Sampling | None = None,
+        forced: Tensor | None = None,
+    ) -> Said:
         context, plans = self._context(inputs, self.see(inputs))
         if not self.config.token_weight:
-            return self._say(self._chunk_of(plans))
+            return Said(self._say(self._chunk_of(plans)), *torch.empty(2, len(context), 0))
         naming, tokens = self._naming(plans), torch.empty(len(context), 0, dtype=torch.int64)
-        planned = naming(tokens)
-        start = self._bos(context) + self._hint(planned, 0)
+        planned, how = naming(tokens), sampling or self.config.sampling
+        start, sureness = self._bos(context) + self._hint(planned, 0), []
         step, cache = self._with_positions(torch.cat([context, start], 1), 0), None
         while True:
             hidden, cache = self.transformer(step, cache)
             at = tokens.shape[1]
             logits = self._logits(hidden[:, -1:], planned, at)[:, 0].float()
-            prefix = tokens.numpy()
-            legal = torch.from_numpy(self.grammar.legal(prefix).copy())
-            done = torch.from_numpy(self.grammar.done(prefix).copy())
-            chosen = sample(logits, legal, done, self.config.sampling, generator)
+            legal, done = self._next(tokens)
+            sureness.append(torch.stack(certainty(logits, legal | done[:, None])))
+            legal = legal if forced is None else only(forced[:, at], legal)
+            chosen = sample(logits, legal, done, how, generator)
             tokens = torch.cat([tokens, chosen], 1)
             if self.grammar.done(tokens.numpy()).all():
-                break
+                return Said(tokens, *torch.stack(sureness, -1))
             planned = naming(tokens)
             said = self._embed(chosen.clamp(min=0)) + self._hint(planned, at + 1)
             step = self._with_positions(said, context.shape[1] + at + 1)
-        return tokens
 
     @torch.no_grad()
     def plan(self, inputs: Inputs) -> Tensor:
@@ -189,6 +201,12 @@ class ArPolicy(Policy):
         logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
         legal = self._legal(tokens) | (tokens < 0)[..., None]  # padding is rated, and left out
         return torch.log_softmax(legal_logits(logits, legal), -1)
+
+    def _next(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Which tokens may follow `[B, V]`, and which sequences are complete `[B]`."""
+        prefix = tokens.numpy()
+        legal, done = self.grammar.legal(prefix), self.grammar.done(prefix)
+        return torch.from_numpy(legal.copy()), torch.from_numpy(done.copy())
 
     def _cross_entropy(self, hidden: Tensor, planned: Tensor | None, targets: Targets) -> Tensor:
         legal = self._legal(targets.tokens)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nac_ros import config as configs
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation, BundleError, ConfigError, UnknownName
+from nac_ros.policies.sampling import Said, Sampling
 from nac_ros.registry import Registry
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, save_weights
@@ -92,8 +93,22 @@ class Policy(nn.Module, ABC):
         """Scalar losses; their sum is minimised."""
 
     @abstractmethod
+    def say(
+        self,
+        inputs: Inputs,
+        generator: torch.Generator | None = None,
+        sampling: Sampling | None = None,
+        forced: Tensor | None = None,
+    ) -> Said:
+        """Complete sequences of the tokenizer's grammar.
+
+        sampling: the config's own where None
+        forced: int64 `[B, L]`, tokens that are given, -1 where the policy chooses
+        """
+
     def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
         """Tokens int64 `[B, L]`, complete sequences of the tokenizer's grammar."""
+        return self.say(inputs, generator).tokens
 
     @abstractmethod
     def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:

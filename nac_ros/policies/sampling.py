@@ -1,6 +1,7 @@
 """Choosing a token among the legal ones: an illegal token has a probability of exactly zero."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,16 @@ class Sampling:
             )
 
 
+class Said(NamedTuple):
+    """Complete sequences int64 `[B, L]`, and how sure the policy was of each token, float
+    `[B, L]`: entropy [nats] of its legal ones, and how much likelier the first was than the
+    second; both `[B, 0]` where no token was drawn."""
+
+    tokens: Tensor
+    entropy: Tensor
+    margin: Tensor
+
+
 def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
     """Minus infinity where a token is not legal; NaN logits raise BadTokens."""
     if torch.isnan(logits).any():
@@ -30,6 +41,15 @@ def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
     if not legal.any(-1).all():
         raise BadTokens("no token is legal here: the sequence is complete already")
     return logits.masked_fill(~legal, -torch.inf)
+
+
+def only(forced: Tensor, legal: Tensor) -> Tensor:
+    """Legal bool `[B, V]` less all but the `forced` tokens `[B]`, where those are not negative.
+
+    A forced token that is not legal leaves none, which `legal_logits` refuses.
+    """
+    given = forced[:, None] == torch.arange(legal.shape[1])
+    return legal & (given | (forced < 0)[:, None])
 
 
 def sample(
@@ -48,3 +68,13 @@ def sample(
     weights = torch.softmax(values / sampling.temperature, -1)  # exp(-inf) is exactly 0
     chosen = tokens.gather(1, torch.multinomial(weights, 1, generator=generator))
     return chosen.masked_fill(done[:, None], PAD)
+
+
+def certainty(logits: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy [nats] and margin in 0 .. 1 of each row `[B, V]`, float `[B]`; 0 and 1 where
+    nothing else is legal."""
+    likelihood = torch.log_softmax(logits.masked_fill(~legal, -torch.inf), -1)
+    shares = likelihood.exp()
+    entropy = -(shares * likelihood.clamp(min=-1e4)).sum(-1)
+    first, second = shares.topk(2).values.unbind(-1)
+    return entropy, first - second

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,19 @@ from nac_ros.safety.stopping import State
 
 Wanted = Callable[[float], State]  # time [s] -> the state that should be commanded then
 
+LONGEST_STOP_S = 2.0  # no need to count how long one takes where more is left
 LEAD = 2  # periods from a tick to the first set-point that it may still change
 CLIP_SHARE = 0.1  # of one period at full speed (3 mrad): a set-point farther off was held back
+
+
+class Aim(NamedTuple):
+    """What should be commanded at a time, until when [s], at which share of full speed, and
+    whether the arm is to rest by then or to begin to stop."""
+
+    wanted: Wanted
+    end: float
+    speed: float
+    rests_by_end: bool = False
 
 
 class Course:
@@ -88,22 +100,22 @@ class Course:
         """Where the arm comes to rest, `[D]`."""
         return self.plan.at_end().positions
 
-    def follow(self, now: float, wanted: Wanted, end: float, speed: float, anew: bool) -> None:
-        """Leads the motion along `wanted`, at most to `end` [s], then to rest.
+    def follow(self, now: float, aim: Aim, anew: bool) -> None:
+        """Leads the motion along what is aimed at, then to rest.
 
-        speed: share of the velocity limits allowed; anew: `wanted` is another than last time
+        anew: another aim than last time
         """
-        k, plan = self._index(now), self.plan
+        k, plan, wanted = self._index(now), self.plan, aim.wanted
         led = round(plan.led / self._period)
         if anew or led < k:
             led = k
         state = plan.cut(led * self._period)
         self.touched = self._told = True
         here = wanted(self.origin + led * self._period)
-        while led < k + self._ahead and (led + 1) * self._period <= end - self.origin + 1e-6:
+        while led < k + self._ahead and self._may_lead(state, (led + 1) * self._period, aim):
             led += 1
             ahead = wanted(self.origin + led * self._period)
-            piece = self._pursuit.step(state, here, ahead, speed)
+            piece = self._pursuit.step(state, here, ahead, aim.speed)
             state, here = plan.lead(piece, led * self._period), ahead
             self.clips += np.abs(state.positions - ahead.positions) > self._clip
         plan.brake()
@@ -137,6 +149,13 @@ class Course:
             return Motion(self.due(now), np.zeros(1), *here)
         motion = self.plan.motion(now - self.origin)
         return replace(motion, stamp=self.origin + motion.stamp)
+
+    def _may_lead(self, state: State, until: float, aim: Aim) -> bool:
+        """Whether a period from `state` that ends at `until` is in time."""
+        left = aim.end - self.origin - until
+        if not aim.rests_by_end or left > LONGEST_STOP_S:
+            return left >= -1e-6
+        return left >= self._limiter.brake(state).duration
 
     def _index(self, now: float) -> int:
         return round((now - self.origin) / self._period) + LEAD

@@ -9,6 +9,8 @@ import torch
 from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import BadActions, ConfigError
 from nac_ros.export.bundle import Bundle
+from nac_ros.policies.sampling import Said
+from nac_ros.runtime.seams import Continuation, SeamConfig, Underway
 
 WARM_UP_CALLS = 3
 
@@ -21,9 +23,19 @@ class Timing:
     decode_s: float
 
 
+@dataclass(frozen=True)
+class Certainty:
+    """How sure the policy was of the newest chunk's tokens: mean entropy [nats], least margin
+    between the two likeliest; None where no token was drawn."""
+
+    entropy: float | None = None
+    margin: float | None = None
+
+
 class Engine:
     """Plans chunks with a bundle; owns its random generator, so a seed repeats a run.
 
+    seam: how chunks go on from one another
     n_action_steps: steps of a chunk that are executed before the next one takes over; the
     bundle's own number by default
     """
@@ -34,6 +46,7 @@ class Engine:
         seed: int = 0,
         threads: int | None = None,
         n_action_steps: int | None = None,
+        seam: SeamConfig | None = None,
     ):
         self.bundle = bundle
         config = bundle.policy.config
@@ -44,7 +57,8 @@ class Engine:
             raise ConfigError(
                 f"n_action_steps {self.n_action_steps} is beyond the horizon {bundle.horizon}"
             )
-        self.timing = Timing(0.0, 0.0)
+        self.timing, self.certainty = Timing(0.0, 0.0), Certainty()
+        self._continuation = Continuation(bundle, seam or SeamConfig())
         self._generator = torch.Generator().manual_seed(seed)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -62,19 +76,25 @@ class Engine:
         """Task id -> prompt."""
         return dict(self.bundle.policy.config.tasks)
 
-    def plan(self, observation: Observation) -> Chunk:
-        """The chunk for `observation`, stamped with its time; raises where it does not fit."""
+    def plan(self, observation: Observation, underway: Underway | None = None) -> Chunk:
+        """The chunk for `observation`, stamped with its time; raises where it does not fit.
+
+        underway: what is being executed; None where the arm rests
+        """
         began = time.perf_counter()
         inputs = self.bundle.policy.inputs(observation)
-        tokens = self.bundle.policy.act(inputs, self._generator).numpy()
-        decoding = time.perf_counter()
-        actions = self.bundle.decode(tokens, observation.reference[None])[0]
-        ended = time.perf_counter()
-        if not np.isfinite(actions).all():
+        said = self._continuation.say(inputs, observation, underway, self._generator)
+        tokens, decoding = said.tokens.numpy(), time.perf_counter()
+        reference = np.repeat(observation.reference[None], len(tokens), 0)
+        several = self.bundle.decode(tokens, reference)
+        if not np.isfinite(several).all():
             raise BadActions("the decoded chunk holds NaN or inf; the bundle is broken")
+        chosen = self._continuation.choose(several, observation, underway)
+        ended = time.perf_counter()
         self.timing = Timing(ended - began, ended - decoding)
-        names = self.bundle.robot.joint_names
-        return Chunk(observation.stamp, self.rate_hz, names, actions, tokens[0])
+        self.certainty = _certainty(said, chosen)
+        names, row = self.bundle.robot.joint_names, tokens[chosen]
+        return Chunk(observation.stamp, self.rate_hz, names, several[chosen], row[row >= 0])
 
     def warm_up(self) -> float:
         """Plans a few times from a grey image at home; the last duration [s]."""
@@ -89,3 +109,9 @@ class Engine:
         proprio = np.repeat(robot.home[None].astype(np.float32), self.n_obs_steps, 0)
         images = dict.fromkeys(self.cameras, image)
         return Observation(0.0, images, proprio, next(iter(self.tasks)))
+
+
+def _certainty(said: Said, row: int) -> Certainty:
+    drawn = said.tokens[row, : said.entropy.shape[1]] >= 0
+    entropy, margin = said.entropy[row][drawn], said.margin[row][drawn]
+    return Certainty(float(entropy.mean()), float(margin.min())) if len(entropy) else Certainty()

@@ -11,15 +11,12 @@ import numpy as np
 
 from nac_ros.chunk import Chunk, Motion
 from nac_ros.robot import RobotSpec
-from nac_ros.runtime.course import CLIP_SHARE, Course
-from nac_ros.runtime.playback import PEAK, Playback
-from nac_ros.runtime.tick import GuardConfig, Mode, Phase, Tick
+from nac_ros.runtime.course import Course
+from nac_ros.runtime.intake import Intake, Rules
+from nac_ros.runtime.tick import GuardConfig, Mode, Phase, Source, Tick
 from nac_ros.runtime.witness import Witness
-from nac_ros.safety.limits import Refusal, check_chunk, check_displaced, check_inside, check_start
+from nac_ros.safety.limits import Refusal, check_displaced, check_inside
 from nac_ros.safety.stopping import State
-
-RAMP_SPEED = 0.1  # share of the velocity limits
-ARRIVED = 1e-3  # [rad or m]
 
 
 class Guard:
@@ -40,11 +37,13 @@ class Guard:
         self.holds: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self._course = Course(spec, config.lookahead_s)
-        self._playback = Playback(config.blend_s)
         self._witness = Witness(spec)
-        self._clip = CLIP_SHARE * spec.velocity_limit * self.period
-        self._beyond = np.zeros(spec.action_dim, np.int64)
-        self._speed_scale = config.speed_scale
+        silence = config.max_silence_s
+        ends = {"stale": "teleop_silent", "ended": "teleop_silent"}
+        self._intakes: dict[Source, Intake] = {
+            "policy": Intake(spec, config, Rules(config.max_chunk_age_s, config.max_play_s)),
+            "teleop": Intake(spec, config, Rules(silence, silence, catches_up=True, **ends)),
+        }
         self.restart()
 
     def restart(self) -> None:
@@ -52,12 +51,11 @@ class Guard:
         self._mode: Mode = "hold"
         self._hold, self._fault = "no_joint_states", ""
         self._interrupted = ""  # why motion ended, until a chunk comes or the mode is set
-        self._target: np.ndarray | None = None  # of the ramp under way
-        self._offered: np.ndarray | None = None  # where a refused start wanted the arm
         self._changed = False  # what is followed is another than at the last tick
-        self._since = self._last = -np.inf
+        self._last = -np.inf
         self._witness.forget()
-        self._playback.clear()
+        for intake in self._intakes.values():
+            intake.restart(-np.inf)
         self._course.clear()
 
     @property
@@ -71,19 +69,25 @@ class Guard:
 
     @property
     def hold(self) -> str:
-        """Why it does not follow chunks at present, or ''."""
+        """Why it does not follow at present, or ''."""
         return self._hold
 
     @property
     def clips(self) -> np.ndarray:
         """int64 `[D]`."""
-        return self._beyond + self._course.clips
+        return self._course.clips + sum(intake.clips for intake in self._intakes.values())
 
     @property
     def state(self) -> Phase:
-        """What it does as of the last tick; while holding an arm at rest may be left alone."""
+        """What it does as of the last tick; an arm at rest that is not followed may be left
+        alone."""
         newest = self._newest()
-        return "holding" if newest is None else self._phase_of(newest)
+        return "idle" if newest is None else self._phase_of(newest)
+
+    @property
+    def ramping(self) -> bool:
+        """Whether it goes slowly to where what is asked for begins."""
+        return not self._hold and self._intake is not None and self._intake.ramping
 
     @property
     def setpoint(self) -> np.ndarray | None:
@@ -94,7 +98,12 @@ class Guard:
     @property
     def chunk(self) -> Chunk | None:
         """The chunk being played."""
-        return self._playback.chunk
+        return None if self._intake is None else self._intake.chunk
+
+    @property
+    def jump(self) -> np.ndarray:
+        """How far the newest chunk lay from the commanded positions as it took over, `[D]`."""
+        return self._intakes["policy"].jump
 
     def rests(self, now: float) -> bool:
         """Whether nothing that was commanded still moves at `now` [s]."""
@@ -102,8 +111,7 @@ class Guard:
 
     def ages(self, now: float) -> dict[str, float | None]:
         """Seconds since what the guard relies on; None for what never came."""
-        chunk = self._playback.chunk
-        age = None if chunk is None else now - chunk.stamp
+        age = None if self.chunk is None else now - self.chunk.stamp
         return {**self._witness.ages(now), "chunk_age_s": age}
 
     def measure(self, stamp: float, positions: np.ndarray) -> Refusal | None:
@@ -119,22 +127,23 @@ class Guard:
         self._witness.beat(now)
 
     def set_mode(self, mode: Mode) -> Refusal | None:
-        """`hold` comes to rest; `policy` starts, unless there is a fault or the arm was moved."""
+        """Whose chunks count; `hold` comes to rest, the others are refused while there is a fault
+        or after the arm was moved by other means."""
         if mode == self._mode:
             return None
-        if mode == "policy" and (refusal := self._why_no_start()) is not None:
+        if mode != "hold" and (refusal := self._why_no_start()) is not None:
             return self.refuse(*refusal)
         self._mode, self._interrupted = mode, ""
-        self._target = self._offered = None
-        self._playback.clear()
-        if mode == "policy":
-            self._since = self._last  # chunks seen before do not count
+        for intake in self._intakes.values():
+            intake.restart(self._last)  # chunks seen before do not count
         return None
 
     def set_speed_scale(self, scale: float) -> None:
         """Share of the velocity limits, in (0, 1], from the next tick and the next chunk on."""
         replace(self.config, speed_scale=scale)  # raises ConfigError
-        self._speed_scale, self._changed = scale, True
+        for intake in self._intakes.values():
+            intake.speed_scale = scale
+        self._changed = True
 
     def refuse(self, reason: str, text: str) -> Refusal:
         """Counts a refusal, also one that was decided elsewhere."""
@@ -157,20 +166,24 @@ class Guard:
 
     def ramp(self) -> Refusal | None:
         """Moves slowly to where the chunk that was refused as a jump begins; None: under way."""
-        if self._mode != "policy" or self._offered is None:
-            return self.refuse("no_ramp", "no chunk was refused as a jump in mode policy")
-        self._target, self._offered, self._changed = self._offered, None, True
+        if (refusal := self._intakes["policy"].ramp()) is not None:
+            return self.refuse(*refusal)
+        self._changed = True
         return None
 
-    def accept(self, chunk: Chunk, now: float) -> Refusal | None:
+    def accept(self, chunk: Chunk, now: float, source: Source = "policy") -> Refusal | None:
         """Takes over with `chunk` at `now` [s], or says why not; a refused one changes nothing."""
-        if (refusal := self._why_not(chunk, now)) is not None:
+        intake = self._intakes[source]
+        if self._mode != source:
+            text = f"the guard is in mode {self._mode}; chunks of {source} count in mode {source}"
+            return self.refuse("mode", text)
+        if not self._course.settled:
+            text = "no joint state came yet; is the driver running?"
+            return self.refuse("no_joint_states", text)
+        refusal = intake.accept(chunk, now, self._course, resting=bool(self._hold))
+        if refusal is not None:
             return self.refuse(*refusal)
-        inside = self._inside(chunk.actions)
-        self._beyond += (np.abs(inside - chunk.actions) > self._clip).sum(0)
-        kept, due = replace(chunk, actions=inside), self._course.due(now)
-        self._playback.accept(kept, due, self._course.at(due), self._speed_scale)
-        self._interrupted, self._offered, self._changed = "", None, True
+        self._interrupted, self._changed = "", True
         return None
 
     def tick(self, now: float) -> list[Tick]:
@@ -194,17 +207,17 @@ class Guard:
         """What is committed from `now` [s] on, and then a stop, for the controllers."""
         return self._course.motion(now)
 
+    @property
+    def _intake(self) -> Intake | None:
+        return None if self._mode == "hold" else self._intakes[self._mode]
+
     def _follow(self, now: float) -> None:
-        target, scale = self._target, self._speed_scale
-        if target is None:
-            wanted, end = self._playback.at, self._playback.until(self.config.max_play_s)
-        else:
-            wanted, end, scale = lambda t: State.rest(target), np.inf, scale * RAMP_SPEED
-        self._course.follow(now, wanted, end, scale, self._changed)
-        self._changed = False
-        here = self._course.at(self._course.due(now)).positions
-        if target is not None and (np.abs(here - target) < ARRIVED).all():
-            self._target = None
+        assert self._intake is not None
+        before = self._intake.ramping
+        self._course.follow(now, self._intake.aim(), self._changed)
+        due = self._course.due(now)
+        self._intake.arrive(self._course.at(due).positions, due)
+        self._changed = before and not self._intake.ramping
 
     def _tick(self, stamp: float, state: State) -> Tick:
         phase = self._phase_of(state)
@@ -216,9 +229,11 @@ class Guard:
         return self._course.at(self._course.due(max(self._last, self._course.origin)))
 
     def _phase_of(self, state: State) -> Phase:
-        if self._hold:
-            return "stopping" if state.moves else "holding"
-        return "running" if self._target is None else "ramping"
+        if not self._hold:
+            return "running"
+        if state.moves:
+            return "stopping"
+        return "fault" if self._fault else "idle" if self._mode == "hold" else "armed"
 
     def _missed(self, now: float) -> None:
         """After a pause the arm rests at the end of what was sent, wherever the clock is."""
@@ -244,56 +259,23 @@ class Guard:
         course.settle(self._last, measured)
         return None
 
-    def _why_not(self, chunk: Chunk, now: float) -> Refusal | None:
-        if self._mode != "policy":
-            return Refusal("mode", "the guard is in mode hold; chunks count in mode policy")
-        scale, config = self._speed_scale, self.config
-        refusal = check_chunk(self.spec, chunk, now, config.max_chunk_age_s, scale)
-        if refusal is not None:
-            return refusal
-        current = self._playback.chunk
-        if chunk.stamp < self._since or (current is not None and chunk.stamp <= current.stamp):
-            return Refusal("old", "the chunk was planned before the present one or the mode")
-        if not self._course.settled:
-            return Refusal("no_joint_states", "no joint state came yet; is the driver running?")
-        if self._target is not None:
-            return Refusal("ramping", "the arm still ramps to where a chunk began")
-        if not self._hold:
-            return None
-        first = self._inside(chunk.actions[0])
-        here = self._course.at(self._course.due(now)).positions
-        refusal = check_start(self.spec, here - first, config.blend_s / PEAK)
-        if refusal is not None:
-            self._offered = first
-        return refusal
-
-    def _inside(self, actions: np.ndarray) -> np.ndarray:
-        return np.clip(actions.astype(float), self.spec.position_low, self.spec.position_high)
-
     def _why_hold(self, now: float) -> str:
         if self._fault:
             return self._fault
-        driven = self._playback.chunk is not None
-        silence = self.config.max_heartbeat_age_s if driven else 0
-        reason = self._witness.doubt(now, silence)
+        driven = self._mode == "policy" and self.chunk is not None
+        reason = self._witness.doubt(now, self.config.max_heartbeat_age_s if driven else 0)
         if reason and self._mode != "hold":
             self._fail(reason)
-        if reason or self._mode == "hold":
+        if reason or self._intake is None:
             return reason or "mode_hold"
-        if self._target is not None:
-            return ""
-        if self._playback.chunk is None:
-            return self._interrupted or "no_chunk"
-        end = self._playback.until(self.config.max_play_s)
-        if self._course.due(now) <= end + 1e-6:
-            return ""
-        return "chunk_stale" if end < self._playback.end else "chunk_ended"
+        reason = self._intake.over(self._course.due(now))
+        return (self._interrupted or reason) if reason == "no_chunk" else reason
 
     def _note(self, reason: str) -> None:
         if reason and reason != self._hold:
             self.holds[reason] += 1
         if reason:
-            self._playback.clear()
-            self._target = None
+            for intake in self._intakes.values():
+                intake.clear()
             self._interrupted = self._interrupted if self._hold else reason
         self._hold = reason

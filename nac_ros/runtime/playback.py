@@ -6,6 +6,7 @@ from nac_ros.chunk import Chunk
 from nac_ros.safety.stopping import State
 
 PEAK = 1.875  # a minimum-jerk fade of 1 in 1 s has this peak velocity
+STEEP = 10 / 3**0.5  # and this peak acceleration
 
 # Uniform cubic B-spline: weights of four neighbours by powers of the share u of a step gone by.
 # It stays within its points and no faster than they are, and its acceleration has no jumps.
@@ -19,13 +20,16 @@ class Playback:
 
     `actions[i]` is due at stamp + (i + 1) / rate; a cubic B-spline smooths between them (it passes
     a bend of acceleration a at a / (6 rate^2), 0.2 mrad at 1 rad/s^2 and 30 Hz). When a chunk
-    takes over, its difference to the commanded state is faded out over `blend_s` seconds. With
+    takes over, its difference to the commanded state is faded out over `blend_s` seconds, or as
+    long as the limits demand; not at all with 0. With
     `speed_scale` below 1 the chunk is stretched in time from its stamp on.
     """
 
-    def __init__(self, blend_s: float):
-        self._blend_s = blend_s
+    def __init__(self, blend_s: float, velocity: np.ndarray, acceleration: np.ndarray):
+        self._blend_s, self._fade_s = blend_s, blend_s
+        self._velocity, self._acceleration = velocity, acceleration
         self.chunk: Chunk | None = None
+        self.jump = np.empty(0)  # [D], from the commanded positions to the newest chunk's
         self._points = np.empty((0, 0))
         self._fade = np.empty((0, 0))
         self._since = 0.0
@@ -51,23 +55,36 @@ class Playback:
         rate = chunk.rate_hz * speed_scale
         points = _points(chunk)
         parts = [was - new for was, new in zip(state, _sample(points, chunk.stamp, rate, at))]
-        scaled = [part * self._blend_s**k for k, part in enumerate(parts)]
+        self.jump = -parts[0]
+        self._fade_s = self._fade_of(parts[0])
+        scaled = [part * self._fade_s**k for k, part in enumerate(parts)]
         self.chunk, self._points, self._rate = chunk, points, rate
         self._since, self._fade = at, _FADE.T @ np.stack(scaled)  # [6, D]: powers of the share
 
     def at(self, t: float) -> State:
-        """What is wanted at `t` [s], `[D]`; after the end what was wanted there."""
+        """What is wanted at `t` [s], `[D]`; after the end to rest there."""
         assert self.chunk is not None
-        wanted = _sample(self._points, self.chunk.stamp, self._rate, t)
-        u = (t - self._since) / self._blend_s
-        if u >= 1:
+        wanted = _sample(self._points, self.chunk.stamp, self._rate, min(t, self.end))
+        if t > self.end:
+            wanted = State.rest(wanted.positions)
+        if t - self._since >= self._fade_s:
             return wanted
+        u = (t - self._since) / self._fade_s
         fade, powers = self._fade, u ** np.arange(6)
         offset = []
         for k in range(3):
-            offset.append(powers[: len(fade)] @ fade / self._blend_s**k)
+            offset.append(powers[: len(fade)] @ fade / self._fade_s**k)
             fade = fade[1:] * np.arange(1, len(fade))[:, None]  # derivative
         return State(*(w + o for w, o in zip(wanted, offset)))
+
+    def _fade_of(self, offset: np.ndarray) -> float:
+        """How long `offset` `[D]` is faded out [s]: its own speed and acceleration stay inside the
+        limits."""
+        if not self._blend_s:
+            return 0.0
+        size = np.abs(offset)
+        quick, steep = PEAK * size / self._velocity, np.sqrt(STEEP * size / self._acceleration)
+        return float(max(self._blend_s, quick.max(), steep.max()))
 
 
 def _points(chunk: Chunk) -> np.ndarray:

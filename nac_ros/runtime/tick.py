@@ -7,8 +7,11 @@ import numpy as np
 
 from nac_ros.config import bounded, check_bounds
 
-Mode = Literal["hold", "policy"]
-Phase = Literal["running", "ramping", "stopping", "holding"]
+Mode = Literal["hold", "policy", "teleop"]
+Source = Literal["policy", "teleop"]
+# Commanded by nobody, at rest; ready to follow; following; coming to rest; at rest until reset.
+Phase = Literal["idle", "armed", "running", "stopping", "fault"]
+AT_REST: tuple[Phase, ...] = ("idle", "armed", "fault")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class GuardConfig:
     max_chunk_age_s: a chunk whose observation is older on arrival is refused
     max_play_s: a chunk is played until its observation is this old, unless it ends before
     max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
+    max_silence_s: teleoperation silent for longer is taken for dead
     max_gap_s: after a pause between ticks longer than this the guard holds
     blend_s: how long a seam between chunks is faded
     lookahead_s: how much of the committed motion each trajectory carries before it stops
@@ -28,6 +32,7 @@ class GuardConfig:
     max_chunk_age_s: float = bounded(0.5, 0.01, 10.0)
     max_play_s: float = bounded(1.0, 0.01, 60.0)
     max_heartbeat_age_s: float = bounded(0.0, 0.0, 10.0)
+    max_silence_s: float = bounded(0.1, 0.02, 1.0)
     max_gap_s: float = bounded(0.2, 0.02, 1.0)
     blend_s: float = bounded(0.1, 0.01, 2.0)
     lookahead_s: float = bounded(0.1, 0.02, 1.0)

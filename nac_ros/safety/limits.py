@@ -13,6 +13,7 @@ CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
 # clipped, and the clip is counted; anything more is refused.
 OVERSHOOT = 0.1
 OUTSIDE = 0.005  # [rad or m] beyond a limit an arm may sag and still be started
+MAX_POINTS = 8  # of a command of teleoperation
 STILL = 0.05  # [rad or m] an arm this near to its set-points was not moved by other means
 
 
@@ -37,6 +38,25 @@ def check_chunk(
         or _check_time(spec, chunk, now, max_age_s, speed_scale)
         or _check_positions(spec, chunk)
         or _check_velocities(spec, chunk)
+    )
+
+
+def check_command(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -> Refusal | None:
+    """The first thing wrong with a command of teleoperation at `now` [s].
+
+    It may ask for more than the limits allow: a hand does, and the arm follows as far as it may.
+    """
+    too_long = None
+    if np.shape(chunk.actions)[0] > MAX_POINTS:
+        found = np.shape(chunk.actions)[0]
+        too_long = Refusal("shape", f"a command has 1 to {MAX_POINTS} points, this one {found}")
+    return (
+        _check_names(spec, chunk)
+        or _check_shape(spec, chunk)
+        or too_long
+        or _check_finite(chunk)
+        or _check_stamp(chunk, now, max_age_s)
+        or _check_rate(spec, chunk)
     )
 
 
@@ -112,19 +132,30 @@ def _check_finite(chunk: Chunk) -> Refusal | None:
 def _check_time(
     spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float, speed_scale: float
 ) -> Refusal | None:
+    refusal = _check_stamp(chunk, now, max_age_s) or _check_rate(spec, chunk)
+    if refusal is not None:
+        return refusal
+    end = chunk.stamp + (chunk.end - chunk.stamp) / speed_scale
+    if end <= now:
+        return Refusal("late", f"the chunk's last action was due {now - end:.3f} s ago")
+    return None
+
+
+def _check_stamp(chunk: Chunk, now: float, max_age_s: float) -> Refusal | None:
     if not np.isfinite(chunk.stamp) or chunk.stamp > now + CLOCK_SKEW_S:
         ahead = chunk.stamp - now
         return Refusal("future", f"the chunk is stamped {ahead:.3f} s ahead; check the clocks")
     age = now - chunk.stamp
     if age > max_age_s:
         return Refusal("stale", f"the chunk is {age:.3f} s old; at most {max_age_s} s is allowed")
+    return None
+
+
+def _check_rate(spec: RobotSpec, chunk: Chunk) -> Refusal | None:
     if not abs(chunk.rate_hz - spec.action_rate_hz) <= 1e-3 * spec.action_rate_hz:
         return Refusal(
             "rate", f"the chunk runs at {chunk.rate_hz} Hz, not {spec.action_rate_hz} Hz"
         )
-    end = chunk.stamp + (chunk.end - chunk.stamp) / speed_scale
-    if end <= now:
-        return Refusal("late", f"the chunk's last action was due {now - end:.3f} s ago")
     return None
 
 

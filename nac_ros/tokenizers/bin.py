@@ -5,6 +5,7 @@ The baseline of RT-2 and OpenVLA (2307.15818, 2406.09246), as in NAC's Tables 2 
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,9 @@ class BinTokenizer(Tokenizer):
         self._steps = config.n_knots or config.horizon
         length = self._steps * config.action_dim
         self.grammar = FixedGrammar([0] * length, [config.n_bins] * length)
+        if self._steps == config.horizon:
+            steps = np.arange(length) // config.action_dim
+            self.grammar.stretches = np.stack([steps, steps + 1], 1)
         # due times of the knots, in steps after the first action; the reference is one before it
         every = config.horizon / self._steps
         due = torch.arange(1, self._steps + 1) * every - 1

@@ -78,6 +78,7 @@ class Nac(Tokenizer):
         size = config.codebook_size
         scales = [s for s, n in enumerate(config.tokens_per_scale) for _ in range(n)]
         self.grammar = FixedGrammar([s * size for s in scales], [(s + 1) * size for s in scales])
+        self.grammar.stretches = config.codec.stretches
         offsets = torch.tensor(scales, dtype=torch.int64) * size
         self.register_buffer("offsets", offsets, persistent=False)
 
