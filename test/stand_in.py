@@ -65,7 +65,7 @@ class Robot:
                 for camera, output in self.images.items():
                     output.publish(convert.to_image(stamp, camera, RED))
             time.sleep(0.01)
-        for i, state in enumerate(("holding", "running", "running", "stopping")):
+        for i, state in enumerate(("armed", "running", "running", "stopping")):
             self.report(i, "policy", OK, "planning", POLICY | {"tokens": TOKENS})
             fault = "jump" if state == "stopping" else ""
             values = GUARD | {"state": state, "fault": fault, "chunk_age_s": 0.2 + i}

@@ -66,6 +66,7 @@ class Bench:
         ):
             node.create_subscription(kind, topic, seen.append, qos.RECORD)
         self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
+        self.teleop_out = node.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
         self.beat_out = node.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
         self.joints_out = node.create_publisher(JointState, "joint_states", qos.SENSOR_OUT)
         self.images_out = {
@@ -89,7 +90,7 @@ class Bench:
     def ready(self):
         """A fresh scene, the guard in mode policy, nothing moving."""
         self.operator.set_mode("hold")
-        self.wait(lambda: self.guard("state") in ("holding", 0), "rest", 5)
+        self.wait(lambda: self.guard("state") in ("idle", "armed", "fault", 0), "rest", 5)
         self.operator.trigger("twin/reset")
         time.sleep(0.3)
         self.operator.trigger("guard/reset")  # the arm is elsewhere now
@@ -187,7 +188,7 @@ def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
 
 def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
     arm.move()
-    arm.wait(lambda: arm.guard("state") == "holding", "the stop", 5)
+    arm.wait(lambda: arm.guard("state") == "fault", "the stop", 5)
     assert arm.guard("hold") == "heartbeat_lost"
     arm.assert_arm_rests()
     _, speeds = arm.speeds()
@@ -200,10 +201,28 @@ def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
         assert_inside(arm.spec, piece, period)
 
 
+def test_teleoperation_takes_over_by_its_clutch_and_its_silence_stops_the_arm(arm):
+    arm.move()
+    arm.operator.set_mode("teleop")
+    away = arm.measured() + 0.1 * arm.spec.relative_mask
+    facts = {"rate_hz": 30.0, "names": arm.spec.joint_names, "tokens": np.empty(0, np.int64)}
+    for _ in range(90):
+        actions = away[None].astype(np.float32)
+        command = Chunk(stamp=time.time(), actions=actions, **facts)
+        arm.teleop_out.publish(convert.to_chunk_message(command))
+        time.sleep(1 / 30)
+    arm.wait(lambda: arm.guard("hold") == "teleop_silent", "silence", 5)
+    arm.assert_arm_rests()
+    np.testing.assert_allclose(arm.measured()[:6], away[:6], atol=0.02)
+    assert arm.guard("fault") == "" and arm.guard("state") == "armed"
+    rows = [np.array(message.position) for message in arm.commands]
+    assert_inside(arm.spec, np.array(rows), 1 / arm.spec.guard_rate_hz)
+
+
 def test_guard_stop_stops_at_once_and_is_latched(arm):
     arm.move()
     arm.operator.trigger("guard/stop")
-    arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "holding", "stop", 5)
+    arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "fault", "stop", 5)
     arm.operator._mode.publish(String(data="policy"))
     arm.send(arm.swing(0.2))
     arm.beat(0.2)
@@ -239,7 +258,7 @@ def test_bad_chunks_are_refused_with_their_reasons_and_the_arm_holds(arm):
         arm.send(arm.swing(0.2, **change(good)))
         arm.wait(lambda r=reason, n=before: arm.guard(f"refusals.{r}") > n, reason, 5)
     arm.beat(0.3)
-    assert arm.guard("state") == "holding"
+    assert arm.guard("state") == "armed"
     np.testing.assert_allclose(arm.measured(), here, atol=2e-3)
 
 
@@ -264,7 +283,7 @@ def test_deactivating_the_guard_is_a_planned_stop(arm):
     time.sleep(0.4)
     arm.assert_arm_rests()
     arm.operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
-    arm.wait(lambda: arm.guard("state") == "holding" and arm.guard("mode") == "hold", "hold", 5)
+    arm.wait(lambda: arm.guard("state") == "idle" and arm.guard("mode") == "hold", "hold", 5)
 
 
 def test_a_guard_that_is_killed_leaves_an_arm_that_comes_to_rest(arm):
@@ -362,7 +381,7 @@ def test_a_policy_that_is_killed_is_noticed_by_the_guard(brain):
     brain.processes.kill("policy")
     brain.sense(1.5)
     assert brain.guard("hold") == "heartbeat_lost"
-    assert brain.guard("state") == "holding"
+    assert brain.guard("state") == "fault"
 
 
 def test_the_guard_node_imports_neither_torch_nor_a_simulator():

@@ -69,7 +69,7 @@ def test_the_guard_s_state_is_a_number_and_the_age_of_its_chunk_is_in_ms(recordi
     from nac_ros.nodes.rerun_log import STATES
 
     stamps, numbers = series(recording, "guard/state")
-    assert [STATES[int(n)] for n in numbers] == ["holding", "running", "running", "stopping"]
+    assert [STATES[int(n)] for n in numbers] == ["armed", "running", "running", "stopping"]
     np.testing.assert_allclose(stamps, np.arange(4), atol=1e-6)
     np.testing.assert_allclose(series(recording, "latency/chunk_age")[1], 200 + 1e3 * np.arange(4))
 
@@ -78,7 +78,7 @@ def test_what_changes_is_told_once_in_words(recording):
     _, texts = rows(recording, "guard/events", "TextLog:text")
     _, levels = rows(recording, "guard/events", "TextLog:level")
     assert [(text[0], level[0]) for text, level in zip(texts, levels)] == [
-        ("holding; mode policy", "INFO"),
+        ("armed; mode policy", "INFO"),
         ("running", "INFO"),
         ("stopping; fault jump", "ERROR"),
     ]

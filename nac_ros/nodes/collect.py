@@ -11,6 +11,7 @@ from nac_ros.errors import NacError
 from nac_ros.evaluation.trace import Hold, TrialTrace
 from nac_ros.nodes.operator import Operator
 from nac_ros.robot import RobotSpec
+from nac_ros.runtime.tick import AT_REST
 from nac_ros.simulation.recording import Recording, load_recording
 from nac_ros.simulation.tasks.base import HORIZON
 
@@ -95,7 +96,7 @@ class Trials:
         self._operator.trigger("guard/reset")  # the arm is elsewhere now, and that is all right
 
     def _rests(self) -> bool:
-        return self._operator.newest("guard").get("state") in ("holding", "inactive", "")
+        return self._operator.newest("guard").get("state") in (*AT_REST, "inactive", "")
 
     def _ended(self, task: str, trial: int) -> bool:
         now = self._operator.outcome

@@ -6,7 +6,7 @@ death: what the controllers hold ends at rest.
 
 import time
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
@@ -26,11 +26,11 @@ from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
 from nac_ros.runtime.guard import Guard
-from nac_ros.runtime.tick import GuardConfig
+from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode, Source
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
 
-MODES = ("hold", "policy")
+MODES = get_args(Mode)
 PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
 QUIET_S = 1.0  # the same refusal is logged and reported at most this often
 
@@ -44,7 +44,7 @@ class GuardNodeConfig(GuardConfig):
     """
 
     robot: str = "vx300s"
-    max_heartbeat_age_s: float = bounded(0.25, 0.0, 10.0)
+    max_heartbeat_age_s: float = bounded(0.2, 0.0, 10.0)
 
 
 class GuardNode(LifecycleNode):
@@ -73,6 +73,7 @@ class GuardNode(LifecycleNode):
         self._handles = [
             self.create_subscription(JointState, topic, self._on_joint_states, qos.SENSOR),
             self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.COMMAND),
+            self.create_subscription(JointTrajectory, "teleop/command", self._on_teleop, qos.COMMAND),
             self.create_subscription(Header, "policy/heartbeat", self._on_heartbeat, qos.COMMAND),
             self.create_subscription(String, "guard/mode", self._on_mode, qos.LATCHED),
             self.create_service(Trigger, "guard/stop", self._on_stop),
@@ -98,7 +99,7 @@ class GuardNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         for handle, destroy in zip(
-            self._handles, [self.destroy_subscription] * 4 + [self.destroy_service] * 3
+            self._handles, [self.destroy_subscription] * 5 + [self.destroy_service] * 3
         ):
             destroy(handle)
         for publisher in (self._command, *(c.publisher for c in self._controllers)):
@@ -135,7 +136,7 @@ class GuardNode(LifecycleNode):
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
         before, self._shown = self._shown, (guard.state, guard.hold)
         # An arm at rest is left alone: what it holds may have been set by other means.
-        if guard.state != "holding" or before[0] in ("running", "ramping", "stopping"):
+        if guard.state not in AT_REST or before[0] in ("running", "stopping"):
             motion, here = guard.motion(now), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._origin_ns)
@@ -153,13 +154,20 @@ class GuardNode(LifecycleNode):
         return self._refused(self._guard.measure(stamp, positions))
 
     def _on_chunk(self, message: JointTrajectory) -> None:
+        self._take(message, "policy")
+
+    def _on_teleop(self, message: JointTrajectory) -> None:
+        self._take(message, "teleop")
+
+    def _take(self, message: JointTrajectory, source: Source) -> None:
         if not self._active:
-            return None
+            return
         try:
             chunk = convert.from_chunk_message(message, self._origin_ns)
         except NacError as error:
-            return self._refused(self._guard.refuse("shape", str(error)))
-        return self._refused(self._guard.accept(chunk, self._now()))
+            self._refused(self._guard.refuse("shape", str(error)))
+        else:
+            self._refused(self._guard.accept(chunk, self._now(), source))
 
     def _on_heartbeat(self, message: Header) -> None:
         self._guard.beat(self._now())
@@ -171,7 +179,8 @@ class GuardNode(LifecycleNode):
             known = ", ".join(MODES)
             text = f"guard/mode '{message.data}' is unknown, so the arm holds; known are: {known}"
             self._refused(self._guard.refuse("unknown_mode", text))
-        self._refused(self._guard.set_mode("policy" if message.data == "policy" else "hold"))
+        wanted: Mode = cast(Mode, message.data) if message.data in MODES else "hold"
+        self._refused(self._guard.set_mode(wanted))
         self._diagnostics.publish()
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -218,6 +227,7 @@ class GuardNode(LifecycleNode):
         values: dict[str, Any] = {
             "mode": guard.mode,
             "state": state,
+            "ramping": guard.ramping,
             "hold": hold,
             "fault": guard.fault,
         }

@@ -15,6 +15,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from nac_ros import config as configs
 from nac_ros.chunk import Chunk
 from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import NacError, UnknownName
@@ -26,6 +27,7 @@ from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import config_dir, load_robot
 from nac_ros.runtime.cadence import Cadence
 from nac_ros.runtime.engine import Engine
+from nac_ros.runtime.seams import SeamConfig, Underway
 
 HEARTBEAT_S = 0.05  # 20 Hz
 QUIET = ("not configured", "inactive", "not started")  # reasons that need nobody's attention
@@ -44,6 +46,7 @@ class PolicyParameters:
     margin_s: how long before the executed steps run out the next chunk is to be ready
     retry_s: how long to wait after an observation that was missing or unusable
     max_stall_s: an inference loop that has not come round for longer is taken for stuck
+    seam: how a chunk goes on from the one under way: blend, best or force
     """
 
     bundle: str = ""
@@ -54,6 +57,7 @@ class PolicyParameters:
     margin_s: float = bounded(0.03, 0.0, 1.0)
     retry_s: float = bounded(0.02, 0.001, 10.0)
     max_stall_s: float = bounded(0.5, 0.05, 60.0)
+    seam: str = "blend"
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -76,6 +80,7 @@ class PolicyNode(LifecycleNode):
         self._closing, self._wake, self._started = Event(), Event(), Event()
         self._task, self._fault, self._reason = "", "", "not configured"
         self._n_chunks, self._alive = 0, 0.0
+        self._sent: Chunk | None = None
         self._newest: dict[str, Any] = {}
         self._diagnostics = Diagnostics(self, self._status)
 
@@ -94,7 +99,8 @@ class PolicyNode(LifecycleNode):
         bundle = load_bundle(parameters.folder)
         self.spec = load_robot(parameters.robot) if parameters.robot else bundle.robot
         bundle.check_robot(self.spec)
-        engine = Engine(bundle, parameters.seed, parameters.threads)
+        seam = configs.build(SeamConfig, {"seam": parameters.seam}, "policy")
+        engine = Engine(bundle, parameters.seed, parameters.threads, seam=seam)
         if parameters.task:
             bundle.policy.task_index(parameters.task)
         plan_s = engine.warm_up()
@@ -182,7 +188,7 @@ class PolicyNode(LifecycleNode):
         else:
             self._bridge.clear(self._now())
             self._cadence.restart()
-            self._n_chunks = 0
+            self._n_chunks, self._sent = 0, None
             self._started.set()
             self._wake.set()
             response.success, response.message = True, f"planning for '{self._task}'"
@@ -221,7 +227,8 @@ class PolicyNode(LifecycleNode):
         try:
             if not self._task:
                 raise UnknownName(self._fault or NO_TASK)
-            chunk = self._engine.plan(self._bridge.observe(now, self._task))
+            observation = self._bridge.observe(now, self._task)
+            chunk = self._engine.plan(observation, self._underway(observation.stamp))
         except NacError as error:
             if self._started.is_set():
                 self._set_reason(str(error))
@@ -230,9 +237,17 @@ class PolicyNode(LifecycleNode):
             self._publish(chunk)
         return 0.0
 
+    def _underway(self, stamp: float) -> Underway | None:
+        """The chunk sent before, and when the one observed at `stamp` [s] will take over."""
+        sent = self._sent
+        if sent is None or sent.end <= stamp:
+            return None
+        return Underway(sent, stamp + self._cadence.latency_s)
+
     def _publish(self, chunk: Chunk) -> None:
         assert self._engine is not None
         self._chunks.publish(convert.to_chunk_message(chunk))
+        self._sent = chunk
         arrival, timing = self._now(), self._engine.timing
         self._cadence.planned(chunk.stamp, arrival)
         self._n_chunks += 1
@@ -243,6 +258,8 @@ class PolicyNode(LifecycleNode):
             "decode_ms": 1e3 * timing.decode_s,
             "budget_ms": 1e3 * self._cadence.executed_s,
             "tokens": chunk.tokens.tolist(),
+            "entropy": self._engine.certainty.entropy,
+            "margin": self._engine.certainty.margin,
         }
         self._reason = ""
         self._diagnostics.publish()

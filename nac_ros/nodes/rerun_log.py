@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 TIME = "ros_time"
-STATES = ("inactive", *reversed(get_args(Phase)))  # a guard state's number is its place here
+STATES = ("inactive", *get_args(Phase))  # a guard state's number is its place here
 COLOURS = {"planned": 0x9AA9B8FF, "commanded": 0x0072B2FF, "measured": 0xD55E00FF}  # as reports
 LATENCIES = {  # value in the policy's report -> entity below `latency`
     "latency_ms": "observation_to_chunk",

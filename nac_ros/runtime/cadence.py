@@ -23,6 +23,11 @@ class Cadence:
         self._latencies.add(arrival - stamp)
         self._due = arrival + self.executed_s - self._latencies.usual - self._margin_s
 
+    @property
+    def latency_s(self) -> float:
+        """From an observation to its chunk, usually [s]."""
+        return self._latencies.usual
+
     def wait(self, now: float) -> float:
         """Seconds until planning has to begin, 0 when it is due."""
         return max(self._due - now, 0.0)

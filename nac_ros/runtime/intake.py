@@ -1,4 +1,4 @@
-"""What the arm is asked to do by one source: chunks checked, clipped to the limits, played by time."""
+"""What one source asks of the arm: chunks checked, clipped to the limits, played by time."""
 
 from dataclasses import dataclass, replace
 
