@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from nac_ros import config
+from nac_ros.body import BodySpec
 from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
@@ -70,7 +71,10 @@ class ControllerGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """All facts of one robot; joints in the order of every action, state and chunk `[..., D]`."""
+    """All facts of one robot; joints in the order of every action, state and chunk `[..., D]`.
+
+    body: without one the guard keeps to joint limits alone
+    """
 
     name: str
     joints: tuple[JointSpec, ...]
@@ -80,6 +84,7 @@ class RobotSpec:
     action_rate_hz: float = 30.0
     guard_rate_hz: float = 100.0
     joint_states_max_age_s: float = 0.1
+    body: BodySpec | None = None
 
     def __post_init__(self) -> None:
         for rate in ("action_rate_hz", "guard_rate_hz", "joint_states_max_age_s"):
@@ -93,6 +98,12 @@ class RobotSpec:
                 f"robot {self.name}: the groups move {grouped}, but the joints are "
                 f"{list(self.joint_names)}; name each joint in exactly one group"
             )
+        for link in self.body.links if self.body else ():
+            if link.joint not in self.joint_names:
+                known = ", ".join(self.joint_names)
+                raise ConfigError(
+                    f"robot {self.name}: link '{link.joint}' is no joint of: {known}"
+                )
 
     @cached_property
     def joint_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from nac_ros.errors import ConfigError
 from nac_ros.robot import load_robot
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.tick import GuardConfig
+from nac_ros.safety.shape import Shape
 from nac_ros.simulation.jtc import Trajectory, TrajectoryController
 
 SPEC = load_robot("vx300s")
 PERIOD = 1 / SPEC.guard_rate_hz
 START = SPEC.home * [1, 1, 1, 1, 1, 1, 0.5]
+SHAPE = Shape(SPEC, SPEC.body)
 
 
 def chunk(actions, stamp, names=SPEC.joint_names):
@@ -33,8 +36,8 @@ def swing(stamp, start=START, joint=1, amplitude=0.3, steps=32):
 class Rig:
     """A guard, an arm that follows its set-points at once, and a clock."""
 
-    def __init__(self, config=None, start=START):
-        self.guard, self.now, self.ticks = Guard(SPEC, config or GuardConfig()), 50.0, []
+    def __init__(self, config=None, start=START, spec=SPEC):
+        self.guard, self.now, self.ticks = Guard(spec, config or GuardConfig()), 50.0, []
         self.guard.measure(self.now, start)
         self.ticks += self.guard.tick(self.now)
         assert self.guard.set_mode("policy") is None
@@ -245,8 +248,8 @@ def test_without_a_newer_chunk_the_arm_rests_by_the_end_of_the_one_it_has(
 
 
 def arm_at(rig, offset, now):
-    """A command of teleoperation, one point."""
-    return chunk((START + offset * SPEC.relative_mask)[None], now)
+    """A command of teleoperation, one point: the waist turned by `offset`."""
+    return chunk((START + offset * np.eye(7)[0])[None], now)
 
 
 def test_teleoperation_is_caught_up_with_slowly_and_then_followed():
@@ -256,11 +259,11 @@ def test_teleoperation_is_caught_up_with_slowly_and_then_followed():
     speeds = []
     for k in range(600):
         if k % 3 == 0:
-            assert rig.guard.accept(arm_at(rig, 0.3, rig.now), rig.now, "teleop") is None
+            assert rig.guard.accept(arm_at(rig, 0.6, rig.now), rig.now, "teleop") is None
         before = rig.guard.setpoint
         rig.run(PERIOD)
         speeds.append(np.abs(rig.guard.setpoint - before).max() / PERIOD)
-    np.testing.assert_allclose(rig.guard.setpoint[:6], START[:6] + 0.3, atol=2e-3)
+    np.testing.assert_allclose(rig.guard.setpoint[0], START[0] + 0.6, atol=2e-3)
     assert max(speeds[:30]) <= 0.1 * SPEC.velocity_limit.max() + 1e-6
     assert not rig.guard.ramping and not rig.guard.holds["teleop_silent"]
     assert_inside(SPEC, rig.positions, PERIOD)
@@ -546,3 +549,71 @@ def test_times_that_are_no_times_are_refused_or_hold():
     rig.guard.accept(swing(rig.now), rig.now)
     assert rig.run(0.1).hold == "heartbeat_lost"
     assert rig.guard.tick(np.nan) == []
+
+
+def reach(rig, shoulder, steps=32):
+    """A chunk that bends the shoulder by so much, slowly at both ends."""
+    actions = np.tile(rig.guard.setpoint, (steps, 1))
+    actions[:, 1] += shoulder * (1 - np.cos(np.arange(1, steps + 1) / steps * np.pi)) / 2
+    return chunk(actions, rig.now)
+
+
+def depth(positions):
+    return SHAPE.worst(np.atleast_2d(positions))[0]
+
+
+def test_a_chunk_that_ends_a_little_outside_is_held_back_and_counted():
+    rig = Rig()
+    amount = next(
+        a for a in np.arange(0.3, 1.2, 0.002) if depth(reach(rig, a).actions).max() > 0.01
+    )
+    assert rig.guard.accept(reach(rig, amount), rig.now) is None
+    rig.run(1.2)
+    assert rig.guard.held_back == 1 and rig.guard.fault == ""
+    assert -0.05 < depth(rig.positions).max() <= 1e-3
+    assert_inside(SPEC, rig.positions, PERIOD)
+
+
+def test_a_chunk_that_ends_far_outside_is_refused_with_the_part_and_the_depth():
+    rig = Rig()
+    refusal = rig.guard.accept(reach(rig, 1.2), rig.now)
+    assert refusal.reason == "workspace" and "the tool" in refusal.text and "in z" in refusal.text
+    rig.run(0.3)
+    np.testing.assert_array_equal(rig.positions[-1], START)
+
+
+def test_teleoperation_is_led_to_the_border_and_no_farther():
+    rig = Rig()
+    rig.guard.set_mode("hold")
+    rig.guard.set_mode("teleop")
+    wanted = START.copy()
+    for k in range(300):
+        wanted[1] += 0.006 * (k < 200)
+        if k % 3 == 0:
+            rig.guard.accept(chunk(wanted[None], rig.now), rig.now, "teleop")
+        rig.run(PERIOD)
+    assert rig.guard.fault == "" and rig.guard.held_back > 10
+    assert -0.05 < depth(rig.positions).max() <= 0.01
+    for k in range(300):  # and comes back
+        wanted[1] -= 0.006 * (k < 200)
+        if k % 3 == 0:
+            assert rig.guard.accept(chunk(wanted[None], rig.now), rig.now, "teleop") is None
+        rig.run(PERIOD)
+    np.testing.assert_allclose(rig.guard.setpoint, START, atol=0.01)
+
+
+def test_an_arm_that_was_pushed_out_of_the_workspace_while_it_moves_stops():
+    rig = Rig()
+    rig.guard.accept(swing(rig.now, joint=0), rig.now)
+    rig.run(0.3)
+    pushed = rig.guard.setpoint.copy()
+    pushed[1] += 1.2
+    rig.guard.measure(rig.now, pushed)
+    rig.run(0.6, measure=False)
+    assert rig.guard.fault == "workspace"
+    assert_inside(SPEC, rig.positions, PERIOD)
+
+
+def test_without_a_body_the_joint_limits_alone_count():
+    rig = Rig(spec=replace(SPEC, body=None))
+    assert rig.guard.accept(reach(rig, 1.2), rig.now) is None

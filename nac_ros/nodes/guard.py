@@ -73,7 +73,9 @@ class GuardNode(LifecycleNode):
         self._handles = [
             self.create_subscription(JointState, topic, self._on_joint_states, qos.SENSOR),
             self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.COMMAND),
-            self.create_subscription(JointTrajectory, "teleop/command", self._on_teleop, qos.COMMAND),
+            self.create_subscription(
+                JointTrajectory, "teleop/command", self._on_teleop, qos.COMMAND
+            ),
             self.create_subscription(Header, "policy/heartbeat", self._on_heartbeat, qos.COMMAND),
             self.create_subscription(String, "guard/mode", self._on_mode, qos.LATCHED),
             self.create_service(Trigger, "guard/stop", self._on_stop),
@@ -235,6 +237,7 @@ class GuardNode(LifecycleNode):
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
         values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}
+        values["clips.workspace"] = guard.held_back
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
         values["last_refusal"] = self._refusal

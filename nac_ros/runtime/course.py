@@ -100,6 +100,10 @@ class Course:
         """Where the arm comes to rest, `[D]`."""
         return self.plan.at_end().positions
 
+    def ahead(self) -> np.ndarray:
+        """Where the led motion ends, and where the stop after it does, `[2, D]`."""
+        return np.stack([self.plan.at(self.plan.led).positions, self.rest()])
+
     def follow(self, now: float, aim: Aim, anew: bool) -> None:
         """Leads the motion along what is aimed at, then to rest.
 

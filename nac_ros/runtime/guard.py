@@ -11,6 +11,7 @@ import numpy as np
 
 from nac_ros.chunk import Chunk, Motion
 from nac_ros.robot import RobotSpec
+from nac_ros.runtime.bounds import Bounds
 from nac_ros.runtime.course import Course
 from nac_ros.runtime.intake import Intake, Rules
 from nac_ros.runtime.tick import GuardConfig, Mode, Phase, Source, Tick
@@ -38,11 +39,12 @@ class Guard:
         self.refusals: Counter[str] = Counter()
         self._course = Course(spec, config.lookahead_s)
         self._witness = Witness(spec)
-        silence = config.max_silence_s
-        ends = {"stale": "teleop_silent", "ended": "teleop_silent"}
+        self._bounds = Bounds(spec)
+        play, ends = Rules(config.max_chunk_age_s, config.max_play_s), 2 * ("teleop_silent",)
+        hand = Rules(config.max_silence_s, config.max_silence_s, True, *ends)
         self._intakes: dict[Source, Intake] = {
-            "policy": Intake(spec, config, Rules(config.max_chunk_age_s, config.max_play_s)),
-            "teleop": Intake(spec, config, Rules(silence, silence, catches_up=True, **ends)),
+            "policy": Intake(spec, config, play, self._bounds),
+            "teleop": Intake(spec, config, hand, self._bounds),
         }
         self.restart()
 
@@ -76,6 +78,11 @@ class Guard:
     def clips(self) -> np.ndarray:
         """int64 `[D]`."""
         return self._course.clips + sum(intake.clips for intake in self._intakes.values())
+
+    @property
+    def held_back(self) -> int:
+        """Chunks that were cut short where they would have left the workspace."""
+        return self._bounds.held
 
     @property
     def state(self) -> Phase:
@@ -201,6 +208,7 @@ class Guard:
             course.stop(now)
         else:
             self._follow(now)
+            self._note_breach(now)
         return [self._tick(t, state) for t, state in course.setpoints(now)]
 
     def motion(self, now: float) -> Motion:
@@ -218,6 +226,14 @@ class Guard:
         due = self._course.due(now)
         self._intake.arrive(self._course.at(due).positions, due)
         self._changed = before and not self._intake.ramping
+
+    def _note_breach(self, now: float) -> None:
+        """Stops a motion that would leave the bounds, or an arm that has."""
+        poses = np.concatenate([self._course.ahead(), self._witness.measured[None]])
+        if reason := self._bounds.doubt(poses):
+            self._fail(reason)
+            self._note(reason)
+            self._course.stop(now)
 
     def _tick(self, stamp: float, state: State) -> Tick:
         phase = self._phase_of(state)

@@ -6,6 +6,7 @@ import numpy as np
 
 from nac_ros.chunk import Chunk
 from nac_ros.robot import RobotSpec
+from nac_ros.runtime.bounds import Bounds
 from nac_ros.runtime.course import CLIP_SHARE, Aim, Course
 from nac_ros.runtime.playback import PEAK, Playback
 from nac_ros.runtime.tick import GuardConfig
@@ -39,8 +40,8 @@ class Intake:
     `clips` counts per joint the points of chunks that lay beyond a limit, int64 `[D]`.
     """
 
-    def __init__(self, spec: RobotSpec, config: GuardConfig, rules: Rules):
-        self._spec, self._config, self._rules = spec, config, rules
+    def __init__(self, spec: RobotSpec, config: GuardConfig, rules: Rules, bounds: Bounds):
+        self._spec, self._rules, self._bounds = spec, rules, bounds
         blend_s = 0.0 if rules.catches_up else config.blend_s  # the pursuit alone closes in
         self._playback = Playback(blend_s, spec.velocity_limit, spec.acceleration_limit)
         self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
@@ -79,9 +80,11 @@ class Intake:
         """`chunk` takes over from the motion of `course` at `now` [s], or why it does not."""
         if (refusal := self._why_not(chunk, now)) is not None:
             return refusal
-        inside = self._inside(chunk.actions)
-        due = course.due(now)
+        inside, due = self._inside(chunk.actions), course.due(now)
         here = course.at(due)
+        inside, refusal = self._bounds.hold_back(inside, here.positions)
+        if refusal is not None and not self._rules.catches_up:
+            return refusal
         if resting and not self._rules.catches_up:
             refusal = check_start(self._spec, here.positions - inside[0], self._reach_s)
             if refusal is not None:
