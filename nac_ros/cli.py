@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _policy(groups)
     _export(groups)
     _eval(groups)
+    _replay(groups)
     return parser
 
 
@@ -174,6 +175,16 @@ def _export(groups: Any) -> None:
     export.add_argument("--robot", default="vx300s")
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--card", type=Path, help="model card (Markdown); a plain one if left out")
+
+
+def _replay(groups: Any) -> None:
+    again = arguments.command(
+        groups, "replay", commands.replay, "a run's tapes again, which must give the same"
+    )
+    again.add_argument(
+        "run_folder", metavar="RUN", type=Path, help="folder of a demo, or of tapes"
+    )
+    again.add_argument("--bundle", type=Path, help="where the run's bundle is now")
 
 
 def _eval(groups: Any) -> None:

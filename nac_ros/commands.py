@@ -171,6 +171,25 @@ def evaluate(a: Namespace) -> Figures:
     return figures
 
 
+def replay(a: Namespace) -> Figures:
+    """A run's tapes again; raises NacError at the first difference."""
+    from nac_ros.errors import NacError
+    from nac_ros.evaluation.replay import replay_guard, replay_policy
+
+    folder = a.run_folder / "tape" if (a.run_folder / "tape").is_dir() else a.run_folder
+    parts = {"guard": replay_guard(folder), "policy": replay_policy(folder, a.bundle)}
+    for name, found in parts.items():
+        gaps = f", {found.gaps} gaps in the tape" if found.gaps else ""
+        print(
+            f"{name:8s} {found.calls} calls, {found.values} numbers, "
+            f"{found.differences} differ{gaps}"
+        )
+    for name, found in parts.items():
+        if found.first:
+            raise NacError(f"{name}: the first difference is in {found.first}")
+    return {name: vars(found) for name, found in parts.items()}
+
+
 def _bundle(path: Path | None) -> Path:
     return path or config_dir().parent / "models" / "default"
 

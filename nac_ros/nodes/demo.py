@@ -82,9 +82,10 @@ def _play(
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
     robot = str((Path(config.bundle) / "robot.yaml").resolve())
+    bundle = str(Path(config.bundle).resolve())
     graph = (
         *twin_graph(robot, task=tasks[0], recordings=str((folder / "trials").resolve())),
-        *policy_graph(str(Path(config.bundle).resolve()), robot, seed=config.seed),
+        *policy_graph(bundle, robot, str((folder / "tape").resolve()), seed=config.seed),
     )
     print(f"starting {', '.join(node.name for node in graph)} ...", flush=True)
     with _variables(variables), Processes(folder / "logs", variables) as processes:

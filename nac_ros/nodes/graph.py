@@ -47,13 +47,15 @@ class NodeProcess:
         return ["-m", self.module, "--ros-args", *given]
 
 
-def policy_graph(bundle: str = "", robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
+def policy_graph(
+    bundle: str = "", robot: str = "", tape: str = "", **policy: Any
+) -> tuple[NodeProcess, ...]:
     """Guard and policy, in the order in which they are started; '' keeps a node's own default."""
-    robot_given = {"robot": robot} if robot else {}
+    both = {key: value for key, value in (("robot", robot), ("tape", tape)) if value}
     bundle_given = {"bundle": bundle} if bundle else {}
     return (
-        NodeProcess(name="guard", parameters=robot_given),
-        NodeProcess(name="policy", parameters={**robot_given, **bundle_given, **policy}),
+        NodeProcess(name="guard", parameters=both),
+        NodeProcess(name="policy", parameters={**both, **bundle_given, **policy}),
     )
 
 

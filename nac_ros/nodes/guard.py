@@ -26,6 +26,7 @@ from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
 from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.taped import TapedGuard, tape_folder
 from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode, Source
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
@@ -41,9 +42,11 @@ class GuardNodeConfig(GuardConfig):
 
     robot: name of a robot in config/robots, or the path of its YAML file
     max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
+    tape: folder of the flight recorder, by default below ROS_HOME; `none` records nothing
     """
 
     robot: str = "vx300s"
+    tape: str = ""
     max_heartbeat_age_s: float = bounded(0.2, 0.0, 10.0)
 
 
@@ -59,12 +62,18 @@ class GuardNode(LifecycleNode):
         )
         self._spec = load_robot(config.robot)
         self._origin_ns: int = self.get_clock().now().nanoseconds  # the guard's time begins here
-        self._guard = Guard(self._spec, self._config)
+        self._guard = self._new_guard(config.tape)
         self._intervals = Intervals(self._guard.period)
         self._active, self._ticks = False, list[Timer]()
         self._shown, self._refusal, self._refused_at = ("inactive", ""), "", 0.0
         self._diagnostics = Diagnostics(self, self._status)
         self._handles: list[Any] = []
+
+    def _new_guard(self, folder: str) -> Guard:
+        place = tape_folder(folder)
+        if place is None:
+            return Guard(self._spec, self._config)
+        return TapedGuard(self._spec, self._config, place)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         topic = self._spec.joint_states_topic
@@ -115,6 +124,8 @@ class GuardNode(LifecycleNode):
     def close(self) -> None:
         """The arm comes to rest before the process ends."""
         self.rest()
+        if isinstance(self._guard, TapedGuard):
+            self._guard.tape.close()
 
     def rest(self) -> None:
         """A planned stop: the controllers get the whole of it, then nothing more comes."""
@@ -241,6 +252,8 @@ class GuardNode(LifecycleNode):
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
         values["last_refusal"] = self._refusal
+        if isinstance(guard, TapedGuard) and guard.tape.trouble:
+            values["tape"] = guard.tape.trouble
         return Status(level, f"{state}: {hold}" if hold else state, values)
 
 

@@ -5,8 +5,6 @@ stops when the inference loop does not come round.
 """
 
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -15,57 +13,20 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros import config as configs
 from nac_ros.chunk import Chunk
-from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import NacError, UnknownName
-from nac_ros.export.bundle import load_bundle
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.bridge import Bridge
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.loading import PolicyParameters, load_engine
 from nac_ros.nodes.spin import leave, run
-from nac_ros.robot import config_dir, load_robot
 from nac_ros.runtime.cadence import Cadence
 from nac_ros.runtime.engine import Engine
-from nac_ros.runtime.seams import SeamConfig, Underway
+from nac_ros.runtime.seams import Underway
 
 HEARTBEAT_S = 0.05  # 20 Hz
 QUIET = ("not configured", "inactive", "not started")  # reasons that need nobody's attention
 NO_TASK = "no task was given; publish one on `task`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyParameters:
-    """Times in seconds.
-
-    bundle: folder of the bundle; models/default of this package when empty
-    robot: name in config/robots, or the path of a robot's YAML; the bundle's own when empty
-    task: prompt or task id at the start; the topic `task` changes it
-    seed: of the sampling, so that a run can be repeated
-    threads: CPU threads of an inference; one leaves the other cores to the guard
-    margin_s: how long before the executed steps run out the next chunk is to be ready
-    retry_s: how long to wait after an observation that was missing or unusable
-    max_stall_s: an inference loop that has not come round for longer is taken for stuck
-    seam: how a chunk goes on from the one under way: blend, best or force
-    """
-
-    bundle: str = ""
-    robot: str = ""
-    task: str = ""
-    seed: int = bounded(0, 0, 2**31)
-    threads: int = bounded(1, 1, 256)
-    margin_s: float = bounded(0.03, 0.0, 1.0)
-    retry_s: float = bounded(0.02, 0.001, 10.0)
-    max_stall_s: float = bounded(0.5, 0.05, 60.0)
-    seam: str = "blend"
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-
-    @property
-    def folder(self) -> Path:
-        """The bundle's, whether given or not."""
-        return Path(self.bundle) if self.bundle else config_dir().parent / "models" / "default"
 
 
 class PolicyNode(LifecycleNode):
@@ -96,14 +57,8 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _load(self, parameters: PolicyParameters) -> None:
-        bundle = load_bundle(parameters.folder)
-        self.spec = load_robot(parameters.robot) if parameters.robot else bundle.robot
-        bundle.check_robot(self.spec)
-        seam = configs.build(SeamConfig, {"seam": parameters.seam}, "policy")
-        engine = Engine(bundle, parameters.seed, parameters.threads, seam=seam)
-        if parameters.task:
-            bundle.policy.task_index(parameters.task)
-        plan_s = engine.warm_up()
+        engine, self.spec = load_engine(parameters)
+        plan_s = engine.timing.plan_s
         self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
         self._engine, self._settings, self._task = engine, parameters, parameters.task
         self.get_logger().info(f"{parameters.folder}: planning takes {1e3 * plan_s:.0f} ms")
@@ -142,6 +97,7 @@ class PolicyNode(LifecycleNode):
             self.destroy_service(service)
         for publisher in (self._chunks, self._heartbeats):
             self.destroy_publisher(publisher)
+        self._end_tape()
         self._engine = self._bridge = None
         self._set_reason("not configured")
         return TransitionCallbackReturn.SUCCESS
@@ -151,8 +107,13 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
-        """Ends the inference thread."""
+        """Ends the inference thread, and the tape."""
         self._rest()
+        self._end_tape()
+
+    def _end_tape(self) -> None:
+        if self._engine is not None and self._engine.tape is not None:
+            self._engine.tape.close()
 
     def _rest(self) -> None:
         if self._thread is None:

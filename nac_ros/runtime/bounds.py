@@ -13,6 +13,8 @@ class Bounds:
     `held` counts the chunks that were held back at their first point outside.
     """
 
+    MEMORY = ("_allowed", "held")
+
     def __init__(self, spec: RobotSpec):
         self._shape = None if spec.body is None else Shape(spec, spec.body)
         self._margin = 0.0 if spec.body is None else spec.body.margin_m

@@ -38,6 +38,8 @@ class Course:
     sent earlier, on their way, or sent late agree with it. `origin` is where its time begins [s].
     """
 
+    MEMORY = ("origin", "_count", "_said", "touched", "_told", "clips", "_plan")
+
     def __init__(self, spec: RobotSpec, lookahead_s: float):
         self._spec, self._limiter = spec, Limiter(spec)
         self._pursuit = Pursuit(spec, self._limiter)

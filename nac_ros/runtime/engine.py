@@ -11,6 +11,7 @@ from nac_ros.errors import BadActions, ConfigError
 from nac_ros.export.bundle import Bundle
 from nac_ros.policies.sampling import Said
 from nac_ros.runtime.seams import Continuation, SeamConfig, Underway
+from nac_ros.runtime.tape import Tape
 
 WARM_UP_CALLS = 3
 
@@ -36,6 +37,7 @@ class Engine:
     """Plans chunks with a bundle; owns its random generator, so a seed repeats a run.
 
     seam: how chunks go on from one another
+    tape: writes down every plan from when it is set
     n_action_steps: steps of a chunk that are executed before the next one takes over; the
     bundle's own number by default
     """
@@ -57,6 +59,7 @@ class Engine:
             raise ConfigError(
                 f"n_action_steps {self.n_action_steps} is beyond the horizon {bundle.horizon}"
             )
+        self.tape: Tape | None = None
         self.timing, self.certainty = Timing(0.0, 0.0), Certainty()
         self._continuation = Continuation(bundle, seam or SeamConfig())
         self._generator = torch.Generator().manual_seed(seed)
@@ -81,6 +84,18 @@ class Engine:
 
         underway: what is being executed; None where the arm rests
         """
+        state = self._generator.get_state().numpy() if self.tape else None
+        chunk = self._plan(observation, underway)
+        if self.tape is not None:
+            facts = {"observation": observation, "underway": underway, "generator": state}
+            self.tape.put("plan", {**facts, "result": chunk})
+        return chunk
+
+    def restore(self, generator: np.ndarray) -> None:
+        """Puts the random generator back to a state that is on a tape."""
+        self._generator.set_state(torch.from_numpy(generator))
+
+    def _plan(self, observation: Observation, underway: Underway | None) -> Chunk:
         began = time.perf_counter()
         inputs = self.bundle.policy.inputs(observation)
         said = self._continuation.say(inputs, observation, underway, self._generator)

@@ -32,6 +32,9 @@ class Guard:
     and the points of chunks that lay beyond a limit.
     """
 
+    MEMORY = ("_mode", "_hold", "_fault", "_interrupted", "_changed", "_last", "holds", "refusals",
+              "_course", "_witness", "_bounds", "_intakes")  # fmt: skip
+
     def __init__(self, spec: RobotSpec, config: GuardConfig | None = None):
         self.spec, self.config = spec, (config := config or GuardConfig())
         self.period = 1 / spec.guard_rate_hz

@@ -40,6 +40,8 @@ class Intake:
     `clips` counts per joint the points of chunks that lay beyond a limit, int64 `[D]`.
     """
 
+    MEMORY = ("_since", "_offered", "_target", "_catching", "clips", "speed_scale", "_playback")
+
     def __init__(self, spec: RobotSpec, config: GuardConfig, rules: Rules, bounds: Bounds):
         self._spec, self._rules, self._bounds = spec, rules, bounds
         blend_s = 0.0 if rules.catches_up else config.blend_s  # the pursuit alone closes in

@@ -15,6 +15,8 @@ class Plan:
     as it was, so motions that were sent earlier stay true up to there.
     """
 
+    MEMORY = ("led", "_times", "_states")
+
     def __init__(self, limiter: Limiter, positions: np.ndarray, at: float):
         self._limiter, self.led = limiter, at
         self._times = np.array([at])

@@ -25,6 +25,8 @@ class Playback:
     `speed_scale` below 1 the chunk is stretched in time from its stamp on.
     """
 
+    MEMORY = ("chunk", "jump", "_points", "_fade", "_fade_s", "_since", "_rate")
+
     def __init__(self, blend_s: float, velocity: np.ndarray, acceleration: np.ndarray):
         self._blend_s, self._fade_s = blend_s, blend_s
         self._velocity, self._acceleration = velocity, acceleration

@@ -9,6 +9,8 @@ from nac_ros.safety.limits import CLOCK_SKEW_S, Refusal
 class Witness:
     """Measured positions `[D]` or None, with times [s] by the same clock as `now`."""
 
+    MEMORY = ("measured", "_measured_at", "_beat_at")
+
     def __init__(self, spec: RobotSpec):
         self._spec = spec
         self.forget()

@@ -1,0 +1,74 @@
+"""What the policy node is told, and the engine that comes of it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nac_ros import config as configs
+from nac_ros.config import bounded, check_bounds
+from nac_ros.export.bundle import load_bundle
+from nac_ros.export.manifest import MANIFEST, sha256
+from nac_ros.provenance import environment
+from nac_ros.robot import RobotSpec, config_dir, load_robot
+from nac_ros.runtime.engine import Engine
+from nac_ros.runtime.seams import SeamConfig
+from nac_ros.runtime.tape import Tape
+from nac_ros.runtime.taped import KEEP_S, tape_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyParameters:
+    """Times in seconds.
+
+    bundle: folder of the bundle; models/default of this package when empty
+    robot: name in config/robots, or the path of a robot's YAML; the bundle's own when empty
+    task: prompt or task id at the start; the topic `task` changes it
+    seed: of the sampling, so that a run can be repeated
+    threads: CPU threads of an inference; one leaves the other cores to the guard
+    margin_s: how long before the executed steps run out the next chunk is to be ready
+    retry_s: how long to wait after an observation that was missing or unusable
+    max_stall_s: an inference loop that has not come round for longer is taken for stuck
+    seam: how a chunk goes on from the one under way: blend, best or force
+    tape: folder of the flight recorder, by default below ROS_HOME; `none` records nothing
+    """
+
+    bundle: str = ""
+    robot: str = ""
+    task: str = ""
+    seed: int = bounded(0, 0, 2**31)
+    threads: int = bounded(1, 1, 256)
+    margin_s: float = bounded(0.03, 0.0, 1.0)
+    retry_s: float = bounded(0.02, 0.001, 10.0)
+    max_stall_s: float = bounded(0.5, 0.05, 60.0)
+    seam: str = "blend"
+    tape: str = ""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's, whether given or not."""
+        return Path(self.bundle) if self.bundle else config_dir().parent / "models" / "default"
+
+
+def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
+    """The engine, warm, with its tape running, and the robot; raises NacError."""
+    bundle = load_bundle(parameters.folder)
+    spec = load_robot(parameters.robot) if parameters.robot else bundle.robot
+    bundle.check_robot(spec)
+    if parameters.task:
+        bundle.policy.task_index(parameters.task)
+    seam = configs.build(SeamConfig, {"seam": parameters.seam}, "policy")
+    engine = Engine(bundle, parameters.seed, parameters.threads, seam=seam)
+    engine.warm_up()
+    engine.tape = _tape(parameters, seam)
+    return engine, spec
+
+
+def _tape(parameters: PolicyParameters, seam: SeamConfig) -> Tape | None:
+    folder, path = tape_folder(parameters.tape), parameters.folder.resolve()
+    if folder is None:
+        return None
+    facts = {"bundle": str(path), "manifest": sha256(path / MANIFEST), **environment()}
+    facts |= {"seam": asdict(seam), "seed": parameters.seed, "threads": parameters.threads}
+    return Tape(folder, "policy", {**facts, "n_action_steps": None}, KEEP_S)

@@ -1,0 +1,152 @@
+"""What a part of the runtime was told and said, call by call: written as it happens, read back.
+
+One JSON object a line, so that whatever a killed process had written can be read. Numbers are kept
+exactly. The newest minutes are kept in segments, each of which begins with all that is remembered.
+"""
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from queue import Full, Queue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from nac_ros.chunk import Chunk, Observation
+from nac_ros.errors import DatasetError
+
+SEGMENT_S = 60.0
+MOST_WAITING = 20_000  # lines; more than a minute of a guard
+SMALL = 4096  # bytes: larger arrays are packed, smaller ones stay readable
+HEAD, GAP = "head", "gap"
+
+
+class Tape:
+    """Writes `<folder>/<name>-<n>.jsonl` in a thread of its own, so that no disk holds anybody up.
+
+    facts: of the head of each segment; keep_s: how far back [s] segments are kept
+    lost counts lines that came too fast for the disk, or found it full; trouble says what is wrong
+    """
+
+    def __init__(self, folder: Path | str, name: str, facts: Mapping[str, Any], keep_s: float):
+        self.folder, self._name, self._facts = Path(folder), name, dict(facts)
+        self._most = max(int(np.ceil(keep_s / SEGMENT_S)), 1) + 1
+        self._queue: Queue[str | None] = Queue(MOST_WAITING)
+        self._count, self._begun = 0, -np.inf
+        self.lost, self.trouble, self._gap = 0, "", False
+        self._thread = Thread(target=self._write, name="tape", daemon=True)
+        self._thread.start()
+
+    @property
+    def due(self) -> bool:
+        """Whether the next line begins a segment, which wants to know what is remembered."""
+        return time.monotonic() - self._begun > SEGMENT_S
+
+    def put(self, what: str, facts: Mapping[str, Any], memory: Any = None) -> None:
+        """One line; `memory`: what was remembered before it, given where a segment begins."""
+        if self.due:
+            self._begun = time.monotonic()
+            self._send({"what": HEAD, **self._facts, "memory": memory})
+        if self._gap and not self._queue.full():
+            self._gap = False
+            self._send({"what": GAP, "lost": self.lost})
+        self._send({"what": what, "at": time.time(), **facts})
+
+    def close(self) -> None:
+        """Ends the thread when all is written."""
+        self._queue.put(None)
+        self._thread.join(timeout=5.0)
+
+    def _send(self, row: Mapping[str, Any]) -> None:
+        try:
+            self._queue.put_nowait(json.dumps(plain(row)) + "\n")
+        except Full:
+            self.lost, self._gap = self.lost + 1, True
+
+    def _write(self) -> None:
+        file = None
+        while (line := self._queue.get()) is not None:
+            try:
+                if file is None or line.startswith(_BEGINS):
+                    file = self._next(file)
+                file.write(line)
+                file.flush()
+            except OSError as error:
+                self.lost, self._gap = self.lost + 1, True
+                self.trouble = f"{self.folder}: {error.strerror}; free space or set another folder"
+
+    def _next(self, before):
+        if before is not None:
+            before.close()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = self._count - self._most
+        if old >= 0:
+            self._path(old).unlink(missing_ok=True)
+        self._count += 1
+        return self._path(self._count - 1).open("w")
+
+    def _path(self, n: int) -> Path:
+        return self.folder / f"{self._name}-{n:05d}.jsonl"
+
+
+_BEGINS = json.dumps({"what": HEAD})[:-1]
+
+
+def segments(folder: Path | str, name: str) -> list[Path]:
+    """What was kept, oldest first; raises DatasetError where there is nothing."""
+    paths = sorted(Path(folder).glob(f"{name}-*.jsonl"))
+    if not paths:
+        raise DatasetError(f"{folder} holds no tape of {name}; is it the folder of a run?")
+    return paths
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a segment, `plain`; a last one that was cut off is left out."""
+    with path.open() as file:
+        for number, line in enumerate(file):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n"):
+                    raise DatasetError(f"{path}, line {number + 1} is damaged") from None
+
+
+def plain(value: Any) -> Any:
+    """Arrays, chunks and observations as JSON has them; `back` is the inverse."""
+    if isinstance(value, np.ndarray):
+        facts = {"dtype": str(value.dtype), "shape": list(value.shape)}
+        if value.nbytes <= SMALL:
+            return {"array": value.ravel().tolist(), **facts}
+        packed = zlib.compress(np.ascontiguousarray(value).tobytes(), 1)
+        return {"packed": base64.b64encode(packed).decode(), **facts}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (Chunk, Observation)):
+        return {type(value).__name__: plain(vars(value))}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def back(value: Any) -> Any:
+    """The inverse of `plain`; tuples come back as lists."""
+    if isinstance(value, list):
+        return [back(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return np.array(value["array"], value["dtype"]).reshape(value["shape"])
+    if "packed" in value:
+        raw = zlib.decompress(base64.b64decode(value["packed"]))
+        return np.frombuffer(raw, value["dtype"]).reshape(value["shape"]).copy()
+    facts = {key: back(item) for key, item in value.items()}
+    if "Chunk" in facts:
+        chunk = facts["Chunk"]
+        return Chunk(**{**chunk, "names": tuple(chunk["names"])})
+    return Observation(**facts["Observation"]) if "Observation" in facts else facts
