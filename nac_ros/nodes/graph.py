@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from nac_ros.nodes.access import ENCLAVE
 from nac_ros.robot import config_dir
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
@@ -34,6 +35,11 @@ class NodeProcess:
         return f"nac_ros.nodes.{self.name}"
 
     @property
+    def enclave(self) -> str:
+        """Whose keys it uses where SROS 2 is on."""
+        return ENCLAVE.format(self.name)
+
+    @property
     def defaults(self) -> Path:
         """The ROS parameter file that comes with the package."""
         return config_dir() / "nodes" / f"{self.name}.yaml"
@@ -44,7 +50,7 @@ class NodeProcess:
         params_file.write_text(text if self.parameters else "/**: {ros__parameters: {}}\n")
         files = (self.defaults, params_file)
         given = [part for file in files for part in ("--params-file", str(file))]
-        return ["-m", self.module, "--ros-args", *given]
+        return ["-m", self.module, "--ros-args", "--enclave", self.enclave, *given]
 
 
 def policy_graph(

@@ -80,7 +80,13 @@ def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
         "namespace": common["namespace"],
         "parameters": [*files, {**process.parameters, **sim_time}],
         "additional_env": process.environment,
-        "arguments": ["--ros-args", "--log-level", common["log_level"]],
+        "arguments": [
+            "--ros-args",
+            "--log-level",
+            common["log_level"],
+            "--enclave",
+            process.enclave,
+        ],
         "output": "screen",
     }
 

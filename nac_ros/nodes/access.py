@@ -1,0 +1,119 @@
+"""Who may say what: the access control policy of SROS 2, made from a robot's YAML.
+
+Run as a module it prints the policy: `python3 -m nac_ros.nodes.access vx300s`.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from xml.etree import ElementTree as xml
+
+from nac_ros.errors import NacError
+from nac_ros.robot import RobotSpec, load_robot
+
+ENCLAVE = "/nac_ros/{}"
+PARAMETERS = (
+    "describe_parameters", "get_parameter_types", "get_parameters", "list_parameters",
+    "set_parameters", "set_parameters_atomically", "get_type_description",
+)  # fmt: skip
+LIFECYCLE = (
+    "change_state", "get_available_states", "get_available_transitions", "get_state",
+    "get_transition_graph",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Access:
+    """Names relative to the namespace, `~` for the node's own.
+
+    publishes, subscribes: topics; offers, calls: services
+    """
+
+    publishes: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+    offers: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    lifecycle: bool = False
+
+
+def accesses(spec: RobotSpec) -> dict[str, Access]:
+    """Node -> what it may do on `spec`; `operator` is who starts, stops and watches the others,
+    `driver` the arm's and the cameras' side."""
+    arm = tuple(group.topic for group in spec.groups)
+    cameras = tuple(camera.topic for camera in spec.cameras)
+    joints = (spec.joint_states_topic,)
+    guard_services = ("guard/stop", "guard/reset", "guard/ramp")
+    trigger = (*guard_services, "policy/start", "policy/stop", "twin/reset")
+    managed = tuple(f"{node}/{name}" for node in ("guard", "policy") for name in LIFECYCLE)
+    settings = tuple(
+        f"{node}/{name}" for node in ("guard", "policy", "twin", "view") for name in PARAMETERS
+    )
+    seen = ("guard/command", "policy/chunk", "diagnostics")
+    return {
+        "guard": Access(
+            ("guard/command", "diagnostics", *arm),
+            (*joints, "policy/chunk", "teleop/command", "policy/heartbeat", "guard/mode"),
+            guard_services,
+            lifecycle=True,
+        ),
+        "policy": Access(
+            ("policy/chunk", "policy/heartbeat", "diagnostics"),
+            (*joints, *cameras, "task"),
+            ("~/start", "~/stop"),
+            lifecycle=True,
+        ),
+        "teleop": Access(
+            ("teleop/command", "guard/mode", "diagnostics"),
+            (*joints, "guard/command"),
+            calls=("guard/stop",),
+            lifecycle=True,
+        ),
+        "twin": Access((*joints, *cameras, "~/outcome"), arm, ("~/reset",)),
+        "driver": Access((*joints, *cameras), arm),
+        "view": Access((), (*joints, *cameras, *seen)),
+        "operator": Access(
+            ("guard/mode", "task"), (*seen, "twin/outcome"), calls=(*trigger, *managed, *settings)
+        ),
+    }
+
+
+def policy_xml(spec: RobotSpec) -> str:
+    """The policy file that `ros2 security create_permission` reads (its version 0.2.0)."""
+    root = xml.Element("policy", version="0.2.0")
+    enclaves = xml.SubElement(root, "enclaves")
+    for node, access in accesses(spec).items():
+        enclave = xml.SubElement(enclaves, "enclave", path=ENCLAVE.format(node))
+        profile = xml.SubElement(xml.SubElement(enclave, "profiles"), "profile", ns="/", node=node)
+        own = tuple(
+            f"~/{name}" for name in (*PARAMETERS, *(LIFECYCLE if access.lifecycle else ()))
+        )
+        told = ("rosout", "parameter_events", *(("~/transition_event",) * access.lifecycle))
+        _add(profile, "topics", "topic", {"publish": (*told, *access.publishes)})
+        _add(profile, "topics", "topic", {"subscribe": ("parameter_events", *access.subscribes)})
+        _add(profile, "services", "service", {"reply": (*own, *access.offers)})
+        _add(profile, "services", "service", {"request": access.calls})
+    xml.indent(root)
+    return f"<?xml version='1.0' encoding='UTF-8'?>\n{xml.tostring(root, encoding='unicode')}\n"
+
+
+def _add(profile: xml.Element, kind: str, item: str, allowed: dict[str, Iterable[str]]) -> None:
+    ((verb, names),) = allowed.items()
+    if not (names := tuple(names)):
+        return
+    group = xml.SubElement(profile, kind, {verb: "ALLOW"})
+    for name in names:
+        xml.SubElement(group, item).text = name
+
+
+def main() -> int:
+    """Prints the policy of the robot named, `vx300s` by default; 2 where there is none."""
+    try:
+        sys.stdout.write(policy_xml(load_robot(sys.argv[1] if sys.argv[1:] else "vx300s")))
+    except NacError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
