@@ -16,6 +16,9 @@ from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation
 from nac_ros.robot import RobotSpec
 
+FROZEN_S = 0.3  # one picture for longer, while a joint moved by more than
+FROZEN_MOVE = 0.05  # [rad or m]
+
 
 class Stream:
     """Samples of one sensor in stamp order; `depth` newest are kept."""
@@ -50,6 +53,11 @@ class Stream:
         """Stamp [s] of the newest sample, None when there is none."""
         return self._stamps[-1] if self._stamps else None
 
+    @property
+    def last(self) -> np.ndarray | None:
+        """The newest sample, None when there is none."""
+        return self._values[-1] if self._values else None
+
     def nearest(self, stamp: float) -> tuple[float, np.ndarray]:
         """The sample whose stamp is nearest to `stamp` [s]."""
         right = bisect_right(self._stamps, stamp)
@@ -67,12 +75,14 @@ class Aligner:
         self._cameras = {name: spec.camera(name) for name in cameras}
         self._joints = Stream("joint_states", depth=256)
         self._images = {name: Stream(f"camera {name}", depth=16) for name in cameras}
+        self._changed: dict[str, tuple[float, np.ndarray | None]] = {}
 
     def clear(self) -> None:
         """Forgets all samples."""
         self._joints.clear()
         for stream in self._images.values():
             stream.clear()
+        self._changed.clear()
 
     def push_joints(self, stamp: float, positions: np.ndarray) -> None:
         """Adds joint positions `[D]` [rad or m] in the robot's order; NaN or inf is refused."""
@@ -98,7 +108,11 @@ class Aligner:
                 f"{image.shape}; set the camera's size or the robot's YAML",
                 "image_size",
             )
-        self._images[camera].push(stamp, image)
+        stream = self._images[camera]
+        before = None if stream.newest is None else stream.nearest(stream.newest)[1]
+        stream.push(stamp, image)
+        if before is None or not np.array_equal(before, image):
+            self._changed[camera] = (stamp, self._joints.last)
 
     def observe(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
@@ -126,8 +140,22 @@ class Aligner:
                     f"camera {name}: nothing received yet; is it running?", "missing"
                 )
             self._check_age(f"camera {name}", now, stream.newest, self._cameras[name].max_age_s)
+            self._check_frozen(name, stream.newest)
             stamps.append(stream.newest)
         return min(stamps, default=self._joints.newest)
+
+    def _check_frozen(self, camera: str, newest: float) -> None:
+        """A camera that shows one picture while the arm moves is not looking any more."""
+        since, joints = self._changed[camera]
+        if newest - since <= FROZEN_S or joints is None:
+            return
+        moved = float(np.abs(self._joints.last - joints).max())
+        if moved > FROZEN_MOVE:
+            raise BadObservation(
+                f"camera {camera}: the same picture for {newest - since:.2f} s while the arm "
+                f"moved by {moved:.3f}; is it frozen?",
+                "frozen",
+            )
 
     @staticmethod
     def _check_age(what: str, now: float, stamp: float, limit: float) -> None:

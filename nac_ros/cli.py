@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _export(groups)
     _eval(groups)
     _replay(groups)
+    _faults(groups)
     return parser
 
 
@@ -175,6 +176,22 @@ def _export(groups: Any) -> None:
     export.add_argument("--robot", default="vx300s")
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--card", type=Path, help="model card (Markdown); a plain one if left out")
+
+
+def _faults(groups: Any) -> None:
+    faults = arguments.command(
+        groups, "faults", commands.faults, "make things fail while a policy moves the twin"
+    )
+    what = faults.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="the faults and what they do")
+    what.add_argument(
+        "--run", dest="names", nargs="*", metavar="NAME", help="make these happen; all if none is named"
+    )
+    faults.add_argument("--random", type=arguments.count, help="so many at random instead")
+    faults.add_argument(
+        "--bundle", type=Path, help="bundle that drives, models/default by default"
+    )
+    faults.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder of the run")
 
 
 def _replay(groups: Any) -> None:

@@ -1,5 +1,6 @@
 """What each command of `nac` does: open, call the library, print, return figures for --json."""
 
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -168,6 +169,29 @@ def evaluate(a: Namespace) -> Figures:
         low, high = row["wilson95"]
         rate = f"{row['successes']}/{row['trials']}"
         print(f"{task:12s} {rate:>8s}  Wilson 95 % {100 * low:.0f} .. {100 * high:.0f} %")
+    return figures
+
+
+def faults(a: Namespace) -> Figures:
+    """What can fail, made to fail; raises NacError where the arm did not do as it should."""
+    from nac_ros.errors import NacError
+    from nac_ros.nodes.fault_list import FAULTS
+    from nac_ros.nodes.faults import FaultsConfig, run_faults
+
+    if a.list:
+        for fault in FAULTS.values():
+            limit = "goes on" if fault.stop_s is None else f"rests in {fault.stop_s} s"
+            print(f"{fault.name:18s} {limit:16s} {fault.text}")
+        return {"rows": [{"fault": name, "allowed_s": f.stop_s} for name, f in FAULTS.items()]}
+    config = FaultsConfig(
+        bundle=str(_bundle(a.bundle)), names=tuple(a.names), seed=a.seed, out=str(a.out),
+        shuffled=a.random or 0,
+    )  # fmt: skip
+    figures = run_faults(config)
+    if a.json:  # also where one failed
+        a.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if failed := [row["fault"] for row in figures["rows"] if not row["passed"]]:
+        raise NacError(f"{len(failed)} of {len(figures['rows'])} failed: {', '.join(failed)}")
     return figures
 
 

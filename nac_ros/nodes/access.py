@@ -68,7 +68,7 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
             calls=("guard/stop",),
             lifecycle=True,
         ),
-        "twin": Access((*joints, *cameras, "~/outcome"), arm, ("~/reset",)),
+        "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
         "driver": Access((*joints, *cameras), arm),
         "view": Access((), (*joints, *cameras, *seen)),
         "operator": Access(

@@ -130,6 +130,19 @@ def to_joint_state(
     return message
 
 
+def to_set_point(
+    stamp: float,
+    names: Sequence[str],
+    positions: np.ndarray,
+    velocities: np.ndarray,
+    accelerations: np.ndarray,
+) -> JointState:
+    """What a controller interpolates at `stamp` [s]; accelerations take the place of efforts."""
+    message = to_joint_state(stamp, names, positions, velocities)
+    message.effort = accelerations.tolist()
+    return message
+
+
 def from_joint_state(message: JointState, names: Sequence[str]) -> np.ndarray:
     """Float64 `[D]` in the order of `names`, whatever the message's; others are left out."""
     found = dict(zip(message.name, message.position))

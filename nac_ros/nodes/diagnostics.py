@@ -7,6 +7,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from nac_ros.nodes import convert, qos
+from nac_ros.nodes.spin import STEADY
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1.0
@@ -26,7 +27,7 @@ class Diagnostics:
     def __init__(self, node: Node, status: Callable[[], Status]):
         self._node, self._status = node, status
         self._publisher = node.create_publisher(DiagnosticArray, "diagnostics", qos.RECORD)
-        self._timer = node.create_timer(PERIOD_S, self.publish)
+        self._timer = node.create_timer(PERIOD_S, self.publish, clock=STEADY)
 
     def publish(self) -> None:
         """Now, for a change."""

@@ -23,12 +23,16 @@ class NodeProcess:
     parameters: what differs from config/nodes/<name>.yaml
     lifecycle: whether it has to be configured and activated
     environment: variables of the process, beside the inherited ones
+    remaps: topic -> the name it gets
+    before: Python that the process runs before the node
     """
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict)
     lifecycle: bool = True
     environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
+    remaps: dict[str, str] = field(default_factory=dict)
+    before: str = ""
 
     @property
     def module(self) -> str:
@@ -50,7 +54,12 @@ class NodeProcess:
         params_file.write_text(text if self.parameters else "/**: {ros__parameters: {}}\n")
         files = (self.defaults, params_file)
         given = [part for file in files for part in ("--params-file", str(file))]
-        return ["-m", self.module, "--ros-args", "--enclave", self.enclave, *given]
+        given += [part for old, new in self.remaps.items() for part in ("-r", f"{old}:={new}")]
+        start = ["-m", self.module]
+        if self.before:
+            again = f"import runpy; runpy.run_module({self.module!r}, run_name='__main__')"
+            start = ["-c", f"{self.before}\n{again}"]
+        return [*start, "--ros-args", "--enclave", self.enclave, *given]
 
 
 def policy_graph(

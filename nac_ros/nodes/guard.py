@@ -23,7 +23,7 @@ from nac_ros.config import bounded
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
-from nac_ros.nodes.spin import leave, run
+from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.taped import TapedGuard, tape_folder
@@ -100,7 +100,7 @@ class GuardNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._guard.restart()
         self._intervals.restart()
-        self._ticks = [self.create_timer(self._guard.period, self._tick)]
+        self._ticks = [self.create_timer(self._guard.period, self._tick, clock=STEADY)]
         self._active = True
         return TransitionCallbackReturn.SUCCESS
 
@@ -149,7 +149,10 @@ class GuardNode(LifecycleNode):
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
         before, self._shown = self._shown, (guard.state, guard.hold)
         # An arm at rest is left alone: what it holds may have been set by other means.
-        if guard.state not in AT_REST or before[0] in ("running", "stopping"):
+        # After a jump of the clock its stamps mean nothing to a controller, and what that has ends
+        # at rest by itself.
+        moves = guard.state not in AT_REST or before[0] in ("running", "stopping")
+        if moves and guard.fault != "tick_gap":
             motion, here = guard.motion(now), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._origin_ns)

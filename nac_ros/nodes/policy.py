@@ -5,6 +5,7 @@ stops when the inference loop does not come round.
 """
 
 import traceback
+from collections import Counter
 from threading import Event, Thread
 from typing import Any
 
@@ -19,7 +20,7 @@ from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.bridge import Bridge
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.loading import PolicyParameters, load_engine
-from nac_ros.nodes.spin import leave, run
+from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.runtime.cadence import Cadence
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.seams import Underway
@@ -42,6 +43,7 @@ class PolicyNode(LifecycleNode):
         self._task, self._fault, self._reason = "", "", "not configured"
         self._n_chunks, self._alive = 0, 0.0
         self._sent: Chunk | None = None
+        self._unusable = Counter[str]()
         self._newest: dict[str, Any] = {}
         self._diagnostics = Diagnostics(self, self._status)
 
@@ -80,7 +82,7 @@ class PolicyNode(LifecycleNode):
         self._alive = self._now()
         self._thread = Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
-        self._beats = self.create_timer(HEARTBEAT_S, self._beat)
+        self._beats = self.create_timer(HEARTBEAT_S, self._beat, clock=STEADY)
         self._set_reason("not started")
         return TransitionCallbackReturn.SUCCESS
 
@@ -192,6 +194,7 @@ class PolicyNode(LifecycleNode):
             chunk = self._engine.plan(observation, self._underway(observation.stamp))
         except NacError as error:
             if self._started.is_set():
+                self._unusable[getattr(error, "reason", "task")] += 1
                 self._set_reason(str(error))
             return self._settings.retry_s
         if self._started.is_set():
@@ -235,6 +238,7 @@ class PolicyNode(LifecycleNode):
     def _status(self) -> Status:
         text = self._fault or self._reason or "planning"
         values: dict[str, Any] = {"task": self._task, "chunks": self._n_chunks, **self._newest}
+        values |= {f"unusable.{reason}": n for reason, n in self._unusable.items()}
         if self._bridge is not None:
             values |= {f"refusals.{reason}": n for reason, n in self._bridge.refused.items()}
             values["last_refusal"] = self._bridge.last_refusal

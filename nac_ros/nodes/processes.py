@@ -1,5 +1,6 @@
 """Starts the graph's processes without launch tools, and ends every one of them again."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -64,10 +65,27 @@ class Processes:
                 raise NacError(f"node {name} ended with code {code}: {last}")
 
     def kill(self, name: str) -> None:
-        """Ends one node at once, as a crash would."""
+        """Ends one node at once, as a crash would, and removes the shared memory it leaves."""
         process = self._running.pop(name)
         process.kill()
         process.wait()
+        sweep_shared_memory()
+
+    def pause(self, name: str) -> None:
+        """Stops one node without ending it (SIGSTOP)."""
+        self._running[name].send_signal(signal.SIGSTOP)
+
+    def signal(self, name: str, number: int) -> None:
+        """Sends a signal to one node."""
+        self._running[name].send_signal(number)
+
+    def runs(self, name: str) -> bool:
+        """Whether a node was started and has not ended."""
+        return name in self._running and self._running[name].poll() is None
+
+    def pid(self, name: str) -> int:
+        """Process id of a running node."""
+        return self._running[name].pid
 
     def end(self, names: Sequence[str] | None = None) -> None:
         """SIGINT to the nodes, last started first; SIGKILL to those that hang."""
@@ -83,3 +101,20 @@ class Processes:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):  # impatience ends them too
                 process.kill()
                 process.wait()
+                sweep_shared_memory()
+
+
+def sweep_shared_memory(folder: Path = Path("/dev/shm")) -> int:
+    """Removes segments of Fast DDS whose owner is gone, known by a lock that nobody holds any
+    more; how many there were."""
+    swept = 0
+    for lock in folder.glob("fastdds_*_el"):
+        try:
+            with lock.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for part in (lock.with_name(lock.name.removesuffix("_el")), lock):
+                    part.unlink(missing_ok=True)
+                    swept += part is not lock
+        except OSError:  # in use, or not ours
+            continue
+    return swept

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from nac_ros.errors import NacError
 from nac_ros.nodes.graph import STARTER
 
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # for timers: nobody sets it
 WAKE_S = 0.1  # how soon a signal is noticed
 
 

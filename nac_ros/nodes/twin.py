@@ -82,6 +82,7 @@ class TwinNode(Node):
             for camera in self._spec.cameras
         }
         self._outcomes = self.create_publisher(String, "~/outcome", qos.LATCHED)
+        self._set_points = self.create_publisher(JointState, "~/set_point", qos.RECORD)
 
     def _create_inputs(self) -> None:
         for group in self._spec.groups:
@@ -160,10 +161,10 @@ class TwinNode(Node):
             self._take_arrivals(live)
             if live.advance(now):
                 self._announce(live)
-            proprio = live.twin.proprio()
-            self._joint_states.publish(
-                convert.to_joint_state(live.stamp, self._spec.joint_names, proprio)
-            )
+            names, stamp = self._spec.joint_names, live.stamp
+            proprio, wanted = live.twin.proprio(), live.twin.desired()
+            self._joint_states.publish(convert.to_joint_state(stamp, names, proprio))
+            self._set_points.publish(convert.to_set_point(stamp, names, *wanted))
             next_joints = _next(next_joints, 1 / self._config.joint_states_hz, now)
             if now >= next_images:
                 cameras.look(live.trial.task, live.stamp, live.twin.state())

@@ -97,6 +97,11 @@ class Twin:
         """The controller's set-point now, float64 `[D]`."""
         return self.controller.sample(self.now()).positions[0]
 
+    def desired(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The controller's set-point now: positions, velocities, accelerations, `[D]` each."""
+        now = self.controller.sample(self.now())
+        return now.positions[0], now.velocities[0], now.accelerations[0]
+
     def write(self, motion: Motion) -> None:
         """Sends what is commanded from now on; raises TrajectoryRejected with its reason."""
         self.send_trajectory(Trajectory.of(self.spec.joint_names, motion))

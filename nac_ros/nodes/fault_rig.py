@@ -1,0 +1,205 @@
+"""Twin, relay, guard and policy as processes, driven until they move, spoiled, and measured."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.chunk import Chunk
+from nac_ros.errors import NacError
+from nac_ros.nodes import convert, qos
+from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.processes import Processes
+from nac_ros.robot import RobotSpec
+from nac_ros.runtime.tick import AT_REST
+
+MOVING = 0.15  # share of a velocity limit at which the arm counts as moving
+MOVE_S = 12.0  # by then a policy moves the arm
+TRIES = 4
+CLOCK_HZ = 250.0
+START_S = 60.0
+MATCH_S = 0.5  # after its first word a node's services are known too
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What was commanded from `times[0]` on: set-points `[N, D]` as the controller interpolated
+    them, with their derivatives; and the guard's own `[M, D]` at its ticks.
+
+    times: when they were heard of, on a clock that nobody sets [s]; stamps: the arm's
+    """
+
+    times: np.ndarray
+    stamps: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+    accelerations: np.ndarray
+    commands: np.ndarray
+
+
+class FaultRig:
+    """A graph of its own on a domain of its own; a context manager.
+
+    sim_time: guard and policy take their time from the relay, whose clock can be set
+    """
+
+    def __init__(
+        self, folder: Path, bundle: Path, robot: Path, spec: RobotSpec, domain: int,
+        sim_time: bool = False, before: dict[str, str] | None = None,
+    ):  # fmt: skip
+        self.spec, self.folder, self.sim_time = spec, folder, sim_time
+        variables = {
+            "ROS_DOMAIN_ID": str(domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        }
+        self.processes = Processes(folder, variables)
+        self.nodes = _graph(bundle, robot, spec, folder, sim_time, before or {})
+        self._domain, self._commands = domain, list[JointState]()
+        self._rows: list[tuple[float, JointState]] = []
+        self.chunks: list[JointTrajectory] = []
+        self.said = set[str]()
+
+    def __enter__(self) -> "FaultRig":
+        for process in self.nodes.values():
+            self.processes.start(process)
+        self.operator = Operator(self._domain)
+        node = self.operator.node
+        for kind, topic, seen in (
+            (JointState, "twin/set_point", self._hear),
+            (JointState, "guard/command", self._commands.append),
+            (JointTrajectory, "policy/chunk", self.chunks.append),
+        ):
+            node.create_subscription(kind, topic, seen, qos.RECORD)
+        self._spoil = node.create_publisher(String, "relay/spoil", qos.LATCHED)
+        self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
+        for name in ("guard", "policy"):
+            self.activate(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.processes.end()
+        self.operator.__exit__()
+
+    def activate(self, name: str) -> None:
+        """Configures and activates a node, once it speaks: the services of one that was killed
+        seem to be there for a while."""
+        self.operator.diagnostics.pop(name, None)
+        self.operator.wait(lambda: self.operator.newest(name), f"a word of {name}", START_S)
+        time.sleep(MATCH_S)
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            self.operator.change_state(name, transition)
+
+    def restart(self, name: str) -> None:
+        """Starts a node that was killed again."""
+        self.processes.start(self.nodes[name])
+        self.activate(name)
+
+    def spoil(self, what: str) -> None:
+        """Tells the relay what to do from now on."""
+        self._spoil.publish(String(data=what))
+
+    def drive(self, task: str, seed: int) -> None:
+        """Until the policy moves the arm fast; raises NacError when it does not."""
+        operator = self.operator
+        for attempt in range(TRIES):
+            self._fresh(task, seed + attempt)
+            operator.set_mode("policy")
+            operator.trigger("policy/start")
+            deadline = time.monotonic() + MOVE_S
+            while time.monotonic() < deadline:
+                if self._moves() and operator.newest("guard").get("state") == "running":
+                    return
+                time.sleep(0.02)
+        raise NacError(f"the policy did not move the arm: {operator.newest('guard')}")
+
+    def mark(self) -> tuple[int, int]:
+        """How much of the motion was seen."""
+        return len(self._rows), len(self._commands)
+
+    def motion(self, mark: tuple[int, int]) -> Motion:
+        """What was commanded since a mark."""
+        heard, commands = self._rows[mark[0] :], self._commands[mark[1] :]
+        rows = [row for _, row in heard]
+        return Motion(
+            np.array([time for time, _ in heard]),
+            np.array([convert.to_seconds(row.header.stamp) for row in rows]),
+            *(np.array([getattr(row, part) for row in rows])
+              for part in ("position", "velocity", "effort")),
+            np.array([row.position for row in commands]),
+        )  # fmt: skip
+
+    def bad_chunk(self, change: Callable[[Chunk], Any]) -> JointTrajectory:
+        """A message of the policy's newest chunk, changed to a chunk or a message."""
+        made = change(convert.from_chunk_message(self.chunks[-1]))
+        return convert.to_chunk_message(made) if isinstance(made, Chunk) else made
+
+    def reasons(self) -> set[str]:
+        """Every reason that guard and policy have given since `forget`, and what was `said`."""
+        found = set(self.said)
+        for node in ("guard", "policy"):
+            for report in self.operator.diagnostics.get(node, []):
+                found |= {report.get("hold", ""), report.get("fault", "")}
+                found |= {"tape"} & set(report)
+                found |= {
+                    key.split(".", 1)[1] for key, n in report.items()
+                    if key.startswith(("holds.", "refusals.", "unusable.")) and n
+                }  # fmt: skip
+        return found
+
+    def forget(self) -> None:
+        """Counts start anew."""
+        self.operator.diagnostics.clear()
+        self.said.clear()
+
+    def _fresh(self, task: str, trial: int) -> None:
+        operator = self.operator
+        self.spoil("none")
+        operator.trigger("policy/stop")
+        operator.set_mode("hold")
+        operator.wait(lambda: operator.newest("guard").get("state") in AT_REST, "rest", 10)
+        operator.set_parameters("twin", {"task": task, "seed": 7, "trial": trial})
+        operator.trigger("twin/reset")
+        time.sleep(0.3)
+        operator.trigger("guard/reset")
+        operator.set_task(task)
+
+    def _hear(self, message: JointState) -> None:
+        self._rows.append((time.monotonic(), message))
+
+    def _moves(self) -> bool:
+        if not self._rows:
+            return False
+        share = np.abs(np.array(self._rows[-1][1].velocity)) / self.spec.velocity_limit
+        return bool(share[self.spec.relative_mask].max() > MOVING)
+
+
+def _graph(
+    bundle: Path,
+    robot: Path,
+    spec: RobotSpec,
+    folder: Path,
+    sim_time: bool,
+    before: dict[str, str],
+) -> dict[str, NodeProcess]:
+    senders = (spec.joint_states_topic, *(camera.topic for camera in spec.cameras))
+    clock: dict[str, Any] = {"use_sim_time": True} if sim_time else {}
+    twin = twin_graph(str(robot))[0]  # the arm has a clock of its own
+    remaps = {topic: f"raw/{topic}" for topic in senders}
+    relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if sim_time else 0.0}
+    given = policy_graph(str(bundle), str(robot), str(folder / "tape"))
+    nodes: Sequence[NodeProcess] = (
+        NodeProcess(name="relay", parameters=relay, lifecycle=False),
+        NodeProcess(name="twin", parameters=twin.parameters, lifecycle=False, remaps=remaps,
+                    environment=twin.environment),
+        *(NodeProcess(name=node.name, parameters={**node.parameters, **clock},
+                      before=before.get(node.name, "")) for node in given),
+    )  # fmt: skip
+    return {node.name: node for node in nodes}
