@@ -185,7 +185,11 @@ def _faults(groups: Any) -> None:
     what = faults.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="the faults and what they do")
     what.add_argument(
-        "--run", dest="names", nargs="*", metavar="NAME", help="make these happen; all if none is named"
+        "--run",
+        dest="names",
+        nargs="*",
+        metavar="NAME",
+        help="make these happen; all if none is named",
     )
     faults.add_argument("--random", type=arguments.count, help="so many at random instead")
     faults.add_argument(

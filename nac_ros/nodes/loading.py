@@ -9,6 +9,7 @@ from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST, sha256
 from nac_ros.provenance import environment
 from nac_ros.robot import RobotSpec, config_dir, load_robot
+from nac_ros.runtime.doubt import DoubtConfig
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.seams import SeamConfig
 from nac_ros.runtime.tape import Tape
@@ -16,7 +17,7 @@ from nac_ros.runtime.taped import KEEP_S, tape_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyParameters:
+class PolicyParameters(DoubtConfig):
     """Times in seconds.
 
     bundle: folder of the bundle; models/default of this package when empty

@@ -9,6 +9,7 @@ from collections import Counter
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
@@ -22,6 +23,7 @@ from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.loading import PolicyParameters, load_engine
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.runtime.cadence import Cadence
+from nac_ros.runtime.doubt import slowed
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.seams import Underway
 
@@ -197,8 +199,25 @@ class PolicyNode(LifecycleNode):
                 self._unusable[getattr(error, "reason", "task")] += 1
                 self._set_reason(str(error))
             return self._settings.retry_s
-        if self._started.is_set():
-            self._publish(chunk)
+        if not self._started.is_set():
+            return 0.0
+        return self._send(chunk, observation.reference)
+
+    def _send(self, chunk: Chunk, start: np.ndarray) -> float:
+        """Publishes a chunk from joint positions `start` on, or what comes of a doubtful one;
+        seconds until the next look."""
+        assert self._engine is not None
+        settings, why = self._settings, self._settings.why(self._engine.certainty)
+        if why:
+            self._unusable["unsure"] += 1
+        if why and settings.unsure in ("replan", "stop"):
+            if settings.unsure == "stop":
+                self._started.clear()
+            self._set_reason(why)
+            return settings.retry_s
+        if why and settings.unsure == "slow":
+            chunk = slowed(chunk, start, settings.slow_scale)
+        self._publish(chunk)
         return 0.0
 
     def _underway(self, stamp: float) -> Underway | None:

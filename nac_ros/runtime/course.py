@@ -17,7 +17,6 @@ from nac_ros.safety.stopping import State
 Wanted = Callable[[float], State]  # time [s] -> the state that should be commanded then
 
 LONGEST_STOP_S = 2.0  # no need to count how long one takes where more is left
-LEAD = 2  # periods from a tick to the first set-point that it may still change
 CLIP_SHARE = 0.1  # of one period at full speed (3 mrad): a set-point farther off was held back
 
 
@@ -40,7 +39,7 @@ class Course:
 
     MEMORY = ("origin", "_count", "_said", "touched", "_told", "clips", "_plan")
 
-    def __init__(self, spec: RobotSpec, lookahead_s: float):
+    def __init__(self, spec: RobotSpec, lookahead_s: float, lead_s: float):
         self._spec, self._limiter = spec, Limiter(spec)
         self._pursuit = Pursuit(spec, self._limiter)
         self._free = ~spec.relative_mask  # grippers
@@ -48,6 +47,7 @@ class Course:
         self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
         self._period = 1 / spec.guard_rate_hz
         self._ahead = max(round(lookahead_s / self._period), 1)
+        self._lead = max(round(lead_s / self._period), 2)  # to the first set-point that may change
         self.origin, self._count, self._said = 0.0, 0, -np.inf
         self._plan: Plan | None = None
         self.touched = self._told = False  # since it settled, and since it was cleared
@@ -77,14 +77,14 @@ class Course:
             measured = np.where(self._free, self.rest(), measured)
         positions = np.clip(measured, self._low, self._high)
         self.origin, self._count = now, 0
-        if self._said > now + (LEAD + 1) * self._period:
+        if self._said > now + (self._lead + 1) * self._period:
             self._said = -np.inf  # the clock was set back
         self._plan, self.touched = Plan(self._limiter, positions, 0.0), False
 
     def anchor(self, now: float) -> None:
         """Lays the grid so that a point lies at `now` [s], before anything was commanded."""
         assert not self.touched
-        self.origin, self._count = now, LEAD - 1
+        self.origin, self._count = now, self._lead - 1
 
     def due(self, now: float) -> float:
         """When the first set-point is due [s] that may still change at `now` [s]."""
@@ -139,7 +139,7 @@ class Course:
         new = range(self._count + 1, k + 1)
         final = [(self.origin + i * self._period, self.plan.at(i * self._period)) for i in new]
         self._count = max(k, self._count)
-        self.plan.forget((k - LEAD - 1) * self._period)
+        self.plan.forget((k - self._lead - 1) * self._period)
         later = [(t, state) for t, state in final if t > self._said]  # a grid laid anew overlaps
         self._said = later[-1][0] if later else self._said
         return later
@@ -164,4 +164,4 @@ class Course:
         return left >= self._limiter.brake(state).duration
 
     def _index(self, now: float) -> int:
-        return round((now - self.origin) / self._period) + LEAD
+        return round((now - self.origin) / self._period) + self._lead

@@ -40,7 +40,7 @@ class Guard:
         self.period = 1 / spec.guard_rate_hz
         self.holds: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
-        self._course = Course(spec, config.lookahead_s)
+        self._course = Course(spec, config.lookahead_s, config.lead_s)
         self._witness = Witness(spec)
         self._bounds = Bounds(spec)
         play, ends = Rules(config.max_chunk_age_s, config.max_play_s), 2 * ("teleop_silent",)

@@ -25,6 +25,8 @@ class GuardConfig:
     max_silence_s: teleoperation silent for longer is taken for dead
     max_gap_s: after a pause between ticks longer than this the guard holds
     blend_s: how long a seam between chunks is faded
+    lead_s: how long before they are due set-points are final; a trajectory that is longer on its
+        way bends where the arm already is
     lookahead_s: how much of the committed motion each trajectory carries before it stops
     """
 
@@ -35,6 +37,7 @@ class GuardConfig:
     max_silence_s: float = bounded(0.1, 0.02, 1.0)
     max_gap_s: float = bounded(0.2, 0.02, 1.0)
     blend_s: float = bounded(0.1, 0.01, 2.0)
+    lead_s: float = bounded(0.04, 0.02, 0.2)
     lookahead_s: float = bounded(0.1, 0.02, 1.0)
 
     def __post_init__(self) -> None:
