@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nac_ros import cli, config
+from nac_ros.body import BodySpec, CapsuleSpec, LinkSpec, PointSpec
 from nac_ros.robot import CameraSpec, ControllerGroup, JointSpec, RobotSpec
 from nac_ros.safety.limits import CLOCK_SKEW_S, OVERSHOOT, STILL
 
@@ -84,10 +85,17 @@ def reasons_of_the_guard():
     for node in parsed("safety/*.py", "runtime/*.py", "nodes/guard.py"):
         if isinstance(node, ast.Call) and node.args:
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            found |= constants(node.args[0]) if called in ("Refusal", "refuse", "_fail") else set()
-        if isinstance(node, ast.FunctionDef) and node.name in ("doubt", "_why_hold"):
+            told = called in ("Refusal", "refuse", "_fail", "Breach")
+            found |= constants(node.args[0]) if told else set()
+            found = found.union(*map(constants, node.args)) if called == "Rules" else found
+        if isinstance(node, ast.FunctionDef) and node.name in ("doubt", "over", "_why_hold"):
             returns = [child for child in ast.walk(node) if isinstance(child, ast.Return)]
             found = found.union(*map(constants, returns))
+        if isinstance(node, ast.ClassDef) and node.name == "Rules":
+            fields = [
+                child for child in node.body if isinstance(child, ast.AnnAssign) and child.value
+            ]
+            found = found.union(*(constants(field.value) for field in fields))
         if isinstance(node, ast.Assign) and "_hold" in ast.dump(node.targets[0]):
             found |= constants(node.value)
     return found
@@ -168,6 +176,10 @@ def test_the_table_of_the_guard_s_parameters_has_their_names_and_defaults():
         ("Each of `joints`:", JointSpec),
         ("Each of `cameras`:", CameraSpec),
         ("Each of `groups`:", ControllerGroup),
+        ("The `body`:", BodySpec),
+        ("Each of `links`:", LinkSpec),
+        ("Each of `capsules`:", CapsuleSpec),
+        ("Each of `points`:", PointSpec),
     ],
 )
 def test_the_tables_of_a_robot_s_keys_have_every_key(heading, cls):
@@ -250,6 +262,7 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
         for node, given in re.findall(r"ros2 run nac_ros (\w+) --ros-args(.*)", line):
             own = (ROOT / f"nac_ros/nodes/{node}.py").read_text()
             own += (ROOT / "nac_ros/runtime/tick.py").read_text()
+            own += (ROOT / "nac_ros/nodes/loading.py").read_text() if node == "policy" else ""
             for name in re.findall(r"-p (\w+):=", given):
                 assert re.search(rf"^    {name}: ", own, re.MULTILINE), line
 

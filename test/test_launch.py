@@ -18,7 +18,8 @@ LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 
 
 def parameters_of(name):
-    module = importlib.import_module(f"nac_ros.nodes.{name}")
+    place = {"policy": "loading"}.get(name, name)
+    module = importlib.import_module(f"nac_ros.nodes.{place}")
     found = [c for n, c in vars(module).items() if dataclasses.is_dataclass(c) and "robot" in n]
     own = [
         c
@@ -31,14 +32,14 @@ def parameters_of(name):
     return own[0]
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "twin", "view"])
+@pytest.mark.parametrize("name", ["guard", "policy", "relay", "twin", "view"])
 def test_every_parameter_file_holds_only_what_its_node_knows(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
     config.build(parameters_of(name), values[f"/**/{name}"]["ros__parameters"], name)
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "twin", "view"])
+@pytest.mark.parametrize("name", ["guard", "policy", "relay", "twin", "view"])
 def test_every_parameter_is_described(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     from nac_ros.nodes.params import _descriptions

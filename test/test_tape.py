@@ -166,4 +166,4 @@ def test_a_tape_lies_where_it_is_told_or_below_ros_home(monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_HOME", str(tmp_path))
     assert tape_folder("none") is None
     assert tape_folder("x/y") == Path("x/y")
-    assert tape_folder("").parent == tmp_path / "nac_ros" / "tapes"
+    assert tape_folder("auto").parent == tmp_path / "nac_ros" / "tapes"

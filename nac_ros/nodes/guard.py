@@ -42,11 +42,11 @@ class GuardNodeConfig(GuardConfig):
 
     robot: name of a robot in config/robots, or the path of its YAML file
     max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
-    tape: folder of the flight recorder, by default below ROS_HOME; `none` records nothing
+    tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
     """
 
     robot: str = "vx300s"
-    tape: str = ""
+    tape: str = "auto"
     max_heartbeat_age_s: float = bounded(0.2, 0.0, 10.0)
 
 

@@ -29,7 +29,7 @@ class PolicyParameters(DoubtConfig):
     retry_s: how long to wait after an observation that was missing or unusable
     max_stall_s: an inference loop that has not come round for longer is taken for stuck
     seam: how a chunk goes on from the one under way: blend, best or force
-    tape: folder of the flight recorder, by default below ROS_HOME; `none` records nothing
+    tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
     """
 
     bundle: str = ""
@@ -41,7 +41,7 @@ class PolicyParameters(DoubtConfig):
     retry_s: float = bounded(0.02, 0.001, 10.0)
     max_stall_s: float = bounded(0.5, 0.05, 60.0)
     seam: str = "blend"
-    tape: str = ""
+    tape: str = "auto"
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -43,8 +43,8 @@ class Guard:
         self._course = Course(spec, config.lookahead_s, config.lead_s)
         self._witness = Witness(spec)
         self._bounds = Bounds(spec)
-        play, ends = Rules(config.max_chunk_age_s, config.max_play_s), 2 * ("teleop_silent",)
-        hand = Rules(config.max_silence_s, config.max_silence_s, True, *ends)
+        play, silence = Rules(config.max_chunk_age_s, config.max_play_s), config.max_silence_s
+        hand = Rules(silence, silence, True, "teleop_silent", "teleop_silent")
         self._intakes: dict[Source, Intake] = {
             "policy": Intake(spec, config, play, self._bounds),
             "teleop": Intake(spec, config, hand, self._bounds),

@@ -24,8 +24,10 @@ def tape_folder(given: str) -> Path | None:
     """Where a node's tape goes: as told, or a new folder below ROS_HOME; None for `none`."""
     if given == "none":
         return None
+    if given != "auto":
+        return Path(given)
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
-    return Path(given) if given else home / "nac_ros" / "tapes" / time.strftime("%Y%m%d-%H%M%S")
+    return home / "nac_ros" / "tapes" / time.strftime("%Y%m%d-%H%M%S")
 
 
 class TapedGuard(Guard):
