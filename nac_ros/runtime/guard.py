@@ -89,8 +89,7 @@ class Guard:
 
     @property
     def state(self) -> Phase:
-        """What it does as of the last tick; an arm at rest that is not followed may be left
-        alone."""
+        """What it does as of the last tick; an arm at rest may be left alone."""
         newest = self._newest()
         return "idle" if newest is None else self._phase_of(newest)
 
@@ -232,7 +231,8 @@ class Guard:
 
     def _note_breach(self, now: float) -> None:
         """Stops a motion that would leave the bounds, or an arm that has."""
-        poses = np.concatenate([self._course.ahead(), self._witness.measured[None]])
+        assert self._witness.measured is not None
+        poses = np.stack([*self._course.ahead(), self._witness.measured])
         if reason := self._bounds.doubt(poses):
             self._fail(reason)
             self._note(reason)
