@@ -12,6 +12,8 @@ from nac_ros.body import BodySpec
 from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
+LEARNED = ("joint_names", "units", "action_rate_hz", "cameras")  # what a bundle depends on
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointSpec:
@@ -202,6 +204,16 @@ def config_dir() -> Path:
 def list_robots() -> list[str]:
     """Names of the robots in config/robots, without `.yaml`."""
     return sorted(path.stem for path in (config_dir() / "robots").glob("*.yaml"))
+
+
+def robot_of(recorded: RobotSpec) -> RobotSpec:
+    """`recorded` as config/robots describes it today, with what was learned of it since; as it is
+    where that has no robot of its name with the same joints, units and rate."""
+    if recorded.name not in list_robots():
+        return recorded
+    today = load_robot(recorded.name)
+    same = all(getattr(today, w) == getattr(recorded, w) for w in LEARNED)
+    return today if same else recorded
 
 
 def load_robot(name_or_path: str | Path) -> RobotSpec:

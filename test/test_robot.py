@@ -8,7 +8,7 @@ import yaml
 
 from nac_ros import config
 from nac_ros.errors import ConfigError, UnknownName
-from nac_ros.robot import RobotSpec, config_dir, list_robots, load_robot
+from nac_ros.robot import RobotSpec, config_dir, list_robots, load_robot, robot_of
 
 JOINT = {
     "name": "slide",
@@ -117,3 +117,13 @@ def test_limits_and_rates_are_positive_numbers(value):
         replace(spec.joints[0], jerk=value)
     with pytest.raises(ConfigError, match="guard_rate_hz must be above 0"):
         replace(spec, guard_rate_hz=value)
+
+
+def test_what_was_learned_of_a_robot_since_a_bundle_was_made_counts():
+    today = load_robot("vx300s")
+    old = replace(today, body=None)
+    assert robot_of(old) == today and robot_of(old).body is not None
+    other = replace(old, name="sledge")
+    assert robot_of(other) is other
+    slower = replace(old, action_rate_hz=10.0)
+    assert robot_of(slower) is slower

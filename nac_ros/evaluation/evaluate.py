@@ -22,7 +22,7 @@ from nac_ros.evaluation.controls import (
 )
 from nac_ros.evaluation.statistics import wilson
 from nac_ros.export.bundle import load_bundle
-from nac_ros.robot import RobotSpec
+from nac_ros.robot import RobotSpec, robot_of
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.seams import Seam, SeamConfig, Underway
@@ -202,8 +202,9 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
     seam, steps = SeamConfig(seam=config.seam), config.n_action_steps or None
     engine = Engine(bundle, config.seed, n_action_steps=steps, seam=seam)
     timed = Timed(engine)
-    planner = _planner(config, task, timed, bundle.robot)
-    rehearsal = Rehearsal(bundle.robot, task, planner, config.latency_ms / 1000)
+    spec = robot_of(bundle.robot)
+    planner = _planner(config, task, timed, spec)
+    rehearsal = Rehearsal(spec, task, planner, config.latency_ms / 1000)
     results = []
     for trial in trials:
         timed.timings.clear()

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from lifecycle_msgs.msg import Transition
 
+from nac_ros import config as configs
 from nac_ros.errors import ConfigError, UnknownName
 from nac_ros.evaluation.trace import TrialTrace
 from nac_ros.export.manifest import read_manifest
@@ -23,7 +24,7 @@ from nac_ros.nodes.operator import Operator
 from nac_ros.nodes.processes import Processes
 from nac_ros.nodes.results import figures, print_table, render
 from nac_ros.provenance import environment
-from nac_ros.robot import RobotSpec, load_robot
+from nac_ros.robot import RobotSpec, load_robot, robot_of
 from nac_ros.simulation.tasks import list_tasks
 
 DOMAINS = 100  # ROS_DOMAIN_ID 1..100 keeps clear of Linux's ephemeral ports
@@ -46,7 +47,7 @@ class DemoConfig:
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Runs the trials, writes <out>/<time>/ and prints the table; returns result.json's object."""
     tasks = _tasks(config)
-    spec = load_robot(Path(config.bundle) / "robot.yaml")
+    spec = robot_of(load_robot(Path(config.bundle) / "robot.yaml"))
     folder = Path(config.out) / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     _write_config(folder, config)
@@ -81,7 +82,8 @@ def _play(
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
-    robot = str((Path(config.bundle) / "robot.yaml").resolve())
+    robot = str((folder / "robot.yaml").resolve())
+    Path(robot).write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
     bundle = str(Path(config.bundle).resolve())
     graph = (
         *twin_graph(robot, task=tasks[0], recordings=str((folder / "trials").resolve())),

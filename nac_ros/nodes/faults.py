@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
+from nac_ros import config as configs
 from nac_ros.errors import ConfigError, UnknownName
 from nac_ros.nodes.fault_list import FAULTS, Fault
 from nac_ros.nodes.fault_rig import FaultRig, Motion
 from nac_ros.provenance import environment
-from nac_ros.robot import RobotSpec, config_dir, load_robot
+from nac_ros.robot import RobotSpec, load_robot, robot_of
 
 PEAK = 1.001  # of a limit that may be reached
 WATCH_S = 2.0  # beside the time that a fault is given
@@ -44,8 +46,7 @@ class FaultsConfig:
 
 def run_faults(config: FaultsConfig) -> dict[str, Any]:
     """Each fault in turn, by kind of graph; the object of SPEC section 8, with the reasons."""
-    spec = load_robot(Path(config.bundle) / "robot.yaml")
-    spec = load_robot(spec.name)
+    spec = robot_of(load_robot(Path(config.bundle) / "robot.yaml"))
     folder = Path(config.out) / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
     order = _order(config)
@@ -75,12 +76,14 @@ def _by_graph(faults: Sequence[Fault]) -> Iterator[tuple[Fault, list[Fault]]]:
 
 @contextmanager
 def _rig(config: FaultsConfig, spec: RobotSpec, folder: Path, kind: Fault) -> Iterator[FaultRig]:
-    robot = config_dir() / "robots" / f"{spec.name}.yaml"
+    folder.mkdir(parents=True)
+    robot = folder / "robot.yaml"
+    robot.write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
     domain = 1 + (os.getpid() + int(kind.sim_time)) % 100
     bundle, before = Path(config.bundle).resolve(), dict(kind.before)
     if kind.prepare is not None:
         kind.prepare(folder)
-    with FaultRig(folder, bundle, robot, spec, domain, kind.sim_time, before) as rig:
+    with FaultRig(folder, bundle, robot.resolve(), spec, domain, kind.sim_time, before) as rig:
         yield rig
 
 

@@ -8,7 +8,7 @@ from nac_ros.config import bounded, check_bounds
 from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST, sha256
 from nac_ros.provenance import environment
-from nac_ros.robot import RobotSpec, config_dir, load_robot
+from nac_ros.robot import RobotSpec, config_dir, load_robot, robot_of
 from nac_ros.runtime.doubt import DoubtConfig
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.seams import SeamConfig
@@ -55,7 +55,7 @@ class PolicyParameters(DoubtConfig):
 def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
     """The engine, warm, with its tape running, and the robot; raises NacError."""
     bundle = load_bundle(parameters.folder)
-    spec = load_robot(parameters.robot) if parameters.robot else bundle.robot
+    spec = load_robot(parameters.robot) if parameters.robot else robot_of(bundle.robot)
     bundle.check_robot(spec)
     if parameters.task:
         bundle.policy.task_index(parameters.task)
