@@ -66,6 +66,17 @@ def test_a_motion_is_split_by_controller():
     np.testing.assert_array_equal(back.points[1].accelerations, [10, 6])
 
 
+def test_knots_that_lie_close_together_do_not_tear_at_one_another():
+    times = 0.0123456789123 + np.array([0.0, 1.00003e-5, 0.01])
+    rows = np.ones((3, 1))
+    motion = Motion(5.1234567891234, times - times[0], 3 * times[:, None], 3 * rows, 0 * rows)
+    back = convert.from_trajectory_message(convert.to_trajectory_message(motion, ("a",), [0]))
+    first, second = back.points[:2]
+    span = second.time_from_start - first.time_from_start
+    strayed = second.positions - first.positions - 3 * span
+    assert abs(strayed[0]) / span**2 < 1e-3, "an acceleration that nobody asked for"
+
+
 def test_a_controller_on_another_clock_is_told_how_far_ahead_a_motion_lies():
     rows = np.zeros((2, 1))
     motion = Motion(7.5, np.array([0.0, 0.03]), rows, rows, rows)

@@ -58,6 +58,9 @@ class TwinNode(Node):
         params.declare(self, TwinParameters, changeable=("task", "seed", "trial"))
         self._config = params.read(self, TwinParameters)
         self._spec = load_robot(self._config.robot)
+        self._origin_ns: int = (
+            self.get_clock().now().nanoseconds - convert.NANO
+        )  # time begins here
         self._arrivals: deque[tuple[float, Trajectory]] = deque()
         self._wanted: deque[TwinParameters] = deque([self._config])
         self._begun, self._closing, self._fault = Event(), Event(), ""
@@ -93,10 +96,12 @@ class TwinNode(Node):
         self.create_service(Trigger, "~/reset", self._on_reset)
 
     def _now(self) -> float:
-        return convert.to_seconds(self.get_clock().now().to_msg())
+        return (self.get_clock().now().nanoseconds - self._origin_ns) / convert.NANO
 
     def _on_trajectory(self, group: str, message: JointTrajectory) -> None:
-        self._arrivals.append((self._now(), convert.from_trajectory_message(message)))
+        self._arrivals.append(
+            (self._now(), convert.from_trajectory_message(message, self._origin_ns))
+        )
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -120,7 +125,8 @@ class TwinNode(Node):
 
     def _run(self) -> None:
         folder = Path(self._config.recordings) if self._config.recordings else None
-        live = LiveTwin(self._spec, folder, self._config.states_hz)
+        epoch = self._origin_ns / convert.NANO
+        live = LiveTwin(self._spec, folder, self._config.states_hz, epoch)
         cameras = LiveCameras(self._spec, self._publish_images)
         try:
             while not self._closing.is_set():
@@ -163,8 +169,11 @@ class TwinNode(Node):
                 self._announce(live)
             names, stamp = self._spec.joint_names, live.stamp
             proprio, wanted = live.twin.proprio(), live.twin.desired()
-            self._joint_states.publish(convert.to_joint_state(stamp, names, proprio))
-            self._set_points.publish(convert.to_set_point(stamp, names, *wanted))
+            origin = self._origin_ns
+            self._joint_states.publish(
+                convert.to_joint_state(stamp, names, proprio, origin_ns=origin)
+            )
+            self._set_points.publish(convert.to_set_point(stamp, names, *wanted, origin))
             next_joints = _next(next_joints, 1 / self._config.joint_states_hz, now)
             if now >= next_images:
                 cameras.look(live.trial.task, live.stamp, live.twin.state())
@@ -181,7 +190,9 @@ class TwinNode(Node):
 
     def _publish_images(self, stamp: float, images: Images) -> None:
         for name, image in images.items():
-            self._images[name].publish(convert.to_image(stamp, name, image))
+            self._images[name].publish(
+                convert.to_image(self._origin_ns / convert.NANO + stamp, name, image)
+            )
 
     def _announce(self, live: LiveTwin) -> None:
         if live.trial is not None:

@@ -35,11 +35,16 @@ class TrialState:
 class LiveTwin:
     """Physics follows the time it is told [s]; each task's scene is compiled once.
 
+    epoch: what is added to stamps in recordings [s]; a clock's own epoch is too large a number
+        for the time within a trajectory
     Not thread-safe: use it in one thread. It renders nothing, see LiveCameras.
     """
 
-    def __init__(self, spec: RobotSpec, recordings: Path | None = None, states_hz: float = 15.0):
-        self.spec = spec
+    def __init__(
+        self, spec: RobotSpec, recordings: Path | None = None, states_hz: float = 15.0,
+        epoch: float = 0.0,
+    ):  # fmt: skip
+        self.spec, self._epoch = spec, epoch
         self._recordings, self._states_period = recordings, 1 / states_hz
         self._twins: dict[str, Twin] = {}
         self._twin: Twin | None = None
@@ -104,19 +109,19 @@ class LiveTwin:
 
     def _record(self) -> None:
         stamp = self.stamp
-        if self._recorder.stamps and stamp <= self._recorder.stamps[-1]:
+        if self._recorder.stamps and self._epoch + stamp <= self._recorder.stamps[-1]:
             return
         measured = self.twin.proprio().astype(np.float64)
-        self._recorder.sample(stamp, self.twin.command(), measured)
+        self._recorder.sample(self._epoch + stamp, self.twin.command(), measured)
         if stamp >= self._next_state:
-            self._recorder.snapshot(stamp, self.twin.state())
+            self._recorder.snapshot(self._epoch + stamp, self.twin.state())
             self._next_state += self._states_period
 
     def _end(self, state: str, reason: str) -> None:
         assert self.trial is not None
         task, seed, trial = self.trial.task, self.trial.seed, self.trial.trial
         steps = int(self.twin.now() * self.spec.action_rate_hz + 1e-6)
-        self._recorder.snapshot(self.stamp, self.twin.state())
+        self._recorder.snapshot(self._epoch + self.stamp, self.twin.state())
         path = self._recordings and self._recordings / f"{task}-{seed}-{trial:03d}.npz"
         ended = TrialState(task, seed, trial, state, reason, steps, str(path or ""))
         if path:
