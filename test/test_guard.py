@@ -569,7 +569,7 @@ def test_a_chunk_that_ends_a_little_outside_is_held_back_and_counted():
     )
     assert rig.guard.accept(reach(rig, amount), rig.now) is None
     rig.run(1.2)
-    assert rig.guard.held_back == 1 and rig.guard.fault == ""
+    assert rig.guard.bounds.held == 1 and rig.guard.fault == ""
     assert -0.05 < depth(rig.positions).max() <= 1e-3
     assert_inside(SPEC, rig.positions, PERIOD)
 
@@ -592,7 +592,7 @@ def test_teleoperation_is_led_to_the_border_and_no_farther():
         if k % 3 == 0:
             rig.guard.accept(chunk(wanted[None], rig.now), rig.now, "teleop")
         rig.run(PERIOD)
-    assert rig.guard.fault == "" and rig.guard.held_back > 10
+    assert rig.guard.fault == "" and rig.guard.bounds.held > 10
     assert -0.05 < depth(rig.positions).max() <= 0.01
     for k in range(300):  # and comes back
         wanted[1] -= 0.006 * (k < 200)

@@ -78,8 +78,8 @@ def play(seed):
             guard.measure(now, follower.run(now))
             ticks += guard.tick(now)
             running += guard.hold == ""
-            if guard.state != "holding":
-                follower.send(guard.motion(now), now)
+            if (motion := guard.news(now)) is not None:
+                follower.send(motion, now + rng.uniform(0, 0.004))
     end = now + 2.0
     follower.run(end)
     return follower, ticks, running

@@ -160,7 +160,8 @@ class Rehearsal:
                 self._take(guard, due.pop(0), now)
             guard.measure(now, twin.proprio())
             self._commanded += [tick.positions for tick in guard.tick(now)]
-            twin.write(guard.motion(now))
+            if (motion := guard.news(now)) is not None:
+                twin.write(motion)
             twin.step_until(min(now + guard.period, until))
 
     def _take(self, guard: Guard, chunk: Chunk, now: float) -> None:

@@ -13,6 +13,7 @@ from nac_ros.robot import RobotSpec
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.memory import recall
 from nac_ros.runtime.tape import GAP, HEAD, back, plain, read, segments
+from nac_ros.runtime.taped import told
 from nac_ros.runtime.tick import GuardConfig
 
 SHOWN = 160  # characters of a difference
@@ -52,8 +53,9 @@ def replay_guard(folder: Path) -> Found:
             if row["what"] == HEAD:
                 guard = _guard(back(row))
             elif guard is not None:
-                result = getattr(guard, row["what"])(*back(row["args"]))
-                found.compare(f"{path.name}, line {number}, {row['what']}", row["result"], result)
+                what, args, named = row["what"], back(row["args"]), back(row["named"])
+                result = told(what, getattr(guard, what)(*args, **named))
+                found.compare(f"{path.name}, line {number}, {what}", row["result"], result)
     return found
 
 

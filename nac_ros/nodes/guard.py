@@ -8,23 +8,22 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any, cast, get_args
 
-import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray, Header, String
+from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.chunk import Motion
 from nac_ros.config import bounded
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.controller import Controller
 from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import STEADY, leave, run
-from nac_ros.robot import ControllerGroup, RobotSpec, load_robot
+from nac_ros.robot import load_robot
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.taped import TapedGuard, tape_folder
 from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode, Source
@@ -33,6 +32,7 @@ from nac_ros.safety.limits import Refusal
 
 MODES = get_args(Mode)
 PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
+PULL, MOST_PULL = 0.05, 0.02  # of a tick's lateness that the next period is shorter; of a period
 QUIET_S = 1.0  # the same refusal is logged and reported at most this often
 
 
@@ -148,18 +148,26 @@ class GuardNode(LifecycleNode):
             set_point = (tick.positions, tick.velocities, self._origin_ns)
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
         before, self._shown = self._shown, (guard.state, guard.hold)
-        # An arm at rest is left alone: what it holds may have been set by other means.
         # After a jump of the clock its stamps mean nothing to a controller, and what that has ends
-        # at rest by itself.
+        # at rest by itself. An arm at rest is left alone.
         moves = guard.state not in AT_REST or before[0] in ("running", "stopping")
         if moves and guard.fault != "tick_gap":
-            motion, here = guard.motion(now), guard.setpoint
+            motion, here = guard.news(now, urgent=not self._active), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._origin_ns)
+        self._keep_pace(now)
         if guard.setpoint is not None:
             self._intervals.mark(now)
         if self._shown != before:
             self._diagnostics.publish()
+
+    def _keep_pace(self, now: float) -> None:
+        """Ticks come soon after the points of the guard's grid, whatever two clocks' rates are."""
+        if not self._ticks:
+            return
+        pull = PULL * self._guard.course.lateness(now)
+        pull = max(min(pull, MOST_PULL * self._guard.period), -MOST_PULL * self._guard.period)
+        self._ticks[0].timer_period_ns = round(1e9 * (self._guard.period - pull))
 
     def _on_joint_states(self, message: JointState) -> None:
         try:
@@ -251,34 +259,13 @@ class GuardNode(LifecycleNode):
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
         values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}
-        values["clips.workspace"] = guard.held_back
+        values["clips.workspace"] = guard.bounds.held
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
         values["last_refusal"] = self._refusal
         if isinstance(guard, TapedGuard) and guard.tape.trouble:
             values["tape"] = guard.tape.trouble
         return Status(level, f"{state}: {hold}" if hold else state, values)
-
-
-class Controller:
-    """One controller group and the publisher that reaches it."""
-
-    def __init__(self, node: LifecycleNode, spec: RobotSpec, group: ControllerGroup):
-        self._group, self._streams = group, group.kind == "jtc"
-        self._columns = [spec.joint_names.index(joint) for joint in group.joints]
-        kind = JointTrajectory if self._streams else Float64MultiArray
-        self.publisher = node.create_publisher(kind, group.topic, qos.COMMAND)
-
-    def send(self, motion: Motion, here: np.ndarray, now: float, origin_ns: int) -> None:
-        """A trajectory that ends at rest, or the bare set-point for a forward controller."""
-        if self._streams:
-            arrival = now if self._group.stamps == "arrival" else None
-            message = convert.to_trajectory_message(
-                motion, self._group.joints, self._columns, arrival, origin_ns
-            )
-        else:
-            message = convert.to_array_message(here[self._columns])
-        self.publisher.publish(message)
 
 
 def main() -> None:

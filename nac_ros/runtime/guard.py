@@ -33,21 +33,21 @@ class Guard:
     """
 
     MEMORY = ("_mode", "_hold", "_fault", "_interrupted", "_changed", "_last", "holds", "refusals",
-              "_course", "_witness", "_bounds", "_intakes")  # fmt: skip
+              "course", "_witness", "bounds", "_intakes")  # fmt: skip
 
     def __init__(self, spec: RobotSpec, config: GuardConfig | None = None):
         self.spec, self.config = spec, (config := config or GuardConfig())
         self.period = 1 / spec.guard_rate_hz
         self.holds: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
-        self._course = Course(spec, config.lookahead_s, config.lead_s)
+        self.course = Course(spec, config.lookahead_s, config.lead_s)
         self._witness = Witness(spec)
-        self._bounds = Bounds(spec)
+        self.bounds = Bounds(spec)
         play, silence = Rules(config.max_chunk_age_s, config.max_play_s), config.max_silence_s
         hand = Rules(silence, silence, True, "teleop_silent", "teleop_silent")
         self._intakes: dict[Source, Intake] = {
-            "policy": Intake(spec, config, play, self._bounds),
-            "teleop": Intake(spec, config, hand, self._bounds),
+            "policy": Intake(spec, config, play, self.bounds),
+            "teleop": Intake(spec, config, hand, self.bounds),
         }
         self.restart()
 
@@ -61,7 +61,7 @@ class Guard:
         self._witness.forget()
         for intake in self._intakes.values():
             intake.restart(-np.inf)
-        self._course.clear()
+        self.course.clear()
 
     @property
     def mode(self) -> Mode:
@@ -80,12 +80,7 @@ class Guard:
     @property
     def clips(self) -> np.ndarray:
         """int64 `[D]`."""
-        return self._course.clips + sum(intake.clips for intake in self._intakes.values())
-
-    @property
-    def held_back(self) -> int:
-        """Chunks that were cut short where they would have left the workspace."""
-        return self._bounds.held
+        return self.course.clips + sum(intake.clips for intake in self._intakes.values())
 
     @property
     def state(self) -> Phase:
@@ -116,7 +111,7 @@ class Guard:
 
     def rests(self, now: float) -> bool:
         """Whether nothing that was commanded still moves at `now` [s]."""
-        return not self._course.settled or self._course.rests(now)
+        return not self.course.settled or self.course.rests(now)
 
     def ages(self, now: float) -> dict[str, float | None]:
         """Seconds since what the guard relies on; None for what never came."""
@@ -127,8 +122,8 @@ class Guard:
         """Joint state `[D]` [rad or m] at `stamp` [s]; one that is not finite is refused."""
         if (refusal := self._witness.measure(stamp, positions)) is not None:
             return self.refuse(*refusal)
-        if not self._course.settled and self._witness.measured is not None:
-            self._course.settle(stamp, self._witness.measured)
+        if not self.course.settled and self._witness.measured is not None:
+            self.course.settle(stamp, self._witness.measured)
         return None
 
     def beat(self, now: float) -> None:
@@ -170,8 +165,8 @@ class Guard:
         measured = self._witness.measured
         if measured is None or not self.rests(self._last):
             return
-        if check_displaced(self.spec, measured, self._course.rest()) is not None:
-            self._course.settle(self._last, measured)
+        if check_displaced(self.spec, measured, self.course.rest()) is not None:
+            self.course.settle(self._last, measured)
 
     def ramp(self) -> Refusal | None:
         """Moves slowly to where the chunk that was refused as a jump begins; None: under way."""
@@ -186,10 +181,10 @@ class Guard:
         if self._mode != source:
             text = f"the guard is in mode {self._mode}; chunks of {source} count in mode {source}"
             return self.refuse("mode", text)
-        if not self._course.settled:
+        if not self.course.settled:
             text = "no joint state came yet; is the driver running?"
             return self.refuse("no_joint_states", text)
-        refusal = intake.accept(chunk, now, self._course, resting=bool(self._hold))
+        refusal = intake.accept(chunk, now, self.course, resting=bool(self._hold))
         if refusal is not None:
             return self.refuse(*refusal)
         self._interrupted, self._changed = "", True
@@ -197,7 +192,7 @@ class Guard:
 
     def tick(self, now: float) -> list[Tick]:
         """The set-points that become final at `now` [s]; late calls make up with several."""
-        course = self._course
+        course = self.course
         if not course.settled or now == self._last or not np.isfinite(now):
             return []
         if np.isfinite(self._last) and not 0 < now - self._last <= self.config.max_gap_s:
@@ -211,11 +206,18 @@ class Guard:
         else:
             self._follow(now)
             self._note_breach(now)
-        return [self._tick(t, state) for t, state in course.setpoints(now)]
+        return [
+            Tick(t, s.positions, s.velocities, self._phase_of(s), self._hold)
+            for t, s in course.setpoints(now)
+        ]
 
     def motion(self, now: float) -> Motion:
-        """What is committed from `now` [s] on, and then a stop, for the controllers."""
-        return self._course.motion(now)
+        """What is committed from `now` [s] on, and then a stop."""
+        return self.course.motion(now)
+
+    def news(self, now: float, urgent: bool = False) -> Motion | None:
+        """What the controllers have to be told at `now` [s], or that it is nothing, or later."""
+        return self.course.news(now, urgent)
 
     @property
     def _intake(self) -> Intake | None:
@@ -224,28 +226,24 @@ class Guard:
     def _follow(self, now: float) -> None:
         assert self._intake is not None
         before = self._intake.ramping
-        self._course.follow(now, self._intake.aim(), self._changed)
-        due = self._course.due(now)
-        self._intake.arrive(self._course.at(due).positions, due)
+        self.course.follow(now, self._intake.aim(), self._changed)
+        due = self.course.due(now)
+        self._intake.arrive(self.course.at(due).positions, due)
         self._changed = before and not self._intake.ramping
 
     def _note_breach(self, now: float) -> None:
         """Stops a motion that would leave the bounds, or an arm that has."""
         assert self._witness.measured is not None
-        poses = np.stack([*self._course.ahead(), self._witness.measured])
-        if reason := self._bounds.doubt(poses):
+        poses = np.stack([*self.course.ahead(), self._witness.measured])
+        if reason := self.bounds.doubt(poses):
             self._fail(reason)
             self._note(reason)
-            self._course.stop(now)
-
-    def _tick(self, stamp: float, state: State) -> Tick:
-        phase = self._phase_of(state)
-        return Tick(stamp, state.positions, state.velocities, phase, self._hold)
+            self.course.stop(now)
 
     def _newest(self) -> State | None:
-        if not self._course.settled:
+        if not self.course.settled:
             return None
-        return self._course.at(self._course.due(max(self._last, self._course.origin)))
+        return self.course.at(self.course.due(max(self._last, self.course.origin)))
 
     def _phase_of(self, state: State) -> Phase:
         if not self._hold:
@@ -259,8 +257,8 @@ class Guard:
         if self._mode != "hold":
             self._fail("tick_gap")
         if now < self._last:
-            self._course.settle(now, self._course.rest())
-        self._course.skip(now)
+            self.course.settle(now, self.course.rest())
+        self.course.skip(now)
 
     def _fail(self, reason: str) -> None:
         self.set_mode("hold")
@@ -269,7 +267,7 @@ class Guard:
     def _why_no_start(self) -> Refusal | None:
         if self._fault:
             return Refusal("fault", f"the guard stopped, {self._fault}; call guard/reset first")
-        course, measured = self._course, self._witness.measured
+        course, measured = self.course, self._witness.measured
         if measured is None or not self.rests(self._last):
             return None
         refusal = check_inside(self.spec, measured)
@@ -287,7 +285,7 @@ class Guard:
             self._fail(reason)
         if reason or self._intake is None:
             return reason or "mode_hold"
-        reason = self._intake.over(self._course.due(now))
+        reason = self._intake.over(self.course.due(now))
         return (self._interrupted or reason) if reason == "no_chunk" else reason
 
     def _note(self, reason: str) -> None:

@@ -16,7 +16,7 @@ from nac_ros.runtime.tick import GuardConfig
 KEEP_S = 600.0
 CALLS = (
     "restart", "measure", "beat", "set_mode", "set_speed_scale", "refuse", "stop", "reset", "ramp",
-    "accept", "tick",
+    "accept", "tick", "news",
 )  # fmt: skip
 
 
@@ -41,19 +41,25 @@ class TapedGuard(Guard):
         self._busy = False
 
 
+def told(call: str, result: Any) -> Any:
+    """What is written down of a call's result: of news only that there were any, for they are long
+    and the set-points of `tick` lie on them."""
+    return result is not None if call == "news" else result
+
+
 def _taped(name: str):
     call = getattr(Guard, name)
 
-    def taped(self: TapedGuard, *args: Any) -> Any:
+    def taped(self: TapedGuard, *args: Any, **named: Any) -> Any:
         if self._busy:  # a call of its own
-            return call(self, *args)
+            return call(self, *args, **named)
         self._busy = True
         memory = remember(self) if self.tape.due else None
         try:
-            result = call(self, *args)
+            result = call(self, *args, **named)
         finally:
             self._busy = False
-        self.tape.put(name, {"args": args, "result": result}, memory)
+        self.tape.put(name, {"args": args, "named": named, "result": told(name, result)}, memory)
         return result
 
     taped.__name__, taped.__doc__ = name, call.__doc__
