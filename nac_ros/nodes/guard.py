@@ -144,7 +144,7 @@ class GuardNode(LifecycleNode):
     def _tick(self) -> None:
         now = self._now()
         guard, names = self._guard, self._spec.joint_names
-        for tick in guard.tick(now):
+        for tick in guard.tick(now, not self._active):
             set_point = (tick.positions, tick.velocities, self._origin_ns)
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
         before, self._shown = self._shown, (guard.state, guard.hold)
@@ -152,7 +152,7 @@ class GuardNode(LifecycleNode):
         # at rest by itself. An arm at rest is left alone.
         moves = guard.state not in AT_REST or before[0] in ("running", "stopping")
         if moves and guard.fault != "tick_gap":
-            motion, here = guard.news(now, urgent=not self._active), guard.setpoint
+            motion, here = guard.news(now), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._origin_ns)
         self._keep_pace(now)

@@ -17,10 +17,10 @@ from nac_ros.safety.stopping import State
 Wanted = Callable[[float], State]  # time [s] -> the state that should be commanded then
 
 # A controller takes a trajectory that comes after its first point for one that begins late, and
-# bridges over points that it was not given by a motion of its own. So a trajectory begins with the
-# next point of the grid, and is sent when there is this much time until then [s]
+# bridges over points that it was not given by a motion of its own. So one begins with the very
+# next point, and is made only when there is this much time until then [s]
 TRANSIT_S = 0.004
-PATIENCE_S = 0.025  # it is not waited for longer; before `lead_s` nothing has changed
+PATIENCE_S = 0.1  # what was told before leads on; it is not waited for longer
 LONGEST_STOP_S = 2.0  # no need to count how long one takes where more is left
 PHASE = 0.2  # of a period: when ticks come after a point of the grid
 CLIP_SHARE = 0.1  # of one period at full speed (3 mrad): a set-point farther off was held back
@@ -57,7 +57,7 @@ class Course:
         self._ahead = max(round(lookahead_s / self._period), 1)
         self._lead = max(round(lead_s / self._period), 2)  # to the first set-point that may change
         self.origin, self._count, self._said = 0.0, 0, -np.inf
-        self._fresh, self._since = False, 0.0  # whether there are news, and since when
+        self._fresh, self._since = False, -np.inf  # whether there are news; the newest change
         self._plan: Plan | None = None
         self.touched = self._told = False  # since it settled, and since it was cleared
         self.clips = np.zeros(spec.action_dim, np.int64)
@@ -135,7 +135,7 @@ class Course:
             state, here = plan.lead(piece, led * self._period), ahead
             self.clips += np.abs(state.positions - ahead.positions) > self._clip
         plan.brake()
-        self._note_change(now)
+        self._fresh, self._since = True, now
 
     def stop(self, now: float) -> None:
         """Comes to rest as soon as the limits allow."""
@@ -143,7 +143,7 @@ class Course:
         if self.plan.led > k * self._period:
             self.plan.cut(k * self._period)
             self.plan.brake()
-            self._note_change(now)
+            self._fresh, self._since = True, now
 
     def setpoints(self, now: float) -> list[tuple[float, State]]:
         """The set-points that became final since the last call: times [s] and states."""
@@ -156,25 +156,24 @@ class Course:
         self._said = later[-1][0] if later else self._said
         return later
 
-    def news(self, now: float, urgent: bool = False) -> Motion | None:
-        """What the controllers have to be told at `now` [s]: what `motion` says, where it has
-        changed since and the moment is good; at once if `urgent`."""
+    def ready(self, now: float) -> bool:
+        """Whether the moment is good for a change of course that controllers can take as it is."""
+        if not self.touched or self.rests(now) or now - self._since > PATIENCE_S:
+            return True
+        return self.motion(now).stamp - now >= TRANSIT_S
+
+    def news(self, now: float) -> Motion | None:
+        """What the controllers have to be told at `now` [s]: `motion`, where it has changed."""
         if not self._fresh:
             return None
-        motion = self.motion(now)
-        if motion.stamp - now < TRANSIT_S and not urgent and now - self._since <= PATIENCE_S:
-            return None
         self._fresh = False
+        motion = self.motion(now)
         return motion if motion.stamp - now >= TRANSIT_S else self.motion(now + TRANSIT_S)
 
     def lateness(self, now: float) -> float:
         """How much too late a tick at `now` [s] comes for news to be told at once [s]."""
         periods = (now - self.origin) / self._period - PHASE
         return (periods - round(periods)) * self._period
-
-    def _note_change(self, now: float) -> None:
-        if not self._fresh:
-            self._fresh, self._since = True, now
 
     def skip(self, now: float) -> None:
         """Leaves out the set-points up to `now`."""

@@ -190,8 +190,9 @@ class Guard:
         self._interrupted, self._changed = "", True
         return None
 
-    def tick(self, now: float) -> list[Tick]:
-        """The set-points that become final at `now` [s]; late calls make up with several."""
+    def tick(self, now: float, urgent: bool = False) -> list[Tick]:
+        """The set-points that become final at `now` [s]; late calls make up with several.
+        After an `urgent` one no other may follow."""
         course = self.course
         if not course.settled or now == self._last or not np.isfinite(now):
             return []
@@ -201,9 +202,9 @@ class Guard:
             course.anchor(now)
         self._last = now
         self._note(self._why_hold(now))
-        if self._hold:
+        if (urgent or course.ready(now)) and self._hold:
             course.stop(now)
-        else:
+        elif course.ready(now):
             self._follow(now)
             self._note_breach(now)
         return [
@@ -215,9 +216,9 @@ class Guard:
         """What is committed from `now` [s] on, and then a stop."""
         return self.course.motion(now)
 
-    def news(self, now: float, urgent: bool = False) -> Motion | None:
-        """What the controllers have to be told at `now` [s], or that it is nothing, or later."""
-        return self.course.news(now, urgent)
+    def news(self, now: float) -> Motion | None:
+        """What the controllers have to be told at `now` [s], None if nothing."""
+        return self.course.news(now)
 
     @property
     def _intake(self) -> Intake | None:
