@@ -62,6 +62,8 @@ def test_ctrl_c_ends_every_process_of_a_running_demo(tiny_bundle, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # a shell's background job ignores Ctrl-C, and so would all that these tests start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         started = wait_for(

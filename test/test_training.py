@@ -73,7 +73,7 @@ def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
 
 def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
     train, held_out = noisy(3000, 0), noisy(100, 1)
-    made = trainer(tmp_path / "run", "small", steps=150, learning_rate=2e-5)
+    made = trainer(tmp_path / "run", "small", steps=150, learning_rate=5e-5)
     made.begin(train, held_out)
     before = evaluate(made.tokenizer, held_out)
     while not made.done:
