@@ -25,8 +25,7 @@ class GuardConfig:
     max_silence_s: teleoperation silent for longer is taken for dead
     max_gap_s: after a pause between ticks longer than this the guard holds
     blend_s: how long a seam between chunks is faded
-    lead_s: how long before they are due set-points are final; a trajectory that is longer on its
-        way bends where the arm already is
+    lead_s: how long before they are due set-points are final
     lookahead_s: how much of the committed motion each trajectory carries before it stops
     """
 
