@@ -119,7 +119,8 @@ def _flood(rig: FaultRig) -> None:
     message = rig.bad_chunk(_not_finite)
 
     def pour() -> None:
-        for _ in range(int(FLOOD_S * FLOOD_HZ)):
+        deadline = time.monotonic() + FLOOD_S
+        while time.monotonic() < deadline:
             rig.chunk_out.publish(message)
             time.sleep(1 / FLOOD_HZ)
 

@@ -152,7 +152,7 @@ class GuardNode(LifecycleNode):
         # at rest by itself. An arm at rest is left alone.
         moves = guard.state not in AT_REST or before[0] in ("running", "stopping")
         if moves and guard.fault != "tick_gap":
-            motion, here = guard.news(now), guard.setpoint
+            motion, here = guard.news(self._now()), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._origin_ns)
         self._keep_pace(now)

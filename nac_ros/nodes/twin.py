@@ -3,10 +3,12 @@
 import json
 import traceback
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
@@ -98,10 +100,13 @@ class TwinNode(Node):
     def _now(self) -> float:
         return (self.get_clock().now().nanoseconds - self._origin_ns) / convert.NANO
 
-    def _on_trajectory(self, group: str, message: JointTrajectory) -> None:
-        self._arrivals.append(
-            (self._now(), convert.from_trajectory_message(message, self._origin_ns))
-        )
+    def _on_trajectory(
+        self, group: str, message: JointTrajectory, info: Mapping[str, Any]
+    ) -> None:
+        # when the middleware had it: a controller would not wait for this interpreter
+        arrival = (info["received_timestamp"] - self._origin_ns) / convert.NANO
+        trajectory = convert.from_trajectory_message(message, self._origin_ns)
+        self._arrivals.append((arrival, trajectory))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:

@@ -22,7 +22,7 @@ Wanted = Callable[[float], State]  # time [s] -> the state that should be comman
 TRANSIT_S = 0.004
 PATIENCE_S = 0.1  # what was told before leads on; it is not waited for longer
 LONGEST_STOP_S = 2.0  # no need to count how long one takes where more is left
-PHASE = 0.2  # of a period: when ticks come after a point of the grid
+PHASE = 0.1  # of a period: when ticks come after a point of the grid
 CLIP_SHARE = 0.1  # of one period at full speed (3 mrad): a set-point farther off was held back
 
 

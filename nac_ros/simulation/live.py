@@ -90,7 +90,7 @@ class LiveTwin:
         """
         ended = self.advance(arrival)
         stamp = trajectory.stamp and max(trajectory.stamp - self._start, MIN_STAMP)
-        self.twin.send_trajectory(replace(trajectory, stamp=stamp))
+        self.twin.send_trajectory(replace(trajectory, stamp=stamp), arrival - self._start)
         return ended
 
     def abort(self, why: str) -> None:

@@ -106,9 +106,10 @@ class Twin:
         """Sends what is commanded from now on; raises TrajectoryRejected with its reason."""
         self.send_trajectory(Trajectory.of(self.spec.joint_names, motion))
 
-    def send_trajectory(self, trajectory: Trajectory) -> None:
-        """Hands a trajectory to the controller; raises TrajectoryRejected with its reason."""
-        self.controller.accept(trajectory, self.now())
+    def send_trajectory(self, trajectory: Trajectory, at: float | None = None) -> None:
+        """Hands a trajectory to the controller, which got it `at` [s], now if left out; raises
+        TrajectoryRejected with its reason."""
+        self.controller.accept(trajectory, self.now() if at is None else at)
 
     def hold(self) -> None:
         """Stays at the set-point of now."""
