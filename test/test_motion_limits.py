@@ -66,6 +66,7 @@ def play(seed):
     start = MIDDLE + rng.uniform(-0.5, 0.5, SPEC.action_dim) * SPAN
     guard.measure(now, start)
     follower, ticks, running = Follower(SPEC, start, now), guard.tick(now), 0
+    arrival = now
     guard.set_mode("policy")
     for _ in range(rng.integers(3, 8)):
         kind = KINDS[rng.integers(len(KINDS))]
@@ -74,12 +75,13 @@ def play(seed):
         guard.accept(Chunk(stamp, 30.0, SPEC.joint_names, actions, np.empty(0, np.int64)), now)
         order(rng, guard)
         for _ in range(rng.integers(1, 45)):
-            now += pause(rng) - 0.3 * guard.course.lateness(now)  # as the node keeps its pace
+            now += pause(rng)
             guard.measure(now, follower.run(now))
             ticks += guard.tick(now)
             running += guard.hold == ""
             if (motion := guard.news(now)) is not None:
-                follower.send(motion, now + rng.uniform(0, 0.004))
+                arrival = max(arrival, now + rng.uniform(0, 0.029))  # in order
+                follower.send(motion, arrival)
     end = now + 2.0
     follower.run(end)
     return follower, ticks, running

@@ -32,7 +32,6 @@ from nac_ros.safety.limits import Refusal
 
 MODES = get_args(Mode)
 PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
-PULL, MOST_PULL = 0.05, 0.02  # of a tick's lateness that the next period is shorter; of a period
 QUIET_S = 1.0  # the same refusal is logged and reported at most this often
 
 
@@ -144,7 +143,7 @@ class GuardNode(LifecycleNode):
     def _tick(self) -> None:
         now = self._now()
         guard, names = self._guard, self._spec.joint_names
-        for tick in guard.tick(now, not self._active):
+        for tick in guard.tick(now):
             set_point = (tick.positions, tick.velocities, self._origin_ns)
             self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
         before, self._shown = self._shown, (guard.state, guard.hold)
@@ -155,19 +154,10 @@ class GuardNode(LifecycleNode):
             motion, here = guard.news(self._now()), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._origin_ns)
-        self._keep_pace(now)
         if guard.setpoint is not None:
             self._intervals.mark(now)
         if self._shown != before:
             self._diagnostics.publish()
-
-    def _keep_pace(self, now: float) -> None:
-        """Ticks come soon after the points of the guard's grid, whatever two clocks' rates are."""
-        if not self._ticks:
-            return
-        pull = PULL * self._guard.course.lateness(now)
-        pull = max(min(pull, MOST_PULL * self._guard.period), -MOST_PULL * self._guard.period)
-        self._ticks[0].timer_period_ns = round(1e9 * (self._guard.period - pull))
 
     def _on_joint_states(self, message: JointState) -> None:
         try:

@@ -190,9 +190,8 @@ class Guard:
         self._interrupted, self._changed = "", True
         return None
 
-    def tick(self, now: float, urgent: bool = False) -> list[Tick]:
-        """The set-points that become final at `now` [s]; late calls make up with several.
-        After an `urgent` one no other may follow."""
+    def tick(self, now: float) -> list[Tick]:
+        """The set-points that become final at `now` [s]; late calls make up with several."""
         course = self.course
         if not course.settled or now == self._last or not np.isfinite(now):
             return []
@@ -202,9 +201,9 @@ class Guard:
             course.anchor(now)
         self._last = now
         self._note(self._why_hold(now))
-        if (urgent or course.ready(now)) and self._hold:
+        if self._hold:
             course.stop(now)
-        elif course.ready(now):
+        else:
             self._follow(now)
             self._note_breach(now)
         return [

@@ -36,7 +36,7 @@ class GuardConfig:
     max_silence_s: float = bounded(0.1, 0.02, 1.0)
     max_gap_s: float = bounded(0.2, 0.02, 1.0)
     blend_s: float = bounded(0.1, 0.01, 2.0)
-    lead_s: float = bounded(0.04, 0.02, 0.2)
+    lead_s: float = bounded(0.05, 0.04, 0.2)
     lookahead_s: float = bounded(0.1, 0.02, 1.0)
 
     def __post_init__(self) -> None:
