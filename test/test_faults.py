@@ -75,6 +75,7 @@ def test_every_fault_of_the_list_is_told(capsys):
         FaultsConfig(bundle="b", names=("earthquake",))
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_every_fault_ends_as_it_should_over_dds(tmp_path):
     figures = run_faults(FaultsConfig(bundle=SHIPPED, out=str(tmp_path)))

@@ -25,7 +25,7 @@ MOVING = 0.15  # share of a velocity limit at which the arm counts as moving
 MOVE_S = 12.0  # by then a policy moves the arm
 TRIES = 4
 CLOCK_HZ = 250.0
-START_S = 60.0
+START_S, ANSWER_S = 60.0, 15.0
 MATCH_S = 0.5  # after its first word a node's services are known too
 
 
@@ -95,7 +95,16 @@ class FaultRig:
         self.operator.wait(lambda: self.operator.newest(name), f"a word of {name}", START_S)
         time.sleep(MATCH_S)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            self.operator.change_state(name, transition)
+            self._change(name, transition)
+
+    def _change(self, name: str, transition: int) -> None:
+        """Asks again where the answer, or the question, went to a node that is no more."""
+        for patience in (ANSWER_S, ANSWER_S, START_S):
+            try:
+                return self.operator.change_state(name, transition, patience)
+            except NacError as error:
+                if "waited" not in str(error) or patience == START_S:
+                    raise
 
     def restart(self, name: str) -> None:
         """Starts a node that was killed again."""

@@ -89,11 +89,11 @@ class Operator:
         self.publish_task(task)
         self.wait(lambda: self.newest("policy").get("task") == task, f"task {task}")
 
-    def change_state(self, node: str, transition: int) -> None:
+    def change_state(self, node: str, transition: int, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """A lifecycle transition; raises NacError with what the node says about a failure."""
         request = ChangeState.Request()
         request.transition.id = transition
-        if not self.call(ChangeState, f"{node}/change_state", request).success:
+        if not self.call(ChangeState, f"{node}/change_state", request, timeout_s).success:
             said = self.newest(node).get("message", "see its log")
             raise NacError(f"node {node} refused transition {transition}: {said}")
 

@@ -109,7 +109,8 @@ class Twin:
     def send_trajectory(self, trajectory: Trajectory, at: float | None = None) -> None:
         """Hands a trajectory to the controller, which got it `at` [s], now if left out; raises
         TrajectoryRejected with its reason."""
-        self.controller.accept(trajectory, self.now() if at is None else at)
+        now = self.now()  # in whole physics steps; the controller must know what it did then
+        self.controller.accept(trajectory, now if at is None else min(at, now))
 
     def hold(self) -> None:
         """Stays at the set-point of now."""
