@@ -118,7 +118,7 @@ class Turning:
 
     n_obs_steps, n_action_steps, cameras = 1, 16, ("scene", "wrist")
 
-    def plan(self, observation):
+    def plan(self, observation, underway=None):
         spec = load_robot("vx300s")
         ramp = 0.01 * np.arange(32)[:, None] * (np.arange(spec.action_dim) == 0)
         actions = (observation.reference + ramp).astype(np.float32)

@@ -23,7 +23,9 @@ def moving(positions, velocities=SLOPE * 30, accelerations=(0.0, 0.0)):
 
 
 def started(state=None, now=100.0, speed_scale=1.0, **changes):
-    playback = Playback(0.1, velocity=np.full(2, 3.0), acceleration=np.full(2, 100.0))
+    playback = Playback(
+        0.1, velocity=np.full(2, 3.0), acceleration=np.full(2, 100.0), jerk=np.full(2, 1e5)
+    )
     playback.accept(chunk(**changes), now, state or moving([0, 0]), speed_scale)
     return playback
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nac_ros.chunk import Motion
-from nac_ros.robot import JointSpec, RobotSpec
+from nac_ros.robot import RobotSpec
 from nac_ros.runtime.motion import Plan
 from nac_ros.runtime.pursuit import Pursuit
 from nac_ros.safety.limiter import Limiter
@@ -49,7 +49,7 @@ class Course:
     )  # fmt: skip
 
     def __init__(self, spec: RobotSpec, lookahead_s: float, lead_s: float):
-        gentle = replace(spec, joints=tuple(map(_gentler, spec.joints)))
+        gentle = gentler(spec)
         self._spec, self._limiter = spec, Limiter(gentle)
         self._pursuit = Pursuit(gentle, self._limiter)
         self._free = ~spec.relative_mask  # grippers
@@ -187,5 +187,10 @@ class Course:
         return round((now - self.origin) / self._period) + self._lead
 
 
-def _gentler(joint: JointSpec) -> JointSpec:
-    return replace(joint, **{what: share * getattr(joint, what) for what, share in SHARES.items()})
+def gentler(spec: RobotSpec) -> RobotSpec:
+    """The robot with the shares of its limits that motion is planned with."""
+    joints = [
+        replace(joint, **{what: share * getattr(joint, what) for what, share in SHARES.items()})
+        for joint in spec.joints
+    ]
+    return replace(spec, joints=tuple(joints))

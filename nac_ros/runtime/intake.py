@@ -7,7 +7,7 @@ import numpy as np
 from nac_ros.chunk import Chunk
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.bounds import Bounds
-from nac_ros.runtime.course import CLIP_SHARE, Aim, Course
+from nac_ros.runtime.course import CLIP_SHARE, Aim, Course, gentler
 from nac_ros.runtime.playback import PEAK, Playback
 from nac_ros.runtime.tick import GuardConfig
 from nac_ros.safety.limits import Refusal, check_chunk, check_command, check_start
@@ -45,7 +45,9 @@ class Intake:
     def __init__(self, spec: RobotSpec, config: GuardConfig, rules: Rules, bounds: Bounds):
         self._spec, self._rules, self._bounds = spec, rules, bounds
         blend_s = 0.0 if rules.catches_up else config.blend_s  # the pursuit alone closes in
-        self._playback = Playback(blend_s, spec.velocity_limit, spec.acceleration_limit)
+        gentle = gentler(spec)  # as the motion is planned
+        limits = (gentle.velocity_limit, gentle.acceleration_limit, gentle.jerk_limit)
+        self._playback = Playback(blend_s, *limits)
         self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
         self._reach_s = config.blend_s / PEAK  # at full speed, how far a seam may lead
         self.clips = np.zeros(spec.action_dim, np.int64)

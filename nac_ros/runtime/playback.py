@@ -7,6 +7,7 @@ from nac_ros.safety.stopping import State
 
 PEAK = 1.875  # a minimum-jerk fade of 1 in 1 s has this peak velocity
 STEEP = 10 / 3**0.5  # and this peak acceleration
+SHARP = 60.0  # and this peak jerk
 
 # Uniform cubic B-spline: weights of four neighbours by powers of the share u of a step gone by.
 # It stays within its points and no faster than they are, and its acceleration has no jumps.
@@ -27,9 +28,11 @@ class Playback:
 
     MEMORY = ("chunk", "jump", "_points", "_fade", "_fade_s", "_since", "_rate")
 
-    def __init__(self, blend_s: float, velocity: np.ndarray, acceleration: np.ndarray):
+    def __init__(
+        self, blend_s: float, velocity: np.ndarray, acceleration: np.ndarray, jerk: np.ndarray
+    ):
         self._blend_s, self._fade_s = blend_s, blend_s
-        self._velocity, self._acceleration = velocity, acceleration
+        self._velocity, self._acceleration, self._jerk = velocity, acceleration, jerk
         self.chunk: Chunk | None = None
         self.jump = np.empty(0)  # [D], from the commanded positions to the newest chunk's
         self._points = np.empty((0, 0))
@@ -80,13 +83,14 @@ class Playback:
         return State(*(w + o for w, o in zip(wanted, offset)))
 
     def _fade_of(self, offset: np.ndarray) -> float:
-        """How long `offset` `[D]` is faded out [s]: its own speed and acceleration stay inside the
-        limits."""
+        """How long `offset` `[D]` is faded out [s]: its own speed, acceleration and jerk stay
+        inside the limits."""
         if not self._blend_s:
             return 0.0
         size = np.abs(offset)
         quick, steep = PEAK * size / self._velocity, np.sqrt(STEEP * size / self._acceleration)
-        return float(max(self._blend_s, quick.max(), steep.max()))
+        sharp = np.cbrt(SHARP * size / self._jerk)
+        return float(max(self._blend_s, quick.max(), steep.max(), sharp.max()))
 
 
 def _points(chunk: Chunk) -> np.ndarray:
