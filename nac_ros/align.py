@@ -153,7 +153,7 @@ class Aligner:
         if moved > FROZEN_MOVE:
             raise BadObservation(
                 f"camera {camera}: the same picture for {newest - since:.2f} s while the arm "
-                f"moved by {moved:.3f}; is it frozen?",
+                f"moved by {moved:.3f} rad or m; it is frozen, start its driver anew",
                 "frozen",
             )
 

@@ -198,10 +198,10 @@ def faults(a: Namespace) -> Figures:
 def replay(a: Namespace) -> Figures:
     """A run's tapes again; raises NacError at the first difference."""
     from nac_ros.errors import NacError
-    from nac_ros.evaluation.replay import replay_guard, replay_policy
+    from nac_ros.evaluation.replay import replay as again
 
     folder = a.run_folder / "tape" if (a.run_folder / "tape").is_dir() else a.run_folder
-    parts = {"guard": replay_guard(folder), "policy": replay_policy(folder, a.bundle)}
+    parts = again(folder, a.bundle)
     for name, found in parts.items():
         gaps = f", {found.gaps} gaps in the tape" if found.gaps else ""
         print(

@@ -9,6 +9,17 @@ import pytest
 os.environ.setdefault("MUJOCO_GL", "egl")  # before any test imports mujoco
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ros_home(tmp_path_factory):
+    """Nodes that tests start write their tapes here, not where a lab keeps its own."""
+    before = os.environ.get("ROS_HOME")
+    os.environ["ROS_HOME"] = str(tmp_path_factory.mktemp("ros"))
+    yield
+    os.environ.pop("ROS_HOME")
+    if before is not None:
+        os.environ["ROS_HOME"] = before
+
+
 @pytest.fixture(scope="session")
 def nac_data():
     """Folder of real demonstrations; tests that need it skip where NAC_DATA is unset."""

@@ -84,7 +84,7 @@ def test_the_running_graph_does_nothing_that_its_policy_forbids(running):
     publish, subscribe = (allowed(policy_xml(SPEC), verb) for verb in ("publish", "subscribe"))
     reply = allowed(policy_xml(SPEC), "reply")
     node = running.node
-    for name in ("guard", "twin"):
+    for name in ("guard", "policy", "twin"):
         for found, may in (
             (node.get_publisher_names_and_types_by_node, publish),
             (node.get_subscriber_names_and_types_by_node, subscribe),
@@ -97,7 +97,7 @@ def test_the_running_graph_does_nothing_that_its_policy_forbids(running):
 
 @pytest.fixture
 def running(tmp_path):
-    """Twin and guard, the guard active, and an operator that knows them."""
+    """Twin, guard and policy, the latter two configured, and an operator that knows them."""
     pytest.importorskip("rclpy")
     from lifecycle_msgs.msg import Transition
 
@@ -107,11 +107,11 @@ def running(tmp_path):
     domain = 10 + os.getpid() % 80
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     os.environ.update(variables)
-    graph = (*twin_graph(), policy_graph(tape=str(tmp_path))[0])
+    graph = (*twin_graph(), *policy_graph(tape=str(tmp_path)))
     with Processes(Path(tmp_path), variables) as processes, Operator(domain) as operator:
         for process in graph:
             processes.start(process)
-        operator.change_state("guard", Transition.TRANSITION_CONFIGURE)
-        operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+        for name in ("guard", "policy"):
+            operator.change_state(name, Transition.TRANSITION_CONFIGURE)
         operator.wait(lambda: operator.outcome, "the twin")
         yield operator

@@ -29,6 +29,35 @@ def filled(until: float = 1.0, cameras: tuple[str, ...] = ("scene", "wrist"), st
     return aligner
 
 
+def moving(aligner, until: float, still: set[str] = frozenset()):
+    """Joints move and images come until `until` [s], of some cameras always the same."""
+    for k in range(int(until * 30) + 1):
+        aligner.push_joints(k / 30, ROBOT.home + 0.01 * k)
+        for name in ("scene", "wrist"):
+            aligner.push_image(name, k / 30, image(0 if name in still else k, ROBOT.camera(name)))
+    return aligner
+
+
+def test_a_camera_that_shows_one_picture_while_the_arm_moves_is_frozen():
+    assert moving(Aligner(ROBOT, ("scene", "wrist"), 2), 1.0).observe(1.0, "t").stamp == 1.0
+    frozen = moving(Aligner(ROBOT, ("scene", "wrist"), 2), 1.0, {"wrist"})
+    with pytest.raises(
+        BadObservation, match=r"camera wrist: the same picture for 1\.00 s"
+    ) as caught:
+        frozen.observe(1.0, "t")
+    assert caught.value.reason == "frozen"
+    frozen.push_image("wrist", 1.01, image(7, ROBOT.camera("wrist")))
+    assert frozen.observe(1.02, "t").stamp == 1.0
+
+
+def test_one_picture_of_an_arm_that_rests_is_no_fault():
+    aligner = Aligner(ROBOT, ("scene",), 2)
+    for k in range(60):
+        aligner.push_joints(k / 30, ROBOT.home)
+        aligner.push_image("scene", k / 30, image())
+    assert aligner.observe(59 / 30, "t").stamp == 59 / 30
+
+
 def reason_of(call, *arguments) -> str:
     with pytest.raises(BadObservation) as caught:
         call(*arguments)

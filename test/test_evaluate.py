@@ -12,6 +12,7 @@ from nac_ros.errors import ConfigError, DatasetError
 from nac_ros.evaluation.controls import MeanDemonstration, mean_demonstration
 from nac_ros.evaluation.evaluate import Control, Evaluation, Rehearsal, run
 from nac_ros.robot import load_robot
+from nac_ros.runtime.seams import Seam
 from nac_ros.simulation.demonstrate import demonstrate
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
@@ -39,7 +40,9 @@ def test_an_unknown_control_is_refused_and_the_command_line_offers_only_known_on
         Evaluation(bundle="b", control="expert")
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
-    assert "{" + ",".join(get_args(Control)) + "}" in capsys.readouterr().out
+    offered = capsys.readouterr().out
+    for known in (Control, Seam):
+        assert "{" + ",".join(get_args(known)) + "}" in offered
 
 
 @pytest.mark.parametrize("task", ["weighing", "marker"])

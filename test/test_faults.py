@@ -32,11 +32,11 @@ def stopping(rest_s=0.3, speed=0.5, steps=300):
     rows[2, :, 1] = np.where(after < rest_s, -speed / rest_s, 0.0)
     smooth = np.convolve(rows[2, :, 1], np.full(5, 0.2), "same")
     rows[2, :, 1] = smooth
-    return Motion(times, times, *rows, commands=rows[0])
+    return Motion(times, times, *rows)
 
 
-def judged(motion, fault="policy-killed", heard=("heartbeat_lost",)):
-    return judge(FAULTS[fault], SPEC, motion, BEGAN, set(heard))
+def judged(motion, fault="policy-killed", heard=("heartbeat_lost",), stopped_for=()):
+    return judge(FAULTS[fault], SPEC, motion, BEGAN, set(heard), set(stopped_for))
 
 
 def test_a_planned_stop_in_time_with_its_reason_passes():
@@ -65,6 +65,7 @@ def test_an_arm_that_may_go_on_passes_while_it_moves_and_said_why():
     assert judged(going, "chunk-nan", ("not_finite",))["passed"]
     assert not judged(going, "chunk-nan", ())["passed"]
     assert judged(going, "joints-reordered", ())["passed"]
+    assert not judged(stopping(), "joints-reordered", (), ("tick_gap",))["passed"]
 
 
 def test_every_fault_of_the_list_is_told(capsys):

@@ -580,6 +580,7 @@ def test_a_chunk_that_ends_far_outside_is_refused_with_the_part_and_the_depth():
     assert refusal.reason == "workspace" and "the tool" in refusal.text and "in z" in refusal.text
     rig.run(0.3)
     np.testing.assert_array_equal(rig.positions[-1], START)
+    assert rig.guard.bounds.held == 0 and not rig.guard.clips.any(), "a refusal changes nothing"
 
 
 def test_teleoperation_is_led_to_the_border_and_no_farther():

@@ -339,6 +339,32 @@ def test_a_policy_plans_from_what_the_sensors_send(brain):
     assert report["tokens"] and all(type(token) is int for token in report["tokens"])
 
 
+def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle, robot):
+    assert planning(brain)
+    brain.processes.kill("policy")
+    unsure = {"bundle": str(tiny_bundle), "robot": str(robot), "task": "marker"}
+    unsure |= {"unsure": "replan", "min_margin": 1.0}
+    brain.operator.diagnostics.pop("policy")
+    try:
+        brain.processes.start(NodeProcess(name="policy", parameters=unsure))
+        brain.wait(lambda: brain.operator.newest("policy"), "a word of the policy")
+        time.sleep(0.5)
+        brain.activate("policy")
+        brain.operator.trigger("policy/start")
+        n_chunks = len(brain.chunks)
+        brain.sense(1.0)
+        report = brain.operator.newest("policy")
+        assert report["message"].startswith("unsure: margin") and report["unusable.unsure"] > 1
+        assert len(brain.chunks) == n_chunks
+    finally:
+        brain.processes.kill("policy")
+        brain.operator.diagnostics.pop("policy")
+        brain.processes.start(policy_graph(str(tiny_bundle), str(robot), task="marker")[1])
+        brain.wait(lambda: brain.operator.newest("policy"), "a word of the policy")
+        time.sleep(0.5)
+        brain.activate("policy")
+
+
 def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
     assert planning(brain)
     brain.sense(2.0, cameras=["scene"])

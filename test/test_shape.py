@@ -40,8 +40,9 @@ def test_the_tool_is_where_mujoco_has_it(twin):
 
 
 def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
-    """Vertices of gripper, fingers and forearm are inside a capsule, or within 2 cm of one."""
+    """Vertices of forearm, gripper and fingers, open, are in a capsule or within 3 cm of one."""
     pose = poses(1, seed=4)
+    pose[0, 6] = SPEC.position_high[6]
     twin.arm.place(twin.data, pose[0])
     mujoco.mj_forward(twin.model, twin.data)
     frames, body, model = SHAPE.frames(pose)[0], SPEC.body, twin.model
@@ -51,7 +52,10 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
         frame = frames[order[capsule.link]]
         ends = np.array([capsule.start, capsule.end]) @ frame[:3, :3].T + frame[:3, 3]
         rods.append((ends, capsule.radius))
-    for name in ("4_upper_forearm", "5_lower_forearm", "7_gripper", "9_gripper_bar"):
+    for name in (
+        "4_upper_forearm", "5_lower_forearm", "7_gripper", "9_gripper_bar",
+        "10_left_gripper_finger", "10_right_gripper_finger",
+    ):  # fmt: skip
         geom = model.geom(f"vx300s_left/{name}").id
         mesh = model.geom_dataid[geom]
         first = model.mesh_vertadr[mesh]
@@ -66,10 +70,13 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
 
 
 def test_a_pose_with_the_hand_in_the_base_is_deep_in_itself_and_home_is_not():
-    folded = SPEC.home.copy()
-    folded[1:5] = [-1.8, 1.55, 0.0, 1.0]
     depth, (breach,) = SHAPE.worst(SPEC.home[None])
     assert depth[0] < -0.05 and breach.depth == depth[0]
+    folded = SPEC.home.copy()
+    folded[1:5] = [-1.8, 1.45, 0.0, 2.03]
+    depth, (breach,) = SHAPE.worst(folded[None])
+    assert breach.reason == "self_collision" and depth[0] > 0.02
+    assert "fingers" in breach.text and "base" in breach.text
     low = SPEC.home.copy()
     low[1] = 0.9
     depth, (breach,) = SHAPE.worst(np.stack([SPEC.home, low]))

@@ -1,6 +1,7 @@
 """The flight recorder: what a guard and an engine were told happens again, the same to the bit."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,49 @@ def test_a_full_disk_is_told_and_stops_nobody(tmp_path):
     assert guard.setpoint is not None
     assert guard.tape.lost >= 30 and "taken" in guard.tape.trouble
     assert "free space or set another folder" in guard.tape.trouble
+
+
+def test_a_disk_that_was_full_for_a_while_leaves_tapes_that_can_be_replayed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tapes, "AGAIN_S", 0.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # a file that grows no farther
+    try:
+        fly(tmp_path, ticks=120)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(segments(tmp_path, "guard")) > 1
+    found = replay_guard(tmp_path)
+    assert found.differences == 0 and found.calls > 60
+
+
+def test_a_disk_that_says_no_costs_no_older_segment(tmp_path):
+    made = Tape(tmp_path, "guard", {}, 60.0)
+    made.put("one", {}, {})
+    made.close()
+    kept = segments(tmp_path, "guard")
+    again = Tape(tmp_path / "guard-00000.jsonl", "guard", {}, 60.0)  # a file, no folder
+    again.put("two", {}, {})
+    again.close()
+    assert segments(tmp_path, "guard") == kept and "guard-00000" in again.trouble
+
+
+def test_of_two_parts_the_one_that_left_a_tape_is_replayed(tmp_path, capsys):
+    fly(tmp_path)
+    assert main(["replay", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "guard" in printed and "0 differ" in printed and "policy" not in printed
+
+
+def test_below_ros_home_old_runs_make_place_for_new_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROS_HOME", str(tmp_path))
+    home = tmp_path / "nac_ros" / "tapes"
+    for n in range(60):
+        (home / f"20260101-0000{n:02d}").mkdir(parents=True)
+    (home / "kept by hand").mkdir()
+    new = tape_folder("auto")
+    left = sorted(path.name for path in home.iterdir())
+    assert len(left) == 50 and left[0] == "20260101-000011" and "kept by hand" in left
+    assert new.name > left[-2]
 
 
 def test_lines_that_were_lost_end_the_replay_of_their_segment(tmp_path):

@@ -16,6 +16,7 @@ from nac_ros.runtime.tape import GAP, HEAD, back, plain, read, segments
 from nac_ros.runtime.taped import told
 from nac_ros.runtime.tick import GuardConfig
 
+PARTS = ("guard", "policy")
 SHOWN = 160  # characters of a difference
 
 
@@ -34,14 +35,24 @@ class Found:
         """Notes one result; `was` as it is on the tape."""
         self.calls += 1
         self.values += _numbers(was)
-        told, comes = json.dumps(was), json.dumps(plain(now))
-        if told == comes:
+        before, after = json.dumps(was), json.dumps(plain(now))
+        if before == after:
             return
         self.differences += 1
-        at = next((i for i, (a, b) in enumerate(zip(told, comes)) if a != b), 0)
+        at = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), 0)
         first = max(at - 40, 0)
         part = slice(first, first + SHOWN)
-        self.first = self.first or f"{where}: was ...{told[part]}, comes ...{comes[part]}"
+        self.first = self.first or f"{where}: was ...{before[part]}, comes ...{after[part]}"
+
+
+def replay(folder: Path, bundle: Path | None = None) -> dict[str, Found]:
+    """Part -> what was found, of the parts that left a tape: guard and policy that were started
+    apart have folders of their own. Raises DatasetError where there is none."""
+    there = [part for part in PARTS if any(folder.glob(f"{part}-*.jsonl"))]
+    if not there:
+        segments(folder, PARTS[0])
+    ways = {"guard": replay_guard, "policy": lambda place: replay_policy(place, bundle)}
+    return {part: ways[part](folder) for part in there}
 
 
 def replay_guard(folder: Path) -> Found:
@@ -94,8 +105,7 @@ def _guard(head: dict[str, Any]) -> Guard:
     spec = configs.build(RobotSpec, head["robot"], "the tape's robot")
     guard = Guard(spec, configs.build(GuardConfig, head["config"], "the tape's config"))
     guard.measure(0.0, spec.home)  # so that there is a motion to put back
-    if head["memory"] is not None:
-        recall(guard, head["memory"])
+    recall(guard, head["memory"])
     return guard
 
 

@@ -31,10 +31,6 @@ def _nothing(rig: FaultRig) -> None:
     pass
 
 
-def _quiet(rig: FaultRig) -> None:
-    rig.spoil("none")
-
-
 @dataclass(frozen=True)
 class Fault:
     """text: for people; act: makes it; after: undoes it; reasons: of which one has to be given
@@ -156,7 +152,6 @@ def _newer(chunk: Any) -> Any:
 
 
 LOST = ("heartbeat_lost",)
-RUN_OUT = ("chunk_ended", "chunk_stale")
 # The time to notice, the stop (0.3 s from full speed), and as much again for a busy machine.
 BEAT, JOINTS, CHUNK, TAIL = 1.0, 0.8, 1.6, 0.8
 

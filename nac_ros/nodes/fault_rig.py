@@ -32,7 +32,7 @@ MATCH_S = 0.5  # after its first word a node's services are known too
 @dataclass(frozen=True)
 class Motion:
     """What was commanded from `times[0]` on: set-points `[N, D]` as the controller interpolated
-    them, with their derivatives; and the guard's own `[M, D]` at its ticks.
+    them, with their derivatives [rad or m, per s, per s^2].
 
     times: when they were heard of, on a clock that nobody sets [s]; stamps: the arm's
     """
@@ -42,7 +42,6 @@ class Motion:
     positions: np.ndarray
     velocities: np.ndarray
     accelerations: np.ndarray
-    commands: np.ndarray
 
 
 class FaultRig:
@@ -62,7 +61,7 @@ class FaultRig:
         }
         self.processes = Processes(folder, variables)
         self.nodes = _graph(bundle, robot, spec, folder, sim_time, before or {})
-        self._domain, self._commands = domain, list[JointState]()
+        self._domain = domain
         self._rows: list[tuple[float, JointState]] = []
         self.chunks: list[JointTrajectory] = []
         self.said = set[str]()
@@ -74,7 +73,6 @@ class FaultRig:
         node = self.operator.node
         for kind, topic, seen in (
             (JointState, "twin/set_point", self._hear),
-            (JointState, "guard/command", self._commands.append),
             (JointTrajectory, "policy/chunk", self.chunks.append),
         ):
             node.create_subscription(kind, topic, seen, qos.RECORD)
@@ -129,20 +127,19 @@ class FaultRig:
                 time.sleep(0.02)
         raise NacError(f"the policy did not move the arm: {operator.newest('guard')}")
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> int:
         """How much of the motion was seen."""
-        return len(self._rows), len(self._commands)
+        return len(self._rows)
 
-    def motion(self, mark: tuple[int, int]) -> Motion:
+    def motion(self, mark: int) -> Motion:
         """What was commanded since a mark."""
-        heard, commands = self._rows[mark[0] :], self._commands[mark[1] :]
+        heard = self._rows[mark:]
         rows = [row for _, row in heard]
         return Motion(
             np.array([time for time, _ in heard]),
             np.array([convert.to_seconds(row.header.stamp) for row in rows]),
             *(np.array([getattr(row, part) for row in rows])
               for part in ("position", "velocity", "effort")),
-            np.array([row.position for row in commands]),
         )  # fmt: skip
 
     def bad_chunk(self, change: Callable[[Chunk], Any]) -> JointTrajectory:
@@ -162,6 +159,11 @@ class FaultRig:
                     if key.startswith(("holds.", "refusals.", "unusable.")) and n
                 }  # fmt: skip
         return found
+
+    def guard_faults(self) -> set[str]:
+        """What the guard stopped for since `forget`."""
+        reports = self.operator.diagnostics.get("guard", [])
+        return {report.get("fault", "") for report in reports} - {""}
 
     def forget(self) -> None:
         """Counts start anew."""
@@ -200,7 +202,7 @@ def _graph(
 ) -> dict[str, NodeProcess]:
     senders = (spec.joint_states_topic, *(camera.topic for camera in spec.cameras))
     clock: dict[str, Any] = {"use_sim_time": True} if sim_time else {}
-    twin = twin_graph(str(robot))[0]  # the arm has a clock of its own
+    twin = twin_graph(str(robot), set_points=True)[0]  # the arm has a clock of its own
     remaps = {topic: f"raw/{topic}" for topic in senders}
     relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if sim_time else 0.0}
     given = policy_graph(str(bundle), str(robot), str(folder / "tape"))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nac_ros import config as configs
-from nac_ros.config import bounded, check_bounds
+from nac_ros.config import bounded
 from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST, sha256
 from nac_ros.provenance import environment
@@ -42,9 +42,6 @@ class PolicyParameters(DoubtConfig):
     max_stall_s: float = bounded(0.5, 0.05, 60.0)
     seam: str = "blend"
     tape: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
     @property
     def folder(self) -> Path:

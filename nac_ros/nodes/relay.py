@@ -8,6 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,6 @@ class RelayNode(Node):
         """Nothing moves here."""
 
     def _begin_clock(self) -> None:
-        from threading import Thread
-
         def tick() -> None:
             while self.context.ok():
                 now = convert.to_time(time.time() + self._offset_s)

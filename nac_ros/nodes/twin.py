@@ -37,6 +37,7 @@ class TwinParameters:
     trial: number of the trial
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
+    set_points: whether what the controller interpolates is published too, on `~/set_point`
     recordings: folder for one .npz per trial; nothing is recorded when empty
     """
 
@@ -46,6 +47,7 @@ class TwinParameters:
     trial: int = bounded(0, 0)
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
+    set_points: bool = False
     recordings: str = ""
 
     def __post_init__(self) -> None:
@@ -172,17 +174,19 @@ class TwinNode(Node):
             self._take_arrivals(live)
             if live.advance(now):
                 self._announce(live)
-            names, stamp = self._spec.joint_names, live.stamp
-            proprio, wanted = live.twin.proprio(), live.twin.desired()
-            origin = self._origin_ns
-            self._joint_states.publish(
-                convert.to_joint_state(stamp, names, proprio, origin_ns=origin)
-            )
-            self._set_points.publish(convert.to_set_point(stamp, names, *wanted, origin))
+            self._publish_joints(live)
             next_joints = _next(next_joints, 1 / self._config.joint_states_hz, now)
             if now >= next_images:
                 cameras.look(live.trial.task, live.stamp, live.twin.state())
                 next_images = _next(next_images, image_period, now)
+
+    def _publish_joints(self, live: LiveTwin) -> None:
+        stamp, names, origin = live.stamp, self._spec.joint_names, self._origin_ns
+        measured = convert.to_joint_state(stamp, names, live.twin.proprio(), origin_ns=origin)
+        self._joint_states.publish(measured)
+        if self._config.set_points:
+            wanted = convert.to_set_point(stamp, names, *live.twin.desired(), origin)
+            self._set_points.publish(wanted)
 
     def _take_arrivals(self, live: LiveTwin) -> None:
         while self._arrivals:

@@ -21,23 +21,32 @@ class Bounds:
         self._allowed = 0.0
         self.held = 0
 
-    def hold_back(
-        self, actions: np.ndarray, here: np.ndarray
-    ) -> tuple[np.ndarray, Refusal | None]:
-        """Actions `[T, D]` that stop before the first one that is out, the arm being `here` `[D]`;
-        a refusal where one lies beyond the margin."""
+    def check(self, actions: np.ndarray, here: np.ndarray) -> Refusal | None:
+        """Refuses actions `[T, D]` of which one lies beyond the margin, the arm being `here`
+        `[D]`."""
         if self._shape is None:
-            return actions, None
+            return None
+        depths, breaches = self._shape.worst(np.concatenate([here[None], actions]))
+        if depths[1:].max() <= max(float(depths[0]), 0.0) + self._margin:
+            return None
+        worst = breaches[0]
+        text = f"the chunk would bring {worst.text}; at most {self._margin} m is held back"
+        return Refusal(worst.reason, text)
+
+    def hold_back(self, actions: np.ndarray, here: np.ndarray) -> np.ndarray:
+        """Actions `[T, D]` that stop before the first one that is out, the arm being `here`
+        `[D]`; from now on it may be as deep as it is."""
+        if self._shape is None:
+            return actions
         depths, _ = self._shape.worst(np.concatenate([here[None], actions]))
         self._allowed = max(float(depths[0]), 0.0)
         out = np.flatnonzero(depths[1:] > self._allowed)
         if not len(out):
-            return actions, None
+            return actions
         self.held += 1
         kept = actions.copy()
         kept[out[0] :] = actions[out[0] - 1] if out[0] else here
-        deep = depths[1:].max() > self._allowed + self._margin
-        return kept, self._refusal(actions) if deep else None
+        return kept
 
     def doubt(self, positions: np.ndarray) -> str:
         """Why an arm that is, or will be, at `positions` `[N, D]` must stop, or ''."""
@@ -46,12 +55,3 @@ class Bounds:
         depths, breaches = self._shape.worst(positions)
         deep = depths.max() > self._allowed + self._margin
         return breaches[0].reason if deep else ""
-
-    def _refusal(self, actions: np.ndarray) -> Refusal:
-        assert self._shape is not None
-        _, breaches = self._shape.worst(actions)
-        worst = breaches[0]
-        text = (
-            f"the chunk would bring {worst.text}; {self._margin} m is the most that is held back"
-        )
-        return Refusal(worst.reason, text)

@@ -84,11 +84,12 @@ class Engine:
 
         underway: what is being executed; None where the arm rests
         """
-        state = self._generator.get_state().numpy() if self.tape else None
+        if self.tape is None:
+            return self._plan(observation, underway)
+        state = self._generator.get_state().numpy()  # all that an engine remembers
         chunk = self._plan(observation, underway)
-        if self.tape is not None:
-            facts = {"observation": observation, "underway": underway, "generator": state}
-            self.tape.put("plan", {**facts, "result": chunk})
+        facts = {"observation": observation, "underway": underway, "generator": state}
+        self.tape.put("plan", {**facts, "result": chunk}, {} if self.tape.due else None)
         return chunk
 
     def restore(self, generator: np.ndarray) -> None:

@@ -24,7 +24,7 @@ class Rules:
     max_age_s: of a command on arrival; max_play_s: until when after its stamp it is followed
     catches_up: a command far from the arm is approached slowly, where others are refused; it may
         ask for more than the limits allow, and gets what they allow
-    silent, ended: reason codes when nothing follows
+    stale, ended: reason codes when the newest is too old, or has come to its end
     """
 
     max_age_s: float
@@ -86,16 +86,15 @@ class Intake:
             return refusal
         inside, due = self._inside(chunk.actions), course.due(now)
         here = course.at(due)
-        inside, refusal = self._bounds.hold_back(inside, here.positions)
-        if refusal is not None and not self._rules.catches_up:
-            return refusal
-        if resting and not self._rules.catches_up:
-            refusal = check_start(self._spec, here.positions - inside[0], self._reach_s)
+        if not self._rules.catches_up:
+            refusal = self._bounds.check(inside, here.positions)
+            if refusal is None and resting:
+                refusal = self._check_start(inside[0], here.positions)
             if refusal is not None:
-                self._offered = inside[0]
                 return refusal
         self.clips += (np.abs(inside - chunk.actions) > self._clip).sum(0)
-        self._playback.accept(replace(chunk, actions=inside), due, here, self.speed_scale)
+        kept = self._bounds.hold_back(inside, here.positions)
+        self._playback.accept(replace(chunk, actions=kept), due, here, self.speed_scale)
         self._offered = None
         return None
 
@@ -153,6 +152,12 @@ class Intake:
         if self._target is not None:
             return Refusal("ramping", "the arm still ramps to where a chunk began")
         return None
+
+    def _check_start(self, first: np.ndarray, here: np.ndarray) -> Refusal | None:
+        refusal = check_start(self._spec, here - first, self._reach_s)
+        if refusal is not None:
+            self._offered = first
+        return refusal
 
     def _inside(self, actions: np.ndarray) -> np.ndarray:
         return np.clip(actions.astype(float), self._spec.position_low, self._spec.position_high)

@@ -17,6 +17,7 @@ from nac_ros.errors import ConfigError
 from nac_ros.export.bundle import Bundle
 from nac_ros.policies.base import Inputs
 from nac_ros.policies.sampling import Said, Sampling
+from nac_ros.tokenizers.grammar import PAD
 
 Seam = Literal["blend", "best", "force"]
 
@@ -122,8 +123,8 @@ def _repeat(rows: torch.Tensor, n: int) -> torch.Tensor:
 
 def _joined(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Rows together, the shorter ones padded as the grammar has it."""
-    missing = max(one.shape[1], others.shape[1])
+    length = max(one.shape[1], others.shape[1])
     parts = [
-        torch.nn.functional.pad(x, (0, missing - x.shape[1]), value=-1) for x in (one, others)
+        torch.nn.functional.pad(x, (0, length - x.shape[1]), value=PAD) for x in (one, others)
     ]
     return torch.cat(parts)

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import DatasetError
 
-SEGMENT_S = 60.0
+SEGMENT_S, AGAIN_S = 60.0, 5.0  # of a segment; until the next one after a disk said no
 MOST_WAITING = 20_000  # lines; more than a minute of a guard
 SMALL = 4096  # bytes: larger arrays are packed, smaller ones stay readable
 HEAD, GAP = "head", "gap"
@@ -43,12 +43,12 @@ class Tape:
 
     @property
     def due(self) -> bool:
-        """Whether the next line begins a segment, which wants to know what is remembered."""
+        """Whether it is time for a segment, which has to know what is remembered."""
         return time.monotonic() - self._begun > SEGMENT_S
 
     def put(self, what: str, facts: Mapping[str, Any], memory: Any = None) -> None:
-        """One line; `memory`: what was remembered before it, given where a segment begins."""
-        if self.due:
+        """One line; with `memory`, what was remembered before it, it begins a segment."""
+        if memory is not None:
             self._begun = time.monotonic()
             self._send({"what": HEAD, **self._facts, "memory": memory})
         if self._gap and not self._queue.full():
@@ -71,23 +71,30 @@ class Tape:
         file = None
         while (line := self._queue.get()) is not None:
             try:
-                if file is None or line.startswith(_BEGINS):
-                    file = self._next(file)
-                file.write(line)
-                file.flush()
+                if line.startswith(_BEGINS):
+                    file = self._begin(file, line)
+                elif file is None:
+                    self.lost += 1
+                else:
+                    file.write(line)
+                    file.flush()
             except OSError as error:
-                self.lost, self._gap = self.lost + 1, True
+                file, self.lost = None, self.lost + 1
                 self.trouble = f"{self.folder}: {error.strerror}; free space or set another folder"
+                self._begun = time.monotonic() - SEGMENT_S + AGAIN_S
 
-    def _next(self, before):
+    def _begin(self, before: TextIO | None, head: str) -> TextIO:
+        """A new segment; the oldest goes only once this one holds something."""
         if before is not None:
             before.close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        old = self._count - self._most
-        if old >= 0:
+        file = self._path(self._count).open("w")
+        file.write(head)
+        file.flush()
+        self._count, self.trouble = self._count + 1, ""
+        if (old := self._count - self._most - 1) >= 0:
             self._path(old).unlink(missing_ok=True)
-        self._count += 1
-        return self._path(self._count - 1).open("w")
+        return file
 
     def _path(self, n: int) -> Path:
         return self.folder / f"{self._name}-{n:05d}.jsonl"
@@ -100,7 +107,10 @@ def segments(folder: Path | str, name: str) -> list[Path]:
     """What was kept, oldest first; raises DatasetError where there is nothing."""
     paths = sorted(Path(folder).glob(f"{name}-*.jsonl"))
     if not paths:
-        raise DatasetError(f"{folder} holds no tape of {name}; is it the folder of a run?")
+        raise DatasetError(
+            f"{folder} holds no tape of {name}; name the folder of a demo, or one below "
+            "~/.ros/nac_ros/tapes"
+        )
     return paths
 
 

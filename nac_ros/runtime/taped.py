@@ -1,6 +1,7 @@
 """A guard with a tape running: each call is written down with what came of it."""
 
 import os
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from nac_ros.runtime.memory import remember
 from nac_ros.runtime.tape import Tape
 from nac_ros.runtime.tick import GuardConfig
 
-KEEP_S = 600.0
+KEEP_S, KEEP_RUNS = 600.0, 50
 CALLS = (
     "restart", "measure", "beat", "set_mode", "set_speed_scale", "refuse", "stop", "reset", "ramp",
     "accept", "tick", "news",
@@ -21,13 +22,19 @@ CALLS = (
 
 
 def tape_folder(given: str) -> Path | None:
-    """Where a node's tape goes: as told, or a new folder below ROS_HOME; None for `none`."""
+    """Where a node's tape goes: as told, or a new folder below ROS_HOME; None for `none`.
+
+    Below ROS_HOME the newest `KEEP_RUNS` folders stay.
+    """
     if given == "none":
         return None
     if given != "auto":
         return Path(given)
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
-    return home / "nac_ros" / "tapes" / time.strftime("%Y%m%d-%H%M%S")
+    tapes = home / "nac_ros" / "tapes"
+    for old in sorted(tapes.glob("????????-??????"))[: 1 - KEEP_RUNS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return tapes / time.strftime("%Y%m%d-%H%M%S")
 
 
 class TapedGuard(Guard):

@@ -1,0 +1,48 @@
+"""What processes leave behind: nothing, also when they are killed."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from nac_ros.nodes.graph import NodeProcess
+from nac_ros.nodes.processes import Processes, sweep_shared_memory
+
+SHARED = Path("/dev/shm")
+
+
+def segments():
+    """Names of the middleware's shared memory, without its ports, which nobody owns alone."""
+    names = {path.name for path in SHARED.glob("fastdds_*")}
+    return {name for name in names if not name.startswith("fastdds_port")}
+
+
+def started(folder, domain):
+    """A guard on a domain of its own, and the shared memory that came with it."""
+    before = segments()
+    variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    processes = Processes(folder, variables)
+    processes.start(NodeProcess(name="guard", parameters={"tape": "none"}))
+    deadline = time.monotonic() + 30
+    while len(segments() - before) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return processes, segments() - before
+
+
+def test_shared_memory_of_a_killed_node_goes_and_that_of_a_living_one_stays(tmp_path):
+    domain = 10 + os.getpid() % 80
+    living, its_own = started(tmp_path / "living", domain)
+    killed, left = started(tmp_path / "killed", domain + 1)
+    try:
+        assert len(its_own) >= 2 and len(left) >= 2, "the middleware uses shared memory here"
+        sweep_shared_memory()
+        assert its_own | left <= segments(), "both live"
+        killed.kill("guard")
+        assert not left & segments() and its_own <= segments()
+        assert living.runs("guard") and not killed.runs("guard")
+    finally:
+        living.end()
+        killed.end()
