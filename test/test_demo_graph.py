@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,19 @@ pytest.importorskip("mujoco")
 pytest.importorskip("torch")
 
 from nac_ros.errors import ConfigError, NacError
+from nac_ros.evaluation.replay import replay
 from nac_ros.evaluation.trace import TrialTrace
-from nac_ros.nodes.collect import Trials, _hold_spans
-from nac_ros.nodes.demo import DemoConfig, run_demo
-from nac_ros.nodes.graph import NodeProcess
+from nac_ros.nodes.collect import Trials, hold_spans, interventions
+from nac_ros.nodes.demo import DemoConfig, run_demo, running
+from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.nodes.processes import Processes
 from nac_ros.nodes.results import figures, print_table, render
-from nac_ros.robot import load_robot
+from nac_ros.robot import config_dir, load_robot
 from nac_ros.simulation.live import LiveTwin
 from nac_ros.simulation.recording import load_recording
 
 SPEC = load_robot("vx300s")
+SHIPPED = str(config_dir().parent / "models" / "default")
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 120
 
@@ -149,8 +152,39 @@ def test_hold_spans_run_from_one_report_to_the_next():
         {"hold": hold, "stamp": stamp}
         for stamp, hold in enumerate(["mode_hold", "no_chunk", "", "chunk_ended", "", "stopped"])
     ]
-    spans = _hold_spans(reports, ended=9.0)
+    spans = hold_spans(reports, ended=9.0)
     assert [tuple(span) for span in spans] == [(3, 4, "chunk_ended"), (5, 9.0, "stopped")]
+
+
+def test_a_hand_that_took_over_is_marked_in_the_trial(tmp_path):
+    modes = ["policy", "teleop", "teleop", "policy", "teleop"]
+    reports = [{"mode": mode, "stamp": stamp} for stamp, mode in enumerate(modes)]
+    spans = interventions(reports, ended=9.0)
+    assert [tuple(span) for span in spans] == [(1, 3, "teleop"), (4, 9.0, "teleop")]
+    trace, collected = recorded(tmp_path)
+    trace = replace(trace, interventions=spans)
+    trace.save(tmp_path / "trace.npz")
+    assert TrialTrace.load(tmp_path / "trace.npz").interventions == spans
+    assert figures("some/bundle", 0, [trace], collected)["interventions"] == 2
+
+
+def test_a_minute_of_trials_over_dds_comes_out_the_same_again(tmp_path):
+    graph = (
+        *twin_graph(recordings=str(tmp_path / "trials")),
+        *policy_graph(SHIPPED, tape=str(tmp_path / "tape")),
+    )
+    began = time.monotonic()
+    with running(graph, tmp_path) as (_, operator):
+        trials = Trials(operator, SPEC, 0)
+        trials.prepare(("weighing", "marker"))
+        number = 0
+        while time.monotonic() - began < 75:
+            trials.play(("weighing", "marker")[number % 2], number)
+            number += 1
+    found = replay(tmp_path / "tape")
+    assert found["guard"].calls > 5000 and found["policy"].calls > 50
+    for part in found.values():
+        assert (part.differences, part.gaps, part.first) == (0, 0, "")
 
 
 def test_a_bundle_that_is_missing_is_refused_before_anything_starts(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from nac_ros.errors import NacError
 from nac_ros.robot import RobotSpec
+from nac_ros.runtime.priority import HELP, why_not_first
 
 Level = Literal["ok", "warn", "fail"]
 LOW_DISK, FULL_DISK = 20e9, 2e9  # [bytes] a day of recordings, and hardly anything
@@ -88,6 +89,15 @@ def providers(graph: Path | None) -> Iterator[Finding]:
     yield Finding(
         "torch", "ok", f"torch {torch.__version__} sees {sees}; the policy runs on the CPU"
     )
+
+
+def scheduling() -> Iterator[Finding]:
+    """Whether the guard may go before other processes of this user."""
+    reason = why_not_first()
+    seen = (
+        f"no real-time priority: {reason}" if reason else "the guard may have real-time priority"
+    )
+    yield Finding("priority", "warn" if reason else "ok", seen, HELP if reason else "")
 
 
 def disk(folder: Path) -> Iterator[Finding]:

@@ -100,9 +100,10 @@ def _trial_table(traces: Sequence[TrialTrace]) -> str:
             f"{trace.duration_s:.1f}",
             str(len(trace.chunk_stamps)),
             str(len(trace.holds)),
+            str(len(trace.interventions)),
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ("task", "trial", "outcome", "why", "time [s]", "chunks", "holds")
+    heads = ("task", "trial", "outcome", "why", "time [s]", "chunks", "holds", "by hand")
     head = "".join(f"<th>{name}</th>" for name in heads)
     return _section("Trials", f"<table><tr>{head}</tr>{''.join(rows)}</table>")
 

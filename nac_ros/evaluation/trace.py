@@ -21,7 +21,7 @@ ARRAYS = (
 
 
 class Hold(NamedTuple):
-    """The guard stopped using the policy's chunks: from, to [s] and its reason code."""
+    """The policy's chunks did not count: from, to [s] and the guard's reason code, or its mode."""
 
     start: float
     end: float
@@ -42,6 +42,7 @@ class TrialTrace:
     chunk_stamps, chunk_latency_s: `[C]`, the observation's stamp and how long the chunk took
     chunk_actions: `[C, H, D]` as planned, due at stamp + (i + 1) / rate_hz; may be left out
     command_interval_s: `[M]` time between consecutive commands; may be left out
+    holds, interventions: when the guard stopped, and when a hand took over
     """
 
     task: str
@@ -59,6 +60,7 @@ class TrialTrace:
     command_interval_s: np.ndarray = field(default_factory=_none)
     rate_hz: float = 30.0
     holds: tuple[Hold, ...] = ()
+    interventions: tuple[Hold, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.times), len(self.names))
@@ -87,6 +89,7 @@ class TrialTrace:
                 arrays = {name: stored[name] for name in ARRAYS}
         except (OSError, KeyError, ValueError) as error:
             raise DatasetError(f"{path} is no trial trace: {error}") from error
-        facts["holds"] = tuple(Hold(*hold) for hold in facts["holds"])
+        for spans in ("holds", "interventions"):
+            facts[spans] = tuple(Hold(*span) for span in facts.get(spans, ()))
         facts["names"], facts["units"] = tuple(facts["names"]), tuple(facts["units"])
         return cls(**facts, **arrays)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from nac_ros.simulation.tasks.base import HORIZON
 
 IDLE_S = 5.0
 PLANNED = ("", "mode_hold", "no_chunk")  # told to hold, or waiting for a trial's first chunk
+HAND = "teleop"  # the mode in which the guard follows a hand
 SETTLE_S = 0.2  # by then the guard has seen where the arm is in the new scene
 REST_S = 10.0  # a stop takes much less
 LATE_S = 30.0  # an outcome is overdue this long after the horizon
@@ -137,7 +138,8 @@ class Trials:
             chunk_actions=np.array([chunk.actions for chunk in chunks]),
             command_interval_s=np.diff(operator.commands[marks[0] :]),
             rate_hz=self.spec.action_rate_hz,
-            holds=_hold_spans(reports["guard"], ended),
+            holds=hold_spans(reports["guard"], ended),
+            interventions=interventions(reports["guard"], ended),
         )
 
     def _timings(self, reports: Sequence[dict[str, Any]]) -> list[float]:
@@ -155,16 +157,30 @@ def _counts(report: dict[str, Any], what: str) -> Counter[str]:
     return Counter({key.removeprefix(prefix): int(n) for key, n in found.items()})
 
 
-def _hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
+def hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
     """When the guard held for another reason than that it was told to."""
+    return _spans(
+        reports, ended, lambda report: "" if report["hold"] in PLANNED else report["hold"]
+    )
+
+
+def interventions(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
+    """When somebody's hand drove the arm instead of the policy."""
+    return _spans(reports, ended, lambda report: report["mode"] if report["mode"] == HAND else "")
+
+
+def _spans(
+    reports: Sequence[dict[str, Any]], ended: float, why: Callable[[dict[str, Any]], str]
+) -> tuple[Hold, ...]:
+    """From the first report with a reason to the next with another one."""
     spans, since, reason = [], 0.0, ""
     for report in reports:
-        if report["hold"] == reason:
+        if (now := why(report)) == reason:
             continue
-        if reason not in PLANNED:
+        if reason:
             spans.append(Hold(since, report["stamp"], reason))
-        since, reason = report["stamp"], report["hold"]
-    if reason not in PLANNED:
+        since, reason = report["stamp"], now
+    if reason:
         spans.append(Hold(since, ended, reason))
     return tuple(spans)
 

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from nac_ros.errors import ConfigError, UnknownName
 from nac_ros.evaluation.trace import TrialTrace
 from nac_ros.export.manifest import read_manifest
 from nac_ros.nodes.collect import IDLE_S, Trials
-from nac_ros.nodes.graph import policy_graph, twin_graph
+from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.nodes.operator import Operator
 from nac_ros.nodes.processes import Processes
 from nac_ros.nodes.results import figures, print_table, render
@@ -74,14 +74,33 @@ class Events:
         self._file.flush()
 
 
-def _play(
-    config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, events: Events
-) -> tuple[list[TrialTrace], Trials]:
+@contextmanager
+def running(
+    graph: Sequence[NodeProcess], folder: Path, events: Events | None = None
+) -> Iterator[tuple[Processes, Operator]]:
+    """The graph as processes on a domain of its own, configured and active, with logs in
+    <folder>/logs; ended on leaving."""
+    tell = events.write if events else lambda *_, **__: None
     domain = 1 + os.getpid() % DOMAINS
     variables = {
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
+    with _variables(variables), Processes(folder / "logs", variables) as processes:
+        for node in graph:
+            tell("process started", node=node.name, pid=processes.start(node))
+        with Operator(domain, watch=processes.check) as operator:
+            for node in graph:
+                if node.lifecycle:
+                    operator.change_state(node.name, Transition.TRANSITION_CONFIGURE)
+                    operator.change_state(node.name, Transition.TRANSITION_ACTIVATE)
+                    tell("activated", node=node.name)
+            yield processes, operator
+
+
+def _play(
+    config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, events: Events
+) -> tuple[list[TrialTrace], Trials]:
     robot = str((folder / "robot.yaml").resolve())
     Path(robot).write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
     bundle = str(Path(config.bundle).resolve())
@@ -90,27 +109,19 @@ def _play(
         *policy_graph(bundle, robot, str((folder / "tape").resolve()), seed=config.seed),
     )
     print(f"starting {', '.join(node.name for node in graph)} ...", flush=True)
-    with _variables(variables), Processes(folder / "logs", variables) as processes:
-        for node in graph:
-            events.write("process started", node=node.name, pid=processes.start(node))
-        with Operator(domain, watch=processes.check) as operator:
-            for node in graph:
-                if node.lifecycle:
-                    operator.change_state(node.name, Transition.TRANSITION_CONFIGURE)
-                    operator.change_state(node.name, Transition.TRANSITION_ACTIVATE)
-                    events.write("activated", node=node.name)
-            trials = Trials(operator, spec, config.seed)
-            trials.prepare(tasks)
-            print(f"measuring the idle machine for {IDLE_S:.0f} s ...", flush=True)
-            trials.measure_idle()
-            events.write("idle measured", commands=len(trials.idle_s))
-            traces = []
-            for task in tasks:
-                for trial in range(config.trials):
-                    trace = trials.play(task, trial)
-                    traces.append(trace)
-                    _tell(trace, trials, config.trials, events)
-            return traces, trials
+    with running(graph, folder, events) as (_, operator):
+        trials = Trials(operator, spec, config.seed)
+        trials.prepare(tasks)
+        print(f"measuring the idle machine for {IDLE_S:.0f} s ...", flush=True)
+        trials.measure_idle()
+        events.write("idle measured", commands=len(trials.idle_s))
+        traces = []
+        for task in tasks:
+            for trial in range(config.trials):
+                trace = trials.play(task, trial)
+                traces.append(trace)
+                _tell(trace, trials, config.trials, events)
+        return traces, trials
 
 
 def _tell(trace: TrialTrace, trials: Trials, n_trials: int, events: Events) -> None:

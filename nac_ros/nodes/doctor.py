@@ -49,6 +49,7 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
         "ros": middleware,
         "gl": health.rendering,
         "providers": partial(health.providers, graph if graph.is_file() else None),
+        "priority": health.scheduling,
         "disk": partial(health.disk, Path(config.runs)),
         "limits": partial(health.limits, spec),
         "bundle": partial(health.bundle, folder, spec),

@@ -17,7 +17,7 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.nodes.operator import Operator
-from nac_ros.nodes.processes import Processes
+from nac_ros.nodes.processes import SHARED_MEMORY, Processes
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.tick import AT_REST
 
@@ -159,6 +159,13 @@ class FaultRig:
                     if key.startswith(("holds.", "refusals.", "unusable.")) and n
                 }  # fmt: skip
         return found
+
+    def held(self) -> dict[str, int]:
+        """What is held by the nodes that live through every fault, and how many segments of shared
+        memory the middleware has for all."""
+        nodes = [self.processes.held(name) for name in ("twin", "relay")]
+        held = {key: sum(node[key] for node in nodes) for key in nodes[0]}
+        return {**held, "segments": len(list(SHARED_MEMORY.glob("fastdds_*")))}
 
     def guard_faults(self) -> set[str]:
         """What the guard stopped for since `forget`."""

@@ -113,7 +113,7 @@ def _once(rig: FaultRig, fault: Fault, trial: int) -> dict[str, Any]:
     motion = rig.motion(mark)
     heard, stopped_for = rig.reasons(), rig.guard_faults()
     fault.after(rig)
-    return judge(fault, rig.spec, motion, began, heard, stopped_for)
+    return judge(fault, rig.spec, motion, began, heard, stopped_for) | {"held": rig.held()}
 
 
 def judge(

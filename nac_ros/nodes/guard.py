@@ -25,6 +25,7 @@ from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import load_robot
 from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.priority import go_first
 from nac_ros.runtime.taped import TapedGuard, tape_folder
 from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode, Source
 from nac_ros.runtime.timing import Intervals
@@ -41,12 +42,14 @@ class GuardNodeConfig(GuardConfig):
 
     robot: name of a robot in config/robots, or the path of its YAML file
     max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
+    priority: real time on Linux (SCHED_FIFO) where the system lets it; 0 = as other processes
     tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
     """
 
     robot: str = "vx300s"
     tape: str = "auto"
     max_heartbeat_age_s: float = bounded(0.2, 0.0, 10.0)
+    priority: int = bounded(50, 0, 98)
 
 
 class GuardNode(LifecycleNode):
@@ -67,6 +70,8 @@ class GuardNode(LifecycleNode):
         self._shown, self._refusal, self._refused_at = ("inactive", ""), "", 0.0
         self._diagnostics = Diagnostics(self, self._status)
         self._handles: list[Any] = []
+        self._scheduling = go_first(config.priority)
+        self.get_logger().info(f"scheduled {self._scheduling}")
 
     def _new_guard(self, folder: str) -> Guard:
         place = tape_folder(folder)
@@ -252,7 +257,7 @@ class GuardNode(LifecycleNode):
         values["clips.workspace"] = guard.bounds.held
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
-        values["last_refusal"] = self._refusal
+        values |= {"last_refusal": self._refusal, "scheduling": self._scheduling}
         if isinstance(guard, TapedGuard) and guard.tape.trouble:
             values["tape"] = guard.tape.trouble
         return Status(level, f"{state}: {hold}" if hold else state, values)

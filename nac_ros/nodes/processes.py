@@ -13,6 +13,7 @@ import nac_ros
 from nac_ros.errors import NacError
 from nac_ros.nodes.graph import STARTER, NodeProcess
 
+SHARED_MEMORY = Path("/dev/shm")
 GRACE_S = 8.0  # a node that was asked to end and has not is killed after this
 
 
@@ -87,6 +88,13 @@ class Processes:
         """Process id of a running node."""
         return self._running[name].pid
 
+    def held(self, name: str) -> dict[str, int]:
+        """What a running node holds: `memory_kib` and open `handles`."""
+        process = Path(f"/proc/{self.pid(name)}")
+        sizes = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        memory = int(sizes["VmRSS"].split()[0])
+        return {"memory_kib": memory, "handles": len(list((process / "fd").iterdir()))}
+
     def end(self, names: Sequence[str] | None = None) -> None:
         """SIGINT to the nodes, last started first; SIGKILL to those that hang."""
         chosen = [n for n in reversed(self._running) if names is None or n in names]
@@ -104,7 +112,7 @@ class Processes:
                 sweep_shared_memory()
 
 
-def sweep_shared_memory(folder: Path = Path("/dev/shm")) -> int:
+def sweep_shared_memory(folder: Path = SHARED_MEMORY) -> int:
     """Removes segments of Fast DDS whose owner is gone, known by a lock that nobody holds any
     more; how many there were."""
     swept = 0

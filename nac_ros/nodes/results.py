@@ -43,6 +43,7 @@ def figures(
         "idle_interval_error_ms": _errors(collected.idle_s, period),
         "holds": dict(collected.holds),
         "refusals": dict(collected.refusals),
+        "interventions": sum(len(trace.interventions) for trace in traces),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }

@@ -21,6 +21,7 @@ from nac_ros.errors import ConfigError, NacError, SimulationError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
+from nac_ros.runtime.priority import go_first
 from nac_ros.simulation.jtc import Trajectory, TrajectoryRejected
 from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
 
@@ -38,6 +39,8 @@ class TwinParameters:
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
     set_points: whether what the controller interpolates is published too, on `~/set_point`
+    priority: real time on Linux (SCHED_FIFO) where the system lets it, below the guard's: no arm
+        waits for a computer; 0 = as other processes
     recordings: folder for one .npz per trial; nothing is recorded when empty
     """
 
@@ -48,6 +51,7 @@ class TwinParameters:
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
     set_points: bool = False
+    priority: int = bounded(40, 0, 98)
     recordings: str = ""
 
     def __post_init__(self) -> None:
@@ -75,6 +79,7 @@ class TwinNode(Node):
         if self._fault:
             raise SimulationError(self._fault)
         self._create_inputs()
+        self.get_logger().info(f"scheduled {go_first(self._config.priority)}")
 
     def close(self) -> None:
         """Ends the physics thread; the running trial is recorded as aborted."""

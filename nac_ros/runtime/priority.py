@@ -1,0 +1,53 @@
+"""A process that goes before all others on its computer, where the system lets it.
+
+Linux's SCHED_FIFO and locked memory, as ros2_control's manager has them (its documentation,
+"Determinism"): a busy neighbour then neither delays a command nor swaps its sender out.
+"""
+
+import ctypes
+import os
+import resource
+from pathlib import Path
+
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>
+HELP = "give the user `rtprio` and `memlock` in /etc/security/limits.d, see docs/bring-up.md"
+
+
+def go_first(priority: int) -> str:
+    """Gives every thread of this process the real-time priority 1..99, and so those that they
+    start; 0 leaves it as it is. Returns what came of it, for people.
+
+    All of them, for a thread that waits for the interpreter's lock is no faster than its holder.
+    """
+    if not priority:
+        return "as others"
+    if reason := why_not_first(priority):
+        return f"as others, not real time: {reason}; {HELP}"
+    for thread in Path("/proc/self/task").iterdir():
+        try:
+            os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, os.sched_param(priority))
+        except ProcessLookupError:  # it has ended meanwhile
+            continue
+    return f"real time, priority {priority}, {_locked()}"
+
+
+def why_not_first(priority: int = 1) -> str:
+    """Why this process may have no real-time priority, '' if it may."""
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        os.sched_setscheduler(0, *before)
+    except (AttributeError, OSError) as error:  # not Linux, or not allowed
+        return getattr(error, "strerror", None) or "this system knows no SCHED_FIFO"
+    return ""
+
+
+def _locked() -> str:
+    """Keeps the pages that are used in memory; what came of it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if os.geteuid() and soft != resource.RLIM_INFINITY:
+        return f"memory may be swapped out; {HELP}"  # beyond the limit allocations would fail
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT):
+        return f"memory may be swapped out: {os.strerror(ctypes.get_errno())}"
+    return "memory locked"

@@ -1,0 +1,61 @@
+"""Real-time priority: all threads or none, said in words, and never a reason to fail."""
+
+import os
+import subprocess
+import sys
+from threading import Event, Thread
+
+import pytest
+
+from nac_ros.evaluation import health
+from nac_ros.runtime.priority import why_not_first
+
+ALLOWED = not why_not_first()
+
+
+def told(code):
+    """What a process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not ALLOWED, reason="this user may have no real-time priority")
+def test_every_thread_goes_first_also_one_that_comes_later():
+    out = told(
+        "import os, threading\n"
+        "from nac_ros.runtime.priority import go_first\n"
+        "wait = threading.Event()\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        "print(go_first(7))\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        "ids = [int(t) for t in os.listdir('/proc/self/task')]\n"
+        "print({(os.sched_getscheduler(t) == os.SCHED_FIFO, os.sched_getparam(t).sched_priority)"
+        " for t in ids}, len(ids))\n"
+    )
+    assert "real time, priority 7, memory locked" in out and "{(True, 7)} 3" in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without the right")
+def test_who_may_not_goes_on_as_before_and_says_how_to_mend_it():
+    code = (
+        "import os\n"
+        "from nac_ros.runtime.priority import go_first\n"
+        "os.setuid(65534)\n"
+        "print(go_first(7)); print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
+    )
+    out = told(code)
+    assert "as others, not real time: Operation not permitted; give the user `rtprio`" in out
+    assert out.endswith("True\n")
+
+
+def test_looking_and_priority_zero_change_nothing():
+    from nac_ros.runtime.priority import go_first
+
+    stop = Event()
+    Thread(target=stop.wait, daemon=True).start()
+    (finding,) = health.scheduling()
+    assert finding.level == ("ok" if ALLOWED else "warn")
+    assert go_first(0) == "as others"
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    stop.set()
