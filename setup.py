@@ -15,6 +15,8 @@ EXTRAS = {
     "sim": ["mujoco>=3.3,<3.9", "mink>=1.0", "daqp", "gym-aloha", "ruckig", "av", "matplotlib"],
     # exporting bundles, and reading robomimic's HDF5
     "train": ["onnx", "onnxscript", "h5py"],
+    # recording episodes, and reading them
+    "record": ["mcap>=1.2,<2", "rosbags>=0.10"],
     "realsense": ["pyrealsense2"],
     # the live view; 0.26 has the last wheel below 100 MB, and needs numpy 2
     "view": ["rerun-sdk>=0.26,<0.27"],
@@ -74,6 +76,7 @@ setup(
             "nac = nac_ros.cli:main",
             "policy = nac_ros.nodes.policy:main",
             "guard = nac_ros.nodes.guard:main",
+            "recorder = nac_ros.nodes.recorder:main",
             "twin = nac_ros.nodes.twin:main",
             "view = nac_ros.nodes.view:main",
         ]

@@ -106,7 +106,7 @@ def create(venv: Path, base: Base) -> None:
 def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
     """What each call of pip installs; torch comes alone when it has its own index."""
     numpy = _numpy_of(base)
-    extras = [arguments.onnx, "sim", "train", "dev"] + ([] if base.sourced else ["ros"])
+    extras = [arguments.onnx, "sim", "train", "record", "dev"] + ([] if base.sourced else ["ros"])
     extras += [] if numpy else ["view"]  # rerun needs numpy 2
     package = ["--editable", f"{ROOT}[{','.join(extras)}]", *numpy]
     if arguments.torch_index:

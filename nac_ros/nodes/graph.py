@@ -89,6 +89,12 @@ def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
     return (NodeProcess(name="twin", parameters=parameters, lifecycle=False, environment=one),)
 
 
+def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
+    """Whoever writes episodes."""
+    parameters = {**({"robot": robot} if robot else {}), **recorder}
+    return (NodeProcess(name="recorder", parameters=parameters),)
+
+
 def view_graph(robot: str = "", **view: Any) -> tuple[NodeProcess, ...]:
     """The live view, which only listens."""
     parameters = {**({"robot": robot} if robot else {}), **view}

@@ -1,0 +1,222 @@
+"""One episode on disk: an MCAP file in a rosbag2 folder, `<name>.partial` until it is finished.
+
+Whatever was flushed survives a kill or a power cut: chunks carry their own CRC, and a file that
+was cut off is read up to its last whole chunk (`nac data repair` writes what is missing).
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mcap.writer import CompressionType, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from nac_ros.errors import DatasetError
+
+PARTIAL, DISCARDED = ".partial", ".discarded"
+FILE, METADATA, FACTS = "episode.mcap", "metadata.yaml", "nac"
+CHUNK_BYTES = 1 << 20
+VERSION = 9  # of metadata.yaml
+DISTRO = "kilted"
+STORE = get_typestore(Stores.ROS2_KILTED)
+SCHEMA = "ros2msg"
+
+_finalize = Writer.__dict__["_Writer__finalize_chunk"]  # the library flushes by size alone
+
+
+@dataclass
+class Topic:
+    """What was written of one topic."""
+
+    name: str
+    kind: str
+    qos: str
+    channel: int
+    messages: int = 0
+
+
+@dataclass
+class Extent:
+    """First and last time [ns], both 0 before the first message."""
+
+    first: int = 0
+    last: int = 0
+
+    def add(self, time: int) -> None:
+        self.first = min(self.first or time, time)
+        self.last = max(self.last, time)
+
+
+@dataclass
+class Contents:
+    """What metadata.yaml says: topics by name, the time they span, and our own facts."""
+
+    topics: dict[str, Topic] = field(default_factory=dict)
+    extent: Extent = field(default_factory=Extent)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class BagWriter:
+    """The only writer of one episode; raises OSError as the disk does, and DatasetError where the
+    episode exists.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, str]):
+        self.folder = folder
+        self._place = partial_of(folder)
+        for place in (folder, self._place, discarded_of(folder)):
+            if place.exists():
+                raise DatasetError(f"{place} exists already; an episode is never overwritten")
+        self._place.mkdir(parents=True)
+        self._stream = (self._place / FILE).open("wb")
+        self._writer = Writer(
+            self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
+        )
+        self._writer.start(profile="ros2", library="nac_ros")
+        self._schemas: dict[str, int] = {}
+        self.contents = Contents(facts=dict(facts))
+        self.note(facts)
+        self.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk so far."""
+        return self._stream.tell()
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Adds facts, of which later ones replace earlier ones."""
+        self.contents.facts.update(facts)
+        self._writer.add_metadata(FACTS, dict(facts))
+
+    def open_topic(self, name: str, kind: str, qos: str = "") -> None:
+        """A topic of type `kind`, e.g. sensor_msgs/msg/Image; qos: YAML of what was offered.
+
+        A relative name is the robot's own, whatever namespace it ran in, and gets a slash.
+        """
+        if kind not in self._schemas:
+            self._schemas[kind] = self._writer.register_schema(kind, SCHEMA, definition(kind))
+        offered = {"offered_qos_profiles": qos}
+        place = name if name.startswith("/") else f"/{name}"
+        channel = self._writer.register_channel(place, "cdr", self._schemas[kind], offered)
+        self.contents.topics[name] = Topic(place, kind, qos, channel)
+
+    def write(self, name: str, received: int, published: int, data: bytes) -> None:
+        """One serialized message; received, published: times [ns]."""
+        topic = self.contents.topics[name]
+        self._writer.add_message(topic.channel, received, data, published, topic.messages)
+        topic.messages += 1
+        self.contents.extent.add(received)
+
+    def flush(self) -> None:
+        """All that was written is on disk afterwards."""
+        _finalize(self._writer)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def finish(self, facts: Mapping[str, str] = {}) -> Path:
+        """Completes the episode and gives it its name."""
+        return self._end(self.folder, facts)
+
+    def discard(self, facts: Mapping[str, str] = {}) -> Path:
+        """Completes the episode under a name that nothing reads; people delete it themselves."""
+        return self._end(discarded_of(self.folder), facts)
+
+    def abandon(self) -> None:
+        """Lets go of a file that cannot be completed; what was flushed can be repaired."""
+        self._stream.close()
+
+    def _end(self, target: Path, facts: Mapping[str, str]) -> Path:
+        self.note(facts)
+        self._writer.finish()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        complete(self._place, self.contents, target)
+        return target
+
+
+def partial_of(folder: Path) -> Path:
+    """Where an episode lies while it is recorded."""
+    return folder.with_name(folder.name + PARTIAL)
+
+
+def discarded_of(folder: Path) -> Path:
+    """Where an episode lies that was not wanted."""
+    return folder.with_name(folder.name + DISCARDED)
+
+
+def definition(kind: str) -> bytes:
+    """Text of a message type with all that it is made of; raises DatasetError if unknown."""
+    try:
+        return STORE.generate_msgdef(kind, ros_version=2)[0].encode()
+    except Exception as error:  # the library raises its own and KeyError
+        raise DatasetError(f"message type {kind} is unknown, so it cannot be recorded") from error
+
+
+def complete(place: Path, contents: Contents, target: Path) -> None:
+    """Writes metadata.yaml beside a finished file and gives the folder its name."""
+    text = yaml.safe_dump(_metadata(contents), sort_keys=False)
+    path = place / METADATA
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(place, target)
+    _sync(target.parent)
+
+
+def remove(folder: Path) -> None:
+    """Deletes an episode for good."""
+    shutil.rmtree(folder)
+
+
+def _metadata(contents: Contents) -> dict[str, Any]:
+    """The object that rosbag2 and rosbags expect."""
+    topics, extent = contents.topics.values(), contents.extent
+    start = {"nanoseconds_since_epoch": extent.first}
+    duration = {"nanoseconds": extent.last - extent.first}
+    count = sum(topic.messages for topic in topics)
+    one = {"path": FILE, "starting_time": start, "duration": duration, "message_count": count}
+    return {
+        "rosbag2_bagfile_information": {
+            "version": VERSION,
+            "storage_identifier": "mcap",
+            "duration": dict(duration),
+            "starting_time": dict(start),
+            "message_count": count,
+            "topics_with_message_count": [_topic(topic) for topic in topics],
+            "compression_format": "",
+            "compression_mode": "",
+            "relative_file_paths": [FILE],
+            "files": [one],
+            "custom_data": dict(contents.facts),
+            "ros_distro": DISTRO,
+        }
+    }
+
+
+def _topic(topic: Topic) -> dict[str, Any]:
+    return {
+        "topic_metadata": {
+            "name": topic.name,
+            "type": topic.kind,
+            "serialization_format": "cdr",
+            "offered_qos_profiles": [],
+            "type_description_hash": "",
+        },
+        "message_count": topic.messages,
+    }
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

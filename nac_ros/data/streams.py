@@ -1,0 +1,77 @@
+"""Which topics an episode is made of, and where a serialized message says when it was made."""
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from nac_ros.data.gate import StreamSpec
+from nac_ros.robot import RobotSpec
+
+JOINTS, IMAGE = "sensor_msgs/msg/JointState", "sensor_msgs/msg/Image"
+TEXT, CHUNK = "std_msgs/msg/String", "trajectory_msgs/msg/JointTrajectory"
+INFO, DIAGNOSTICS = "sensor_msgs/msg/CameraInfo", "diagnostic_msgs/msg/DiagnosticArray"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+HEADED = (JOINTS, IMAGE, COMPRESSED, INFO, DIAGNOSTICS, CHUNK)  # begin with a stamp
+COMMAND, MODE, TASK, MARK = "guard/command", "guard/mode", "task", "recorder/mark"
+STATIC = (MODE, TASK)  # what was said last still holds when an episode begins
+NANO = 1_000_000_000
+
+
+class Source(NamedTuple):
+    """One topic of an episode and its message type."""
+
+    topic: str
+    kind: str
+
+
+def watched(spec: RobotSpec) -> list[StreamSpec]:
+    """What has to come all the time for an episode to be worth keeping."""
+    joints = StreamSpec(
+        topic=spec.joint_states_topic, kind=JOINTS, rate_hz=spec.action_rate_hz
+    )  # a driver may be faster; slower than the actions is too slow
+    cameras = [
+        StreamSpec(topic=camera.topic, kind=IMAGE, rate_hz=camera.rate_hz, image=True)
+        for camera in spec.cameras
+    ]
+    return [joints, *cameras]
+
+
+def recorded(spec: RobotSpec, extra: Iterable[Source] = ()) -> list[Source]:
+    """Everything that goes into an episode's file."""
+    streams = [Source(stream.topic, stream.kind) for stream in watched(spec)]
+    infos = [Source(info_topic(camera.topic), INFO) for camera in spec.cameras]
+    said = [
+        Source(COMMAND, JOINTS),
+        Source("policy/chunk", CHUNK),
+        Source("teleop/command", CHUNK),
+        Source(MODE, TEXT),
+        Source(TASK, TEXT),
+        Source(MARK, TEXT),
+        Source("twin/outcome", TEXT),
+        Source("diagnostics", DIAGNOSTICS),
+    ]
+    return [*streams, *infos, *said, *extra]
+
+
+def info_topic(image_topic: str) -> str:
+    """Where a camera's CameraInfo comes, as image_transport has it."""
+    parts = image_topic.split("/")
+    while len(parts) > 1 and parts[-1] in ("compressed", "image_raw"):
+        parts.pop()
+    return "/".join([*parts, "camera_info"])
+
+
+def text_of(data: bytes) -> str:
+    """What a serialized std_msgs/String says."""
+    order = "<" if data[1] & 1 else ">"
+    (length,) = struct.unpack_from(f"{order}I", data, 4)
+    return data[8 : 8 + length].rstrip(b"\0").decode(errors="replace")
+
+
+def stamp_of(kind: str, data: bytes) -> int:
+    """Nanoseconds of a serialized message's header, 0 for types without one."""
+    if kind not in HEADED or len(data) < 12:
+        return 0
+    order = "<" if data[1] & 1 else ">"  # CDR says its byte order in the second byte
+    seconds, nanos = struct.unpack_from(f"{order}iI", data, 4)
+    return seconds * NANO + nanos

@@ -1,0 +1,227 @@
+"""The recorder node: one MCAP file per episode, and a word at once about streams that are wrong.
+
+Active it watches the streams; between `~/start` and `~/stop` it keeps every message as it came.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.serialization import serialize_message
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from nac_ros.config import bounded
+from nac_ros.data import streams
+from nac_ros.data.session import DISCARDED, INTERRUPTED, Session, SessionConfig
+from nac_ros.data.streams import Source
+from nac_ros.data.take import free_bytes
+from nac_ros.errors import ConfigError, DatasetError, NacError
+from nac_ros.nodes import params
+from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.spin import STEADY, leave, run
+from nac_ros.provenance import environment
+from nac_ros.robot import load_robot
+from nac_ros.runtime.priority import go_first
+
+LOOK_S = 0.25  # how often new publishers are looked for, and the streams judged
+DEPTH = 1000  # messages that wait in the middleware while this process does not run
+OUTCOMES = {"stop": "success", "fail": "failure", "discard": DISCARDED}
+SAID = ("operator", "note")  # parameters that are read anew for each episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecorderParameters(SessionConfig):
+    """Parameters of the node.
+
+    robot: name in config/robots, or the path of a robot's YAML
+    task: prompt or task id; the topic `task` changes it
+    bundle: what drives the arm, if anything does; written beside the episode
+    operator, note: written beside the episode
+    extra_topics: `topic type` of what is recorded beside the robot's own, but not watched
+    priority: real time on Linux (SCHED_FIFO) where the system lets it; 0 = as other processes
+    """
+
+    robot: str = "vx300s"
+    task: str = ""
+    bundle: str = ""
+    operator: str = ""
+    note: str = ""
+    extra_topics: tuple[str, ...] = ("",)
+    priority: int = bounded(30, 0, 98)
+
+
+class RecorderNode(LifecycleNode):
+    """Messages in, files out; every decision is the session's."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        config = params.declare(self, RecorderParameters, changeable=SAID)
+        spec = load_robot(config.robot)
+        self._config, self._robot, self._task = config, spec.name, config.task
+        self._sources = streams.recorded(spec, _extra(config.extra_topics))
+        limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
+        self._session = Session(
+            SessionConfig(**limits), streams.watched(spec), self._sources, spec.joint_states_topic
+        )
+        self._heard: dict[str, Any] = {}
+        self._offered: list[Any] = []
+        self._latest: dict[str, bytes] = {}  # of topics whose last message still holds
+        self._diagnostics = Diagnostics(self, self._status)
+        self.get_logger().info(f"scheduled {go_first(config.priority)}")
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            free_bytes(Path(self._config.out))
+        except DatasetError as error:
+            self.get_logger().error(str(error))
+            self._session.last = str(error)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Watches from now on."""
+        self._session.watch()
+        self._timer = self.create_timer(LOOK_S, self._look, clock=STEADY)
+        deeds: dict[str, Callable[[], str]] = {"start": self._start, "mark": self._mark}
+        deeds |= {name: partial(self._end, outcome) for name, outcome in OUTCOMES.items()}
+        self._offered = [
+            self.create_service(Trigger, f"~/{name}", partial(self._answer, deed))
+            for name, deed in deeds.items()
+        ]
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """An episode that runs is kept, as one that nobody judged."""
+        self.close()
+        self.destroy_timer(self._timer)
+        for service in self._offered:
+            self.destroy_service(service)
+        for subscription in self._heard.values():
+            self.destroy_subscription(subscription)
+        self._offered, self._heard = [], {}
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Nothing is lost where the process is asked to end."""
+        if self._session.take is not None:
+            self._session.end(INTERRUPTED)
+            self._tell()
+
+    def _look(self) -> None:
+        for source in self._sources:
+            if source.topic not in self._heard:
+                self._listen(source)
+        if self._session.look():
+            self._tell()
+
+    def _tell(self) -> None:
+        for text in (*self._session.wrong, self._session.last):
+            if text:
+                self.get_logger().warning(text)
+        self._diagnostics.publish()
+
+    def _listen(self, source: Source) -> None:
+        """Subscribes as the publishers offer, once there are any."""
+        offers = self.get_publishers_info_by_topic(self.resolve_topic_name(source.topic))
+        if not offers:
+            return
+        profiles = [offer.qos_profile for offer in offers]
+        profile = QoSProfile(depth=DEPTH)
+        if any(p.reliability != QoSReliabilityPolicy.RELIABLE for p in profiles):
+            profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
+        if all(p.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL for p in profiles):
+            profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
+        kind, take = _type_of(source.kind), partial(self._on_message, source)
+        self._heard[source.topic] = self.create_subscription(
+            kind, source.topic, take, profile, raw=True
+        )
+
+    def _on_message(self, source: Source, data: bytes, info: Mapping[str, Any]) -> None:
+        received, published = info["received_timestamp"], info["source_timestamp"]
+        stamp = streams.stamp_of(source.kind, data) or published
+        publisher, number = info["publisher_gid"]["data"], info["publication_sequence_number"]
+        self._session.count(source.topic, publisher, number)
+        self._session.see(source.topic, stamp, received, published, data)
+        if source.topic in streams.STATIC:
+            self._latest[source.topic] = data
+        if source.topic == streams.TASK:
+            self._task = streams.text_of(data)
+
+    def _answer(
+        self, deed: Callable[[], str], request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        try:
+            response.message, response.success = deed(), True
+        except NacError as error:
+            response.message, response.success = str(error), False
+        self._diagnostics.publish()
+        return response
+
+    def _start(self) -> str:
+        facts = {key: str(self.get_parameter(key).value) for key in SAID}
+        facts |= {"robot": self._robot, "bundle": self._config.bundle}
+        facts |= {key: str(value) for key, value in environment().items()}
+        folder, now = self._session.begin(self._task, facts), time.time_ns()
+        for topic, data in self._latest.items():
+            self._session.write(topic, now, now, data)
+        return f"recording {folder}"
+
+    def _mark(self) -> str:
+        if self._session.take is None:
+            raise DatasetError("nothing is being recorded, so there is nothing to mark")
+        now = time.time_ns()
+        self._session.write(streams.MARK, now, now, serialize_message(String(data="mark")))
+        return f"marked at {self._session.seconds:.1f} s"
+
+    def _end(self, outcome: str) -> str:
+        if self._session.end(outcome) is None:
+            raise DatasetError(self._session.last)
+        return self._session.last
+
+    def _status(self) -> Status:
+        session = self._session
+        state = "recording" if session.take else "ready" if self._offered else "inactive"
+        values = {"state": state, "task": self._task, **session.status()}
+        text = f"{state}: {session.wrong[0]}" if session.wrong else state
+        return Status(WARN if session.wrong else OK, text, values)
+
+
+def _type_of(kind: str) -> type:
+    """The message class of e.g. std_msgs/msg/String; raises ConfigError."""
+    package, _, name = kind.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"message type {kind} is not installed here") from error
+
+
+def _extra(given: tuple[str, ...]) -> list[Source]:
+    """`topic type` of each; raises ConfigError."""
+    sources = []
+    for text in filter(None, given):
+        topic, _, kind = text.partition(" ")
+        if kind.count("/") != 2:
+            raise ConfigError(f"extra_topics: '{text}' is no `topic package/msg/Type`")
+        _type_of(kind)
+        sources.append(Source(topic, kind))
+    return sources
+
+
+def main() -> None:
+    """Entry point of the executable `recorder`."""
+    leave(run(RecorderNode))
+
+
+if __name__ == "__main__":
+    main()
