@@ -230,5 +230,9 @@ def _eval(groups: Any) -> None:
         "--control", choices=("none", "black-images", "mean-demonstration"),
         default="none", help="replace the policy's eyes or the policy, to see a task's worth",
     )  # fmt: skip
+    judge.add_argument(
+        "--beside", type=Path, metavar="FILE",
+        help="figures (--json) of an earlier run on the same scenes, to be compared with",
+    )  # fmt: skip
     judge.add_argument("--data", type=Path, nargs="+", help="datasets for mean-demonstration")
     judge.add_argument("--workers", type=arguments.count, default=1)

@@ -169,7 +169,20 @@ def evaluate(a: Namespace) -> Figures:
         low, high = row["wilson95"]
         rate = f"{row['successes']}/{row['trials']}"
         print(f"{task:12s} {rate:>8s}  Wilson 95 % {100 * low:.0f} .. {100 * high:.0f} %")
+    if a.beside is not None:
+        _print_beside(figures, a.beside)
     return figures
+
+
+def _print_beside(figures: Figures, path: Path) -> None:
+    """How the rates differ from an earlier run's on the same scenes; put into the figures."""
+    from nac_ros.evaluation.beside import beside
+
+    figures["beside"] = rows = beside(figures, json.loads(path.read_text()), str(path))
+    for task, row in rows.items():
+        low, high = (100 * bound for bound in row["difference95"])
+        print(f"{task:12s} {100 * row['difference']:+8.1f} points beside {path.name}, "
+              f"95 % {low:+.1f} .. {high:+.1f}, {row['trials']} shared scenes")  # fmt: skip
 
 
 def faults(a: Namespace) -> Figures:

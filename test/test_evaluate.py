@@ -9,6 +9,7 @@ import pytest
 from nac_ros.chunk import Chunk
 from nac_ros.cli import main
 from nac_ros.errors import ConfigError, DatasetError
+from nac_ros.evaluation.beside import beside
 from nac_ros.evaluation.controls import MeanDemonstration, mean_demonstration
 from nac_ros.evaluation.evaluate import Control, Evaluation, Rehearsal, run
 from nac_ros.robot import load_robot
@@ -93,3 +94,23 @@ def test_mean_demonstration_needs_demonstrations_of_the_task(tmp_path):
 def test_nonsense_evaluations_are_refused(bad):
     with pytest.raises(ConfigError):
         Evaluation(bundle="x", **bad)
+
+
+def judged(seed, **outcomes):
+    rows = {
+        task: {"outcomes": [{"trial": i, "outcome": o} for i, o in enumerate(several)]}
+        for task, several in outcomes.items()
+    }
+    return {"seed": seed, "tasks": rows}
+
+
+def test_runs_on_the_same_scenes_are_compared_trial_by_trial():
+    ours = judged(7, marker=["success", "failure", "success", "success"])
+    theirs = judged(7, marker=["failure", "failure", "success"], weighing=["success"])
+    row = beside(ours, theirs, "old.json")["marker"]
+    assert row["trials"] == 3 and row["difference"] == pytest.approx(1 / 3)
+    assert row["difference95"][0] < 1 / 3 < row["difference95"][1]
+    with pytest.raises(ConfigError, match=r"old\.json has seed 8, this run 7"):
+        beside(ours, judged(8), "old.json")
+    with pytest.raises(ConfigError, match="has no trial of marker"):
+        beside(ours, judged(7, weighing=["success"]), "old.json")

@@ -1,4 +1,4 @@
-"""The recorder over DDS: what it keeps, what it refuses, and what it says while it can be mended."""
+"""The recorder over DDS: what it keeps, refuses, and says while it can be mended."""
 
 import os
 import signal

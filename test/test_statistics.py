@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
 
 from nac_ros.errors import ConfigError
-from nac_ros.evaluation.statistics import clopper_pearson, wilson
+from nac_ros.evaluation.statistics import clopper_pearson, paired_difference, wilson
 
 results = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -67,3 +68,48 @@ def test_impossible_results_are_refused(k, n):
 def test_a_nonsense_confidence_is_refused():
     with pytest.raises(ConfigError, match="confidence"):
         wilson(1, 2, 95)
+
+
+def pairs(both, first, second, neither):
+    """Outcomes of two methods on shared scenes."""
+    counts = (both, first, second, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat(
+        [True, False, True, False], counts
+    )
+
+
+@pytest.mark.parametrize("counts", [(36, 12, 2, 0), (180, 12, 6, 2), (45, 2, 3, 0)])
+def test_the_paired_interval_ends_where_the_score_test_rejects(counts):
+    n, (_, gained, lost, same) = sum(counts), counts
+    same += counts[0]
+    for bound in paired_difference(*pairs(*counts)):
+
+        def unlikely(rare, d=bound):
+            chances = np.array([rare + d, rare, 1 - 2 * rare - d]).clip(1e-300)
+            return -float(np.log(chances) @ [gained, lost, same])
+
+        low, high = max(0, -bound), (1 - bound) / 2
+        rare = minimize_scalar(unlikely, bounds=(low, high), method="bounded").x
+        spread = np.sqrt(n * (2 * rare + bound - bound**2))
+        assert abs((gained - lost - n * bound) / spread) == pytest.approx(1.95996, abs=2e-3)
+
+
+def test_the_paired_interval_mirrors_and_knows_its_ends():
+    first, second = pairs(30, 9, 3, 8)
+    low, high = paired_difference(first, second)
+    assert (-high, -low) == pytest.approx(paired_difference(second, first))
+    assert low < 6 / 50 < high
+    assert paired_difference([True] * 50, [False] * 50).high == 1.0
+    assert paired_difference(*pairs(40, 0, 0, 10)) == pytest.approx((-0.0713, 0.0713), abs=1e-3)
+    with pytest.raises(ConfigError, match="3 and 2 trials are no pairs"):
+        paired_difference([True] * 3, [True] * 2)
+
+
+def test_the_paired_interval_covers_as_often_as_it_says():
+    random, missed = np.random.default_rng(0), 0
+    for _ in range(1000):
+        draw = random.choice(4, 200, p=[0.85, 0.06, 0.03, 0.06])
+        first, second = draw <= 1, (draw == 0) | (draw == 2)
+        low, high = paired_difference(first, second)
+        missed += not low <= 0.03 <= high
+    assert 25 < missed < 75
