@@ -1,8 +1,9 @@
 """Streams of stamped samples become one observation; the same code serves recordings and the arm.
 
 An observation is taken where the cameras were: its stamp is the newest time that every camera has
-reached, its proprioception is the joint state nearest to that time, and older history steps lie
-whole control periods before it.
+reached, and older history steps lie whole control periods before it. Which sample of a stream
+counts at a time is the robot's to say: the nearest one, the newest one before, or for joints what
+lies between their neighbours.
 """
 
 from bisect import bisect_right
@@ -14,7 +15,7 @@ import numpy as np
 
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation
-from nac_ros.robot import RobotSpec
+from nac_ros.robot import Align, RobotSpec
 
 FROZEN_S = 0.3  # one picture for longer, while a joint moved by more than
 FROZEN_MOVE = 0.05  # [rad or m]
@@ -64,6 +65,18 @@ class Stream:
         around = [i for i in (right - 1, right) if 0 <= i < len(self._stamps)]
         best = min(around, key=lambda i: abs(self._stamps[i] - stamp))
         return self._stamps[best], self._values[best]
+
+    def at(self, stamp: float, align: Align) -> tuple[float, np.ndarray]:
+        """What counts at `stamp` [s], and the stamp of the sample it comes from."""
+        right = bisect_right(self._stamps, stamp)
+        if align == "nearest" or right == 0:
+            return self.nearest(stamp)
+        before, value = self._stamps[right - 1], self._values[right - 1]
+        if align == "hold" or right == len(self._stamps) or before == stamp:
+            return before, value
+        share = (stamp - before) / (self._stamps[right] - before)
+        between = (1 - share) * value.astype(np.float64) + share * self._values[right]
+        return stamp, between.astype(value.dtype)
 
 
 class Aligner:
@@ -116,16 +129,36 @@ class Aligner:
 
     def observe(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
-        stamp = self._common_stamp(now)
+        return self.at(self._common_stamp(now), task)
+
+    def at(self, stamp: float, task: str) -> Observation:
+        """The observation at `stamp` [s] of the samples that are here; raises BadObservation."""
         joints_stamp, _ = self._joints.nearest(stamp)
         self._check_age("joint_states", stamp, joints_stamp, self.spec.joint_states_max_age_s)
         times = stamp - np.arange(self.n_obs_steps)[::-1] / self.spec.action_rate_hz
         images = {
-            name: np.stack([stream.nearest(t)[1] for t in times])  # [K, H, W, 3]
-            for name, stream in self._images.items()
+            name: np.stack([self._seen(name, t)[1] for t in times])  # [K, H, W, 3]
+            for name in self._images
         }
-        proprio = np.stack([self._joints.nearest(t)[1] for t in times])  # [K, D]
+        how = self.spec.joint_states_align
+        proprio = np.stack([self._joints.at(t, how)[1] for t in times])  # [K, D]
         return Observation(stamp, images, proprio, task)
+
+    @property
+    def common(self) -> float | None:
+        """The newest time [s] that every camera has reached, or the joints without any; None
+        before all have come."""
+        if self._joints.newest is None:
+            return None
+        stamps = [stream.newest for stream in self._images.values()] or [self._joints.newest]
+        return min(stamp for stamp in stamps if stamp is not None) if None not in stamps else None
+
+    def ages(self, stamp: float) -> dict[str, float]:
+        """Camera -> how much older than `stamp` [s] its image is there."""
+        return {name: stamp - self._seen(name, stamp)[0] for name in self._images}
+
+    def _seen(self, camera: str, stamp: float) -> tuple[float, np.ndarray]:
+        return self._images[camera].at(stamp, self._cameras[camera].align)
 
     def _common_stamp(self, now: float) -> float:
         if self._joints.newest is None:

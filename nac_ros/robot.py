@@ -12,6 +12,7 @@ from nac_ros.body import BodySpec
 from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
+Align = Literal["nearest", "hold", "interpolate"]  # which sample of a stream counts at a time
 LEARNED = ("joint_names", "units", "action_rate_hz", "cameras")  # what a bundle depends on
 
 
@@ -46,7 +47,10 @@ class JointSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSpec:
-    """One camera: image size [pixels], rate [Hz], topic, and the age [s] that makes it stale."""
+    """One camera: image size [pixels], rate [Hz], topic, and the age [s] that makes it stale.
+
+    align: which image counts at a time, the nearest one or the newest one before
+    """
 
     name: str
     width: int
@@ -54,6 +58,7 @@ class CameraSpec:
     rate_hz: float
     topic: str
     max_age_s: float = 0.1
+    align: Literal["nearest", "hold"] = "nearest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,7 @@ class RobotSpec:
     """All facts of one robot; joints in the order of every action, state and chunk `[..., D]`.
 
     body: without one the guard keeps to joint limits alone
+    joint_states_align: which joint state counts at a time, or what lies between two
     """
 
     name: str
@@ -86,6 +92,7 @@ class RobotSpec:
     action_rate_hz: float = 30.0
     guard_rate_hz: float = 100.0
     joint_states_max_age_s: float = 0.1
+    joint_states_align: Align = "nearest"
     body: BodySpec | None = None
 
     def __post_init__(self) -> None:

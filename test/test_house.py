@@ -16,12 +16,12 @@ FLOORS = {
     5: ("runtime", "training"),
     4: ("export",),
     3: ("tokenizers", "policies", "data", "safety", "simulation"),
-    2: ("body", "robot", "normalize", "align", "config", "registry", "provenance", "terminal"),
+    2: ("body", "robot", "normalize", "align", "decode", "config", "registry", "provenance", "terminal"),
     1: ("chunk", "errors", "codec"),
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 WITHOUT_TORCH = (
-    "align", "body", "chunk", "config", "errors", "normalize", "provenance", "registry", "robot",
+    "align", "body", "chunk", "config", "decode", "errors", "normalize", "provenance", "registry", "robot",
     "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
 )  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 40  # lines

@@ -17,7 +17,7 @@ from nac_ros.data import bag
 from nac_ros.data.bag import BagWriter
 from nac_ros.errors import DatasetError
 
-REPAIRED = ".repaired"
+REPAIRED, DAMAGED = ".repaired", ".damaged"
 RECORD_LIMIT = 1 << 30  # [bytes] a longer record is no record
 NANO = 1e9
 DAMAGE = (McapError, EOFError, ValueError, MemoryError, struct.error)  # as the library meets it
@@ -131,7 +131,7 @@ def repair(folder: Path) -> Repaired:
     lost = path.stat().st_size - reading.whole
     facts = {"outcome": "interrupted", **reading.facts}
     writer.finish({**facts, "repaired": f"{lost} bytes and {reading.damaged} chunks were lost"})
-    os.replace(folder, folder.with_name(name + ".damaged"))
+    os.replace(folder, folder.with_name(name + DAMAGED))
     os.replace(work, target)
     extent = writer.contents.extent
     counts = {topic: seen.messages for topic, seen in writer.contents.topics.items()}

@@ -21,6 +21,9 @@ class Episode:
     actions: float32 `[T, D]`, set-point to be reached one frame later
     images: camera -> uint8 `[T, H, W, 3]` RGB
     success: None where nobody judged the episode
+    stamps_ns: int64 `[T]`, true time of each frame; ages_ms: camera -> float32 `[T]`, how much
+        older its image is; intervention: bool `[T]`, where a hand had taken over; None or empty
+        where nobody noted them
     """
 
     proprio: np.ndarray
@@ -28,6 +31,9 @@ class Episode:
     task: str
     images: dict[str, np.ndarray] = field(default_factory=dict)
     success: bool | None = None
+    stamps_ns: np.ndarray | None = None
+    ages_ms: dict[str, np.ndarray] = field(default_factory=dict)
+    intervention: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -13,25 +13,21 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from nac_ros.chunk import Chunk, Motion
-from nac_ros.errors import BadActions, BadObservation
+from nac_ros.decode import NANO, from_image, from_joint_state, to_seconds
+from nac_ros.errors import BadActions
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 
 MAX_POINTS = 10_000  # more would keep the guard from its ticks
 GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
 MIN_AHEAD_S = 1e-3  # a controller refuses a first point that is not in its future
-NANO = 1_000_000_000
-CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}  # encoding -> order that gives RGB
+
+__all__ = ["NANO", "from_image", "from_joint_state", "to_seconds"]  # as they stand in decode
 
 
 def to_time(seconds: float, origin_ns: int = 0) -> Time:
     """A stamp from seconds after `origin_ns`; a float of today's epoch is good for 0.2 us only."""
     whole, nanos = divmod(origin_ns + round(seconds * NANO), NANO)
     return Time(sec=whole, nanosec=nanos)
-
-
-def to_seconds(stamp: Time | Duration, origin_ns: int = 0) -> float:
-    """Seconds from a stamp or a duration, after `origin_ns`."""
-    return (stamp.sec * NANO + stamp.nanosec - origin_ns) / NANO
 
 
 def to_chunk_message(chunk: Chunk) -> JointTrajectory:
@@ -160,17 +156,6 @@ def to_set_point(
     return message
 
 
-def from_joint_state(message: JointState, names: Sequence[str]) -> np.ndarray:
-    """Float64 `[D]` in the order of `names`, whatever the message's; others are left out."""
-    found = dict(zip(message.name, message.position))
-    missing = ", ".join(name for name in names if name not in found)
-    if missing:
-        came = ", ".join(message.name) or "no joint"
-        text = f"joint_states: {missing} missing; the message holds {came}"
-        raise BadObservation(text, "joint_names")
-    return np.array([found[name] for name in names])
-
-
 def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
     """An RGB uint8 `[H, W, 3]` image."""
     height, width, _ = image.shape
@@ -180,24 +165,6 @@ def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
     data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
     message.data = data
     return message
-
-
-def from_image(message: Image) -> np.ndarray:
-    """RGB uint8 `[H, W, 3]`; raises BadObservation for encodings other than rgb8 and bgr8."""
-    if message.encoding not in CHANNELS:
-        known = ", ".join(CHANNELS)
-        text = f"an image of encoding '{message.encoding}'; known are: {known}"
-        raise BadObservation(text, "image_encoding")
-    row = 3 * message.width
-    if message.step < row or len(message.data) != message.step * message.height:
-        text = (
-            f"an image of {message.width}x{message.height} has {len(message.data)} bytes in rows "
-            f"of {message.step}; wanted rows of at least {row}"
-        )
-        raise BadObservation(text, "image_size")
-    flat = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
-    pixels = flat[:, :row].reshape(message.height, message.width, 3)
-    return pixels[..., CHANNELS[message.encoding]]
 
 
 def to_status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:

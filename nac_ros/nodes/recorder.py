@@ -19,6 +19,7 @@ from std_srvs.srv import Trigger
 
 from nac_ros.config import bounded
 from nac_ros.data import streams
+from nac_ros.data.recordings import robot_fact
 from nac_ros.data.session import DISCARDED, INTERRUPTED, Session, SessionConfig
 from nac_ros.data.streams import Source
 from nac_ros.data.take import free_bytes
@@ -64,7 +65,7 @@ class RecorderNode(LifecycleNode):
         super().__init__("recorder")
         config = params.declare(self, RecorderParameters, changeable=SAID)
         spec = load_robot(config.robot)
-        self._config, self._robot, self._task = config, spec.name, config.task
+        self._config, self._robot, self._task = config, robot_fact(spec), config.task
         self._sources = streams.recorded(spec, _extra(config.extra_topics))
         limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
         self._session = Session(
@@ -170,7 +171,7 @@ class RecorderNode(LifecycleNode):
 
     def _start(self) -> str:
         facts = {key: str(self.get_parameter(key).value) for key in SAID}
-        facts |= {"robot": self._robot, "bundle": self._config.bundle}
+        facts |= {**self._robot, "bundle": self._config.bundle}
         facts |= {key: str(value) for key, value in environment().items()}
         folder, now = self._session.begin(self._task, facts), time.time_ns()
         for topic, data in self._latest.items():

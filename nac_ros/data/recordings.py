@@ -1,0 +1,153 @@
+"""Recorded episodes as a dataset: each MCAP file is cut into frames when it is asked for."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from nac_ros import config as configs
+from nac_ros.data import bag, bagfile, slices, streams
+from nac_ros.data.episode import Episode, EpisodeInfo
+from nac_ros.data.slices import Cut
+from nac_ros.errors import DatasetError
+from nac_ros.robot import RobotSpec, load_robot
+
+ROBOT = "robot_yaml"  # fact: the robot's description as it was
+STATE, ACTION = "joint_states", streams.COMMAND
+MIN_FRAMES = 2
+JUDGED = ("success", "failure")
+
+
+class Place(NamedTuple):
+    """Where an episode of the dataset is: which recording, and which slice of it."""
+
+    folder: Path
+    part: int
+
+
+class RecordingDataset:
+    """A folder of recorded episodes, or one of them, opened by `RecordingDataset.open`.
+
+    Actions are what the guard commanded one control period after each frame; with `joint_states`
+    as action key, where the arm was one frame later.
+    """
+
+    def __init__(self, root: Path, folders: Sequence[Path], action_key: str):
+        self.root, self._folders, self._action_key = root, list(folders), action_key
+        facts = [bagfile.facts_of(folder) for folder in folders]
+        self.spec = spec_of(facts[0])
+        for folder, one in zip(folders, facts):
+            if spec_of(one).joint_names != self.spec.joint_names:
+                raise DatasetError(f"{folder} was recorded with another robot than {folders[0]}")
+        self._facts = dict(zip(self._folders, facts))
+        self.fps, self.robot_type = round(self.spec.action_rate_hz), self.spec.name
+        self.names = self.state_names = self.spec.joint_names
+        self.units = self.spec.units
+        self.cameras = {c.name: (c.height, c.width) for c in self.spec.cameras}
+        self._cut = lru_cache(maxsize=1)(self._cut_whole)
+        self._places, self._infos = list[Place](), list[EpisodeInfo]()
+        for folder in self._folders:
+            self._count(folder)
+
+    @classmethod
+    def open(
+        cls, path: Path | str, action_key: str | None = None, state_key: str | None = None
+    ) -> "RecordingDataset":
+        """Every finished episode below `path`; raises DatasetError where there is none, or one
+        that was not finished."""
+        path = Path(path)
+        if (action_key or ACTION) not in (ACTION, STATE) or (state_key or STATE) != STATE:
+            raise DatasetError(
+                f"{path} is a recording: its actions are {ACTION} or {STATE}, its state is {STATE}"
+            )
+        folders = episode_folders(path)
+        for partial in sorted(path.glob(f"*{bag.PARTIAL}")):
+            raise DatasetError(f"{partial} was never finished; run `nac data repair {partial}`")
+        if not folders:
+            raise DatasetError(f"{path} holds no recorded episode")
+        return cls(path, folders, action_key or ACTION)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task texts in the order in which they come first."""
+        return list(dict.fromkeys(info.task for info in self.episodes))
+
+    @property
+    def episodes(self) -> list[EpisodeInfo]:
+        """Frames and task of each."""
+        return self._infos
+
+    def episode(self, index: int, images: bool = True) -> Episode:
+        """Episode `index`; without images those are not decoded, but frames stay the same."""
+        if not 0 <= index < len(self._places):
+            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._places)}")
+        place = self._places[index]
+        return self._episode(place, self._cut(place.folder, images), images)
+
+    def _episode(self, place: Place, cut: Cut, images: bool) -> Episode:
+        part, facts = cut.slices[place.part], self._facts[place.folder]
+        stamps = part.stamps
+        proprio = np.stack([o.proprio[-1] for o in part.observations])  # [T, D]
+        pictures = {}
+        if images:
+            names = self.cameras
+            pictures = {n: np.stack([o.images[n][-1] for o in part.observations]) for n in names}
+        return Episode(
+            proprio,
+            self._actions(place.folder, cut, stamps, proprio),
+            facts.get("task", ""),
+            pictures,
+            facts["outcome"] == "success" if facts.get("outcome") in JUDGED else None,
+            stamps_ns=cut.origin_ns + np.round(stamps * slices.NANO).astype(np.int64),
+            ages_ms={
+                name: np.array([1e3 * age[name] for age in part.ages], np.float32)
+                for name in self.cameras
+            },
+            intervention=slices.taken_over(cut, stamps),
+        )
+
+    def _actions(
+        self, folder: Path, cut: Cut, stamps: np.ndarray, proprio: np.ndarray
+    ) -> np.ndarray:
+        if self._action_key == STATE:
+            return np.concatenate([proprio[1:], proprio[-1:]])
+        if not cut.commands.times:
+            raise DatasetError(
+                f"{folder} holds no {ACTION}, for no guard ran; choose --action-key {STATE}"
+            )
+        return cut.commands.at(stamps + 1 / self.spec.action_rate_hz)
+
+    def _count(self, folder: Path) -> None:
+        task = self._facts[folder].get("task", "")
+        for number, part in enumerate(self._cut(folder, False).slices):
+            if len(part) >= MIN_FRAMES:
+                self._places.append(Place(folder, number))
+                self._infos.append(EpisodeInfo(len(part), task))
+
+    def _cut_whole(self, folder: Path, images: bool) -> Cut:
+        task = self._facts[folder].get("task", "")
+        return slices.cut(bagfile.messages(folder), self.spec, self.cameras, task, images)
+
+
+def episode_folders(path: Path) -> list[Path]:
+    """Finished episodes below a folder, sorted by name, or the folder itself."""
+    if bagfile.is_episode(path):
+        return [path]
+    return sorted(folder for folder in path.iterdir() if bagfile.is_episode(folder))
+
+
+def robot_fact(spec: RobotSpec) -> dict[str, str]:
+    """What a recorder writes of the robot beside each episode."""
+    return {"robot": spec.name, ROBOT: yaml.safe_dump(configs.to_plain(spec), sort_keys=False)}
+
+
+def spec_of(facts: dict[str, str]) -> RobotSpec:
+    """The robot as it was when the episode was recorded; raises DatasetError."""
+    if ROBOT in facts:
+        return configs.build(RobotSpec, yaml.safe_load(facts[ROBOT]), "the recording's robot")
+    if "robot" not in facts:
+        raise DatasetError("the recording does not say of which robot it is")
+    return load_robot(facts["robot"])

@@ -1,0 +1,150 @@
+"""A recording cut into frames by the same alignment that the robot observes with.
+
+Messages come in the order in which they were received. A frame is taken as soon as every camera
+has reached its time, as the policy would have seen it then; the frames of one slice lie one
+control period apart. Where a stream has a hole, a slice ends.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from nac_ros.align import Aligner
+from nac_ros.chunk import Observation
+from nac_ros.data import streams
+from nac_ros.data.bag import STORE
+from nac_ros.data.bagfile import Message
+from nac_ros.decode import from_image, from_joint_state, to_seconds
+from nac_ros.errors import BadObservation
+from nac_ros.robot import RobotSpec
+
+EARLY, LATE = 0.5, 1.5  # control periods after the last frame in which the next one lies
+NANO = 1_000_000_000
+
+
+@dataclass
+class Track:
+    """What was commanded: times `[N]` [s], and positions `[N, D]` in the robot's order."""
+
+    times: list[float] = field(default_factory=list)
+    positions: list[np.ndarray] = field(default_factory=list)
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """Float32 `[T, D]`; before its first and after its last set-point the arm stands."""
+        order = np.argsort(self.times, kind="stable")
+        known, places = np.array(self.times)[order], np.array(self.positions)[order]
+        columns = [np.interp(times, known, column) for column in places.T]
+        return np.stack(columns, 1).astype(np.float32)
+
+
+@dataclass
+class Slice:
+    """Frames one control period apart: an observation each, and how much older its images are."""
+
+    observations: list[Observation] = field(default_factory=list)
+    ages: list[dict[str, float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """Float64 `[T]` [s]."""
+        return np.array([observation.stamp for observation in self.observations])
+
+
+@dataclass
+class Cut:
+    """All of one recording; times are seconds after `origin_ns`.
+
+    modes: when guard/mode said what; refused: what did not fit, as the live bridge counts it
+    """
+
+    origin_ns: int = 0
+    slices: list[Slice] = field(default_factory=list)
+    commands: Track = field(default_factory=Track)
+    modes: list[tuple[float, str]] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+class Cutter:
+    """Feeds an Aligner with a recording's messages and takes a frame whenever one is due."""
+
+    def __init__(self, spec: RobotSpec, cameras: Iterable[str], task: str, images: bool = True):
+        self.spec, self._task, self._images = spec, task, images
+        self._aligner = Aligner(spec, list(cameras), n_obs_steps=1)
+        self._cameras = {f"/{spec.camera(name).topic}": name for name in cameras}
+        self._period = 1 / spec.action_rate_hz
+        self.cut = Cut()
+
+    def take(self, message: Message) -> None:
+        """One message; what does not fit is counted, as on the robot."""
+        cut, topic = self.cut, message.topic
+        cut.origin_ns = cut.origin_ns or message.received
+        try:
+            if topic == f"/{self.spec.joint_states_topic}":
+                decoded = STORE.deserialize_cdr(message.data, message.kind)
+                positions = from_joint_state(decoded, self.spec.joint_names)
+                self._aligner.push_joints(
+                    to_seconds(decoded.header.stamp, cut.origin_ns), positions
+                )
+            elif topic in self._cameras:
+                decoded = STORE.deserialize_cdr(message.data, message.kind)
+                stamp = to_seconds(decoded.header.stamp, cut.origin_ns)
+                self._aligner.push_image(self._cameras[topic], stamp, from_image(decoded))
+            elif topic == f"/{streams.COMMAND}":
+                self._command(message)
+            elif topic == f"/{streams.MODE}":
+                said = streams.text_of(message.data)
+                cut.modes.append(((message.received - cut.origin_ns) / NANO, said))
+        except BadObservation as error:
+            cut.refused[error.reason] = cut.refused.get(error.reason, 0) + 1
+        self._frame((message.received - cut.origin_ns) / NANO)
+
+    def _command(self, message: Message) -> None:
+        decoded = STORE.deserialize_cdr(message.data, message.kind)
+        track = self.cut.commands
+        track.positions.append(from_joint_state(decoded, self.spec.joint_names))
+        track.times.append(to_seconds(decoded.header.stamp, self.cut.origin_ns))
+
+    def _frame(self, now: float) -> None:
+        """Takes a frame where one is due, as `observe` gives it."""
+        common, slices = self._aligner.common, self.cut.slices
+        if common is None:
+            return
+        last = slices[-1].observations[-1].stamp if slices else -np.inf
+        if common < last + EARLY * self._period:
+            return
+        try:
+            observation = self._aligner.observe(now, self._task)
+        except BadObservation as error:
+            self.cut.refused[error.reason] = self.cut.refused.get(error.reason, 0) + 1
+            return
+        if not self._images:
+            observation = replace(observation, images={})
+        if not slices or observation.stamp > last + LATE * self._period:
+            slices.append(Slice())
+        slices[-1].observations.append(observation)
+        slices[-1].ages.append(self._aligner.ages(observation.stamp))
+
+
+def cut(
+    messages: Iterable[Message], spec: RobotSpec, cameras: Iterable[str], task: str,
+    images: bool = True,
+) -> Cut:  # fmt: skip
+    """A whole recording; without `images` the frames are the same, but hold none."""
+    cutter = Cutter(spec, tuple(cameras), task, images)
+    for message in messages:
+        cutter.take(message)
+    return cutter.cut
+
+
+def taken_over(cut: Cut, times: np.ndarray) -> np.ndarray:
+    """Bool `[T]`: where a hand drove although the policy did before or afterwards."""
+    said = [mode for _, mode in cut.modes]
+    if "policy" not in said or "teleop" not in said:
+        return np.zeros(len(times), bool)
+    starts = np.array([time for time, _ in cut.modes])
+    index = np.searchsorted(starts, times, side="right") - 1
+    return np.array([i >= 0 and said[i] == "teleop" for i in index])

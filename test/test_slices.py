@@ -1,0 +1,179 @@
+"""Recordings cut into frames: as the live bridge observes, and nothing across a hole."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mcap")
+pytest.importorskip("rosbags")
+
+from test_bag import IMAGE, JOINTS, T0, TEXT, serialized
+
+from nac_ros.data import bagfile
+from nac_ros.data.bag import BagWriter
+from nac_ros.data.recordings import RecordingDataset, robot_fact
+from nac_ros.errors import DatasetError
+from nac_ros.robot import load_robot
+
+SPEC = load_robot("vx300s")
+EMPTY = np.zeros(0)
+PROMPT = "Place the marker in the bin."
+
+
+def state(stamp, values):
+    names = list(SPEC.joint_names)
+    return serialized(
+        JOINTS, stamp=stamp, name=names, position=np.asarray(values, float), velocity=EMPTY,
+        effort=EMPTY,
+    )  # fmt: skip
+
+
+def picture(stamp, value):
+    data = np.full(96 * 96 * 3, value % 256, np.uint8)
+    data[:3] = np.frombuffer(np.int32(value).tobytes(), np.uint8)[:3]
+    return serialized(
+        IMAGE, stamp=stamp, height=96, width=96, encoding="rgb8", is_bigendian=0, step=288,
+        data=data,
+    )  # fmt: skip
+
+
+def place(k):
+    """Where every joint is asked to be at k / 100 s."""
+    return SPEC.home + 0.001 * k
+
+
+def recorded(folder, seconds=2.0, holes=(), modes=(), outcome="success", command=True):
+    """Joints at 100 Hz, cameras at 30 Hz that take 12 ms, set-points one period ahead."""
+    writer = BagWriter(folder, {"task": PROMPT, **robot_fact(SPEC)})
+    topics = {"joint_states": JOINTS, "guard/command": JOINTS, "guard/mode": TEXT}
+    for topic, kind in {**topics, "scene/image_raw": IMAGE, "wrist/image_raw": IMAGE}.items():
+        writer.open_topic(topic, kind)
+    events = []
+    for k in range(int(seconds * 100)):
+        stamp = T0 + k * 10_000_000
+        events.append((stamp + 200_000, "joint_states", stamp, state(stamp, place(k) - 0.01)))
+        if command:
+            events.append((stamp, "guard/command", stamp, state(stamp, place(k))))
+    for k in range(int(seconds * 30)):
+        stamp = T0 + k * 33_333_333
+        if not any(low <= k / 30 < high for low, high in holes):
+            for n, camera in enumerate(("scene", "wrist")):
+                late = stamp + 12_000_000 + n * 1_000_000
+                events.append((late, f"{camera}/image_raw", stamp, picture(stamp, k + 100 * n)))
+    for at, mode in modes:
+        stamp = T0 + int(at * 1e9)
+        events.append((stamp, "guard/mode", stamp, serialized(TEXT, data=mode)))
+    for received, topic, stamp, data in sorted(events, key=lambda e: e[0]):
+        writer.write(topic, received, stamp, data)
+    return writer.finish({"outcome": outcome})
+
+
+def test_frames_lie_one_period_apart_with_what_was_commanded_next(tmp_path):
+    recorded(tmp_path / "a")
+    dataset = RecordingDataset.open(tmp_path)
+    assert dataset.fps == 30 and dataset.names == SPEC.joint_names
+    assert dataset.tasks == [PROMPT] and len(dataset.episodes) == 1
+    episode = dataset.episode(0)
+    assert 57 <= len(episode) <= 60 and episode.success is True
+    times = (episode.stamps_ns - T0) * 1e-9
+    assert np.diff(times) == pytest.approx(1 / 30, abs=1e-6)
+    expected = SPEC.home + 0.1 * (times[:, None] + 1 / 30)
+    ahead = times + 1 / 30 < 1.98
+    assert np.abs(episode.actions - expected)[ahead].max() < 1e-4
+    nearest = SPEC.home + 0.001 * np.round(times * 100)[:, None] - 0.01
+    assert np.abs(episode.proprio - nearest).max() < 1.1e-3
+    shown = episode.images["scene"][:, 40, 40, 0]
+    assert shown.tolist() == [k % 256 for k in range(shown[0], shown[0] + len(shown))]
+    assert (episode.images["wrist"][:, 40, 40, 0] - shown == 100).all()
+    assert np.abs(episode.ages_ms["wrist"]).max() < 1e-3
+    assert not episode.intervention.any()
+    blind = dataset.episode(0, images=False)
+    assert blind.images == {} and np.array_equal(blind.actions, episode.actions)
+
+
+def test_a_hole_ends_a_slice_and_a_missing_picture_does_not(tmp_path):
+    recorded(tmp_path / "a", seconds=3.0, holes=[(1.0, 1.6)])
+    lengths = [info.length for info in RecordingDataset.open(tmp_path).episodes]
+    assert len(lengths) == 2 and sum(lengths) < 75 and min(lengths) > 25
+    first = RecordingDataset.open(tmp_path).episode(0)
+    assert np.diff(first.stamps_ns).max() < 1.5e9 / 30
+
+
+def test_a_hand_that_took_over_is_marked_and_a_demonstration_by_hand_is_not(tmp_path):
+    recorded(tmp_path / "a", modes=[(0.0, "policy"), (0.5, "teleop"), (1.0, "policy")])
+    recorded(tmp_path / "b", modes=[(0.0, "teleop")], outcome="failure")
+    dataset = RecordingDataset.open(tmp_path)
+    mixed, by_hand = dataset.episode(0), dataset.episode(1)
+    assert 13 <= mixed.intervention.sum() <= 17 and not by_hand.intervention.any()
+    assert by_hand.success is False
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DatasetError, match="holds no recorded episode"):
+        RecordingDataset.open(tmp_path)
+    recorded(tmp_path / "a", command=False)
+    with pytest.raises(DatasetError, match="holds no guard/command"):
+        RecordingDataset.open(tmp_path).episode(0)
+    next_state = RecordingDataset.open(tmp_path, "joint_states").episode(0)
+    assert np.array_equal(next_state.actions[:-1], next_state.proprio[1:])
+    with pytest.raises(DatasetError, match="its actions are guard/command or joint_states"):
+        RecordingDataset.open(tmp_path, "action")
+    BagWriter(tmp_path / "b", {})
+    with pytest.raises(DatasetError, match=r"b\.partial was never finished; run `nac data repair"):
+        RecordingDataset.open(tmp_path)
+
+
+def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
+    """One recording through DDS into the bridge, and through the cutter: the same frames."""
+    rclpy = pytest.importorskip("rclpy")
+    from rclpy.context import Context
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.node import Node
+    from rclpy.serialization import deserialize_message
+    from sensor_msgs.msg import Image, JointState
+
+    from nac_ros.errors import BadObservation
+    from nac_ros.nodes import qos
+    from nac_ros.nodes.bridge import Bridge
+
+    folder = recorded(tmp_path / "a", seconds=1.0)
+    frames = RecordingDataset.open(folder).episode(0)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    context = Context()
+    rclpy.init(context=context, domain_id=10 + os.getpid() % 80)
+    node = Node("bridge", context=context)
+    bridge = Bridge(node, SPEC, [camera.name for camera in SPEC.cameras], 1)
+    kinds = {JOINTS: JointState, IMAGE: Image}
+    outputs = {
+        topic: node.create_publisher(kind, topic, qos.SENSOR_OUT)
+        for topic, kind in (("/joint_states", JointState), ("/scene/image_raw", Image),
+                            ("/wrist/image_raw", Image))
+    }  # fmt: skip
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    seen, last = [], -np.inf
+    try:
+        while not all(out.get_subscription_count() for out in outputs.values()):
+            time.sleep(0.05)
+        for message in bagfile.messages(folder, set(outputs)):
+            outputs[message.topic].publish(deserialize_message(message.data, kinds[message.kind]))
+            executor.spin_once(timeout_sec=1.0)
+            try:
+                observation = bridge.observe(message.received * 1e-9, PROMPT)
+            except BadObservation:
+                continue
+            if observation.stamp > last + 0.5 / 30:
+                seen.append(observation)
+                last = observation.stamp
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        context.try_shutdown()
+    assert len(seen) == len(frames) > 25
+    stamps = np.array([o.stamp for o in seen])
+    assert np.abs(stamps - frames.stamps_ns * 1e-9).max() < 1e-6  # floats since 1970
+    assert np.array_equal(np.stack([o.proprio[-1] for o in seen]), frames.proprio)
+    for camera, pictures in frames.images.items():
+        assert np.array_equal(np.stack([o.images[camera][-1] for o in seen]), pictures)
