@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nac_ros import arguments, commands, tokenizer_commands
+from nac_ros import arguments, commands, recording_commands, tokenizer_commands
 from nac_ros.errors import NacError
 
 
@@ -85,6 +85,12 @@ def _data(groups: Any) -> None:
     ):
         command = arguments.command(data, name, run, text)
         command.add_argument("path", type=Path)
+    mend = arguments.command(
+        data, "repair", recording_commands.repair, "complete recordings that were cut off"
+    )
+    mend.add_argument(
+        "paths", type=Path, nargs="+", help="episodes, or folders of which all are mended"
+    )
 
 
 def _tokenizer(groups: Any) -> None:

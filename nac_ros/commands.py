@@ -78,10 +78,15 @@ def data_info(a: Namespace) -> Figures:
 def data_check(a: Namespace) -> Figures:
     """Findings about a dataset; none raises when it is sound."""
     from nac_ros.data.check import check
-    from nac_ros.data.datasets import open_dataset
+    from nac_ros.data.datasets import holds_recordings, open_dataset
     from nac_ros.errors import DatasetError
 
-    findings = [str(finding) for finding in check(open_dataset(a.path))]
+    if holds_recordings(a.path):
+        from nac_ros.data.check_recordings import check_recordings
+
+        findings = [str(finding) for finding in check_recordings(a.path)]
+    else:
+        findings = [str(finding) for finding in check(open_dataset(a.path))]
     for finding in findings:
         print(finding)
     if findings:

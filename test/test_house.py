@@ -11,18 +11,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nac_ros"
 FLOORS = {
-    7: ("cli", "arguments", "commands", "tokenizer_commands"),
+    7: ("cli", "arguments", "commands", "recording_commands", "tokenizer_commands"),
     6: ("nodes", "evaluation"),
     5: ("runtime", "training"),
     4: ("export",),
     3: ("tokenizers", "policies", "data", "safety", "simulation"),
-    2: ("body", "robot", "normalize", "align", "decode", "config", "registry", "provenance", "terminal"),
+    2: (
+        "body", "robot", "normalize", "align", "decode", "config", "registry", "provenance",
+        "terminal",
+    ),
     1: ("chunk", "errors", "codec"),
-}
+}  # fmt: skip
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 WITHOUT_TORCH = (
-    "align", "body", "chunk", "config", "decode", "errors", "normalize", "provenance", "registry", "robot",
-    "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
+    "align", "body", "chunk", "config", "decode", "errors", "normalize", "provenance", "registry",
+    "robot", "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
 )  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 300, 40  # lines
 BLOCK = """

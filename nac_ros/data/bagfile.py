@@ -49,7 +49,8 @@ class Reading:
 
 def is_episode(folder: Path) -> bool:
     """Whether the folder holds a finished recording."""
-    return (folder / bag.FILE).is_file() and not folder.name.endswith((bag.PARTIAL, bag.DISCARDED))
+    unfinished = (bag.PARTIAL, bag.DISCARDED, DAMAGED, REPAIRED)
+    return (folder / bag.FILE).is_file() and not folder.name.endswith(unfinished)
 
 
 def facts_of(folder: Path) -> dict[str, str]:
@@ -89,6 +90,14 @@ def messages(
     if reading is None and (found.damaged or not found.complete):
         what = f"{found.damaged} damaged chunks" if found.damaged else "cut off"
         raise DatasetError(f"{path} is damaged ({what}); run `nac data repair {folder}`")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every byte of an episode can be read, and its metadata is there."""
+    reading = Reading()
+    for _ in messages(folder, (), reading):
+        pass
+    return reading.complete and not reading.damaged and (folder / bag.METADATA).is_file()
 
 
 class Repaired(NamedTuple):

@@ -28,7 +28,7 @@ def open_dataset(
         return Hdf5Dataset.open(path, action_key, state_key)
     if (path / "meta/info.json").is_file():
         return Dataset.open(path, action_key, state_key)
-    if any(path.glob("*.mcap")) or any(path.glob("*/*.mcap")):
+    if holds_recordings(path):
         return _recordings(path, action_key, state_key)
     files = sorted(path.glob("*.hdf5")) + sorted(path.glob("*.h5"))
     if len(files) == 1:
@@ -37,6 +37,11 @@ def open_dataset(
         f"{path} is neither a LeRobot v3 folder (meta/info.json) nor a folder of recorded "
         f"episodes nor one with one HDF5 file ({len(files)} found)"
     )
+
+
+def holds_recordings(path: Path) -> bool:
+    """Whether it is a recorded episode, or a folder of them."""
+    return path.is_dir() and any(any(path.glob(mcap)) for mcap in ("*.mcap", "*/*.mcap"))
 
 
 def _recordings(path: Path, *keys: str | None) -> Any:

@@ -1,0 +1,45 @@
+"""What each command of `nac data` does to recorded episodes."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from nac_ros.errors import DatasetError, NacError
+
+
+def repair(a: Namespace) -> dict[str, Any]:
+    """Completes what a crash left, and says what was lost."""
+    from nac_ros.data import bag, bagfile
+
+    places = [place for path in a.paths for place in _damaged(path, bag.PARTIAL)]
+    rows, failed = [], []
+    for place in places:
+        try:
+            done = bagfile.repair(place)
+        except NacError as error:
+            failed.append(str(error))
+            print(error)
+            continue
+        print(done)
+        rows.append({**done._asdict(), "folder": str(done.folder)})
+    if failed and not rows:
+        raise DatasetError(failed[-1])
+    if not places:
+        print("nothing to repair: no episode there was cut off or damaged")
+    return {"repaired": rows, "failed": failed}
+
+
+def _damaged(path: Path, suffix: str) -> list[Path]:
+    """The episode itself, or those of a folder that are unfinished or cannot be read whole."""
+    from nac_ros.data import bag, bagfile
+
+    if not path.is_dir():
+        raise DatasetError(f"{path} is no folder; name an episode, or a folder of them")
+    if (path / bag.FILE).is_file():
+        return [path]
+    unfinished = sorted(path.glob(f"*{suffix}"))
+    return unfinished + [
+        folder
+        for folder in sorted(path.iterdir())
+        if bagfile.is_episode(folder) and not bagfile.is_whole(folder)
+    ]

@@ -1,0 +1,66 @@
+"""`nac data check`, `info` and `repair` on recorded episodes."""
+
+import json
+import os
+
+import pytest
+
+pytest.importorskip("mcap")
+pytest.importorskip("rosbags")
+
+from test_slices import PROMPT, recorded
+
+from nac_ros.cli import main
+from nac_ros.data import bag
+from nac_ros.data.bag import BagWriter
+from nac_ros.data.check_recordings import check_recordings
+
+
+def texts(path):
+    return [str(finding) for finding in check_recordings(path)]
+
+
+def test_a_sound_episode_has_no_findings_and_info_says_what_it_is(tmp_path, capsys):
+    recorded(tmp_path / "a")
+    assert texts(tmp_path) == []
+    assert main(["data", "check", str(tmp_path)]) == 0
+    out = tmp_path / "info.json"
+    assert main(["data", "info", str(tmp_path), "--json", str(out)]) == 0
+    info = json.loads(out.read_text())
+    assert info["episodes"] == 1 and info["tasks"] == [PROMPT] and info["robot"] == "vx300s"
+    assert info["cameras"] == {"scene": [96, 96], "wrist": [96, 96]} and info["frames"] > 55
+    assert "is sound" in capsys.readouterr().out
+
+
+def test_everything_that_is_wrong_is_named(tmp_path, capsys):
+    recorded(tmp_path / "a", seconds=3.0, holes=[(1.0, 1.6)], outcome="interrupted")
+    recorded(tmp_path / "b", command=False)
+    BagWriter(tmp_path / "c", {}).abandon()
+    findings = texts(tmp_path)
+    assert "dataset: c.partial was never finished" in findings[0]
+    holes = [text for text in findings if "holes after 1.0 s make 2 episodes of it" in text]
+    assert len(holes) == 1 and holes[0].startswith("episode 0: a: ")
+    assert any(
+        "episode 0: a: nobody judged it, its outcome is 'interrupted'" in t for t in findings
+    )
+    assert any("episode 1: b: no guard/command in it" in text for text in findings)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "findings, listed above" in capsys.readouterr().err
+
+
+def test_a_folder_is_repaired_as_a_whole(tmp_path, capsys):
+    whole = recorded(tmp_path / "a")
+    cut = recorded(tmp_path / "b", seconds=3.0)
+    size = (cut / bag.FILE).stat().st_size
+    os.truncate(cut / bag.FILE, size // 2)
+    cut.rename(tmp_path / "b.partial")
+    assert main(["data", "repair", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "messages of 1" in said and "bytes at its end" in said and str(whole) not in said
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["a", "b", "b.damaged"]
+    assert [t for t in texts(tmp_path) if "was never" in t or "damaged" in t] == []
+    assert main(["data", "repair", str(tmp_path)]) == 0
+    assert "nothing to repair" in capsys.readouterr().out
+    assert main(["data", "repair", str(tmp_path / "nothing")]) == 2
+    assert "is no folder" in capsys.readouterr().err
