@@ -91,6 +91,17 @@ def _data(groups: Any) -> None:
     mend.add_argument(
         "paths", type=Path, nargs="+", help="episodes, or folders of which all are mended"
     )
+    again = arguments.command(
+        data, "replay", recording_commands.rerun, "an episode through the guard, on twin or arm"
+    )
+    again.add_argument("path", type=Path, help="dataset, or recorded episodes")
+    again.add_argument("--episode", type=int, default=0)
+    again.add_argument("--action-key", help="column of the actions")
+    again.add_argument(
+        "--robot", default="twin", help="robot whose guard runs; `twin` starts one and its guard"
+    )
+    again.add_argument("--speed", type=float, default=1.0, help="share of the recorded speed")
+    again.add_argument("--out", type=Path, default=Path("runs/replay"))
 
 
 def _tokenizer(groups: Any) -> None:

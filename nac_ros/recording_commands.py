@@ -29,6 +29,27 @@ def repair(a: Namespace) -> dict[str, Any]:
     return {"repaired": rows, "failed": failed}
 
 
+def rerun(a: Namespace) -> dict[str, Any]:
+    """An episode through the guard, on the twin or on the arm."""
+    from nac_ros.nodes.rerun_episode import RerunConfig, rerun_episode
+
+    config = RerunConfig(
+        data=str(a.path), episode=a.episode, action_key=a.action_key or "", robot=a.robot,
+        speed=a.speed, out=str(a.out),
+    )  # fmt: skip
+    figures = rerun_episode(config)
+    print("joint            commanded: rms, max   measured: rms, max")
+    for joint in figures["commanded_rms"]:
+        row = [
+            figures[f"{w}_{k}"][joint] for w in ("commanded", "measured") for k in ("rms", "max")
+        ]
+        print(f"{joint:16s} {row[0]:11.4f} {row[1]:7.4f} {row[2]:11.4f} {row[3]:7.4f}")
+    for what in ("holds", "refusals", "clips"):
+        if figures[what]:
+            print(f"{what}: {', '.join(f'{key} {n}' for key, n in figures[what].items())}")
+    return figures
+
+
 def _damaged(path: Path, suffix: str) -> list[Path]:
     """The episode itself, or those of a folder that are unfinished or cannot be read whole."""
     from nac_ros.data import bag, bagfile

@@ -7,6 +7,9 @@ _RELIABLE, _BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BE
 # Sensors, as they are listened to: a lost sample is not sent again, the next one comes.
 SENSOR = QoSProfile(depth=5, reliability=_BEST_EFFORT)
 
+# Sensors, for whoever wants every sample and may be late to read them.
+ALL_SENSOR = QoSProfile(depth=1000, reliability=_BEST_EFFORT)
+
 # Sensors, as our own are offered: reliable, so that any subscriber fits.
 SENSOR_OUT = QoSProfile(depth=5, reliability=_RELIABLE)
 
