@@ -105,7 +105,7 @@ def reasons_of_the_policy():
     """Codes of observations that cannot be used, as the node counts or tells them."""
     called = [
         node
-        for node in parsed("align.py", "nodes/convert.py")
+        for node in parsed("align.py", "decode.py")
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "BadObservation"
     ]
     assert all(len(node.args) == 2 for node in called), "name a reason"
@@ -166,6 +166,18 @@ def test_the_table_of_the_guard_s_parameters_has_their_names_and_defaults():
 
     rows = re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \| ", BRING_UP, re.MULTILINE)
     known = {field.name: str(field.default) for field in dataclasses.fields(GuardNodeConfig)}
+    assert {name: default for name, default in rows if name in known} == known
+
+
+def test_the_table_of_the_recorder_s_parameters_has_their_names_and_defaults():
+    pytest.importorskip("rclpy")
+    pytest.importorskip("mcap")
+    from nac_ros.nodes.recorder import RecorderParameters
+
+    text = (ROOT / "docs/recording.md").read_text()
+    rows = re.findall(r"^\| `([a-z_]+)` \| `?([\w./]*)`? ?\| ", text, re.MULTILINE)
+    fields = dataclasses.fields(RecorderParameters)
+    known = {field.name: str(field.default).replace("('',)", "") for field in fields}
     assert {name: default for name, default in rows if name in known} == known
 
 
@@ -262,7 +274,12 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
         for node, given in re.findall(r"ros2 run nac_ros (\w+) --ros-args(.*)", line):
             own = (ROOT / f"nac_ros/nodes/{node}.py").read_text()
             own += (ROOT / "nac_ros/runtime/tick.py").read_text()
-            own += (ROOT / "nac_ros/nodes/loading.py").read_text() if node == "policy" else ""
+            beside = {
+                "policy": ["nodes/loading.py"],
+                "recorder": ["data/session.py", "data/gate.py"],
+            }
+            for name in beside.get(node, ()):
+                own += (ROOT / "nac_ros" / name).read_text()
             for name in re.findall(r"-p (\w+):=", given):
                 assert re.search(rf"^    {name}: ", own, re.MULTILINE), line
 

@@ -17,7 +17,7 @@ SPEC = load_robot("vx300s")
 
 
 def swayed(folder, names=SPEC.joint_names, away=0.0):
-    """Two seconds of a slow sway that begins at home, or with the waist `away` [rad] from it; a dataset."""
+    """A dataset: two seconds of slow sway from home, but for the waist, `away` [rad] from it."""
     times = np.arange(60)[:, None] / 30
     swing = 0.15 * SPEC.relative_mask * (1 - np.cos(2 * times)) / 2 + away * (np.arange(7) == 0)
     actions = (SPEC.home + swing).astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree as xml
 
+from nac_ros.data.streams import recorded
 from nac_ros.errors import NacError
 from nac_ros.robot import RobotSpec, load_robot
 
@@ -43,11 +44,11 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
     cameras = tuple(camera.topic for camera in spec.cameras)
     joints = (spec.joint_states_topic,)
     guard_services = ("guard/stop", "guard/reset", "guard/ramp")
-    trigger = (*guard_services, "policy/start", "policy/stop", "twin/reset")
-    managed = tuple(f"{node}/{name}" for node in ("guard", "policy") for name in LIFECYCLE)
-    settings = tuple(
-        f"{node}/{name}" for node in ("guard", "policy", "twin", "view") for name in PARAMETERS
-    )
+    recording = tuple(f"recorder/{name}" for name in ("start", "stop", "fail", "discard", "mark"))
+    trigger = (*guard_services, "policy/start", "policy/stop", "twin/reset", *recording)
+    lived = ("guard", "policy", "recorder")
+    managed = tuple(f"{node}/{name}" for node in lived for name in LIFECYCLE)
+    settings = tuple(f"{node}/{name}" for node in (*lived, "twin", "view") for name in PARAMETERS)
     seen = ("guard/command", "policy/chunk", "diagnostics")
     return {
         "guard": Access(
@@ -65,7 +66,13 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         "teleop": Access(
             ("teleop/command", "guard/mode", "diagnostics"),
             (*joints, "guard/command"),
-            calls=("guard/stop",),
+            calls=("guard/stop", *recording),
+            lifecycle=True,
+        ),
+        "recorder": Access(
+            ("diagnostics",),
+            tuple(f.topic for f in recorded(spec)),
+            tuple(name.replace("recorder", "~") for name in recording),
             lifecycle=True,
         ),
         "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
