@@ -91,6 +91,18 @@ def _data(groups: Any) -> None:
     mend.add_argument(
         "paths", type=Path, nargs="+", help="episodes, or folders of which all are mended"
     )
+    change = arguments.command(
+        data, "edit", recording_commands.edit, "relabel, discard, merge or split recorded episodes"
+    )
+    change.add_argument("deed", choices=("relabel", "discard", "merge", "split"))
+    change.add_argument("paths", type=Path, nargs="+", help="episodes")
+    change.add_argument("--task", help="relabel: another prompt")
+    change.add_argument(
+        "--outcome", choices=("success", "failure"), help="relabel: another verdict"
+    )
+    change.add_argument("--note", help="relabel: another note")
+    change.add_argument("--out", type=Path, help="merge: folder that the episodes go to")
+    change.add_argument("--at", type=float, help="split: seconds after the first message")
     again = arguments.command(
         data, "replay", recording_commands.rerun, "an episode through the guard, on twin or arm"
     )

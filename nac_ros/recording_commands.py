@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from nac_ros.errors import DatasetError, NacError
+from nac_ros.errors import ConfigError, DatasetError, NacError
 
 
 def repair(a: Namespace) -> dict[str, Any]:
@@ -27,6 +27,33 @@ def repair(a: Namespace) -> dict[str, Any]:
     if not places:
         print("nothing to repair: no episode there was cut off or damaged")
     return {"repaired": rows, "failed": failed}
+
+
+def edit(a: Namespace) -> dict[str, Any]:
+    """Relabels, discards, merges or splits recorded episodes."""
+    from nac_ros.data import edit_recordings as editing
+
+    if a.deed == "relabel":
+        wanted = {"task": a.task, "outcome": a.outcome, "note": a.note}
+        facts = {key: value for key, value in wanted.items() if value is not None}
+        if not facts:
+            raise ConfigError("relabel needs --task, --outcome or --note")
+        for path in a.paths:
+            editing.relabel(path, facts)
+        done = list(a.paths)
+    elif a.deed == "discard":
+        done = [editing.discard(path) for path in a.paths]
+    elif a.deed == "merge":
+        if a.out is None:
+            raise ConfigError("merge needs --out, the folder that the episodes go to")
+        done = editing.merge(a.paths, a.out)
+    else:
+        if a.at is None:
+            raise ConfigError("split needs --at, seconds after the episode's first message")
+        done = [part for path in a.paths for part in editing.split(path, a.at)]
+    for path in done:
+        print(path)
+    return {"paths": [str(path) for path in done]}
 
 
 def rerun(a: Namespace) -> dict[str, Any]:

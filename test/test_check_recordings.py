@@ -11,9 +11,10 @@ pytest.importorskip("rosbags")
 from test_slices import PROMPT, recorded
 
 from nac_ros.cli import main
-from nac_ros.data import bag
+from nac_ros.data import bag, bagfile
 from nac_ros.data.bag import BagWriter
 from nac_ros.data.check_recordings import check_recordings
+from nac_ros.data.recordings import RecordingDataset
 
 
 def texts(path):
@@ -64,3 +65,30 @@ def test_a_folder_is_repaired_as_a_whole(tmp_path, capsys):
     assert "nothing to repair" in capsys.readouterr().out
     assert main(["data", "repair", str(tmp_path / "nothing")]) == 2
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_episodes_are_relabelled_merged_split_and_put_aside(tmp_path, capsys):
+    first, second = recorded(tmp_path / "a"), recorded(tmp_path / "b")
+    content = (first / bag.FILE).read_bytes()
+    words = ["data", "edit", "relabel", str(first), "--task", "Lift it.", "--outcome", "failure"]
+    assert main(words) == 0
+    facts = bagfile.facts_of(first)
+    assert (facts["task"], facts["outcome"], facts["was_task"]) == ("Lift it.", "failure", PROMPT)
+    assert (first / bag.FILE).read_bytes() == content
+    out = tmp_path / "all"
+    assert main(["data", "edit", "merge", str(first), str(second), "--out", str(out)]) == 0
+    assert RecordingDataset.open(out).tasks == ["Lift it.", PROMPT]
+    assert main(["data", "edit", "split", str(out / "b"), "--at", "0.8"]) == 0
+    lengths = [info.length for info in RecordingDataset.open(out).episodes]
+    assert len(lengths) == 3 and 22 <= lengths[1] <= 25 and 34 <= lengths[2] <= 37
+    assert sorted(p.name for p in out.iterdir()) == ["a", "b.discarded", "ba", "bb"]
+    assert main(["data", "edit", "discard", str(out / "a")]) == 0
+    capsys.readouterr()
+    assert main(["data", "edit", "split", str(out / "ba"), "--at", "9"]) == 2
+    assert "ba is 0.8 s long; 9 s lies not in it" in capsys.readouterr().err
+    assert main(["data", "edit", "merge", str(out / "ba")]) == 2
+    assert "merge needs --out" in capsys.readouterr().err
+    assert main(["data", "edit", "merge", str(out / "ba"), str(out / "ba"), "--out", "x"]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert main(["data", "edit", "discard", str(tmp_path)]) == 2
+    assert "is no finished episode" in capsys.readouterr().err

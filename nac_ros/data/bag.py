@@ -162,13 +162,20 @@ def definition(kind: str) -> bytes:
 def complete(place: Path, contents: Contents, target: Path) -> None:
     """Writes metadata.yaml beside a finished file and gives the folder its name."""
     text = yaml.safe_dump(_metadata(contents), sort_keys=False)
-    path = place / METADATA
-    with path.open("w") as file:
+    replace_text(place / METADATA, text)
+    os.replace(place, target)
+    _sync(target.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file in one step that survives a crash."""
+    temporary = path.with_name(path.name + PARTIAL)
+    with temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(place, target)
-    _sync(target.parent)
+    os.replace(temporary, path)
+    _sync(path.parent)
 
 
 def remove(folder: Path) -> None:

@@ -9,6 +9,8 @@ from nac_ros.config import bounded, check_bounds
 
 STAMP_END = 12  # bytes of a serialized message up to where its header's stamp ends
 NANO = 1e9
+REMEMBERED_S = 5.0  # how long an event is told of
+KEPT = 1000  # messages of a stream that nobody records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Seen:
     changed: int = 0
     frozen: int = 0
     repeated: int = 0
-    set_back: int = 0
+    set_back: int = 0  # when, 0 = never
 
 
 class Gate:
@@ -73,7 +75,8 @@ class Gate:
         seen = self._seen.get(topic)
         if seen is None:
             return
-        seen.set_back += bool(seen.stamps) and stamp < seen.stamps[-1]
+        if seen.stamps and stamp < seen.stamps[-1]:
+            seen.set_back = received
         seen.stamps.append(stamp)
         seen.delays.append(delay)
         seen.receipts.append(received)
@@ -84,6 +87,12 @@ class Gate:
         if not same:
             seen.picture, seen.changed = data, received
         seen.frozen = max(seen.frozen, received - seen.changed)
+
+    def trim(self) -> None:
+        """Forgets the older messages, where no episode is to be judged."""
+        for seen in self._seen.values():
+            for rows in (seen.stamps, seen.delays, seen.receipts):
+                del rows[:-KEPT]
 
     def now(self, now: int) -> list[str]:
         """What is wrong at the moment, a sentence each."""
@@ -102,8 +111,8 @@ class Gate:
             return
         if seen.picture and frozen > config.max_frozen_s:
             yield f"{topic}: the same picture for {frozen:.1f} s; is the camera stuck?"
-        if seen.set_back:
-            yield f"{topic}: its clock was set back; begin anew"
+        if seen.set_back and (now - seen.set_back) / NANO < REMEMBERED_S:
+            yield f"{topic}: its clock was set back; discard and begin anew"
         if abs(seen.delays[-1]) / NANO > config.max_skew_s:
             yield _skewed(topic, seen.delays[-1] / NANO, config.max_skew_s)
 

@@ -83,7 +83,9 @@ class Session:
         something new to say."""
         before, ended = self.wrong, self.last
         self.wrong = self._wrong()
-        if self.take is not None:
+        if self.take is None:
+            self._gate.trim()
+        else:
             if self.take.trouble:
                 self._give_up(self.take.trouble)
             elif self.seconds > self.config.max_episode_s or self._room():

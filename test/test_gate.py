@@ -1,0 +1,88 @@
+"""The capture gate on clocks of our own: what it says at once, and what stays with an episode."""
+
+import numpy as np
+import pytest
+
+from nac_ros.data.gate import KEPT, Gate, GateConfig, StreamSpec
+from nac_ros.errors import ConfigError
+
+MS = 1_000_000
+JOINTS = StreamSpec(topic="joint_states", kind="j", rate_hz=30.0)
+SCENE = StreamSpec(topic="scene", kind="i", rate_hz=30.0, image=True)
+
+
+def watched(seconds=3.0, image=lambda k: bytes(12) + b"%d" % k, late=0, skip=lambda t: False,
+            stamped=lambda t: t):  # fmt: skip
+    """Joints at 100 Hz and a camera at 30 Hz whose images come `late` [ms]."""
+    gate = Gate((JOINTS, SCENE), GateConfig(), 0)
+    for k in range(int(seconds * 100)):
+        gate.take("joint_states", stamped(10 * k) * MS, 0, 10 * k * MS, b"")
+        if k % 3 == 0 and not skip(10 * k):
+            gate.take("scene", (stamped(10 * k) - late) * MS, late * MS, 10 * k * MS, image(k))
+    return gate, int(seconds * 1000) * MS
+
+
+def test_good_streams_are_good():
+    gate, end = watched()
+    assert gate.now(end) == [] == gate.verdict(end, "joint_states")
+    facts = gate.facts()
+    assert facts["scene"]["messages"] == 100 and facts["scene"]["rate_hz"] == pytest.approx(
+        33.3, 0.01
+    )
+    assert facts["joint_states"]["largest_gap_s"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"skip": lambda t: t > 1500}, "scene: 1.50 s without a message"),
+        ({"skip": lambda t: (t // 30) % 2}, "scene: 16.7 Hz, 30 Hz are promised"),
+        ({"image": lambda k: bytes(12) + b"x"}, "scene: the same picture for 3.0 s"),
+        ({"late": 400}, "scene: stamped 0.40 s before it comes, at most 0.25 s is allowed"),
+        ({"stamped": lambda t: t - 3600_000 * (t > 1000)}, "its clock was set back at 1.0 s"),
+        ({"stamped": lambda t: t // 60 * 60}, "stamps come twice"),
+    ],
+)
+def test_what_was_wrong_stays_with_the_episode(spoilt, said):
+    gate, end = watched(**spoilt)
+    assert any(said in text for text in gate.verdict(end, "joint_states"))
+
+
+def test_what_is_wrong_is_said_while_it_is_and_no_longer():
+    gate, end = watched(skip=lambda t: t > 2000)
+    assert gate.now(end) == ["scene: no message for 1.0 s; is its node running?"]
+    gate.take("scene", end, 0, end, bytes(12) + b"new")
+    assert gate.now(end) == []
+    gate.take("scene", end - 3600_000 * MS, 0, end + MS, bytes(12) + b"newer")
+    assert "was set back" in gate.now(end + MS)[0]
+    gate.take("scene", end - 3590_000 * MS, 0, end + 10_000 * MS, bytes(12) + b"newest")
+    assert not any("set back" in text for text in gate.now(end + 10_000 * MS))
+
+
+def test_a_picture_that_differs_in_its_stamp_alone_is_the_same():
+    gate, end = watched(image=lambda k: k.to_bytes(12, "little") + b"same")
+    assert gate.facts()["scene"]["repeated"] == 99
+    assert any("same picture" in text for text in gate.now(end))
+
+
+def test_images_far_from_any_joint_state_are_named():
+    gate = Gate((JOINTS, SCENE), GateConfig(), 0)
+    for k in range(30):
+        gate.take("joint_states", 33 * k * MS, 0, 33 * k * MS, b"")
+        gate.take("scene", (33 * k + 16) * MS, 0, (33 * k + 16) * MS, bytes(12) + b"%d" % k)
+    assert gate.verdict(30 * 33 * MS, "joint_states") == []
+    strict = Gate((JOINTS, SCENE), GateConfig(max_offset_s=0.01), 0)
+    strict._seen = gate._seen
+    assert "images lie 0.016 s from" in strict.verdict(30 * 33 * MS, "joint_states")[0]
+
+
+def test_a_gate_that_nobody_records_through_stays_small():
+    gate, end = watched(seconds=30.0)
+    gate.trim()
+    assert gate.facts()["joint_states"]["messages"] == KEPT
+    assert gate.now(end) == [] and np.isfinite(gate.facts()["scene"]["rate_hz"])
+
+
+def test_nonsense_limits_are_refused():
+    with pytest.raises(ConfigError, match="max_gap_s"):
+        GateConfig(max_gap_s=0.0)
