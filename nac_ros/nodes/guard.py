@@ -6,6 +6,7 @@ death: what the controllers hold ends at rest.
 
 import time
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, cast, get_args
 
 from rcl_interfaces.msg import SetParametersResult
@@ -25,6 +26,7 @@ from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import load_robot
 from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.pacer import Pacer
 from nac_ros.runtime.priority import go_first
 from nac_ros.runtime.taped import TapedGuard, tape_folder
 from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode, Source
@@ -33,6 +35,7 @@ from nac_ros.safety.limits import Refusal
 
 MODES = get_args(Mode)
 PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
+COMMAND_S = 0.03  # so long before it is due a set-point is told, whatever planning takes
 QUIET_S = 1.0  # the same refusal is logged and reported at most this often
 
 
@@ -70,6 +73,7 @@ class GuardNode(LifecycleNode):
         self._shown, self._refusal, self._refused_at = ("inactive", ""), "", 0.0
         self._diagnostics = Diagnostics(self, self._status)
         self._handles: list[Any] = []
+        self._pacer = Pacer(COMMAND_S)
         self._scheduling = go_first(config.priority)
         self.get_logger().info(f"scheduled {self._scheduling}")
 
@@ -128,6 +132,7 @@ class GuardNode(LifecycleNode):
     def close(self) -> None:
         """The arm comes to rest before the process ends."""
         self.rest()
+        self._pacer.close()
         if isinstance(self._guard, TapedGuard):
             self._guard.tape.close()
 
@@ -139,6 +144,7 @@ class GuardNode(LifecycleNode):
         self.destroy_timer(self._ticks.pop())
         self._guard.set_mode("hold")
         self._tick()
+        self._pacer.flush()
         self._shown = ("inactive", "")
         self._diagnostics.publish()
 
@@ -150,7 +156,8 @@ class GuardNode(LifecycleNode):
         guard, names = self._guard, self._spec.joint_names
         for tick in guard.tick(now):
             set_point = (tick.positions, tick.velocities, self._origin_ns)
-            self._command.publish(convert.to_joint_state(tick.stamp, names, *set_point))
+            message = convert.to_joint_state(tick.stamp, names, *set_point)
+            self._pacer.put(tick.stamp, now, partial(self._command.publish, message))
         before, self._shown = self._shown, (guard.state, guard.hold)
         # After a jump of the clock its stamps mean nothing to a controller, and what that has ends
         # at rest by itself. An arm at rest is left alone.
