@@ -15,7 +15,7 @@ Stats = dict[str, np.ndarray]
 
 
 class Pool:
-    """All values of a feature, `[D, N]`, kept sorted: so quantiles of merged episodes are exact."""
+    """All values of a feature, `[D, N]`, kept sorted: quantiles of merged episodes are exact."""
 
     def __init__(self) -> None:
         self._sorted: np.ndarray | None = None

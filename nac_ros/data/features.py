@@ -8,7 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from nac_ros.data.layout import (
-    ACTION, AGE_SUFFIX, IMAGE_PREFIX, IMAGE_TYPE, INDEX_FEATURES, INTERVENTION, STAMP, STATE,
+    ACTION,
+    AGE_SUFFIX,
+    IMAGE_PREFIX,
+    IMAGE_TYPE,
+    INDEX_FEATURES,
+    INTERVENTION,
+    STAMP,
+    STATE,
     SUCCESS,
 )  # fmt: skip
 from nac_ros.data.video import VideoConfig
@@ -40,6 +47,9 @@ class Extras:
         }
 
 
+NO_EXTRAS = Extras()
+
+
 def make_features(
     names: Sequence[str],
     units: Sequence[str],
@@ -47,7 +57,7 @@ def make_features(
     cameras: Mapping[str, tuple[int, int]],
     fps: int,
     video: VideoConfig | None = None,
-    extras: Extras = Extras(),
+    extras: Extras = NO_EXTRAS,
 ) -> dict[str, Any]:
     """The `features` of info.json; cameras are name -> (height, width) [pixels].
 

@@ -12,6 +12,7 @@ from nac_ros.data import feature_stats, features, layout
 from nac_ros.data.feature_stats import Levels, Pool, Stats
 from nac_ros.data.layout import IMAGE_PREFIX
 from nac_ros.data.lerobot import Dataset
+from nac_ros.errors import DatasetError
 
 LEVELS_FILE = "nac_levels.json"  # in meta: what stats.json says of images, before it is rounded
 
@@ -30,6 +31,8 @@ class Summary:
         summary = cls()
         numbers = [k for k, f in info["features"].items() if f["dtype"] not in features.PICTURES]
         for path in files:
+            if not path.is_file():
+                raise DatasetError(f"{path} is missing, so nothing can be added; copy it again")
             table = pq.read_table(path, columns=numbers)
             columns = {key: _values(table[key]) for key in numbers}
             summary._add_numbers(columns)

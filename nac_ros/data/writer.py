@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from nac_ros.data import columns, feature_stats, features, layout, places
 from nac_ros.data.episode import Episode
-from nac_ros.data.features import Extras
+from nac_ros.data.features import NO_EXTRAS, Extras
 from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, FileNumber
 from nac_ros.data.places import CLIP, OUTCOMES
 from nac_ros.data.summary import Summary
@@ -53,7 +53,7 @@ class DatasetWriter:
         units: Sequence[str] = (),
         state_names: Sequence[str] | None = None,
         video: VideoConfig | None = None,
-        extras: Extras = Extras(),
+        extras: Extras = NO_EXTRAS,
         tell_outcomes: bool = False,
     ) -> "DatasetWriter":
         """Opens an empty folder, or one that this writer left, for more episodes.
@@ -73,7 +73,11 @@ class DatasetWriter:
         _check_can_hold(root, info)
         (root / "meta").mkdir(parents=True, exist_ok=True)
         writer = cls(root, info, video, tell_outcomes, _lock(root))
-        writer._recover()
+        try:
+            writer._recover()
+        except BaseException:
+            writer.close()
+            raise
         return writer
 
     def add_episode(self, episode: Episode, trial: int | None = None) -> int:
