@@ -56,6 +56,7 @@ def data_generate(a: Namespace) -> Figures:
 
 def data_info(a: Namespace) -> Figures:
     """What a dataset holds."""
+    from nac_ros.data.check import odd
     from nac_ros.data.datasets import open_dataset
 
     dataset = open_dataset(a.path)
@@ -69,6 +70,7 @@ def data_info(a: Namespace) -> Figures:
         "tasks": list(dataset.tasks),
         "names": list(dataset.names),
         "cameras": {name: list(size) for name, size in dataset.cameras.items()},
+        "constant": odd(dataset),
     }
     for key, value in figures.items():
         print(f"{key:10s} {value}")

@@ -28,6 +28,11 @@ class Pool:
         self._sorted.sort(axis=1, kind="stable")  # merges the runs that are sorted already
         return self
 
+    @property
+    def filled(self) -> bool:
+        """Whether there is any value."""
+        return self._sorted is not None
+
     def stats(self) -> Stats:
         """Each statistic float64 `[D]`, count `[1]`."""
         if self._sorted is None:

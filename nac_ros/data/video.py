@@ -1,5 +1,6 @@
 """Camera frames as video files: one file per episode and camera, any frame found by its index."""
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +28,7 @@ class Codec(NamedTuple):
 
 CODECS = {
     "h264": Codec("libx264", {"preset": "veryfast", "bf": "0"}, "threads={}"),
-    "av1": Codec("libsvtav1", {"preset": "10"}, "lp={}"),
+    "av1": Codec("libsvtav1", {"preset": "8"}, "lp={}"),
 }
 
 
@@ -89,6 +90,7 @@ def read_into(out: np.ndarray, path: Path, first: int, fps: int) -> None:
 
 
 def _encode(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> None:
+    os.environ.setdefault("SVT_LOG", "1")  # its encoder tells every setting on stderr otherwise
     with av.open(str(path), "w", format="mp4") as container:
         stream = _add_stream(container, frames.shape, fps, config)
         for k, frame in enumerate(frames):
