@@ -38,7 +38,9 @@ def numbered(n: int) -> np.ndarray:
 
 
 def number_of(frame: np.ndarray) -> int:
-    return sum(1 << bit for bit in range(8) if frame[4:12, 12 * bit + 4 : 12 * bit + 8].mean() > 127)
+    return sum(
+        1 << bit for bit in range(8) if frame[4:12, 12 * bit + 4 : 12 * bit + 8].mean() > 127
+    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -167,7 +169,7 @@ def test_check_finds_a_video_that_is_missing_or_cut_off(tmp_path):
 
 def test_a_camera_of_odd_size_is_refused_before_anything_is_written(tmp_path):
     cameras = {"scene": (13, 16)}
-    with pytest.raises(DatasetError, match="even sides.*--video none"):
+    with pytest.raises(DatasetError, match=r"even sides.*--video none"):
         open_writer(tmp_path / "new", cameras=cameras, video=VideoConfig())
     assert not (tmp_path / "new").exists()
 

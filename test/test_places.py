@@ -1,6 +1,7 @@
 """LeRobot folders of other hands: v2.1, and videos that hold several episodes."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from test_data_video import SIZE, number_of, numbered
 
 from nac_ros.data.check import check
 from nac_ros.data.datasets import open_dataset
+from nac_ros.data.episode import Episode
 from nac_ros.data.lerobot import Dataset
 from nac_ros.data.video import VideoConfig, write_video
 from nac_ros.data.writer import DatasetWriter
@@ -119,3 +121,25 @@ def test_an_unknown_version_is_refused(tmp_path):
     (tmp_path / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v1.6"}))
     with pytest.raises(DatasetError, match=r"v1\.6; only v3\.0 and v2\.1"):
         open_dataset(tmp_path)
+
+
+def test_episodes_that_share_a_video_file_are_told_apart(tmp_path):
+    """As lerobot writes v3: the second episode begins where the first one ends."""
+    options = {"fps": 30, "robot_type": "arm", "names": ("a", "b"), "cameras": {"front": SIZE}}
+    frames = numbered(20)
+    with closing(
+        DatasetWriter.create_or_resume(tmp_path, video=VideoConfig(), **options)
+    ) as writer:
+        for part in (slice(0, 9), slice(9, 20)):
+            joints = np.zeros((part.stop - part.start, 2), np.float32)
+            writer.add_episode(Episode(joints, joints, "go", {"front": frames[part]}))
+    first, second = Dataset.open(tmp_path).video_files("front")
+    write_video(first, frames, 30, VideoConfig(gop=20))
+    second.unlink()
+    row = tmp_path / "meta/episodes/chunk-000/file-001.parquet"
+    (content,) = pq.read_table(row).to_pylist()
+    content |= {f"videos/{KEY}/file_index": 0, f"videos/{KEY}/from_timestamp": 9 / 30}
+    pq.write_table(pa.Table.from_pylist([content]), row)
+    dataset = Dataset.open(tmp_path)
+    for index, part in enumerate((range(9), range(9, 20))):
+        assert [number_of(frame) for frame in dataset.images(index, "front")] == list(part)
