@@ -38,9 +38,8 @@ def numbered(n: int) -> np.ndarray:
 
 
 def number_of(frame: np.ndarray) -> int:
-    return sum(
-        1 << bit for bit in range(8) if frame[4:12, 12 * bit + 4 : 12 * bit + 8].mean() > 127
-    )
+    fields = [frame[4:12, 12 * bit + 4 : 12 * bit + 8].mean() for bit in range(8)]
+    return sum(1 << bit for bit, value in enumerate(fields) if value > 127)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
