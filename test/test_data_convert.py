@@ -174,6 +174,38 @@ def test_what_cannot_be_one_dataset_is_refused_in_a_sentence(capsys, tmp_path):
     assert "no dataset at" in bad(capsys, tmp_path / "absent", *to)
 
 
+def test_a_source_that_has_grown_is_gone_on_with_and_another_one_is_not(capsys, tmp_path):
+    made = [make_episode(index) for index in range(4)]
+    call = (tmp_path / "a.hdf5", "--to", "lerobot", "--out", tmp_path / "out")
+    hdf5_source(tmp_path / "a.hdf5", made[:3])
+    assert run(capsys, "data", "convert", *call)[0] == 0
+    hdf5_source(tmp_path / "a.hdf5", made)
+    code, out, _ = run(capsys, "data", "convert", *call)
+    assert code == 0 and "3 of them were there already" in out
+    for index, episode in enumerate(made):
+        assert_same(open_dataset(tmp_path / "out").episode(index), episode)
+    hdf5_source(tmp_path / "a.hdf5", made[1:])
+    assert "choose another folder" in bad(capsys, *call)
+
+
+def test_a_recording_becomes_a_lerobot_folder_with_its_true_stamps(tmp_path):
+    pytest.importorskip("mcap")
+    pytest.importorskip("rosbags")
+    from test_slices import recorded
+
+    recorded(tmp_path / "in/a")
+    recorded(tmp_path / "in/b", outcome="failure", modes=((0.0, "policy"), (1.0, "teleop")))
+    source = open_dataset(tmp_path / "in")
+    to_lerobot([source], tmp_path / "out", NOTHING, quiet)
+    dataset = open_dataset(tmp_path / "out")
+    for index in range(2):
+        assert_same(dataset.episode(index), source.episode(index))
+        assert_equal_notes(dataset.episode(index), source.episode(index))
+    assert dataset.episode(1).intervention.any() and dataset.episode(1).success is False
+    assert dataset.units == source.units and dataset.robot_type == "vx300s"
+    assert check(dataset) == []
+
+
 def test_a_folder_with_other_episodes_is_left_alone(capsys, tmp_path):
     hdf5_source(tmp_path / "a.hdf5")
     write(tmp_path / "other", range(1))

@@ -54,13 +54,14 @@ def to_lerobot(
 ) -> Converted:
     """All episodes, one source after the other; report is called with (episodes done, all).
 
-    Called again with the same sources it goes on after the last episode that was finished.
+    Called again with the same sources, the last of which may have grown, it goes on after the
+    last episode that was finished.
     Raises DatasetError where the sources differ or `out` holds something else.
     """
     fps = _common_rate(sources, conversion)
     first = sources[0]
     origin = _origin(sources, fps, conversion.video)
-    _check_same_origin(out, origin)
+    _check_same_origin(out, origin, sources)
     writer = DatasetWriter.create_or_resume(
         out, fps=fps, robot_type=first.robot_type, names=first.names, units=first.units,
         state_names=first.state_names, cameras=first.cameras, video=conversion.video,
@@ -159,22 +160,28 @@ def _origin(sources: Sequence[AnyDataset], fps: int, video: VideoConfig | None) 
     }
 
 
-def _identity(source: AnyDataset) -> dict[str, Any]:
-    """Of a source, wherever it lies: its name, its columns, and what its episodes are."""
-    content = json.dumps([source.names, source.state_names, [list(e) for e in source.episodes]])
+def _identity(source: AnyDataset, n: int | None = None) -> dict[str, Any]:
+    """Of a source, wherever it lies: its name, its columns, and what its first `n` episodes are,
+    all of them without `n`."""
+    episodes = [list(info) for info in source.episodes[:n]]
+    content = json.dumps([source.names, source.state_names, episodes])
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return {"name": source.root.name, "episodes": len(source.episodes), "digest": digest[:16]}
+    return {"name": source.root.name, "episodes": len(episodes), "digest": digest[:16]}
 
 
-def _check_same_origin(out: Path, origin: dict[str, Any]) -> None:
+def _check_same_origin(out: Path, origin: dict[str, Any], sources: Sequence[AnyDataset]) -> None:
     path = out / RUN_FILE
     if not path.is_file():
         if (out / "meta/info.json").is_file() and layout.read_info(out)["total_episodes"]:
             raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
         return
     found = json.loads(path.read_text())
+    before, now = found["sources"], origin["sources"]
+    grown = before[:-1] == now[:-1] and before[-1] == _identity(
+        sources[-1], before[-1]["episodes"]
+    )
     for key, value in origin.items():
-        if found.get(key) != value:
+        if found.get(key) != value and not (key == "sources" and grown):
             raise DatasetError(
                 f"{out} was converted with {key} = {_short(found.get(key))}, now it is "
                 f"{_short(value)}; give the same to go on, or choose another folder"
