@@ -115,6 +115,12 @@ def test_settings_that_no_encoder_takes_are_refused():
         VideoConfig(crf=99)
 
 
+def test_the_document_tells_the_defaults():
+    table = (Path(__file__).parent.parent / "docs/datasets.md").read_text()
+    for name in ("crf", "gop", "threads"):
+        assert f"| `--{name}` | {getattr(VideoConfig(), name)} |" in table
+
+
 def with_video(root: Path, indices, **changes) -> Dataset:
     with closing(open_writer(root, video=VideoConfig(), **changes)) as writer:
         for index in indices:
