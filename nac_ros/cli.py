@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nac_ros import arguments, commands, recording_commands, tokenizer_commands
+from nac_ros import arguments, commands, data_commands, recording_commands, tokenizer_commands
 from nac_ros.errors import NacError
 
 
@@ -85,6 +85,7 @@ def _data(groups: Any) -> None:
     ):
         command = arguments.command(data, name, run, text)
         command.add_argument("path", type=Path)
+    _convert(data)
     mend = arguments.command(
         data, "repair", recording_commands.repair, "complete recordings that were cut off"
     )
@@ -114,6 +115,25 @@ def _data(groups: Any) -> None:
     )
     again.add_argument("--speed", type=float, default=1.0, help="share of the recorded speed")
     again.add_argument("--out", type=Path, default=Path("runs/replay"))
+
+
+def _convert(data: Any) -> None:
+    turn = arguments.command(
+        data, "convert", data_commands.convert, "datasets of any format into one of another"
+    )
+    turn.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="datasets of one robot")
+    turn.add_argument("--to", choices=data_commands.FORMATS, required=True)
+    turn.add_argument("--out", type=Path, required=True, help="folder; gone on with if there")
+    turn.add_argument("--action-key", help="column of the actions")
+    turn.add_argument("--state-key", help="column of the joint state")
+    turn.add_argument("--fps", type=arguments.count, help="rate of sources that do not tell it")
+    turn.add_argument(
+        "--video", choices=("none", "h264", "av1"), default=data_commands.NO_VIDEO,
+        help="encode images in a LeRobot folder; PNG, which loses nothing, if none",
+    )  # fmt: skip
+    turn.add_argument("--crf", type=int, help="of the video, 0 = best")
+    turn.add_argument("--gop", type=arguments.count, help="frames from one whole one to the next")
+    turn.add_argument("--threads", type=arguments.count, help="of each encoder")
 
 
 def _tokenizer(groups: Any) -> None:

@@ -69,10 +69,22 @@ def data_info(a: Namespace) -> Figures:
         "tasks": list(dataset.tasks),
         "names": list(dataset.names),
         "cameras": {name: list(size) for name, size in dataset.cameras.items()},
+        "constant": _constant(dataset),
     }
     for key, value in figures.items():
         print(f"{key:10s} {value}")
     return figures
+
+
+def _constant(dataset: Any) -> list[str]:
+    """What no statistic may divide by, or why that is not known."""
+    from nac_ros.data.check import odd
+    from nac_ros.errors import DatasetError
+
+    try:
+        return odd(dataset)
+    except DatasetError as error:
+        return [f"not known: {error}"]
 
 
 def data_check(a: Namespace) -> Figures:

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nac_ros"
 FLOORS = {
-    7: ("cli", "arguments", "commands", "recording_commands", "tokenizer_commands"),
+    7: (
+        "cli", "arguments", "commands", "data_commands", "recording_commands",
+        "tokenizer_commands",
+    ),
     6: ("nodes", "evaluation"),
     5: ("runtime", "training"),
     4: ("export",),

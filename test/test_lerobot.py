@@ -251,17 +251,37 @@ def test_the_state_as_action_is_the_next_state(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
-def test_merged_statistics_are_those_of_all_values(lengths, seed):
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_statistics_of_merged_episodes_are_exactly_those_of_all_values(lengths, seed):
     rng = np.random.default_rng(seed)
-    pieces = [rng.normal(rng.normal(), 2, (n, 3)) for n in lengths]
-    merged = feature_stats.of_values(pieces[0])
-    for piece in pieces[1:]:
-        merged = feature_stats.merge(merged, feature_stats.of_values(piece))
-    whole = feature_stats.of_values(np.concatenate(pieces))
-    for key in ("min", "max", "mean", "std", "count"):
-        np.testing.assert_allclose(merged[key], whole[key], atol=1e-9)
-    assert (merged["q01"] >= whole["min"]).all() and (merged["q99"] <= whole["max"]).all()
+    pieces = [rng.normal(rng.normal(), 2, (n, 3)).astype(np.float32) for n in lengths]
+    pool = feature_stats.Pool()
+    for piece in pieces:
+        pool.add(piece)
+    whole = np.concatenate(pieces).astype(np.float64)
+    assert_describes(pool.stats(), whole)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 19), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
+def test_statistics_of_merged_images_are_exactly_those_of_all_pixels(lengths, seed):
+    rng = np.random.default_rng(seed)
+    pieces = [rng.integers(0, 256, (n, 4, 6, 3)).astype(np.uint8) for n in lengths]
+    levels = [feature_stats.levels(piece) for piece in pieces]
+    stats = sum(levels[1:], levels[0]).stats()
+    assert stats.pop("count") == sum(lengths) and stats["mean"].shape == (3, 1, 1)
+    flat = {key: value.reshape(3) for key, value in stats.items()}
+    assert_describes(flat, np.concatenate(pieces).reshape(-1, 3) / 255)
+
+
+def assert_describes(stats: dict[str, np.ndarray], rows: np.ndarray) -> None:
+    """The statistics are those of float64 rows `[N, D]`."""
+    np.testing.assert_allclose(stats["mean"], rows.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(stats["std"], rows.std(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal([stats["min"], stats["max"]], [rows.min(0), rows.max(0)])
+    for name, share in feature_stats.QUANTILES.items():
+        wanted = np.quantile(rows, share, axis=0)
+        np.testing.assert_allclose(stats[name], wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_real_piper_data_is_read(real_data):

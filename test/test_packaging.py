@@ -28,6 +28,7 @@ MODULE_OF = {  # PyPI name -> module, where they differ
     "pyyaml": "yaml",
     "opencv-python": "cv2",
     "onnxruntime-gpu": "onnxruntime",
+    "google-crc32c": "google_crc32c",
     "gym-aloha": "gym_aloha",
     "rerun-sdk": "rerun",
 }

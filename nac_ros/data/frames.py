@@ -190,7 +190,8 @@ def _decode_all(
 
 def _fingerprint(dataset: Dataset, camera: str) -> str:
     """Changes whenever an episode is added, removed or rewritten."""
-    files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in dataset.data_files()]
+    paths = dataset.data_files() + dataset.video_files(camera)
+    files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     content = json.dumps([camera, dataset.episodes, files])
     return hashlib.sha256(content.encode()).hexdigest()
 

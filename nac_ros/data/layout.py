@@ -1,4 +1,4 @@
-"""The LeRobot v3 format: features, Arrow schemas, file names, and writes that survive a crash."""
+"""The LeRobot formats: versions, names of files and keys, and writes that survive a crash."""
 
 import json
 import os
@@ -11,10 +11,14 @@ import pyarrow.parquet as pq
 
 from nac_ros.errors import DatasetError
 
-VERSION = "v3.0"
+VERSION, OLD_VERSION = "v3.0", "v2.1"  # the first is written, both are read
 FILES_PER_CHUNK = 1000
 ACTION, STATE, SUCCESS = "action", "observation.state", "next.success"
-IMAGE_PREFIX = "observation.images."
+STAMP, INTERVENTION = "observation.stamp_ns", "intervention"
+IMAGE_PREFIX, AGE_SUFFIX = "observation.images.", ".age_ms"
+# columns of meta/episodes: which trial of a generator made it; success, failure or unjudged
+TRIAL, OUTCOME = "nac/trial", "nac/outcome"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TEMPORARY = ".partial"
 INDEX_FEATURES = {
     "timestamp": "float32",
@@ -37,39 +41,13 @@ class FileNumber(NamedTuple):
             return FileNumber(self.chunk, self.file + 1)
         return FileNumber(self.chunk + 1, 0)
 
-    def path(self, folder: Path) -> Path:
-        return folder / f"chunk-{self.chunk:03d}" / f"file-{self.file:03d}.parquet"
-
-
-def make_features(
-    names: Sequence[str], units: Sequence[str], cameras: Mapping[str, tuple[int, int]]
-) -> dict[str, Any]:
-    """The `features` of info.json; cameras are name -> (height, width) [pixels]."""
-    joints = {
-        "dtype": "float32",
-        "shape": [len(names)],
-        "names": list(names),
-        "units": list(units),
-    }
-    images = {
-        IMAGE_PREFIX + camera: {
-            "dtype": "image",
-            "shape": [height, width, 3],
-            "names": ["height", "width", "channels"],
-        }
-        for camera, (height, width) in cameras.items()
-    }
-    scalars = {SUCCESS: "bool", **INDEX_FEATURES}
-    return {
-        STATE: joints,
-        ACTION: dict(joints),
-        **images,
-        **{key: {"dtype": kind, "shape": [1], "names": None} for key, kind in scalars.items()},
-    }
+    def path(self, folder: Path, ending: str = ".parquet") -> Path:
+        return folder / f"chunk-{self.chunk:03d}" / f"file-{self.file:03d}{ending}"
 
 
 def make_info(features: Mapping[str, Any], fps: int, robot_type: str) -> dict[str, Any]:
     """info.json of an empty dataset."""
+    videos = any(feature["dtype"] == "video" for feature in features.values())
     return {
         "codebase_version": VERSION,
         "robot_type": robot_type,
@@ -82,28 +60,9 @@ def make_info(features: Mapping[str, Any], fps: int, robot_type: str) -> dict[st
         "fps": fps,
         "splits": {"train": "0:0"},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": None,
+        "video_path": VIDEO_PATH if videos else None,
         "features": dict(features),
     }
-
-
-def data_schema(features: Mapping[str, Any]) -> pa.Schema:
-    """Arrow schema of the data files, with the note that makes `datasets` see images as images."""
-    fields: list[pa.Field] = []
-    notes: dict[str, Any] = {}
-    for key, feature in features.items():
-        kind, shape = feature["dtype"], feature["shape"]
-        if kind == "image":
-            fields.append(pa.field(key, IMAGE_TYPE))
-            notes[key] = {"_type": "Image"}
-            continue
-        value = {"dtype": kind, "_type": "Value"}
-        scalar = pa.type_for_alias(kind)
-        single = shape == [1]
-        fields.append(pa.field(key, scalar if single else pa.list_(scalar, shape[0])))
-        notes[key] = value if single else {"feature": value, "length": shape[0], "_type": "List"}
-    note = json.dumps({"info": {"features": notes}})
-    return pa.schema(fields, metadata={"huggingface": note})
 
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
@@ -131,28 +90,17 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
     return pa.table([list(range(len(tasks))), list(tasks)], schema=schema)
 
 
-def read_tasks(root: Path) -> list[str]:
-    """Task texts in the order of task_index; raises DatasetError when the table is missing."""
-    path = root / "meta/tasks.parquet"
-    if not path.is_file():
-        raise DatasetError(f"{root}: meta/tasks.parquet is missing; copy the folder again")
-    table = pq.read_table(path)
-    text = next(f.name for f in table.schema if pa.types.is_string(f.type))
-    pairs = zip(table["task_index"].to_pylist(), table[text].to_pylist())
-    return [task for _, task in sorted(pairs)]
-
-
 def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json of a LeRobot v3 folder; raises DatasetError when there is none."""
+    """meta/info.json of a LeRobot folder; raises DatasetError when there is none."""
     path = root / "meta/info.json"
     if not path.is_file():
         raise DatasetError(f"{root} is no LeRobot v3 folder: meta/info.json is missing")
     info = json.loads(path.read_text())
     version = info.get("codebase_version")
-    if version != VERSION:
+    if version not in (VERSION, OLD_VERSION):
         raise DatasetError(
-            f"{root} has codebase_version {version}; only {VERSION} is read: convert it with "
-            "lerobot's own conversion script"
+            f"{root} has codebase_version {version}; only {VERSION} and {OLD_VERSION} are read: "
+            "convert it with lerobot's own conversion script"
         )
     return info
 

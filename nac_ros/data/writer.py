@@ -1,7 +1,7 @@
 """Writes LeRobot v3 episode by episode; whatever is finished survives a crash at any moment.
 
-Each episode has its own data file, and is part of the dataset from the moment its line in
-meta/episodes is renamed into place; info.json and stats.json follow and are derived from it.
+Each episode has its own data file and its own video files, and is part of the dataset from the
+moment its line in meta/episodes is renamed into place; info.json and stats.json are derived.
 """
 
 import fcntl
@@ -10,30 +10,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nac_ros.data import feature_stats, layout, png
+from nac_ros.data import columns, feature_stats, features, layout, places
 from nac_ros.data.episode import Episode
-from nac_ros.data.layout import ACTION, IMAGE_PREFIX, STATE, SUCCESS, FileNumber
+from nac_ros.data.features import NO_EXTRAS, Extras
+from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, FileNumber
+from nac_ros.data.places import CLIP, OUTCOMES
+from nac_ros.data.summary import Summary
+from nac_ros.data.video import VideoConfig, write_video
 from nac_ros.errors import DatasetError
-
-TRIAL = "nac/trial"  # column of meta/episodes: which trial of a generator made the episode
 
 
 class DatasetWriter:
     """The only writer of one folder; a second one is refused until this one is closed."""
 
-    def __init__(self, root: Path, info: dict[str, Any], lock: int):
+    def __init__(
+        self, root: Path, info: dict[str, Any], video: VideoConfig | None, tell: bool, lock: int
+    ):
         self.root = root
         self.n_episodes = 0
         self.n_frames = 0
         self.last_trial: int | None = None
         self._info = info
-        self._schema = layout.data_schema(info["features"])
-        self._lock = lock
-        self._stats: dict[str, feature_stats.Stats] = {}
+        self._features: dict[str, Any] = info["features"]
+        self._schema = features.data_schema(self._features)
+        self._video, self._tell, self._lock = video, tell, lock
+        self._summary = Summary()
         self._tasks: list[str] = []
         self._file = FileNumber(0, 0)
 
@@ -47,20 +51,33 @@ class DatasetWriter:
         names: Sequence[str],
         cameras: Mapping[str, tuple[int, int]],
         units: Sequence[str] = (),
+        state_names: Sequence[str] | None = None,
+        video: VideoConfig | None = None,
+        extras: Extras = NO_EXTRAS,
+        tell_outcomes: bool = False,
     ) -> "DatasetWriter":
         """Opens an empty folder, or one that this writer left, for more episodes.
 
-        names: the D joints' names, one order for state and action; units: theirs, if known
-        cameras: name -> (height, width) [pixels]
+        names: of the D action dimensions; units: theirs, if known; state_names: of the S state
+        dimensions, the action's when left out
+        cameras: name -> (height, width) [pixels]; video: how they are encoded, as PNG when None
+        extras: what else the episodes carry; tell_outcomes: meta/episodes says of each episode
+        whether it succeeded, failed or was not judged
         Raises DatasetError when the folder holds something else.
         """
         root = Path(root)
-        features = layout.make_features(names, units or [""] * len(names), cameras)
-        info = layout.make_info(features, fps, robot_type)
+        states = names if state_names is None else state_names
+        known_units = units or [""] * len(names)
+        wanted = features.make_features(names, known_units, states, cameras, fps, video, extras)
+        info = layout.make_info(wanted, fps, robot_type)
         _check_can_hold(root, info)
         (root / "meta").mkdir(parents=True, exist_ok=True)
-        writer = cls(root, info, _lock(root))
-        writer._recover()
+        writer = cls(root, info, video, tell_outcomes, _lock(root))
+        try:
+            writer._recover()
+        except BaseException:
+            writer.close()
+            raise
         return writer
 
     def add_episode(self, episode: Episode, trial: int | None = None) -> int:
@@ -68,19 +85,22 @@ class DatasetWriter:
 
         trial: which trial of a generator it is, for resuming one
         """
-        self._check(episode)
-        index = self.n_episodes
-        task_index = self._task_index(episode.task)
-        columns = self._numbers(episode, index, task_index)
-        stats = {key: feature_stats.of_values(values) for key, values in columns.items()}
-        for camera, images in episode.images.items():
-            stats[IMAGE_PREFIX + camera] = feature_stats.of_images(images)
-        arrays = [self._array(field, columns, episode) for field in self._schema]
-        table = pa.Table.from_arrays(arrays, schema=self._schema)
+        columns.check(episode, self._features)
+        index, task = self.n_episodes, self._task_index(episode.task)
+        fps = self._info["fps"]
+        numbers = columns.numbers(episode, index, self.n_frames, task, fps, self._features)
+        levels = {IMAGE_PREFIX + c: feature_stats.levels(v) for c, v in episode.images.items()}
+        stats = {key: feature_stats.of_values(values) for key, values in numbers.items()}
+        stats |= {key: one.stats() for key, one in levels.items()}
+        if self._video:
+            for camera, images in episode.images.items():
+                write_video(self._clip(IMAGE_PREFIX + camera), images, fps, self._video)
+        table = columns.table(episode, numbers, self._schema)
         layout.write_parquet(self._file.path(self.root / "data"), table)
         row = self._row(episode, index, stats, trial)
         layout.write_parquet(self._file.path(self.root / "meta/episodes"), row)
-        self._count(len(episode), stats, trial)
+        self._summary.add(numbers, levels)
+        self._count(len(episode), trial)
         self._write_summary()
         return index
 
@@ -88,43 +108,52 @@ class DatasetWriter:
         """Lets others write; nothing is left to save."""
         os.close(self._lock)
 
-    @property
-    def _joints(self) -> list[str]:
-        return self._info["features"][ACTION]["names"]
-
     def _recover(self) -> None:
         """Drops what a crash left unfinished and brings the derived files up to date."""
-        for folder in ("data", "meta"):
+        for folder in ("data", "meta", "videos"):
             for path in (self.root / folder).rglob(f"*{layout.TEMPORARY}"):
                 path.unlink()
+        files = []
         for path in layout.episode_files(self.root):
             for row in pq.read_table(path).to_pylist():
-                self._count(row["length"], feature_stats.unflatten(row), row.get(TRIAL))
-                self._file = FileNumber(row["data/chunk_index"], row["data/file_index"]).next()
+                number = FileNumber(row["data/chunk_index"], row["data/file_index"])
+                files.append(number.path(self.root / "data"))
+                self._file = number
+                self._count(row["length"], row.get(layout.TRIAL))
         if (self.root / "meta/tasks.parquet").is_file():
-            self._tasks = layout.read_tasks(self.root)
-        self._file.path(self.root / "data").unlink(missing_ok=True)
+            self._tasks = places.read_tasks(self.root)
+        for path in (self._file.path(self.root / "data"), *map(self._clip, self._video_keys)):
+            path.unlink(missing_ok=True)
+        self._write_info()
+        self._summary = Summary.restore(self.root, self._info, files)
         self._write_summary()
 
-    def _count(self, length: int, stats: dict[str, Any], trial: int | None) -> None:
+    @property
+    def _video_keys(self) -> list[str]:
+        return [key for key, feature in self._features.items() if feature["dtype"] == "video"]
+
+    def _clip(self, key: str) -> Path:
+        """Video file of the next episode."""
+        return self._file.path(self.root / "videos" / key, ".mp4")
+
+    def _count(self, length: int, trial: int | None) -> None:
         self.n_episodes += 1
         self.n_frames += length
         self.last_trial = self.last_trial if trial is None else trial
         self._file = self._file.next()
-        for key, one in stats.items():
-            known = self._stats.get(key)
-            self._stats[key] = feature_stats.merge(known, one) if known else one
 
     def _write_summary(self) -> None:
+        self._summary.write(self.root / "meta")
+        self._write_info()
+
+    def _write_info(self) -> None:
         self._info.update(
             total_episodes=self.n_episodes,
             total_frames=self.n_frames,
             total_tasks=len(self._tasks),
             splits={"train": f"0:{self.n_episodes}"},
         )
-        meta = self.root / "meta"
-        layout.write_json(meta / "stats.json", feature_stats.to_plain(self._stats))
-        layout.write_json(meta / "info.json", self._info)
+        layout.write_json(self.root / "meta/info.json", self._info)
 
     def _task_index(self, task: str) -> int:
         if task not in self._tasks:
@@ -132,53 +161,6 @@ class DatasetWriter:
             layout.write_parquet(self.root / "meta/tasks.parquet", table)
             self._tasks.append(task)
         return self._tasks.index(task)
-
-    def _check(self, episode: Episode) -> None:
-        wanted = (len(episode), len(self._joints))
-        if len(episode) < 1:
-            raise DatasetError("an episode needs at least one frame, this one has none")
-        for what, values in (("actions", episode.actions), ("proprio", episode.proprio)):
-            if np.shape(values) != wanted:
-                raise DatasetError(f"an episode's {what} must be {wanted}, got {values.shape}")
-            if not np.isfinite(values).all():
-                raise DatasetError(f"an episode's {what} hold NaN or inf; nothing was written")
-        features = self._info["features"]
-        cameras = {key: f["shape"] for key, f in features.items() if f["dtype"] == "image"}
-        got = {IMAGE_PREFIX + name: list(v.shape[1:]) for name, v in episode.images.items()}
-        lengths = {len(v) for v in episode.images.values()} | {len(episode)}
-        if got != cameras or len(lengths) > 1:
-            raise DatasetError(f"an episode's images must be {cameras} per frame, got {got}")
-
-    def _numbers(self, episode: Episode, index: int, task_index: int) -> dict[str, np.ndarray]:
-        """Every column but the images, by feature name."""
-        steps = np.arange(len(episode))
-        success = np.zeros(len(episode), bool)
-        success[-1] = bool(episode.success)
-        return {
-            STATE: np.asarray(episode.proprio, np.float32),
-            ACTION: np.asarray(episode.actions, np.float32),
-            SUCCESS: success,
-            "timestamp": (steps / self._info["fps"]).astype(np.float32),
-            "frame_index": steps,
-            "episode_index": np.full(len(episode), index),
-            "index": self.n_frames + steps,
-            "task_index": np.full(len(episode), task_index),
-        }
-
-    def _array(
-        self, field: pa.Field, columns: Mapping[str, np.ndarray], episode: Episode
-    ) -> pa.Array:
-        if field.type == layout.IMAGE_TYPE:
-            images = episode.images[field.name.removeprefix(IMAGE_PREFIX)]
-            paths = [f"frame-{k:06d}.png" for k in range(len(images))]
-            encoded = [png.encode(image) for image in images]
-            return pa.StructArray.from_arrays(
-                [pa.array(encoded, pa.binary()), pa.array(paths)], fields=list(field.type)
-            )
-        values = columns[field.name]
-        if values.ndim == 1:
-            return pa.array(values, field.type)
-        return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
 
     def _row(
         self,
@@ -197,10 +179,22 @@ class DatasetWriter:
             "dataset_to_index": self.n_frames + len(episode),
             "meta/episodes/chunk_index": self._file.chunk,
             "meta/episodes/file_index": self._file.file,
-            **({} if trial is None else {TRIAL: trial}),
+            **self._clip_columns(len(episode)),
+            **({} if trial is None else {layout.TRIAL: trial}),
+            **({OUTCOME: _told(episode.success)} if self._tell else {}),
             **feature_stats.flatten(stats),
         }
         return pa.Table.from_pylist([row])
+
+    def _clip_columns(self, length: int) -> dict[str, Any]:
+        values = (self._file.chunk, self._file.file, 0.0)
+        ends = {f"videos/{k}/to_timestamp": length / self._info["fps"] for k in self._video_keys}
+        starts = {f"videos/{k}/{p}": v for k in self._video_keys for p, v in zip(CLIP, values)}
+        return {**starts, **ends}
+
+
+def _told(success: bool | None) -> str:
+    return next(text for text, value in OUTCOMES.items() if value is success)
 
 
 def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
@@ -212,7 +206,7 @@ def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
             raise DatasetError(f"{root} holds {others[0]} but no dataset; choose an empty folder")
         return
     found = layout.read_info(root)
-    for key in ("fps", "robot_type", "features"):
+    for key in ("codebase_version", "fps", "robot_type", "features"):
         if found.get(key) != wanted[key]:
             raise DatasetError(_difference(root, key, found.get(key), wanted[key]))
 

@@ -1,0 +1,160 @@
+"""The `features` of info.json: which columns a dataset has, and their Arrow schema."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from nac_ros.data.layout import (
+    ACTION,
+    AGE_SUFFIX,
+    IMAGE_PREFIX,
+    IMAGE_TYPE,
+    INDEX_FEATURES,
+    INTERVENTION,
+    STAMP,
+    STATE,
+    SUCCESS,
+)  # fmt: skip
+from nac_ros.data.video import VideoConfig
+from nac_ros.errors import DatasetError
+
+PICTURES = ("image", "video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """Which columns a dataset has beside joints and images.
+
+    judged: whether each episode succeeded; stamped: true times; aged: cameras whose images' ages
+    are known; taken_over: where a hand intervened
+    """
+
+    judged: bool = True
+    stamped: bool = False
+    aged: tuple[str, ...] = ()
+    taken_over: bool = False
+
+    def dtypes(self) -> dict[str, str]:
+        """Feature -> its dtype, one number per frame each."""
+        return {
+            **({SUCCESS: "bool"} if self.judged else {}),
+            **({STAMP: "int64"} if self.stamped else {}),
+            **{age_key(camera): "float32" for camera in self.aged},
+            **({INTERVENTION: "bool"} if self.taken_over else {}),
+        }
+
+
+NO_EXTRAS = Extras()
+
+
+def make_features(
+    names: Sequence[str],
+    units: Sequence[str],
+    state_names: Sequence[str],
+    cameras: Mapping[str, tuple[int, int]],
+    fps: int,
+    video: VideoConfig | None = None,
+    extras: Extras = NO_EXTRAS,
+) -> dict[str, Any]:
+    """The `features` of info.json; cameras are name -> (height, width) [pixels].
+
+    names, units: of the D action dimensions; state_names: of the S state dimensions, whose units
+    are known when they are the action's; there is no state where S = 0
+    video: how images are encoded, as PNG in the data files when None
+    """
+    same = list(state_names) == list(names)
+    state = _vector(state_names, units if same else [""] * len(state_names))
+    images = {
+        IMAGE_PREFIX + camera: _pictures(camera, size, fps, video)
+        for camera, size in cameras.items()
+    }
+    scalars = {**extras.dtypes(), **INDEX_FEATURES}
+    return {
+        **({STATE: state} if len(state_names) else {}),
+        ACTION: _vector(names, units),
+        **images,
+        **{key: {"dtype": kind, "shape": [1], "names": None} for key, kind in scalars.items()},
+    }
+
+
+def data_schema(features: Mapping[str, Any]) -> pa.Schema:
+    """Arrow schema of the data files, with the note that makes `datasets` see images as images."""
+    fields: list[pa.Field] = []
+    notes: dict[str, Any] = {}
+    for key, feature in features.items():
+        kind, shape = feature["dtype"], feature["shape"]
+        if kind == "video":
+            continue
+        if kind == "image":
+            fields.append(pa.field(key, IMAGE_TYPE))
+            notes[key] = {"_type": "Image"}
+            continue
+        value = {"dtype": kind, "_type": "Value"}
+        scalar = pa.type_for_alias(kind)
+        single = shape == [1]
+        fields.append(pa.field(key, scalar if single else pa.list_(scalar, shape[0])))
+        notes[key] = value if single else {"feature": value, "length": shape[0], "_type": "List"}
+    note = json.dumps({"info": {"features": notes}})
+    return pa.schema(fields, metadata={"huggingface": note})
+
+
+def age_key(camera: str) -> str:
+    """Feature with the age of the camera's image at each frame [ms]."""
+    return IMAGE_PREFIX + camera + AGE_SUFFIX
+
+
+def picture_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Camera -> (height, width) [pixels] of all image and video features."""
+    return {
+        key.removeprefix(IMAGE_PREFIX): _size(feature)
+        for key, feature in features.items()
+        if feature["dtype"] in PICTURES
+    }
+
+
+def dimension_names(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a vector's dimensions, numbered ones where the folder has none."""
+    names = feature.get("names")
+    if isinstance(names, Mapping) and len(names) == 1:  # older folders: {"motors": [...]}
+        (names,) = names.values()
+    count = feature["shape"][0]
+    if isinstance(names, Sequence) and not isinstance(names, str) and len(names) == count:
+        return tuple(names)
+    return tuple(f"{key}.{i}" for i in range(count))
+
+
+def _vector(names: Sequence[str], units: Sequence[str]) -> dict[str, Any]:
+    return {
+        "dtype": "float32",
+        "shape": [len(names)],
+        "names": list(names),
+        "units": list(units),
+    }
+
+
+def _pictures(
+    camera: str, size: tuple[int, int], fps: int, video: VideoConfig | None
+) -> dict[str, Any]:
+    height, width = size
+    feature = {
+        "dtype": "video" if video else "image",
+        "shape": [height, width, 3],
+        "names": ["height", "width", "channels"],
+    }
+    if video is None:
+        return feature
+    if height % 2 or width % 2:
+        raise DatasetError(
+            f"camera '{camera}' has {width} x {height} pixels, and a video needs even sides; "
+            "keep its images as PNG (--video none)"
+        )
+    return {**feature, "info": video.facts(height, width, fps)}
+
+
+def _size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    shape, names = feature["shape"], feature.get("names") or [""]
+    first = str(names[0]).startswith("channel")
+    return (shape[1], shape[2]) if first else (shape[0], shape[1])

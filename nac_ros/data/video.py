@@ -1,0 +1,140 @@
+"""Camera frames as video files: one file per episode and camera, any frame found by its index."""
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from nac_ros.config import bounded, check_bounds
+from nac_ros.data import layout
+from nac_ros.errors import ConfigError, DatasetError
+
+PIXELS = "yuv420p"
+BT601, LIMITED_RANGE = 5, 1  # FFmpeg's numbers of the colours that its RGB conversion gives
+LATE = 0.1  # [frame periods] by which a stamp may miss its frame: containers round to 1 ms
+
+
+class Codec(NamedTuple):
+    """FFmpeg's encoder, its fixed options, and the one that holds its number of threads."""
+
+    encoder: str
+    options: dict[str, str]
+    threads: str
+
+
+CODECS = {
+    "h264": Codec("libx264", {"preset": "veryfast", "bf": "0"}, "threads={}"),
+    "av1": Codec("libsvtav1", {"preset": "8"}, "lp={}"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """How camera frames are encoded.
+
+    crf: constant rate factor, 0 best; gop: frames from one that stands alone to the next;
+    threads: of each encoder, so that it leaves cores to whatever else runs
+    """
+
+    codec: str = "h264"
+    crf: int = bounded(18, 0, 51)
+    gop: int = bounded(2, 1, 300)
+    threads: int = bounded(1, 1, 64)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.codec not in CODECS:
+            raise ConfigError(f"no video codec '{self.codec}'; known are: {', '.join(CODECS)}")
+
+    def facts(self, height: int, width: int, fps: int) -> dict[str, Any]:
+        """The `info` of a video feature."""
+        return {
+            "video.height": height,
+            "video.width": width,
+            "video.codec": self.codec,
+            "video.pix_fmt": PIXELS,
+            "video.is_depth_map": False,
+            "video.fps": fps,
+            "video.channels": 3,
+            "has_audio": False,
+            "video.g": self.gop,
+            "video.crf": self.crf,
+        }
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> None:
+    """uint8 `[T, H, W, 3]` RGB -> mp4 that appears complete or not at all."""
+    layout.replace_with(path, lambda to: _encode(to, frames, fps, config))
+
+
+def read_into(out: np.ndarray, path: Path, first: int, fps: int) -> None:
+    """Frames `first` to `first + T` of the file -> uint8 `[T, H, W, 3]` RGB `out`.
+
+    Raises DatasetError when the file is missing or damaged, or a frame is not where it must be.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing; copy the folder again")
+    try:
+        found = _decode(out, path, first, fps)
+    except (av.error.FFmpegError, IndexError) as error:
+        raise DatasetError(f"{path}: the video cannot be decoded ({error})") from error
+    if found != len(out):
+        raise DatasetError(
+            f"{path}: frame {first + found} is missing, the episode has frames {first} to "
+            f"{first + len(out) - 1}"
+        )
+
+
+def _encode(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> None:
+    os.environ.setdefault("SVT_LOG", "1")  # its encoder tells every setting on stderr otherwise
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = _add_stream(container, frames.shape, fps, config)
+        for k, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = k, Fraction(1, fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        kept = sum(packet.size > 0 for packet in container.demux(video=0))
+    if kept != len(frames):
+        raise DatasetError(f"{path}: {kept} of {len(frames)} frames were encoded")
+
+
+def _add_stream(container: Any, shape: tuple[int, ...], fps: int, config: VideoConfig) -> Any:
+    _, height, width, _ = shape
+    codec = CODECS[config.codec]
+    options = {**codec.options, "crf": str(config.crf), "g": str(config.gop)}
+    key = "x264-params" if config.codec == "h264" else "svtav1-params"
+    options[key] = codec.threads.format(config.threads)
+    stream = container.add_stream(codec.encoder, rate=fps, options=options)
+    stream.height, stream.width, stream.pix_fmt = height, width, PIXELS
+    stream.codec_context.colorspace = BT601
+    stream.codec_context.color_range = LIMITED_RANGE
+    return stream
+
+
+def _decode(out: np.ndarray, path: Path, first: int, fps: int) -> int:
+    """How many frames were found before one was missing."""
+    found = 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        if first:  # half a frame early: whichever way a container rounds, it is not too late
+            container.seek(int((first - 0.5) / fps / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            place = float(frame.pts * stream.time_base) * fps - first
+            if place < -0.5:
+                continue
+            if found == len(out) or abs(place - found) > LATE:
+                break
+            picture = frame.to_ndarray(format="rgb24")
+            if picture.shape != out.shape[1:]:
+                raise DatasetError(
+                    f"{path}: the video is {picture.shape[:2]}, info.json says {out.shape[1:3]}"
+                )
+            out[found] = picture
+            found += 1
+    return found

@@ -1,0 +1,286 @@
+"""`nac data convert`: nothing is lost on the way, a cut goes on, and real data of every format."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_cli import run
+from test_data_video import psnr
+from test_hdf5 import assert_equal_notes, episodes, facts
+from test_lerobot import assert_same, make_episode, write
+from test_places import write_v21
+
+from nac_ros.data import convert, feature_stats
+from nac_ros.data.check import check
+from nac_ros.data.convert import Conversion, to_lerobot
+from nac_ros.data.datasets import AnyDataset, open_all, open_dataset
+from nac_ros.data.hdf5_writer import write_hdf5
+
+NOTHING = Conversion()
+
+
+def quiet(done: int, total: int) -> None:
+    assert 1 <= done <= total
+
+
+def hdf5_source(path: Path, made=None, **changes) -> AnyDataset:
+    write_hdf5(path, facts(**changes), made or episodes())
+    return open_dataset(path)
+
+
+def bad(capsys, *arguments) -> str:
+    """The one sentence with which the command refuses."""
+    code, _, error = run(capsys, "data", "convert", *arguments)
+    assert code == 2 and error.count("\n") == 1
+    return error
+
+
+def test_there_and_back_everything_is_equal(tmp_path):
+    source = hdf5_source(tmp_path / "demo.hdf5")
+    to_lerobot([source], tmp_path / "lerobot", NOTHING, quiet)
+    there = open_dataset(tmp_path / "lerobot")
+    convert.to_hdf5([there], tmp_path / "back", NOTHING, quiet)
+    back = open_dataset(tmp_path / "back")
+    for index, wanted in enumerate(episodes()):
+        for dataset in (there, back):
+            assert_same(dataset.episode(index), wanted)
+            assert_equal_notes(dataset.episode(index), wanted)
+    for key in (*convert.ALIKE, "fps", "tasks"):
+        assert getattr(back, key) == getattr(there, key) == getattr(source, key), key
+
+
+def test_true_stamps_ages_and_interventions_are_columns_that_others_may_ignore(tmp_path):
+    source = hdf5_source(tmp_path / "demo.hdf5")
+    to_lerobot([source], tmp_path / "out", NOTHING, quiet)
+    table = pq.read_table(tmp_path / "out/data/chunk-000/file-001.parquet")
+    wanted = episodes()[1]
+    assert str(table.schema.field("observation.stamp_ns").type) == "int64"
+    assert table["observation.stamp_ns"].to_pylist() == wanted.stamps_ns.tolist()
+    assert table["intervention"].to_pylist() == wanted.intervention.tolist()
+    ages = table["observation.images.scene.age_ms"].to_numpy()
+    np.testing.assert_array_equal(ages, wanted.ages_ms["scene"])
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    names = set(info["features"]) - {"observation.images.scene", "observation.images.wrist"}
+    assert names <= set(table.column_names)
+
+
+def test_an_episode_that_nobody_judged_is_no_failure(tmp_path):
+    made = [make_episode(index) for index in range(3)]
+    made[1].__dict__["success"] = None
+    to_lerobot([hdf5_source(tmp_path / "a.hdf5", made)], tmp_path / "out", NOTHING, quiet)
+    dataset = open_dataset(tmp_path / "out")
+    assert [dataset.episode(i).success for i in range(3)] == [True, None, True]
+
+
+def test_without_a_state_there_is_no_column_of_it(tmp_path):
+    made = [make_episode(0)]
+    made[0].__dict__["proprio"] = np.zeros((5, 0), np.float32)
+    source = hdf5_source(tmp_path / "a.hdf5", made, state_names=())
+    to_lerobot([source], tmp_path / "out", NOTHING, quiet)
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.state_names == () and dataset.episode(0).proprio.shape == (5, 0)
+    assert check(dataset) == []
+
+
+def test_statistics_of_several_sources_are_those_of_all_their_values(tmp_path):
+    sources = [
+        hdf5_source(tmp_path / f"{n}.hdf5", [make_episode(3 * n + k) for k in range(3)])
+        for n in range(2)
+    ]
+    to_lerobot(sources, tmp_path / "out", NOTHING, quiet)
+    stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
+    every = np.concatenate([make_episode(k).actions for k in range(6)]).astype(np.float64)
+    for name, share in feature_stats.QUANTILES.items():
+        wanted = np.quantile(every, share, axis=0)
+        np.testing.assert_allclose(stats["action"][name], wanted, rtol=1e-12)
+
+
+def content(root: Path) -> dict[Path, bytes]:
+    """Every file but the one that says when and where it was made."""
+    files = [path for path in root.rglob("*.*") if path.name != "convert.json"]
+    return {path.relative_to(root): path.read_bytes() for path in files}
+
+
+class Cut(Exception):
+    """The conversion is interrupted."""
+
+
+def test_an_interrupted_conversion_goes_on_and_gives_the_same(tmp_path):
+    made = [make_episode(index) for index in range(5)]
+    source = hdf5_source(tmp_path / "demo.hdf5", made)
+
+    def cut(done: int, total: int) -> None:
+        if done == 2:
+            raise Cut
+
+    with pytest.raises(Cut):
+        to_lerobot([source], tmp_path / "cut", NOTHING, cut)
+    assert len(open_dataset(tmp_path / "cut").episodes) == 2
+    done = to_lerobot([source], tmp_path / "cut", NOTHING, quiet)
+    assert (done.episodes, done.before) == (5, 2)
+    to_lerobot([source], tmp_path / "whole", NOTHING, quiet)
+    for index in range(5):
+        assert_same(open_dataset(tmp_path / "cut").episode(index), made[index])
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    again = to_lerobot([source], tmp_path / "cut", NOTHING, quiet)
+    assert (again.episodes, again.before) == (5, 5)
+
+
+def test_a_conversion_that_is_killed_goes_on(tmp_path):
+    source = tmp_path / "demo.hdf5"
+    hdf5_source(source, [make_episode(index) for index in range(5)])
+    call = ["data", "convert", str(source), "--to", "lerobot", "--out", str(tmp_path / "out")]
+    code = (
+        "import os, signal, sys\nfrom nac_ros import terminal\nfrom nac_ros.cli import main\n"
+        "def die(line, done, total):\n    if done == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "terminal.progress = die\nmain(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *call], check=False)
+    assert done.returncode == -signal.SIGKILL
+    more = to_lerobot([open_dataset(source)], tmp_path / "out", NOTHING, quiet)
+    assert (more.before, more.episodes) == (3, 5) and check(open_dataset(tmp_path / "out")) == []
+
+
+def test_images_whose_levels_were_lost_in_a_crash_are_counted_again(tmp_path):
+    out = tmp_path / "out"
+    write(out, range(3))
+    before = json.loads((out / "meta/stats.json").read_text())
+    (out / "meta/nac_levels.json").unlink()
+    (out / "meta/stats.json").unlink()
+    write(out, [])
+    assert json.loads((out / "meta/stats.json").read_text()) == before
+
+
+def test_what_cannot_be_one_dataset_is_refused_in_a_sentence(capsys, tmp_path):
+    a, b, out = tmp_path / "a.hdf5", tmp_path / "b.hdf5", tmp_path / "out"
+    hdf5_source(a)
+    hdf5_source(b, fps=30)
+    to = ("--to", "lerobot", "--out", out)
+    assert "rates of [15, 30] Hz" in bad(capsys, a, b, *to)
+    assert run(capsys, "data", "convert", a, b, *to, "--fps", 30)[0] == 0
+    assert "now it is a.hdf5 (3 episodes)" in bad(capsys, a, *to, "--fps", 30)
+    assert "fps = 30, now it is 20" in bad(capsys, a, b, *to, "--fps", 20)
+    hdf5_source(b, robot_type="other")
+    assert "separate folders" in bad(capsys, a, b, *to)
+    assert "--crf goes with" in bad(capsys, a, *to, "--crf", 3)
+    assert "goes with --to lerobot" in bad(
+        capsys, a, "--to", "hdf5", "--out", out, "--video", "h264"
+    )
+    assert "no dataset at" in bad(capsys, tmp_path / "absent", *to)
+
+
+def test_a_source_that_has_grown_is_gone_on_with_and_another_one_is_not(capsys, tmp_path):
+    made = [make_episode(index) for index in range(4)]
+    call = (tmp_path / "a.hdf5", "--to", "lerobot", "--out", tmp_path / "out")
+    hdf5_source(tmp_path / "a.hdf5", made[:3])
+    assert run(capsys, "data", "convert", *call)[0] == 0
+    hdf5_source(tmp_path / "a.hdf5", made)
+    code, out, _ = run(capsys, "data", "convert", *call)
+    assert code == 0 and "3 of them were there already" in out
+    for index, episode in enumerate(made):
+        assert_same(open_dataset(tmp_path / "out").episode(index), episode)
+    hdf5_source(tmp_path / "a.hdf5", made[1:])
+    assert "choose another folder" in bad(capsys, *call)
+
+
+def test_a_recording_becomes_a_lerobot_folder_with_its_true_stamps(tmp_path):
+    pytest.importorskip("mcap")
+    pytest.importorskip("rosbags")
+    from test_slices import recorded
+
+    recorded(tmp_path / "in/a")
+    recorded(tmp_path / "in/b", outcome="failure", modes=((0.0, "policy"), (1.0, "teleop")))
+    source = open_dataset(tmp_path / "in")
+    to_lerobot([source], tmp_path / "out", NOTHING, quiet)
+    dataset = open_dataset(tmp_path / "out")
+    for index in range(2):
+        assert_same(dataset.episode(index), source.episode(index))
+        assert_equal_notes(dataset.episode(index), source.episode(index))
+    assert dataset.episode(1).intervention.any() and dataset.episode(1).success is False
+    assert dataset.units == source.units and dataset.robot_type == "vx300s"
+    assert check(dataset) == []
+
+
+def test_a_folder_with_other_episodes_is_left_alone(capsys, tmp_path):
+    hdf5_source(tmp_path / "a.hdf5")
+    write(tmp_path / "other", range(1))
+    error = bad(capsys, tmp_path / "a.hdf5", "--to", "lerobot", "--out", tmp_path / "other")
+    assert "another origin" in error and len(open_dataset(tmp_path / "other").episodes) == 1
+
+
+def test_an_hdf5_file_that_is_there_is_kept(capsys, tmp_path):
+    hdf5_source(tmp_path / "a.hdf5")
+    hdf5_source(tmp_path / "b.hdf5", [make_episode(7)])
+    call = ("data", "convert", tmp_path / "a.hdf5", "--to", "hdf5", "--out", tmp_path / "out")
+    assert run(capsys, *call)[0] == 0
+    before = (tmp_path / "out/demo.hdf5").stat().st_mtime_ns
+    code, out, _ = run(capsys, *call)
+    assert code == 0 and "3 of them were there already" in out
+    error = bad(capsys, tmp_path / "b.hdf5", "--to", "hdf5", "--out", tmp_path / "out")
+    assert "remove it or choose another folder" in error
+    assert (tmp_path / "out/demo.hdf5").stat().st_mtime_ns == before
+
+
+def test_a_v21_folder_becomes_v3_with_its_videos_again(tmp_path):
+    actions = write_v21(tmp_path / "old")
+    source = open_dataset(tmp_path / "old")
+    to_lerobot([source], tmp_path / "new", Conversion(video=convert.VideoConfig()), quiet)
+    dataset = open_dataset(tmp_path / "new")
+    assert check(dataset) == [] and dataset.tasks == ["stack", "pour"]
+    for index, values in enumerate(actions):
+        np.testing.assert_array_equal(dataset.episode(index).actions, values)
+        a, b = source.episode(index).images["front"], dataset.episode(index).images["front"]
+        assert psnr(a, b).min() >= 35
+
+
+REAL = {
+    "piper_real": [], "so101_real": [], "robosuite_human": [],
+    "bridge_debug": ["dataset: in every episode, all images of image_3 are black"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("folder", "findings"), REAL.items())
+def test_real_data_goes_to_lerobot_and_on_to_hdf5_bit_for_bit(
+    capsys, tmp_path, nac_data, folder, findings
+):
+    out, back = tmp_path / "lerobot", tmp_path / "hdf5"
+    call = ("data", "convert", nac_data / folder, "--to", "lerobot", "--out", out)
+    assert run(capsys, *call)[0] == 0
+    assert run(capsys, "data", "convert", out, "--to", "hdf5", "--out", back)[0] == 0
+    assert [str(finding) for finding in check(open_dataset(out))] == findings
+    sources = open_all(nac_data / folder)
+    wanted = [source.episode(i) for source in sources for i in range(len(source.episodes))]
+    for path in (out, back):
+        dataset = open_dataset(path)
+        assert len(dataset.episodes) == len(wanted)
+        for index, episode in enumerate(wanted):
+            assert_same(dataset.episode(index), episode)
+
+
+def test_real_images_are_the_jpeg_s_and_a_video_s_are_close(tmp_path, nac_data):
+    source = open_dataset(nac_data / "bridge_debug")
+    for codec in ("h264", "av1"):
+        video = Conversion(video=convert.VideoConfig(codec=codec))
+        to_lerobot([source], tmp_path / codec, video, quiet)
+        dataset = open_dataset(tmp_path / codec)
+        for index in range(0, 25, 4):
+            episode, shown = source.episode(index), dataset.episode(index)
+            np.testing.assert_array_equal(episode.actions, shown.actions)
+            for camera, images in episode.images.items():
+                assert psnr(images, shown.images[camera]).min() >= 35
+
+
+def test_the_actions_of_piper_can_be_its_states(capsys, tmp_path, nac_data):
+    code, _, _ = run(
+        capsys, "data", "convert", nac_data / "piper_real", "--to", "lerobot", "--out",
+        tmp_path / "out", "--action-key", "observation.state",
+    )  # fmt: skip
+    source = open_dataset(nac_data / "piper_real", "observation.state")
+    dataset = open_dataset(tmp_path / "out")
+    assert code == 0 and len(dataset.names) == 7
+    assert_same(dataset.episode(54), source.episode(54))
