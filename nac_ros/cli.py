@@ -86,6 +86,10 @@ def _data(groups: Any) -> None:
         command = arguments.command(data, name, run, text)
         command.add_argument("path", type=Path)
     _convert(data)
+    _recordings(data)
+
+
+def _recordings(data: Any) -> None:
     mend = arguments.command(
         data, "repair", recording_commands.repair, "complete recordings that were cut off"
     )

@@ -22,6 +22,9 @@ LIFECYCLE = (
     "get_transition_graph",
 )  # fmt: skip
 
+GUARD_SERVICES = ("guard/stop", "guard/reset", "guard/ramp")
+RECORDING = tuple(f"recorder/{name}" for name in ("start", "stop", "fail", "discard", "mark"))
+
 
 @dataclass(frozen=True)
 class Access:
@@ -43,18 +46,12 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
     arm = tuple(group.topic for group in spec.groups)
     cameras = tuple(camera.topic for camera in spec.cameras)
     joints = (spec.joint_states_topic,)
-    guard_services = ("guard/stop", "guard/reset", "guard/ramp")
-    recording = tuple(f"recorder/{name}" for name in ("start", "stop", "fail", "discard", "mark"))
-    trigger = (*guard_services, "policy/start", "policy/stop", "twin/reset", *recording)
-    lived = ("guard", "policy", "recorder")
-    managed = tuple(f"{node}/{name}" for node in lived for name in LIFECYCLE)
-    settings = tuple(f"{node}/{name}" for node in (*lived, "twin", "view") for name in PARAMETERS)
     seen = ("guard/command", "policy/chunk", "diagnostics")
     return {
         "guard": Access(
             ("guard/command", "diagnostics", *arm),
             (*joints, "policy/chunk", "teleop/command", "policy/heartbeat", "guard/mode"),
-            guard_services,
+            GUARD_SERVICES,
             lifecycle=True,
         ),
         "policy": Access(
@@ -66,22 +63,29 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         "teleop": Access(
             ("teleop/command", "guard/mode", "diagnostics"),
             (*joints, "guard/command"),
-            calls=("guard/stop", *recording),
+            calls=("guard/stop", *RECORDING),
             lifecycle=True,
         ),
         "recorder": Access(
             ("diagnostics",),
             tuple(f.topic for f in recorded(spec)),
-            tuple(name.replace("recorder", "~") for name in recording),
+            tuple(name.replace("recorder", "~") for name in RECORDING),
             lifecycle=True,
         ),
         "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
         "driver": Access((*joints, *cameras), arm),
         "view": Access((), (*joints, *cameras, *seen)),
-        "operator": Access(
-            ("guard/mode", "task"), (*seen, "twin/outcome"), calls=(*trigger, *managed, *settings)
-        ),
+        "operator": Access(("guard/mode", "task"), (*seen, "twin/outcome"), calls=_managing()),
     }
+
+
+def _managing() -> tuple[str, ...]:
+    """The services that start, stop and set the nodes."""
+    lived = ("guard", "policy", "recorder")
+    managed = tuple(f"{node}/{name}" for node in lived for name in LIFECYCLE)
+    settings = tuple(f"{node}/{name}" for node in (*lived, "twin", "view") for name in PARAMETERS)
+    trigger = (*GUARD_SERVICES, "policy/start", "policy/stop", "twin/reset", *RECORDING)
+    return (*trigger, *managed, *settings)
 
 
 def policy_xml(spec: RobotSpec) -> str:
