@@ -74,6 +74,7 @@ setup(
             "nac = nac_ros.cli:main",
             "policy = nac_ros.nodes.policy:main",
             "guard = nac_ros.nodes.guard:main",
+            "teleop = nac_ros.nodes.teleop:main",
             "twin = nac_ros.nodes.twin:main",
             "view = nac_ros.nodes.view:main",
         ]

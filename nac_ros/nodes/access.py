@@ -20,6 +20,8 @@ LIFECYCLE = (
     "change_state", "get_available_states", "get_available_transitions", "get_state",
     "get_transition_graph",
 )  # fmt: skip
+SETTABLE = ("guard", "policy", "teleop", "twin", "view")
+RECORDER = ("start", "stop", "discard", "mark")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
     joints = (spec.joint_states_topic,)
     guard_services = ("guard/stop", "guard/reset", "guard/ramp")
     trigger = (*guard_services, "policy/start", "policy/stop", "twin/reset")
-    managed = tuple(f"{node}/{name}" for node in ("guard", "policy") for name in LIFECYCLE)
-    settings = tuple(
-        f"{node}/{name}" for node in ("guard", "policy", "twin", "view") for name in PARAMETERS
+    managed = tuple(
+        f"{node}/{name}" for node in ("guard", "policy", "teleop") for name in LIFECYCLE
     )
+    settings = tuple(f"{node}/{name}" for node in SETTABLE for name in PARAMETERS)
     seen = ("guard/command", "policy/chunk", "diagnostics")
     return {
         "guard": Access(
@@ -64,8 +66,8 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         ),
         "teleop": Access(
             ("teleop/command", "guard/mode", "diagnostics"),
-            (*joints, "guard/command"),
-            calls=("guard/stop",),
+            ("joy", "leader/joint_states", "guard/command", "diagnostics"),
+            calls=("guard/stop", *(f"recorder/{name}" for name in RECORDER)),
             lifecycle=True,
         ),
         "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
