@@ -62,7 +62,7 @@ class Clutch:
         if self.engaged:
             return self._drive(now, held, doubt, guard)
         if doubt:
-            self.reason = doubt
+            self.reason = f"{doubt}; {LET_GO}" if self._abandoned else doubt
             return ""
         if not held:
             return self._let_go()

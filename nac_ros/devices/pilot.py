@@ -92,6 +92,7 @@ class Pilot:
         """Forgets every device, as when the node is activated."""
         none = Wish(np.zeros(6), np.zeros(0), 0.0, False, frozenset())
         self._heard: dict[str, float] = {}  # device -> when it was heard last [s]
+        self._refused: dict[str, str] = {}  # device -> why what it sends now cannot be used
         self._wish, self._led = none, self.spec.home
         self._arm = (self.spec.home, np.zeros(self.spec.action_dim))
         self._guard = GuardWord()
@@ -109,7 +110,7 @@ class Pilot:
             self._wish = self.hand.read(axes, buttons)
         except BadInput as error:
             return self._refuse("joy", error)
-        self._heard["joy"] = now
+        self._note("joy", now)
         new = self._presses.update(now, self._wish.pressed, self.hand.buttons)
         self._actions += [name for name in new if name not in OWN]
         self._change(new)
@@ -120,7 +121,7 @@ class Pilot:
             self._led = self.leader.read(names, positions)
         except BadInput as error:
             return self._refuse("leader", error)
-        self._heard["leader"] = now
+        self._note("leader", now)
 
     def commanded(self, now: float, positions: np.ndarray, velocities: np.ndarray) -> None:
         """The guard's newest set-point `[D]`."""
@@ -171,12 +172,11 @@ class Pilot:
     def _doubt(self, now: float) -> str:
         for device in self._devices:
             if device not in self._heard:
-                refused = f": {self.last_refusal}" if self.refusals[device] else ""
+                refused = f": {self._refused[device]}" if device in self._refused else ""
                 return f"nothing usable came on {device} yet{refused}"
-            age = now - self._heard[device]
-            if not age <= self.config.max_input_age_s:
-                refused = f": {self.last_refusal}" if self.last_refusal else ""
-                return f"{device} is {age:.2f} s old{refused}"
+            if not now - self._heard[device] <= self.config.max_input_age_s:
+                refused = f": {self._refused[device]}" if device in self._refused else ""
+                return f"{device} fell silent for {self.config.max_input_age_s} s{refused}"
         if not now - self._heard.get("arm", -np.inf) <= ARM_MAX_AGE_S:
             return "no set-point comes on guard/command; is the guard active?"
         return ""
@@ -227,7 +227,12 @@ class Pilot:
         if "grip" in pressed:
             self._grip = 1.0 if self._grip < 0 else -1.0
 
+    def _note(self, device: str, now: float) -> None:
+        self._heard[device] = now
+        self._refused.pop(device, None)
+
     def _refuse(self, device: str, error: BadInput) -> None:
+        self._refused[device] = str(error)
         self.refusals[device] += 1
         self.last_refusal = str(error)
 
