@@ -77,6 +77,7 @@ setup(
             "policy = nac_ros.nodes.policy:main",
             "guard = nac_ros.nodes.guard:main",
             "recorder = nac_ros.nodes.recorder:main",
+            "teleop = nac_ros.nodes.teleop:main",
             "twin = nac_ros.nodes.twin:main",
             "view = nac_ros.nodes.view:main",
         ]

@@ -28,6 +28,10 @@ class BadObservation(NacError):
         self.reason = reason
 
 
+class BadInput(NacError):
+    """What a hand's device sent is incomplete, not finite or not what its mapping reads."""
+
+
 class BadTokens(NacError):
     """A token sequence has the wrong length, range, order or dtype; it is never repaired."""
 

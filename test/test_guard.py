@@ -269,6 +269,17 @@ def test_teleoperation_is_caught_up_with_slowly_and_then_followed():
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
+@pytest.mark.parametrize("early", np.arange(1, 10) / 1000)
+def test_a_first_command_of_teleoperation_may_come_at_any_time_between_two_ticks(early):
+    rig = Rig()
+    rig.guard.set_mode("hold")
+    rig.guard.set_mode("teleop")
+    sent = rig.now + early
+    assert rig.guard.accept(arm_at(rig, 0.1, sent), sent, "teleop") is None
+    assert rig.run(0.05).hold == ""
+    assert_inside(SPEC, rig.positions, PERIOD)
+
+
 def test_teleoperation_that_falls_silent_stops_the_arm_until_it_speaks_again():
     rig = Rig()
     rig.guard.set_mode("hold")

@@ -18,7 +18,7 @@ FLOORS = {
     6: ("nodes", "evaluation"),
     5: ("runtime", "training"),
     4: ("export",),
-    3: ("tokenizers", "policies", "data", "safety", "simulation"),
+    3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),
     2: (
         "body", "robot", "normalize", "align", "decode", "config", "registry", "provenance",
         "terminal",

@@ -21,7 +21,6 @@ LIFECYCLE = (
     "change_state", "get_available_states", "get_available_transitions", "get_state",
     "get_transition_graph",
 )  # fmt: skip
-
 GUARD_SERVICES = ("guard/stop", "guard/reset", "guard/ramp")
 RECORDING = tuple(f"recorder/{name}" for name in ("start", "stop", "fail", "discard", "mark"))
 
@@ -62,7 +61,7 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         ),
         "teleop": Access(
             ("teleop/command", "guard/mode", "diagnostics"),
-            (*joints, "guard/command"),
+            ("joy", "leader/joint_states", "guard/command", "diagnostics"),
             calls=("guard/stop", *RECORDING),
             lifecycle=True,
         ),
@@ -81,7 +80,7 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
 
 def _managing() -> tuple[str, ...]:
     """The services that start, stop and set the nodes."""
-    lived = ("guard", "policy", "recorder")
+    lived = ("guard", "policy", "teleop", "recorder")
     managed = tuple(f"{node}/{name}" for node in lived for name in LIFECYCLE)
     settings = tuple(f"{node}/{name}" for node in (*lived, "twin", "view") for name in PARAMETERS)
     trigger = (*GUARD_SERVICES, "policy/start", "policy/stop", "twin/reset", *RECORDING)

@@ -95,6 +95,12 @@ def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
     return (NodeProcess(name="recorder", parameters=parameters),)
 
 
+def teleop_graph(robot: str = "", mapping: str = "", **teleop: Any) -> tuple[NodeProcess, ...]:
+    """A hand's node; '' keeps its own default."""
+    given = {key: value for key, value in (("robot", robot), ("mapping", mapping)) if value}
+    return (NodeProcess(name="teleop", parameters={**given, **teleop}),)
+
+
 def view_graph(robot: str = "", **view: Any) -> tuple[NodeProcess, ...]:
     """The live view, which only listens."""
     parameters = {**({"robot": robot} if robot else {}), **view}

@@ -72,7 +72,8 @@ class Playback:
         wanted = _sample(self._points, self.chunk.stamp, self._rate, min(t, self.end))
         if t > self.end:
             wanted = State.rest(wanted.positions)
-        if t - self._since >= self._fade_s:
+        # A first command may be asked for a little before it took over: the grid is laid anew.
+        if not self._fade_s or t - self._since >= self._fade_s:
             return wanted
         u = (t - self._since) / self._fade_s
         fade, powers = self._fade, u ** np.arange(6)

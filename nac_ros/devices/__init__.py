@@ -1,0 +1,1 @@
+"""Devices without ROS: the hands that lead an arm, and the cameras that watch it."""

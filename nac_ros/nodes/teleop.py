@@ -1,0 +1,234 @@
+"""Node `teleop`: a hand leads the arm through the guard while it holds the clutch.
+
+Gamepad, SpaceMouse, keyboard or leader arm; every decision is nac_ros.devices.pilot's.
+Deactivated, killed or deaf it sends nothing, so the guard brings the arm to rest.
+"""
+
+import time
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.timer import Timer
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from nac_ros.config import bounded
+from nac_ros.devices.clutch import GuardWord
+from nac_ros.devices.keyboard import Keyboard
+from nac_ros.devices.mapping import load_hand_map
+from nac_ros.devices.pilot import Pilot, PilotConfig
+from nac_ros.errors import NacError
+from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.spin import STEADY, leave, run
+from nac_ros.robot import load_robot
+
+LEADER_TOPIC = "leader/joint_states"
+SERVICES = {  # action of a button -> what it calls
+    "start": "recorder/start",
+    "success": "recorder/stop",
+    "discard": "recorder/discard",
+    "mark": "recorder/mark",
+    "stop": "guard/stop",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeleopParameters(PilotConfig):
+    """Parameters of the node.
+
+    robot: name of a robot in config/robots, or the path of its YAML file
+    mapping: name of a mapping in config/teleop, or the path of a YAML file like those
+    rate_hz: how often commands are sent
+    """
+
+    robot: str = "vx300s"
+    mapping: str = "gamepad"
+    rate_hz: float = bounded(100.0, 20.0, 200.0)
+
+
+class TeleopNode(LifecycleNode):
+    """Messages in, commands out."""
+
+    def __init__(self) -> None:
+        super().__init__("teleop")
+        self._parameters = params.declare(self, TeleopParameters)
+        chosen = {f.name: getattr(self._parameters, f.name) for f in fields(PilotConfig)}
+        self._spec = load_robot(self._parameters.robot)
+        hand = load_hand_map(self._parameters.mapping)
+        self._pilot = Pilot(self._spec, PilotConfig(**chosen), hand)
+        self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
+        self._state, self._ticks = "not configured", list[Timer]()
+        self._handles: list[Any] = []
+        self._calls: dict[str, Any] = {}
+        self._said: dict[str, str] = {}  # action -> what became of its newest call
+        self._marked = 0  # takeovers that the recorder was told of
+        self._diagnostics = Diagnostics(self, self._status)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._commands = self.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
+        self._modes = self.create_publisher(String, "guard/mode", qos.LATCHED)
+        self._handles = [
+            self.create_subscription(JointState, "guard/command", self._on_set_point, qos.RECORD),
+            self.create_subscription(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD),
+        ]
+        if self._keyboard is None:
+            heard = self.create_subscription(Joy, "joy", self._on_joy, qos.SENSOR)
+            self._handles.append(heard)
+        if self._pilot.hand.source == "leader":
+            heard = self.create_subscription(JointState, LEADER_TOPIC, self._on_leader, qos.SENSOR)
+            self._handles.append(heard)
+        self._calls = {name: self.create_client(Trigger, to) for name, to in SERVICES.items()}
+        self._set_state("inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._pilot.restart()
+        period = 1 / self._parameters.rate_hz
+        self._ticks = [self.create_timer(period, self._tick, clock=STEADY)]
+        self._set_state("active")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._rest()
+        self._set_state("inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        for handle in self._handles:
+            self.destroy_subscription(handle)
+        for client in self._calls.values():
+            self.destroy_client(client)
+        for publisher in (self._commands, self._modes):
+            self.destroy_publisher(publisher)
+        self._set_state("not configured")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._rest()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """The arm is let go, and the terminal given back."""
+        try:
+            self._rest()
+        finally:
+            if self._keyboard is not None:
+                self._keyboard.close()
+
+    def _rest(self) -> None:
+        if not self._ticks:
+            return
+        self.destroy_timer(self._ticks.pop())
+        self._ask(self._pilot.end())
+
+    def _set_state(self, state: str) -> None:
+        self._state = state
+        self._diagnostics.publish()
+
+    def _ask(self, mode: str) -> None:
+        if mode:
+            self._modes.publish(String(data=mode))
+
+    def _tick(self) -> None:
+        now, before = time.monotonic(), self._text()
+        if self._keyboard is not None and (keys := self._keyboard.poll(now)) is not None:
+            self._pilot.joy(now, *keys)
+        stamp = convert.to_seconds(self.get_clock().now().to_msg())
+        orders = self._pilot.tick(now, stamp)
+        self._ask(orders.mode)
+        if orders.command is not None:
+            self._commands.publish(convert.to_chunk_message(orders.command))
+        for action in orders.actions:
+            self._call(action)
+        if self._pilot.clutch.takeovers > self._marked:
+            self._marked = self._pilot.clutch.takeovers
+            self._call("mark")
+        if self._text() != before:
+            self._diagnostics.publish()
+
+    def _on_joy(self, message: Joy) -> None:
+        self._pilot.joy(time.monotonic(), message.axes, message.buttons)
+
+    def _on_leader(self, message: JointState) -> None:
+        self._pilot.lead(time.monotonic(), message.name, message.position)
+
+    def _on_set_point(self, message: JointState) -> None:
+        names = self._spec.joint_names
+        try:
+            positions = convert.from_joint_state(message, names)
+        except NacError as error:
+            self.get_logger().warning(f"guard/command is of another robot: {error}", once=True)
+            return
+        self._pilot.commanded(time.monotonic(), positions, np.array(message.velocity))
+
+    def _on_reports(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "guard":
+                said = convert.values_from_status(status)
+                facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_refusal")]
+                self._pilot.told(GuardWord(time.monotonic(), *facts))
+
+    def _call(self, action: str) -> None:
+        """Calls the service of an action; one that is absent is said and nothing more."""
+        client, service = self._calls[action], SERVICES[action]
+        if not client.service_is_ready():
+            self._answered(action, f"there is no service {service}; does its node run?")
+            return
+        self._said[action] = f"{service} was called"
+        client.call_async(Trigger.Request()).add_done_callback(partial(self._on_answer, action))
+
+    def _on_answer(self, action: str, future: Any) -> None:
+        answer = future.result()
+        self._answered(action, answer.message, answer.success)
+
+    def _answered(self, action: str, text: str, success: bool = False) -> None:
+        """Logs what became of a call, unless it is what came of the one before."""
+        if text != self._said.get(action) or success:
+            log = self.get_logger().info if success else self.get_logger().warning
+            log(f"{action}: {text}")
+        self._said[action] = text
+        self._diagnostics.publish()
+
+    def _text(self) -> str:
+        pilot = self._pilot
+        if self._state != "active":
+            return self._state
+        if pilot.driving:
+            return "driving" + (
+                f", held back: {', '.join(pilot.held_by)}" if pilot.held_by else ""
+            )
+        return pilot.reason or ("taking over" if pilot.clutch.engaged else "ready")
+
+    def _status(self) -> Status:
+        pilot, text = self._pilot, self._text()
+        quiet = pilot.driving or not pilot.reason or self._state != "active"
+        values: dict[str, Any] = {
+            "clutch": pilot.clutch.engaged,
+            "driving": pilot.driving,
+            "takeovers": pilot.clutch.takeovers,
+            "source": pilot.hand.source,
+            "jog": pilot.jog.kind,
+            "frame": pilot.jog.frame,
+        }
+        values |= {f"age_s.{name}": age for name, age in pilot.ages(time.monotonic()).items()}
+        values |= {f"clips.{name}": n for name, n in pilot.clips.items()}
+        values |= {f"refusals.{name}": n for name, n in pilot.refusals.items()}
+        values |= {f"called.{action}": said for action, said in self._said.items()}
+        values["last_refusal"] = pilot.last_refusal
+        return Status(OK if quiet else WARN, text, values)
+
+
+def main() -> None:
+    """Entry point of the executable `teleop`."""
+    leave(run(TeleopNode))
+
+
+if __name__ == "__main__":
+    main()
