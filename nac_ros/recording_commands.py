@@ -6,6 +6,8 @@ from typing import Any
 
 from nac_ros.errors import ConfigError, DatasetError, NacError
 
+RERUN = "episode.rrd"
+
 
 def repair(a: Namespace) -> dict[str, Any]:
     """Completes what a crash left, and says what was lost."""
@@ -54,6 +56,37 @@ def edit(a: Namespace) -> dict[str, Any]:
     for path in done:
         print(path)
     return {"paths": [str(path) for path in done]}
+
+
+def view(a: Namespace) -> dict[str, Any]:
+    """One episode as a page, and as a rerun recording."""
+    from nac_ros.data.datasets import open_dataset
+    from nac_ros.evaluation.episode_page import write_page
+
+    dataset = open_dataset(a.path, a.action_key, a.state_key)
+    folder = a.out / f"episode-{a.episode:06d}"
+    written = [write_page(folder, dataset, a.episode, _findings(a.path, a.episode))]
+    try:
+        from nac_ros.nodes.rerun_dataset import write_rerun
+
+        (folder / RERUN).unlink(missing_ok=True)
+        written.append(write_rerun(folder / RERUN, dataset, a.episode))
+    except (ImportError, NacError) as error:
+        print(f"no rerun recording: {error}")
+    for path in written:
+        print(path)
+    return {"paths": [str(path) for path in written]}
+
+
+def _findings(path: Path, index: int) -> list[str]:
+    """What `nac data check` says of one recorded episode."""
+    from nac_ros.data.datasets import holds_recordings
+
+    if not holds_recordings(path):
+        return []
+    from nac_ros.data.check_recordings import check_recordings
+
+    return [finding.message for finding in check_recordings(path) if finding.episode == index]
 
 
 def rerun(a: Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nac_ros"
 FLOORS = {
     7: (
-        "cli", "arguments", "commands", "data_commands", "recording_commands",
+        "cli", "data_cli", "arguments", "commands", "data_commands", "recording_commands",
         "tokenizer_commands",
     ),
     6: ("nodes", "evaluation"),

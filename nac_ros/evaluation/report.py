@@ -36,7 +36,7 @@ def write_report(
     method = str(result.get("method", "nac"))
     sections = [_tiles(result)]
     if video:
-        sections.append(_section("Video", f'<video controls muted src="{escape(video)}"></video>'))
+        sections.append(section("Video", f'<video controls muted src="{escape(video)}"></video>'))
     sections.append(_success(result, method))
     sections.append(_trial_table(traces))
     sections.append(_latency(traces, chunk_budget_s, method))
@@ -84,7 +84,7 @@ def _success(result: Mapping[str, Any], method: str) -> str:
     caption = (
         f"Success by task, method {method}, n = {total} trials; the bar is Wilson's 95 % interval."
     )
-    return _section("Success", _figure(figures.success_rates({method: rates}), caption))
+    return section("Success", figure(figures.success_rates({method: rates}), caption))
 
 
 def _trial_table(traces: Sequence[TrialTrace]) -> str:
@@ -105,7 +105,7 @@ def _trial_table(traces: Sequence[TrialTrace]) -> str:
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = ("task", "trial", "outcome", "why", "time [s]", "chunks", "holds", "by hand")
     head = "".join(f"<th>{name}</th>" for name in heads)
-    return _section("Trials", f"<table><tr>{head}</tr>{''.join(rows)}</table>")
+    return section("Trials", f"<table><tr>{head}</tr>{''.join(rows)}</table>")
 
 
 def _latency(traces: Sequence[TrialTrace], budget_s: float | None, method: str) -> str:
@@ -114,7 +114,7 @@ def _latency(traces: Sequence[TrialTrace], budget_s: float | None, method: str) 
         return ""
     caption = f"Time from an observation's stamp to its chunk, n = {len(values)} chunks."
     image = figures.latency(values, budget_s, method)
-    return _section("Latency", _figure(image, caption))
+    return section("Latency", figure(image, caption))
 
 
 def _intervals(
@@ -128,7 +128,7 @@ def _intervals(
         f"n = {len(values)} commands. The idle floor is the same timer on the same machine "
         "with nothing else running."
     )
-    return _section("Timing", _figure(figures.interval_error(values, period_s, idle_s), caption))
+    return section("Timing", figure(figures.interval_error(values, period_s, idle_s), caption))
 
 
 def _holds(result: Mapping[str, Any]) -> str:
@@ -136,7 +136,7 @@ def _holds(result: Mapping[str, Any]) -> str:
     if not counts:
         return ""
     caption = f"Why the guard held, n = {sum(counts.values())} holds."
-    return _section("Holds", _figure(figures.holds(counts), caption))
+    return section("Holds", figure(figures.holds(counts), caption))
 
 
 def _joints(traces: Sequence[TrialTrace]) -> str:
@@ -150,15 +150,15 @@ def _joints(traces: Sequence[TrialTrace]) -> str:
             f"n = {len(trace.times)} samples."
         )
         name = f"{trace.task}, trial {trace.trial}: {trace.outcome}"
-        body = _figure(figures.joints(trace), escape(caption))
+        body = figure(figures.joints(trace), escape(caption))
         opened = " open" if index == 0 else ""
         blocks.append(f"<details{opened}><summary>{escape(name)}</summary>{body}</details>")
-    return _section("Joints", "".join(blocks)) if blocks else ""
+    return section("Joints", "".join(blocks)) if blocks else ""
 
 
 def _raw(result: Mapping[str, Any]) -> str:
     text = escape(json.dumps(result, indent=2, default=str))
-    return _section(
+    return section(
         "Figures", f"<details><summary>result.json</summary><pre>{text}</pre></details>"
     )
 
@@ -177,11 +177,11 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0)
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def _figure(png: bytes, caption: str) -> str:
+def figure(png: bytes, caption: str) -> str:
     source = base64.b64encode(png).decode()
     return (
         f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
