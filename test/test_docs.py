@@ -262,6 +262,7 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
         for node, given in re.findall(r"ros2 run nac_ros (\w+) --ros-args(.*)", line):
             own = (ROOT / f"nac_ros/nodes/{node}.py").read_text()
             own += (ROOT / "nac_ros/runtime/tick.py").read_text()
+            own += (ROOT / "nac_ros/devices/pilot.py").read_text() if node == "teleop" else ""
             own += (ROOT / "nac_ros/nodes/loading.py").read_text() if node == "policy" else ""
             for name in re.findall(r"-p (\w+):=", given):
                 assert re.search(rf"^    {name}: ", own, re.MULTILINE), line
