@@ -276,6 +276,7 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
             own += (ROOT / "nac_ros/runtime/tick.py").read_text()
             beside = {
                 "policy": ["nodes/loading.py"],
+                "teleop": ["devices/pilot.py"],
                 "recorder": ["data/session.py", "data/gate.py"],
             }
             for name in beside.get(node, ()):

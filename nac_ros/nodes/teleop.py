@@ -191,8 +191,10 @@ class TeleopNode(LifecycleNode):
     def _answered(self, action: str, text: str, success: bool = False) -> None:
         """Logs what became of a call, unless it is what came of the one before."""
         if text != self._said.get(action) or success:
-            log = self.get_logger().info if success else self.get_logger().warning
-            log(f"{action}: {text}")
+            if success:
+                self.get_logger().info(f"{action}: {text}")
+            else:
+                self.get_logger().warning(f"{action}: {text}")
         self._said[action] = text
         self._diagnostics.publish()
 

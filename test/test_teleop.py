@@ -1,0 +1,357 @@
+"""Node `teleop` over DDS, with the real guard and the twin: a hand leads, and lets go."""
+
+import dataclasses
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("mujoco")
+
+from lifecycle_msgs.msg import Transition
+from limits import assert_inside
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from test_nodes_graph import PATIENCE, Bench
+from test_nodes_graph import robot as patient_robot  # noqa: F401
+
+from nac_ros.devices.mapping import ACTIONS, load_hand_map
+from nac_ros.devices.tool import Tool
+from nac_ros.nodes import convert, qos
+from nac_ros.nodes.access import RECORDER, accesses
+from nac_ros.nodes.graph import NodeProcess, teleop_graph, twin_graph
+from nac_ros.robot import config_dir, load_robot
+
+ROOT = config_dir().parent
+DOCUMENT = (ROOT / "docs/teleoperation.md").read_text()
+JOY_S = 0.02
+SLOW = {"max_input_age_s": 0.3}  # a test machine may be busy
+CLUTCH, FORWARD = 10, 1
+
+
+class Studio(Bench):
+    """Twin, guard and a teleop node; this process is its gamepad, its leader, or a policy."""
+
+    def __init__(self, folder, robot, domain, mapping):
+        guard = NodeProcess(name="guard", parameters={"robot": str(robot), **PATIENCE})
+        self.robot, teleop = robot, teleop_graph(str(robot), mapping, **SLOW)
+        nodes = (*twin_graph(str(robot), task="weighing"), guard, *teleop)
+        super().__init__(folder, robot, domain, nodes)
+        node = self.operator.node
+        self.joy_out = node.create_publisher(Joy, "joy", qos.SENSOR_OUT)
+        self.lead_out = node.create_publisher(JointState, "leader/joint_states", qos.SENSOR_OUT)
+        self.tool, self.called = Tool(self.spec), []
+        for name in ("guard", "teleop"):
+            self.activate(name)
+
+    def offer(self, name):
+        """The recorder's part of one service."""
+
+        def answer(request, response):
+            self.called.append(name)
+            response.success, response.message = True, "noted"
+            return response
+
+        return self.operator.node.create_service(Trigger, f"recorder/{name}", answer)
+
+    def said(self, key="message"):
+        return self.operator.newest("teleop").get(key, "")
+
+    def press(self, seconds, *buttons, axes=None, until=lambda: False, beats=False, lead=None):
+        """Is a gamepad, and whoever else is asked for, for so long."""
+        message = Joy(axes=[0.0] * 6, buttons=[0] * 15)
+        for axis, value in (axes or {}).items():
+            message.axes[axis] = value
+        for button in buttons:
+            message.buttons[button] = 1
+        for i in range(round(seconds / JOY_S)):
+            self.joy_out.publish(message)
+            if lead is not None:
+                self.lead_out.publish(lead)
+            if beats and i % 2 == 0:
+                self.beat_out.publish(Header())
+            time.sleep(JOY_S)
+            self.processes.check()
+            if until():
+                return True
+        return False
+
+    def free(self):
+        """A fresh scene, the clutch let go, the guard in mode hold."""
+        self.press(0.3)
+        self.ready()
+        self.operator.set_mode("hold")
+        self.press(0.3)
+        self.commands.clear()
+
+    def drive(self, axes, seconds):
+        """Takes the clutch, then leads; whether the node drove until the end."""
+        assert self.press(5, CLUTCH, until=lambda: self.said("driving")), self.said()
+        self.press(seconds, CLUTCH, axes=axes)
+        return self.said("driving")
+
+    @property
+    def place(self):
+        return self.tool.pose(self.measured())[:3, 3]
+
+    def assert_limits_kept(self):
+        rows = np.array([message.position for message in self.commands])
+        stamps = np.array([convert.to_seconds(m.header.stamp) for m in self.commands])
+        period = 1 / self.spec.guard_rate_hz
+        uneven = np.flatnonzero(np.abs(np.diff(stamps) - period) > 1e-5) + 1
+        for piece in np.split(rows, uneven):
+            assert_inside(self.spec, piece, period)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory, patient_robot):  # noqa: F811
+    domain = 150 + os.getpid() % 50
+    made = Studio(tmp_path_factory.mktemp("studio"), patient_robot, domain, "gamepad")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_the_arm_follows_the_stick_while_the_clutch_is_held(studio):
+    studio.free()
+    before = studio.place
+    assert studio.drive({FORWARD: 1.0}, 0.6), studio.said()
+    assert studio.guard("mode") == "teleop" and studio.guard("state") == "running"
+    studio.press(0.8)
+    assert studio.guard("mode") == "hold" and studio.said() == "ready"
+    studio.assert_arm_rests()
+    moved = studio.place - before
+    assert moved[0] > 0.03 and np.abs(moved[1:]).max() < 0.1 * moved[0]
+    studio.assert_limits_kept()
+    here = studio.measured()
+    studio.press(0.5, axes={FORWARD: 1.0})
+    np.testing.assert_allclose(studio.measured(), here, atol=2e-3)
+
+
+def test_the_clutch_takes_over_from_a_policy_that_drives_and_hands_back(studio):
+    studio.free()
+    called = [studio.offer("mark")]
+    try:
+        studio.move()
+        before = studio.said("takeovers") or 0
+        began = studio.measured()
+        assert studio.press(5, CLUTCH, until=lambda: studio.said("driving"), beats=True)
+        assert studio.guard("mode") == "teleop" and not studio.guard("fault")
+        assert studio.said("takeovers") == before + 1
+        studio.press(0.5, CLUTCH, axes={0: 1.0}, beats=True)
+        assert studio.measured()[0] - began[0] > 0.02, "the hand moves it, not the policy"
+        studio.press(0.5, beats=True)
+        studio.wait(lambda: studio.guard("mode") == "policy", "the policy's turn", 5)
+        studio.wait(lambda: studio.called == ["mark"], "the mark", 5)
+        studio.assert_limits_kept()
+    finally:
+        studio.operator.node.destroy_service(called.pop())
+
+
+def test_a_hand_that_falls_silent_stops_the_arm_and_must_press_again(studio):
+    studio.free()
+    assert studio.drive({FORWARD: 1.0}, 0.5), studio.said()
+    studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
+    studio.wait(lambda: "joy fell silent" in studio.said(), "a word", 5)
+    studio.assert_arm_rests()
+    studio.assert_limits_kept()
+    here = studio.measured()
+    studio.press(0.6, CLUTCH, axes={FORWARD: 1.0})
+    assert "let the clutch go" in studio.said() and not studio.said("driving")
+    np.testing.assert_allclose(studio.measured(), here, atol=2e-3)
+    studio.press(0.4)
+    assert studio.guard("mode") == "hold", "nobody drives on by itself"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (Joy(axes=[float("nan")] * 6, buttons=[0] * 15), "axis 0 is not finite"),
+        (Joy(axes=[0.0], buttons=[0] * 15), "has 1 axes, the mapping reads 4"),
+    ],
+)
+def test_a_message_of_another_device_is_refused_with_one_sentence(studio, message, said):
+    studio.press(0.3)
+    for _ in range(30):
+        studio.joy_out.publish(message)
+        time.sleep(JOY_S)
+    studio.wait(lambda: said in studio.said(), said, 5)
+    assert studio.said("refusals.joy") > 10
+
+
+def test_a_guard_with_a_fault_is_not_taken_over_and_the_reason_is_said(studio):
+    studio.free()
+    studio.press(0.3, 1)  # B
+    studio.wait(lambda: studio.guard("fault") == "stopped", "the stop", 5)
+    studio.press(0.3)
+    studio.press(0.4, CLUTCH, axes={FORWARD: 1.0})
+    assert "call guard/reset first" in studio.said() and not studio.said("driving")
+    studio.operator.trigger("guard/reset")
+
+
+def test_an_episode_s_buttons_call_the_recorder_once_each_or_say_that_it_is_absent(studio):
+    studio.press(0.2)
+    studio.press(0.2, 6)
+    studio.wait(lambda: "no service recorder/start" in studio.said("called.start"), "a word", 5)
+    studio.called.clear()
+    services = [studio.offer(name) for name in RECORDER]
+    try:
+        time.sleep(1.0)  # until the node knows of them
+        for button in (6, 3, 4, 5):
+            studio.press(0.2, button)
+            studio.press(0.2)
+        wanted = ["start", "stop", "discard", "mark"]
+        studio.wait(lambda: studio.called == wanted, f"{wanted}, not {studio.called}", 5)
+        studio.wait(lambda: studio.said("called.mark") == "noted", "the answer", 5)
+    finally:
+        for service in services:
+            studio.operator.node.destroy_service(service)
+
+
+def test_a_node_that_is_deactivated_or_killed_lets_the_arm_go(studio):
+    studio.free()
+    assert studio.drive({FORWARD: 1.0}, 0.3), studio.said()
+    studio.operator.change_state("teleop", Transition.TRANSITION_DEACTIVATE)
+    studio.wait(lambda: studio.guard("mode") == "hold", "hold", 5)
+    studio.assert_arm_rests()
+    studio.operator.change_state("teleop", Transition.TRANSITION_ACTIVATE)
+    studio.press(0.4)
+    assert studio.drive({FORWARD: 1.0}, 0.3), studio.said()
+    studio.processes.kill("teleop")
+    studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
+    studio.assert_arm_rests()
+    studio.assert_limits_kept()
+
+
+def restarted(studio, mapping, **parameters):
+    """The studio with a teleop node of another mapping."""
+    if studio.processes.runs("teleop"):
+        studio.processes.end(["teleop"])
+    studio.operator.diagnostics.pop("teleop", None)
+    name = str(studio.robot)
+    (node,) = teleop_graph(name, mapping, **SLOW, **parameters)
+    studio.processes.start(node)
+    studio.wait(lambda: studio.said(), "a word of teleop")
+    time.sleep(0.5)
+    studio.activate("teleop")
+
+
+def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_path):
+    text = (config_dir() / "teleop/leader.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{text}  waist: {{name: left/j1, scale: -1.0}}\n")
+    restarted(studio, str(path))
+    studio.free()
+    names = ["left/j1", *studio.spec.joint_names[1:6], "gripper"]
+    lead = JointState(name=names, position=[*studio.measured()[:6].tolist(), 1.0])
+    start = studio.measured()[0]
+    driving = {"until": lambda: studio.said("driving"), "lead": lead}
+    assert studio.press(5, CLUTCH, **driving), studio.said()
+    studio.press(0.2, CLUTCH, lead=lead)
+    lead.position[0] -= 0.3
+    studio.press(1.5, CLUTCH, lead=lead)
+    assert studio.measured()[0] - start == pytest.approx(0.3, abs=0.02)
+    lead.name[0] = "waist"
+    studio.press(0.6, CLUTCH, lead=lead)
+    assert "the leader's message lacks left/j1; it holds waist" in studio.said()
+    assert studio.guard("hold") == "teleop_silent"
+    studio.assert_limits_kept()
+
+
+def test_the_node_does_nothing_that_the_access_policy_forbids(studio):
+    node, may = studio.operator.node, accesses(studio.spec)["teleop"]
+    publishes = {
+        t.lstrip("/") for t, _ in node.get_publisher_names_and_types_by_node("teleop", "/")
+    }
+    hears = {t.lstrip("/") for t, _ in node.get_subscriber_names_and_types_by_node("teleop", "/")}
+    calls = {t.lstrip("/") for t, _ in node.get_client_names_and_types_by_node("teleop", "/")}
+    common = {"rosout", "parameter_events", "teleop/transition_event"}
+    assert publishes and publishes <= {*may.publishes, *common}
+    assert hears and hears <= {*may.subscribes, *common}
+    assert calls and calls <= set(may.calls)
+
+
+def test_keys_of_a_terminal_lead_the_arm_and_the_terminal_is_given_back(studio, tmp_path):
+    if studio.processes.runs("teleop"):
+        studio.processes.end(["teleop"])
+    studio.operator.diagnostics.pop("teleop", None)
+    typed, read = pty.openpty()
+    before = termios.tcgetattr(read)
+    (node,) = teleop_graph(str(studio.robot), "keyboard")
+    with (tmp_path / "log").open("wb") as log:
+        arguments = [sys.executable, *node.arguments(tmp_path / "parameters.yaml")]
+        process = subprocess.Popen(arguments, stdin=read, stdout=log, stderr=log)
+    try:
+        studio.wait(lambda: studio.said(), "a word of teleop")
+        time.sleep(0.5)
+        studio.activate("teleop")
+        studio.ready()
+        studio.operator.set_mode("hold")
+        start = studio.place
+        os.write(typed, b" ")
+        studio.wait(lambda: studio.said("driving"), "the clutch", 5)
+        for _ in range(30):
+            os.write(typed, b"w")
+            time.sleep(0.03)
+        os.write(typed, b"q")
+        studio.wait(lambda: studio.guard("mode") == "hold", "hold", 5)
+        assert studio.place[0] - start[0] > 0.03
+        assert termios.tcgetattr(read) != before
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0, (tmp_path / "log").read_text()
+        assert termios.tcgetattr(read) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(typed), os.close(read)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ("mapping:=wheel", "unknown mapping 'wheel'; known are: gamepad, keyboard"),
+        ("mapping:=keyboard", "the keyboard needs a terminal"),
+        ("clutching:=loose", "'loose' is not one of relative, absolute"),
+    ],
+)
+def test_the_node_says_in_one_sentence_what_is_wrong_with_its_parameters(parameter, said):
+    arguments = [sys.executable, "-m", "nac_ros.nodes.teleop", "--ros-args", "-p", parameter]
+    variables = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, timeout=60, check=False, env=variables,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_table_of_the_parameters_has_their_names_and_defaults():
+    from nac_ros.nodes.teleop import TeleopParameters
+
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \| ", DOCUMENT, re.MULTILINE))
+    fields = dataclasses.fields(TeleopParameters)
+    assert rows == {field.name: str(field.default) for field in fields}
+
+
+def test_the_tables_of_buttons_are_those_of_the_shipped_mappings():
+    told = dict(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]+ \| (\d+|none) \|", DOCUMENT, re.M))
+    buttons = load_hand_map("gamepad").buttons
+    assert {name for row in told for name in re.findall(r"`(\w+)`", row)} == set(ACTIONS)
+    for row, number in told.items():
+        assert str(buttons.get(row.strip("`"), "none")) == number, row
+
+
+def test_every_key_of_the_keyboard_is_in_the_table():
+    keys = set(load_hand_map("keyboard").keys)
+    line = DOCUMENT.split("## Keyboard")[1].split("\n## ")[0]
+    assert keys == set(re.findall(r"<kbd>(\w+)</kbd>", line))
+    assert load_robot("vx300s").action_dim == 7
