@@ -27,13 +27,14 @@ from test_nodes_graph import robot as patient_robot  # noqa: F401
 from nac_ros.devices.mapping import ACTIONS, load_hand_map
 from nac_ros.devices.tool import Tool
 from nac_ros.nodes import convert, qos
-from nac_ros.nodes.access import RECORDER, accesses
+from nac_ros.nodes.access import RECORDING, accesses
 from nac_ros.nodes.graph import NodeProcess, teleop_graph, twin_graph
 from nac_ros.robot import config_dir, load_robot
 
 ROOT = config_dir().parent
 DOCUMENT = (ROOT / "docs/teleoperation.md").read_text()
 JOY_S = 0.02
+HEARD_S = 2.0  # by then a node has heard of the guard, which speaks once a second
 SLOW = {"max_input_age_s": 0.3}  # a test machine may be busy
 CLUTCH, FORWARD = 10, 1
 
@@ -168,7 +169,7 @@ def test_a_hand_that_falls_silent_stops_the_arm_and_must_press_again(studio):
     here = studio.measured()
     studio.press(0.6, CLUTCH, axes={FORWARD: 1.0})
     assert "let the clutch go" in studio.said() and not studio.said("driving")
-    np.testing.assert_allclose(studio.measured(), here, atol=2e-3)
+    np.testing.assert_allclose(studio.measured(), here, atol=5e-3)  # the servos still settle
     studio.press(0.4)
     assert studio.guard("mode") == "hold", "nobody drives on by itself"
 
@@ -204,10 +205,14 @@ def test_an_episode_s_buttons_call_the_recorder_once_each_or_say_that_it_is_abse
     studio.press(0.2, 6)
     studio.wait(lambda: "no service recorder/start" in studio.said("called.start"), "a word", 5)
     studio.called.clear()
-    services = [studio.offer(name) for name in RECORDER]
+    services = [studio.offer(name.rpartition("/")[2]) for name in RECORDING]
     try:
-        time.sleep(1.0)  # until the node knows of them
-        for button in (6, 3, 4, 5):
+        for _ in range(20):  # until the node knows of them
+            studio.press(0.2, 6)
+            studio.press(0.2)
+            if studio.called:
+                break
+        for button in (3, 4, 5):
             studio.press(0.2, button)
             studio.press(0.2)
         wanted = ["start", "stop", "discard", "mark"]
@@ -225,7 +230,7 @@ def test_a_node_that_is_deactivated_or_killed_lets_the_arm_go(studio):
     studio.wait(lambda: studio.guard("mode") == "hold", "hold", 5)
     studio.assert_arm_rests()
     studio.operator.change_state("teleop", Transition.TRANSITION_ACTIVATE)
-    studio.press(0.4)
+    studio.press(HEARD_S)
     assert studio.drive({FORWARD: 1.0}, 0.3), studio.said()
     studio.processes.kill("teleop")
     studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
@@ -244,6 +249,7 @@ def restarted(studio, mapping, **parameters):
     studio.wait(lambda: studio.said(), "a word of teleop")
     time.sleep(0.5)
     studio.activate("teleop")
+    studio.wait(lambda: isinstance(studio.said("age_s.arm"), float), "set-points", 10)
 
 
 def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_path):
@@ -256,6 +262,7 @@ def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_p
     lead = JointState(name=names, position=[*studio.measured()[:6].tolist(), 1.0])
     start = studio.measured()[0]
     driving = {"until": lambda: studio.said("driving"), "lead": lead}
+    studio.press(HEARD_S, lead=lead)
     assert studio.press(5, CLUTCH, **driving), studio.said()
     studio.press(0.2, CLUTCH, lead=lead)
     lead.position[0] -= 0.3
@@ -270,6 +277,10 @@ def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_p
 
 def test_the_node_does_nothing_that_the_access_policy_forbids(studio):
     node, may = studio.operator.node, accesses(studio.spec)["teleop"]
+    studio.wait(
+        lambda: any(node.get_subscriber_names_and_types_by_node("teleop", "/")), "teleop's topics"
+    )
+    time.sleep(0.5)
     publishes = {
         t.lstrip("/") for t, _ in node.get_publisher_names_and_types_by_node("teleop", "/")
     }
