@@ -214,3 +214,18 @@ def test_kill_9_never_leaves_a_video_that_belongs_to_another_episode(tmp_path, f
     assert not list(root.rglob("*.partial"))
     for index in range(2):
         assert psnr(dataset.images(index, "scene"), smooth(index).images["scene"]).min() >= 30
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_encoding_leaves_every_thread_as_ordinary_as_it_was(tmp_path, codec):
+    code = (
+        "import os, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from nac_ros.data.video import VideoConfig, write_video\n"
+        "frames = np.zeros((5, 64, 64, 3), np.uint8)\n"
+        "write_video(Path(sys.argv[1]), frames, 30, VideoConfig(codec=sys.argv[2]))\n"
+        "print({os.sched_getscheduler(int(t)) for t in os.listdir('/proc/self/task')})\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "a.mp4"), codec]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == f"{{{os.SCHED_OTHER}}}\n", done

@@ -168,6 +168,7 @@ def test_a_hand_that_took_over_is_marked_in_the_trial(tmp_path):
     assert figures("some/bundle", 0, [trace], collected)["interventions"] == 2
 
 
+@pytest.mark.timeout(400)
 def test_a_minute_of_trials_over_dds_comes_out_the_same_again(tmp_path):
     graph = (
         *twin_graph(recordings=str(tmp_path / "trials")),

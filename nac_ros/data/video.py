@@ -15,6 +15,7 @@ from nac_ros.errors import ConfigError, DatasetError
 
 PIXELS = "yuv420p"
 BT601, LIMITED_RANGE = 5, 1  # FFmpeg's numbers of the colours that its RGB conversion gives
+SVT_PRIORITY = 99
 LATE = 0.1  # [frame periods] by which a stamp may miss its frame: containers round to 1 ms
 
 
@@ -93,6 +94,7 @@ def _encode(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> No
     os.environ.setdefault("SVT_LOG", "1")  # its encoder tells every setting on stderr otherwise
     with av.open(str(path), "w", format="mp4") as container:
         stream = _add_stream(container, frames.shape, fps, config)
+        _open(stream)
         for k, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts, picture.time_base = k, Fraction(1, fps)
@@ -115,6 +117,24 @@ def _add_stream(container: Any, shape: tuple[int, ...], fps: int, config: VideoC
     stream.codec_context.colorspace = BT601
     stream.codec_context.color_range = LIMITED_RANGE
     return stream
+
+
+def _open(stream: Any) -> None:
+    """Opens the encoder and takes back the priority that it took.
+
+    SVT-AV1 gives itself and whoever calls it real-time priority 99 where it may, which is before
+    any guard.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    stream.codec_context.open()
+    for thread in Path("/proc/self/task").iterdir():
+        try:
+            if os.sched_getparam(int(thread.name)).sched_priority == SVT_PRIORITY:
+                os.sched_setscheduler(int(thread.name), *before)
+        except ProcessLookupError:  # it has ended meanwhile
+            continue
 
 
 def _decode(out: np.ndarray, path: Path, first: int, fps: int) -> int:
