@@ -250,6 +250,9 @@ def test_a_clutch_that_is_held_from_the_start_takes_nothing():
     hand = Hand()
     assert not hand.run(held=True, steps=50).engaged and not hand.asked
     assert "let the clutch go" in hand.clutch.reason
+    assert not hand.run(held=True, doubt="nothing came on leader yet").engaged
+    assert hand.clutch.reason == "nothing came on leader yet"
+    assert not hand.run(held=True).engaged and "let the clutch go" in hand.clutch.reason
     hand.run(held=False)
     assert hand.run(held=True).engaged
 

@@ -12,7 +12,7 @@ from nac_ros.body import BodySpec, LinkSpec
 from nac_ros.devices.clutch import GuardWord
 from nac_ros.devices.jog import Jog
 from nac_ros.devices.mapping import Wish, load_hand_map
-from nac_ros.devices.pilot import MAX_STEP_S, Pilot, PilotConfig
+from nac_ros.devices.pilot import Pilot, PilotConfig
 from nac_ros.devices.target import CLEAR_M, Target
 from nac_ros.devices.tool import Tool
 from nac_ros.errors import ConfigError
@@ -48,7 +48,7 @@ def test_the_jacobian_is_the_derivative_of_the_tool_s_pose(shares, way):
 @settings(max_examples=60, deadline=None)
 @given(SHARES, STICKS)
 def test_far_from_limits_and_singular_poses_the_tool_does_what_it_is_asked(shares, twist):
-    here = near_home(shares, 1.0)
+    here = near_home(shares, 0.5)
     way = TOOL.follow(here, 0.1 * twist, -1e3 * WIDE, 1e3 * WIDE)
     np.testing.assert_allclose(TOOL.jacobian(here) @ way.velocities, 0.1 * twist, atol=1e-6)
     assert not way.held and not way.singular and way.velocities[6] == 0
@@ -126,7 +126,7 @@ def near_home(shares, width=0.25):
     return SPEC.home + width * (shares - 0.5) * SPEC.relative_mask - [0, 0, 0.2, 0, 0, 0, 0.03]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SHARES, STICKS, st.sampled_from(["base", "tool"]))
 def test_the_tool_moves_along_the_direction_that_was_asked_for(shares, stick, frame):
     assume(np.linalg.norm(stick[:3]) > 0.3)
@@ -144,7 +144,7 @@ def test_the_tool_moves_along_the_direction_that_was_asked_for(shares, stick, fr
     assert np.abs(after[:3, :3] - before[:3, :3]).max() < 0.01, "it turned though it was not asked"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SHARES, STICKS, STICKS, st.sampled_from(["tool", "joints"]), st.floats(-1, 1))
 def test_no_jog_leaves_a_limit_or_the_workspace_or_outruns_its_speed(
     shares, twist, joints, kind, gripper
@@ -255,7 +255,7 @@ def test_the_arm_follows_a_stick_and_stops_when_the_clutch_is_let_go():
     assert_inside(SPEC, np.array(rig.rows), DT)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(STICKS, st.booleans(), st.floats(0.02, 0.3)), min_size=3, max_size=8))
 def test_whatever_hand_and_clutch_do_commands_never_jump_and_the_arm_keeps_its_limits(moves):
     rig = Rig()
@@ -323,17 +323,19 @@ def test_a_guard_that_is_slow_is_not_run_away_from():
     assert lead.max() <= 0.31
 
 
-def test_a_tick_that_comes_late_moves_no_farther_than_a_short_one():
+def test_a_tick_that_comes_late_moves_nothing_and_judges_nobody():
     rig = Rig()
     rig.hold()
     rig.axes[1] = 1.0
     rig.run(0.5)
     before = rig.pilot.target.positions
-    late = rig.now + 0.09
-    rig.pilot.joy(late, rig.axes, rig.buttons)
-    rig.pilot.told(GuardWord(late, "teleop"))
-    rig.pilot.tick(late, late)
-    assert (np.abs(rig.pilot.target.positions - before) <= MAX_STEP_S * WIDE).all()
+    rig.now += 0.5
+    assert rig.pilot.tick(rig.now, rig.now) == (None, "", ())
+    np.testing.assert_array_equal(rig.pilot.target.positions, before)
+    rig.pilot.joy(rig.now, rig.axes, rig.buttons)
+    rig.pilot.commanded(rig.now, SPEC.home, 0 * WIDE)
+    rig.pilot.told(GuardWord(rig.now, "teleop"))
+    assert rig.pilot.tick(rig.now + DT, rig.now + DT).command is not None
 
 
 def test_a_relative_leader_adds_its_way_and_an_absolute_one_is_met_slowly():
@@ -347,7 +349,7 @@ def test_a_relative_leader_adds_its_way_and_an_absolute_one_is_met_slowly():
         rig.run(0.3)
         slow = np.abs(np.diff(rig.rows[-20:], axis=0)).max() / DT
         assert slow <= 0.1 * 0.5 * WIDE.max() + 1e-3
-        rig.run(6.0)
+        rig.run(4.0)
         np.testing.assert_allclose(rig.guard.setpoint[:6], wanted[:6], atol=2e-3)
         rig.leader = rig.leader + [0.2, 0, 0, 0, 0, 0, 0]
         rig.run(1.0)

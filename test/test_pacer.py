@@ -18,8 +18,9 @@ def pacer():
 def later(pacer, dues, now):
     """Puts deeds due at `dues` [s]; a list that they fill with (number, when) [steady s]."""
     done = []
+    steady = time.monotonic()
     for i, due in enumerate(dues):
-        pacer.put(due, now, lambda i=i: done.append((i, time.monotonic())))
+        pacer.put(due, now, steady, lambda i=i: done.append((i, time.monotonic())))
     return done
 
 

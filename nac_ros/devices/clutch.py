@@ -67,7 +67,8 @@ class Clutch:
         if not held:
             return self._let_go()
         if not self._released:
-            self.reason = self.reason or f"the clutch was held from the start; {LET_GO}"
+            if LET_GO not in self.reason:
+                self.reason = f"the clutch was pressed before everything was there; {LET_GO}"
             return ""
         return self._press(now, guard)
 

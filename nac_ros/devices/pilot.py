@@ -19,7 +19,7 @@ from nac_ros.robot import RobotSpec
 
 N_POINTS = 3  # of a command: the guard follows it for 0.1 s at most
 ARM_MAX_AGE_S = 0.2  # set-points come at the guard's rate
-MAX_STEP_S = 0.05  # a tick that comes later moves no farther
+MAX_STEP_S = 0.05  # a tick that comes later than this moves nothing
 NEAR_S = 0.05  # the leader is met where full speed would get in this time
 OWN = ("grip", "switch_jog", "switch_frame")  # actions that nobody else is told of
 
@@ -148,14 +148,16 @@ class Pilot:
 
     def tick(self, now: float, stamp: float) -> Orders:
         """What to ask for at `now` [s]; commands are stamped `stamp` [s], on the robot's clock."""
+        step_s, self._last = now - self._last, now
+        if MAX_STEP_S < step_s < np.inf:  # it was this process that paused: hear the others first
+            return Orders(None, "", ())
         driving = self.clutch.engaged
         doubt = self._doubt(now)
         mode = self.clutch.update(now, self._wish.clutch, doubt, self._guard)
-        step_s = min(now - self._last, MAX_STEP_S)
-        self._last, actions, self._actions = now, tuple(self._actions), []
+        actions, self._actions = tuple(self._actions), []
         command = None
         if self.clutch.engaged:
-            command = self._lead_arm(step_s, stamp)
+            command = self._lead_arm(min(step_s, MAX_STEP_S), stamp)
         elif driving and mode:  # let go by the hand: the last word is a stop
             self.target.begin(self.target.positions, self.target.velocities)
             command = self._command(stamp)

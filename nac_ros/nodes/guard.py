@@ -152,12 +152,12 @@ class GuardNode(LifecycleNode):
         return 1e-9 * (self.get_clock().now().nanoseconds - self._origin_ns)
 
     def _tick(self) -> None:
-        now = self._now()
+        now, steady = self._now(), time.monotonic()
         guard, names = self._guard, self._spec.joint_names
         for tick in guard.tick(now):
             set_point = (tick.positions, tick.velocities, self._origin_ns)
             message = convert.to_joint_state(tick.stamp, names, *set_point)
-            self._pacer.put(tick.stamp, now, partial(self._command.publish, message))
+            self._pacer.put(tick.stamp, now, steady, partial(self._command.publish, message))
         before, self._shown = self._shown, (guard.state, guard.hold)
         # After a jump of the clock its stamps mean nothing to a controller, and what that has ends
         # at rest by itself. An arm at rest is left alone.

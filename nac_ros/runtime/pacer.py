@@ -1,10 +1,12 @@
 """Does things evenly, in a thread of its own: whatever comes before its time waits for it."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
+SWITCH_S = 1e-4  # so long another thread may keep the interpreter from this one
 OFF_S = 3e-3  # a clock that strays farther from the steady one is followed anew
 
 Deed = Callable[[], None]
@@ -14,6 +16,7 @@ class Pacer:
     """Deeds `ahead` [s] before they are due, in the order in which they were put.
 
     Due times are of a clock that somebody may set; between deeds only their differences count.
+    The process's threads change places more often than by default, so that none is kept waiting.
     """
 
     def __init__(self, ahead: float):
@@ -22,11 +25,12 @@ class Pacer:
         self._waiting: deque[tuple[float, Deed]] = deque()
         self._news, self._ending = Condition(), False
         self._thread = Thread(target=self._run, name="pacer", daemon=True)
+        sys.setswitchinterval(SWITCH_S)
         self._thread.start()
 
-    def put(self, due: float, now: float, deed: Deed) -> None:
-        """`due` and `now` [s] on one clock."""
-        offset = time.monotonic() - now
+    def put(self, due: float, now: float, steady: float, deed: Deed) -> None:
+        """`due` and `now` [s] on one clock, `now` when `time.monotonic()` said `steady`."""
+        offset = steady - now
         if self._offset is None or abs(offset - self._offset) > OFF_S:
             self._offset = offset
         with self._news:

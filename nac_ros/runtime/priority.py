@@ -7,10 +7,8 @@ Linux's SCHED_FIFO and locked memory, as ros2_control's manager has them (its do
 import ctypes
 import os
 import resource
-import sys
 from pathlib import Path
 
-SWITCH_S = 1e-4  # for as long one thread may keep the interpreter from another
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>
 HELP = "give the user `rtprio` and `memlock` in /etc/security/limits.d, see docs/bring-up.md"
 
@@ -23,7 +21,6 @@ def go_first(priority: int) -> str:
     """
     if not priority:
         return "as others"
-    sys.setswitchinterval(SWITCH_S)
     if reason := why_not_first(priority):
         return f"as others, not real time: {reason}; {HELP}"
     for thread in Path("/proc/self/task").iterdir():
