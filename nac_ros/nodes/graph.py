@@ -10,9 +10,10 @@ import yaml
 from nac_ros.config import load_yaml
 from nac_ros.nodes import images
 from nac_ros.nodes.access import ENCLAVE, camera_node
-from nac_ros.robot import config_dir
+from nac_ros.robot import config_dir, load_robot
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
+DEFAULT_ROBOT = "vx300s"
 TWIN = "twin"  # as a robot's name: the simulated arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -112,7 +113,32 @@ def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
 def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
     """Whoever writes episodes."""
     parameters = {**({"robot": robot} if robot else {}), **recorder}
-    return (NodeProcess(name="recorder", parameters=parameters),)
+    seeing = {**ONE_THREAD, **images.environment()}
+    return (NodeProcess(name="recorder", parameters=parameters, environment=seeing),)
+
+
+def record_graph(
+    robot: str = "", mapping: str = "", source: str = "", task: str = "", **recorder: Any
+) -> tuple[NodeProcess, ...]:
+    """Demonstrating by hand: cameras, or the twin in their and the arm's place, guard, teleop and
+    recorder.
+
+    source: of every camera's pictures; mapping: of the hand's device; '' = the nodes' own defaults
+    """
+    described = "" if robot == TWIN else robot
+    spec = load_robot(described or DEFAULT_ROBOT)
+    known = {key: value for key, value in (("task", task),) if value}
+    chosen = {"source": source} if source else {}
+    seen = (
+        twin_graph(**known)
+        if robot == TWIN
+        else tuple(
+            node for c in spec.cameras for node in camera_graph(c.name, described, **chosen)
+        )
+    )
+    guard, _ = policy_graph(robot=described)
+    hand = teleop_graph(described, mapping)
+    return (*seen, guard, *hand, *recorder_graph(described, **known, **recorder))
 
 
 def teleop_graph(robot: str = "", mapping: str = "", **teleop: Any) -> tuple[NodeProcess, ...]:
