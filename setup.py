@@ -79,6 +79,7 @@ setup(
             "recorder = nac_ros.nodes.recorder:main",
             "teleop = nac_ros.nodes.teleop:main",
             "twin = nac_ros.nodes.twin:main",
+            "camera = nac_ros.nodes.camera:main",
             "view = nac_ros.nodes.view:main",
         ]
     },

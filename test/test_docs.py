@@ -3,6 +3,7 @@
 import argparse
 import ast
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
@@ -169,16 +170,19 @@ def test_the_table_of_the_guard_s_parameters_has_their_names_and_defaults():
     assert {name: default for name, default in rows if name in known} == known
 
 
-def test_the_table_of_the_recorder_s_parameters_has_their_names_and_defaults():
+@pytest.mark.parametrize(
+    ("name", "module", "cls"),
+    [("recording", "recorder", "RecorderParameters"), ("cameras", "camera", "CameraParameters")],
+)
+def test_the_table_of_a_node_s_parameters_has_their_names_and_defaults(name, module, cls):
     pytest.importorskip("rclpy")
     pytest.importorskip("mcap")
-    from nac_ros.nodes.recorder import RecorderParameters
-
-    text = (ROOT / "docs/recording.md").read_text()
+    parameters = getattr(importlib.import_module(f"nac_ros.nodes.{module}"), cls)
+    text = (ROOT / f"docs/{name}.md").read_text()
     rows = re.findall(r"^\| `([a-z_]+)` \| `?([\w./]*)`? ?\| ", text, re.MULTILINE)
-    fields = dataclasses.fields(RecorderParameters)
+    fields = dataclasses.fields(parameters)
     known = {field.name: str(field.default).replace("('',)", "") for field in fields}
-    assert {name: default for name, default in rows if name in known} == known
+    assert {key: default for key, default in rows if key in known} == known
 
 
 @pytest.mark.parametrize(
@@ -277,6 +281,7 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
             beside = {
                 "policy": ["nodes/loading.py"],
                 "teleop": ["devices/pilot.py"],
+                "camera": ["devices/sources.py", "devices/capture.py"],
                 "recorder": ["data/session.py", "data/gate.py"],
             }
             for name in beside.get(node, ()):

@@ -10,11 +10,13 @@ import yaml
 pytest.importorskip("rclpy")
 
 from nac_ros import config
-from nac_ros.nodes.graph import NodeProcess, policy_graph, stack, twin_graph
+from nac_ros.nodes.graph import NodeProcess, policy_graph, record_graph, stack, twin_graph
 from nac_ros.robot import config_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+NODES = ["camera", "guard", "policy", "recorder", "relay", "teleop", "twin", "view"]
 
 
 def parameters_of(name):
@@ -32,14 +34,14 @@ def parameters_of(name):
     return own[0]
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "relay", "twin", "view"])
+@pytest.mark.parametrize("name", NODES)
 def test_every_parameter_file_holds_only_what_its_node_knows(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
     config.build(parameters_of(name), values[f"/**/{name}"]["ros__parameters"], name)
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "relay", "twin", "view"])
+@pytest.mark.parametrize("name", NODES)
 def test_every_parameter_is_described(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     from nac_ros.nodes.params import _descriptions
@@ -66,6 +68,18 @@ def test_the_robot_twin_brings_the_simulated_arm_with_it():
     assert nodes["twin"].parameters == {"task": "marker"}
     assert nodes["policy"].parameters == {"bundle": "B", "task": "marker"}
     assert [node.name for node in stack("vx300s")] == ["guard", "policy"]
+
+
+def test_demonstrating_by_hand_takes_cameras_or_the_twin_in_their_place():
+    nodes = {node.name: node for node in record_graph("twin", "leader", task="marker", out="D")}
+    assert list(nodes) == ["twin", "guard", "teleop", "recorder"]
+    assert nodes["twin"].parameters == {"task": "marker"}
+    assert nodes["recorder"].parameters == {"task": "marker", "out": "D"}
+    assert nodes["teleop"].parameters == {"mapping": "leader"}
+    nodes = {node.name: node for node in record_graph("vx300s", source="v4l2")}
+    assert list(nodes) == ["camera_scene", "camera_wrist", "guard", "teleop", "recorder"]
+    wanted = {"camera": "wrist", "robot": "vx300s", "source": "v4l2"}
+    assert nodes["camera_wrist"].parameters == wanted
 
 
 def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path):

@@ -14,6 +14,8 @@ from test_bag import IMAGE, JOINTS, T0, TEXT, serialized
 from nac_ros.data import bagfile
 from nac_ros.data.bag import BagWriter
 from nac_ros.data.recordings import RecordingDataset, robot_fact
+from nac_ros.data.streams import COMPRESSED
+from nac_ros.devices import jpeg
 from nac_ros.errors import DatasetError
 from nac_ros.robot import load_robot
 
@@ -39,16 +41,31 @@ def picture(stamp, value):
     )  # fmt: skip
 
 
+def compressed(stamp, value):
+    image = np.full((96, 96, 3), value % 256, np.uint8)
+    data = np.frombuffer(jpeg.encode(image, 95), np.uint8)
+    return serialized(COMPRESSED, stamp=stamp, format="jpeg", data=data)
+
+
 def place(k):
     """Where every joint is asked to be at k / 100 s."""
     return SPEC.home + 0.001 * k
 
 
-def recorded(folder, seconds=2.0, holes=(), modes=(), outcome="success", command=True):
+def recorded(
+    folder,
+    seconds=2.0,
+    holes=(),
+    modes=(),
+    outcome="success",
+    command=True,
+    wrist=(IMAGE, picture),
+):
     """Joints at 100 Hz, cameras at 30 Hz that take 12 ms, set-points one period ahead."""
     writer = BagWriter(folder, {"task": PROMPT, **robot_fact(SPEC)})
     topics = {"joint_states": JOINTS, "guard/command": JOINTS, "guard/mode": TEXT}
-    for topic, kind in {**topics, "scene/image_raw": IMAGE, "wrist/image_raw": IMAGE}.items():
+    shown = "wrist/image_raw" + ("/compressed" if wrist[0] == COMPRESSED else "")
+    for topic, kind in {**topics, "scene/image_raw": IMAGE, shown: wrist[0]}.items():
         writer.open_topic(topic, kind)
     events = []
     for k in range(int(seconds * 100)):
@@ -59,9 +76,9 @@ def recorded(folder, seconds=2.0, holes=(), modes=(), outcome="success", command
     for k in range(int(seconds * 30)):
         stamp = T0 + k * 33_333_333
         if not any(low <= k / 30 < high for low, high in holes):
-            for n, camera in enumerate(("scene", "wrist")):
-                late = stamp + 12_000_000 + n * 1_000_000
-                events.append((late, f"{camera}/image_raw", stamp, picture(stamp, k + 100 * n)))
+            late = stamp + 12_000_000
+            events.append((late, "scene/image_raw", stamp, picture(stamp, k)))
+            events.append((late + 1_000_000, shown, stamp, wrist[1](stamp, k + 100)))
     for at, mode in modes:
         stamp = T0 + int(at * 1e9)
         events.append((stamp, "guard/mode", stamp, serialized(TEXT, data=mode)))
@@ -91,6 +108,13 @@ def test_frames_lie_one_period_apart_with_what_was_commanded_next(tmp_path):
     assert not episode.intervention.any()
     blind = dataset.episode(0, images=False)
     assert blind.images == {} and np.array_equal(blind.actions, episode.actions)
+
+
+def test_pictures_as_jpeg_are_frames_too(tmp_path):
+    recorded(tmp_path / "a", seconds=1.0, wrist=(COMPRESSED, compressed))
+    episode = RecordingDataset.open(tmp_path).episode(0)
+    off = episode.images["wrist"][:, 40, 40, 0].astype(int) - episode.images["scene"][:, 40, 40, 0]
+    assert len(episode) > 25 and np.abs(off - 100).max() <= 2
 
 
 def test_a_hole_ends_a_slice_and_a_missing_picture_does_not(tmp_path):

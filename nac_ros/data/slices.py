@@ -15,7 +15,9 @@ from nac_ros.chunk import Observation
 from nac_ros.data import streams
 from nac_ros.data.bag import STORE
 from nac_ros.data.bagfile import Message
+from nac_ros.data.streams import COMPRESSED
 from nac_ros.decode import from_image, from_joint_state, to_seconds
+from nac_ros.devices import jpeg
 from nac_ros.errors import BadObservation
 from nac_ros.robot import RobotSpec
 
@@ -74,7 +76,8 @@ class Cutter:
     def __init__(self, spec: RobotSpec, cameras: Iterable[str], task: str, images: bool = True):
         self.spec, self._task, self._images = spec, task, images
         self._aligner = Aligner(spec, list(cameras), n_obs_steps=1)
-        self._cameras = {f"/{spec.camera(name).topic}": name for name in cameras}
+        pictures = [spec.camera(name) for name in cameras]
+        self._cameras = {f"/{t}": c.name for c in pictures for t in (c.topic, c.compressed_topic)}
         self._period = 1 / spec.action_rate_hz
         self.cut = Cut()
 
@@ -92,7 +95,9 @@ class Cutter:
             elif topic in self._cameras:
                 decoded = STORE.deserialize_cdr(message.data, message.kind)
                 stamp = to_seconds(decoded.header.stamp, cut.origin_ns)
-                self._aligner.push_image(self._cameras[topic], stamp, from_image(decoded))
+                image = jpeg.decode(decoded.data) if message.kind == COMPRESSED else None
+                image = from_image(decoded) if image is None else image
+                self._aligner.push_image(self._cameras[topic], stamp, image)
             elif topic == f"/{streams.COMMAND}":
                 self._command(message)
             elif topic == f"/{streams.MODE}":

@@ -1,11 +1,11 @@
 """Which topics an episode is made of, and where a serialized message says when it was made."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from nac_ros.data.gate import StreamSpec
-from nac_ros.robot import RobotSpec
+from nac_ros.robot import CameraSpec, RobotSpec
 
 JOINTS, IMAGE = "sensor_msgs/msg/JointState", "sensor_msgs/msg/Image"
 TEXT, CHUNK = "std_msgs/msg/String", "trajectory_msgs/msg/JointTrajectory"
@@ -24,22 +24,28 @@ class Source(NamedTuple):
     kind: str
 
 
-def watched(spec: RobotSpec) -> list[StreamSpec]:
-    """What has to come all the time for an episode to be worth keeping."""
+def watched(spec: RobotSpec, jpeg: Collection[str] = ()) -> list[StreamSpec]:
+    """What has to come all the time for an episode to be worth keeping; jpeg: cameras that are
+    taken so although the robot's YAML does not ask for it."""
     joints = StreamSpec(
         topic=spec.joint_states_topic, kind=JOINTS, rate_hz=spec.action_rate_hz
     )  # a driver may be faster; slower than the actions is too slow
-    cameras = [
-        StreamSpec(topic=camera.topic, kind=IMAGE, rate_hz=camera.rate_hz, image=True)
-        for camera in spec.cameras
-    ]
+    cameras = [_pictures(camera, camera.name in jpeg) for camera in spec.cameras]
     return [joints, *cameras]
 
 
-def recorded(spec: RobotSpec, extra: Iterable[Source] = ()) -> list[Source]:
+def _pictures(camera: CameraSpec, as_jpeg: bool) -> StreamSpec:
+    raw = camera.transport == "raw" and not as_jpeg
+    kind, topic = (IMAGE, camera.topic) if raw else (COMPRESSED, camera.compressed_topic)
+    return StreamSpec(topic=topic, kind=kind, rate_hz=camera.rate_hz, image=True)
+
+
+def recorded(
+    spec: RobotSpec, extra: Iterable[Source] = (), jpeg: Collection[str] = ()
+) -> list[Source]:
     """Everything that goes into an episode's file."""
-    streams = [Source(stream.topic, stream.kind) for stream in watched(spec)]
-    infos = [Source(info_topic(camera.topic), INFO) for camera in spec.cameras]
+    streams = [Source(stream.topic, stream.kind) for stream in watched(spec, jpeg)]
+    infos = [Source(camera.beside("camera_info"), INFO) for camera in spec.cameras]
     said = [
         Source(COMMAND, JOINTS),
         Source("policy/chunk", CHUNK),
@@ -51,14 +57,6 @@ def recorded(spec: RobotSpec, extra: Iterable[Source] = ()) -> list[Source]:
         Source("diagnostics", DIAGNOSTICS),
     ]
     return [*streams, *infos, *said, *extra]
-
-
-def info_topic(image_topic: str) -> str:
-    """Where a camera's CameraInfo comes, as image_transport has it."""
-    parts = image_topic.split("/")
-    while len(parts) > 1 and parts[-1] in ("compressed", "image_raw"):
-        parts.pop()
-    return "/".join([*parts, "camera_info"])
 
 
 def text_of(data: bytes) -> str:

@@ -24,7 +24,7 @@ from nac_ros.data.session import DISCARDED, INTERRUPTED, Session, SessionConfig
 from nac_ros.data.streams import Source
 from nac_ros.data.take import free_bytes
 from nac_ros.errors import ConfigError, DatasetError, NacError
-from nac_ros.nodes import params
+from nac_ros.nodes import images, params
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.provenance import environment
@@ -66,10 +66,14 @@ class RecorderNode(LifecycleNode):
         config = params.declare(self, RecorderParameters, changeable=SAID)
         spec = load_robot(config.robot)
         self._config, self._robot, self._task = config, robot_fact(spec), config.task
-        self._sources = streams.recorded(spec, _extra(config.extra_topics))
+        jpeg = [camera.name for camera in spec.cameras if images.lacks_room(camera)]
+        self._sources = streams.recorded(spec, _extra(config.extra_topics), jpeg)
         limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
         self._session = Session(
-            SessionConfig(**limits), streams.watched(spec), self._sources, spec.joint_states_topic
+            SessionConfig(**limits),
+            streams.watched(spec, jpeg),
+            self._sources,
+            spec.joint_states_topic,
         )
         self._heard: dict[str, Any] = {}
         self._offered: list[Any] = []
