@@ -39,8 +39,8 @@ class TwinParameters:
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
     set_points: whether what the controller interpolates is published too, on `~/set_point`
-    priority: real time on Linux (SCHED_FIFO) where the system lets it, below the guard's: no arm
-        waits for a computer; 0 = as other processes
+    priority: real time on Linux (SCHED_FIFO) where the system lets it; 0 = as other processes,
+        for its cameras take what a policy needs on few cores
     recordings: folder for one .npz per trial; nothing is recorded when empty
     """
 
@@ -51,7 +51,7 @@ class TwinParameters:
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
     set_points: bool = False
-    priority: int = bounded(40, 0, 98)
+    priority: int = bounded(0, 0, 98)
     recordings: str = ""
 
     def __post_init__(self) -> None:
