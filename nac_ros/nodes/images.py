@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nac_ros.devices import jpeg
 from nac_ros.robot import CameraSpec, config_dir
 
 SHM = Path("/dev/shm")
@@ -87,4 +86,6 @@ def advice(camera: CameraSpec) -> str:
 
 
 def _from_compressed(message: Any) -> np.ndarray:
+    from nac_ros.devices import jpeg  # and OpenCV, which the guard does without
+
     return jpeg.decode(message.data)
