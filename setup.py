@@ -75,6 +75,7 @@ setup(
             "policy = nac_ros.nodes.policy:main",
             "guard = nac_ros.nodes.guard:main",
             "twin = nac_ros.nodes.twin:main",
+            "camera = nac_ros.nodes.camera:main",
             "view = nac_ros.nodes.view:main",
         ]
     },

@@ -44,5 +44,9 @@ class DatasetError(NacError):
     """A dataset folder is missing, incomplete or lacks a column."""
 
 
+class CameraError(NacError):
+    """A camera cannot be opened, is gone, or shows something other than what was asked for."""
+
+
 class SimulationError(NacError):
     """The simulator cannot run here (no GL, assets missing) or a scene is impossible."""

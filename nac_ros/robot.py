@@ -12,7 +12,7 @@ from nac_ros.body import BodySpec
 from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
-LEARNED = ("joint_names", "units", "action_rate_hz", "cameras")  # what a bundle depends on
+LEARNED = ("joint_names", "units", "action_rate_hz", "views")  # what a bundle depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,27 @@ class JointSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Intrinsics:
+    """A pinhole camera [pixels] for pictures of the robot's size; distortion k1 k2 p1 p2 k3."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not (self.fx > 0 and self.fy > 0):
+            raise ConfigError(f"intrinsics: fx and fy must be above 0, got {self.fx}, {self.fy}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CameraSpec:
-    """One camera: image size [pixels], rate [Hz], topic, and the age [s] that makes it stale."""
+    """One camera: image size [pixels], rate [Hz], topic, and the age [s] that makes it stale.
+
+    serial, device: which one it is among those plugged in; intrinsics: where it was calibrated
+    transport: `jpeg` where listeners take the compressed topic
+    """
 
     name: str
     width: int
@@ -54,6 +73,19 @@ class CameraSpec:
     rate_hz: float
     topic: str
     max_age_s: float = 0.1
+    serial: str = ""
+    device: str = ""
+    intrinsics: Intrinsics | None = None
+    transport: Literal["raw", "jpeg"] = "raw"
+
+    @property
+    def compressed_topic(self) -> str:
+        """Of sensor_msgs/CompressedImage."""
+        return f"{self.topic}/compressed"
+
+    def beside(self, name: str) -> str:
+        """The topic `name` next to the images, such as `scene/camera_info`."""
+        return f"{self.topic.rpartition('/')[0]}/{name}".lstrip("/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +186,13 @@ class RobotSpec:
     @cached_property
     def units(self) -> tuple[str, ...]:
         return tuple(joint.unit for joint in self.joints)
+
+    @cached_property
+    def views(self) -> tuple[tuple[object, ...], ...]:
+        """What a model depends on of each camera; not which device it is, nor how it is sent."""
+        return tuple(
+            (c.name, c.width, c.height, c.rate_hz, c.topic, c.max_age_s) for c in self.cameras
+        )
 
     def camera(self, name: str) -> CameraSpec:
         """Raises UnknownName with the cameras that exist."""

@@ -15,7 +15,7 @@ FLOORS = {
     6: ("nodes", "evaluation"),
     5: ("runtime", "training"),
     4: ("export",),
-    3: ("tokenizers", "policies", "data", "safety", "simulation"),
+    3: ("tokenizers", "policies", "data", "devices", "safety", "simulation"),
     2: ("body", "robot", "normalize", "align", "config", "registry", "provenance", "terminal"),
     1: ("chunk", "errors", "codec"),
 }

@@ -4,14 +4,17 @@ Run as a module it prints the policy: `python3 -m nac_ros.nodes.access vx300s`.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as xml
 
 from nac_ros.errors import NacError
-from nac_ros.robot import RobotSpec, load_robot
+from nac_ros.robot import CameraSpec, RobotSpec, load_robot
 
 ENCLAVE = "/nac_ros/{}"
+GUARD_SERVICES = ("guard/stop", "guard/reset", "guard/ramp")
+SEEN = ("guard/command", "policy/chunk", "diagnostics")
+CAMERA_NODE = "camera_{}"
 PARAMETERS = (
     "describe_parameters", "get_parameter_types", "get_parameters", "list_parameters",
     "set_parameters", "set_parameters_atomically", "get_type_description",
@@ -36,24 +39,23 @@ class Access:
     lifecycle: bool = False
 
 
+def camera_node(camera: str) -> str:
+    """Name of the node that runs it."""
+    return CAMERA_NODE.format(camera)
+
+
 def accesses(spec: RobotSpec) -> dict[str, Access]:
     """Node -> what it may do on `spec`; `operator` is who starts, stops and watches the others,
     `driver` the arm's and the cameras' side."""
     arm = tuple(group.topic for group in spec.groups)
-    cameras = tuple(camera.topic for camera in spec.cameras)
+    cameras = tuple(t for c in spec.cameras for t in (c.topic, c.compressed_topic))
+    camera_nodes = [camera_node(camera.name) for camera in spec.cameras]
     joints = (spec.joint_states_topic,)
-    guard_services = ("guard/stop", "guard/reset", "guard/ramp")
-    trigger = (*guard_services, "policy/start", "policy/stop", "twin/reset")
-    managed = tuple(f"{node}/{name}" for node in ("guard", "policy") for name in LIFECYCLE)
-    settings = tuple(
-        f"{node}/{name}" for node in ("guard", "policy", "twin", "view") for name in PARAMETERS
-    )
-    seen = ("guard/command", "policy/chunk", "diagnostics")
     return {
         "guard": Access(
             ("guard/command", "diagnostics", *arm),
             (*joints, "policy/chunk", "teleop/command", "policy/heartbeat", "guard/mode"),
-            guard_services,
+            GUARD_SERVICES,
             lifecycle=True,
         ),
         "policy": Access(
@@ -70,11 +72,26 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         ),
         "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
         "driver": Access((*joints, *cameras), arm),
-        "view": Access((), (*joints, *cameras, *seen)),
-        "operator": Access(
-            ("guard/mode", "task"), (*seen, "twin/outcome"), calls=(*trigger, *managed, *settings)
-        ),
+        **{node: _camera(camera) for node, camera in zip(camera_nodes, spec.cameras)},
+        "view": Access((), (*joints, *cameras, *SEEN)),
+        "operator": _operator(camera_nodes),
     }
+
+
+def _operator(camera_nodes: Sequence[str]) -> Access:
+    managed = ("guard", "policy", *camera_nodes)
+    states = tuple(f"{node}/{name}" for node in managed for name in LIFECYCLE)
+    told = (*managed[:2], "twin", "view", *camera_nodes)
+    settings = tuple(f"{node}/{name}" for node in told for name in PARAMETERS)
+    trigger = (*GUARD_SERVICES, "policy/start", "policy/stop", "twin/reset")
+    return Access(
+        ("guard/mode", "task"), (*SEEN, "twin/outcome"), calls=(*trigger, *states, *settings)
+    )
+
+
+def _camera(camera: CameraSpec) -> Access:
+    beside = (camera.beside("camera_info"), camera.beside("depth/image_raw"))
+    return Access((camera.topic, camera.compressed_topic, *beside, "diagnostics"), lifecycle=True)
 
 
 def policy_xml(spec: RobotSpec) -> str:

@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
 
+import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import Image, JointState
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from nac_ros.align import Aligner
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation
-from nac_ros.nodes import convert, qos
-from nac_ros.robot import RobotSpec
+from nac_ros.nodes import convert, images, qos
+from nac_ros.robot import CameraSpec, RobotSpec
 
 
 class Bridge:
@@ -33,10 +35,14 @@ class Bridge:
             )
         ]
         for name in cameras:
-            topic, callback = spec.camera(name).topic, partial(self._on_image, name)
-            self._subscriptions.append(
-                node.create_subscription(Image, topic, callback, qos.SENSOR)
-            )
+            self._subscriptions.append(self._look(node, spec.camera(name)))
+
+    def _look(self, node: Node, camera: CameraSpec) -> Subscription:
+        kind, topic, read = images.feed(camera)
+        if reason := images.why_compressed(camera):
+            node.get_logger().warning(reason)
+        callback = partial(self._on_image, camera.name, read)
+        return node.create_subscription(kind, topic, callback, qos.SENSOR)
 
     def clear(self, since: float) -> None:
         """Forgets all samples, and ignores what is stamped before `since` [s] from now on."""
@@ -62,13 +68,21 @@ class Bridge:
 
         self._take(message, store)
 
-    def _on_image(self, camera: str, message: Image) -> None:
-        def store(stamp: float) -> None:
-            self._aligner.push_image(camera, stamp, convert.from_image(message))
+    def _on_image(
+        self,
+        camera: str,
+        read: Callable[[Image | CompressedImage], np.ndarray],
+        message: Image | CompressedImage,
+    ) -> None:
+        try:
+            image = read(message)  # before the lock: a JPEG takes a while
+        except BadObservation as error:
+            return self._refuse(error)
+        return self._take(message, partial(self._aligner.push_image, camera, image=image))
 
-        self._take(message, store)
-
-    def _take(self, message: JointState | Image, store: Callable[[float], None]) -> None:
+    def _take(
+        self, message: JointState | Image | CompressedImage, store: Callable[[float], None]
+    ) -> None:
         stamp = convert.to_seconds(message.header.stamp)
         with self._lock:
             if stamp < self._since:
@@ -76,5 +90,8 @@ class Bridge:
             try:
                 store(stamp)
             except BadObservation as error:
-                self.refused[error.reason] += 1
-                self.last_refusal = str(error)
+                self._refuse(error)
+
+    def _refuse(self, error: BadObservation) -> None:
+        self.refused[error.reason] += 1
+        self.last_refusal = str(error)

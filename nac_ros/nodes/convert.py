@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from nac_ros.chunk import Chunk, Motion
 from nac_ros.errors import BadActions, BadObservation
+from nac_ros.robot import CameraSpec, Intrinsics
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 
 MAX_POINTS = 10_000  # more would keep the guard from its ticks
@@ -176,9 +177,44 @@ def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
     height, width, _ = image.shape
     message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
     message.header.stamp, message.header.frame_id = to_time(stamp), frame
+    message.data = _to_bytes(image)
+    return message
+
+
+def to_depth(stamp: float, frame: str, depth_mm: np.ndarray) -> Image:
+    """Depth [mm], uint16 `[H, W]`, 0 = unknown."""
+    height, width = depth_mm.shape
+    message = Image(height=height, width=width, encoding="16UC1", step=2 * width)
+    message.header.stamp, message.header.frame_id = to_time(stamp), frame
+    message.data = _to_bytes(depth_mm)
+    return message
+
+
+def _to_bytes(values: np.ndarray) -> array:
+    """The one kind of value that a message takes without looking at each byte."""
     data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(image)).cast("B"))
-    message.data = data
+    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    return data
+
+
+def to_compressed(stamp: float, frame: str, data: bytes) -> CompressedImage:
+    """A picture that is JPEG already."""
+    message = CompressedImage(format="rgb8; jpeg compressed bgr8")
+    message.header.stamp, message.header.frame_id = to_time(stamp), frame
+    message.data = array("B", data)
+    return message
+
+
+def to_camera_info(stamp: float, camera: CameraSpec, intrinsics: Intrinsics | None) -> CameraInfo:
+    """Without intrinsics all of its matrices are zero, which means uncalibrated."""
+    message = CameraInfo(height=camera.height, width=camera.width)
+    message.header.stamp, message.header.frame_id = to_time(stamp), camera.name
+    if intrinsics is not None:
+        fx, fy, cx, cy = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
+        message.distortion_model, message.d = "plumb_bob", list(intrinsics.distortion)
+        message.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+        message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        message.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     return message
 
 

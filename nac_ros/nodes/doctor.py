@@ -158,15 +158,15 @@ def judge(topic: Heard, seconds: float) -> Iterator[Finding]:
 
 
 def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
-    from sensor_msgs.msg import Image, JointState
+    from sensor_msgs.msg import JointState
 
-    from nac_ros.nodes import convert, qos
+    from nac_ros.nodes import convert, images, qos
 
     def check_joints(message: JointState) -> None:
         convert.from_joint_state(message, spec.joint_names)
 
-    def check_image(camera: Any, message: Image) -> None:
-        height, width, _ = convert.from_image(message).shape
+    def check_image(camera: Any, read: Any, message: Any) -> None:
+        height, width, _ = read(message).shape
         if (width, height) != (camera.width, camera.height):
             wanted = f"{camera.width}x{camera.height}"
             raise ConfigError(f"images of {width}x{height}; the YAML says {wanted}")
@@ -175,8 +175,9 @@ def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
                    spec.joint_states_max_age_s)  # fmt: skip
     listened: list[tuple[Heard, type, Any]] = [(joints, JointState, check_joints)]
     for camera in spec.cameras:
-        heard = Heard(camera.topic, camera.rate_hz, camera.max_age_s)
-        listened.append((heard, Image, partial(check_image, camera)))
+        kind, topic, read = images.feed(camera)
+        heard = Heard(topic, camera.rate_hz, camera.max_age_s)
+        listened.append((heard, kind, partial(check_image, camera, read)))
     for heard, kind, check in listened:
         node.create_subscription(kind, heard.topic, partial(_note, node, heard, check), qos.SENSOR)
     return [heard for heard, _, _ in listened]

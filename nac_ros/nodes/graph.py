@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-from nac_ros.nodes.access import ENCLAVE
+from nac_ros.config import load_yaml
+from nac_ros.nodes import images
+from nac_ros.nodes.access import ENCLAVE, camera_node
 from nac_ros.robot import config_dir
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
@@ -19,12 +21,13 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 class NodeProcess:
     """One node in a process of its own.
 
-    name: node and executable; the module is nac_ros.nodes.<name>
-    parameters: what differs from config/nodes/<name>.yaml
+    name: of the node
+    parameters: what differs from config/nodes/<executable>.yaml
     lifecycle: whether it has to be configured and activated
     environment: variables of the process, beside the inherited ones
     remaps: topic -> the name it gets
     before: Python that the process runs before the node
+    kind: executable, where several nodes run the same; nac_ros.nodes.<executable> is its module
     """
 
     name: str
@@ -33,10 +36,15 @@ class NodeProcess:
     environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
     remaps: dict[str, str] = field(default_factory=dict)
     before: str = ""
+    kind: str = ""
+
+    @property
+    def executable(self) -> str:
+        return self.kind or self.name
 
     @property
     def module(self) -> str:
-        return f"nac_ros.nodes.{self.name}"
+        return f"nac_ros.nodes.{self.executable}"
 
     @property
     def enclave(self) -> str:
@@ -46,15 +54,24 @@ class NodeProcess:
     @property
     def defaults(self) -> Path:
         """The ROS parameter file that comes with the package."""
-        return config_dir() / "nodes" / f"{self.name}.yaml"
+        return config_dir() / "nodes" / f"{self.executable}.yaml"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The parameters, with the file's where that is written for a node of another name."""
+        if self.executable == self.name:
+            return self.parameters
+        values = load_yaml(self.defaults)[f"/**/{self.executable}"]["ros__parameters"]
+        return {**values, **self.parameters}
 
     def arguments(self, params_file: Path) -> list[str]:
-        """Command line after the interpreter; `params_file` is written with `parameters`."""
-        text = yaml.safe_dump({f"/**/{self.name}": {"ros__parameters": self.parameters}})
-        params_file.write_text(text if self.parameters else "/**: {ros__parameters: {}}\n")
+        """Command line after the interpreter; `params_file` is written with the parameters."""
+        text = yaml.safe_dump({f"/**/{self.name}": {"ros__parameters": self.told}})
+        params_file.write_text(text if self.told else "/**: {ros__parameters: {}}\n")
         files = (self.defaults, params_file)
         given = [part for file in files for part in ("--params-file", str(file))]
         given += [part for old, new in self.remaps.items() for part in ("-r", f"{old}:={new}")]
+        given += ["-r", f"__node:={self.name}"] if self.kind else []
         start = ["-m", self.module]
         if self.before:
             again = f"import runpy; runpy.run_module({self.module!r}, run_name='__main__')"
@@ -68,9 +85,12 @@ def policy_graph(
     """Guard and policy, in the order in which they are started; '' keeps a node's own default."""
     both = {key: value for key, value in (("robot", robot), ("tape", tape)) if value}
     bundle_given = {"bundle": bundle} if bundle else {}
+    seeing = {**ONE_THREAD, **images.environment()}
     return (
         NodeProcess(name="guard", parameters=both),
-        NodeProcess(name="policy", parameters={**both, **bundle_given, **policy}),
+        NodeProcess(
+            name="policy", parameters={**both, **bundle_given, **policy}, environment=seeing
+        ),
     )
 
 
@@ -92,4 +112,18 @@ def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
 def view_graph(robot: str = "", **view: Any) -> tuple[NodeProcess, ...]:
     """The live view, which only listens."""
     parameters = {**({"robot": robot} if robot else {}), **view}
-    return (NodeProcess(name="view", parameters=parameters, lifecycle=False),)
+    seeing = {**ONE_THREAD, **images.environment()}
+    return (NodeProcess(name="view", parameters=parameters, lifecycle=False, environment=seeing),)
+
+
+def camera_graph(camera: str, robot: str = "", **parameters: Any) -> tuple[NodeProcess, ...]:
+    """One camera, as the node `camera_<name>`; several are as many graphs."""
+    robot_given = {"robot": robot} if robot else {}
+    return (
+        NodeProcess(
+            name=camera_node(camera),
+            kind="camera",
+            parameters={"camera": camera, **robot_given, **parameters},
+            environment={**ONE_THREAD, **images.environment()},
+        ),
+    )

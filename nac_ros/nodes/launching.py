@@ -71,14 +71,15 @@ def actions(process: NodeProcess, common: Mapping[str, str]) -> list:
 
 
 def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
-    files = [str(process.defaults)] + ([common["params_file"]] if common["params_file"] else [])
+    defaults = [] if process.kind else [str(process.defaults)]  # written for another name
+    files = defaults + ([common["params_file"]] if common["params_file"] else [])
     sim_time = {"use_sim_time": common["use_sim_time"] == "true"}
     return {
         "package": "nac_ros",
-        "executable": process.name,
+        "executable": process.executable,
         "name": process.name,
         "namespace": common["namespace"],
-        "parameters": [*files, {**process.parameters, **sim_time}],
+        "parameters": [*files, {**process.told, **sim_time}],
         "additional_env": process.environment,
         "arguments": [
             "--ros-args",

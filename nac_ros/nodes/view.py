@@ -4,19 +4,21 @@ It only listens. Joint states, images, chunks, set-points and diagnostics become
 nac_ros.nodes.rerun_log.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError, NacError
-from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes import convert, images, params, qos
 from nac_ros.nodes.diagnostics import ERROR, OK
 from nac_ros.nodes.spin import leave, run
 from nac_ros.nodes.viewer import find_viewer, split_address
@@ -85,8 +87,9 @@ class ViewNode(Node):
         self.create_subscription(JointState, topic, on_measured, qos.SENSOR)
         self.create_subscription(JointState, "guard/command", on_commanded, qos.RECORD)
         for camera in self._spec.cameras:
-            on_image = partial(self._on_image, camera.name)
-            self.create_subscription(Image, camera.topic, on_image, qos.SENSOR)
+            kind, topic, read = images.feed(camera)
+            on_image = partial(self._on_image, camera.name, read)
+            self.create_subscription(kind, topic, on_image, qos.SENSOR)
         self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD)
         self.create_subscription(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD)
 
@@ -97,9 +100,14 @@ class ViewNode(Node):
             return self._refuse(error)
         return self._log.joints(source, convert.to_seconds(message.header.stamp), positions)
 
-    def _on_image(self, camera: str, message: Image) -> None:
+    def _on_image(
+        self,
+        camera: str,
+        read: Callable[[Image | CompressedImage], np.ndarray],
+        message: Image | CompressedImage,
+    ) -> None:
         try:
-            image = convert.from_image(message)
+            image = read(message)
         except NacError as error:
             return self._refuse(error)
         return self._log.image(camera, convert.to_seconds(message.header.stamp), image)

@@ -1,0 +1,178 @@
+"""The loop that keeps a camera running: reads in a thread, opens it again when it is lost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+from typing import Literal
+
+from nac_ros.config import bounded, check_bounds
+from nac_ros.devices.frame import Clock, EndOfPictures, Frame, FrameSource
+from nac_ros.devices.watch import Watch
+from nac_ros.errors import CameraError, ConfigError, NacError
+
+READ_S = 0.1  # how soon `close` is noticed
+RATE_SHARE = 0.8  # of the promised rate, below which a camera is called slow
+
+State = Literal["off", "opening", "running", "slow", "frozen", "silent", "lost", "ended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureConfig:
+    """Times in seconds.
+
+    retry_s: how long after a loss the device is opened again; twice as long after each failure
+    max_retry_s: never longer than this
+    silence_s: a device that gives no picture for longer is taken for lost
+    frozen_s: the same picture for longer is called frozen
+    """
+
+    retry_s: float = bounded(0.5, 0.01, 60.0)
+    max_retry_s: float = bounded(8.0, 0.01, 600.0)
+    silence_s: float = bounded(1.0, 0.1, 60.0)
+    frozen_s: float = bounded(0.3, 0.05, 60.0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.max_retry_s < self.retry_s:
+            raise ConfigError(
+                f"max_retry_s {self.max_retry_s} is less than retry_s {self.retry_s}"
+            )
+
+
+@dataclass(frozen=True)
+class CaptureStatus:
+    """How a camera is: `text` is a sentence where that is not well; age_s: of the newest picture.
+
+    stamped: where stamps come from; no_depth: pictures that came without their depth
+    """
+
+    state: State
+    text: str
+    rate_hz: float
+    age_s: float | None
+    frames: int
+    drops: int
+    repeats: int
+    duplicates: int
+    reconnects: int
+    stamped: str
+    no_depth: int
+
+
+class Capture:
+    """Hands each new picture to `deliver`, in the thread that reads; status() from any thread."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        deliver: Callable[[Frame], None],
+        clock: Clock,
+        config: CaptureConfig,
+        depth: bool = False,
+    ):
+        self._source, self._deliver, self._clock, self._config = source, deliver, clock, config
+        self._depth, self._no_depth, self._reconnects = depth, 0, 0
+        self._watch, self._lock, self._closing = Watch(0.0), Lock(), Event()
+        self._state: State = "off"
+        self._text = ""
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._closing.clear()
+        self._set("opening", "")
+        self._thread = Thread(target=self._run, name=f"camera {self._source.name}", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Ends the thread; False where the device's driver does not return."""
+        self._closing.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(timeout_s)
+        self._set("off", "")
+        return thread is None or not thread.is_alive()
+
+    def status(self) -> CaptureStatus:
+        """As it is now."""
+        with self._lock:
+            watch, newest = self._watch, self._watch.newest
+            age = None if newest is None else self._clock() - newest.stamp
+            state, text = self._judge(age)
+            return CaptureStatus(
+                state=state,
+                text=text,
+                rate_hz=watch.measured_hz if state in ("running", "slow", "frozen") else 0.0,
+                age_s=age,
+                frames=watch.frames,
+                drops=watch.drops,
+                repeats=watch.repeats,
+                duplicates=watch.duplicates,
+                reconnects=self._reconnects,
+                stamped="" if newest is None else newest.stamped,
+                no_depth=self._no_depth,
+            )
+
+    def _judge(self, age: float | None) -> tuple[State, str]:
+        """What counts beside what the loop knows: its read may be stuck in a driver."""
+        name, watch = self._source.name, self._watch
+        if self._state != "running" or age is None:
+            return self._state, self._text
+        if age > max(self._config.silence_s / 2, 3 / watch.rate_hz):
+            return "silent", f"{name} has given no new picture for {age:.1f} s"
+        if watch.unchanged_s > self._config.frozen_s:
+            seen = f"the same picture for {watch.unchanged_s:.1f} s"
+            return "frozen", f"{name} has shown {seen}; look at its cable, or start it anew"
+        if 0 < watch.measured_hz < RATE_SHARE * watch.rate_hz:
+            rate = f"{watch.measured_hz:.1f} of {watch.rate_hz:g} pictures a second"
+            return "slow", f"{name} gives {rate}; look at USB, light and CPU load"
+        return "running", ""
+
+    def _run(self) -> None:
+        wait_s = self._config.retry_s
+        while not self._closing.is_set():
+            before = self._watch.frames
+            try:
+                self._session()
+            except EndOfPictures as error:
+                self._set("ended", str(error))
+                return
+            except NacError as error:
+                self._set("lost", str(error))
+            finally:
+                self._source.close()
+            if self._watch.frames > before:
+                wait_s = self._config.retry_s
+            self._closing.wait(wait_s)
+            wait_s = min(2 * wait_s, self._config.max_retry_s)
+
+    def _session(self) -> None:
+        """From opening the device to its loss."""
+        self._source.open()
+        with self._lock:
+            self._reconnects += self._watch.frames > 0
+            self._watch.reopen(self._source.rate_hz)
+            self._state, self._text = "running", ""
+        silent_s = 0.0
+        while not self._closing.is_set():
+            frame = self._source.read(READ_S)
+            if frame is not None and self._passes(frame):
+                silent_s = 0.0
+                self._deliver(frame)
+                continue
+            silent_s += READ_S if frame is None else 1 / self._source.rate_hz
+            if silent_s > self._config.silence_s:
+                raise CameraError(
+                    f"{self._source.name} has given no new picture for {silent_s:.1f} s; it is "
+                    "opened again"
+                )
+
+    def _passes(self, frame: Frame) -> bool:
+        with self._lock:
+            passes = self._watch.passes(frame)
+            self._no_depth += passes and self._depth and frame.depth_mm is None
+        return passes
+
+    def _set(self, state: State, text: str) -> None:
+        with self._lock:
+            self._state, self._text = state, text

@@ -1,0 +1,165 @@
+"""RealSense D4xx through pyrealsense2: colour, and depth laid over it where asked for."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nac_ros.devices.depth import Depths
+from nac_ros.devices.frame import Clock, Frame, Moment, moment
+from nac_ros.devices.stamps import Stamps
+from nac_ros.errors import CameraError
+from nac_ros.robot import Intrinsics
+
+QUEUE = 8  # frames of both streams that wait for a slow reader
+NO_LIBRARY = (
+    "a RealSense needs pyrealsense2: pip install pyrealsense2, and apt install libusb-1.0-0 ({})"
+)
+RULES = "it may be in use by another program, or its udev rules are missing"
+
+
+def library() -> Any:
+    """pyrealsense2; raises CameraError where it is not installed."""
+    try:
+        import pyrealsense2
+    except ImportError as error:
+        raise CameraError(NO_LIBRARY.format(error)) from error
+    return pyrealsense2
+
+
+def connected() -> Sequence[Any]:
+    """The RealSense devices that are plugged in."""
+    return list(library().context().query_devices())
+
+
+class RealSense:
+    """The device with `serial`, or the only one; size: width, height [pixels] of its pictures.
+
+    find: the devices there are, real ones by default
+    """
+
+    def __init__(
+        self,
+        serial: str,
+        size: tuple[int, int],
+        rate_hz: float,
+        clock: Clock,
+        depth: bool = False,
+        latency_s: float = 0.0,
+        find: Callable[[], Sequence[Any]] = connected,
+    ):
+        self.name = f"RealSense {serial}".strip()
+        self.rate_hz = rate_hz
+        self.intrinsics: Intrinsics | None = None
+        self._rs = library()
+        self._serial, self._size, self._clock, self._find = serial, size, clock, find
+        self._stamps, self._depth = Stamps(latency_s), depth
+        self._sensors: list[Any] = []
+
+    def open(self) -> None:
+        """Starts its streams; raises CameraError when absent, in use or without such a mode."""
+        self._device = self._choose()
+        rs, (width, height) = self._rs, self._size
+        wanted = [(rs.stream.color, rs.format.rgb8, f"colour {width}x{height} as RGB8")]
+        if self._depth:
+            wanted.append((rs.stream.depth, rs.format.z16, f"depth {width}x{height} as Z16"))
+        chosen = [self._profile(*stream) for stream in wanted]
+        self._stamps.restart()
+        self._queue, self._depths = rs.frame_queue(QUEUE), Depths(rs, self.rate_hz)
+        by_sensor: dict[int, list[Any]] = defaultdict(list)
+        sensors = list(self._device.query_sensors())
+        for index, profile in chosen:
+            by_sensor[index].append(profile)
+        try:
+            for index, profiles in by_sensor.items():
+                sensors[index].open(profiles)
+                self._sensors.append(sensors[index])
+                sensors[index].start(self._queue)
+        except RuntimeError as error:
+            raise CameraError(f"{self.name} cannot be started ({error}): {RULES}") from error
+        self.intrinsics = _intrinsics(chosen[0][1].as_video_stream_profile().get_intrinsics())
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """The next picture, with its depth if that was asked for and comes within a period."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            patience = min(left, self._depths.patience_s) if self._depth else left
+            there, raw = self._queue.try_wait_for_frame(max(int(1e3 * patience), 1))
+            if there and raw.profile.stream_type() == self._rs.stream.depth:
+                self._depths.push(raw)
+            elif there:
+                frame = self._frame(raw, moment(self._clock))
+                if not self._depth:
+                    return frame
+                self._depths.wait_for(frame, raw)
+            if self._depth and (done := self._depths.take()) is not None:
+                return done
+        if not self._device.is_connected():
+            raise CameraError(f"{self.name} was unplugged")
+        return None
+
+    def close(self) -> None:
+        """Stops its streams, as far as it is still there."""
+        for sensor in self._sensors:
+            for end in (sensor.stop, sensor.close):
+                self._end(end)
+        self._sensors.clear()
+
+    def _end(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except RuntimeError:  # it is gone, or was never started: nothing is left to end
+            return
+
+    def _choose(self) -> Any:
+        info = self._rs.camera_info.serial_number
+        devices = {device.get_info(info): device for device in self._find()}
+        known = ", ".join(sorted(devices))
+        if not devices:
+            raise CameraError(f"{self.name}: no RealSense is connected; plug it in, at USB 3")
+        if not self._serial and len(devices) > 1:
+            raise CameraError(
+                f"RealSenses {known} are connected; give one as `serial` of the camera in the "
+                "robot's YAML, in quotes"
+            )
+        if self._serial and self._serial not in devices:
+            raise CameraError(f"{self.name} is not connected; there are: {known}")
+        serial = self._serial or known
+        self.name = f"RealSense {serial}"
+        return devices[serial]
+
+    def _profile(self, stream: Any, kind: Any, words: str) -> tuple[int, Any]:
+        """Sensor's index and the stream profile of the wanted size, format and rate."""
+        others = set()
+        for index, sensor in enumerate(self._device.query_sensors()):
+            for profile in sensor.get_stream_profiles():
+                if profile.stream_type() != stream:
+                    continue
+                video = profile.as_video_stream_profile()
+                size, hz, form = (video.width(), video.height()), video.fps(), video.format()
+                if (size, form) == (self._size, kind) and hz == round(self.rate_hz):
+                    return index, profile
+                others.add(f"{size[0]}x{size[1]} {form.name.upper()} at {hz} Hz")
+        known = ", ".join(sorted(others)) or "nothing of the kind"
+        raise CameraError(
+            f"{self.name} has no {words} at {self.rate_hz:g} Hz, it has: {known}; set the "
+            "parameters width, height and rate_hz to one of these"
+        )
+
+    def _frame(self, raw: Any, received: Moment) -> Frame:
+        image = np.array(raw.get_data())  # a copy: the device's buffers are few
+        own_clock = raw.frame_timestamp_domain != self._rs.timestamp_domain.system_time
+        if not own_clock:
+            return Frame(image, received.wall, "receipt", raw.frame_number)
+        stamp = self._stamps.stamp(1e-3 * raw.timestamp, received)
+        return Frame(image, stamp, "hardware", raw.frame_number)
+
+
+def _intrinsics(found: Any) -> Intrinsics:
+    coefficients = tuple(float(c) for c in found.coeffs)
+    k1, k2, p1, p2, k3 = coefficients
+    return Intrinsics(
+        fx=found.fx, fy=found.fy, cx=found.ppx, cy=found.ppy, distortion=(k1, k2, p1, p2, k3)
+    )

@@ -1,0 +1,202 @@
+"""The camera node over DDS: a real process plays a real file, this one listens."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+
+from nac_ros.devices import jpeg
+from nac_ros.nodes import convert, images, qos
+from nac_ros.nodes.bridge import Bridge
+from nac_ros.nodes.diagnostics import ERROR, OK
+from nac_ros.nodes.graph import camera_graph
+from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.processes import Processes
+from nac_ros.robot import config_dir, load_robot
+
+DOMAIN = 150 + os.getpid() % 50
+VARIABLES = {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+WIDTH, HEIGHT = 320, 240
+CALIBRATED = {"fx": 300.0, "fy": 301.0, "cx": 160.5, "cy": 119.5}
+
+
+def picture(i):
+    """A ramp whose brightness is `i`: no two are the same."""
+    ramp = np.linspace(0, 200, WIDTH, dtype=np.uint8)
+    image = np.repeat(np.repeat(ramp[None, :, None], HEIGHT, 0), 3, 2)
+    image[..., 0] = i
+    return image
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 40 PNGs; red counts."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(40):
+        cv2.imwrite(str(folder / f"{i:03d}.png"), picture(6 * i)[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    """The shipped robot with larger pictures; `wrist` comes as JPEG and is calibrated."""
+    facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
+    for camera in facts["cameras"]:
+        camera |= {"width": WIDTH, "height": HEIGHT, "max_age_s": 2.0}
+    facts["cameras"][1] |= {"transport": "jpeg", "intrinsics": CALIBRATED}
+    path = tmp_path_factory.mktemp("robot") / "vx300s.yaml"
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Processes on a domain of their own, and an operator there."""
+    before = {name: os.environ.get(name) for name in (*VARIABLES, images.PROFILES)}
+    os.environ.update(VARIABLES)
+    os.environ.update(images.environment())  # as every process that takes pictures
+    folder = tmp_path_factory.mktemp("nodes")
+    with Operator(DOMAIN) as operator, Processes(folder, VARIABLES) as processes:
+        yield operator, processes
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def configure(bench, camera, **parameters):
+    operator, processes = bench
+    (node,) = camera_graph(camera, **parameters)
+    processes.start(node)
+    operator.change_state(node.name, Transition.TRANSITION_CONFIGURE)
+    return node.name
+
+
+def activate(bench, camera, **parameters):
+    name = configure(bench, camera, **parameters)
+    bench[0].change_state(name, Transition.TRANSITION_ACTIVATE)
+    return name
+
+
+@pytest.fixture(scope="module")
+def scene(bench, robot, pictures):
+    """The camera `scene`, playing the pictures."""
+    facts = {"source": "file", "path": str(pictures), "rate_hz": 30.0}
+    return activate(bench, "scene", robot=str(robot), **facts)
+
+
+def listen(bench, kind, topic, enough):
+    operator, seen = bench[0], []
+    subscription = operator.node.create_subscription(kind, topic, seen.append, qos.SENSOR)
+    operator.wait(lambda: len(seen) >= enough, topic, 20)
+    operator.node.destroy_subscription(subscription)
+    return seen
+
+
+def test_raw_pictures_come_bit_for_bit_with_stamps_at_their_rate(bench, scene):
+    seen = listen(bench, Image, "scene/image_raw", 20)
+    for message in seen:
+        image = convert.from_image(message)
+        np.testing.assert_array_equal(image, picture(int(image[0, 0, 0])))
+    stamps = np.array([convert.to_seconds(message.header.stamp) for message in seen])
+    assert (np.diff(stamps) > 0).all()
+    assert np.median(np.diff(stamps)) == pytest.approx(1 / 30, rel=0.2)
+    now = convert.to_seconds(bench[0].node.get_clock().now().to_msg())
+    assert 0 <= now - stamps[-1] < 5
+
+
+def test_jpeg_is_the_same_picture_smaller(bench, scene):
+    for message in listen(bench, CompressedImage, "scene/image_raw/compressed", 5):
+        image = jpeg.decode(message.data)
+        assert len(message.data) < image.size / 5
+        red = int(np.median(image[..., 0]))
+        assert np.abs(image.astype(int) - picture(red)).mean() < 4
+
+
+def test_a_camera_that_nobody_calibrated_says_so_with_zeros(bench, scene):
+    info = listen(bench, CameraInfo, "scene/camera_info", 1)[0]
+    assert (info.width, info.height) == (WIDTH, HEIGHT)
+    assert not any(info.k) and not info.distortion_model
+
+
+def test_diagnostics_tell_rate_drops_and_age(bench, scene):
+    operator = bench[0]
+    operator.wait(lambda: operator.newest(scene).get("rate_hz", 0) > 20, "the rate", 20)
+    newest = operator.newest(scene)
+    assert newest["state"] == "running" and newest["stamped"] == "receipt"
+    assert 0 <= newest["age_s"] < 1 and newest["reconnects"] == 0
+
+
+def test_the_bridge_takes_jpeg_where_the_robot_s_yaml_says_so(bench, robot, pictures):
+    operator, spec = bench[0], load_robot(robot)
+    name = activate(
+        bench, "wrist", robot=str(robot), source="file", path=str(pictures), rate_hz=30.0
+    )
+    bridge = Bridge(operator.node, spec, ["wrist"], 1)
+    joints = operator.node.create_publisher(JointState, "joint_states", qos.SENSOR_OUT)
+
+    def observed():
+        now = convert.to_seconds(operator.node.get_clock().now().to_msg())
+        joints.publish(convert.to_joint_state(now, spec.joint_names, spec.home))
+        return bridge._aligner._images["wrist"].newest and bridge._aligner._joints.newest
+
+    operator.wait(observed, "an observation", 20)
+    stamp, image = bridge._aligner._images["wrist"].nearest(1e12)
+    red = int(np.median(image[..., 0]))
+    assert np.abs(image.astype(int) - picture(red)).mean() < 4
+    assert not bridge.refused
+    bridge.close()
+    info = listen(bench, CameraInfo, "wrist/camera_info", 1)[0]
+    assert info.k[0] == 300.0 and info.k[5] == 119.5 and info.distortion_model == "plumb_bob"
+    bench[1].end([name])
+
+
+def test_a_file_that_vanishes_is_reported_and_played_again_when_it_is_back(
+    bench, robot, tmp_path
+):
+    folder, away = tmp_path / "pictures", tmp_path / "away"
+    folder.mkdir()
+    for i in range(10):
+        cv2.imwrite(str(folder / f"{i}.png"), picture(20 * i)[..., ::-1])
+    operator = bench[0]
+    name = activate(
+        bench, "wrist", robot=str(robot), source="file", path=str(folder), rate_hz=30.0,
+        retry_s=0.2,
+    )  # fmt: skip
+    operator.wait(lambda: operator.newest(name).get("state") == "running", "running", 20)
+    folder.rename(away)
+    operator.wait(lambda: operator.newest(name).get("state") == "lost", "the loss", 5)
+    assert str(folder) in operator.newest(name)["message"]
+    away.rename(folder)
+    operator.wait(lambda: operator.newest(name).get("state") == "running", "running again", 10)
+    assert operator.newest(name)["reconnects"] == 1
+    bench[1].end([name])
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"source": "file", "path": "/nowhere/a.mp4"}, "no file or folder at /nowhere/a.mp4"),
+        ({"source": "file"}, "give the parameter path"),
+        ({"source": "v4l2"}, "give `device` in the robot's YAML"),
+        ({"source": "v4l2", "depth": True}, "depth comes from a RealSense only"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(bench, robot, facts, words):
+    from nac_ros.errors import NacError
+
+    operator, processes = bench
+    with pytest.raises(NacError):
+        configure(bench, "wrist", robot=str(robot), **facts)
+    log = processes.log("camera_wrist")
+    operator.wait(lambda: words in log.read_text(), words, 10)
+    processes.end(["camera_wrist"])
+    log.unlink()
