@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 from nac_ros.devices import jpeg
 from nac_ros.errors import BadObservation, NacError
-from nac_ros.nodes import convert, images, qos
+from nac_ros.nodes import convert, doctor, images, qos
 from nac_ros.nodes.bridge import Bridge
 from nac_ros.nodes.graph import camera_graph
 from nac_ros.nodes.operator import Operator
@@ -133,7 +134,7 @@ def test_diagnostics_tell_rate_drops_and_age(bench, scene):
     operator = bench[0]
     operator.wait(lambda: operator.newest(scene).get("rate_hz", 0) > 20, "the rate", 20)
     newest = operator.newest(scene)
-    assert newest["state"] == "running" and newest["stamped"] == "receipt"
+    assert newest["state"] == "running" and newest["stamped"] == "schedule"
     assert 0 <= newest["age_s"] < 1 and newest["reconnects"] == 0
 
 
@@ -160,6 +161,9 @@ def test_the_bridge_takes_jpeg_where_the_robot_s_yaml_says_so(bench, robot, pict
     assert np.abs(image.astype(int) - picture(red)).mean() < 4
     assert not bridge.refused
     bridge.close()
+    only = replace(spec, cameras=(spec.camera("wrist"),))
+    findings = {finding.check: finding for finding in doctor.topics(only, 2.0)}
+    assert findings["wrist/image_raw/compressed"].level == "ok"
     info = listen(bench, CameraInfo, "wrist/camera_info", 1)[0]
     assert info.k[0] == 300.0 and info.k[5] == 119.5 and info.distortion_model == "plumb_bob"
     bench[1].end([name])

@@ -10,7 +10,7 @@ import yaml
 pytest.importorskip("rclpy")
 
 from nac_ros import config
-from nac_ros.nodes.graph import NodeProcess, policy_graph, stack, twin_graph
+from nac_ros.nodes.graph import NodeProcess, camera_graph, policy_graph, stack, twin_graph
 from nac_ros.robot import config_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,14 +32,14 @@ def parameters_of(name):
     return own[0]
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "relay", "twin", "view"])
+@pytest.mark.parametrize("name", ["camera", "guard", "policy", "relay", "twin", "view"])
 def test_every_parameter_file_holds_only_what_its_node_knows(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
     config.build(parameters_of(name), values[f"/**/{name}"]["ros__parameters"], name)
 
 
-@pytest.mark.parametrize("name", ["guard", "policy", "relay", "twin", "view"])
+@pytest.mark.parametrize("name", ["camera", "guard", "policy", "relay", "twin", "view"])
 def test_every_parameter_is_described(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     from nac_ros.nodes.params import _descriptions
@@ -75,6 +75,18 @@ def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path)
     assert arguments[:2] == ["-m", "nac_ros.nodes.guard"]
     assert arguments[-3:] == [str(node.defaults), "--params-file", str(own)]
     assert yaml.safe_load(own.read_text()) == {"/**/guard": {"ros__parameters": node.parameters}}
+
+
+def test_several_cameras_are_nodes_of_their_own_that_know_the_same_file(tmp_path):
+    nodes = [*camera_graph("scene"), *camera_graph("wrist", robot="R", source="v4l2")]
+    assert [node.name for node in nodes] == ["camera_scene", "camera_wrist"]
+    assert {node.module for node in nodes} == {"nac_ros.nodes.camera"}
+    assert nodes[0].told == {"robot": "vx300s", "camera": "scene"}
+    assert nodes[1].told == {"robot": "R", "camera": "wrist", "source": "v4l2"}
+    arguments = nodes[1].arguments(tmp_path / "wrist.yaml")
+    assert "__node:=camera_wrist" in arguments
+    written = yaml.safe_load((tmp_path / "wrist.yaml").read_text())
+    assert written == {"/**/camera_wrist": {"ros__parameters": nodes[1].told}}
 
 
 def load_launch_file(path):
