@@ -122,7 +122,7 @@ def test_new_pictures_of_a_frozen_scene_pass_and_are_counted():
 class Stick:
     """A camera on a cable: `plugged`, `flows` and `changes` are what happens to it."""
 
-    name, rate_hz, intrinsics = "camera on a cable", 100.0, None
+    name, rate_hz, intrinsics = "camera on a cable", 50.0, None
 
     def __init__(self):
         self.plugged = self.flows = self.changes = True
@@ -210,6 +210,18 @@ def test_a_frozen_picture_is_said(stick):
     assert "same picture" in capture.status().text
     device.changes = True
     wait(lambda: capture.status().state == "running", "running")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_that_nobody_foresaw_is_said_not_hidden():
+    def fail(_):
+        raise ValueError("what is that")
+
+    capture = Capture(Stick(), fail, time.time, QUICK)
+    capture.start()
+    wait(lambda: "what is that" in capture.status().text, "the error")
+    assert capture.status().state == "lost"
+    assert capture.close()
 
 
 def test_limits_of_the_capture_are_refused_by_name():

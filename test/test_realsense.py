@@ -193,6 +193,12 @@ def test_a_mode_it_does_not_have_is_one_sentence_with_those_it_has(facts):
         source(soft, **facts).open()
 
 
+def test_one_that_is_in_use_is_one_sentence(opened):
+    soft, _ = opened()
+    with pytest.raises(CameraError, match=r"cannot be started .*in use by another program"):
+        source(soft).open()
+
+
 def test_one_that_was_unplugged_comes_back_by_itself():
     soft, there, came, ending = Soft(), [True], [], Event()
     camera = source(soft, "123456", find=lambda: [soft.device] if there[0] else [])
@@ -215,7 +221,7 @@ def test_one_that_was_unplugged_comes_back_by_itself():
         there[0], n = True, len(came)
         wait(lambda: len(came) > n + 5, "pictures again")
         status = capture.status()
-        assert status.state == "running" and status.reconnects == 1
+        assert status.state in ("running", "slow") and status.reconnects == 1
         assert status.stamped == "hardware"
     finally:
         ending.set()
