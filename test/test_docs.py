@@ -12,11 +12,12 @@ import yaml
 
 from nac_ros import cli, config
 from nac_ros.body import BodySpec, CapsuleSpec, LinkSpec, PointSpec
-from nac_ros.robot import CameraSpec, ControllerGroup, JointSpec, RobotSpec
+from nac_ros.robot import CameraSpec, ControllerGroup, Intrinsics, JointSpec, RobotSpec
 from nac_ros.safety.limits import CLOCK_SKEW_S, OVERSHOOT, STILL
 
 ROOT = Path(__file__).resolve().parent.parent
 BRING_UP = (ROOT / "docs/bring-up.md").read_text()
+CAMERA = (ROOT / "docs/camera.md").read_text()
 ADDING = (ROOT / "docs/adding-a-robot.md").read_text()
 CONTROLLERS = sorted((ROOT / "config/controllers").glob("*.yaml"))
 DOCUMENTS = [
@@ -170,6 +171,25 @@ def test_the_table_of_the_guard_s_parameters_has_their_names_and_defaults():
     assert {name: default for name, default in rows if name in known} == known
 
 
+def test_the_table_of_the_camera_s_parameters_has_their_names_and_defaults():
+    pytest.importorskip("rclpy")
+    from nac_ros.nodes.camera import CameraParameters
+
+    table = CAMERA.split("| parameter | default | what |\n")[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]*)`? ?\| ", table, re.MULTILINE))
+    fields = dataclasses.fields(CameraParameters)
+    assert rows == {field.name: str(field.default) for field in fields}
+
+
+def test_the_table_of_a_camera_s_states_has_every_state():
+    pytest.importorskip("rclpy")
+    from nac_ros.nodes.camera import LEVELS
+
+    table = CAMERA.split("| `state` | level | what |\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert {state for row in rows for state in re.findall(r"`(\w+)`", row)} == set(LEVELS)
+
+
 @pytest.mark.parametrize(
     ("name", "module", "cls"),
     [("recording", "recorder", "RecorderParameters"), ("cameras", "camera", "CameraParameters")],
@@ -191,6 +211,7 @@ def test_the_table_of_a_node_s_parameters_has_their_names_and_defaults(name, mod
         ("## Key by key", RobotSpec),
         ("Each of `joints`:", JointSpec),
         ("Each of `cameras`:", CameraSpec),
+        ("The `intrinsics`:", Intrinsics),
         ("Each of `groups`:", ControllerGroup),
         ("The `body`:", BodySpec),
         ("Each of `links`:", LinkSpec),

@@ -91,6 +91,18 @@ def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path)
     assert yaml.safe_load(own.read_text()) == {"/**/guard": {"ros__parameters": node.parameters}}
 
 
+def test_several_cameras_are_nodes_of_their_own_that_know_the_same_file(tmp_path):
+    nodes = [*camera_graph("scene"), *camera_graph("wrist", robot="R", source="v4l2")]
+    assert [node.name for node in nodes] == ["camera_scene", "camera_wrist"]
+    assert {node.module for node in nodes} == {"nac_ros.nodes.camera"}
+    assert nodes[0].told == {"robot": "vx300s", "camera": "scene"}
+    assert nodes[1].told == {"robot": "R", "camera": "wrist", "source": "v4l2"}
+    arguments = nodes[1].arguments(tmp_path / "wrist.yaml")
+    assert "__node:=camera_wrist" in arguments
+    written = yaml.safe_load((tmp_path / "wrist.yaml").read_text())
+    assert written == {"/**/camera_wrist": {"ros__parameters": nodes[1].told}}
+
+
 def load_launch_file(path):
     if importlib.util.find_spec("launch_ros") is None:
         pytest.skip("ROS 2's launch is not installed; the PyPI wheels do not have it")
