@@ -10,7 +10,14 @@ import yaml
 pytest.importorskip("rclpy")
 
 from nac_ros import config
-from nac_ros.nodes.graph import NodeProcess, policy_graph, record_graph, stack, twin_graph
+from nac_ros.nodes.graph import (
+    NodeProcess,
+    camera_graph,
+    policy_graph,
+    record_graph,
+    stack,
+    twin_graph,
+)
 from nac_ros.robot import config_dir
 
 ROOT = Path(__file__).resolve().parent.parent

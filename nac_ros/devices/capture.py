@@ -139,6 +139,9 @@ class Capture:
                 return
             except NacError as error:
                 self._set("lost", str(error))
+            except Exception as error:
+                self._set("lost", f"{self._source.name} is not read any more: {error!r}")
+                raise
             finally:
                 self._source.close()
             if self._watch.frames > before:

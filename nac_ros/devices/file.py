@@ -11,12 +11,13 @@ from nac_ros.devices.frame import Clock, EndOfPictures, Frame, wrong_size
 from nac_ros.errors import CameraError
 from nac_ros.robot import Intrinsics
 
+MAX_LATE_S = 0.1  # as long as a camera's driver would keep a picture
 KINDS = (".png", ".jpg", ".jpeg")
 
 
 class FileSource:
-    """Plays `path` at `rate_hz`, or a video at its own rate where that is 0; stamps are those of
-    playing. What is not due any more is left out, and shows in the numbers.
+    """Plays `path` at `rate_hz`, or a video at its own rate where that is 0; each picture is
+    stamped with the time it was due. Those long overdue are left out, which the numbers show.
 
     size: width, height [pixels] that its pictures must have
     """
@@ -53,13 +54,16 @@ class FileSource:
         time.sleep(min(max(wait_s, 0.0), timeout_s))
         if wait_s > timeout_s:
             return None
-        overdue = int((time.monotonic() - due) * self.rate_hz)
+        late_s = time.monotonic() - due
+        overdue = int(late_s * self.rate_hz) if late_s > MAX_LATE_S else 0
         for _ in range(overdue):
             self._next(self._pictures.skip)
         picture = self._next(self._pictures.take)
         assert isinstance(picture, np.ndarray)
         self._check(picture)
-        return Frame(picture, self._clock(), "receipt", self._number)
+        due = self._began + self._number / self.rate_hz
+        stamp = self._clock() - (time.monotonic() - due)
+        return Frame(picture, stamp, "schedule", self._number)
 
     def close(self) -> None:
         """Closes the file."""

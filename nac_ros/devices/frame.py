@@ -29,7 +29,8 @@ def moment(clock: Clock) -> Moment:
 class Frame:
     """A picture, uint8 `[H, W, 3]` RGB, taken at `stamp` [s] of the host's clock.
 
-    stamped: `hardware` where the device said when, `receipt` where only the arrival is known
+    stamped: `hardware` where the device said when, `receipt` where only the arrival is known,
+        `schedule` for a file: when the picture was due
     number: the device's count, which shows what was lost; None where it has none
     depth_mm: uint16 `[H, W]` of the same view, 0 = unknown; None where it was not asked for, or
         did not come in time
@@ -37,7 +38,7 @@ class Frame:
 
     image: np.ndarray
     stamp: float
-    stamped: Literal["hardware", "receipt"]
+    stamped: Literal["hardware", "receipt", "schedule"]
     number: int | None = None
     depth_mm: np.ndarray | None = None
 

@@ -60,6 +60,12 @@ class RealSense:
 
     def open(self) -> None:
         """Starts its streams; raises CameraError when absent, in use or without such a mode."""
+        try:
+            self._start()
+        except RuntimeError as error:
+            raise CameraError(f"{self.name} cannot be started ({error}): {RULES}") from error
+
+    def _start(self) -> None:
         self._device = self._choose()
         rs, (width, height) = self._rs, self._size
         wanted = [(rs.stream.color, rs.format.rgb8, f"colour {width}x{height} as RGB8")]
@@ -72,18 +78,20 @@ class RealSense:
         sensors = list(self._device.query_sensors())
         for index, profile in chosen:
             by_sensor[index].append(profile)
-        try:
-            for index, profiles in by_sensor.items():
-                sensors[index].open(profiles)
-                self._sensors.append(sensors[index])
-                sensors[index].start(self._queue)
-        except RuntimeError as error:
-            raise CameraError(f"{self.name} cannot be started ({error}): {RULES}") from error
+        for index, profiles in by_sensor.items():
+            sensors[index].open(profiles)
+            self._sensors.append(sensors[index])
+            sensors[index].start(self._queue)
         self.intrinsics = _intrinsics(chosen[0][1].as_video_stream_profile().get_intrinsics())
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next picture, with its depth if that was asked for and comes within a period."""
-        deadline = time.monotonic() + timeout_s
+        try:
+            return self._next(time.monotonic() + timeout_s)
+        except RuntimeError as error:
+            raise CameraError(f"{self.name} failed ({error}); it is opened again") from error
+
+    def _next(self, deadline: float) -> Frame | None:
         while (left := deadline - time.monotonic()) > 0:
             patience = min(left, self._depths.patience_s) if self._depth else left
             there, raw = self._queue.try_wait_for_frame(max(int(1e3 * patience), 1))
