@@ -167,8 +167,10 @@ def export(a: Namespace) -> Figures:
 
 def evaluate(a: Namespace) -> Figures:
     """Judged trials in the twin."""
+    from nac_ros.evaluation.beside import load_earlier
     from nac_ros.evaluation.evaluate import Evaluation, run
 
+    earlier = load_earlier(a.beside, a.seed) if a.beside is not None else None
     names = ("latency_ms", "n_action_steps", "seam")
     changes = {name: getattr(a, name) for name in names}
     given = {key: value for key, value in changes.items() if value is not None}
@@ -186,16 +188,16 @@ def evaluate(a: Namespace) -> Figures:
         low, high = row["wilson95"]
         rate = f"{row['successes']}/{row['trials']}"
         print(f"{task:12s} {rate:>8s}  Wilson 95 % {100 * low:.0f} .. {100 * high:.0f} %")
-    if a.beside is not None:
-        _print_beside(figures, a.beside)
+    if earlier is not None:
+        _print_beside(figures, earlier, a.beside)
     return figures
 
 
-def _print_beside(figures: Figures, path: Path) -> None:
+def _print_beside(figures: Figures, earlier: Figures, path: Path) -> None:
     """How the rates differ from an earlier run's on the same scenes; put into the figures."""
     from nac_ros.evaluation.beside import beside
 
-    figures["beside"] = rows = beside(figures, json.loads(path.read_text()), str(path))
+    figures["beside"] = rows = beside(figures, earlier, str(path))
     for task, row in rows.items():
         low, high = (100 * bound for bound in row["difference95"])
         print(f"{task:12s} {100 * row['difference']:+8.1f} points beside {path.name}, "

@@ -11,9 +11,9 @@ RERUN = "episode.rrd"
 
 def repair(a: Namespace) -> dict[str, Any]:
     """Completes what a crash left, and says what was lost."""
-    from nac_ros.data import bag, bagfile
+    from nac_ros.data import bagfile
 
-    places = [place for path in a.paths for place in _damaged(path, bag.PARTIAL)]
+    places = [place for path in a.paths for place in _damaged(path)]
     rows, failed = [], []
     for place in places:
         try:
@@ -110,7 +110,7 @@ def rerun(a: Namespace) -> dict[str, Any]:
     return figures
 
 
-def _damaged(path: Path, suffix: str) -> list[Path]:
+def _damaged(path: Path) -> list[Path]:
     """The episode itself, or those of a folder that are unfinished or cannot be read whole."""
     from nac_ros.data import bag, bagfile
 
@@ -118,8 +118,7 @@ def _damaged(path: Path, suffix: str) -> list[Path]:
         raise DatasetError(f"{path} is no folder; name an episode, or a folder of them")
     if (path / bag.FILE).is_file():
         return [path]
-    unfinished = sorted(path.glob(f"*{suffix}"))
-    return unfinished + [
+    return bagfile.unfinished(path) + [
         folder
         for folder in sorted(path.iterdir())
         if bagfile.is_episode(folder) and not bagfile.is_whole(folder)

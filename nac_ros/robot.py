@@ -13,7 +13,8 @@ from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
 Align = Literal["nearest", "hold", "interpolate"]  # which sample of a stream counts at a time
-LEARNED = ("joint_names", "units", "action_rate_hz", "views")  # what a bundle depends on
+# what a bundle depends on
+LEARNED = ("joint_names", "units", "action_rate_hz", "joint_states_align", "views")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,8 @@ class RobotSpec:
     def views(self) -> tuple[tuple[object, ...], ...]:
         """What a model depends on of each camera; not which device it is, nor how it is sent."""
         return tuple(
-            (c.name, c.width, c.height, c.rate_hz, c.topic, c.max_age_s) for c in self.cameras
+            (c.name, c.width, c.height, c.rate_hz, c.topic, c.max_age_s, c.align)
+            for c in self.cameras
         )
 
     def camera(self, name: str) -> CameraSpec:

@@ -20,7 +20,8 @@ from rosbags.highlevel import AnyReader
 
 from nac_ros.data import bag, bagfile
 from nac_ros.data.bag import STORE, BagWriter
-from nac_ros.data.take import Take, free_bytes, new_folder
+from nac_ros.data.edit_recordings import relabel
+from nac_ros.data.take import Take, new_folder
 from nac_ros.errors import DatasetError
 
 JOINTS, TEXT, IMAGE = "sensor_msgs/msg/JointState", "std_msgs/msg/String", "sensor_msgs/msg/Image"
@@ -137,6 +138,58 @@ def test_a_flipped_bit_costs_one_chunk_and_is_named_until_it_is_repaired(tmp_pat
     assert len(list(bagfile.messages(folder))) == 451
 
 
+def test_an_episode_that_is_being_recorded_is_not_repaired(tmp_path):
+    writer = written(tmp_path / "episode")
+    with pytest.raises(DatasetError, match=r"episode\.partial is being recorded; end the episode"):
+        bagfile.repair(tmp_path / "episode.partial")
+    folder = writer.finish()
+    assert len(list(bagfile.messages(folder))) == 301
+
+
+def damaged(folder):
+    """A finished episode that lost its end."""
+    place = written(folder, flush_every=50).finish({"outcome": "success"})
+    os.truncate(place / "episode.mcap", (place / "episode.mcap").stat().st_size // 2)
+    return place
+
+
+def test_a_repair_that_was_cut_off_anywhere_can_be_repeated(tmp_path, monkeypatch):
+    for cut in range(1, 4):
+        folder, calls = damaged(tmp_path / f"episode{cut}"), [0]
+        real = os.replace
+
+        def replace(a, b, cut=cut, calls=calls, real=real):
+            calls[0] += "episode" in os.path.basename(b)
+            if calls[0] == cut:
+                raise KeyboardInterrupt
+            real(a, b)
+
+        monkeypatch.setattr(os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            bagfile.repair(folder)
+        monkeypatch.setattr(os, "replace", real)
+        for place in bagfile.unfinished(tmp_path) or [folder]:
+            bagfile.repair(place)
+        assert bagfile.is_whole(folder) and bagfile.facts_of(folder)["outcome"] == "success"
+    assert bagfile.unfinished(tmp_path) == []
+
+
+def test_a_repair_keeps_what_was_relabelled_and_every_damaged_file(tmp_path):
+    folder = damaged(tmp_path / "episode")
+    relabel(folder, {"task": "Lift it."})
+    bagfile.repair(folder)
+    assert bagfile.facts_of(folder)["task"] == "Lift it."
+    os.truncate(folder / "episode.mcap", 20_000)
+    bagfile.repair(folder)
+    names = sorted(place.name for place in tmp_path.iterdir())
+    assert names == ["2.episode.damaged", "episode", "episode.damaged"]
+    (tmp_path / "other").mkdir()
+    written(tmp_path / "x").abandon()
+    (tmp_path / "x.partial").rename(tmp_path / "other.partial")
+    with pytest.raises(DatasetError, match="other exists already; move it away"):
+        bagfile.repair(tmp_path / "other.partial")
+
+
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -230,8 +283,36 @@ def test_folders_are_named_by_time_and_task_and_never_twice(tmp_path):
     assert new_folder(tmp_path, "Place the marker in the bin.", when).name == f"{first.name}_1"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_message_that_cannot_be_written_is_said_and_not_lost_in_silence(tmp_path):
+    take = Take(tmp_path / "e", {"task": "t"}, {"joint_states": JOINTS})
+    take.put("joint_states", T0, T0, joints(0)[1])
+    take.put("nowhere", T0, T0, b"")
+    deadline = time.monotonic() + 5
+    while not take.trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "nowhere" in take.trouble and take.lost >= 1
+    with pytest.raises(DatasetError, match="could not be completed: KeyError"):
+        take.finish({})
+
+
 def test_a_folder_without_rights_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(DatasetError, match="not writable"):
-        free_bytes(tmp_path / "out")
+    """Also by root, who may write everywhere: as somebody else."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from nac_ros.data.take import free_bytes\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.geteuid() or os.setuid(65534)\n"
+        "for place in (Path('out'), Path(sys.argv[1]) / 'out'):\n"
+        "    try:\n"
+        "        free_bytes(place)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    tmp_path.chmod(0o500 if os.geteuid() else 0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    said = done.stdout.splitlines()
+    assert said[0] == "DatasetError . is not writable; choose another `out` or its rights", done
+    assert said[1].startswith("DatasetError /"), done

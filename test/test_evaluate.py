@@ -9,7 +9,7 @@ import pytest
 from nac_ros.chunk import Chunk
 from nac_ros.cli import main
 from nac_ros.errors import ConfigError, DatasetError
-from nac_ros.evaluation.beside import beside
+from nac_ros.evaluation.beside import beside, load_earlier
 from nac_ros.evaluation.controls import MeanDemonstration, mean_demonstration
 from nac_ros.evaluation.evaluate import Control, Evaluation, Rehearsal, run
 from nac_ros.robot import load_robot
@@ -104,13 +104,20 @@ def judged(seed, **outcomes):
     return {"seed": seed, "tasks": rows}
 
 
-def test_runs_on_the_same_scenes_are_compared_trial_by_trial():
+def test_runs_on_the_same_scenes_are_compared_trial_by_trial(tmp_path):
     ours = judged(7, marker=["success", "failure", "success", "success"])
     theirs = judged(7, marker=["failure", "failure", "success"], weighing=["success"])
     row = beside(ours, theirs, "old.json")["marker"]
     assert row["trials"] == 3 and row["difference"] == pytest.approx(1 / 3)
     assert row["difference95"][0] < 1 / 3 < row["difference95"][1]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(judged(8)))
     with pytest.raises(ConfigError, match=r"old\.json has seed 8, this run 7"):
-        beside(ours, judged(8), "old.json")
+        load_earlier(path, 7)
+    assert load_earlier(path, 8)["tasks"] == {}
+    path.write_text("{}")
+    for wrong in (path, tmp_path / "none.json"):
+        with pytest.raises(ConfigError, match="holds no figures of `nac eval --json`"):
+            load_earlier(wrong, 7)
     with pytest.raises(ConfigError, match="has no trial of marker"):
         beside(ours, judged(7, weighing=["success"]), "old.json")

@@ -4,6 +4,7 @@ Whatever was flushed survives a kill or a power cut: chunks carry their own CRC,
 was cut off is read up to its last whole chunk (`nac data repair` writes what is missing).
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import yaml
 from mcap.writer import CompressionType, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from nac_ros.data import layout
 from nac_ros.errors import DatasetError
 
 PARTIAL, DISCARDED = ".partial", ".discarded"
@@ -34,7 +36,6 @@ class Topic:
 
     name: str
     kind: str
-    qos: str
     channel: int
     messages: int = 0
 
@@ -64,7 +65,8 @@ class BagWriter:
     """The only writer of one episode; raises OSError as the disk does, and DatasetError where the
     episode exists.
 
-    Not thread-safe.
+    Until it ends, or its process does, nobody else takes the file for one that was left. Not
+    thread-safe.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, str]):
@@ -75,6 +77,7 @@ class BagWriter:
                 raise DatasetError(f"{place} exists already; an episode is never overwritten")
         self._place.mkdir(parents=True)
         self._stream = (self._place / FILE).open("wb")
+        fcntl.flock(self._stream, fcntl.LOCK_EX)
         self._writer = Writer(
             self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
         )
@@ -94,17 +97,16 @@ class BagWriter:
         self.contents.facts.update(facts)
         self._writer.add_metadata(FACTS, dict(facts))
 
-    def open_topic(self, name: str, kind: str, qos: str = "") -> None:
-        """A topic of type `kind`, e.g. sensor_msgs/msg/Image; qos: YAML of what was offered.
+    def open_topic(self, name: str, kind: str) -> None:
+        """A topic of type `kind`, e.g. sensor_msgs/msg/Image.
 
         A relative name is the robot's own, whatever namespace it ran in, and gets a slash.
         """
         if kind not in self._schemas:
             self._schemas[kind] = self._writer.register_schema(kind, SCHEMA, definition(kind))
-        offered = {"offered_qos_profiles": qos}
         place = name if name.startswith("/") else f"/{name}"
-        channel = self._writer.register_channel(place, "cdr", self._schemas[kind], offered)
-        self.contents.topics[name] = Topic(place, kind, qos, channel)
+        channel = self._writer.register_channel(place, "cdr", self._schemas[kind])
+        self.contents.topics[name] = Topic(place, kind, channel)
 
     def write(self, name: str, received: int, published: int, data: bytes) -> None:
         """One serialized message; received, published: times [ns]."""
@@ -151,6 +153,16 @@ def discarded_of(folder: Path) -> Path:
     return folder.with_name(folder.name + DISCARDED)
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process that lives is writing the episode."""
+    with (folder / FILE).open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def definition(kind: str) -> bytes:
     """Text of a message type with all that it is made of; raises DatasetError if unknown."""
     try:
@@ -162,20 +174,9 @@ def definition(kind: str) -> bytes:
 def complete(place: Path, contents: Contents, target: Path) -> None:
     """Writes metadata.yaml beside a finished file and gives the folder its name."""
     text = yaml.safe_dump(_metadata(contents), sort_keys=False)
-    replace_text(place / METADATA, text)
+    layout.replace_with(place / METADATA, lambda to: to.write_text(text))
     os.replace(place, target)
-    _sync(target.parent)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file in one step that survives a crash."""
-    temporary = path.with_name(path.name + PARTIAL)
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
+    layout.sync(target.parent)
 
 
 def remove(folder: Path) -> None:
@@ -219,11 +220,3 @@ def _topic(topic: Topic) -> dict[str, Any]:
         },
         "message_count": topic.messages,
     }
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

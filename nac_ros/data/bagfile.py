@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,11 @@ from mcap.stream_reader import StreamReader, breakup_chunk
 
 from nac_ros.data import bag
 from nac_ros.data.bag import BagWriter
+from nac_ros.decode import NANO
 from nac_ros.errors import DatasetError
 
 REPAIRED, DAMAGED = ".repaired", ".damaged"
 RECORD_LIMIT = 1 << 30  # [bytes] a longer record is no record
-NANO = 1e9
 DAMAGE = (McapError, EOFError, ValueError, MemoryError, struct.error)  # as the library meets it
 
 
@@ -44,13 +45,23 @@ class Reading:
     complete: bool = False
     damaged: int = 0
     whole: int = 0
-    kinds: dict[str, str] = field(default_factory=dict)
 
 
 def is_episode(folder: Path) -> bool:
     """Whether the folder holds a finished recording."""
     unfinished = (bag.PARTIAL, bag.DISCARDED, DAMAGED, REPAIRED)
     return (folder / bag.FILE).is_file() and not folder.name.endswith(unfinished)
+
+
+def unfinished(path: Path) -> list[Path]:
+    """Episodes below a folder that were never finished by a recorder, and those of which a repair
+    had done all but giving them their name."""
+    left = [p for p in path.glob(f"*{bag.PARTIAL}") if not p.name.endswith(REPAIRED + bag.PARTIAL)]
+    for mended in path.glob(f"*{REPAIRED}"):
+        episode = mended.with_name(mended.name.removesuffix(REPAIRED))
+        if not episode.exists() and not bag.partial_of(episode).exists():
+            left.append(mended)
+    return sorted(left)
 
 
 def facts_of(folder: Path) -> dict[str, str]:
@@ -80,7 +91,6 @@ def messages(
             schemas[record.id] = record.name
         elif isinstance(record, Channel):
             channels[record.id] = (record.topic, schemas[record.schema_id])
-            found.kinds[record.topic] = schemas[record.schema_id]
         elif isinstance(record, Metadata) and record.name == bag.FACTS:
             found.facts.update(record.metadata)
         elif isinstance(record, Record):
@@ -119,15 +129,41 @@ class Repaired(NamedTuple):
 
 def repair(folder: Path) -> Repaired:
     """Writes a whole file from what can be read, under the episode's own name; the damaged one
-    stays beside it as `<name>.damaged`. Raises DatasetError where there is nothing to read."""
-    name = folder.name.removesuffix(bag.PARTIAL)
-    target = folder.with_name(name)
-    path, reading = folder / bag.FILE, Reading()
+    stays beside it as `<name>.damaged`. Cut off itself, it can be repeated.
+
+    Raises DatasetError where there is nothing to read, no room, or somebody still records.
+    """
+    name = folder.name.removesuffix(bag.PARTIAL).removesuffix(REPAIRED)
+    target, work = folder.with_name(name), folder.with_name(name + REPAIRED)
+    path = folder / bag.FILE
+    if folder == bag.partial_of(work):
+        raise DatasetError(f"{folder} is what a repair left; repair the episode itself again")
     if not path.is_file() or not path.stat().st_size:
         raise DatasetError(f"{path} holds nothing, so there is nothing to repair")
-    work = folder.with_name(name + REPAIRED)
-    if bag.partial_of(work).exists():
-        bag.remove(bag.partial_of(work))  # of a repair that was cut off itself
+    if bag.in_use(folder):
+        raise DatasetError(f"{folder} is being recorded; end the episode first")
+    if folder != target and target.exists():
+        raise DatasetError(f"{target} exists already; move it away, then repair {folder}")
+    if folder == work:  # all but its name was done
+        os.replace(work, target)
+        return _repaired(target, Reading(), 0)
+    for left in (work, bag.partial_of(work)):  # of a repair that was cut off
+        if left.exists():
+            bag.remove(left)
+    reading = Reading()
+    try:
+        lost = _copy(folder, work, reading)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be repaired: {error.strerror}; it is as it was, make room first"
+        ) from error
+    os.replace(folder, _unused(folder.with_name(name + DAMAGED)))
+    os.replace(work, target)
+    return _repaired(target, reading, lost)
+
+
+def _copy(folder: Path, work: Path, reading: Reading) -> int:
+    """All that can be read, with the facts as they were changed since; how many bytes cannot."""
     writer = BagWriter(work, {})
     for message in messages(folder, None, reading):
         if message.topic not in writer.contents.topics:
@@ -136,15 +172,27 @@ def repair(folder: Path) -> Repaired:
     if not writer.contents.topics:
         writer.abandon()
         bag.remove(bag.partial_of(work))
-        raise DatasetError(f"{path} holds no whole message, so there is nothing to repair")
-    lost = path.stat().st_size - reading.whole
+        raise DatasetError(f"{folder} holds no whole message, so there is nothing to repair")
+    lost = (folder / bag.FILE).stat().st_size - reading.whole
     facts = {"outcome": "interrupted", **reading.facts}
+    if (folder / bag.METADATA).is_file():
+        facts |= facts_of(folder)
     writer.finish({**facts, "repaired": f"{lost} bytes and {reading.damaged} chunks were lost"})
-    os.replace(folder, folder.with_name(name + DAMAGED))
-    os.replace(work, target)
-    extent = writer.contents.extent
-    counts = {topic: seen.messages for topic, seen in writer.contents.topics.items()}
-    return Repaired(target, counts, (extent.last - extent.first) / NANO, lost, reading.damaged)
+    return lost
+
+
+def _unused(folder: Path) -> Path:
+    """`folder`, or the same with a number where that is taken."""
+    names = (folder, *(folder.with_name(f"{n}.{folder.name}") for n in range(2, 1000)))
+    return next(place for place in names if not place.exists())
+
+
+def _repaired(folder: Path, reading: Reading, lost: int) -> Repaired:
+    counts, times = Counter[str](), list[int]()
+    for message in messages(folder):
+        counts[message.topic] += 1
+        times.append(message.received)
+    return Repaired(folder, dict(counts), (max(times) - min(times)) / NANO, lost, reading.damaged)
 
 
 def _records(path: Path, reading: Reading) -> Iterator[McapRecord]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nac_ros.data import bag, bagfile, slices
+from nac_ros.data import bagfile, slices
 from nac_ros.data.bagfile import Reading
 from nac_ros.data.check import Finding
 from nac_ros.data.recordings import JUDGED, MIN_FRAMES, episode_folders, spec_of
@@ -23,7 +23,7 @@ def check_recordings(
     folders = episode_folders(path)
     findings = [
         Finding(None, f"{partial.name} was never finished; run `nac data repair {partial}`")
-        for partial in sorted(path.glob(f"*{bag.PARTIAL}"))
+        for partial in bagfile.unfinished(path)
     ]
     for index, folder in enumerate(folders):
         try:
@@ -47,10 +47,10 @@ def _check(folder: Path) -> list[str]:
         found.append("it has no task; publish one on `task`, or `nac data edit relabel`")
     if facts.get("outcome") not in JUDGED:
         found.append(f"nobody judged it, its outcome is '{facts.get('outcome', '')}'")
-    return found + _check_frames(cut, bool(spec.cameras))
+    return found + _check_frames(cut)
 
 
-def _check_frames(cut: Cut, seeing: bool) -> list[str]:
+def _check_frames(cut: Cut) -> list[str]:
     found = [f"{n} messages do not fit: {reason}" for reason, n in cut.refused.items()]
     parts = [part for part in cut.slices if len(part) >= MIN_FRAMES]
     if not parts:

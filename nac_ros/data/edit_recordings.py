@@ -6,12 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from nac_ros.data import bag, bagfile, streams
+from nac_ros.data import bag, bagfile, layout, streams
 from nac_ros.data.bag import BagWriter
 from nac_ros.data.bagfile import Message
+from nac_ros.decode import NANO
 from nac_ros.errors import DatasetError
-
-NANO = 1e9
 
 
 def relabel(folder: Path, facts: Mapping[str, str]) -> None:
@@ -22,7 +21,8 @@ def relabel(folder: Path, facts: Mapping[str, str]) -> None:
     path = folder / bag.METADATA
     content = yaml.safe_load(path.read_text())
     content["rosbag2_bagfile_information"]["custom_data"] = {**was, **before, **facts}
-    bag.replace_text(path, yaml.safe_dump(content, sort_keys=False))
+    text = yaml.safe_dump(content, sort_keys=False)
+    layout.replace_with(path, lambda to: to.write_text(text))
 
 
 def discard(folder: Path) -> Path:
@@ -46,7 +46,13 @@ def merge(folders: Sequence[Path], out: Path) -> list[Path]:
         raise DatasetError(f"{name} would be overwritten; rename one of the episodes first")
     out.mkdir(parents=True, exist_ok=True)
     for folder, target in zip(folders, targets):
-        os.replace(folder, target)
+        try:
+            os.replace(folder, target)
+        except OSError as error:
+            raise DatasetError(
+                f"{folder} cannot be moved to {target}: {error.strerror}; those before it were, "
+                "choose an --out on the same disk for the rest"
+            ) from error
     return targets
 
 
@@ -61,6 +67,9 @@ def split(folder: Path, at_s: float) -> tuple[Path, Path]:
     if not first < border < max(row.received for row in rows):
         seconds = (max(row.received for row in rows) - first) / NANO
         raise DatasetError(f"{folder.name} is {seconds:.1f} s long; {at_s:g} s lies not in it")
+    for part in parts:
+        if part.exists() or bag.partial_of(part).exists():
+            raise DatasetError(f"{part} exists already; move it away first")
     for part, kept in zip(parts, (_before(rows, border), _after(rows, border))):
         _write(part, {**facts, "split_from": folder.name}, kept)
     discard(folder)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nac_ros.config import bounded, check_bounds
+from nac_ros.decode import NANO
 
 STAMP_END = 12  # bytes of a serialized message up to where its header's stamp ends
-NANO = 1e9
 REMEMBERED_S = 5.0  # how long an event is told of
 KEPT = 1000  # messages of a stream that nobody records
 

@@ -9,9 +9,10 @@ import numpy as np
 import yaml
 
 from nac_ros import config as configs
-from nac_ros.data import bag, bagfile, slices, streams
+from nac_ros.data import bagfile, slices, streams
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.slices import Cut
+from nac_ros.decode import NANO
 from nac_ros.errors import DatasetError
 from nac_ros.robot import RobotSpec, load_robot
 
@@ -64,7 +65,7 @@ class RecordingDataset:
                 f"{path} is a recording: its actions are {ACTION} or {STATE}, its state is {STATE}"
             )
         folders = episode_folders(path)
-        for partial in sorted(path.glob(f"*{bag.PARTIAL}")):
+        for partial in bagfile.unfinished(path):
             raise DatasetError(f"{partial} was never finished; run `nac data repair {partial}`")
         if not folders:
             raise DatasetError(f"{path} holds no recorded episode")
@@ -101,7 +102,7 @@ class RecordingDataset:
             facts.get("task", ""),
             pictures,
             facts["outcome"] == "success" if facts.get("outcome") in JUDGED else None,
-            stamps_ns=cut.origin_ns + np.round(stamps * slices.NANO).astype(np.int64),
+            stamps_ns=cut.origin_ns + np.round(stamps * NANO).astype(np.int64),
             ages_ms={
                 name: np.array([1e3 * age[name] for age in part.ages], np.float32)
                 for name in self.cameras

@@ -1,5 +1,6 @@
 """Episodes one after the other: streams watched, takes begun and ended, the disk minded."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from nac_ros.config import bounded
 from nac_ros.data.gate import Gate, GateConfig, StreamSpec
 from nac_ros.data.streams import Source
 from nac_ros.data.take import Take, free_bytes, new_folder
+from nac_ros.decode import NANO
 from nac_ros.errors import DatasetError
 
-GIGA, NANO = 1e9, 1e9
+GIGA = 1e9
 INTERRUPTED = "interrupted"  # the outcome of an episode that nobody judged
 DISCARDED = "discarded"
 
@@ -113,6 +115,7 @@ class Session:
         findings += [f"{topic}: {n} lost on the way" for topic, n in self.lost.items() if n]
         findings += [f"{take.lost} messages were not written"] if take.lost else []
         facts = {"outcome": outcome, "findings": "; ".join(findings)}
+        facts["streams"] = json.dumps(self._gate.facts())
         try:
             place = (take.discard if outcome == DISCARDED else take.finish)(facts)
         except DatasetError as error:
@@ -147,7 +150,7 @@ class Session:
         """What is wrong with the disk."""
         try:
             free = free_bytes(Path(self.config.out)) / GIGA
-        except (DatasetError, OSError) as error:
+        except DatasetError as error:
             return [f"disk: {error}"]
         if free >= self.config.min_free_gb:
             return []

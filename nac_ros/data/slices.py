@@ -16,13 +16,12 @@ from nac_ros.data import streams
 from nac_ros.data.bag import STORE
 from nac_ros.data.bagfile import Message
 from nac_ros.data.streams import COMPRESSED
-from nac_ros.decode import from_image, from_joint_state, to_seconds
+from nac_ros.decode import NANO, from_image, from_joint_state, to_seconds
 from nac_ros.devices import jpeg
 from nac_ros.errors import BadObservation
 from nac_ros.robot import RobotSpec
 
 EARLY, LATE = 0.5, 1.5  # control periods after the last frame in which the next one lies
-NANO = 1_000_000_000
 
 
 @dataclass

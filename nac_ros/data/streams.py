@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from nac_ros.data.gate import StreamSpec
+from nac_ros.decode import NANO
 from nac_ros.robot import CameraSpec, RobotSpec
 
 JOINTS, IMAGE = "sensor_msgs/msg/JointState", "sensor_msgs/msg/Image"
@@ -14,7 +15,6 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 HEADED = (JOINTS, IMAGE, COMPRESSED, INFO, DIAGNOSTICS, CHUNK)  # begin with a stamp
 COMMAND, MODE, TASK, MARK = "guard/command", "guard/mode", "task", "recorder/mark"
 STATIC = (MODE, TASK)  # what was said last still holds when an episode begins
-NANO = 1_000_000_000
 
 
 class Source(NamedTuple):

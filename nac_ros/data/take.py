@@ -114,17 +114,19 @@ class Take:
                 if not self._waiting and not self._ending:
                     self._news.wait(FLUSH_S / 4)
                 batch, self._waiting = self._waiting, deque()
-                self._bytes = 0
                 ending = self._ending
             try:
                 self._write(batch)
                 if time.monotonic() - flushed > FLUSH_S:
                     self._bag.flush()
                     flushed = time.monotonic()
-            except OSError as error:
-                self.trouble = error.strerror or str(error)
-                self.lost += len(batch)
+            except Exception as error:  # a thread must not die unheard
+                with self._news:
+                    self.trouble = getattr(error, "strerror", None) or repr(error)
+                    self.lost += len(batch) + len(self._waiting)
                 return
+            with self._news:
+                self._bytes -= sum(len(entry.data) for entry in batch)
             if ending and not batch:
                 return
 
@@ -147,7 +149,10 @@ def new_folder(out: Path, task: str, when: time.struct_time | None = None) -> Pa
 
 def free_bytes(out: Path) -> int:
     """Room where episodes go; raises DatasetError where nothing can be written."""
-    place = next((p for p in (out, *out.parents) if p.exists()), Path("/"))
-    if not os.access(place, os.W_OK):
-        raise DatasetError(f"{place} is not writable; choose another `out` or its rights")
-    return shutil.disk_usage(place).free
+    try:
+        place = next((p for p in (out, *out.parents) if p.exists()), Path("/"))
+        if not os.access(place, os.W_OK):
+            raise DatasetError(f"{place} is not writable; choose another `out` or its rights")
+        return shutil.disk_usage(place).free
+    except OSError as error:
+        raise DatasetError(f"{out} cannot be looked at: {error.strerror}") from error

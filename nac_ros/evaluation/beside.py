@@ -1,5 +1,7 @@
 """Two runs of `nac eval` on the same scenes, trial by trial."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +10,24 @@ from nac_ros.errors import ConfigError
 from nac_ros.evaluation.statistics import paired_difference
 
 
+def load_earlier(path: Path, seed: int) -> dict[str, Any]:
+    """The figures of an earlier run; raises ConfigError where they are none or of other scenes."""
+    try:
+        earlier = json.loads(path.read_text())
+        other = earlier["seed"]
+        earlier["tasks"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no figures of `nac eval --json` ({error}); name such a file"
+        ) from error
+    if other != seed:
+        raise ConfigError(f"{path} has seed {other}, this run {seed}: other scenes")
+    return earlier
+
+
 def beside(figures: dict[str, Any], other: dict[str, Any], name: str) -> dict[str, Any]:
     """Task -> difference of the success rates to those of an earlier run on the same scenes, with
-    its paired interval; raises ConfigError where the scenes are others."""
-    if figures["seed"] != other.get("seed"):
-        raise ConfigError(
-            f"{name} has seed {other.get('seed')}, this run {figures['seed']}: other scenes"
-        )
+    its paired interval; raises ConfigError where that did not judge a task."""
     rows = {}
     for task in figures["tasks"]:
         ours, theirs = (_outcomes(f["tasks"].get(task)) for f in (figures, other))

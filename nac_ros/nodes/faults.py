@@ -21,7 +21,7 @@ from nac_ros.robot import RobotSpec, load_robot, robot_of
 PEAK = 1.001  # of a limit that may be reached
 WATCH_S = 2.0  # beside the time that a fault is given
 STILL = 1e-6  # [rad/s or m/s]
-TRIES = 3  # a machine that is busy stops an arm for reasons of its own
+TRIES = 2  # a machine that is busy stops an arm for reasons of its own
 TASK = "marker"
 
 

@@ -13,7 +13,6 @@ from nac_ros.nodes.access import ENCLAVE, camera_node
 from nac_ros.robot import config_dir, load_robot
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
-DEFAULT_ROBOT = "vx300s"
 TWIN = "twin"  # as a robot's name: the simulated arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -117,6 +116,13 @@ def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
     return (NodeProcess(name="recorder", parameters=parameters, environment=seeing),)
 
 
+def usual_robot(node: str) -> str:
+    """The robot that config/nodes gives a node."""
+    return load_yaml(config_dir() / "nodes" / f"{node}.yaml")[f"/**/{node}"]["ros__parameters"][
+        "robot"
+    ]
+
+
 def record_graph(
     robot: str = "", mapping: str = "", source: str = "", task: str = "", **recorder: Any
 ) -> tuple[NodeProcess, ...]:
@@ -126,7 +132,7 @@ def record_graph(
     source: of every camera's pictures; mapping: of the hand's device; '' = the nodes' own defaults
     """
     described = "" if robot == TWIN else robot
-    spec = load_robot(described or DEFAULT_ROBOT)
+    spec = load_robot(described or usual_robot("recorder"))
     known = {key: value for key, value in (("task", task),) if value}
     chosen = {"source": source} if source else {}
     seen = (

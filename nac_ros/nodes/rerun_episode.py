@@ -20,7 +20,7 @@ from nac_ros.data.datasets import open_dataset
 from nac_ros.errors import DatasetError, NacError
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.demo import running
-from nac_ros.nodes.graph import TWIN, policy_graph, twin_graph
+from nac_ros.nodes.graph import TWIN, policy_graph, twin_graph, usual_robot
 from nac_ros.nodes.operator import Operator
 from nac_ros.robot import RobotSpec, load_robot
 from nac_ros.runtime.tick import AT_REST
@@ -56,7 +56,7 @@ def rerun_episode(config: RerunConfig) -> dict[str, Any]:
     """Plays the episode and returns how far the arm was from it, by joint [rad or m]."""
     dataset = open_dataset(config.data, config.action_key or None)
     episode = dataset.episode(config.episode, images=False)
-    spec = load_robot("vx300s" if config.robot == TWIN else config.robot)
+    spec = load_robot(usual_robot("twin") if config.robot == TWIN else config.robot)
     if tuple(dataset.names) != spec.joint_names:
         raise DatasetError(
             f"{config.data} moves {', '.join(dataset.names)}; robot {spec.name} has "
@@ -87,6 +87,7 @@ class _Player:
             )
         ]
         self._ending = Event()
+        self._before: dict[str, Any] = {}  # what the guard had counted already
 
     def play(self) -> dict[str, Any]:
         """All of it; raises NacError where the guard stops it."""
@@ -98,6 +99,7 @@ class _Player:
             )
             time.sleep(MATCH_S)
             self._operator.set_mode("policy")
+            self._before = dict(self._operator.newest("guard"))
             self._approach()
             began = self._now()
             self._send_all(began)
@@ -151,7 +153,11 @@ class _Player:
         return self._state() in AT_REST
 
     def _told(self, reason: str) -> bool:
-        return bool(self._operator.newest("guard").get(f"refusals.{reason}"))
+        return self._counted(f"refusals.{reason}") > 0
+
+    def _counted(self, key: str) -> int:
+        """By the guard, since it was begun here."""
+        return self._operator.newest("guard").get(key, 0) - self._before.get(key, 0)
 
     def _hear(self, what: str, message: JointState) -> None:
         row = convert.from_joint_state(message, self._spec.joint_names)
@@ -169,9 +175,12 @@ class _Player:
             for key, values in (("rms", np.sqrt((off**2).mean(0))), ("max", np.abs(off).max(0))):
                 figures[f"{what}_{key}"] = dict(zip(self._spec.joint_names, values.tolist()))
         for kind in ("holds", "refusals", "clips"):
-            figures[kind] = {
-                key.split(".", 1)[1]: n for key, n in report.items() if key.startswith(f"{kind}.")
+            counts = {
+                key.split(".", 1)[1]: self._counted(key)
+                for key in report
+                if key.startswith(f"{kind}.")
             }
+            figures[kind] = {key: n for key, n in counts.items() if n}
         return figures
 
 
