@@ -1,6 +1,7 @@
 """`nac data view`: a page and a rerun recording of one episode."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ pytest.importorskip("matplotlib")
 from test_rerun_episode import swayed
 
 from nac_ros.cli import main
+from nac_ros.data.datasets import open_dataset
 from nac_ros.data.episode import Episode
 from nac_ros.data.writer import DatasetWriter
+from nac_ros.evaluation import figures
+from nac_ros.evaluation.episode_page import trace_of
 from nac_ros.robot import load_robot
 
 SPEC = load_robot("vx300s")
 
 
 def seen(folder, robot="vx300s"):
-    """Forty frames of two cameras, a third of them by hand."""
+    """Forty frames of two cameras."""
     actions = (SPEC.home + 0.01 * np.arange(40)[:, None]).astype(np.float32)
     pictures = np.random.default_rng(0).integers(0, 255, (40, 96, 96, 3), np.uint8)
     writer = DatasetWriter.create_or_resume(
@@ -47,6 +51,16 @@ def test_a_page_shows_cameras_joints_and_numbers(tmp_path, capsys):
     assert len(frames) == 40 and frames[0].shape == (240, 480, 3)
     assert paths[0].endswith("episode.html")
     assert len(paths) == 2 or "no rerun recording" in capsys.readouterr().out
+
+
+def test_where_a_hand_took_over_is_shown_in_the_plots(tmp_path):
+    dataset = open_dataset(seen(tmp_path / "data"))
+    episode = replace(dataset.episode(0), intervention=np.arange(40) // 10 % 2 == 1)
+    trace = trace_of(dataset, episode, 0)
+    spans = [(round(30 * span.start), round(30 * span.end)) for span in trace.interventions]
+    assert spans == [(10, 19), (30, 39)] and trace.holds == ()
+    plain = trace_of(dataset, replace(episode, intervention=None), 0)
+    assert figures.joints(trace) != figures.joints(plain)
 
 
 def test_the_rerun_recording_has_the_entities_of_the_live_view(tmp_path):

@@ -31,7 +31,7 @@ def write_page(
         write_video(folder / VIDEO, _pictures(episode), dataset.fps or DEFAULT_FPS)
         video = f'<video controls muted loop src="{VIDEO}"></video>'
         sections.append(section("Cameras", f"{video}<p>{escape(', '.join(episode.images))}</p>"))
-    caption = "Action (commanded) and state (measured) of each dimension; grey: a hand took over."
+    caption = "Action (commanded) and state (measured) of each dimension; green: a hand took over."
     shown = figure(figures.joints(trace_of(dataset, episode, index)), caption)
     sections.append(section("Joints", shown))
     sections.append(section("Actions", _statistics(dataset, episode)))
@@ -52,7 +52,7 @@ def trace_of(dataset: AnyDataset, episode: Episode, index: int) -> TrialTrace:
         task=episode.task, trial=index, outcome=outcome, reason="", names=tuple(dataset.names),
         units=tuple(dataset.units), times=times, commanded=episode.actions,
         measured=episode.proprio if same else episode.actions, rate_hz=rate,
-        holds=tuple(_spans(episode.intervention, times)),
+        interventions=tuple(_spans(episode.intervention, times)),
     )  # fmt: skip
 
 

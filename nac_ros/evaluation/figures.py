@@ -23,6 +23,7 @@ METHOD_COLOURS = {
 }
 OTHER_METHOD = "#777777"
 PLANNED, COMMANDED, MEASURED, HELD = "#9aa9b8", "#0072b2", "#d55e00", "#f6e3c5"
+BY_HAND = "#d9ead9"
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -152,6 +153,8 @@ def _draw_joint(axes: Axes, trace: TrialTrace, joint: int) -> None:
     start = trace.times[0] if len(trace.times) else 0.0
     for hold in trace.holds:
         axes.axvspan(hold.start - start, hold.end - start, color=HELD, lw=0, label="hold")
+    for hand in trace.interventions:
+        axes.axvspan(hand.start - start, hand.end - start, color=BY_HAND, lw=0, label="by hand")
     if trace.chunk_actions.ndim == 3 and len(trace.chunk_actions):
         ahead = (np.arange(trace.chunk_actions.shape[1]) + 1) / trace.rate_hz
         times = trace.chunk_stamps[:, None] + ahead - start
