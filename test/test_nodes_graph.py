@@ -270,6 +270,14 @@ def test_a_chunk_with_ragged_points_is_refused(arm):
     arm.wait(lambda: "point 3 has 1 positions" in arm.guard("last_refusal"), "the refusal", 5)
 
 
+def test_bytes_that_are_no_chunk_are_refused(arm):
+    arm.ready()
+    before = arm.guard("refusals.shape")
+    arm.chunk_out.publish(b"\0\1\0\0" + b"\xff" * 40)
+    arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
+    assert "44 bytes are no JointTrajectory" in arm.guard("last_refusal")
+
+
 def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
     arm.ready()
     broken = arm.spec.home * [1, 1, np.nan, 1, 1, 1, 1]

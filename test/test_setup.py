@@ -44,7 +44,7 @@ def test_without_a_sourced_ros_the_wheels_are_taken(tmp_path):
     base = setup_env.choose_base(tmp_path, WITHOUT_ROS)
     assert not base.sourced
     (call,) = setup_env.pip_calls(base, _plan())
-    assert call == ["torch==2.13.0", "--editable", f"{ROOT}[cpu,sim,train,dev,ros,view]"]
+    assert call == ["torch==2.13.0", "--editable", f"{ROOT}[cpu,sim,train,record,dev,ros,view]"]
 
 
 def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):

@@ -67,10 +67,12 @@ def to_trajectory_message(
     columns: Sequence[int],
     sent: float | None = None,
     origin_ns: int = 0,
+    spare: list[JointTrajectoryPoint] | None = None,
 ) -> JointTrajectory:
     """The part of a motion that one controller plays, at its stamp [s] after `origin_ns`.
 
     sent: time [s] it is sent at, for a controller that is to begin when it arrives (stamp 0)
+    spare: points of messages that were sent, to be used again (making them takes longest)
     """
     message = JointTrajectory(joint_names=list(names))
     times = motion.times
@@ -79,17 +81,14 @@ def to_trajectory_message(
     else:
         times = times + max(motion.stamp - sent, MIN_AHEAD_S)
     rows = _on_the_nanosecond(motion, times)
-    message.points = [
-        JointTrajectoryPoint(
-            positions=place,
-            velocities=speed,
-            accelerations=change,
-            time_from_start=_to_duration(t),
-        )
-        for t, place, speed, change in zip(
-            times.tolist(), *(part[:, columns].tolist() for part in rows)
-        )
-    ]
+    spare = [] if spare is None else spare
+    spare += [JointTrajectoryPoint() for _ in range(len(times) - len(spare))]
+    message.points = spare[: len(times)]
+    for point, t, place, speed, change in zip(
+        message.points, times.tolist(), *(part[:, columns].tolist() for part in rows)
+    ):
+        point.positions, point.velocities, point.accelerations = place, speed, change
+        point.time_from_start.sec, point.time_from_start.nanosec = divmod(round(t * NANO), NANO)
     return message
 
 

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+from rclpy.serialization import serialize_message
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
@@ -112,7 +113,7 @@ def _tampered(rig: FaultRig) -> None:
 
 def _flood(rig: FaultRig) -> None:
     """A stranger publishes nonsense as fast as it can."""
-    message = rig.bad_chunk(_not_finite)
+    message = serialize_message(rig.bad_chunk(_not_finite))
 
     def pour() -> None:
         deadline = time.monotonic() + FLOOD_S

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from lifecycle_msgs.msg import Transition
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -17,6 +18,7 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.polled import Polled
 from nac_ros.nodes.processes import SHARED_MEMORY, Processes
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.tick import AT_REST
@@ -63,19 +65,16 @@ class FaultRig:
         self.nodes = _graph(bundle, robot, spec, folder, sim_time, before or {})
         self._domain = domain
         self._rows: list[tuple[float, JointState]] = []
-        self.chunks: list[JointTrajectory] = []
+        self._newest = b""  # chunk, serialized
         self.said = set[str]()
 
     def __enter__(self) -> "FaultRig":
         for process in self.nodes.values():
             self.processes.start(process)
-        self.operator = Operator(self._domain)
+        self.operator = Operator(self._domain, hears_chunks=False)
         node = self.operator.node
-        for kind, topic, seen in (
-            (JointState, "twin/set_point", self._hear),
-            (JointTrajectory, "policy/chunk", self.chunks.append),
-        ):
-            node.create_subscription(kind, topic, seen, qos.RECORD)
+        node.create_subscription(JointState, "twin/set_point", self._hear, qos.RECORD)
+        self._chunks = Polled(node, JointTrajectory, "policy/chunk", qos.COMMAND)
         self._spoil = node.create_publisher(String, "relay/spoil", qos.LATCHED)
         self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         for name in ("guard", "policy"):
@@ -125,7 +124,8 @@ class FaultRig:
                 if self._moves() and operator.newest("guard").get("state") == "running":
                     return
                 time.sleep(0.02)
-        raise NacError(f"the policy did not move the arm: {operator.newest('guard')}")
+        said = {name: operator.newest(name) for name in ("guard", "policy")}
+        raise NacError(f"the policy did not move the arm: {said}")
 
     def mark(self) -> int:
         """How much of the motion was seen."""
@@ -144,7 +144,10 @@ class FaultRig:
 
     def bad_chunk(self, change: Callable[[Chunk], Any]) -> JointTrajectory:
         """A message of the policy's newest chunk, changed to a chunk or a message."""
-        made = change(convert.from_chunk_message(self.chunks[-1]))
+        for received in self._chunks.take():
+            self._newest = received.data
+        message = deserialize_message(self._newest, JointTrajectory)
+        made = change(convert.from_chunk_message(message))
         return convert.to_chunk_message(made) if isinstance(made, Chunk) else made
 
     def reasons(self) -> set[str]:

@@ -7,29 +7,30 @@ death: what the controllers hold ends at rest.
 import time
 from dataclasses import dataclass, fields
 from functools import partial
+from threading import RLock
 from typing import Any, cast, get_args
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Header, String
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.config import bounded
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.controller import Controller
 from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
-from nac_ros.nodes.spin import STEADY, leave, run
+from nac_ros.nodes.guard_inputs import GuardInputs
+from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
 from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.metronome import Metronome
 from nac_ros.runtime.pacer import Pacer
 from nac_ros.runtime.priority import go_first
 from nac_ros.runtime.taped import TapedGuard, tape_folder
-from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode, Source
+from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
 
@@ -69,10 +70,12 @@ class GuardNode(LifecycleNode):
         self._origin_ns: int = self.get_clock().now().nanoseconds  # the guard's time begins here
         self._guard = self._new_guard(config.tape)
         self._intervals = Intervals(self._guard.period)
-        self._active, self._ticks = False, list[Timer]()
+        self._active, self._lock = False, RLock()  # ticks have a thread of their own
         self._shown, self._refusal, self._refused_at = ("inactive", ""), "", 0.0
         self._diagnostics = Diagnostics(self, self._status)
         self._handles: list[Any] = []
+        self._inputs: GuardInputs | None = None
+        self._metronome: Metronome | None = None
         self._pacer = Pacer(COMMAND_S)
         self._scheduling = go_first(config.priority)
         self.get_logger().info(f"scheduled {self._scheduling}")
@@ -84,32 +87,27 @@ class GuardNode(LifecycleNode):
         return TapedGuard(self._spec, self._config, place)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        topic = self._spec.joint_states_topic
         self._command = self.create_publisher(JointState, "guard/command", qos.RECORD)
         self._controllers = [Controller(self, self._spec, group) for group in self._spec.groups]
         self._handles = [
-            self.create_subscription(JointState, topic, self._on_joint_states, qos.SENSOR),
-            self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.COMMAND),
-            self.create_subscription(
-                JointTrajectory, "teleop/command", self._on_teleop, qos.COMMAND
-            ),
-            self.create_subscription(Header, "policy/heartbeat", self._on_heartbeat, qos.COMMAND),
             self.create_subscription(String, "guard/mode", self._on_mode, qos.LATCHED),
             self.create_service(Trigger, "guard/stop", self._on_stop),
             self.create_service(Trigger, "guard/reset", self._on_reset),
             self.create_service(Trigger, "guard/ramp", self._on_ramp),
         ]
+        self._inputs = GuardInputs(self, self._spec, self._origin_ns, self._refused)
+        self._metronome = Metronome(self._guard.period, self._beat, "ticks")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts in mode hold wherever the arm is; the mode counts when it is sent again."""
-        if not self._guard.rests(self._now()):
-            self.get_logger().error("the arm still comes to rest; activate again in a moment")
-            return TransitionCallbackReturn.FAILURE
-        self._guard.restart()
-        self._intervals.restart()
-        self._ticks = [self.create_timer(self._guard.period, self._tick, clock=STEADY)]
-        self._active = True
+        with self._lock:
+            if not self._guard.rests(self._now()):
+                self.get_logger().error("the arm still comes to rest; activate again in a moment")
+                return TransitionCallbackReturn.FAILURE
+            self._guard.restart()
+            self._intervals.restart()
+            self._active = True
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -117,8 +115,9 @@ class GuardNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_beats()
         for handle, destroy in zip(
-            self._handles, [self.destroy_subscription] * 5 + [self.destroy_service] * 3
+            self._handles, [self.destroy_subscription] + [self.destroy_service] * 3
         ):
             destroy(handle)
         for publisher in (self._command, *(c.publisher for c in self._controllers)):
@@ -132,24 +131,39 @@ class GuardNode(LifecycleNode):
     def close(self) -> None:
         """The arm comes to rest before the process ends."""
         self.rest()
+        self._end_beats()
         self._pacer.close()
         if isinstance(self._guard, TapedGuard):
             self._guard.tape.close()
 
     def rest(self) -> None:
         """A planned stop: the controllers get the whole of it, then nothing more comes."""
-        if not self._active:
+        with self._lock:
+            if not self._active:
+                return
+            self._active = False
+            self._guard.set_mode("hold")
+            self._tick()
+            self._pacer.flush()
+            self._shown = ("inactive", "")
+            self._diagnostics.publish()
+
+    def _end_beats(self) -> None:
+        if self._metronome is None or self._inputs is None:
             return
-        self._active = False
-        self.destroy_timer(self._ticks.pop())
-        self._guard.set_mode("hold")
-        self._tick()
-        self._pacer.flush()
-        self._shown = ("inactive", "")
-        self._diagnostics.publish()
+        self._metronome.end()
+        self._inputs.destroy()
+        self._metronome = self._inputs = None
 
     def _now(self) -> float:
         return 1e-9 * (self.get_clock().now().nanoseconds - self._origin_ns)
+
+    def _beat(self) -> None:
+        with self._lock:
+            assert self._inputs is not None
+            self._inputs.take(self._guard, self._now(), self._active)
+            if self._active:
+                self._tick()
 
     def _tick(self) -> None:
         now, steady = self._now(), time.monotonic()
@@ -171,57 +185,33 @@ class GuardNode(LifecycleNode):
         if self._shown != before:
             self._diagnostics.publish()
 
-    def _on_joint_states(self, message: JointState) -> None:
-        try:
-            positions = convert.from_joint_state(message, self._spec.joint_names)
-        except NacError as error:
-            return self._refused(Refusal("joint_states_names", str(error)))
-        stamp = convert.to_seconds(message.header.stamp, self._origin_ns)
-        return self._refused(self._guard.measure(stamp, positions))
-
-    def _on_chunk(self, message: JointTrajectory) -> None:
-        self._take(message, "policy")
-
-    def _on_teleop(self, message: JointTrajectory) -> None:
-        self._take(message, "teleop")
-
-    def _take(self, message: JointTrajectory, source: Source) -> None:
-        if not self._active:
-            return
-        try:
-            chunk = convert.from_chunk_message(message, self._origin_ns)
-        except NacError as error:
-            self._refused(self._guard.refuse("shape", str(error)))
-        else:
-            self._refused(self._guard.accept(chunk, self._now(), source))
-
-    def _on_heartbeat(self, message: Header) -> None:
-        self._guard.beat(self._now())
-
     def _on_mode(self, message: String) -> None:
-        if not self._active:
-            return
-        if message.data not in MODES:
-            known = ", ".join(MODES)
-            text = f"guard/mode '{message.data}' is unknown, so the arm holds; known are: {known}"
-            self._refused(self._guard.refuse("unknown_mode", text))
-        wanted: Mode = cast(Mode, message.data) if message.data in MODES else "hold"
-        self._refused(self._guard.set_mode(wanted))
-        self._diagnostics.publish()
+        known, mode = ", ".join(MODES), message.data
+        with self._lock:
+            if not self._active:
+                return
+            if mode not in MODES:
+                text = f"guard/mode '{mode}' is unknown, so the arm holds; known are: {known}"
+                self._refused(self._guard.refuse("unknown_mode", text))
+            self._refused(self._guard.set_mode(cast(Mode, mode) if mode in MODES else "hold"))
+            self._diagnostics.publish()
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._guard.stop()
+        with self._lock:
+            self._guard.stop()
         response.success, response.message = True, "stopping; guard/reset ends it"
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._guard.reset()
+        with self._lock:
+            self._guard.reset()
         text = "in mode hold, where the arm is, until guard/mode is sent again"
         response.success, response.message = True, text
         return response
 
     def _on_ramp(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        refusal = self._guard.ramp()
+        with self._lock:
+            refusal = self._guard.ramp()
         response.success = refusal is None
         response.message = (
             "moving slowly to where the chunk began" if not refusal else refusal.text
@@ -232,7 +222,8 @@ class GuardNode(LifecycleNode):
         try:
             for parameter in changed:
                 if parameter.name == "speed_scale":
-                    self._guard.set_speed_scale(parameter.value)
+                    with self._lock:
+                        self._guard.set_speed_scale(parameter.value)
         except NacError as error:  # rclpy lets values by that lie a rounding beyond the range
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -248,6 +239,10 @@ class GuardNode(LifecycleNode):
         self._diagnostics.publish()
 
     def _status(self) -> Status:
+        with self._lock:
+            return self._status_now()
+
+    def _status_now(self) -> Status:
         guard, (state, hold) = self._guard, self._shown
         level = ERROR if guard.fault else OK if hold in PLANNED else WARN
         values: dict[str, Any] = {

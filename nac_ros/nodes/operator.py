@@ -39,7 +39,8 @@ class Operator:
     outcome: the newest of the twin
     """
 
-    def __init__(self, domain_id: int, watch: Watch = lambda: None):
+    def __init__(self, domain_id: int, watch: Watch = lambda: None, hears_chunks: bool = True):
+        """hears_chunks: False where others see to them, for a thousand a second keep one busy."""
         self.commands: list[float] = []
         self.chunks: list[Chunk] = []
         self.malformed = 0
@@ -55,7 +56,7 @@ class Operator:
         self.node = Node("operator", context=self._context)
         self._mode = self.node.create_publisher(String, "guard/mode", qos.LATCHED)
         self._task = self.node.create_publisher(String, "task", qos.LATCHED)
-        self._subscribe()
+        self._subscribe(hears_chunks)
         self._thread = Thread(target=self._spin, name="operator", daemon=True)
         self._thread.start()
 
@@ -134,13 +135,15 @@ class Operator:
                 raise NacError(f"waited {timeout_s:.0f} s for {what}; see the nodes' logs")
             time.sleep(POLL_S)
 
-    def _subscribe(self) -> None:
-        for kind, topic, callback, profile in (
+    def _subscribe(self, hears_chunks: bool) -> None:
+        inputs: list[tuple[Any, str, Callable[..., None], Any]] = [
             (JointState, "guard/command", self._on_command, qos.RECORD),
-            (JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD),
             (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
             (String, "twin/outcome", self._on_outcome, qos.LATCHED),
-        ):
+        ]
+        if hears_chunks:
+            inputs.append((JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD))
+        for kind, topic, callback, profile in inputs:
             self.node.create_subscription(kind, topic, callback, profile)
 
     def _on_command(self, message: JointState, info: Mapping[str, Any]) -> None:

@@ -16,6 +16,9 @@ SENSOR_OUT = QoSProfile(depth=5, reliability=_RELIABLE)
 # Chunks, trajectories, heartbeats: it arrives, and the newest replaces what was not read yet.
 COMMAND = QoSProfile(depth=1, reliability=_RELIABLE)
 
+# The same, as the guard listens: a sender that floods the topic pushes nobody else's out.
+CROWD = QoSProfile(depth=32, reliability=_RELIABLE)
+
 # The commanded set-points and diagnostics: whoever looks on gets all of them.
 RECORD = QoSProfile(depth=100, reliability=_RELIABLE)
 

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,6 +31,7 @@ class Closing(Protocol):
 
 def run(make: Callable[[], Closing], argv: list[str] | None = None) -> int:
     """Spins the node that `make` builds until a signal; exit code 2 when it cannot start."""
+    threading.excepthook = _end_with
     wanted: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: wanted.append(received))
@@ -46,6 +49,12 @@ def run(make: Callable[[], Closing], argv: list[str] | None = None) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _end_with(failed: threading.ExceptHookArgs) -> None:
+    """No thread dies unheard: the process goes with it, and others hear of that."""
+    traceback.print_exception(failed.exc_type, failed.exc_value, failed.exc_traceback)
+    leave(1)
 
 
 def _orphaned() -> bool:

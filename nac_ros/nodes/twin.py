@@ -1,14 +1,13 @@
 """Node `twin`: the simulated arm in real time, with the topics of the real one."""
 
 import json
+import sys
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
@@ -19,10 +18,12 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError, NacError, SimulationError
 from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.polled import Polled, Received
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
+from nac_ros.runtime.pacer import SWITCH_S
 from nac_ros.runtime.priority import go_first
-from nac_ros.simulation.jtc import Trajectory, TrajectoryRejected
+from nac_ros.simulation.jtc import TrajectoryRejected
 from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
 
 START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
@@ -69,7 +70,8 @@ class TwinNode(Node):
         self._origin_ns: int = (
             self.get_clock().now().nanoseconds - convert.NANO
         )  # time begins here
-        self._arrivals: deque[tuple[float, Trajectory]] = deque()
+        self._trajectories: list[Polled] = []
+        sys.setswitchinterval(SWITCH_S)  # pictures do not keep physics waiting
         self._wanted: deque[TwinParameters] = deque([self._config])
         self._begun, self._closing, self._fault = Event(), Event(), ""
         self._create_outputs()
@@ -100,20 +102,11 @@ class TwinNode(Node):
         for group in self._spec.groups:
             if group.kind != "jtc":
                 raise ConfigError(f"the twin has no '{group.kind}' controller for {group.name}")
-            callback = partial(self._on_trajectory, group.name)
-            self.create_subscription(JointTrajectory, group.topic, callback, qos.COMMAND)
+            self._trajectories.append(Polled(self, JointTrajectory, group.topic, qos.COMMAND))
         self.create_service(Trigger, "~/reset", self._on_reset)
 
     def _now(self) -> float:
         return (self.get_clock().now().nanoseconds - self._origin_ns) / convert.NANO
-
-    def _on_trajectory(
-        self, group: str, message: JointTrajectory, info: Mapping[str, Any]
-    ) -> None:
-        # when the middleware had it: a controller would not wait for this interpreter
-        arrival = (info["received_timestamp"] - self._origin_ns) / convert.NANO
-        trajectory = convert.from_trajectory_message(message, self._origin_ns)
-        self._arrivals.append((arrival, trajectory))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -164,7 +157,7 @@ class TwinNode(Node):
             live.begin(config.task, config.seed, config.trial, self._now())
         except NacError as error:
             self._fault = str(error)
-        self._arrivals.clear()
+        list(self._arrivals())  # those before it are not meant for this trial
         self._announce(live)
         self._begun.set()
 
@@ -194,13 +187,20 @@ class TwinNode(Node):
             self._set_points.publish(wanted)
 
     def _take_arrivals(self, live: LiveTwin) -> None:
-        while self._arrivals:
-            arrival, trajectory = self._arrivals.popleft()
+        for received in self._arrivals():
+            # when the middleware had it: a controller would not wait for this interpreter
+            arrival = (received.at_ns - self._origin_ns) / convert.NANO
             try:
+                message = received.message(JointTrajectory)
+                trajectory = convert.from_trajectory_message(message, self._origin_ns)
                 if live.send(trajectory, arrival):
                     self._announce(live)
-            except TrajectoryRejected as error:
+            except (NacError, TrajectoryRejected) as error:
                 self.get_logger().warning(f"trajectory rejected: {error}")
+
+    def _arrivals(self) -> Iterator[Received]:
+        for polled in self._trajectories:
+            yield from polled.take()
 
     def _publish_images(self, stamp: float, images: Images) -> None:
         for name, image in images.items():
