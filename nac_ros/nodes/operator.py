@@ -98,9 +98,9 @@ class Operator:
             said = self.newest(node).get("message", "see its log")
             raise NacError(f"node {node} refused transition {transition}: {said}")
 
-    def trigger(self, service: str) -> str:
+    def trigger(self, service: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
         """Calls a Trigger service; its message, or NacError with it when it says no."""
-        answer = self.call(Trigger, service, Trigger.Request())
+        answer = self.call(Trigger, service, Trigger.Request(), timeout_s)
         if not answer.success:
             raise NacError(f"{service}: {answer.message}")
         return answer.message

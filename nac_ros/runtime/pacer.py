@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
-SWITCH_S = 5e-4  # so long another thread may keep the interpreter from this one
+SWITCH_S = 1e-4  # so long another thread may keep the interpreter from this one
 OFF_S = 3e-3  # a clock that strays farther from the steady one is followed anew
 
 Deed = Callable[[], None]

@@ -1,0 +1,289 @@
+"""Recording at a lab's full rate: two cameras of 640 x 480 at 30 Hz and 100 Hz joint states.
+
+`make soak`; one kill of the hundred runs with the other tests.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread, Timer
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+pytest.importorskip("mcap")
+
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import JointState
+
+from nac_ros.data import bag, bagfile, streams
+from nac_ros.errors import NacError
+from nac_ros.nodes import convert, images, qos
+from nac_ros.nodes.graph import camera_graph, recorder_graph
+from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.processes import Processes
+from nac_ros.robot import config_dir, load_robot
+
+WIDTH, HEIGHT, RATE_HZ, JOINTS_HZ = 640, 480, 30.0, 100.0
+JOINTS = "/joint_states"
+PROMPT = "Place the marker in the bin."
+LAST_S = 1.0  # what a kill may cost: the recorder flushes each second,
+BUSY_S = 0.5  # and a disk that is busy takes its time
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Four seconds of pictures, no two the same."""
+    path = tmp_path_factory.mktemp("film") / "film.avi"
+    size = (WIDTH, HEIGHT)
+    out = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), RATE_HZ, size)
+    ramp = np.repeat(np.linspace(0, 255, WIDTH, dtype=np.uint8)[None], HEIGHT, 0)
+    for i in range(120):
+        out.write(np.stack([np.roll(ramp, 5 * i, 1), ramp, np.roll(ramp, 2 * i, 0)], 2))
+    out.release()
+    return path
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
+    for camera in facts["cameras"]:
+        camera |= {"width": WIDTH, "height": HEIGHT, "rate_hz": RATE_HZ, "max_age_s": 1.0}
+    path = tmp_path_factory.mktemp("robot") / "vx300s.yaml"
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+class Joints:
+    """Joint states at 100 Hz from a thread, and the stamps [ns] of all that were sent."""
+
+    def __init__(self, node, spec):
+        self._out = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_OUT)
+        self._spec, self.sent, self._ending = spec, [], Event()
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self):
+        began = time.monotonic()
+        for k in itertools.count():
+            place = self._spec.home + 0.01 * np.sin(k / 50)
+            message = convert.to_joint_state(time.time(), self._spec.joint_names, place)
+            self._out.publish(message)
+            stamp = message.header.stamp
+            self.sent.append(stamp.sec * convert.NANO + stamp.nanosec)
+            if self._ending.wait(max(began + (k + 1) / JOINTS_HZ - time.monotonic(), 0)):
+                return
+
+
+class Line:
+    """Camera nodes that play the film, joint states, and a recorder that may be killed."""
+
+    def __init__(self, folder, robot, film, **recorder):
+        self.out, self.spec = folder / "episodes", load_robot(robot)
+        variables = {
+            "ROS_DOMAIN_ID": str(10 + os.getpid() % 80),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        }
+        self._before = {key: os.environ.get(key) for key in (*variables, images.PROFILES)}
+        os.environ.update({**variables, **images.environment()})
+        self.processes = Processes(folder / "logs", variables)
+        self.operator = Operator(int(variables["ROS_DOMAIN_ID"]))
+        given = {"out": str(self.out), "min_free_gb": 0.0, "robot": str(robot), **recorder}
+        (self._recorder,) = recorder_graph(**given)
+        playing = {"source": "file", "path": str(film), "rate_hz": RATE_HZ}
+        for camera in self.spec.cameras:
+            (node,) = camera_graph(camera.name, str(robot), **playing)
+            self._begin(node)
+        self.joints = Joints(self.operator.node, self.spec)
+        self.operator.publish_task(PROMPT)
+        self.begin()
+
+    def _begin(self, node):
+        pid = self.processes.start(node)
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            self.operator.change_state(node.name, transition)
+        return pid
+
+    def begin(self):
+        """A recorder that sees all its streams."""
+        self.operator.diagnostics.pop("recorder", None)
+        self.pid = self._begin(self._recorder)
+
+        def ready():
+            said = self.operator.newest("recorder")
+            wrong = any(key.startswith("wrong.") for key in said)
+            return said.get("state") == "ready" and said.get("task") == PROMPT and not wrong
+
+        self.operator.wait(ready, "streams", 30)
+
+    def close(self):
+        self.joints.close()
+        self.operator.__exit__()
+        self.processes.end()
+        for key, value in self._before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+    def episodes(self):
+        return sorted(self.out.iterdir()) if self.out.is_dir() else []
+
+
+@pytest.fixture
+def line(tmp_path, robot, film):
+    opened = []
+
+    def open_line(**recorder):
+        opened.append(Line(tmp_path, robot, film, **recorder))
+        return opened[-1]
+
+    yield open_line
+    for one in opened:
+        one.close()
+        shutil.rmtree(one.out, ignore_errors=True)  # tens of gigabytes
+
+
+def stamps_of(folder):
+    """Topic -> stamps [ns] of an episode's messages."""
+    found = {}
+    for message in bagfile.messages(folder):
+        stamp = streams.stamp_of(message.kind, message.data)
+        found.setdefault(message.topic, []).append(stamp)
+    return found
+
+
+def missing(line, stamps):
+    """Topic -> messages of the middle of an episode that were sent and are not in it, by their
+    stamps: joint states by those that were sent, pictures by the grid that a file is played on."""
+    joints = stamps[JOINTS]
+    sent = [stamp for stamp in line.joints.sent if joints[0] <= stamp <= joints[-1]]
+    lost = {JOINTS: len(set(sent) - set(joints))}
+    for camera in line.spec.cameras:
+        steps = np.diff(stamps[f"/{camera.topic}"]) * 1e-9 * RATE_HZ
+        lost[f"/{camera.topic}"] = int((np.round(steps) - 1).sum())
+    return lost
+
+
+def drops(line):
+    """Pictures that the cameras themselves left out."""
+    return {
+        f"/{camera.topic}": line.operator.newest(f"camera_{camera.name}")["drops"]
+        for camera in line.spec.cameras
+    }
+
+
+def cpu_s(pid):
+    """Seconds of a core that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("priority", [0, 30])
+def test_five_minutes_are_recorded_without_losing_one_message(line, priority):
+    line = line(priority=priority)
+    before = drops(line)
+    line.operator.trigger("recorder/start")
+    began, spent = time.monotonic(), cpu_s(line.pid)
+    time.sleep(300)
+    share = (cpu_s(line.pid) - spent) / (time.monotonic() - began)
+    said = line.operator.trigger("recorder/stop")
+    dropped = {topic: n - before[topic] for topic, n in drops(line).items()}
+    (folder,) = line.episodes()
+    size = (folder / bag.FILE).stat().st_size / 1e9
+    stamps = stamps_of(folder)
+    lost = missing(line, stamps)
+    counts = {topic: len(rows) for topic, rows in stamps.items()}
+    print(f"\npriority {priority}: {share:.0%} of a core, {size:.1f} GB, {counts}; missing "
+          f"{lost}, of these the cameras left out {dropped}; {said}")  # fmt: skip
+    assert bagfile.facts_of(folder)["lost"] == "0"
+    assert [topic for topic, n in lost.items() if n > dropped.get(topic, 0)] == []
+    assert min(counts[f"/{c.topic}"] for c in line.spec.cameras) > 290 * RATE_HZ
+
+
+def record_until_killed(line, seconds, length_s):
+    """Episodes one after the other until the recorder is killed after `seconds`; those that it
+    said were kept, and when it was killed [ns]."""
+    killed, kept = [], []
+
+    def kill():
+        os.kill(line.pid, signal.SIGKILL)
+        killed.append(time.time_ns())
+
+    timer = Timer(seconds, kill)
+    timer.start()
+    with suppress(NacError):
+        while not killed:
+            line.operator.trigger("recorder/start", 3.0)
+            time.sleep(length_s)
+            line.operator.trigger("recorder/stop", 3.0)
+            kept.append(line.episodes()[-1])
+    timer.join()
+    line.processes.kill("recorder")
+    return kept, killed[0]
+
+
+def look_back(line, kept, killed):
+    """Nothing that was kept is lost; how much of its end the open one lost [s], None where nothing
+    was open or it had only begun."""
+    for folder in kept:
+        assert folder.is_dir()
+        stamps = stamps_of(folder)
+        assert len(stamps) >= 1 + len(line.spec.cameras)
+    left = [folder for folder in line.episodes() if folder.name.endswith(bag.PARTIAL)]
+    assert len(left) <= 1
+    for folder in left:
+        begun = folder.stat().st_ctime_ns if not any(folder.iterdir()) else None
+        if begun is not None:  # killed between two lines
+            return None
+        repaired = bagfile.repair(folder)
+        if not repaired.messages.get(JOINTS):
+            first = (repaired.folder / bag.FILE).stat().st_size
+            assert first < 1 << 20  # it had only begun
+            return None
+        last = stamps_of(repaired.folder)[JOINTS][-1]
+        return (killed - last) * 1e-9
+    return None
+
+
+def kill_and_look(line, seconds, length_s):
+    kept, killed = record_until_killed(line, seconds, length_s)
+    lost = look_back(line, kept, killed)
+    shutil.rmtree(line.out)
+    return len(kept), lost
+
+
+def test_a_kill_while_pictures_stream_costs_no_more_than_the_last_second(line):
+    line = line()
+    kept, lost = kill_and_look(line, 6.3, 2.0)
+    assert kept >= 1
+    assert lost is None or lost < LAST_S + 4 * BUSY_S  # a machine that runs all tests is busy
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(5400)
+def test_a_hundred_kills_lose_no_finished_episode_and_no_more_than_a_second(line):
+    line, random = line(), np.random.default_rng(0)
+    finished, ends = 0, []
+    for turn in range(100):
+        if turn:
+            line.begin()
+        kept, lost = kill_and_look(line, random.uniform(0.5, 8.0), random.uniform(0.5, 3.0))
+        finished += kept
+        ends += [] if lost is None else [lost]
+    print(f"\n100 kills: {finished} finished episodes, all whole; {len(ends)} open ones are "
+          f"recovered but for {np.median(ends):.2f} s, {max(ends):.2f} at most")  # fmt: skip
+    assert len(ends) > 50
+    assert max(ends) < LAST_S + BUSY_S
