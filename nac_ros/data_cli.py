@@ -60,6 +60,14 @@ def _recordings(data: Any) -> None:
     look.add_argument("--action-key", help="column of the actions")
     look.add_argument("--state-key", help="column of the joint state")
     look.add_argument("--out", type=Path, default=Path("runs/view"))
+    show = arguments.command(
+        data, "demonstrate", recording_commands.demonstrate,
+        "a scripted operator leads the twin by a leader arm, over ROS 2, and records it",
+    )  # fmt: skip
+    show.add_argument("--task", required=True)
+    show.add_argument("--episodes", type=arguments.count, default=20, help="that succeed")
+    show.add_argument("--noise", type=float, default=0.0, help="share that begins disturbed")
+    show.add_argument("--out", type=Path, required=True, help="folder of the episodes")
     again = arguments.command(
         data, "replay", recording_commands.rerun, "an episode through the guard, on twin or arm"
     )

@@ -89,6 +89,18 @@ def _findings(path: Path, index: int) -> list[str]:
     return [finding.message for finding in check_recordings(path) if finding.episode == index]
 
 
+def demonstrate(a: Namespace) -> dict[str, Any]:
+    """Episodes that a scripted operator records by teleoperation."""
+    from nac_ros.nodes.scripted_hand import HandConfig, record_demonstrations
+
+    config = HandConfig(
+        task=a.task, episodes=a.episodes, noise=a.noise, seed=a.seed, out=str(a.out)
+    )
+    figures = record_demonstrations(config)
+    print(f"{figures['kept']} episodes in {figures['out']}, {figures['minutes']:.1f} min")
+    return figures
+
+
 def rerun(a: Namespace) -> dict[str, Any]:
     """An episode through the guard, on the twin or on the arm."""
     from nac_ros.nodes.rerun_episode import RerunConfig, rerun_episode

@@ -13,6 +13,7 @@ from nac_ros.nodes.access import ENCLAVE, camera_node
 from nac_ros.robot import config_dir, load_robot
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
+STILL_S = 60.0
 TWIN = "twin"  # as a robot's name: the simulated arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -142,6 +143,8 @@ def record_graph(
             node for c in spec.cameras for node in camera_graph(c.name, described, **chosen)
         )
     )
+    if robot == TWIN:  # whose cameras have no noise, so that an arm at rest is one picture
+        recorder = {"max_frozen_s": STILL_S, **recorder}
     guard, _ = policy_graph(robot=described)
     hand = teleop_graph(described, mapping)
     return (*seen, guard, *hand, *recorder_graph(described, **known, **recorder))
