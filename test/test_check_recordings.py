@@ -36,6 +36,7 @@ def test_a_sound_episode_has_no_findings_and_info_says_what_it_is(tmp_path, caps
 def test_everything_that_is_wrong_is_named(tmp_path, capsys):
     recorded(tmp_path / "a", seconds=3.0, holes=[(1.0, 1.6)], outcome="interrupted")
     recorded(tmp_path / "b", command=False)
+    recorded(tmp_path / "d", holes=[(k / 30 - 0.01, k / 30 + 0.01) for k in range(10, 50, 5)])
     BagWriter(tmp_path / "c", {}).abandon()
     findings = texts(tmp_path)
     assert "dataset: c.partial was never finished" in findings[0]
@@ -43,6 +44,9 @@ def test_everything_that_is_wrong_is_named(tmp_path, capsys):
     assert len(holes) == 1 and holes[0].startswith("episode 0: a: ")
     assert any(
         "episode 0: a: nobody judged it, its outcome is 'interrupted'" in t for t in findings
+    )
+    assert any(
+        "frames hold the picture before: cameras left some out" in text for text in findings
     )
     assert any("episode 1: b: no guard/command in it" in text for text in findings)
     assert main(["data", "check", str(tmp_path)]) == 2

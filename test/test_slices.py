@@ -125,6 +125,23 @@ def test_a_hole_ends_a_slice_and_a_missing_picture_does_not(tmp_path):
     assert np.diff(first.stamps_ns).max() < 1.5e9 / 30
 
 
+def test_pictures_that_cameras_left_out_are_held_as_long_as_a_picture_may_age(tmp_path):
+    recorded(tmp_path / "a", seconds=3.0, holes=[(0.99, 1.05), (2.0, 2.03)])
+    dataset = RecordingDataset.open(tmp_path)
+    (info,) = dataset.episodes
+    episode = dataset.episode(0)
+    assert info.length == len(episode) >= 87
+    times = (episode.stamps_ns - T0) * 1e-9
+    assert np.diff(times) == pytest.approx(1 / 30, abs=1e-6)
+    shown = episode.images["scene"][:, 40, 40, 0].astype(int)
+    held = np.flatnonzero(np.diff(shown) == 0) + 1
+    assert len(held) == 3
+    assert episode.ages_ms["scene"][held] == pytest.approx([33.3, 66.7, 33.3], abs=0.5)
+    assert np.delete(episode.ages_ms["scene"], held) == pytest.approx(0.0, abs=1e-3)
+    nearest = SPEC.home + 0.001 * np.round(times * 100)[:, None] - 0.01
+    assert np.abs(episode.proprio - nearest).max() < 1.1e-3  # these went on
+
+
 def test_a_hand_that_took_over_is_marked_and_a_demonstration_by_hand_is_not(tmp_path):
     recorded(tmp_path / "a", modes=[(0.0, "policy"), (0.5, "teleop"), (1.0, "policy")])
     recorded(tmp_path / "b", modes=[(0.0, "teleop")], outcome="failure")

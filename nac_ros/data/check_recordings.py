@@ -12,6 +12,7 @@ from nac_ros.data.recordings import JUDGED, MIN_FRAMES, episode_folders, spec_of
 from nac_ros.data.slices import Cut
 from nac_ros.errors import DatasetError
 
+MANY_HELD = 0.1  # share of the frames
 STILL = 1e-3  # [rad or m] an arm that moves less in a whole episode did nothing
 
 
@@ -58,6 +59,11 @@ def _check_frames(cut: Cut) -> list[str]:
     if len(parts) > 1:
         ends = [f"{part.stamps[-1] - cut.slices[0].stamps[0]:.1f}" for part in parts[:-1]]
         found.append(f"holes after {', '.join(ends)} s make {len(parts)} episodes of it")
+    frames = sum(map(len, parts))
+    if cut.held > MANY_HELD * frames:
+        found.append(
+            f"{cut.held} of {frames} frames hold the picture before: cameras left some out"
+        )
     moved = np.concatenate([[o.proprio[-1] for o in part.observations] for part in parts])
     if float(np.ptp(moved, axis=0).max()) < STILL:
         found.append("the arm never moves")

@@ -2,7 +2,8 @@
 
 Messages come in the order in which they were received. A frame is taken as soon as every camera
 has reached its time, as the policy would have seen it then; the frames of one slice lie one
-control period apart. Where a stream has a hole, a slice ends.
+control period apart. Where cameras left pictures out, the one before is held for as long as the
+robot's YAML lets a picture age; at a longer hole a slice ends.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from nac_ros.devices import jpeg
 from nac_ros.errors import BadObservation
 from nac_ros.robot import RobotSpec
 
-EARLY, LATE = 0.5, 1.5  # control periods after the last frame in which the next one lies
+EARLY = 0.5  # control periods after the last frame, before which none is taken
 
 
 @dataclass
@@ -59,10 +60,12 @@ class Slice:
 class Cut:
     """All of one recording; times are seconds after `origin_ns`.
 
+    held: frames that show the picture of the frame before, because the cameras left theirs out
     modes: when guard/mode said what; refused: what did not fit, as the live bridge counts it
     """
 
     origin_ns: int = 0
+    held: int = 0
     slices: list[Slice] = field(default_factory=list)
     commands: Track = field(default_factory=Track)
     modes: list[tuple[float, str]] = field(default_factory=list)
@@ -78,6 +81,7 @@ class Cutter:
         pictures = [spec.camera(name) for name in cameras]
         self._cameras = {f"/{t}": c.name for c in pictures for t in (c.topic, c.compressed_topic)}
         self._period = 1 / spec.action_rate_hz
+        self._patience = min((camera.max_age_s for camera in pictures), default=0.0)
         self.cut = Cut()
 
     def take(self, message: Message) -> None:
@@ -127,10 +131,27 @@ class Cutter:
             return
         if not self._images:
             observation = replace(observation, images={})
-        if not slices or observation.stamp > last + LATE * self._period:
+        if not slices or not self._bridged(slices[-1], observation.stamp):
             slices.append(Slice())
         slices[-1].observations.append(observation)
         slices[-1].ages.append(self._aligner.ages(observation.stamp))
+
+    def _bridged(self, part: Slice, stamp: float) -> bool:
+        """Whether the frame at `stamp` [s] goes on with a slice; those between it and the last one
+        hold the last one's pictures."""
+        last, ages = part.observations[-1], part.ages[-1]
+        count = round((stamp - last.stamp) / self._period)
+        times = np.linspace(last.stamp, stamp, max(count, 1) + 1)[1:-1]
+        if len(times) and times[-1] + max(ages.values(), default=0) > last.stamp + self._patience:
+            return False
+        try:
+            between = [self._aligner.at(float(t), self._task) for t in times]
+        except BadObservation:  # no joint states either
+            return False
+        part.observations += [replace(frame, images=last.images) for frame in between]
+        part.ages += [{name: age + t - last.stamp for name, age in ages.items()} for t in times]
+        self.cut.held += len(times)
+        return True
 
 
 def cut(

@@ -70,7 +70,7 @@ def record_demonstrations(config: HandConfig) -> dict[str, Any]:
         if node.name == "recorder":
             node.parameters["task"] = prompt
         elif node.name == "teleop":
-            node.parameters.update(speed=1.0, acceleration=1.0)
+            node.parameters.update(speed=1.0, acceleration=1.0, clutching="absolute")
     kept, failed = 0, 0
     with running(graph, logs) as (_, operator):
         hand = _Hand(operator, spec)
