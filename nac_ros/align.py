@@ -17,8 +17,9 @@ from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation
 from nac_ros.robot import Align, RobotSpec
 
-FROZEN_S = 0.3  # one picture for longer, while a joint moved by more than
-FROZEN_MOVE = 0.05  # [rad or m]
+FROZEN_S = 0.3  # one picture for longer,
+FROZEN_MOVE = 0.05  # [rad or m] although a joint had moved by more
+SHOWN_S = 0.1  # when it was taken: an arm that only just began to move need not show
 
 
 class Stream:
@@ -89,6 +90,7 @@ class Aligner:
         self._joints = Stream("joint_states", depth=256)
         self._images = {name: Stream(f"camera {name}", depth=16) for name in cameras}
         self._changed: dict[str, tuple[float, np.ndarray | None]] = {}
+        self._moved: dict[str, tuple[float, float]] = {}  # camera -> when and how far since then
 
     def clear(self) -> None:
         """Forgets all samples."""
@@ -96,6 +98,7 @@ class Aligner:
         for stream in self._images.values():
             stream.clear()
         self._changed.clear()
+        self._moved.clear()
 
     def push_joints(self, stamp: float, positions: np.ndarray) -> None:
         """Adds joint positions `[D]` [rad or m] in the robot's order; NaN or inf is refused."""
@@ -111,6 +114,10 @@ class Aligner:
                 f"joint_states: not finite at {', '.join(bad)}; check the driver", "not_finite"
             )
         self._joints.push(stamp, values)
+        for camera, (_, then) in self._changed.items():
+            moved = 0.0 if then is None else float(np.abs(values - then).max())
+            if moved > FROZEN_MOVE and camera not in self._moved:
+                self._moved[camera] = stamp, moved
 
     def push_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Adds an RGB uint8 image `[H, W, 3]` of the size that the robot's YAML gives."""
@@ -126,6 +133,7 @@ class Aligner:
         stream.push(stamp, image)
         if before is None or not np.array_equal(before, image):
             self._changed[camera] = (stamp, self._joints.last)
+            self._moved.pop(camera, None)
 
     def observe(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
@@ -179,11 +187,9 @@ class Aligner:
 
     def _check_frozen(self, camera: str, newest: float) -> None:
         """A camera that shows one picture while the arm moves is not looking any more."""
-        since, joints = self._changed[camera]
-        if newest - since <= FROZEN_S or joints is None:
-            return
-        moved = float(np.abs(self._joints.last - joints).max())
-        if moved > FROZEN_MOVE:
+        since, _ = self._changed[camera]
+        moved_at, moved = self._moved.get(camera, (newest, 0.0))
+        if newest - since > FROZEN_S and newest - moved_at > SHOWN_S:
             raise BadObservation(
                 f"camera {camera}: the same picture for {newest - since:.2f} s while the arm "
                 f"moved by {moved:.3f} rad or m; it is frozen, start its driver anew",

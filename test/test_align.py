@@ -50,6 +50,22 @@ def test_a_camera_that_shows_one_picture_while_the_arm_moves_is_frozen():
     assert frozen.observe(1.02, "t").stamp == 1.0
 
 
+def test_an_arm_that_only_just_began_to_move_need_not_show():
+    aligner = Aligner(ROBOT, ("scene",), 1)
+    for k in range(31):  # at rest, one picture
+        aligner.push_joints(k / 30, ROBOT.home)
+        aligner.push_image("scene", k / 30, image(0, ROBOT.camera("scene")))
+    for k in range(1, 10):  # it moves, and the pictures of it are late
+        aligner.push_joints(1 + k / 100, ROBOT.home + 0.02 * k)
+    assert aligner.observe(1.09, "t").stamp == 1.0
+    aligner.push_image("scene", 1.12, image(0, ROBOT.camera("scene")))  # it moved at 1.03 s
+    aligner.push_joints(1.15, ROBOT.home + 0.3)
+    assert aligner.observe(1.15, "t").stamp == 1.12
+    aligner.push_image("scene", 1.14, image(0, ROBOT.camera("scene")))
+    with pytest.raises(BadObservation, match=r"the same picture for 1\.14 s"):
+        aligner.observe(1.15, "t")
+
+
 def test_one_picture_of_an_arm_that_rests_is_no_fault():
     aligner = Aligner(ROBOT, ("scene",), 2)
     for k in range(60):

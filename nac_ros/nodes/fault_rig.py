@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lifecycle_msgs.msg import Transition
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -125,7 +125,21 @@ class FaultRig:
                     return
                 time.sleep(0.02)
         said = {name: operator.newest(name) for name in ("guard", "policy")}
-        raise NacError(f"the policy did not move the arm: {said}")
+        raise NacError(
+            f"the policy did not move the arm: {said}; came in a second: {self._flowing()}"
+        )
+
+    def _flowing(self) -> dict[str, int]:
+        """Topic -> messages in a second, of what the relay gets and what it passes on."""
+        kinds = {self.spec.joint_states_topic: JointState}
+        kinds |= {camera.topic: Image for camera in self.spec.cameras}
+        polled = {
+            topic: Polled(self.operator.node, kind, topic, qos.RECORD)
+            for name, kind in kinds.items()
+            for topic in (f"raw/{name}", name)
+        }
+        time.sleep(1.0 + MATCH_S)
+        return {topic: len(list(one.take())) for topic, one in polled.items()}
 
     def mark(self) -> int:
         """How much of the motion was seen."""

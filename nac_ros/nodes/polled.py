@@ -41,14 +41,14 @@ class Polled:
         self.subscription = node.create_subscription(
             kind, topic, lambda _: None, profile, callback_group=_Nobody(), raw=True
         )
-        self._kind, self._depth = kind, profile.depth
+        self.kind, self.topic, self._depth = kind, topic, profile.depth
 
     def take(self) -> Iterator[Received]:
         """What came since the last call, oldest first; no more than the profile is deep."""
         handle = self.subscription.handle
         with handle:
             for _ in range(self._depth):
-                taken = handle.take_message(self._kind, True)
+                taken = handle.take_message(self.kind, True)
                 if taken is None:
                     return
                 data, info = taken

@@ -5,6 +5,7 @@ Deactivated, killed or deaf it sends nothing, so the guard brings the arm to res
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from nac_ros.devices.pilot import Pilot, PilotConfig
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.polled import Polled
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import load_robot
 
@@ -66,6 +68,7 @@ class TeleopNode(LifecycleNode):
         self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
         self._state, self._ticks = "not configured", list[Timer]()
         self._handles: list[Any] = []
+        self._inputs: list[tuple[Polled, Callable[[Any], None]]] = []
         self._calls: dict[str, Any] = {}
         self._said: dict[str, str] = {}  # action -> what became of its newest call
         self._marked = 0  # takeovers that the recorder was told of
@@ -74,22 +77,26 @@ class TeleopNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._commands = self.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
         self._modes = self.create_publisher(String, "guard/mode", qos.LATCHED)
-        self._handles = [
-            self.create_subscription(JointState, "guard/command", self._on_set_point, qos.RECORD),
-            self.create_subscription(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD),
+        reports = self.create_subscription(
+            DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD
+        )
+        self._inputs = [
+            (Polled(self, JointState, "guard/command", qos.SENSOR), self._on_set_point)
         ]
         if self._keyboard is None:
-            heard = self.create_subscription(Joy, "joy", self._on_joy, qos.SENSOR)
-            self._handles.append(heard)
+            self._inputs.append((Polled(self, Joy, "joy", qos.SENSOR), self._on_joy))
         if self._pilot.hand.source == "leader":
-            heard = self.create_subscription(JointState, LEADER_TOPIC, self._on_leader, qos.SENSOR)
-            self._handles.append(heard)
+            leader = Polled(self, JointState, LEADER_TOPIC, qos.SENSOR)
+            self._inputs.append((leader, self._on_leader))
+        self._handles = [reports, *(polled.subscription for polled, _ in self._inputs)]
         self._calls = {name: self.create_client(Trigger, to) for name, to in SERVICES.items()}
         self._set_state("inactive")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._pilot.restart()
+        for polled, _ in self._inputs:
+            list(polled.take())  # nothing that was done before counts
         period = 1 / self._parameters.rate_hz
         self._ticks = [self.create_timer(period, self._tick, clock=STEADY)]
         self._set_state("active")
@@ -137,6 +144,7 @@ class TeleopNode(LifecycleNode):
             self._modes.publish(String(data=mode))
 
     def _tick(self) -> None:
+        self._take_inputs()
         now, before = time.monotonic(), self._text()
         if self._keyboard is not None and (keys := self._keyboard.poll(now)) is not None:
             self._pilot.joy(now, *keys)
@@ -153,6 +161,14 @@ class TeleopNode(LifecycleNode):
         if self._text() != before:
             self._diagnostics.publish()
 
+    def _take_inputs(self) -> None:
+        for polled, told in self._inputs:
+            for received in polled.take():
+                try:
+                    told(received.message(polled.kind))
+                except NacError as error:
+                    self.get_logger().warning(f"{polled.topic}: {error}", once=True)
+
     def _on_joy(self, message: Joy) -> None:
         self._pilot.joy(time.monotonic(), message.axes, message.buttons)
 
@@ -160,12 +176,7 @@ class TeleopNode(LifecycleNode):
         self._pilot.lead(time.monotonic(), message.name, message.position)
 
     def _on_set_point(self, message: JointState) -> None:
-        names = self._spec.joint_names
-        try:
-            positions = convert.from_joint_state(message, names)
-        except NacError as error:
-            self.get_logger().warning(f"guard/command is of another robot: {error}", once=True)
-            return
+        positions = convert.from_joint_state(message, self._spec.joint_names)
         self._pilot.commanded(time.monotonic(), positions, np.array(message.velocity))
 
     def _on_reports(self, message: DiagnosticArray) -> None:

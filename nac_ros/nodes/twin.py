@@ -71,6 +71,7 @@ class TwinNode(Node):
             self.get_clock().now().nanoseconds - convert.NANO
         )  # time begins here
         self._trajectories: list[Polled] = []
+        self._told = 0.0  # stamp of the newest joint states
         sys.setswitchinterval(SWITCH_S)  # pictures do not keep physics waiting
         self._wanted: deque[TwinParameters] = deque([self._config])
         self._begun, self._closing, self._fault = Event(), Event(), ""
@@ -180,6 +181,9 @@ class TwinNode(Node):
 
     def _publish_joints(self, live: LiveTwin) -> None:
         stamp, names, origin = live.stamp, self._spec.joint_names, self._origin_ns
+        if stamp == self._told:  # no physics step since
+            return
+        self._told = stamp
         measured = convert.to_joint_state(stamp, names, live.twin.proprio(), origin_ns=origin)
         self._joint_states.publish(measured)
         if self._config.set_points:
