@@ -36,6 +36,26 @@ def test_every_thread_goes_first_also_one_that_comes_later():
     assert "real time, priority 7, memory locked" in out and "{(True, 7)} 3" in out
 
 
+@pytest.mark.skipif(not ALLOWED, reason="this user may have no real-time priority")
+def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
+    out = told(
+        "import os, threading\n"
+        "from pathlib import Path\n"
+        "from nac_ros.runtime.priority import go_first, threads_named\n"
+        "wait, ids = threading.Event(), []\n"
+        "def stay(name):\n"
+        "    ids.append(threading.get_native_id())\n"
+        "    Path('/proc/thread-self/comm').write_text(name)\n"
+        "    wait.wait()\n"
+        "for name in ('slow-0', 'slow-1', 'other'):\n"
+        "    threading.Thread(target=stay, args=(name,), daemon=True).start()\n"
+        "while len(threads_named('slow-')) < 2 or not threads_named('other'): pass\n"
+        "go_first(7, but={*threads_named('slow-'), ids[2]})\n"
+        "print([os.sched_getscheduler(t) == os.SCHED_FIFO for t in (os.getpid(), *ids)])\n"
+    )
+    assert out == "[True, False, False, False]\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without the right")
 def test_who_may_not_goes_on_as_before_and_says_how_to_mend_it():
     code = (

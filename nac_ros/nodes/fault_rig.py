@@ -75,7 +75,7 @@ class FaultRig:
         node = self.operator.node
         node.create_subscription(JointState, "twin/set_point", self._hear, qos.RECORD)
         self._chunks = Polled(node, JointTrajectory, "policy/chunk", qos.COMMAND)
-        self._spoil = node.create_publisher(String, "relay/spoil", qos.LATCHED)
+        self._spoil = node.create_publisher(String, "relay/spoil", qos.RECORD)
         self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         for name in ("guard", "policy"):
             self.activate(name)

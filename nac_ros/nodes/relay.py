@@ -57,7 +57,7 @@ class RelayNode(Node):
             self._kept[topic] = deque(maxlen=LATE)
             pass_on = partial(self._pass, kind is Image, topic, out)
             self.create_subscription(kind, f"raw/{topic}", pass_on, qos.RECORD)
-        self.create_subscription(String, "relay/spoil", self._on_spoil, qos.LATCHED)
+        self.create_subscription(String, "relay/spoil", self._on_spoil, qos.RECORD)
         if config.clock_hz:
             self._clock = self.create_publisher(Clock, "/clock", qos.SENSOR_OUT)
             self._tick_s = 1 / config.clock_hz

@@ -1,7 +1,6 @@
 """Node `twin`: the simulated arm in real time, with the topics of the real one."""
 
 import json
-import sys
 import traceback
 from collections import deque
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.polled import Polled, Received
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
-from nac_ros.runtime.pacer import SWITCH_S
-from nac_ros.runtime.priority import go_first
+from nac_ros.runtime.priority import go_first, threads_named
 from nac_ros.simulation.jtc import TrajectoryRejected
 from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
 
+RENDERING = "llvmpipe"  # threads of Mesa's software renderer
 START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
 
 
@@ -40,8 +39,8 @@ class TwinParameters:
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
     set_points: whether what the controller interpolates is published too, on `~/set_point`
-    priority: real time on Linux (SCHED_FIFO) where the system lets it; 0 = as other processes,
-        for its cameras take what a policy needs on few cores
+    priority: real time on Linux (SCHED_FIFO) where the system lets it, but for its cameras, which
+        take what a policy needs on few cores; 0 = as other processes
     recordings: folder for one .npz per trial; nothing is recorded when empty
     """
 
@@ -52,7 +51,7 @@ class TwinParameters:
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
     set_points: bool = False
-    priority: int = bounded(0, 0, 98)
+    priority: int = bounded(40, 0, 98)
     recordings: str = ""
 
     def __post_init__(self) -> None:
@@ -72,17 +71,19 @@ class TwinNode(Node):
         )  # time begins here
         self._trajectories: list[Polled] = []
         self._told = 0.0  # stamp of the newest joint states
-        sys.setswitchinterval(SWITCH_S)  # pictures do not keep physics waiting
         self._wanted: deque[TwinParameters] = deque([self._config])
         self._begun, self._closing, self._fault = Event(), Event(), ""
         self._create_outputs()
+        self._cameras = LiveCameras(self._spec, self._publish_images)
         self._thread = Thread(target=self._run, name="physics", daemon=True)
         self._thread.start()
         self._wait_for_trial()
         if self._fault:
             raise SimulationError(self._fault)
         self._create_inputs()
-        self.get_logger().info(f"scheduled {go_first(self._config.priority)}")
+        seeing = {self._cameras.thread(), *threads_named(RENDERING)}
+        said = go_first(self._config.priority, but=seeing)
+        self.get_logger().info(f"scheduled {said}, but for {len(seeing)} threads that render")
 
     def close(self) -> None:
         """Ends the physics thread; the running trial is recorded as aborted."""
@@ -133,7 +134,7 @@ class TwinNode(Node):
         folder = Path(self._config.recordings) if self._config.recordings else None
         epoch = self._origin_ns / convert.NANO
         live = LiveTwin(self._spec, folder, self._config.states_hz, epoch)
-        cameras = LiveCameras(self._spec, self._publish_images)
+        cameras = self._cameras
         try:
             while not self._closing.is_set():
                 self._begin(live, cameras)

@@ -7,28 +7,47 @@ Linux's SCHED_FIFO and locked memory, as ros2_control's manager has them (its do
 import ctypes
 import os
 import resource
+from collections.abc import Collection
 from pathlib import Path
 
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>
 HELP = "give the user `rtprio` and `memlock` in /etc/security/limits.d, see docs/bring-up.md"
 
 
-def go_first(priority: int) -> str:
+def go_first(priority: int, but: Collection[int] = ()) -> str:
     """Gives every thread of this process the real-time priority 1..99, and so those that they
     start; 0 leaves it as it is. Returns what came of it, for people.
 
     All of them, for a thread that waits for the interpreter's lock is no faster than its holder.
+
+    but: threads (native ids) that hold it briefly and compute for long, which stay as they are
     """
     if not priority:
         return "as others"
     if reason := why_not_first(priority):
         return f"as others, not real time: {reason}; {HELP}"
-    for thread in Path("/proc/self/task").iterdir():
+    for thread in set(_threads()) - set(but):
         try:
-            os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, os.sched_param(priority))
+            os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority))
         except ProcessLookupError:  # it has ended meanwhile
             continue
     return f"real time, priority {priority}, {_locked()}"
+
+
+def threads_named(beginning: str) -> set[int]:
+    """Native ids of this process's threads whose name for the system begins so."""
+    return {thread for thread, name in _threads().items() if name.startswith(beginning)}
+
+
+def _threads() -> dict[int, str]:
+    """Native id -> name for the system, of the threads that live now."""
+    found = {}
+    for place in Path("/proc/self/task").iterdir():
+        try:
+            found[int(place.name)] = (place / "comm").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+    return found
 
 
 def why_not_first(priority: int = 1) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import get_native_id
 
 import numpy as np
 
@@ -142,6 +143,10 @@ class LiveCameras:
     def prepare(self, task: str) -> None:
         """Opens the cameras on the scene of `task`; raises SimulationError without GL."""
         self._thread.submit(self._open, task).result()
+
+    def thread(self) -> int:
+        """Native id of the thread that renders."""
+        return self._thread.submit(get_native_id).result()
 
     def look(self, task: str, stamp: float, state: TwinState) -> None:
         """Publishes what is seen at `stamp` [s]; dropped when the last picture is not done."""
