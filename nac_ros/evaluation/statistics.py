@@ -1,10 +1,11 @@
-"""Intervals of a success rate from few trials."""
+"""Intervals of a success rate from few trials, and percentiles of what was measured."""
 
 from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import beta
 
@@ -66,6 +67,14 @@ def paired_difference(
     low = brentq(lambda d: score(d) - z, -edge, observed) if observed > -1 else -1.0
     high = brentq(lambda d: score(d) + z, observed, edge) if observed < 1 else 1.0
     return Interval(float(low), float(high))
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    """p50 and p99; None where nothing was measured."""
+    if not values:
+        return {"p50": None, "p99": None}
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"p50": float(p50), "p99": float(p99)}
 
 
 def _check(successes: int, trials: int, confidence: float) -> None:

@@ -5,8 +5,8 @@ if they are equally good. Whoever bets against that with a fair coin's odds gain
 average, so the stake is a test martingale: by Ville's inequality it ever reaches 1 / alpha with
 probability alpha at most, however often one looks (Ville 1939; Robbins 1970, Ann. Math. Statist.
 41:1397; Ramdas, Gruenwald, Vovk and Shafer 2023, Statist. Sci. 38:576). Before each such scene
-the share (gained + 1) / (gained + lost + 2) of the stake is put on the first method, Laplace's rule
-of succession, which is the mixture over all chances with equal weight.
+the share (gained + 1) / (gained + lost + 2) of the stake is put on the first method: Laplace's
+rule of succession, which is the mixture over all chances with equal weight.
 """
 
 from collections.abc import Iterable
