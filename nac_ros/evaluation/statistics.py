@@ -69,6 +69,20 @@ def paired_difference(
     return Interval(float(low), float(high))
 
 
+def bootstrap_mean(
+    values: Sequence[float], confidence: float = 0.95, draws: int = 10_000
+) -> Interval:
+    """Percentile bootstrap of a mean, for scores that are no counts; the same values give the
+    same bounds."""
+    if not values:
+        raise ConfigError("no values have no mean; give at least one")
+    random, known = np.random.default_rng(0), np.asarray(values, float)
+    means = known[random.integers(len(known), size=(draws, len(known)))].mean(1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:
     """p50 and p99; None where nothing was measured."""
     if not values:

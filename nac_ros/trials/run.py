@@ -66,7 +66,7 @@ class Record(Verdict):
 
 
 class Run:
-    """A run's folder, to go on with (`begin`) or to look at (`read`).
+    """A run's folder, to go on with (`begin`, `go_on`) or to look at (`read`).
 
     records: all that were judged, in that order
     """
@@ -88,19 +88,25 @@ class Run:
         frozen = freeze(protocol)
         if not (folder / PROTOCOL).is_file():
             _freeze_into(folder, frozen)
-        stored, log = _stored(folder), Log(folder / LOG)
+        stored = _stored(folder)
+        if change := first_change(config.to_plain(stored), config.to_plain(frozen)):
+            raise TrialError(
+                f"{folder} was frozen with another protocol: {change}; give the same one to go "
+                "on, or another folder for a new run"
+            )
+        return cls.go_on(folder)
+
+    @classmethod
+    def go_on(cls, folder: Path) -> "Run":
+        """The run that is there, as its only writer; raises TrialError."""
+        frozen = _stored(folder)
+        log = Log(folder / LOG)
         try:
-            _check_unchanged(folder, stored, log.entries)
-            before, after = config.to_plain(stored), config.to_plain(frozen)
-            if change := first_change(before, after):
-                raise TrialError(
-                    f"{folder} was frozen with another protocol: {change}; give the same one to "
-                    "go on, or another folder for a new run"
-                )
+            _check_unchanged(folder, frozen, log.entries)
             kind = "resume" if log.entries else "begin"
             facts = {"protocol": frozen.sha256, "torn_bytes": log.torn, **environment()}
             log.append({"entry": kind, "time": time.strftime(TIME), **facts})
-            return cls(folder, stored, log.entries, log)
+            return cls(folder, frozen, log.entries, log)
         except BaseException:
             log.close()
             raise
@@ -108,7 +114,8 @@ class Run:
     @classmethod
     def read(cls, folder: Path) -> "Run":
         """A run as it is on disk, also while it is going on; raises TrialError."""
-        entries, frozen = read_log(folder / LOG), _stored(folder)
+        frozen, log = _stored(folder), folder / LOG
+        entries = read_log(log) if log.is_file() else []
         _check_unchanged(folder, frozen, entries)
         return cls(folder, frozen, entries, None)
 
@@ -215,6 +222,8 @@ def _freeze_into(folder: Path, frozen: Frozen) -> None:
 
 def _stored(folder: Path) -> Frozen:
     path = folder / PROTOCOL
+    if not path.is_file():
+        raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
     try:
         content = json.loads(path.read_text())
         content.pop("sha256")

@@ -1,4 +1,4 @@
-"""Whole runs on the twin without anybody there: what is pending is played, judged, written down."""
+"""Whole runs on the twin with nobody there: what is pending is played, judged, written down."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from nac_ros.data.layout import replace_with
 from nac_ros.errors import ConfigError
 from nac_ros.trials.executors import Executor
-from nac_ros.trials.protocol import TWIN
+from nac_ros.trials.protocol import TWIN, Protocol
 from nac_ros.trials.run import Record, Run
 from nac_ros.trials.twin import Job, Played, play
 
@@ -21,15 +21,20 @@ def play_all(
 ) -> None:
     """Brings a run on the twin to its end and unblinds it; a film strip of each trial with
     `pictures`. What was judged stays; raises ConfigError for another robot."""
-    if run.protocol.robot != TWIN:
-        raise ConfigError(
-            f"robot {run.protocol.robot} has no judge: unattended trials are played on the twin "
-            "alone (--robot twin)"
-        )
+    check_unattended(run.protocol)
     for played in executor.run(play, _jobs(run, pictures)):
         if run.wants(played.slot):  # others ran ahead of the stop rule
             report(run.judge(played.slot, replace(played.verdict, strip=_keep(run, played))))
     run.unblind()
+
+
+def check_unattended(protocol: Protocol) -> None:
+    """Raises ConfigError unless the protocol can be played with nobody there."""
+    if protocol.robot != TWIN:
+        raise ConfigError(
+            f"robot {protocol.robot} has no judge: unattended trials are played on the twin alone "
+            "(--robot twin)"
+        )
 
 
 def _jobs(run: Run, pictures: bool) -> Iterator[Job]:
