@@ -60,7 +60,7 @@ class Protocol:
     robot: str = TWIN
     tasks: tuple[str, ...]
     methods: dict[str, str]
-    trials: int = bounded(50, 1, 10_000)
+    trials: int = bounded(50, 1, 1000)
     seed: int = 0
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     criteria: dict[str, Criterion] = field(default_factory=dict)
