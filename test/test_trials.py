@@ -12,13 +12,14 @@ import pytest
 import yaml
 from judged import play, protocol
 
+from nac_ros import config
 from nac_ros.errors import BundleError, ConfigError, TrialError
 from nac_ros.export.manifest import add_file
 from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.trials.criteria import TABLE_7
 from nac_ros.trials.log import Log, read_log
 from nac_ros.trials.plan import codes, plan
-from nac_ros.trials.protocol import Frozen, Limits, Protocol, StopRule, load_protocol
+from nac_ros.trials.protocol import Limits, Protocol, StopRule, digest, load_protocol
 from nac_ros.trials.run import Run, Verdict
 
 EXPERT = {"expert": "expert"}
@@ -78,7 +79,7 @@ def test_limits_and_stop_rules_are_checked_too():
 def test_the_hash_is_of_the_content_and_not_of_the_order_of_keys():
     one = Protocol(tasks=("marker",), methods={"a": "x", "b": "y"})
     other = Protocol(tasks=("marker",), methods={"b": "y", "a": "x"})
-    hashes = [Frozen(protocol=p, bundles={}).sha256 for p in (one, other, replace(one, seed=1))]
+    hashes = [digest(config.to_plain(p)) for p in (one, other, replace(one, seed=1))]
     assert hashes[0] == hashes[1] != hashes[2] and codes(one) == codes(other)
 
 
@@ -120,10 +121,12 @@ def test_a_changed_protocol_is_refused_with_what_changed(tmp_path, tiny_bundle):
         Run.begin(folder, protocol(tiny_bundle, trials=13))
     content = json.loads((folder / "protocol.json").read_text())
     content["protocol"]["alpha"] = 0.1
-    (folder / "protocol.json").write_text(json.dumps(content))
-    for opened in (Run.read, Run.go_on):
-        with pytest.raises(TrialError, match=r"protocol\.json was changed after the first trial"):
-            opened(folder)
+    cunning = {**content, "sha256": digest({k: v for k, v in content.items() if k != "sha256"})}
+    for tampered in (content, cunning):  # the second knows of the hash, but not of the log
+        (folder / "protocol.json").write_text(json.dumps(tampered))
+        for opened in (Run.read, Run.go_on):
+            with pytest.raises(TrialError, match=r"protocol\.json was changed after it was froz"):
+                opened(folder)
 
 
 def test_another_bundle_under_the_same_name_is_refused(tmp_path, tiny_bundle):
@@ -147,6 +150,9 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(tmp_path, t
     with pytest.raises(BundleError, match="no bundle at nowhere"):
         Run.begin(folder, protocol(tiny_bundle, methods={"nac": "nowhere"}))
     assert not folder.exists()
+    folder.mkdir()
+    (folder / "protocol.json.partial").write_text("{")  # killed while it was written
+    begin(folder, tiny_bundle).__enter__().close()
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "thesis.txt").write_text("mine")
     with pytest.raises(TrialError, match="holds something else than a run"):

@@ -85,7 +85,7 @@ def test_the_page_is_one_file_with_every_number_and_picture(run):
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert page.count("data:image/jpeg;base64,") == 8  # success and failure, 2 methods x 2 tasks
     assert page.count("data:image/png;base64,") == 4
-    for text in ("<b>9/12</b>", "18 of 24", "it &lt;fell&gt;", "SPARC", run.frozen.sha256):
+    for text in ("<b>9/12</b>", "18 of 24", "it &lt;fell&gt;", "SPARC", run.sha256):
         assert text in page, text
     assert "it <fell>" not in page
 

@@ -101,11 +101,11 @@ class Frozen:
     protocol: Protocol
     bundles: dict[str, str]
 
-    @property
-    def sha256(self) -> str:
-        """Of the canonical content: JSON with sorted keys and no spaces."""
-        content = json.dumps(config.to_plain(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain content in its canonical form: JSON with sorted keys and no spaces."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_protocol(path: Path) -> Protocol:

@@ -154,7 +154,7 @@ def _protocol(run: Run) -> str:
     stop, limit = run.protocol.stop, run.protocol.limits.steps
     text = (
         f"{run.protocol.trials} trials of each method on each task, at most {limit} steps each; "
-        f"stop rule {stop.rule}. SHA-256 of the frozen protocol: <code>{run.frozen.sha256}</code>"
+        f"stop rule {stop.rule}. SHA-256 of the frozen protocol: <code>{run.sha256}</code>"
     )
     heads = ("task", "success", "failure")
     return section("Protocol", f"<p>{text}</p>{table(heads, rows)}")

@@ -13,7 +13,7 @@ from nac_ros.errors import ConfigError, TrialError
 from nac_ros.provenance import environment
 from nac_ros.trials.log import Log, read_log
 from nac_ros.trials.plan import Slot, codes, plan
-from nac_ros.trials.protocol import Frozen, Protocol, first_change, freeze
+from nac_ros.trials.protocol import Frozen, Protocol, digest, first_change, freeze
 from nac_ros.trials.sequential import Bet
 
 PROTOCOL, LOG = "protocol.json", "log.jsonl"
@@ -68,13 +68,15 @@ class Record(Verdict):
 class Run:
     """A run's folder, to go on with (`begin`, `go_on`) or to look at (`read`).
 
-    records: all that were judged, in that order
+    sha256: of the frozen protocol; codes: method -> code
+    slots: the plan; records: all that were judged, in that order
     """
 
-    def __init__(self, folder: Path, frozen: Frozen, entries: list[dict], log: Log | None):
-        self.folder, self.frozen, self._log = folder, frozen, log
-        self.protocol, self.slots = frozen.protocol, plan(frozen.protocol)
-        self.codes = codes(frozen.protocol)
+    def __init__(self, folder: Path, entries: list[dict[str, Any]], log: Log | None):
+        frozen, self.sha256 = _stored(folder)
+        _check_unchanged(folder, self.sha256, entries)
+        self.folder, self._log, self.protocol = folder, log, frozen.protocol
+        self.slots, self.codes = plan(frozen.protocol), codes(frozen.protocol)
         self.records: list[Record] = []
         self.unblinded = False
         self._valid: dict[tuple[str, int, str], Record] = {}
@@ -88,7 +90,7 @@ class Run:
         frozen = freeze(protocol)
         if not (folder / PROTOCOL).is_file():
             _freeze_into(folder, frozen)
-        stored = _stored(folder)
+        stored, _ = _stored(folder)
         if change := first_change(config.to_plain(stored), config.to_plain(frozen)):
             raise TrialError(
                 f"{folder} was frozen with another protocol: {change}; give the same one to go "
@@ -99,25 +101,23 @@ class Run:
     @classmethod
     def go_on(cls, folder: Path) -> "Run":
         """The run that is there, as its only writer; raises TrialError."""
-        frozen = _stored(folder)
+        _stored(folder)
         log = Log(folder / LOG)
         try:
-            _check_unchanged(folder, frozen, log.entries)
+            run = cls(folder, log.entries, log)
             kind = "resume" if log.entries else "begin"
-            facts = {"protocol": frozen.sha256, "torn_bytes": log.torn, **environment()}
+            facts = {"protocol": run.sha256, "torn_bytes": log.torn, **environment()}
             log.append({"entry": kind, "time": time.strftime(TIME), **facts})
-            return cls(folder, frozen, log.entries, log)
         except BaseException:
             log.close()
             raise
+        return run
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
         """A run as it is on disk, also while it is going on; raises TrialError."""
-        frozen, log = _stored(folder), folder / LOG
-        entries = read_log(log) if log.is_file() else []
-        _check_unchanged(folder, frozen, entries)
-        return cls(folder, frozen, entries, None)
+        log = folder / LOG
+        return cls(folder, read_log(log) if log.is_file() else [], None)
 
     def close(self) -> None:
         """Lets others go on with the run."""
@@ -213,30 +213,43 @@ class Run:
 
 
 def _freeze_into(folder: Path, frozen: Frozen) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_strange, folder.iterdir()))):
         raise TrialError(f"{folder} holds something else than a run; choose another folder")
-    content = {"sha256": frozen.sha256, **config.to_plain(frozen)}
-    text = json.dumps(content, indent=1) + "\n"
+    content = config.to_plain(frozen)
+    text = json.dumps({"sha256": digest(content), **content}, indent=1) + "\n"
     replace_with(folder / PROTOCOL, lambda to: to.write_text(text))
 
 
-def _stored(folder: Path) -> Frozen:
+def _strange(path: Path) -> bool:
+    """Whether a file is no protocol that a crash kept from being completed."""
+    return not path.name.startswith(PROTOCOL)
+
+
+def _stored(folder: Path) -> tuple[Frozen, str]:
+    """The frozen protocol and the hash of what is written there."""
     path = folder / PROTOCOL
     if not path.is_file():
         raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
     try:
         content = json.loads(path.read_text())
-        content.pop("sha256")
-        return config.build(Frozen, content, str(path))
+        said = content.pop("sha256")
+        frozen = config.build(Frozen, content, str(path))
     except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
         raise TrialError(f"{path} is no frozen protocol: {error}") from error
+    if said != digest(content):
+        raise _changed(path, digest(content), str(said))
+    return frozen, said
 
 
-def _check_unchanged(folder: Path, frozen: Frozen, entries: list[dict[str, Any]]) -> None:
+def _check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) -> None:
     """The log says what the protocol was when the first trial began."""
-    known = {entry["protocol"] for entry in entries if entry.get("entry") == "begin"}
-    if known and frozen.sha256 not in known:
-        raise TrialError(
-            f"{folder / PROTOCOL} was changed after the first trial: its SHA-256 is "
-            f"{frozen.sha256[:12]}, the log says {min(known)[:12]}; put it back, or begin anew"
-        )
+    for entry in entries:
+        if entry.get("entry") == "begin" and entry["protocol"] != sha256:
+            raise _changed(folder / PROTOCOL, sha256, entry["protocol"])
+
+
+def _changed(path: Path, found: str, frozen: str) -> TrialError:
+    return TrialError(
+        f"{path} was changed after it was frozen: its SHA-256 was {frozen[:12]}, is {found[:12]}; "
+        "put it back, or begin anew"
+    )

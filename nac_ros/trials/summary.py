@@ -47,7 +47,7 @@ def figures(run: Run) -> Figures:
     stops = {task: n for task in protocol.tasks if (n := run.stopped(task)) is not None}
     return {
         "run": str(run.folder),
-        "protocol": run.frozen.sha256,
+        "protocol": run.sha256,
         "robot": protocol.robot,
         "seed": protocol.seed,
         "alpha": protocol.alpha,
