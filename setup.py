@@ -20,6 +20,8 @@ EXTRAS = {
     "realsense": ["pyrealsense2"],
     # the live view; 0.26 has the last wheel below 100 MB, and needs numpy 2
     "view": ["rerun-sdk>=0.26,<0.27"],
+    # trials on a cluster
+    "cluster": ["ray>=2.9"],
     # where no ROS 2 is sourced; these wheels exist for Python 3.11 alone
     "ros": [
         'ros-kilted-rclpy; python_version == "3.11"',

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nac_ros import arguments, commands, data_cli, tokenizer_commands
+from nac_ros import arguments, commands, data_cli, tokenizer_commands, trial_commands
 from nac_ros.errors import NacError
 
 
@@ -38,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     _policy(groups)
     _export(groups)
     _eval(groups)
+    _trials(groups)
+    _report(groups)
     _replay(groups)
     _faults(groups)
     return parser
@@ -212,3 +214,45 @@ def _eval(groups: Any) -> None:
     )  # fmt: skip
     judge.add_argument("--data", type=Path, nargs="+", help="datasets for mean-demonstration")
     judge.add_argument("--workers", type=arguments.count, default=1)
+
+
+def _trials(groups: Any) -> None:
+    trials = arguments.command(
+        groups, "trials", trial_commands.trials, "methods compared by a frozen protocol"
+    )
+    trials.set_defaults(seed=None)
+    what = trials.add_mutually_exclusive_group()
+    what.add_argument("--protocol", type=Path, help="YAML file; options below replace its fields")
+    what.add_argument(
+        "--unblind", type=Path, metavar="RUN", help="end a run: its codes get their names"
+    )
+    what.add_argument(
+        "--power", type=float, nargs="*", metavar="RATE",
+        help="how many trials tell success rates apart, for two or more of them",
+    )  # fmt: skip
+    trials.add_argument("--robot", help="`twin`, whose judge needs nobody; the default")
+    trials.add_argument("--tasks", help="task ids with commas between them, or `all`")
+    trials.add_argument(
+        "--methods", help="`expert`, bundles, or NAME=BUNDLE, with commas between them"
+    )
+    trials.add_argument("--trials", type=arguments.count, help="of each method on each task")
+    trials.add_argument("--latency-ms", type=float, help="time from observation to chunk")
+    trials.add_argument("--n-action-steps", type=arguments.count, help="executed of each chunk")
+    trials.add_argument("--seam", choices=("blend", "best", "force"), help="as of `nac eval`")
+    trials.add_argument(
+        "--out", type=Path, help="folder of the run, gone on with where there is one; by default "
+        "a new one in runs/trials",
+    )  # fmt: skip
+    trials.add_argument("--workers", type=arguments.count, default=1, help="processes")
+    trials.add_argument("--ray", default="", metavar="ADDRESS", help="of a cluster to play on")
+    trials.add_argument(
+        "--pictures", action=argparse.BooleanOptionalAction, default=True,
+        help="a film strip of each trial; needs GL",
+    )  # fmt: skip
+
+
+def _report(groups: Any) -> None:
+    report = arguments.command(
+        groups, "report", trial_commands.report, "report.html and report.json of a run of trials"
+    )
+    report.add_argument("run_folder", metavar="RUN", type=Path, help="folder of the run")

@@ -54,3 +54,7 @@ class CameraError(NacError):
 
 class SimulationError(NacError):
     """The simulator cannot run here (no GL, assets missing) or a scene is impossible."""
+
+
+class TrialError(NacError):
+    """A frozen protocol was changed, a trials' log is damaged, or a trial cannot be judged now."""

@@ -13,9 +13,9 @@ PACKAGE = ROOT / "nac_ros"
 FLOORS = {
     7: (
         "cli", "data_cli", "arguments", "commands", "data_commands", "recording_commands",
-        "tokenizer_commands",
+        "tokenizer_commands", "trial_commands",
     ),
-    6: ("nodes", "evaluation"),
+    6: ("nodes", "evaluation", "trials"),
     5: ("runtime", "training"),
     4: ("export",),
     3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),

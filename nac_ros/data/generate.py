@@ -191,7 +191,7 @@ def _trials(
     if workers == 1:
         yield ((trial, play(trial)) for trial in count(first))
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
     try:
         yield _ahead(pool, play, first, 2 * workers)
     finally:
@@ -210,7 +210,7 @@ def _ahead(
             yield oldest, future.result()
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Leaves Ctrl-C to the writing process, and ends with it even when that one is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()

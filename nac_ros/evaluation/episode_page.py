@@ -10,7 +10,7 @@ import numpy as np
 from nac_ros.data.datasets import AnyDataset
 from nac_ros.data.episode import Episode
 from nac_ros.evaluation import figures
-from nac_ros.evaluation.page import page
+from nac_ros.evaluation.page import page, table
 from nac_ros.evaluation.report import figure, section
 from nac_ros.evaluation.trace import Hold, TrialTrace
 from nac_ros.evaluation.video import write_video
@@ -75,27 +75,19 @@ def _facts(dataset: AnyDataset, episode: Episode, findings: Sequence[str]) -> st
     }
     if episode.intervention is not None and episode.intervention.any():
         rows["by hand"] = f"{episode.intervention.mean():.0%} of the frames"
-    return _table(["", ""], [[key, value] for key, value in rows.items()])
+    return table(["", ""], [[key, escape(value)] for key, value in rows.items()])
 
 
 def _statistics(dataset: AnyDataset, episode: Episode) -> str:
     steps = np.abs(np.diff(episode.actions, axis=0)) if len(episode) > 1 else episode.actions * 0
     rows = [
-        [name, unit, *(f"{v:.4g}" for v in (low, high, mean, step))]
+        [escape(name), escape(unit), *(f"{v:.4g}" for v in (low, high, mean, step))]
         for name, unit, low, high, mean, step in zip(
             dataset.names, dataset.units, episode.actions.min(0), episode.actions.max(0),
             episode.actions.mean(0), steps.max(0),
         )
     ]  # fmt: skip
-    return _table(["dimension", "unit", "least", "most", "mean", "largest step"], rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return table(["dimension", "unit", "least", "most", "mean", "largest step"], rows)
 
 
 def _pictures(episode: Episode) -> Iterator[np.ndarray]:

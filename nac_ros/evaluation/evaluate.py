@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,27 +20,26 @@ from nac_ros.evaluation.controls import (
     Timed,
     mean_demonstration,
 )
-from nac_ros.evaluation.statistics import wilson
+from nac_ros.evaluation.statistics import percentiles, wilson
 from nac_ros.export.bundle import load_bundle
 from nac_ros.robot import RobotSpec, robot_of
+from nac_ros.runtime.conditions import Conditions
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.guard import Guard
-from nac_ros.runtime.seams import Seam, SeamConfig, Underway
+from nac_ros.runtime.seams import SeamConfig, Underway
 from nac_ros.simulation.scene import TIMESTEP
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
+from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.simulation.twin import Twin
 
 Control = Literal["none", "black-images", "mean-demonstration"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What is judged and how.
+class Evaluation(Conditions):
+    """What is judged, under which conditions.
 
-    latency_ms: simulated time from observation to chunk, as measured over ROS 2 on two cores
-    n_action_steps: executed steps of each chunk, 0 = as the bundle says
-    seam: how chunks go on from one another, see nac_ros.runtime.seams
     data: datasets of the control `mean-demonstration`
     """
 
@@ -48,14 +47,12 @@ class Evaluation:
     tasks: tuple[str, ...] = ()
     trials: int = 50
     seed: int = 0
-    latency_ms: float = 100.0
-    n_action_steps: int = 0
-    seam: Seam = "blend"
     control: Control = "none"
     data: tuple[str, ...] = ()
     workers: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.trials < 1 or self.workers < 1:
             raise ConfigError(
                 f"trials {self.trials} and workers {self.workers} must be at least 1"
@@ -63,11 +60,6 @@ class Evaluation:
         if self.control not in get_args(Control):
             known = ", ".join(get_args(Control))
             raise ConfigError(f"unknown control '{self.control}'; known are: {known}")
-        if self.seam not in get_args(Seam):
-            known = ", ".join(get_args(Seam))
-            raise ConfigError(f"unknown seam '{self.seam}'; known are: {known}")
-        if not 0 <= self.latency_ms < 1e4:
-            raise ConfigError(f"latency_ms must be in 0 .. 10000, got {self.latency_ms}")
         if self.control == "mean-demonstration" and not self.data:
             raise ConfigError("the control mean-demonstration needs --data with demonstrations")
 
@@ -94,19 +86,29 @@ class TrialResult(NamedTuple):
 
 
 class Rehearsal:
-    """One twin, one planner, one guard: plays trials of one task."""
+    """One twin, one planner, one guard: plays trials of one task.
 
-    def __init__(self, spec: RobotSpec, task: str, planner: Planner, latency_s: float):
+    twin: one of that task to go on with; a new one is compiled by default
+    """
+
+    def __init__(
+        self, spec: RobotSpec, task: str, planner: Planner, latency_s: float,
+        twin: Twin | None = None,
+    ):  # fmt: skip
         self.spec, self.planner, self._latency = spec, planner, latency_s
-        self.twin = Twin(spec, task, render=bool(planner.cameras))
+        self.twin = twin or Twin(spec, task, render=bool(planner.cameras))
         self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
         self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
         self.jumps: list[float] = []
 
-    def play(self, seed: int) -> Guard:
-        """One trial on the scene of `seed`; the twin holds the outcome afterwards."""
+    def play(
+        self, seed: int, steps: int = HORIZON, watch: Callable[[Twin], None] = lambda twin: None
+    ) -> Guard:
+        """One trial of at most `steps` on the scene of `seed`; the twin holds the outcome
+        afterwards, and is shown to `watch` before each control period."""
         self.begin(seed)
-        while self.twin.outcome().state == "running":
+        while self.twin.outcome().state == "running" and self._step < steps:
+            watch(self.twin)
             self.step()
         return self._guard
 
@@ -210,7 +212,7 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
     for trial in trials:
         timed.timings.clear()
         guard = rehearsal.play(scene_seed(task, config.seed, trial))
-        result = _result(rehearsal, guard, timed, task, trial)
+        result = trial_result(rehearsal, guard, timed, task, trial)
         print(
             f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}"
         )
@@ -219,9 +221,10 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
     return results
 
 
-def _result(
+def trial_result(
     rehearsal: Rehearsal, guard: Guard, timed: Timed, task: str, trial: int
 ) -> TrialResult:
+    """What is told of a trial that was just played."""
     outcome = rehearsal.twin.outcome()
     return TrialResult(
         task,
@@ -260,12 +263,12 @@ def _figures(
         "latency_ms": config.latency_ms,
         "seam": config.seam,
         "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
-        "chunk_ms": _percentiles(plans),
-        "decode_ms": _percentiles(decodes),
+        "chunk_ms": percentiles(plans),
+        "decode_ms": percentiles(decodes),
         "holds": dict(holds),
         "refusals": dict(refusals),
         "clips": sum(result.clips for result in results),
-        "seam_jump": _percentiles([jump for result in results for jump in result.jumps]),
+        "seam_jump": percentiles([jump for result in results for jump in result.jumps]),
         "jerk_rms_ratio": float(np.mean([result.jerk for result in results])),
     }
 
@@ -283,10 +286,3 @@ def _row(results: Sequence[TrialResult]) -> dict[str, Any]:
             for r in ordered
         ],
     }
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
-    if not values:
-        return {"p50": None, "p99": None}
-    p50, p99 = np.percentile(values, [50, 99])
-    return {"p50": float(p50), "p99": float(p99)}

@@ -38,16 +38,29 @@ STYLE: Any = {
 Rates = Mapping[str, tuple[int, int, tuple[float, float]]]
 
 
+def colours_of(methods: Sequence[str]) -> dict[str, str]:
+    """Each method's own colour; one that has none gets one that no other method here has."""
+    known = {name: METHOD_COLOURS[name] for name in methods if name in METHOD_COLOURS}
+    free = iter(colour for colour in METHOD_COLOURS.values() if colour not in known.values())
+    return {name: known.get(name) or next(free, OTHER_METHOD) for name in methods}
+
+
+def offsets(n: int) -> list[float]:
+    """Where `n` methods are drawn around the row of a task."""
+    return [(row - (n - 1) / 2) * 0.8 / n for row in range(n)]
+
+
 def success_rates(methods: Mapping[str, Rates]) -> bytes:
     """method -> task -> (successes, trials, interval in [0, 1])."""
     tasks = list(dict.fromkeys(task for rates in methods.values() for task in rates))
     with mpl.rc_context(STYLE):
-        height = 0.9 + 0.42 * len(tasks) * max(len(methods), 1)
+        height = 0.9 + 0.28 * len(tasks) * (len(methods) + 0.5)
         figure = Figure((8.4, height), layout="constrained")
         axes = figure.subplots()
-        for row, (method, rates) in enumerate(methods.items()):
-            offset = (row - (len(methods) - 1) / 2) * 0.8 / len(methods)
-            _draw_rates(axes, [tasks.index(t) + offset for t in rates], rates, method)
+        colours = colours_of(list(methods))
+        for (method, rates), offset in zip(methods.items(), offsets(len(methods))):
+            places = [tasks.index(task) + offset for task in rates]
+            _draw_rates(axes, places, rates, method, colours[method])
         axes.set(xlim=(0, 100), xlabel="success [%], 95 % Wilson interval")
         axes.set_yticks(range(len(tasks)), tasks)
         axes.set_ylim(len(tasks) - 0.5, -0.5)
@@ -131,8 +144,7 @@ def joints(trace: TrialTrace) -> bytes:
         return png(figure)
 
 
-def _draw_rates(axes: Axes, rows: Sequence[float], rates: Rates, method: str) -> None:
-    colour = METHOD_COLOURS.get(method, OTHER_METHOD)
+def _draw_rates(axes: Axes, rows: Sequence[float], rates: Rates, method: str, colour: str) -> None:
     centres = [100 * k / n for k, n, _ in rates.values()]
     low, high = np.array([100 * np.array(interval) for *_, interval in rates.values()]).T
     axes.hlines(rows, low, high, color=colour, lw=2.5, alpha=0.45)

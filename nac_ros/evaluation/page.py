@@ -1,5 +1,6 @@
 """The look of a report: one HTML page without anything fetched from elsewhere."""
 
+from collections.abc import Sequence
 from html import escape
 
 STYLE = """
@@ -29,6 +30,14 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td i { font-style: normal; border-radius: 5px; padding: 1px 8px; background: #eceff2; }
 td i.success { background: #d9f0e3; color: #0b5c36; }
 td i.failure { background: #fbe0d3; color: #8c3500; }
+.wide { overflow-x: auto; }
+td b { font-weight: 600; }
+p small { display: block; margin-top: 12px; line-height: 1.45; }
+p small, td small { color: var(--soft); }
+td small { white-space: nowrap; }
+td sup { color: var(--soft); padding-left: 2px; }
+.note { border-left: 3px solid #c98a2b; padding-left: 12px; }
+figure + figure { margin-top: 16px; }
 details + details { margin-top: 8px; }
 summary { cursor: pointer; padding: 4px 0; }
 pre { overflow-x: auto; font-size: 12.5px; background: var(--ground); padding: 12px;
@@ -55,3 +64,10 @@ def page(title: str, subtitle: str, body: str) -> str:
 </body>
 </html>
 """
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Heads are text, cells are HTML; wide ones are scrolled."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'

@@ -181,9 +181,9 @@ def section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def figure(png: bytes, caption: str) -> str:
-    source = base64.b64encode(png).decode()
+def figure(picture: bytes, caption: str, kind: str = "png") -> str:
+    source = base64.b64encode(picture).decode()
     return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
+        f'<figure><img alt="{caption}" src="data:image/{kind};base64,{source}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

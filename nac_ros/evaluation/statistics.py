@@ -1,10 +1,11 @@
-"""Intervals of a success rate from few trials."""
+"""Intervals of a success rate from few trials, and percentiles of what was measured."""
 
 from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import beta
 
@@ -66,6 +67,28 @@ def paired_difference(
     low = brentq(lambda d: score(d) - z, -edge, observed) if observed > -1 else -1.0
     high = brentq(lambda d: score(d) + z, observed, edge) if observed < 1 else 1.0
     return Interval(float(low), float(high))
+
+
+def bootstrap_mean(
+    values: Sequence[float], confidence: float = 0.95, draws: int = 10_000
+) -> Interval:
+    """Percentile bootstrap of a mean, for scores that are no counts; the same values give the
+    same bounds."""
+    if not values:
+        raise ConfigError("no values have no mean; give at least one")
+    random, known = np.random.default_rng(0), np.asarray(values, float)
+    means = known[random.integers(len(known), size=(draws, len(known)))].mean(1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    """p50 and p99; None where nothing was measured."""
+    if not values:
+        return {"p50": None, "p99": None}
+    p50, p99 = np.percentile(values, [50, 99])
+    return {"p50": float(p50), "p99": float(p99)}
 
 
 def _check(successes: int, trials: int, confidence: float) -> None:

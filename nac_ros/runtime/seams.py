@@ -6,7 +6,7 @@ real-time chunking (arXiv 2506.07339) asks of a flow, asked of tokens.
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,8 @@ from nac_ros.errors import ConfigError
 from nac_ros.export.bundle import Bundle
 from nac_ros.policies.base import Inputs
 from nac_ros.policies.sampling import Said, Sampling
+from nac_ros.runtime.conditions import Seam
 from nac_ros.tokenizers.grammar import PAD
-
-Seam = Literal["blend", "best", "force"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,146 @@
+"""What `nac trials` and `nac report` do: open or begin a run, play it, print, return figures."""
+
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nac_ros import terminal
+from nac_ros.errors import ConfigError
+from nac_ros.robot import config_dir
+
+Figures = dict[str, Any]
+RUNS = Path("runs/trials")
+CONDITIONS = ("latency_ms", "n_action_steps", "seam")
+
+
+def trials(a: Namespace) -> Figures:
+    """A run from its protocol to its report, unless only planning or unblinding is asked for."""
+    if a.power is not None:
+        return _power(a.power)
+    if a.unblind is not None:
+        return _unblind(a.unblind)
+    from nac_ros.trials.executors import choose
+    from nac_ros.trials.run import Run
+    from nac_ros.trials.unattended import check_unattended, play_all
+
+    executor, protocol = choose(a.workers, a.ray), _protocol(a)
+    check_unattended(protocol)
+    out = a.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
+    run = Run.begin(out, protocol)
+    print(f"{len(run.slots)} trials in {out}; after a crash: `nac trials --out {out}` goes on")
+    try:
+        if not run.unblinded:
+            play_all(run, executor, a.pictures, lambda record: _told(run, record))
+        return _reported(run)
+    finally:
+        run.close()
+
+
+def report(a: Namespace) -> Figures:
+    """The page and the figures of a run, also of one that goes on."""
+    from nac_ros.trials.run import Run
+
+    return _reported(Run.read(a.run_folder))
+
+
+def _unblind(folder: Path) -> Figures:
+    from nac_ros.trials.run import Run
+
+    run = Run.go_on(folder)
+    try:
+        for code, method in run.unblind().items():
+            print(f"{code} is {method}")
+        return _reported(run)
+    finally:
+        run.close()
+
+
+def _power(rates: list[float]) -> Figures:
+    from nac_ros.trials.power import RATES, power_table
+
+    if len(rates) == 1:
+        raise ConfigError(f"--power {rates[0]:g}: name at least two success rates, or none")
+    rows = power_table(rates or RATES)
+    shown = [{key: "more than 200" if v is None else v for key, v in r.items()} for r in rows]
+    terminal.table(shown)
+    print(
+        "trials of each method for which Barnard's test at .05 tells rates p1 and p2 apart with "
+        "50, 80 and 90 % probability"
+    )
+    return {"rows": rows}
+
+
+def _reported(run: Any) -> Figures:
+    from nac_ros.trials.report import write_report
+
+    path, figures = write_report(run)
+    for method, rows in figures["methods"].items():
+        for task, row in rows.items():
+            low, high = row["clopper_pearson95"]
+            rate = f"{row['successes']}/{row['trials']}"
+            exact = f"Clopper-Pearson 95 % {100 * low:.0f} .. {100 * high:.0f} %"
+            print(f"{task:14s} {method:14s} {rate:>9s}  {exact}")
+    print(f"report {path}")
+    return figures
+
+
+def _told(run: Any, record: Any) -> None:
+    done = f"{len(run.records)}/{len(run.slots)}"
+    print(
+        f"{done} {record.task} trial {record.trial}, {record.code}: {record.outcome} after "
+        f"{record.steps} steps, {record.reason}",
+        flush=True,
+    )
+
+
+def _protocol(a: Namespace) -> Any:
+    """Of the file, of the run to go on with, or new; each with what the command line says."""
+    from nac_ros.trials.protocol import Protocol, load_protocol
+    from nac_ros.trials.run import PROTOCOL, Run
+
+    base = load_protocol(a.protocol) if a.protocol else None
+    if base is None and a.out is not None and (a.out / PROTOCOL).is_file():
+        base = Run.read(a.out).protocol
+    names = ("robot", "trials", "seed")
+    given = {name: getattr(a, name) for name in names if getattr(a, name) is not None}
+    if a.tasks:
+        given["tasks"] = tuple(_tasks(a.tasks))
+    if a.methods:
+        given["methods"] = dict(_method(item) for item in a.methods.split(","))
+    if base is None and not (a.tasks and a.methods):
+        raise ConfigError(
+            "name --tasks and --methods, a --protocol file, or the --out of a run to go on with"
+        )
+    protocol = Protocol(**given) if base is None else _changed(base, given)
+    said = {name: getattr(a, name) for name in CONDITIONS if getattr(a, name) is not None}
+    return replace(protocol, conditions=replace(protocol.conditions, **said))
+
+
+def _changed(base: Any, given: Figures) -> Any:
+    """`base` with what is given; what it says about tasks that are left out goes with them."""
+    for name in ("places", "criteria", "rubric"):
+        kept = given.get("tasks", base.tasks)
+        given[name] = {task: v for task, v in getattr(base, name).items() if task in kept}
+    return replace(base, **given)
+
+
+def _tasks(text: str) -> Iterator[str]:
+    from nac_ros.simulation.tasks import list_tasks, make_task
+
+    for name in list_tasks() if text == "all" else text.split(","):
+        yield make_task(name).id
+
+
+def _method(text: str) -> tuple[str, str]:
+    """Name and source of an item of --methods; a bare name is looked for among the models."""
+    from nac_ros.trials.protocol import EXPERT
+
+    name, equals, source = text.rpartition("=")
+    if source == EXPERT:
+        return name or EXPERT, EXPERT
+    path, shipped = Path(source), config_dir().parent / "models" / source
+    chosen = (path if path.exists() or not shipped.is_dir() else shipped).resolve()
+    return name if equals else chosen.name, str(chosen)

@@ -1,0 +1,160 @@
+"""What is compared, on what, how often and by which rules: written down before the first trial."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nac_ros import config
+from nac_ros.config import bounded, check_bounds
+from nac_ros.errors import ConfigError
+from nac_ros.export.manifest import MANIFEST, read_manifest, sha256
+from nac_ros.runtime.conditions import Conditions
+from nac_ros.trials.criteria import TABLE_7, Criterion
+
+EXPERT = "expert"  # the scripted experts of the twin, as a method
+TWIN = "twin"  # the robot that its judge stands beside
+NAME = re.compile(r"[\w.+-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """steps: control periods after which a trial has failed, at most the paper's 1000"""
+
+    steps: int = bounded(1000, 1, 1000)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRule:
+    """rule: `fixed` plays all trials; `sequential` ends a task as soon as the test that may be
+    looked at any time tells the two methods of `pair` apart on it
+    """
+
+    rule: Literal["fixed", "sequential"] = "fixed"
+    pair: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rule == "sequential" and len(set(self.pair)) != 2:
+            raise ConfigError(
+                "the stop rule `sequential` needs `pair`, the two methods that it compares; "
+                f"got {list(self.pair)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """methods: name -> bundle, or `expert`
+    trials: of each method on each task; trial i has the same scene or start place for all
+    places: task -> marked start places, used in turn; the twin's scenes need none
+    criteria: task -> when a trial succeeds and fails; the paper's tasks have theirs
+    rubric: task -> steps of partial success, in order
+    alpha: of the run's tests, for all tasks together
+    """
+
+    robot: str = TWIN
+    tasks: tuple[str, ...]
+    methods: dict[str, str]
+    trials: int = bounded(50, 1, 1000)
+    seed: int = 0
+    places: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    criteria: dict[str, Criterion] = field(default_factory=dict)
+    rubric: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: Limits = Limits()
+    stop: StopRule = StopRule()
+    conditions: Conditions = field(default_factory=Conditions)
+    alpha: float = bounded(0.05, 0.001, 0.5)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for what, names in (("tasks", self.tasks), ("methods", tuple(self.methods))):
+            _check_names(what, names)
+        for what in ("places", "criteria", "rubric"):
+            if unknown := set(getattr(self, what)) - set(self.tasks):
+                raise ConfigError(
+                    f"{what} are given for '{min(unknown)}', which is not among the tasks: "
+                    f"{', '.join(self.tasks)}"
+                )
+        if unknown := set(self.stop.pair) - set(self.methods):
+            raise ConfigError(
+                f"the stop rule compares '{min(unknown)}'; the methods are: "
+                f"{', '.join(self.methods)}"
+            )
+        known = {**TABLE_7, **self.criteria}
+        if missing := [task for task in self.tasks if task not in known]:
+            raise ConfigError(
+                f"task '{missing[0]}' has no criteria: say under `criteria` when a trial of it "
+                "succeeds and when it fails"
+            )
+        object.__setattr__(self, "criteria", {task: known[task] for task in self.tasks})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A protocol as it is on disk, with the hash of each method's bundle."""
+
+    protocol: Protocol
+    bundles: dict[str, str]
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain content in its canonical form: JSON with sorted keys and no spaces."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_protocol(path: Path) -> Protocol:
+    """A protocol file; bundles are looked for beside it. Raises ConfigError."""
+    protocol = config.build(Protocol, config.load_yaml(path), path.name)
+    folder = path.resolve().parent
+    methods = {
+        name: source if source == EXPERT else str(folder / source)
+        for name, source in protocol.methods.items()
+    }
+    return replace(protocol, methods=methods)
+
+
+def freeze(protocol: Protocol) -> Frozen:
+    """With every bundle verified and hashed; raises BundleError, and ConfigError where a bundle
+    did not learn a task or an expert is to drive a real arm."""
+    bundles = {}
+    for name, source in protocol.methods.items():
+        if source == EXPERT:
+            if protocol.robot != TWIN:
+                raise ConfigError(f"method '{name}': experts drive the twin alone; name a bundle")
+            continue
+        learned = read_manifest(Path(source)).tasks
+        if missing := [task for task in protocol.tasks if task not in learned]:
+            raise ConfigError(
+                f"method '{name}': the bundle {source} did not learn {missing[0]}; it learned: "
+                f"{', '.join(learned)}"
+            )
+        bundles[name] = sha256(Path(source) / MANIFEST)
+    return Frozen(protocol=protocol, bundles=bundles)
+
+
+def first_change(before: Any, after: Any, place: str = "") -> str:
+    """The first thing that two plain contents differ in, in words; '' if they are equal."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys((*before, *after)):
+            inside = f"{place}.{key}".lstrip(".")
+            if key not in before or key not in after:
+                return f"{inside} {'was removed' if key in before else 'is new'}"
+            if found := first_change(before[key], after[key], inside):
+                return found
+        return ""
+    return "" if before == after else f"{place} was {before}, is {after}"
+
+
+def _check_names(what: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise ConfigError(f"a protocol needs {what}; name at least one")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{what} names '{twice[0]}' twice")
+    if odd := [name for name in names if not NAME.fullmatch(name)]:
+        raise ConfigError(f"{what}: '{odd[0]}' must be letters, digits, '_', '.', '+' and '-'")

@@ -1,0 +1,255 @@
+"""One run: a frozen protocol, its plan and its log; what is judged, what comes next."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nac_ros import config
+from nac_ros.data.layout import replace_with
+from nac_ros.errors import ConfigError, TrialError
+from nac_ros.provenance import environment
+from nac_ros.trials.log import Log, read_log
+from nac_ros.trials.plan import Slot, codes, plan
+from nac_ros.trials.protocol import Frozen, Protocol, digest, first_change, freeze
+from nac_ros.trials.sequential import Bet
+
+PROTOCOL, LOG = "protocol.json", "log.jsonl"
+TIME = "%Y-%m-%dT%H:%M:%S"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a trial went; what was not measured is None or empty.
+
+    outcome: `aborted` counts as no success, `invalid` (with a reason) is played again
+    steps: control periods; seconds: of the arm's time
+    rubric: steps of the task's rubric that were reached
+    clips: of the guard; jumps: at each seam [rad or m]; jerk: root mean square as a share of the
+        limits; sparc: of the tool's speed; plan_ms: observation to chunk
+    holds, refusals: of the guard, by reason; interventions: times a hand took over
+    strip: picture of the trial, relative to the run's folder; recording: where its MCAP lies
+    """
+
+    outcome: Literal["success", "failure", "aborted", "invalid"]
+    reason: str = ""
+    steps: int | None = None
+    seconds: float | None = None
+    rubric: int | None = None
+    clips: int | None = None
+    jumps: tuple[float, ...] | None = None
+    jerk: float | None = None
+    sparc: float | None = None
+    plan_ms: tuple[float, ...] = ()
+    holds: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
+    interventions: int = 0
+    strip: str = ""
+    recording: str = ""
+    operator: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Verdict):
+    """A verdict as it is in the log; slot: index in the plan; attempt: 0, 1, ... of that slot."""
+
+    slot: int
+    task: str
+    trial: int
+    place: str
+    code: str
+    attempt: int
+    time: str
+
+
+class Run:
+    """A run's folder, to go on with (`begin`, `go_on`) or to look at (`read`).
+
+    sha256: of the frozen protocol; codes: method -> code
+    slots: the plan; records: all that were judged, in that order
+    """
+
+    def __init__(self, folder: Path, entries: list[dict[str, Any]], log: Log | None):
+        frozen, self.sha256 = _stored(folder)
+        _check_unchanged(folder, self.sha256, entries)
+        self.folder, self._log, self.protocol = folder, log, frozen.protocol
+        self.slots, self.codes = plan(frozen.protocol), codes(frozen.protocol)
+        self.records: list[Record] = []
+        self.unblinded = False
+        self._valid: dict[tuple[str, int, str], Record] = {}
+        for entry in entries:
+            self._take(entry)
+
+    @classmethod
+    def begin(cls, folder: Path, protocol: Protocol) -> "Run":
+        """A new run in an empty folder, or the one that is there if its protocol is the same;
+        raises TrialError where it is not."""
+        frozen = freeze(protocol)
+        if not (folder / PROTOCOL).is_file():
+            _freeze_into(folder, frozen)
+        stored, _ = _stored(folder)
+        if change := first_change(config.to_plain(stored), config.to_plain(frozen)):
+            raise TrialError(
+                f"{folder} was frozen with another protocol: {change}; give the same one to go "
+                "on, or another folder for a new run"
+            )
+        return cls.go_on(folder)
+
+    @classmethod
+    def go_on(cls, folder: Path) -> "Run":
+        """The run that is there, as its only writer; raises TrialError."""
+        _stored(folder)
+        log = Log(folder / LOG)
+        try:
+            run = cls(folder, log.entries, log)
+            kind = "resume" if log.entries else "begin"
+            facts = {"protocol": run.sha256, "torn_bytes": log.torn, **environment()}
+            log.append({"entry": kind, "time": time.strftime(TIME), **facts})
+        except BaseException:
+            log.close()
+            raise
+        return run
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """A run as it is on disk, also while it is going on; raises TrialError."""
+        log = folder / LOG
+        return cls(folder, read_log(log) if log.is_file() else [], None)
+
+    def close(self) -> None:
+        """Lets others go on with the run."""
+        if self._log is not None:
+            self._log.close()
+
+    def pending(self) -> Iterator[Slot]:
+        """Slots that are still to be played, in order, each looked at when it is asked for."""
+        return (slot for slot in self.slots if self.wants(slot))
+
+    def wants(self, slot: Slot) -> bool:
+        """Whether a slot has no valid verdict and its task was not stopped before it."""
+        if (slot.task, slot.trial, slot.code) in self._valid:
+            return False
+        stopped = self.stopped(slot.task)
+        return stopped is None or slot.trial < stopped
+
+    def judge(self, slot: Slot, verdict: Verdict) -> Record:
+        """Writes a verdict down; it is on disk afterwards. Raises TrialError where the slot has
+        one, or the run is over or only being read."""
+        if self.unblinded:
+            raise TrialError(f"{self.folder} is unblinded, so no more trials count; begin anew")
+        if not self.wants(slot):
+            raise TrialError(f"{slot.task} {slot.trial} of {slot.code} is judged already")
+        if verdict.outcome == "invalid" and not verdict.reason:
+            raise TrialError("an invalid trial needs a reason, such as 'the cable was caught'")
+        steps = len(self.protocol.rubric.get(slot.task, ()))
+        if verdict.rubric is not None and not 0 <= verdict.rubric <= steps:
+            raise TrialError(f"rubric {verdict.rubric}: {slot.task} has {steps} steps")
+        attempt = sum(record.slot == slot.index for record in self.records)
+        place = {"slot": slot.index, **slot._asdict(), "attempt": attempt}
+        del place["index"]
+        self._write(
+            {"entry": "trial", "time": time.strftime(TIME), **place, **config.to_plain(verdict)}
+        )
+        return self.records[-1]
+
+    def unblind(self) -> dict[str, str]:
+        """Ends the run: from now on codes have names. Code -> method."""
+        if not self.unblinded:
+            self._write({"entry": "unblind", "time": time.strftime(TIME)})
+        return {code: method for method, code in self.codes.items()}
+
+    def record(self, task: str, trial: int, code: str) -> Record | None:
+        """The valid record of a trial, None where there is none or the task was stopped before."""
+        stopped = self.stopped(task)
+        counts = stopped is None or trial < stopped
+        return self._valid.get((task, trial, code)) if counts else None
+
+    def counted(self, task: str, code: str) -> list[Record]:
+        """What counts of a method on a task, by trial."""
+        found = (self.record(task, trial, code) for trial in range(self.protocol.trials))
+        return [record for record in found if record is not None]
+
+    def bet(self, task: str, first: str, second: str) -> Bet:
+        """The test that may be looked at any time, over the trials that count and that both codes
+        have played without a gap from the first on."""
+        return self._bet(task, first, second, self.stopped(task) or self.protocol.trials)
+
+    def stopped(self, task: str) -> int | None:
+        """After how many trials of each method the stop rule ended a task; all tasks share alpha
+        evenly, so that no number of them errs more often."""
+        if self.protocol.stop.rule == "fixed":
+            return None
+        first, second = (self.codes[method] for method in self.protocol.stop.pair)
+        level = self.protocol.alpha / len(self.protocol.tasks)
+        return self._bet(task, first, second, self.protocol.trials).reached(level)
+
+    def _bet(self, task: str, first: str, second: str, trials: int) -> Bet:
+        made = Bet()
+        for trial in range(trials):
+            pair = [self._valid.get((task, trial, code)) for code in (first, second)]
+            if None in pair:
+                break
+            made.add(*(record is not None and record.outcome == "success" for record in pair))
+        return made
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._log is None:
+            raise TrialError(f"{self.folder} was opened to be read; open it to go on with it")
+        self._log.append(entry)
+        self._take(self._log.entries[-1])
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        self.unblinded = self.unblinded or entry.get("entry") == "unblind"
+        if entry.get("entry") != "trial":
+            return
+        facts = {key: value for key, value in entry.items() if key != "entry"}
+        record = config.build(Record, facts, str(self.folder / LOG))
+        self.records.append(record)
+        if record.outcome != "invalid":
+            self._valid[record.task, record.trial, record.code] = record
+
+
+def _freeze_into(folder: Path, frozen: Frozen) -> None:
+    if folder.exists() and (not folder.is_dir() or any(map(_strange, folder.iterdir()))):
+        raise TrialError(f"{folder} holds something else than a run; choose another folder")
+    content = config.to_plain(frozen)
+    text = json.dumps({"sha256": digest(content), **content}, indent=1) + "\n"
+    replace_with(folder / PROTOCOL, lambda to: to.write_text(text))
+
+
+def _strange(path: Path) -> bool:
+    """Whether a file is no protocol that a crash kept from being completed."""
+    return not path.name.startswith(PROTOCOL)
+
+
+def _stored(folder: Path) -> tuple[Frozen, str]:
+    """The frozen protocol and the hash of what is written there."""
+    path = folder / PROTOCOL
+    if not path.is_file():
+        raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
+    try:
+        content = json.loads(path.read_text())
+        said = content.pop("sha256")
+        frozen = config.build(Frozen, content, str(path))
+    except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
+        raise TrialError(f"{path} is no frozen protocol: {error}") from error
+    if said != digest(content):
+        raise _changed(path, digest(content), str(said))
+    return frozen, said
+
+
+def _check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) -> None:
+    """The log says what the protocol was when the first trial began."""
+    for entry in entries:
+        if entry.get("entry") == "begin" and entry["protocol"] != sha256:
+            raise _changed(folder / PROTOCOL, sha256, entry["protocol"])
+
+
+def _changed(path: Path, found: str, frozen: str) -> TrialError:
+    return TrialError(
+        f"{path} was changed after it was frozen: its SHA-256 was {frozen[:12]}, is {found[:12]}; "
+        "put it back, or begin anew"
+    )

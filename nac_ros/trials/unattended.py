@@ -1,0 +1,54 @@
+"""Whole runs on the twin with nobody there: what is pending is played, judged, written down."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from nac_ros.data.layout import replace_with
+from nac_ros.errors import ConfigError
+from nac_ros.trials.executors import Executor
+from nac_ros.trials.protocol import TWIN, Protocol
+from nac_ros.trials.run import Record, Run
+from nac_ros.trials.twin import Job, Played, play
+
+STRIPS = "strips"
+
+
+def play_all(
+    run: Run,
+    executor: Executor,
+    pictures: bool = True,
+    report: Callable[[Record], None] = lambda record: None,
+) -> None:
+    """Brings a run on the twin to its end and unblinds it; a film strip of each trial with
+    `pictures`. What was judged stays; raises ConfigError for another robot."""
+    check_unattended(run.protocol)
+    for played in executor.run(play, _jobs(run, pictures)):
+        if run.wants(played.slot):  # others ran ahead of the stop rule
+            report(run.judge(played.slot, replace(played.verdict, strip=_keep(run, played))))
+    run.unblind()
+
+
+def check_unattended(protocol: Protocol) -> None:
+    """Raises ConfigError unless the protocol can be played with nobody there."""
+    if protocol.robot != TWIN:
+        raise ConfigError(
+            f"robot {protocol.robot} has no judge: unattended trials are played on the twin alone "
+            "(--robot twin)"
+        )
+
+
+def _jobs(run: Run, pictures: bool) -> Iterator[Job]:
+    methods = {code: method for method, code in run.codes.items()}
+    for slot in run.pending():
+        source = run.protocol.methods[methods[slot.code]]
+        yield Job(run.protocol, slot, source, pictures)
+
+
+def _keep(run: Run, played: Played) -> str:
+    """Writes the strip; its path relative to the run's folder."""
+    if not played.strip:
+        return ""
+    slot = played.slot
+    name = f"{STRIPS}/{slot.task}-{slot.trial:03d}-{slot.code}.jpg"
+    replace_with(run.folder / name, lambda to: to.write_bytes(played.strip))
+    return name

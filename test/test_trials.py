@@ -1,0 +1,281 @@
+"""A run's protocol, plan and log: frozen, blind, in blocks, and never losing a verdict."""
+
+import json
+import re
+import resource
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import yaml
+from judged import play, protocol
+
+from nac_ros import config
+from nac_ros.errors import BundleError, ConfigError, TrialError
+from nac_ros.export.manifest import add_file
+from nac_ros.simulation.tasks.base import HORIZON
+from nac_ros.trials.criteria import TABLE_7
+from nac_ros.trials.log import Log, read_log
+from nac_ros.trials.plan import codes, plan
+from nac_ros.trials.protocol import Limits, Protocol, StopRule, digest, load_protocol
+from nac_ros.trials.run import Run, Verdict
+
+EXPERT = {"expert": "expert"}
+SUCCESS = Verdict(outcome="success", reason="it lies there")
+
+
+def begin(folder, bundle, **changes):
+    return closing(Run.begin(folder, protocol(bundle, **changes)))
+
+
+def test_a_protocol_file_names_what_differs_and_finds_bundles_beside_it(tmp_path, tiny_bundle):
+    copytree(tiny_bundle, tmp_path / "models" / "nac")
+    content = {
+        "tasks": ["marker", "juggle"],
+        "methods": {"nac": "models/nac", "expert": "expert"},
+        "criteria": {"juggle": {"success": "three throws", "failure": "a ball falls"}},
+        "places": {"marker": ["A1", "B3"]},
+        "stop": {"rule": "sequential", "pair": ["nac", "expert"]},
+        "conditions": {"latency_ms": 200},
+    }
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump(content))
+    found = load_protocol(path)
+    assert found.methods == {"nac": str(tmp_path / "models/nac"), "expert": "expert"}
+    assert found.criteria["marker"] == TABLE_7["marker"]
+    assert found.criteria["juggle"].failure == "a ball falls"
+    assert found.conditions.latency_ms == 200.0 and found.limits.steps == HORIZON
+    path.write_text(yaml.safe_dump({**content, "trails": 3}))
+    with pytest.raises(ConfigError, match="unknown key 'trails'; did you mean 'trials'"):
+        load_protocol(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": ()}, "needs tasks; name at least one"),
+        ({"tasks": ("marker", "marker")}, "tasks names 'marker' twice"),
+        ({"methods": {"a b": "expert"}}, "methods: 'a b' must be letters"),
+        ({"tasks": ("juggle",)}, "task 'juggle' has no criteria"),
+        ({"places": {"chess": ("A1",)}}, "places are given for 'chess', which is not among"),
+        ({"trials": 0}, "trials must be in 1 .. 1000, got 0"),
+        ({"stop": StopRule(rule="sequential", pair=("a", "expert"))}, "compares 'a'; the methods"),
+    ],
+)
+def test_nonsense_protocols_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        Protocol(**({"tasks": ("marker",), "methods": EXPERT} | changes))
+
+
+def test_limits_and_stop_rules_are_checked_too():
+    with pytest.raises(ConfigError, match=r"steps must be in 1 \.\. 1000, got 1001"):
+        Limits(steps=1001)
+    with pytest.raises(ConfigError, match="needs `pair`, the two methods that it compares"):
+        StopRule(rule="sequential", pair=("nac", "nac"))
+
+
+def test_the_hash_is_of_the_content_and_not_of_the_order_of_keys():
+    one = Protocol(tasks=("marker",), methods={"a": "x", "b": "y"})
+    other = Protocol(tasks=("marker",), methods={"b": "y", "a": "x"})
+    hashes = [digest(config.to_plain(p)) for p in (one, other, replace(one, seed=1))]
+    assert hashes[0] == hashes[1] != hashes[2] and codes(one) == codes(other)
+
+
+def test_a_block_has_every_method_once_in_an_order_that_the_seed_decides(tiny_bundle):
+    made = protocol(
+        tiny_bundle,
+        methods=dict.fromkeys("abc", str(tiny_bundle)),
+        places={"marker": ("A1", "B3")},
+    )
+    slots = plan(made)
+    assert [slot.index for slot in slots] == list(range(2 * 12 * 3))
+    blocks = [slots[i : i + 3] for i in range(0, len(slots), 3)]
+    orders = []
+    for block in blocks:
+        assert len({(slot.task, slot.trial, slot.place) for slot in block}) == 1
+        orders.append(tuple(slot.code for slot in block))
+        assert sorted(orders[-1]) == sorted(codes(made).values())
+    assert len(set(orders)) > 3
+    assert [block[0].place for block in blocks if block[0].task == "marker"] == ["A1", "B3"] * 6
+    assert plan(made) == slots and plan(replace(made, seed=5)) != slots
+
+
+def test_codes_tell_nothing_of_the_methods(tiny_bundle):
+    several = dict.fromkeys(("bin", "fast", "nac", "oat"), str(tiny_bundle))
+    found = [codes(protocol(tiny_bundle, methods=several, seed=seed)) for seed in range(20)]
+    assert len({tuple(sorted(each, key=lambda name: each[name])) for each in found}) > 5
+    assert all(len(set(each.values())) == 4 for each in found)
+    with pytest.raises(ConfigError, match="13 methods are too many, at most 12"):
+        plan(protocol(tiny_bundle, methods={f"m{i}": "expert" for i in range(13)}))
+
+
+def test_a_changed_protocol_is_refused_with_what_changed(tmp_path, tiny_bundle):
+    folder = tmp_path / "run"
+    with begin(folder, tiny_bundle) as run:
+        run.judge(next(run.pending()), SUCCESS)
+    with pytest.raises(
+        TrialError, match=r"another protocol: protocol\.trials was 12, is 13; give"
+    ):
+        Run.begin(folder, protocol(tiny_bundle, trials=13))
+    content = json.loads((folder / "protocol.json").read_text())
+    content["protocol"]["alpha"] = 0.1
+    cunning = {**content, "sha256": digest({k: v for k, v in content.items() if k != "sha256"})}
+    for tampered in (content, cunning):  # the second knows of the hash, but not of the log
+        (folder / "protocol.json").write_text(json.dumps(tampered))
+        for opened in (Run.read, Run.go_on):
+            with pytest.raises(TrialError, match=r"protocol\.json was changed after it was froz"):
+                opened(folder)
+
+
+def test_another_bundle_under_the_same_name_is_refused(tmp_path, tiny_bundle):
+    bundle, folder = tmp_path / "bundle", tmp_path / "run"
+    copytree(tiny_bundle, bundle)
+    begin(folder, bundle).__enter__().close()
+    add_file(bundle, "note.txt", "trained a little longer")
+    with pytest.raises(TrialError, match=r"another protocol: bundles\.nac was \w{64}, is \w{64}"):
+        Run.begin(folder, protocol(bundle))
+
+
+def test_what_cannot_be_played_is_refused_before_anything_is_written(tmp_path, tiny_bundle):
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"did not learn juggle; it learned: .*weighing"):
+        Run.begin(
+            folder,
+            protocol(tiny_bundle, tasks=("juggle",), criteria={"juggle": TABLE_7["marker"]}),
+        )
+    with pytest.raises(ConfigError, match="method 'expert': experts drive the twin alone"):
+        Run.begin(folder, protocol(tiny_bundle, methods=EXPERT, robot="vx300s"))
+    with pytest.raises(BundleError, match="no bundle at nowhere"):
+        Run.begin(folder, protocol(tiny_bundle, methods={"nac": "nowhere"}))
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "protocol.json.partial").write_text("{")  # killed while it was written
+    begin(folder, tiny_bundle).__enter__().close()
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "thesis.txt").write_text("mine")
+    with pytest.raises(TrialError, match="holds something else than a run"):
+        Run.begin(tmp_path / "else", protocol(tiny_bundle))
+    with pytest.raises(TrialError, match=r"holds no run, protocol\.json is missing"):
+        Run.read(tmp_path / "else")
+
+
+def test_a_run_goes_on_after_the_last_verdict_and_repeats_none(tmp_path, tiny_bundle):
+    with begin(tmp_path / "run", tiny_bundle) as run:
+        for slot in list(run.slots)[:5]:
+            run.judge(slot, SUCCESS)
+    with begin(tmp_path / "run", tiny_bundle) as run:
+        assert next(run.pending()) == run.slots[5]
+        with pytest.raises(TrialError, match="is judged already"):
+            run.judge(run.slots[0], SUCCESS)
+        play(run, lambda task, trial, method: True)
+    again = Run.read(tmp_path / "run")
+    assert [record.slot for record in again.records] == list(range(48))
+    assert [e["entry"] for e in read_log(tmp_path / "run/log.jsonl")].count("resume") == 1
+
+
+def test_an_invalid_trial_is_kept_counted_and_played_again(tmp_path, tiny_bundle):
+    with begin(tmp_path / "run", tiny_bundle) as run:
+        slot = next(run.pending())
+        with pytest.raises(TrialError, match="an invalid trial needs a reason"):
+            run.judge(slot, Verdict(outcome="invalid"))
+        run.judge(slot, Verdict(outcome="invalid", reason="the cable was caught"))
+        assert next(run.pending()) == slot and run.record(slot.task, slot.trial, slot.code) is None
+        assert run.judge(slot, Verdict(outcome="aborted", reason="the arm shook")).attempt == 1
+        assert next(run.pending()) == run.slots[1]
+        assert [r.outcome for r in run.counted(slot.task, slot.code)] == ["aborted"]
+        with pytest.raises(TrialError, match="rubric 1: weighing has 0 steps"):
+            run.judge(run.slots[1], replace(SUCCESS, rubric=1))
+
+
+def test_an_unblinded_run_takes_no_more_verdicts(tmp_path, tiny_bundle):
+    with begin(tmp_path / "run", tiny_bundle) as run:
+        assert sorted(run.unblind().values()) == ["fast", "nac"]
+        with pytest.raises(TrialError, match="is unblinded, so no more trials count"):
+            run.judge(run.slots[0], SUCCESS)
+    assert Run.read(tmp_path / "run").unblinded
+    with pytest.raises(TrialError, match="was opened to be read"):
+        Run.read(tmp_path / "run")._write({})
+
+
+def test_the_sequential_rule_ends_a_task_as_soon_as_it_is_decided(tmp_path, tiny_bundle):
+    rule = StopRule(rule="sequential", pair=("nac", "fast"))
+    with begin(tmp_path / "run", tiny_bundle, stop=rule) as run:
+        play(run, lambda task, trial, method: method == "nac" or task == "marker")
+        # 2^9 / 10 = 51 is the first stake beyond 2 tasks / .05 = 40
+        assert run.stopped("weighing") == 9 and run.stopped("marker") is None
+        tasks = [record.task for record in run.records]
+        assert tasks.count("weighing") == 18 and tasks.count("marker") == 24
+
+
+def test_verdicts_from_beyond_the_stop_do_not_count(tmp_path, tiny_bundle):
+    rule = StopRule(rule="sequential", pair=("nac", "fast"))
+    with begin(tmp_path / "run", tiny_bundle, stop=rule) as run:
+        late = [slot for slot in run.slots if slot.trial == 11]
+        for slot in late:  # a worker ran ahead
+            run.judge(slot, SUCCESS)
+        play(run, lambda task, trial, method: method == "nac")
+        for task, code in (("weighing", run.codes["nac"]), ("marker", run.codes["fast"])):
+            assert len(run.counted(task, code)) == 9
+            assert run.record(task, 11, code) is None
+
+
+def test_a_last_line_cut_anywhere_costs_nothing_but_itself(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with closing(Log(path)) as log:
+        for number in range(3):
+            log.append({"entry": "trial", "slot": number})
+    whole = path.read_bytes()
+    kept = whole[: whole.rfind(b"\n", 0, -1) + 1]
+    for cut in range(len(kept), len(whole)):
+        path.write_bytes(whole[:cut])
+        assert len(read_log(path)) == 2
+        with closing(Log(path)) as log:
+            assert log.torn == cut - len(kept) and len(log.entries) == 2
+            log.append({"entry": "trial", "slot": 2})
+        assert path.read_bytes() == whole
+
+
+def test_a_line_damaged_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"entry": "begin"}\n{"entry": \n{"entry": "trial"}\n')
+    with pytest.raises(TrialError, match=r"line 2 of .*log\.jsonl is damaged"):
+        read_log(path)
+
+
+def test_a_log_has_one_writer(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with closing(Log(path)), pytest.raises(TrialError, match="is being written by another"):
+        Log(path)
+    Log(path).close()
+
+
+def test_a_full_disk_leaves_the_log_as_it_was_and_the_trial_to_be_judged(tmp_path, tiny_bundle):
+    with begin(tmp_path / "run", tiny_bundle) as run:
+        path, slot = tmp_path / "run/log.jsonl", next(run.pending())
+        before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        try:
+            with pytest.raises(TrialError, match="this trial is not judged; make room"):
+                run.judge(slot, SUCCESS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before and next(run.pending()) == slot
+        run.judge(slot, SUCCESS)
+    assert len(Run.read(tmp_path / "run").records) == 1
+
+
+def test_every_task_of_the_twin_has_criteria():
+    from nac_ros.simulation.tasks import list_tasks
+
+    assert set(list_tasks()) <= set(TABLE_7)
+
+
+def test_the_protocol_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).resolve().parent.parent / "docs/trials.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "protocol.yaml").write_text(block)
+    found = load_protocol(tmp_path / "protocol.yaml")
+    assert found.stop.pair == ("nac", "expert") and found.places["marker"][-1] == "C1"
+    assert found.criteria["weighing"].failure == "the display is off at the end"

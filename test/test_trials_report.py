@@ -1,0 +1,137 @@
+"""What a run found, as figures and as a page, from verdicts that are made up."""
+
+import json
+import re
+from contextlib import closing
+
+import numpy as np
+import pytest
+from judged import play, protocol
+from scipy.stats import barnard_exact, binomtest
+
+from nac_ros.devices.jpeg import encode
+from nac_ros.evaluation.published import TABLE_6
+from nac_ros.trials.protocol import StopRule
+from nac_ros.trials.report import write_report
+from nac_ros.trials.run import Run, Verdict
+from nac_ros.trials.summary import figures
+
+
+def better(task, trial, method):
+    """nac fails on every fourth scene, fast succeeds on every fourth."""
+    return trial % 4 > 0 if method == "nac" else trial % 4 == 3
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_bundle):
+    """A finished run with all that can be recorded."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    made = protocol(tiny_bundle, rubric={"marker": ("grasped", "lifted", "in the bin")})
+    with closing(Run.begin(folder, made)) as run:
+        play(
+            run, better, steps=200, seconds=6.5, clips=4, jumps=(0.01, 0.02), jerk=0.1, sparc=-3.0,
+            plan_ms=(80.0, 90.0), holds={"no_chunk": 1}, strip="strips/one.jpg",
+        )  # fmt: skip
+        run.unblind()
+    (folder / "strips").mkdir()
+    (folder / "strips/one.jpg").write_bytes(encode(np.zeros((8, 48, 3), np.uint8), 80))
+    return Run.read(folder)
+
+
+def test_the_figures_have_the_keys_that_others_read_and_the_numbers_of_the_log(run):
+    found = figures(run)
+    json.dumps(found, allow_nan=False)
+    row = found["methods"]["nac"]["weighing"]
+    assert (row["trials"], row["successes"]) == (12, 9)
+    exact = binomtest(9, 12).proportion_ci(method="exact")
+    assert row["clopper_pearson95"] == pytest.approx(list(exact))
+    score = binomtest(9, 12).proportion_ci(method="wilson")
+    assert row["wilson95"] == pytest.approx(list(score))
+    assert row["failures"] == {"it <fell>": 3} and row["aborted"] == row["invalid"] == 0
+    assert row["seconds_to_success"] == {"p50": 6.5, "p99": 6.5, "n": 9}
+    assert row["guard_clips"] == {"mean": 4.0, "n": 12} and row["sparc"]["p50"] == -3.0
+    assert row["plan_ms"]["p50"] == pytest.approx(85) and row["holds"] == {"no_chunk": 12}
+    assert list(found["methods"]) == ["nac", "fast"] and found["finished"] and not found["blind"]
+    assert found["paper"]["marker"] == TABLE_6["marker"]
+
+
+def test_the_tests_are_those_of_the_counts_and_of_the_shared_scenes(run):
+    tests = figures(run)["tests"]
+    assert [(row["methods"], row["task"]) for row in tests] == [
+        (["nac", "fast"], "weighing"), (["nac", "fast"], "marker"), (["nac", "fast"], "all"),
+    ]  # fmt: skip
+    one, _, pooled = tests
+    expected = barnard_exact([[9, 3], [3, 9]]).pvalue
+    assert one["barnard_p"] == pytest.approx(expected)
+    assert one["barnard_holm_p"] == pytest.approx(2 * expected)
+    assert (one["gained"], one["lost"], one["shared"]) == (6, 0, 12)
+    assert one["difference"] == pytest.approx(0.5) and one["difference95"][0] > 0
+    assert one["mcnemar_p"] == pytest.approx(2 * 0.5**6)
+    assert one["anytime_p"] == pytest.approx(7 / 2**6)
+    assert pooled["counts"] == [[18, 24], [6, 24]] and pooled["mcnemar_p"] < 0.001
+    assert pooled["stratified_p"] < one["barnard_p"] and pooled["anytime_p"] < 0.01
+
+
+def test_letters_part_methods_that_differ(run):
+    shown = figures(run)["letters"]
+    assert shown["all"] == {"nac": "a", "fast": "b"}
+    assert shown["weighing"] == {"nac": "a", "fast": "b"}
+
+
+def test_the_page_is_one_file_with_every_number_and_picture(run):
+    path, found = write_report(run)
+    page = path.read_text()
+    assert json.loads((run.folder / "report.json").read_text()) == json.loads(json.dumps(found))
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert page.count("data:image/jpeg;base64,") == 8  # success and failure, 2 methods x 2 tasks
+    assert page.count("data:image/png;base64,") == 4
+    for text in ("<b>9/12</b>", "18 of 24", "it &lt;fell&gt;", "SPARC", run.sha256):
+        assert text in page, text
+    assert "it <fell>" not in page
+
+
+def test_a_run_that_goes_on_is_blind_and_says_what_may_be_looked_at(tmp_path, tiny_bundle):
+    made = protocol(tiny_bundle, methods=dict.fromkeys(("mine", "theirs"), str(tiny_bundle)))
+    with closing(Run.begin(tmp_path / "run", made)) as run:
+        path, found = write_report(run)
+        assert "No trial is judged yet" in path.read_text()
+        for slot in list(run.slots)[:7]:
+            run.judge(slot, Verdict(outcome="success"))
+        path, found = write_report(run)
+    page = path.read_text()
+    assert set(found["methods"]) == set(run.codes.values()) and found["blind"]
+    assert list(found["methods"]) == sorted(run.codes.values())
+    assert not found["finished"] and "7 trials are judged and the run goes on" in page
+    assert "mine" not in page and "theirs" not in page
+
+
+def test_a_stopped_task_and_trials_that_do_not_count_are_told(tmp_path, tiny_bundle):
+    made = protocol(tiny_bundle, stop=StopRule(rule="sequential", pair=("nac", "fast")))
+    with closing(Run.begin(tmp_path / "run", made)) as run:
+        run.judge(run.slots[0], Verdict(outcome="invalid", reason="the light failed"))
+        play(run, lambda task, trial, method: method == "nac")
+        run.unblind()
+        path, found = write_report(run)
+    assert found["stopped"] == {"weighing": 9, "marker": 9} and found["finished"]
+    assert found["methods"]["nac"]["marker"]["trials"] == 9
+    invalid = [rows["weighing"]["invalid"] for rows in found["methods"].values()]
+    assert sorted(invalid) == [0, 1]
+    assert "ended marker after 9 trials" in path.read_text()
+    assert "invalid: played again, not counted" in path.read_text()
+
+
+def test_a_rubric_is_the_mean_share_of_steps_with_an_interval(tmp_path, tiny_bundle):
+    made = protocol(tiny_bundle, rubric={"marker": ("grasped", "in the bin")}, tasks=("marker",))
+    with closing(Run.begin(tmp_path / "run", made)) as run:
+        for slot in run.slots:
+            run.judge(slot, Verdict(outcome="failure", reason="late", rubric=slot.trial % 2))
+        row = figures(run)["methods"][run.slots[0].code]["marker"]["rubric"]
+    assert row["mean"] == pytest.approx(0.25) and row["n"] == 12
+    assert 0.05 < row["mean95"][0] < 0.25 < row["mean95"][1] < 0.45
+
+
+def test_table_6_has_the_means_of_table_2():
+    means = {m: np.mean([rates[m] for rates in TABLE_6.values()]) for m in TABLE_6["marker"]}
+    assert means == {
+        "bin": 6.25, "diffusion": 22.5, "fast": 40, "vqvla": 31.25, "oat": 40, "nac": 50
+    }  # fmt: skip

@@ -1,0 +1,208 @@
+"""Whole runs on the twin: the same results wherever they are played, and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nac_ros import config
+from nac_ros.cli import main
+from nac_ros.devices.jpeg import decode
+from nac_ros.errors import ConfigError
+from nac_ros.trials import unattended
+from nac_ros.trials.executors import Here, Processes, choose
+from nac_ros.trials.protocol import Limits, Protocol, StopRule
+from nac_ros.trials.run import Run, Verdict
+from nac_ros.trials.twin import Played
+from nac_ros.trials.unattended import play_all
+
+NAC = "import sys; from nac_ros.cli import main; sys.exit(main(sys.argv[1:]))"
+MEASURED = ("time", "plan_ms")  # by a clock, so never the same twice
+
+
+def told(run):
+    """What a run's log says of each slot, without what a clock measured."""
+    rows = [config.to_plain(record) for record in run.records]
+    facts = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+    return sorted(facts, key=lambda row: row["slot"])
+
+
+def played(folder, executor, protocol, pictures=False):
+    with closing(Run.begin(folder, protocol)) as run:
+        play_all(run, executor, pictures)
+    return Run.read(folder)
+
+
+class Rays:
+    """Stands in for the library: what is asked of it, in this process, last task first."""
+
+    def __init__(self):
+        self.calls, self.most = [], 0
+
+    def init(self, address):
+        if address == "nowhere:6379":
+            raise ConnectionError("no GCS")
+        self.calls.append(("init", address))
+
+    def remote(self, **resources):
+        self.calls.append(("remote", resources))
+        return lambda function: SimpleNamespace(remote=lambda job: (function, job))
+
+    def wait(self, references, num_returns):
+        self.most = max(self.most, len(references))
+        return references[-num_returns:], references[:-num_returns]
+
+    def get(self, references):
+        return [function(job) for function, job in references]
+
+    def shutdown(self):
+        self.calls.append(("shutdown",))
+
+
+@pytest.fixture(scope="module")
+def protocol(tiny_bundle):
+    return Protocol(
+        tasks=("weighing",),
+        methods={"expert": "expert", "tiny": str(tiny_bundle)},
+        trials=2,
+        seed=3,
+        limits=Limits(steps=150),
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, protocol):
+    """The run as one process plays it."""
+    return played(tmp_path_factory.mktemp("alone") / "run", Here(), protocol, pictures=True)
+
+
+def test_experts_succeed_and_an_untrained_policy_fails_when_its_steps_run_out(alone):
+    code = alone.codes
+    experts, tiny = (alone.counted("weighing", code[m]) for m in ("expert", "tiny"))
+    assert [record.outcome for record in experts] == ["success"] * 2
+    for record in tiny:
+        assert record.outcome == "failure" and record.reason and record.steps == 150
+        assert len(record.plan_ms) == 10 and record.seconds == pytest.approx(5, abs=0.01)
+        assert record.jumps and record.jerk is not None and record.sparc < 0
+    assert all(record.sparc < 0 and record.clips is None for record in experts)
+    assert alone.unblinded and len(alone.records) == 4
+
+
+def test_each_trial_leaves_a_film_strip_that_ends_as_the_trial_did(alone):
+    for record in alone.records:
+        strip = decode((alone.folder / record.strip).read_bytes())
+        assert strip.shape == (180, 6 * 240, 3)
+    won = next(r for r in alone.records if r.outcome == "success")
+    last = decode((alone.folder / won.strip).read_bytes())[:, -240:].astype(int)
+    green = (last[..., 1] > last[..., 0] + 60) & (last[..., 1] > last[..., 2] + 60)
+    assert green.sum() > 10  # the scale's display is on
+
+
+def test_two_processes_find_what_one_finds(tmp_path, protocol, alone):
+    found = played(tmp_path / "run", Processes(2), protocol)
+    assert [{**row, "strip": ""} for row in told(alone)] == told(found)
+
+
+def test_a_ray_cluster_finds_what_one_process_finds(tmp_path, protocol, alone, monkeypatch):
+    rays = Rays()
+    monkeypatch.setitem(sys.modules, "ray", rays)
+    found = played(tmp_path / "run", choose(3, "head:6379"), protocol)
+    assert [{**row, "strip": ""} for row in told(alone)] == told(found)
+    assert rays.calls == [("init", "head:6379"), ("remote", {"num_cpus": 1}), ("shutdown",)]
+    assert rays.most == 3
+    assert next(record.slot for record in found.records) == 2  # the newest of three came first
+    with pytest.raises(ConfigError, match="no Ray cluster answers at nowhere:6379"):
+        list(choose(2, "nowhere:6379").run(str, [1]))
+
+
+def test_without_ray_naming_a_cluster_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install nac_ros\[cluster\]"):
+        choose(1, "auto")
+    assert isinstance(choose(1, ""), Here) and isinstance(choose(2, ""), Processes)
+
+
+def test_the_stop_rule_counts_the_same_trials_whoever_ran_ahead(tmp_path, protocol, monkeypatch):
+    def expert_wins(job):
+        won = job.source == "expert"
+        verdict = Verdict(outcome="success" if won else "failure", reason="it is said so")
+        return Played(job.slot, verdict, b"")
+
+    monkeypatch.setitem(sys.modules, "ray", Rays())
+    monkeypatch.setattr(unattended, "play", expert_wins)
+    rule = StopRule(rule="sequential", pair=("expert", "tiny"))
+    stopping = replace(protocol, trials=12, stop=rule)
+    alone, ahead = (
+        played(tmp_path / str(workers), choose(workers, "head" * (workers > 1)), stopping)
+        for workers in (1, 5)
+    )
+    assert alone.stopped("weighing") == ahead.stopped("weighing") == 8  # 2^8 / 9 > 20
+    assert len(alone.records) == 2 * 8 < len(ahead.records)
+    for run in (alone, ahead):
+        assert all(len(run.counted("weighing", code)) == 8 for code in run.codes.values())
+
+
+def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_repeated(tmp_path, capsys):
+    options = "trials --robot twin --tasks weighing --methods expert --seed 5 --no-pictures"
+    words = [*options.split(), "--trials", "6", "--out", str(tmp_path / "killed")]
+    log = tmp_path / "killed/log.jsonl"
+    root = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", NAC, *words], stdout=subprocess.DEVNULL, env={**os.environ, **root}
+    )
+    try:
+        while process.poll() is None and not (
+            log.is_file() and b"trial" in log.read_bytes()[900:]
+        ):
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = log.read_bytes()
+    judged = before.count(b'"entry": "trial"')
+    assert 0 < judged < 6, "killed in the middle"
+    assert main(["trials", "--out", str(tmp_path / "killed"), "--no-pictures"]) == 0
+    assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    run = Run.read(tmp_path / "killed")
+    assert sorted(record.slot for record in run.records) == list(range(6))
+    words[-1] = str(tmp_path / "whole")
+    assert main([*words, "--json", str(tmp_path / "whole.json")]) == 0
+    assert told(run) == told(Run.read(tmp_path / "whole"))
+    figures = json.loads((tmp_path / "whole.json").read_text())
+    assert figures["methods"]["expert"]["weighing"]["successes"] == 6
+    assert "6/6" in capsys.readouterr().out and (tmp_path / "whole/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trials"], "name --tasks and --methods"),
+        (["trials", "--tasks", "marker", "--methods", "nowhere"], "no bundle at"),
+        (["trials", "--tasks", "juggle", "--methods", "expert"], "unknown task 'juggle'"),
+        (["trials", "--tasks", "all", "--methods", "expert", "--robot", "ur5"], "has no judge"),
+        (["trials", "--power", "0.5"], "name at least two success rates"),
+        (["trials", "--unblind", "nowhere"], "holds no run"),
+        (["report", "nowhere"], "holds no run"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_planning_prints_how_many_trials_it_takes(capsys, tmp_path):
+    assert main(["trials", "--power", "0.5", "0.9", "--json", str(tmp_path / "power.json")]) == 0
+    (row,) = json.loads((tmp_path / "power.json").read_text())["rows"]
+    assert row == {"p1": 0.5, "p2": 0.9, "n50": 11, "n80": 20, "n90": 26}
+    assert "Barnard" in capsys.readouterr().out
