@@ -87,6 +87,10 @@ def _convert(data: Any) -> None:
         "--video", choices=("none", "h264", "av1"), default=data_commands.NO_VIDEO,
         help="encode images in a LeRobot folder; PNG, which loses nothing, if none",
     )  # fmt: skip
+    turn.add_argument(
+        "--robot", help="mcap: name or YAML file of the robot; the sources' if they tell it"
+    )
+    turn.add_argument("--cameras", nargs="+", help="mcap: of these only; all if left out")
     turn.add_argument("--crf", type=int, help="of the video, 0 = best")
     turn.add_argument("--gop", type=arguments.count, help="frames from one whole one to the next")
     turn.add_argument("--threads", type=arguments.count, help="of each encoder")

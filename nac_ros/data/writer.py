@@ -17,7 +17,7 @@ from nac_ros.data import columns, feature_stats, features, layout, places
 from nac_ros.data.episode import Episode
 from nac_ros.data.features import NO_EXTRAS, Extras
 from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, FileNumber
-from nac_ros.data.places import CLIP, OUTCOMES
+from nac_ros.data.places import CLIP
 from nac_ros.data.summary import Summary
 from nac_ros.data.video import VideoConfig, write_video
 from nac_ros.errors import DatasetError
@@ -181,7 +181,7 @@ class DatasetWriter:
             "meta/episodes/file_index": self._file.file,
             **self._clip_columns(len(episode)),
             **({} if trial is None else {layout.TRIAL: trial}),
-            **({OUTCOME: _told(episode.success)} if self._tell else {}),
+            **({OUTCOME: places.told(episode.success)} if self._tell else {}),
             **feature_stats.flatten(stats),
         }
         return pa.Table.from_pylist([row])
@@ -191,10 +191,6 @@ class DatasetWriter:
         ends = {f"videos/{k}/to_timestamp": length / self._info["fps"] for k in self._video_keys}
         starts = {f"videos/{k}/{p}": v for k in self._video_keys for p, v in zip(CLIP, values)}
         return {**starts, **ends}
-
-
-def _told(success: bool | None) -> str:
-    return next(text for text, value in OUTCOMES.items() if value is success)
 
 
 def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
