@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from nac_ros import terminal
@@ -28,6 +29,51 @@ def convert(a: Namespace) -> dict[str, Any]:
     if done.doubtful:
         print(f"{done.doubtful} of them are not read back as they were; see `nac data check`")
     return {**done._asdict(), "path": str(done.path)}
+
+
+def edit(a: Namespace) -> dict[str, Any]:
+    """Relabels, discards, merges or splits episodes, recorded ones or of LeRobot folders."""
+    from nac_ros import recording_commands
+    from nac_ros.data import edit_lerobot
+    from nac_ros.errors import ConfigError
+
+    if not any(edit_lerobot.is_lerobot(path) for path in a.paths):
+        if a.episode:
+            raise ConfigError("--episode goes with a LeRobot folder; name recorded episodes")
+        return recording_commands.edit(a)
+    if a.deed == "merge":
+        if a.out is None:
+            raise ConfigError("merge needs --out, the folder that all become one in")
+        done = [edit_lerobot.merge(a.paths, a.out, _copying)]
+    else:
+        done = [_edit_one(a, path) for path in a.paths]
+    for path in done:
+        print(path)
+    return {"paths": [str(path) for path in done]}
+
+
+def _edit_one(a: Namespace, path: Path) -> Path:
+    """Changes one LeRobot folder; raises ConfigError where an option is missing."""
+    from nac_ros.data import edit_lerobot
+    from nac_ros.errors import ConfigError
+
+    if a.deed == "discard":
+        if not a.episode:
+            raise ConfigError("discard needs --episode, the numbers of the episodes to take out")
+        return edit_lerobot.discard(path, a.episode, _copying)
+    if a.deed == "split":
+        if a.at is None or not a.episode or len(a.episode) != 1:
+            raise ConfigError("split needs --episode N and --at, seconds after its first frame")
+        return edit_lerobot.split(path, a.episode[0], a.at, _copying)
+    if a.note is not None:
+        raise ConfigError("--note goes with recorded episodes; LeRobot folders hold none")
+    if a.task is None and a.outcome is None:
+        raise ConfigError("relabel needs --task or --outcome")
+    return edit_lerobot.relabel(path, a.episode or (), a.task, a.outcome, _copying)
+
+
+def _copying(done: int, total: int) -> None:
+    terminal.progress(f"editing: {done}/{total} data files", done, total)
 
 
 def _converter(to: str) -> Callable[..., Any]:
