@@ -14,7 +14,7 @@ SETUP := $(PYTHON) tools/setup_env.py --venv $(VENV) --stamp $(STAMP) \
 	--torch '$(TORCH)' --torch-index '$(TORCH_INDEX)' --onnx $(ONNX)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench soak lint
+.PHONY: help setup demo test bench soak interop lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ bench: $(STAMP) ## how long the runtime's parts take, as ratios to their budgets
 
 soak: $(STAMP) ## long runs at full rate: nothing grows, drifts or stops
 	@$(RUN) -m pytest -q -m soak -s
+
+interop: $(STAMP) ## stock lerobot, rosbags and mcap read our files (own venv of 8 GB; never in CI)
+	@$(RUN) tools/interop.py --torch-index '$(TORCH_INDEX)'
 
 lint: $(STAMP) ## format, lint and types
 	@$(RUN) -m ruff format --check nac_ros test tools launch setup.py

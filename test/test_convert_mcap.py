@@ -28,6 +28,7 @@ from nac_ros.data.convert import Conversion, to_lerobot
 from nac_ros.data.convert_mcap import to_mcap
 from nac_ros.data.datasets import open_dataset
 from nac_ros.data.writer import DatasetWriter
+from nac_ros.errors import DatasetError
 from nac_ros.robot import load_robot
 
 T0, PERIOD = 1_790_000_000_123_456_789, 33_333_333
@@ -200,6 +201,8 @@ def test_an_interrupted_conversion_goes_on_and_what_was_put_aside_stays_so(tmp_p
         *(f"episode_{k:06d}_do-it" for k in (1, 2, 3)),
     ]
     assert_same(open_dataset(out).episode(1), moving(2))
+    with pytest.raises(DatasetError, match="with cameras = scene, wrist, now it is scene; give"):
+        to_mcap([source], out, replace(options, cameras=("scene",)), quiet)
 
 
 def test_a_camera_that_stood_still_is_told_and_nothing_is_left_out(tmp_path, robot, capsys):

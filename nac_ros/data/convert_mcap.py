@@ -1,5 +1,7 @@
 """Any datasets into recorded episodes, as the recorder writes them; interrupted, it goes on."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +39,7 @@ def to_mcap(
     robot = robot_for(sources[0], conversion.robot)
     order = columns_of(sources[0], robot)
     spec = as_seen(robot, sources[0], fps, conversion.cameras)
-    plain = configs.to_plain(spec)
-    origin = origins.origin(sources, fps, {"robot": plain})
+    origin = origins.origin(sources, fps, _identity(spec))
     run_file = out / RUN_FILE
     origins.check_same(run_file, origin, sources, out, out.is_dir() and any(out.iterdir()))
     out.mkdir(parents=True, exist_ok=True)
@@ -135,6 +136,16 @@ def columns_of(source: AnyDataset, spec: RobotSpec) -> list[int]:
             f"{', '.join(spec.units)}; choose another --robot"
         )
     return order
+
+
+def _identity(spec: RobotSpec) -> dict[str, str]:
+    """What conversions that go on must have in common of their robot, in words for people."""
+    content = json.dumps(configs.to_plain(spec))
+    return {
+        "robot": spec.name,
+        "cameras": ", ".join(camera.name for camera in spec.cameras),
+        "robot_digest": hashlib.sha256(content.encode()).hexdigest()[:16],
+    }
 
 
 def _view(camera: CameraSpec, source: AnyDataset) -> CameraSpec:

@@ -132,6 +132,8 @@ def _compose(sources: Sequence[Source], parts: Sequence[Part], work: Path, repor
             raise DatasetError(
                 f"{work}: episode {index} is not what it should be; nothing changed"
             )
+    for folder in (work, *(path for path in work.rglob("*") if path.is_dir())):
+        layout.sync(folder)
 
 
 def _origin(source: Source) -> dict[str, Any]:
