@@ -14,7 +14,7 @@ SETUP := $(PYTHON) tools/setup_env.py --venv $(VENV) --stamp $(STAMP) \
 	--torch '$(TORCH)' --torch-index '$(TORCH_INDEX)' --onnx $(ONNX)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench soak tutorial lint
+.PHONY: help setup demo test bench soak tutorial interop lint
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ soak: $(STAMP) ## long runs at full rate: nothing grows, drifts or stops
 
 tutorial: $(STAMP) ## the README's day in the lab, on the twin (under 40 minutes)
 	@$(RUN) tools/tutorial.py
+
+interop: $(STAMP) ## stock lerobot, rosbags and mcap read our files (own venv of 8 GB; never in CI)
+	@$(RUN) tools/interop.py --torch-index '$(TORCH_INDEX)'
 
 lint: $(STAMP) ## format, lint and types
 	@$(RUN) -m ruff format --check nac_ros test tools launch setup.py

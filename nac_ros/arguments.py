@@ -18,6 +18,10 @@ def training(command: argparse.ArgumentParser) -> None:
         "--set", type=setting, action="append", default=[], metavar="KEY=VALUE",
         help="change a field of the training config, such as steps=2000",
     )  # fmt: skip
+    command.add_argument(
+        "--only", choices=("everything", "interventions"), default="everything",
+        help="learn only from where a hand had taken over from a policy",
+    )  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with the run in --out")
     command.add_argument("--threads", type=count, help="CPU threads of torch")
     columns(command)

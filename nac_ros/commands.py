@@ -137,7 +137,7 @@ def policy_train(a: Namespace) -> Figures:
     frames = load_frames(a.data, cameras, report=terminal.decoding)
     tasks, state_dim = _task_ids(frames.tasks), frames.proprio.shape[1]
     facts = {"cameras": cameras, "tasks": tasks, "state_dim": state_dim}
-    training = training_config(PolicyTraining, a)
+    training = training_config(PolicyTraining, a, {"only": a.only})
     policy = make_policy(a.policy, a.preset, tokenizer, **{**facts, **dict(a.model)})
     if a.init:
         print(f"{warm_start(policy, a.init)} tensors taken over from {a.init}")

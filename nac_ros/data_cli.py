@@ -41,17 +41,22 @@ def _recordings(data: Any) -> None:
         "paths", type=Path, nargs="+", help="episodes, or folders of which all are mended"
     )
     change = arguments.command(
-        data, "edit", recording_commands.edit, "relabel, discard, merge or split recorded episodes"
+        data, "edit", data_commands.edit, "relabel, discard, merge or split episodes"
     )
     change.add_argument("deed", choices=("relabel", "discard", "merge", "split"))
-    change.add_argument("paths", type=Path, nargs="+", help="episodes")
+    change.add_argument(
+        "paths", type=Path, nargs="+", help="recorded episodes, or LeRobot v3 folders"
+    )
+    change.add_argument(
+        "--episode", type=int, nargs="+", metavar="N", help="which ones of a LeRobot folder"
+    )
     change.add_argument("--task", help="relabel: another prompt")
     change.add_argument(
         "--outcome", choices=("success", "failure"), help="relabel: another verdict"
     )
     change.add_argument("--note", help="relabel: another note")
     change.add_argument("--out", type=Path, help="merge: folder that the episodes go to")
-    change.add_argument("--at", type=float, help="split: seconds after the first message")
+    change.add_argument("--at", type=float, help="split: seconds after the episode's begin")
     look = arguments.command(
         data, "view", recording_commands.view, "an episode as a page and a rerun recording"
     )
@@ -95,6 +100,10 @@ def _convert(data: Any) -> None:
         "--video", choices=("none", "h264", "av1"), default=data_commands.NO_VIDEO,
         help="encode images in a LeRobot folder; PNG, which loses nothing, if none",
     )  # fmt: skip
+    turn.add_argument(
+        "--robot", help="mcap: name or YAML file of the robot; the sources' if they tell it"
+    )
+    turn.add_argument("--cameras", nargs="+", help="mcap: of these only; all if left out")
     turn.add_argument("--crf", type=int, help="of the video, 0 = best")
     turn.add_argument("--gop", type=arguments.count, help="frames from one whole one to the next")
     turn.add_argument("--threads", type=arguments.count, help="of each encoder")

@@ -12,6 +12,7 @@ from nac_ros.errors import BadObservation
 
 NANO = 1_000_000_000
 CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}  # encoding -> order that gives RGB
+JPEG_FORMAT = "rgb8; jpeg compressed bgr8"  # of a CompressedImage, as image_transport says it
 
 
 def to_seconds(stamp: Any, origin_ns: int = 0) -> float:

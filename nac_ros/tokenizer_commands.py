@@ -1,6 +1,7 @@
 """What each command of `nac tokenizer` does."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def train(a: Namespace) -> Figures:
     training = training_config(TokenizerTraining, a, usual)
     seed_everything(training.seed)  # before the first weights are drawn
     made = make_tokenizer(a.tokenizer, a.preset, a.horizon, len(datasets[0].names), **facts)
-    chunks, held_out = windows_of(datasets, a.horizon, pad_end=a.pad_end)
+    chunks, held_out = _windows(a, datasets)
     print(
         f"{a.tokenizer} ({a.preset}), {made.params_m:.3f} M parameters; "
         f"{len(chunks.actions)} chunks to train on, {len(held_out.actions)} held out"
@@ -77,13 +78,23 @@ def _train_family(a: Namespace) -> Figures:
     for name, dataset in zip(a.embodiments, open_data(a.data, a)):
         sizes = {"horizon": a.horizon, "action_dim": len(dataset.names)}
         facts[name] = {**sizes, **chunk_facts(a, dataset)}
-        data[name] = windows_of([dataset], a.horizon, pad_end=a.pad_end)
+        data[name] = _windows(a, [dataset])
     family = make_family(facts, a.preset, **dict(a.model))
     figures = train_family(family, data, training, a.out, a.resume)
     for name, row in figures.items():
         print(f"{name}, in {a.out / name}:")
         terminal.tokenizer_errors(row)
     return {"embodiments": figures}
+
+
+def _windows(a: Namespace, datasets: Sequence[Any]) -> tuple[Any, Any]:
+    """What to train on and what is held out, as --only and --pad-end say; an intervention ends
+    where the arm does not rest, so nothing is padded there."""
+    if a.only == "everything":
+        return windows_of(datasets, a.horizon, pad_end=a.pad_end)
+    from nac_ros.data.interventions import alone
+
+    return windows_of(alone(datasets, a.horizon), a.horizon)
 
 
 def judge(a: Namespace) -> Figures:

@@ -15,7 +15,7 @@ from test_hdf5 import assert_equal_notes, episodes, facts
 from test_lerobot import assert_same, make_episode, write
 from test_places import write_v21
 
-from nac_ros.data import convert, feature_stats
+from nac_ros.data import convert, feature_stats, origins
 from nac_ros.data.check import check
 from nac_ros.data.convert import Conversion, to_lerobot
 from nac_ros.data.datasets import AnyDataset, open_all, open_dataset
@@ -50,7 +50,7 @@ def test_there_and_back_everything_is_equal(tmp_path):
         for dataset in (there, back):
             assert_same(dataset.episode(index), wanted)
             assert_equal_notes(dataset.episode(index), wanted)
-    for key in (*convert.ALIKE, "fps", "tasks"):
+    for key in (*origins.ALIKE, "fps", "tasks"):
         assert getattr(back, key) == getattr(there, key) == getattr(source, key), key
 
 

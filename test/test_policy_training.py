@@ -33,7 +33,7 @@ def frames() -> Frames:
         proprio=flat, actions=flat, episode=episode,
         start=episode * LENGTH, end=(episode + 1) * LENGTH,
         tasks=("reach",) * EPISODES, held_out=np.arange(EPISODES) % 5 == 4,
-        names=("x", "y"), fps=30,
+        names=("x", "y"), fps=30, intervention=np.zeros(len(episode), bool),
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_frozen_features_are_those_of_the_very_frames(frames, tokenizer, tmp_pat
     plain = {"shift": 0, "brightness": 0.0, "contrast": 0.0, "state_noise": 0.0}
     made = trainer(frames, tokenizer, tmp_path, frozen_views=1, **plain)
     made.run()
-    rows = made.data.rows(held_out=False)[[0, 7, 50]]
+    rows = made._train[[0, 7, 50]]
     cached = made._inputs(rows).seen.float()
     made.policy.eval()
     with torch.no_grad():

@@ -1,16 +1,13 @@
 """Any datasets into one LeRobot v3 folder or one HDF5 file; interrupted, it goes on."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nac_ros import config as configs
-from nac_ros.data import hdf5_writer, layout
+from nac_ros.data import hdf5_writer, layout, origins
 from nac_ros.data.datasets import AnyDataset
 from nac_ros.data.episode import Episode
 from nac_ros.data.features import Extras
@@ -21,7 +18,6 @@ from nac_ros.provenance import environment
 
 RUN_FILE = "meta/convert.json"
 HDF5_FILE = "demo.hdf5"
-ALIKE = ("names", "state_names", "units", "robot_type", "cameras")
 Report = Callable[[int, int], None]
 
 
@@ -31,22 +27,28 @@ class Conversion:
 
     fps: the sources' rate [Hz], for those that do not say it or say it wrongly; 0 = theirs
     video: how images are encoded in a LeRobot folder, as PNG when None
+    robot: name or YAML file of the robot that recordings are of, '' = the sources'
+    cameras: those that go into recordings, all of the sources' if left out
     """
 
     fps: int = configs.bounded(0, 0, 1000)
     video: VideoConfig | None = None
+    robot: str = ""
+    cameras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         configs.check_bounds(self)
 
 
 class Converted(NamedTuple):
-    """What lies at `path` now; `before` episodes were there already."""
+    """What lies at `path` now; `before` episodes were there already, and `doubtful` ones of those
+    that were not are read back with other frames than they had."""
 
     path: Path
     episodes: int
     frames: int
     before: int
+    doubtful: int = 0
 
 
 def to_lerobot(
@@ -58,10 +60,11 @@ def to_lerobot(
     last episode that was finished.
     Raises DatasetError where the sources differ or `out` holds something else.
     """
-    fps = _common_rate(sources, conversion)
+    fps = origins.common_rate(sources, conversion.fps)
     first = sources[0]
-    origin = _origin(sources, fps, conversion.video)
-    _check_same_origin(out, origin, sources)
+    origin = origins.origin(sources, fps, {"video": _plain(conversion.video)})
+    run_file = out / RUN_FILE
+    origins.check_same(run_file, origin, sources, out, _holds_episodes(out))
     writer = DatasetWriter.create_or_resume(
         out, fps=fps, robot_type=first.robot_type, names=first.names, units=first.units,
         state_names=first.state_names, cameras=first.cameras, video=conversion.video,
@@ -69,9 +72,9 @@ def to_lerobot(
     )  # fmt: skip
     with closing(writer):
         before = writer.n_episodes
-        layout.write_json(out / RUN_FILE, {**origin, "environment": environment()})
-        total = _count(sources)
-        for done, episode in enumerate(_episodes(sources, before), start=before + 1):
+        layout.write_json(run_file, {**origin, "environment": environment()})
+        total = origins.count(sources)
+        for done, episode in enumerate(origins.episodes(sources, before), start=before + 1):
             writer.add_episode(episode)
             report(done, total)
         return Converted(out, writer.n_episodes, writer.n_frames, before)
@@ -85,10 +88,10 @@ def to_hdf5(
     Interrupted, it begins anew; complete and of the same sources it is left as it is. Raises
     DatasetError where the sources differ or the file is there with another content.
     """
-    fps = _common_rate(sources, conversion)
-    first, path, total = sources[0], out / HDF5_FILE, _count(sources)
+    fps = origins.common_rate(sources, conversion.fps)
+    first, path, total = sources[0], out / HDF5_FILE, origins.count(sources)
     frames = sum(info.length for source in sources for info in source.episodes)
-    origin = _origin(sources, fps, None)
+    origin = origins.origin(sources, fps, {"video": None})
     if path.exists():
         if hdf5_writer.own_facts(path) != origin:
             raise DatasetError(f"{path} is there already; remove it or choose another folder")
@@ -98,47 +101,14 @@ def to_hdf5(
         robot_type=first.robot_type, more=origin,
         tasks=list(dict.fromkeys(task for source in sources for task in source.tasks)),
     )  # fmt: skip
-    hdf5_writer.write_hdf5(path, facts, _told(_episodes(sources, 0), total, report))
+    hdf5_writer.write_hdf5(path, facts, _told(origins.episodes(sources, 0), total, report))
     return Converted(path, total, frames, 0)
-
-
-def _episodes(sources: Sequence[AnyDataset], skip: int) -> Iterator[Episode]:
-    """Episodes of all sources but the first `skip`."""
-    places = ((source, i) for source in sources for i in range(len(source.episodes)))
-    for source, index in islice(places, skip, None):
-        yield source.episode(index)
 
 
 def _told(episodes: Iterator[Episode], total: int, report: Report) -> Iterator[Episode]:
     for done, episode in enumerate(episodes, start=1):
         yield episode
         report(done, total)
-
-
-def _count(sources: Sequence[AnyDataset]) -> int:
-    return sum(len(source.episodes) for source in sources)
-
-
-def _common_rate(sources: Sequence[AnyDataset], conversion: Conversion) -> int:
-    """[Hz] of all; raises DatasetError where the sources cannot be one dataset."""
-    first = sources[0]
-    for source in sources:
-        if not source.episodes:
-            raise DatasetError(f"{source.root} holds no episode; there is nothing to convert")
-        for key in ALIKE:
-            if getattr(source, key) != getattr(first, key):
-                raise DatasetError(
-                    f"{source.root} has {key} {getattr(source, key)}, {first.root} has "
-                    f"{getattr(first, key)}; convert them into separate folders"
-                )
-    rates = sorted({conversion.fps or source.fps for source in sources})
-    if 0 in rates:
-        raise DatasetError(f"{first.root} does not say its rate; give it with --fps")
-    if len(rates) > 1:
-        raise DatasetError(
-            f"the sources have rates of {rates} Hz; convert them into separate folders"
-        )
-    return rates[0]
 
 
 def _extras(episode: Episode) -> Extras:
@@ -151,45 +121,10 @@ def _extras(episode: Episode) -> Extras:
     )
 
 
-def _origin(sources: Sequence[AnyDataset], fps: int, video: VideoConfig | None) -> dict[str, Any]:
-    """What a conversion that goes on must have in common with the one that began."""
-    return {
-        "sources": [_identity(source) for source in sources],
-        "fps": fps,
-        "video": configs.to_plain(video) if video else None,
-    }
+def _holds_episodes(out: Path) -> bool:
+    there = (out / "meta/info.json").is_file()
+    return there and layout.read_info(out)["total_episodes"] > 0
 
 
-def _identity(source: AnyDataset, n: int | None = None) -> dict[str, Any]:
-    """Of a source, wherever it lies: its name, its columns, and what its first `n` episodes are,
-    all of them without `n`."""
-    episodes = [list(info) for info in source.episodes[:n]]
-    content = json.dumps([source.names, source.state_names, episodes])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return {"name": source.root.name, "episodes": len(episodes), "digest": digest[:16]}
-
-
-def _check_same_origin(out: Path, origin: dict[str, Any], sources: Sequence[AnyDataset]) -> None:
-    path = out / RUN_FILE
-    if not path.is_file():
-        if (out / "meta/info.json").is_file() and layout.read_info(out)["total_episodes"]:
-            raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
-        return
-    found = json.loads(path.read_text())
-    before, now = found["sources"], origin["sources"]
-    grown = before[:-1] == now[:-1] and before[-1] == _identity(
-        sources[-1], before[-1]["episodes"]
-    )
-    for key, value in origin.items():
-        if found.get(key) != value and not (key == "sources" and grown):
-            raise DatasetError(
-                f"{out} was converted with {key} = {_short(found.get(key))}, now it is "
-                f"{_short(value)}; give the same to go on, or choose another folder"
-            )
-
-
-def _short(value: Any) -> str:
-    """Sources by their names and numbers of episodes."""
-    if not isinstance(value, list):
-        return str(value)
-    return ", ".join(f"{one['name']} ({one['episodes']} episodes)" for one in value)
+def _plain(video: VideoConfig | None) -> dict[str, Any] | None:
+    return configs.to_plain(video) if video else None

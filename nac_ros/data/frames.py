@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nac_ros.data import layout
+from nac_ros.data.episode import Episode
 from nac_ros.data.lerobot import Dataset
 from nac_ros.data.windows import benchmark_split
 from nac_ros.errors import DatasetError
@@ -51,6 +52,7 @@ class Frames:
     images: camera -> stack `[N, H, W, 3]`; proprio: float32 `[N, S]`; actions: float32 `[N, D]`
     episode: int64 `[N]`; start, end: int64 `[N]`, first frame and one past the last frame of the
     frame's own episode; tasks: text of each of the E episodes; held_out: bool `[E]`
+    intervention: bool `[N]`, where a hand had taken over, False where nobody noted it
     """
 
     images: dict[str, ImageStack]
@@ -63,6 +65,7 @@ class Frames:
     held_out: np.ndarray
     names: tuple[str, ...]
     fps: int
+    intervention: np.ndarray
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -113,7 +116,13 @@ def load_frames(
         held_out=np.concatenate([_held_out(d) for d in datasets]),
         names=datasets[0].names,
         fps=datasets[0].fps,
+        intervention=np.concatenate([_marks(episode) for episode in episodes]),
     )
+
+
+def _marks(episode: Episode) -> np.ndarray:
+    marks = episode.intervention
+    return np.zeros(len(episode), bool) if marks is None else np.asarray(marks, bool)
 
 
 def _check_alike(datasets: Sequence[Dataset]) -> None:

@@ -34,6 +34,11 @@ class Place(NamedTuple):
     outcome: str | None
 
 
+def told(success: bool | None) -> str:
+    """The word of OUTCOMES for what is known of an episode."""
+    return next(text for text, value in OUTCOMES.items() if value is success)
+
+
 def read_places(root: Path, info: Mapping[str, Any]) -> list[Place]:
     """All episodes in order; raises DatasetError when one is missing between others."""
     keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]

@@ -11,12 +11,13 @@ import yaml
 from nac_ros import config as configs
 from nac_ros.data import bagfile, slices, streams
 from nac_ros.data.episode import Episode, EpisodeInfo
-from nac_ros.data.slices import Cut
-from nac_ros.decode import NANO
+from nac_ros.data.slices import Cut, Slice
 from nac_ros.errors import DatasetError
 from nac_ros.robot import RobotSpec, load_robot
 
 ROBOT = "robot_yaml"  # fact: the robot's description as it was
+UNKNOWN = "unknown"  # fact: what the source of a converted episode did not tell, of these
+STAMPS, AGES, INTERVENTIONS = "stamps", "ages", "interventions"
 STATE, ACTION = "joint_states", streams.COMMAND
 MIN_FRAMES = 2
 JUDGED = ("success", "failure")
@@ -90,7 +91,7 @@ class RecordingDataset:
 
     def _episode(self, place: Place, cut: Cut, images: bool) -> Episode:
         part, facts = cut.slices[place.part], self._facts[place.folder]
-        stamps = part.stamps
+        stamps, unknown = part.stamps, facts.get(UNKNOWN, "").split()
         proprio = np.stack([o.proprio[-1] for o in part.observations])  # [T, D]
         pictures = {}
         if images:
@@ -102,13 +103,17 @@ class RecordingDataset:
             facts.get("task", ""),
             pictures,
             facts["outcome"] == "success" if facts.get("outcome") in JUDGED else None,
-            stamps_ns=cut.origin_ns + np.round(stamps * NANO).astype(np.int64),
-            ages_ms={
-                name: np.array([1e3 * age[name] for age in part.ages], np.float32)
-                for name in self.cameras
-            },
-            intervention=slices.taken_over(cut, stamps),
+            stamps_ns=None if STAMPS in unknown else cut.nanoseconds(stamps),
+            ages_ms={} if AGES in unknown else self._ages(part),
+            intervention=None if INTERVENTIONS in unknown else slices.taken_over(cut, stamps),
         )
+
+    def _ages(self, part: Slice) -> dict[str, np.ndarray]:
+        """Camera -> float32 `[T]` [ms]."""
+        return {
+            name: np.array([1e3 * age[name] for age in part.ages], np.float32)
+            for name in self.cameras
+        }
 
     def _actions(
         self, folder: Path, cut: Cut, stamps: np.ndarray, proprio: np.ndarray

@@ -36,7 +36,8 @@ class Track:
         """Float32 `[T, D]`; before its first and after its last set-point the arm stands."""
         order = np.argsort(self.times, kind="stable")
         known, places = np.array(self.times)[order], np.array(self.positions)[order]
-        columns = [np.interp(times, known, column) for column in places.T]
+        wanted, known = np.round(times * NANO), np.round(known * NANO)  # set-points stay exact
+        columns = [np.interp(wanted, known, column) for column in places.T]
         return np.stack(columns, 1).astype(np.float32)
 
 
@@ -70,6 +71,10 @@ class Cut:
     commands: Track = field(default_factory=Track)
     modes: list[tuple[float, str]] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
+
+    def nanoseconds(self, times: np.ndarray) -> np.ndarray:
+        """Int64 `[T]` of seconds after the origin."""
+        return self.origin_ns + np.round(times * NANO).astype(np.int64)
 
 
 class Cutter:

@@ -26,24 +26,23 @@ class Summary:
         self._episodes = 0
 
     @classmethod
-    def restore(cls, root: Path, info: Mapping[str, Any], files: Sequence[Path]) -> "Summary":
-        """Of the finished episodes, whose data files are given in order."""
+    def restore(
+        cls, root: Path, info: Mapping[str, Any], files: Sequence[Path], n_episodes: int
+    ) -> "Summary":
+        """Of the finished episodes, whose data files are given in order, each once."""
         summary = cls()
-        numbers = [k for k, f in info["features"].items() if f["dtype"] not in features.PICTURES]
         for path in files:
             if not path.is_file():
                 raise DatasetError(f"{path} is missing, so nothing can be added; copy it again")
-            table = pq.read_table(path, columns=numbers)
-            columns = {key: _values(table[key]) for key in numbers}
-            summary._add_numbers(columns)
-        known = summary._load_levels(root / "meta" / LEVELS_FILE, len(files))
+            summary._add_numbers(number_columns(path, info["features"]))
+        known = summary._load_levels(root / "meta", n_episodes)
         cameras = [IMAGE_PREFIX + camera for camera in features.picture_sizes(info["features"])]
-        for index in range(known, len(files) if cameras else 0):
-            dataset = Dataset.open(root)
+        dataset = Dataset.open(root) if cameras and known < n_episodes else None
+        for index in range(known, n_episodes if dataset else 0):
             for key in cameras:
                 images = dataset.images(index, key.removeprefix(IMAGE_PREFIX))
                 summary._add_levels(key, feature_stats.levels(images))
-        summary._episodes = len(files)
+        summary._episodes = n_episodes
         return summary
 
     def add(self, columns: Mapping[str, np.ndarray], levels: Mapping[str, Levels]) -> None:
@@ -62,11 +61,7 @@ class Summary:
         """stats.json, and the levels from which a later writer goes on."""
         layout.write_json(meta / "stats.json", feature_stats.to_plain(self.stats()))
         if self._levels:
-            content = {
-                "episodes": self._episodes,
-                "levels": {k: [v.counts.tolist(), v.frames] for k, v in self._levels.items()},
-            }
-            layout.write_json(meta / LEVELS_FILE, content)
+            store_levels(meta, self._levels, self._episodes)
 
     def _add_numbers(self, columns: Mapping[str, np.ndarray]) -> None:
         for key, values in columns.items():
@@ -76,16 +71,39 @@ class Summary:
         known = self._levels.get(key)
         self._levels[key] = known + levels if known else levels
 
-    def _load_levels(self, path: Path, n_episodes: int) -> int:
+    def _load_levels(self, meta: Path, n_episodes: int) -> int:
         """Of how many episodes the file told; none when it tells of more than there are."""
-        if not path.is_file():
+        path = meta / LEVELS_FILE
+        told = json.loads(path.read_text())["episodes"] if path.is_file() else 0
+        if not 0 < told <= n_episodes:
             return 0
-        content = json.loads(path.read_text())
-        if content["episodes"] > n_episodes:
-            return 0
-        for key, (counts, frames) in content["levels"].items():
-            self._levels[key] = Levels(np.array(counts, np.int64), frames)
-        return content["episodes"]
+        self._levels = stored_levels(meta, told) or {}
+        return told
+
+
+def number_columns(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every column of numbers of a data file: feature -> `[T]` or `[T, D]`."""
+    numbers = [
+        key for key, f in wanted.items() if f["dtype"] not in (*features.PICTURES, "string")
+    ]
+    table = pq.read_table(path, columns=numbers)
+    return {key: _values(table[key]) for key in numbers}
+
+
+def stored_levels(meta: Path, n_episodes: int) -> dict[str, Levels] | None:
+    """Of the images of exactly so many episodes, by feature; None where that is not known."""
+    path = meta / LEVELS_FILE
+    content = json.loads(path.read_text()) if path.is_file() else {"episodes": 0}
+    if content["episodes"] != n_episodes:
+        return None
+    pairs = content["levels"].items()
+    return {key: Levels(np.array(counts, np.int64), frames) for key, (counts, frames) in pairs}
+
+
+def store_levels(meta: Path, known: Mapping[str, Levels], n_episodes: int) -> None:
+    """What `stored_levels` reads."""
+    plain = {key: [one.counts.tolist(), one.frames] for key, one in known.items()}
+    layout.write_json(meta / LEVELS_FILE, {"episodes": n_episodes, "levels": plain})
 
 
 def _values(column: Any) -> np.ndarray:

@@ -138,13 +138,17 @@ class Take:
 def new_folder(out: Path, task: str, when: time.struct_time | None = None) -> Path:
     """Where the next episode goes: named by time, then by task, so that names sort by time."""
     stamp = time.strftime("%Y%m%d-%H%M%S", when or time.localtime())
-    slug = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40] or "episode"
     for number in range(1000):
-        folder = out / (f"{stamp}_{slug}" + (f"_{number}" if number else ""))
+        folder = out / (f"{stamp}_{slug(task)}" + (f"_{number}" if number else ""))
         others = (folder, bag.partial_of(folder), bag.discarded_of(folder))
         if not any(place.exists() for place in others):
             return folder
     raise DatasetError(f"{out} holds a thousand episodes of one second; check the clock")
+
+
+def slug(task: str) -> str:
+    """A task as a part of a folder's name."""
+    return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40] or "episode"
 
 
 def free_bytes(out: Path) -> int:

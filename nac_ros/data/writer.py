@@ -17,7 +17,7 @@ from nac_ros.data import columns, feature_stats, features, layout, places
 from nac_ros.data.episode import Episode
 from nac_ros.data.features import NO_EXTRAS, Extras
 from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, FileNumber
-from nac_ros.data.places import CLIP, OUTCOMES
+from nac_ros.data.places import CLIP
 from nac_ros.data.summary import Summary
 from nac_ros.data.video import VideoConfig, write_video
 from nac_ros.errors import DatasetError
@@ -72,7 +72,7 @@ class DatasetWriter:
         info = layout.make_info(wanted, fps, robot_type)
         _check_can_hold(root, info)
         (root / "meta").mkdir(parents=True, exist_ok=True)
-        writer = cls(root, info, video, tell_outcomes, _lock(root))
+        writer = cls(root, info, video, tell_outcomes, lock(root))
         try:
             writer._recover()
         except BaseException:
@@ -118,19 +118,27 @@ class DatasetWriter:
             for row in pq.read_table(path).to_pylist():
                 number = FileNumber(row["data/chunk_index"], row["data/file_index"])
                 files.append(number.path(self.root / "data"))
-                self._file = number
+                self._file = max(self._file, number, *self._clips_of(row))
                 self._count(row["length"], row.get(layout.TRIAL))
         if (self.root / "meta/tasks.parquet").is_file():
             self._tasks = places.read_tasks(self.root)
         for path in (self._file.path(self.root / "data"), *map(self._clip, self._video_keys)):
             path.unlink(missing_ok=True)
         self._write_info()
-        self._summary = Summary.restore(self.root, self._info, files)
+        once = list(dict.fromkeys(files))
+        self._summary = Summary.restore(self.root, self._info, once, self.n_episodes)
         self._write_summary()
 
     @property
     def _video_keys(self) -> list[str]:
         return [key for key, feature in self._features.items() if feature["dtype"] == "video"]
+
+    def _clips_of(self, row: Mapping[str, Any]) -> list[FileNumber]:
+        """The video files of an episode; edited folders may have more of them than data files."""
+        return [
+            FileNumber(row[f"videos/{k}/chunk_index"], row[f"videos/{k}/file_index"])
+            for k in self._video_keys
+        ]
 
     def _clip(self, key: str) -> Path:
         """Video file of the next episode."""
@@ -181,7 +189,7 @@ class DatasetWriter:
             "meta/episodes/file_index": self._file.file,
             **self._clip_columns(len(episode)),
             **({} if trial is None else {layout.TRIAL: trial}),
-            **({OUTCOME: _told(episode.success)} if self._tell else {}),
+            **({OUTCOME: places.told(episode.success)} if self._tell else {}),
             **feature_stats.flatten(stats),
         }
         return pa.Table.from_pylist([row])
@@ -191,10 +199,6 @@ class DatasetWriter:
         ends = {f"videos/{k}/to_timestamp": length / self._info["fps"] for k in self._video_keys}
         starts = {f"videos/{k}/{p}": v for k in self._video_keys for p, v in zip(CLIP, values)}
         return {**starts, **ends}
-
-
-def _told(success: bool | None) -> str:
-    return next(text for text, value in OUTCOMES.items() if value is success)
 
 
 def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
@@ -221,7 +225,7 @@ def _difference(root: Path, key: str, found: Any, wanted: Any) -> str:
     )
 
 
-def _lock(root: Path) -> int:
+def lock(root: Path) -> int:
     """A descriptor that keeps other writers out until it is closed or the process dies."""
     descriptor = os.open(root / "meta/.lock", os.O_RDWR | os.O_CREAT)
     try:

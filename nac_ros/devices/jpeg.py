@@ -5,6 +5,8 @@ import numpy as np
 
 from nac_ros.errors import BadObservation, CameraError
 
+QUALITY = 90  # unless a camera is told another
+
 
 def encode(image: np.ndarray, quality: int) -> bytes:
     """An RGB uint8 `[H, W, 3]` picture at a quality of 1 to 100."""

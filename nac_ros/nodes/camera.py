@@ -41,7 +41,7 @@ class CameraParameters(SourceConfig, CaptureConfig):
     robot: str = "vx300s"
     camera: str = ""
     compressed: Literal["asked", "always"] = "asked"
-    jpeg_quality: int = bounded(90, 1, 100)
+    jpeg_quality: int = bounded(jpeg.QUALITY, 1, 100)
 
     def __post_init__(self) -> None:
         SourceConfig.__post_init__(self)

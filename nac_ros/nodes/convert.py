@@ -13,7 +13,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from nac_ros.chunk import Chunk, Motion
-from nac_ros.decode import NANO, from_image, from_joint_state, to_seconds
+from nac_ros.decode import JPEG_FORMAT, NANO, from_image, from_joint_state, to_seconds
 from nac_ros.errors import BadActions
 from nac_ros.robot import CameraSpec, Intrinsics
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
@@ -183,7 +183,7 @@ def _to_bytes(values: np.ndarray) -> array:
 
 def to_compressed(stamp: float, frame: str, data: bytes) -> CompressedImage:
     """A picture that is JPEG already."""
-    message = CompressedImage(format="rgb8; jpeg compressed bgr8")
+    message = CompressedImage(format=JPEG_FORMAT)
     message.header.stamp, message.header.frame_id = to_time(stamp), frame
     message.data = array("B", data)
     return message

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nac_ros import config as configs
+from nac_ros.config import bounded, check_bounds
 from nac_ros.data.frames import Frames
-from nac_ros.errors import ConfigError, DatasetError
+from nac_ros.data.interventions import Only, odds, split_rows
+from nac_ros.errors import ConfigError
 from nac_ros.policies.ar import ArPolicy
 from nac_ros.policies.base import Inputs, Policy, Targets
 from nac_ros.tokenizers.base import Tokenizer
@@ -35,6 +37,9 @@ class PolicyTraining:
     frozen_views: 0 = the vision encoder learns; else it stays as it is, and sees each frame this
         many times, differently augmented, before training begins. Steps are then far cheaper.
     averaging: decay of the averaged weights, which are what is saved
+    only: what is learned from, everything or interventions alone, of which every fifth is then
+        held out (`nac_ros.data.interventions.rows_alone`)
+    intervention_weight: how much more often a frame by a hand that had taken over is drawn
     """
 
     steps: int = 12_000
@@ -53,11 +58,14 @@ class PolicyTraining:
     bfloat16: bool = True
     gradient_clip: float = 1.0
     log_every: int = 500
+    only: Only = "everything"
+    intervention_weight: float = bounded(1.0, 1e-3, 1e3)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.log_every) < 1:
             raise ConfigError("steps, batch and log_every must be at least 1")
+        check_bounds(self)
         if not 0 <= self.averaging < 1:
             raise ConfigError(f"averaging {self.averaging} must lie in 0 .. 1")
 
@@ -104,10 +112,6 @@ class Demonstrations:
         later = self._chunk(self.frames, self.tokenizer, rows, foresight)
         return Targets(chunk, self.tokens[rows], latents, later)
 
-    def rows(self, held_out: bool) -> np.ndarray:
-        """Frames of the held-out or of the training episodes, int64."""
-        return np.flatnonzero(self.frames.held_out[self.frames.episode] == held_out)
-
     @staticmethod
     def _physical(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1):
         ahead = frames.future(rows, tokenizer.config.horizon, stride)  # [B, H]
@@ -127,10 +131,9 @@ class PolicyTrainer:
         self, policy: Policy, demonstrations: Demonstrations, config: PolicyTraining, out: Path
     ):
         self.policy, self.data, self.config, self.out = policy, demonstrations, config, out
-        self._train = demonstrations.rows(held_out=False)
-        self._held_out = demonstrations.rows(held_out=True)
-        if not len(self._train) or not len(self._held_out):
-            raise DatasetError("training needs at least 5 episodes: every fifth is held out")
+        frames, horizon = demonstrations.frames, demonstrations.tokenizer.config.horizon
+        self._train, self._held_out = split_rows(frames, config.only, horizon)
+        self._odds = torch.from_numpy(odds(frames, self._train, config.intervention_weight))
         policy.fit_state(demonstrations.frames.proprio[self._train])
         if isinstance(policy, ArPolicy):
             latents = demonstrations.latents
@@ -196,7 +199,7 @@ class PolicyTrainer:
     def _train_step(self) -> dict[str, float]:
         self._set_rates()
         self.policy.train()
-        rows = self._train[torch.randint(len(self._train), (self.config.batch,)).numpy()]
+        rows = self._train[self._drawn().numpy()]
         inputs, targets = self._inputs(rows), self.data.targets(rows, self.config.foresight)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
             losses = self.policy.losses(inputs, targets)
@@ -205,6 +208,12 @@ class PolicyTrainer:
         )
         self._averaged.update(self.policy, self._step)
         return {key: float(value.detach()) for key, value in losses.items()}
+
+    def _drawn(self) -> Tensor:
+        """Places `[B]` among the frames to train on."""
+        if (self._odds == 1).all():
+            return torch.randint(len(self._train), (self.config.batch,))
+        return torch.multinomial(self._odds, self.config.batch, replacement=True)
 
     def _inputs(self, rows: np.ndarray) -> Inputs:
         """Augmented observations of frames `[B]`."""

@@ -1,0 +1,271 @@
+"""A LeRobot v3 folder made of parts of others: files that stay whole are linked, never rewritten.
+
+Parts are episodes or pieces of them. A video is never encoded again: an episode is a stretch of
+its file, which may hold more than is used. A data file is written anew only where one of its
+episodes changes its number, its task or its frames.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nac_ros.data import feature_stats, layout, summary
+from nac_ros.data.feature_stats import Levels
+from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, SUCCESS, FileNumber
+from nac_ros.data.parts import Part, Source, check_alike, rows_of
+from nac_ros.data.places import CLIP, OUTCOMES
+from nac_ros.data.summary import Summary
+from nac_ros.errors import DatasetError
+
+NUMBERING = ("episode_index", "index", "frame_index", "timestamp", "task_index", SUCCESS)
+# derived, or of one writer's run; whatever else lies in meta is taken over
+OWN_META = ("info.json", "stats.json", "tasks.parquet", summary.LEVELS_FILE, ".lock",
+            "convert.json", "generate.json", "edit.json")  # fmt: skip
+EDIT_FILE = "edit.json"
+Report = Callable[[int, int], None]
+
+
+class Composition:
+    """What becomes of the parts; `write` does it in an empty folder."""
+
+    def __init__(self, sources: Sequence[Source], parts: Sequence[Part]):
+        """Raises DatasetError where the sources cannot be one dataset."""
+        self.sources, self.parts, first = sources, parts, sources[0]
+        for other in sources[1:]:
+            check_alike(first, other)
+        self.features: dict[str, Any] = first.info["features"]
+        self.fps = first.info["fps"]
+        self._numbers = lru_cache(maxsize=1)(partial(summary.number_columns, wanted=self.features))
+        lengths = [part.end - part.first for part in parts]
+        self.starts = [int(n) for n in np.cumsum([0, *lengths])]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Those that are used, in the order of the first source, so that few numbers change; a new
+        text takes the place of one that nothing has any more."""
+        used = dict.fromkeys(task for part in self.parts for task in self.texts(part))
+        table = [task if task in used else None for task in self.sources[0].tasks]
+        for task in used:
+            if task not in table:
+                free = table.index(None) if None in table else len(table)
+                table[free : free + 1] = [task]
+        return [task for task in table if task is not None]
+
+    def texts(self, part: Part) -> list[str]:
+        """The tasks of a part."""
+        before = self.sources[part.source].rows[part.episode]["tasks"]
+        return list(before) if part.task is None else [part.task]
+
+    def write(self, out: Path, report: Report = lambda done, total: None) -> None:
+        """Everything but what tells where it came from; report: (files done, files)."""
+        meta = out / "meta"
+        meta.mkdir(parents=True)
+        layout.write_parquet(meta / "tasks.parquet", layout.tasks_table(self.tasks))
+        runs = [list(run) for _, run in groupby(enumerate(self.parts), self._file_of)]
+        numbers, number = {}, FileNumber(0, 0)
+        for done, run in enumerate(runs, start=1):
+            self._write_data(number.path(out / "data"), run)
+            numbers |= {index: number for index, _ in run}
+            number = number.next()
+            report(done, len(runs))
+        clips = self._link_videos(out)
+        self._write_info(meta)
+        rows = [self._row(out, i, numbers[i], clips[i]) for i in range(len(self.parts))]
+        _write_rows(FileNumber(0, 0).path(meta / "episodes"), rows)
+        self._write_levels(meta)
+        files = [n.path(out / "data") for n in dict.fromkeys(numbers.values())]
+        info = layout.read_info(out)
+        Summary.restore(out, info, files, len(self.parts)).write(meta)
+        _link_rest(self.sources[0].root, out)
+
+    def _file_of(self, numbered: tuple[int, Part]) -> tuple[int, Path]:
+        part = numbered[1]
+        return part.source, self.sources[part.source].data_file(part)
+
+    def _write_data(self, path: Path, run: Sequence[tuple[int, Part]]) -> None:
+        """One data file of the parts that come from one, linked where nothing in it changes."""
+        source = self.sources[run[0][1].source]
+        origin = source.data_file(run[0][1])
+        known = [key for key in NUMBERING if key in self.features]
+        before = pq.read_table(origin, columns=known)
+        rows = [rows_of(origin, before, part) for _, part in run]
+        pieces = [
+            self._numbering(index, part, before.slice(*_span(kept)))
+            for (index, part), kept in zip(run, rows)
+        ]
+        now = {key: np.concatenate([piece[key] for piece in pieces]) for key in known}
+        same = all(np.array_equal(before[key].to_numpy(), now[key]) for key in known)
+        if same:
+            return _link(origin, path)
+        whole = pq.read_table(origin)
+        table = pa.concat_tables([whole.slice(*_span(kept)) for kept in rows])
+        for key in known:
+            at, field = table.schema.get_field_index(key), table.schema.field(key)
+            table = table.set_column(at, field, pa.array(now[key], field.type))
+        layout.write_parquet(path, table)
+
+    def _numbering(self, index: int, part: Part, before: pa.Table) -> dict[str, np.ndarray]:
+        """The columns that say which frame of which episode it is, as they become."""
+        n, source = part.end - part.first, self.sources[part.source]
+        now = {key: before[key].to_numpy() for key in before.column_names}
+        now["episode_index"] = np.full(n, index)
+        now["index"] = self.starts[index] + np.arange(n)
+        texts = [part.task or source.tasks[k] for k in now["task_index"]]
+        now["task_index"] = np.array([self.tasks.index(text) for text in texts])
+        if not source.is_whole(part):
+            now["frame_index"] = np.arange(n)
+            now["timestamp"] = (np.arange(n) / self.fps).astype(np.float32)
+        if SUCCESS in now and (part.outcome is not None or not source.is_whole(part)):
+            reached = source.success(part) if part.outcome is None else OUTCOMES[part.outcome]
+            now[SUCCESS] = np.arange(n) == (n - 1 if reached else n)
+        return now
+
+    def _link_videos(self, out: Path) -> list[dict[str, Any]]:
+        """Of each part the columns that say where in which video it is."""
+        found: list[dict[str, Any]] = [{} for _ in self.parts]
+        for key in (k for k, f in self.features.items() if f["dtype"] == "video"):
+            taken: dict[tuple[int, Path], FileNumber] = {}
+            for part, columns in zip(self.parts, found):
+                source = self.sources[part.source]
+                origin = part.source, source.video_file(key, part)
+                if origin not in taken:
+                    taken[origin] = _nth(len(taken))
+                    _link(origin[1], taken[origin].path(out / "videos" / key, ".mp4"))
+                columns |= self._clip(key, part, taken[origin])
+        return found
+
+    def _clip(self, key: str, part: Part, number: FileNumber) -> dict[str, Any]:
+        source = self.sources[part.source]
+        row = source.rows[part.episode]
+        start, end = (row[f"videos/{key}/{which}_timestamp"] for which in ("from", "to"))
+        if not source.is_whole(part):
+            start, end = (start + k / self.fps for k in (part.first, part.end))
+        values = (number.chunk, number.file, start)
+        columns = {f"videos/{key}/{what}": value for what, value in zip(CLIP, values)}
+        return {**columns, f"videos/{key}/to_timestamp": end}
+
+    def _row(
+        self, out: Path, index: int, number: FileNumber, clip: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """One line of the table of contents."""
+        part = self.parts[index]
+        source = self.sources[part.source]
+        first, end = self.starts[index : index + 2]
+        return {
+            **source.rows[part.episode],
+            "episode_index": index,
+            "tasks": self.texts(part),
+            "length": end - first,
+            "data/chunk_index": number.chunk,
+            "data/file_index": number.file,
+            "dataset_from_index": first,
+            "dataset_to_index": end,
+            "meta/episodes/chunk_index": 0,
+            "meta/episodes/file_index": 0,
+            **clip,
+            **({} if part.outcome is None else {OUTCOME: part.outcome}),
+            **feature_stats.flatten(self._stats(out, index, number)),
+        }
+
+    def _stats(self, out: Path, index: int, number: FileNumber) -> dict[str, Any]:
+        """Of the numbers of a part as they are now, and of its images where they are fewer."""
+        part = self.parts[index]
+        source = self.sources[part.source]
+        columns = self._numbers(number.path(out / "data"))
+        own = columns["episode_index"] == index
+        stats = {key: feature_stats.of_values(values[own]) for key, values in columns.items()}
+        if not source.is_whole(part):
+            stats |= {key: one.stats() for key, one in self._levels(part).items()}
+        return stats
+
+    def _levels(self, part: Part) -> dict[str, Levels]:
+        dataset = self.sources[part.source].dataset
+        kept = slice(part.first, part.end)
+        return {
+            IMAGE_PREFIX + camera: feature_stats.levels(dataset.images(part.episode, camera)[kept])
+            for camera in dataset.cameras
+        }
+
+    def _write_info(self, meta: Path) -> None:
+        n = len(self.parts)
+        info = {
+            **self.sources[0].info,
+            "total_episodes": n,
+            "total_frames": self.starts[-1],
+            "total_tasks": len(self.tasks),
+            "chunks_size": layout.FILES_PER_CHUNK,
+            "splits": {"train": f"0:{n}"},
+        }
+        layout.write_json(meta / "info.json", info)
+
+    def _write_levels(self, meta: Path) -> None:
+        """Of the images, from what is known of the sources; where that does not say it, they are
+        all counted again afterwards. A video shows other levels than those that were encoded, so
+        nothing can be taken away from what was counted then."""
+        total: dict[str, Levels] = {}
+        for number, source in enumerate(self.sources):
+            known = summary.stored_levels(source.root / "meta", len(source.rows))
+            kept = [part for part in self.parts if part.source == number]
+            whole = {part.episode for part in kept if source.is_whole(part)}
+            gone = [part for part in source.parts(number) if part.episode not in whole]
+            filmed = any(feature["dtype"] == "video" for feature in self.features.values())
+            if known is None or (gone and filmed):
+                return
+            cut = [part for part in kept if not source.is_whole(part)]
+            for sign, some in ((1, cut), (-1, gone)):
+                for part in some:
+                    for key, one in self._levels(part).items():
+                        known[key] += Levels(sign * one.counts, sign * one.frames)
+            total = {key: total[key] + one if key in total else one for key, one in known.items()}
+        if total:
+            summary.store_levels(meta, total, len(self.parts))
+
+
+def _span(rows: tuple[int, int]) -> tuple[int, int]:
+    """Offset and length of rows from the first to before the last."""
+    return rows[0], rows[1] - rows[0]
+
+
+def _nth(count: int) -> FileNumber:
+    return FileNumber(*divmod(count, layout.FILES_PER_CHUNK))
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The table of contents; what some episodes lack is null there."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    known = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    filled = [{key: row.get(key) for key in known} for row in rows]
+    layout.write_parquet(path, pa.Table.from_pylist(filled))
+
+
+def _link(origin: Path, target: Path) -> None:
+    """The same file under another name; a copy where the disk is another one."""
+    if not origin.is_file():
+        raise DatasetError(f"{origin} is missing; copy the folder again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(origin, target)
+    except OSError:
+        shutil.copy2(origin, target)
+        layout.sync(target)
+
+
+def _link_rest(root: Path, out: Path) -> None:
+    """Whatever else lies in a folder and in its meta, such as a card."""
+    for path in _others(root):
+        _link(path, out / path.relative_to(root))
+
+
+def _others(root: Path) -> Iterator[Path]:
+    yield from (path for path in root.iterdir() if path.is_file())
+    for path in (root / "meta").iterdir():
+        if path.is_file() and path.name not in OWN_META:
+            yield path

@@ -1,0 +1,98 @@
+"""What a conversion is made from, and whether one that was cut off may go on."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nac_ros.data.datasets import AnyDataset
+from nac_ros.data.episode import Episode
+from nac_ros.errors import DatasetError
+
+ALIKE = ("names", "state_names", "units", "robot_type", "cameras")
+
+
+def episodes(sources: Sequence[AnyDataset], skip: int) -> Iterator[Episode]:
+    """Episodes of all sources but the first `skip`."""
+    places = ((source, i) for source in sources for i in range(len(source.episodes)))
+    for source, index in islice(places, skip, None):
+        yield source.episode(index)
+
+
+def count(sources: Sequence[AnyDataset]) -> int:
+    """How many episodes there are in all."""
+    return sum(len(source.episodes) for source in sources)
+
+
+def common_rate(sources: Sequence[AnyDataset], given: int) -> int:
+    """[Hz] of all, the one `given` unless that is 0.
+
+    Raises DatasetError where the sources cannot be one dataset.
+    """
+    first = sources[0]
+    for source in sources:
+        if not source.episodes:
+            raise DatasetError(f"{source.root} holds no episode; there is nothing to convert")
+        for key in ALIKE:
+            if getattr(source, key) != getattr(first, key):
+                raise DatasetError(
+                    f"{source.root} has {key} {getattr(source, key)}, {first.root} has "
+                    f"{getattr(first, key)}; convert them into separate folders"
+                )
+    rates = sorted({given or source.fps for source in sources})
+    if 0 in rates:
+        raise DatasetError(f"{first.root} does not say its rate; give it with --fps")
+    if len(rates) > 1:
+        raise DatasetError(
+            f"the sources have rates of {rates} Hz; convert them into separate folders"
+        )
+    return rates[0]
+
+
+def origin(sources: Sequence[AnyDataset], fps: int, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What a conversion that goes on must have in common with the one that began."""
+    return {"sources": [_identity(source) for source in sources], "fps": fps, **more}
+
+
+def _identity(source: AnyDataset, n: int | None = None) -> dict[str, Any]:
+    """Of a source, wherever it lies: its name, its columns, and what its first `n` episodes are,
+    all of them without `n`."""
+    episodes = [list(info) for info in source.episodes[:n]]
+    content = json.dumps([source.names, source.state_names, episodes])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return {"name": source.root.name, "episodes": len(episodes), "digest": digest[:16]}
+
+
+def check_same(
+    run_file: Path,
+    origin: Mapping[str, Any],
+    sources: Sequence[AnyDataset],
+    out: Path,
+    holds: bool,
+) -> None:
+    """Raises DatasetError unless `run_file` tells of the same conversion, whose last source may
+    have grown since; where there is none, if `out` holds episodes already."""
+    if not run_file.is_file():
+        if holds:
+            raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
+        return
+    found = json.loads(run_file.read_text())
+    before, now = found["sources"], origin["sources"]
+    grown = before[:-1] == now[:-1] and before[-1] == _identity(
+        sources[-1], before[-1]["episodes"]
+    )
+    for key, value in origin.items():
+        if found.get(key) != value and not (key == "sources" and grown):
+            raise DatasetError(
+                f"{out} was converted with {key} = {_short(found.get(key))}, now it is "
+                f"{_short(value)}; give the same to go on, or choose another folder"
+            )
+
+
+def _short(value: Any) -> str:
+    """Sources by their names and numbers of episodes."""
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(f"{one['name']} ({one['episodes']} episodes)" for one in value)

@@ -1,0 +1,139 @@
+"""Where a hand took over: marked in recordings, kept by conversions, and trained on alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_cli import run
+from test_convert_mcap import with_episodes
+from test_data_convert import quiet
+from test_frames import CAMERAS, add_episodes
+from test_lerobot import make_episode
+
+pytest.importorskip("mcap")
+pytest.importorskip("rosbags")
+
+from test_slices import recorded
+
+from nac_ros.data.convert import Conversion, to_lerobot
+from nac_ros.data.convert_mcap import to_mcap
+from nac_ros.data.datasets import open_dataset
+from nac_ros.data.features import Extras
+from nac_ros.data.frames import load_frames
+from nac_ros.data.interventions import Interventions, alone, odds, runs_of, split_rows
+from nac_ros.errors import DatasetError
+from nac_ros.tokenizers import load_tokenizer
+
+TWICE = [(0.0, "policy"), (1.0, "teleop"), (2.5, "policy"), (4.0, "teleop"), (5.5, "policy")]
+BIN = ("--tokenizer", "bin", "--model", f"relative={[True] * 7}", "--horizon", 8)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """Seven seconds in which a hand takes over twice, for 1.5 s each."""
+    place = tmp_path_factory.mktemp("recording")
+    recorded(place / "a", seconds=7.0, modes=TWICE)
+    return place
+
+
+def marked(root, marks):
+    """A LeRobot folder with an episode for each row of marks, 'x' where a hand had taken over."""
+    made = [
+        replace(make_episode(k, len(row)), intervention=np.array([c == "x" for c in row]))
+        for k, row in enumerate(marks)
+    ]
+    with_episodes(root, made, extras=Extras(taken_over=True))
+    return root
+
+
+def test_each_stretch_is_an_episode_of_what_the_hand_did(recording):
+    dataset = open_dataset(recording)
+    whole, (view,) = dataset.episode(0), alone([dataset], 32)
+    assert [44 <= info.length <= 46 for info in view.episodes] == [True, True]
+    for index, (first, end) in enumerate(runs_of(whole.intervention)):
+        part = view.episode(index)
+        np.testing.assert_array_equal(part.actions, whole.actions[first:end])
+        np.testing.assert_array_equal(part.images["scene"], whole.images["scene"][first:end])
+        np.testing.assert_array_equal(part.stamps_ns, whole.stamps_ns[first:end])
+        assert part.intervention.all() and part.task == whole.task
+    assert view.tasks == dataset.tasks and view.names == dataset.names
+    with pytest.raises(DatasetError, match="has no intervention 2; it has 2, from 0"):
+        view.episode(2)
+
+
+def test_the_mark_is_a_column_in_lerobot_and_comes_back_through_recordings(recording, tmp_path):
+    source = open_dataset(recording)
+    wanted = source.episode(0).intervention
+    to_lerobot([source], tmp_path / "lerobot", Conversion(), quiet)
+    there = open_dataset(tmp_path / "lerobot")
+    assert there.features["intervention"]["dtype"] == "bool"
+    to_mcap([there], tmp_path / "mcap", Conversion(), quiet)
+    for dataset in (there, open_dataset(tmp_path / "mcap")):
+        np.testing.assert_array_equal(dataset.episode(0).intervention, wanted)
+    assert Interventions(there).stretches == Interventions(source).stretches
+
+
+def test_a_tokenizer_learns_from_one_intervention_and_is_judged_on_the_other(
+    recording, tmp_path, capsys
+):
+    call = ("tokenizer", "train", "--data", recording, *BIN)
+    code, out, _ = run(capsys, *call, "--only", "interventions", "--out", tmp_path / "run")
+    dataset = open_dataset(recording)
+    first, second = runs_of(dataset.episode(0).intervention)
+    sizes = [end - begin - 7 for begin, end in (first, second)]
+    assert code == 0 and f"{sizes[0]} chunks to train on, {sizes[1]} held out" in out
+    tokenizer = load_tokenizer(tmp_path / "run")
+    seen = dataset.episode(0).actions[slice(*first)]
+    np.testing.assert_allclose(tokenizer.absolute.half_range, np.ptp(seen, axis=0) / 2, rtol=1e-4)
+
+
+def test_too_few_or_too_short_interventions_are_named(recording, tmp_path, capsys):
+    call = ("tokenizer", "train", "--tokenizer", "bin", "--data", recording, "--only",
+            "interventions", "--out", tmp_path / "run")  # fmt: skip
+    code, _, error = run(capsys, *call, "--horizon", 60)
+    assert code == 2 and "0 interventions of at least 60 steps are marked" in error
+
+
+def test_a_policy_s_rows_are_those_whose_chunk_the_hand_made(tmp_path):
+    rows = ["..xxxxx...", "xxx", ".xxxx.xxxx", "xx........"]
+    frames = load_frames([marked(tmp_path, rows)], [])
+    train, held_out = split_rows(frames, "interventions", 4)
+    assert train.tolist() == [2, 3, 10, 11, 12, 14] and held_out.tolist() == [19, 20, 21, 22]
+    assert frames.intervention[train].all() and frames.intervention[held_out].all()
+    with pytest.raises(DatasetError, match="1 interventions of at least 9 steps"):
+        split_rows(load_frames([marked(tmp_path / "b", ["." + 9 * "x" + "."])], []),
+                   "interventions", 9)  # fmt: skip
+
+
+def test_interventions_are_drawn_as_often_as_they_weigh(tmp_path):
+    frames = load_frames([marked(tmp_path, ["..xx."] * 5)], [])
+    train, _ = split_rows(frames, "everything", 4)
+    assert len(train) == 20
+    assert odds(frames, train, 3.0).tolist() == [1, 1, 3, 3, 1] * 4
+    alone_ = train[frames.intervention[train]]
+    assert odds(frames, alone_, 3.0).tolist() == [1] * 8
+
+
+def test_a_folder_that_nobody_marked_has_no_interventions(tmp_path):
+    add_episodes(tmp_path, [5] * 5)
+    frames = load_frames([tmp_path], [])
+    assert not frames.intervention.any() and set(CAMERAS) == {"scene", "wrist"}
+    with pytest.raises(DatasetError, match="0 interventions"):
+        split_rows(frames, "interventions", 2)
+
+
+def test_a_policy_learns_from_interventions_alone(recording, tmp_path, capsys):
+    data, codec, out = tmp_path / "data", tmp_path / "codec", tmp_path / "policy"
+    only = ("--only", "interventions")
+    assert run(capsys, "data", "convert", recording, "--to", "lerobot", "--out", data)[0] == 0
+    call = ("tokenizer", "train", "--data", data, "--out", codec, *only)
+    assert run(capsys, *call, *BIN)[0] == 0
+    sizes = ("dim=32", "n_layers=1", "n_heads=2", "vision_width=32")
+    changes = [part for field in sizes for part in ("--model", field)]
+    code, _, _ = run(
+        capsys, "policy", "train", "--tokenizer", codec, "--data", data, "--out", out, *only,
+        "--cameras", "scene", "--set", "steps=2", "--set", "batch=4", "--threads", 1, *changes,
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads((out / "run.json").read_text())["config"]["only"] == "interventions"
