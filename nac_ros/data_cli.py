@@ -65,6 +65,11 @@ def _recordings(data: Any) -> None:
     look.add_argument("--action-key", help="column of the actions")
     look.add_argument("--state-key", help="column of the joint state")
     look.add_argument("--out", type=Path, default=Path("runs/view"))
+    _played(data)
+
+
+def _played(data: Any) -> None:
+    """What moves an arm."""
     show = arguments.command(
         data, "demonstrate", recording_commands.demonstrate,
         "a scripted operator leads the twin by a leader arm, over ROS 2, and records it",
