@@ -83,7 +83,7 @@ def parsed(*patterns):
 def reasons_of_the_guard():
     """Codes that are refused with, failed with, or held for."""
     found = set()
-    for node in parsed("safety/*.py", "runtime/*.py", "nodes/guard.py"):
+    for node in parsed("safety/*.py", "runtime/*.py", "nodes/guard*.py"):
         if isinstance(node, ast.Call) and node.args:
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
             told = called in ("Refusal", "refuse", "_fail", "Breach")
