@@ -30,6 +30,7 @@ from nac_ros.simulation.scene import TIMESTEP
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.twin import Twin
+from nac_ros.simulation.variation import load_variation
 
 Control = Literal["none", "black-images", "mean-demonstration"]
 
@@ -41,6 +42,7 @@ class Evaluation:
     latency_ms: simulated time from observation to chunk, as measured over ROS 2 on two cores
     n_action_steps: executed steps of each chunk, 0 = as the bundle says
     seam: how chunks go on from one another, see nac_ros.runtime.seams
+    scenes: how they vary, a name in config/scenes or the path of a YAML file
     data: datasets of the control `mean-demonstration`
     """
 
@@ -51,6 +53,7 @@ class Evaluation:
     latency_ms: float = 100.0
     n_action_steps: int = 0
     seam: Seam = "blend"
+    scenes: str = "nominal"
     control: Control = "none"
     data: tuple[str, ...] = ()
     workers: int = 1
@@ -96,9 +99,12 @@ class TrialResult(NamedTuple):
 class Rehearsal:
     """One twin, one planner, one guard: plays trials of one task."""
 
-    def __init__(self, spec: RobotSpec, task: str, planner: Planner, latency_s: float):
+    def __init__(
+        self, spec: RobotSpec, task: str, planner: Planner, latency_s: float,
+        scenes: str = "nominal",
+    ):  # fmt: skip
         self.spec, self.planner, self._latency = spec, planner, latency_s
-        self.twin = Twin(spec, task, render=bool(planner.cameras))
+        self.twin = Twin(spec, task, bool(planner.cameras), load_variation(scenes))
         self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
         self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
         self.jumps: list[float] = []
@@ -205,7 +211,7 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
     timed = Timed(engine)
     spec = robot_of(bundle.robot)
     planner = _planner(config, task, timed, spec)
-    rehearsal = Rehearsal(spec, task, planner, config.latency_ms / 1000)
+    rehearsal = Rehearsal(spec, task, planner, config.latency_ms / 1000, config.scenes)
     results = []
     for trial in trials:
         timed.timings.clear()
