@@ -11,6 +11,7 @@ from nac_ros.simulation.motion import Mover
 from nac_ros.simulation.parts import Part
 
 Setpoints = Iterator[np.ndarray]
+ROUND = 1e-3  # symmetry of what looks the same from all sides: only the straightest wrist is left
 
 
 @dataclass(frozen=True)
