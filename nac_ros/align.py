@@ -18,7 +18,7 @@ from nac_ros.errors import BadObservation
 from nac_ros.robot import Align, RobotSpec
 
 FROZEN_S = 0.3  # one picture for longer,
-FROZEN_MOVE = 0.05  # [rad or m] although a joint had moved by more
+FROZEN_MOVE = 0.05  # [rad] although a joint of the arm had moved by more
 SHOWN_S = 0.1  # when it was taken: an arm that only just began to move need not show
 
 
@@ -115,7 +115,8 @@ class Aligner:
             )
         self._joints.push(stamp, values)
         for camera, (_, then) in self._changed.items():
-            moved = 0.0 if then is None else float(np.abs(values - then).max())
+            apart = np.zeros(1) if then is None else np.abs(values - then)[self.spec.relative_mask]
+            moved = float(apart.max())  # of the arm: a gripper may be too small to be seen
             if moved > FROZEN_MOVE and camera not in self._moved:
                 self._moved[camera] = stamp, moved
 
@@ -192,7 +193,7 @@ class Aligner:
         if newest - since > FROZEN_S and newest - moved_at > SHOWN_S:
             raise BadObservation(
                 f"camera {camera}: the same picture for {newest - since:.2f} s while the arm "
-                f"moved by {moved:.3f} rad or m; it is frozen, start its driver anew",
+                f"moved by {moved:.3f} rad; it is frozen, start its driver anew",
                 "frozen",
             )
 

@@ -9,6 +9,8 @@ import yaml
 
 from nac_ros.errors import ConfigError
 
+SCENES = "how scenes vary: a name in config/scenes, or a YAML file"
+
 
 def training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")

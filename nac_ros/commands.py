@@ -38,7 +38,7 @@ def data_generate(a: Namespace) -> Figures:
 
     config = GenerateConfig(
         task=a.task, seed=a.seed, robot=a.robot, noise=a.noise,
-        bundle=str(a.bundle.resolve()) if a.bundle else "",
+        bundle=str(a.bundle.resolve()) if a.bundle else "", scenes=a.scenes,
     )  # fmt: skip
     attempt = None
     if a.bundle:
@@ -171,7 +171,7 @@ def evaluate(a: Namespace) -> Figures:
     from nac_ros.evaluation.evaluate import Evaluation, run
 
     earlier = load_earlier(a.beside, a.seed) if a.beside is not None else None
-    names = ("latency_ms", "n_action_steps", "seam")
+    names = ("latency_ms", "n_action_steps", "seam", "scenes")
     changes = {name: getattr(a, name) for name in names}
     given = {key: value for key, value in changes.items() if value is not None}
     config = Evaluation(

@@ -18,6 +18,7 @@ def add(groups: Any) -> None:
         "--out", type=Path, required=True, help="LeRobot v3 folder; resumed if there"
     )
     make.add_argument("--robot", default="vx300s")
+    make.add_argument("--scenes", default="nominal", help=arguments.SCENES)
     make.add_argument("--noise", type=float, default=0.5, help="share that begins disturbed")
     make.add_argument(
         "--bundle", type=Path, help="a policy that drives first; the expert takes over from it"

@@ -2,16 +2,24 @@
 
 import numpy as np
 import pytest
+from stage import SPEC, put, put_tool, run
 
-from nac_ros.robot import load_robot
-from nac_ros.simulation.demonstrate import make_mover
 from nac_ros.simulation.tasks import list_tasks, make_task
 from nac_ros.simulation.tasks import marker as marker_file
 from nac_ros.simulation.tasks import weighing as weighing_file
-from nac_ros.simulation.tasks.base import HORIZON, set_pose
+from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.simulation.twin import Twin
 
-SPEC = load_robot("vx300s")
+PROMPTS = {
+    "weighing": "Turn on the weighing machine.",
+    "grapes": "Place the grapes on the plate.",
+    "marker": "Place the marker in the bin.",
+    "two_blocks": "Stack the two cubes.",
+    "three_blocks": "Stack the three cubes.",
+    "chess": "Take the queen with the rook.",
+    "place_stone": "Place white stone on board.",
+    "fold_towel": "Fold the towel.",
+}
 HORIZON_S = HORIZON / SPEC.action_rate_hz
 
 
@@ -23,18 +31,6 @@ def scale():
 @pytest.fixture(scope="module")
 def pen():
     return Twin(SPEC, "marker", render=False)
-
-
-def run(twin, seconds):
-    twin.step_until(twin.now() + seconds)
-
-
-def put_tool(twin, position, opening=0.0):
-    """Places the arm at once with its tool at `position`, pointing down."""
-    mover = make_mover(twin, np.random.default_rng(0))
-    joints = mover.kinematics.solve(np.asarray(position), 0.0)
-    twin.arm.place(twin.data, np.append(joints, opening))
-    twin.controller.reset(np.append(joints, opening), twin.now())
 
 
 def push_button(twin, force, seconds=0.2):
@@ -51,7 +47,7 @@ def button_place(twin):
 
 
 def put_marker(twin, position, yaw=0.0):
-    set_pose(twin.data, twin.model.joint("marker").qposadr[0], np.asarray(position), yaw)
+    put(twin, "marker", position, yaw)
 
 
 # weighing
@@ -227,14 +223,14 @@ def starts(twin, body, n=150):
 
 
 def test_the_scale_starts_within_3_cm_and_10_degrees(scale):
-    places = starts(scale, "scale") - [*weighing_file.CENTRE, 0]
+    places = starts(scale, "scale") - [weighing_file.START.x, weighing_file.START.y, 0]
     assert np.abs(places[:, :2]).max() < 0.031
     assert np.ptp(places[:, :2], axis=0).min() > 0.055
     assert np.deg2rad(9) < np.abs(places[:, 2]).max() < np.deg2rad(10.5)
 
 
 def test_the_marker_starts_within_12_by_12_cm_and_45_degrees_either_end_first(pen):
-    places = starts(pen, "marker") - [*marker_file.CENTRE, 0]
+    places = starts(pen, "marker") - [marker_file.START.x, marker_file.START.y, 0]
     assert np.abs(places[:, :2]).max() < 0.061
     assert np.ptp(places[:, :2], axis=0).min() > 0.11
     yaw = (places[:, 2] + np.pi / 2) % np.pi - np.pi / 2
@@ -243,8 +239,7 @@ def test_the_marker_starts_within_12_by_12_cm_and_45_degrees_either_end_first(pe
 
 def test_prompts_are_those_of_the_task_table():
     prompts = {name: make_task(name).prompt for name in list_tasks()}
-    assert prompts["weighing"] == "Turn on the weighing machine."
-    assert prompts["marker"] == "Place the marker in the bin."
+    assert prompts.items() <= PROMPTS.items()
 
 
 def test_a_tasks_id_is_its_files_name():

@@ -28,6 +28,7 @@ from nac_ros.simulation import gl  # noqa: F401 - it chooses the GL before mink 
 from nac_ros.simulation.demonstrate import Demonstration, demonstrate
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
+from nac_ros.simulation.variation import load_variation
 
 RUN_FILE = "meta/generate.json"
 MAX_FAILURES_IN_A_ROW = 30
@@ -39,6 +40,7 @@ class GenerateConfig:
 
     noise: probability that an episode begins amid a disturbed approach
     bundle: folder of a policy that drives first, '' = none
+    scenes: how scenes vary, a name in config/scenes or the path of a YAML file
     """
 
     task: str
@@ -46,6 +48,7 @@ class GenerateConfig:
     robot: str = "vx300s"
     noise: float = 0.5
     bundle: str = ""
+    scenes: str = "nominal"
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:
@@ -118,7 +121,7 @@ class Attempt(NamedTuple):
 
 def attempt_episode(config: GenerateConfig, trial: int) -> Attempt:
     """Demonstration `trial`; its scene is none that policies are judged on."""
-    twin = _twin(config.robot, config.task)
+    twin = _twin(config.robot, config.task, config.scenes)
     seed = scene_seed(f"demonstrations/{config.task}", config.seed, trial)
     try:
         shown = demonstrate(twin, seed, np.random.default_rng([seed, 1]), noise=config.noise)
@@ -224,7 +227,7 @@ def _follow_parent() -> None:
 
 
 @lru_cache(maxsize=2)
-def _twin(robot: str, task: str) -> Twin:
-    twin = Twin(load_robot(robot), task)
+def _twin(robot: str, task: str, scenes: str) -> Twin:
+    twin = Twin(load_robot(robot), task, variation=load_variation(scenes))
     twin.read()  # without a working GL it ends here, and is no failed demonstration
     return twin

@@ -22,7 +22,7 @@ LATENCY_S = 0.1
 
 def attempt_after_policy(config: GenerateConfig, trial: int) -> Attempt:
     """Demonstration `trial` of the expert, taking over from the policy in `config.bundle`."""
-    rehearsal = _rehearsal(config.bundle, config.task)
+    rehearsal = _rehearsal(config.bundle, config.task, config.scenes)
     twin = rehearsal.twin
     seed = scene_seed(f"demonstrations/{config.task}", config.seed, trial)
     rng = np.random.default_rng([seed, 2])
@@ -50,6 +50,6 @@ def _drive(rehearsal: Rehearsal, seed: int, steps: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _rehearsal(bundle: str, task: str) -> Rehearsal:
+def _rehearsal(bundle: str, task: str, scenes: str) -> Rehearsal:
     loaded = load_bundle(bundle)
-    return Rehearsal(loaded.robot, task, Engine(loaded, threads=1), LATENCY_S)
+    return Rehearsal(loaded.robot, task, Engine(loaded, threads=1), LATENCY_S, scenes)

@@ -32,6 +32,7 @@ from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.simulation.twin import Twin
+from nac_ros.simulation.variation import load_variation
 
 Control = Literal["none", "black-images", "mean-demonstration"]
 
@@ -40,6 +41,7 @@ Control = Literal["none", "black-images", "mean-demonstration"]
 class Evaluation(Conditions):
     """What is judged, under which conditions.
 
+    scenes: how they vary, a name in config/scenes or the path of a YAML file
     data: datasets of the control `mean-demonstration`
     """
 
@@ -47,6 +49,7 @@ class Evaluation(Conditions):
     tasks: tuple[str, ...] = ()
     trials: int = 50
     seed: int = 0
+    scenes: str = "nominal"
     control: Control = "none"
     data: tuple[str, ...] = ()
     workers: int = 1
@@ -88,15 +91,17 @@ class TrialResult(NamedTuple):
 class Rehearsal:
     """One twin, one planner, one guard: plays trials of one task.
 
+    scenes: how they vary, a name in config/scenes or the path of a YAML file
     twin: one of that task to go on with; a new one is compiled by default
     """
 
     def __init__(
         self, spec: RobotSpec, task: str, planner: Planner, latency_s: float,
-        twin: Twin | None = None,
+        scenes: str = "nominal", twin: Twin | None = None,
     ):  # fmt: skip
         self.spec, self.planner, self._latency = spec, planner, latency_s
-        self.twin = twin or Twin(spec, task, render=bool(planner.cameras))
+        seeing = bool(planner.cameras)
+        self.twin = twin or Twin(spec, task, seeing, load_variation(scenes))
         self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
         self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
         self.jumps: list[float] = []
@@ -207,7 +212,7 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
     timed = Timed(engine)
     spec = robot_of(bundle.robot)
     planner = _planner(config, task, timed, spec)
-    rehearsal = Rehearsal(spec, task, planner, config.latency_ms / 1000)
+    rehearsal = Rehearsal(spec, task, planner, config.latency_ms / 1000, config.scenes)
     results = []
     for trial in trials:
         timed.timings.clear()

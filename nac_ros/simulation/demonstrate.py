@@ -10,7 +10,7 @@ from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 from nac_ros.simulation.motion import Kinematics, Mover, Style
 from nac_ros.simulation.twin import Twin
 
-_MAX_STEPS = 600
+_MAX_STEPS = 900  # an expert who has taken longer has lost the thread
 
 
 @dataclass(frozen=True)

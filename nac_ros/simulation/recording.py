@@ -59,7 +59,7 @@ class Recorder:
             measured=np.array(self.measured),
             state_stamps=np.array(self.state_stamps),
             physics=np.array([state.physics for state in self.states]),
-            colours=np.array([state.colours for state in self.states]),
+            looks=np.array([state.look for state in self.states]),
         )
         partial.replace(path)
 
@@ -68,7 +68,7 @@ def load_recording(path: Path | str) -> Recording:
     """The inverse of `Recorder.save`; raises DatasetError."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            states = [TwinState(p, c) for p, c in zip(stored["physics"], stored["colours"])]
+            states = [TwinState(p, c) for p, c in zip(stored["physics"], stored["looks"])]
             names = ("stamps", "commanded", "measured", "state_stamps")
             arrays = {name: stored[name] for name in names}
             return Recording(facts=json.loads(str(stored["facts"])), states=states, **arrays)

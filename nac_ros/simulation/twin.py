@@ -13,6 +13,7 @@ from nac_ros.simulation.jtc import Trajectory, TrajectoryController
 from nac_ros.simulation.scene import TIMESTEP, build_scene
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.tasks.base import HORIZON, RUNNING, Outcome
+from nac_ros.simulation.variation import NOMINAL, Look, Variation
 
 _SETTLE_S = 0.3
 _JUDGE_EVERY = 8  # physics steps, 62 times per second
@@ -25,13 +26,15 @@ class TwinState:
     """Everything that decides how physics goes on and how the scene looks."""
 
     physics: np.ndarray
-    colours: np.ndarray
+    look: np.ndarray
 
 
 class Twin:
     """A RobotIO in MuJoCo; one model is compiled per task and reused across trials."""
 
-    def __init__(self, spec: RobotSpec, task: str, render: bool = True):
+    def __init__(
+        self, spec: RobotSpec, task: str, render: bool = True, variation: Variation = NOMINAL
+    ):
         self.spec = spec
         self.task = make_task(task)
         scene = build_scene(spec)
@@ -44,15 +47,16 @@ class Twin:
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._render_cameras = render
         self._outcome = RUNNING
-        self._colours = self.model.geom_rgba.copy()
+        painted = np.setdiff1d(np.arange(self.model.ngeom), self.arm.geoms)
+        self._variation, self._look = variation, Look(self.model, painted)
         self.reset(0)
 
     def reset(self, scene_seed: int) -> None:
         """A new trial at time 0: objects placed, arm near home, all at rest."""
         rng = np.random.default_rng(scene_seed)
         mujoco.mj_resetData(self.model, self.data)
-        self.model.geom_rgba[:] = self._colours
-        self.task.place(self.data, rng)
+        self._look.vary(self._variation, np.random.default_rng([scene_seed, 2]))
+        self.task.place(self.data, rng, self._variation.start_share)
         start = self._start_pose(rng)
         mujoco.mj_step(self.model, self.data, round(_SETTLE_S / TIMESTEP))
         self.data.time = 0.0
@@ -133,14 +137,14 @@ class Twin:
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
         physics = np.zeros(mujoco.mj_stateSize(self.model, kind))
         mujoco.mj_getState(self.model, self.data, physics, kind)
-        return TwinState(physics, self.model.geom_rgba.copy())
+        return TwinState(physics, self._look.values())
 
     def restore(self, state: TwinState) -> None:
         """Shows a snapshot of the same task again; the judge and the controller stay."""
         mujoco.mj_setState(
             self.model, self.data, state.physics, mujoco.mjtState.mjSTATE_INTEGRATION
         )
-        self.model.geom_rgba[:] = state.colours
+        self._look.show(state.look)
         mujoco.mj_forward(self.model, self.data)
 
     def close(self) -> None:

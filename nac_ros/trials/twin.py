@@ -106,7 +106,7 @@ def _policy(job: Job, bundle: Bundle, twin: Twin, seed: int, watch: Watch) -> Ve
         seam=SeamConfig(seam=conditions.seam),
     )  # fmt: skip
     timed = Timed(engine)
-    rehearsal = Rehearsal(twin.spec, task, timed, conditions.latency_ms / 1000, twin)
+    rehearsal = Rehearsal(twin.spec, task, timed, conditions.latency_ms / 1000, twin=twin)
     guard = rehearsal.play(seed, job.protocol.limits.steps, watch)
     told, outcome = trial_result(rehearsal, guard, timed, task, trial), _outcome(twin)
     return Verdict(

@@ -3,7 +3,9 @@
 from nac_ros.registry import Registry
 from nac_ros.simulation.tasks.base import Task
 
-TASKS: Registry[Task] = Registry("task", "nac_ros.simulation.tasks", seams=("base",))
+TASKS: Registry[Task] = Registry(
+    "task", "nac_ros.simulation.tasks", seams=("base", "chessmen", "stacking")
+)
 
 
 def list_tasks() -> list[str]:

@@ -12,6 +12,7 @@ from nac_ros.simulation.gl import mujoco
 from nac_ros.simulation.motion import Mover
 
 HORIZON = 1000  # action steps per trial
+REACH = (0.14, 0.46, -0.28, 0.28)  # where the arm can pick and lift: x from, to, y from, to [m]
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,34 @@ class Outcome:
 RUNNING = Outcome("running", "")
 
 
+@dataclass(frozen=True)
+class StartPlace:
+    """Where an object's trials begin: a mark on the table, and how far from it at most.
+
+    x, y, spread: [m], spread to either side along both axes; yaw, yaw_spread: [rad]
+    """
+
+    name: str
+    x: float
+    y: float
+    spread: float
+    yaw: float = 0.0
+    yaw_spread: float = 0.0
+
+    def draw(self, rng: np.random.Generator, share: float) -> tuple[np.ndarray, float]:
+        """A place `[2]` [m] and a yaw [rad] within `share` of the spreads."""
+        reach, turn = share * self.spread, share * self.yaw_spread
+        place = np.array([self.x, self.y]) + rng.uniform(-reach, reach, 2)
+        return place, float(self.yaw + rng.uniform(-turn, turn))
+
+
 class Task(ABC):
     """One task; an instance belongs to one compiled model and is reused for every trial."""
 
     id: ClassVar[str]
     prompt: ClassVar[str]
     recoverable_steps: ClassVar[int]  # control periods in which the expert may be disturbed
+    starts: ClassVar[tuple[StartPlace, ...]]
 
     @abstractmethod
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
@@ -41,8 +64,9 @@ class Task(ABC):
         """Looks up the task's parts in the compiled model."""
 
     @abstractmethod
-    def place(self, data: "mujoco.MjData", rng: np.random.Generator) -> None:
-        """Puts the objects at random start places and forgets the last trial."""
+    def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
+        """Puts the objects on their start places, up to `share` of each spread beside the mark,
+        and forgets the last trial."""
 
     @abstractmethod
     def update(self, data: "mujoco.MjData") -> None:

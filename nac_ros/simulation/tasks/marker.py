@@ -9,16 +9,22 @@ from nac_ros.simulation.arm import Arm
 from nac_ros.simulation.gl import mujoco
 from nac_ros.simulation.motion import Mover
 from nac_ros.simulation.tasks import TASKS
-from nac_ros.simulation.tasks.base import RUNNING, Outcome, Task, set_pose, yaw_of
+from nac_ros.simulation.tasks.base import (
+    REACH,
+    RUNNING,
+    Outcome,
+    StartPlace,
+    Task,
+    set_pose,
+    yaw_of,
+)
 
-CENTRE = np.array([0.32, -0.06])  # of the start area [m]
-SPREAD, YAW_SPREAD = 0.06, np.deg2rad(45)  # [m], [rad] to either side
+START = StartPlace("marker", 0.32, -0.06, 0.06, yaw_spread=np.deg2rad(45))  # either end first
 MARKER = np.array([0.0575, 0.009, 0.009])  # half sizes [m]
 BIN = np.array([0.32, 0.155])  # centre [m]
 INNER = np.array([0.09, 0.07])  # half the inner footprint [m]
 WALL, RIM = 0.003, 0.085  # half thickness, height [m]
 FLOOR = 0.004  # the bin floor's thickness [m]
-REACH = (0.14, 0.46, -0.28, 0.28)  # where the arm can pick and lift: x from, to, y from, to [m]
 CLEAR = 0.14  # tool height at which the marker is carried [m]
 HELD_OPENING = (0.014, 0.027)  # what the gripper measures around the marker [m]
 GRIP = 0.008  # opening commanded to pinch the marker [m]
@@ -32,11 +38,12 @@ class MarkerInBin(Task):
     id = "marker"
     prompt = "Place the marker in the bin."
     recoverable_steps = 110
+    starts = (START,)
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         self._add_bin(scene)
         box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
-        marker = scene.worldbody.add_body(name="marker", pos=(*CENTRE, MARKER[2]))
+        marker = scene.worldbody.add_body(name="marker", pos=(START.x, START.y, MARKER[2]))
         marker.add_freejoint(name="marker")
         marker.add_geom(  # flat-sided, so that it lies where it is put
             name="marker", type=box, size=MARKER, mass=0.025, friction=(1.2, 0.01, 0.0005),
@@ -76,10 +83,10 @@ class MarkerInBin(Task):
         self._pose, self._speed = joint.qposadr[0], joint.dofadr[0]
         self._rest_since: float | None = None
 
-    def place(self, data: "mujoco.MjData", rng: np.random.Generator) -> None:
-        x, y = CENTRE + rng.uniform(-SPREAD, SPREAD, 2)
-        yaw = rng.uniform(-YAW_SPREAD, YAW_SPREAD) + np.pi * rng.integers(2)
-        set_pose(data, self._pose, np.array([x, y, MARKER[2]]), yaw)
+    def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
+        place, yaw = START.draw(rng, share)
+        yaw += np.pi * rng.integers(2)
+        set_pose(data, self._pose, np.append(place, MARKER[2]), yaw)
         self._rest_since = None
 
     def update(self, data: "mujoco.MjData") -> None:

@@ -8,10 +8,9 @@ from nac_ros.simulation.arm import Arm
 from nac_ros.simulation.gl import mujoco
 from nac_ros.simulation.motion import Mover
 from nac_ros.simulation.tasks import TASKS
-from nac_ros.simulation.tasks.base import RUNNING, Outcome, Task, set_pose
+from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPlace, Task, set_pose
 
-CENTRE = np.array([0.33, 0.02])  # [m]
-SPREAD, YAW_SPREAD = 0.03, np.deg2rad(10)  # [m], [rad] to either side
+START = StartPlace("scale", 0.33, 0.02, 0.03, yaw_spread=np.deg2rad(10))
 HOUSING = np.array([0.075, 0.09, 0.0125])  # half sizes [m]
 BUTTON = np.array([0.008, 0.008, 0.006])  # half sizes [m]
 BUTTON_PLACE = np.array([-0.02, -0.045])  # on the housing [m]
@@ -29,10 +28,11 @@ class Weighing(Task):
     id = "weighing"
     prompt = "Turn on the weighing machine."
     recoverable_steps = 60
+    starts = (START,)
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         box = mujoco.mjtGeom.mjGEOM_BOX
-        scale = scene.worldbody.add_body(name="scale", pos=(*CENTRE, HOUSING[2]))
+        scale = scene.worldbody.add_body(name="scale", pos=(START.x, START.y, HOUSING[2]))
         scale.add_freejoint(name="scale")
         scale.add_geom(
             name="housing", type=box, size=HOUSING, mass=1.0, rgba=(0.93, 0.93, 0.95, 1),
@@ -61,10 +61,9 @@ class Weighing(Task):
         self._display = model.geom("display").id
         self._button_geoms = np.array([model.geom("button").id])
 
-    def place(self, data: "mujoco.MjData", rng: np.random.Generator) -> None:
-        x, y = CENTRE + rng.uniform(-SPREAD, SPREAD, 2)
-        yaw = rng.uniform(-YAW_SPREAD, YAW_SPREAD)
-        set_pose(data, self._pose, np.array([x, y, HOUSING[2]]), yaw)
+    def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
+        place, yaw = START.draw(rng, share)
+        set_pose(data, self._pose, np.append(place, HOUSING[2]), yaw)
         self.on = self._down = self.touched = False
         self._away_since: float | None = None
         self._show()

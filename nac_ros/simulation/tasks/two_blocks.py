@@ -1,0 +1,15 @@
+"""Stacking two cubes."""
+
+from nac_ros.simulation.tasks import TASKS
+from nac_ros.simulation.tasks.stacking import Stacking, cube_start
+
+
+@TASKS.register("two_blocks")
+class TwoBlocks(Stacking):
+    """The expert puts the red cube on the blue one."""
+
+    id = "two_blocks"
+    prompt = "Stack the two cubes."
+    recoverable_steps = 95
+    starts = (cube_start("blue", 0.32, 0.12, 0.04), cube_start("red", 0.31, -0.05, 0.05))
+    colours = {"blue": (0.1, 0.25, 0.8, 1), "red": (0.85, 0.12, 0.1, 1)}

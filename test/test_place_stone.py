@@ -1,0 +1,124 @@
+"""The Go stone: one intersection is right, every other is not, and every end of a trial."""
+
+import numpy as np
+import pytest
+from stage import SPEC, outcome, put, put_tool, run, to_the_horizon
+
+from nac_ros.simulation.tasks.place_stone import (
+    BLACK,
+    BOARD,
+    LENS,
+    NEAR,
+    SPACING,
+    STONE,
+    TARGET,
+    THICK,
+    WHITE,
+    intersection,
+)
+from nac_ros.simulation.twin import Twin
+
+
+@pytest.fixture(scope="module")
+def twin():
+    return Twin(SPEC, "place_stone", render=False)
+
+
+def lay(twin, place, height=0.0):
+    """Lays the stone there in the board's frame, `height` above its surface [m]."""
+    board = twin.data.body("board")
+    local = [*place, THICK + LENS[2] + height]
+    put(twin, "stone", board.xpos + board.xmat.reshape(3, 3) @ local)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.8 * NEAR])
+def test_a_stone_on_its_intersection_is_success_after_half_a_second(twin, offset):
+    twin.reset(0)
+    lay(twin, intersection(*TARGET) + [offset, 0])
+    run(twin, 0.4)
+    assert twin.outcome().state == "running"
+    run(twin, 0.4)
+    assert outcome(twin) == "success: the stone lies on its intersection"
+
+
+@pytest.mark.parametrize("crossing", [(4, 5), (3, 4), (0, 0), (8, 3)])
+def test_a_stone_on_any_other_intersection_is_failure(twin, crossing):
+    twin.reset(0)
+    lay(twin, intersection(*crossing))
+    run(twin, 0.9)
+    assert outcome(twin) == "failure: the stone lies on another intersection"
+
+
+def test_a_stone_let_go_from_a_hand_s_breadth_is_judged_when_it_has_come_to_rest(twin):
+    twin.reset(0)
+    lay(twin, intersection(*TARGET), height=0.01)
+    run(twin, 0.3)
+    assert twin.outcome().state == "running"
+    run(twin, 2.0)
+    assert twin.outcome().state != "running"
+
+
+def test_a_stone_between_intersections_waits_for_the_horizon(twin):
+    twin.reset(0)
+    lay(twin, intersection(*TARGET) + [0, 0.42 * SPACING])
+    run(twin, 0.9)
+    assert twin.outcome().state == "running"
+    to_the_horizon(twin)
+    assert outcome(twin) == "failure: the stone lies beside its intersection at the end"
+
+
+def test_a_stone_on_another_stone_is_not_on_the_board(twin):
+    twin.reset(0)
+    lay(twin, intersection(*BLACK[0]), height=2 * LENS[2])
+    twin.restore(twin.state())
+    assert not twin.task.on_board(twin.data)
+
+
+def test_a_stone_that_is_not_placed_is_failure_at_the_horizon(twin):
+    twin.reset(0)
+    run(twin, 1.0)
+    assert twin.outcome().state == "running"
+    to_the_horizon(twin)
+    assert outcome(twin) == "failure: the stone does not lie on the board at the end"
+
+
+def test_a_stone_that_is_still_held_is_not_success(twin):
+    twin.reset(0)
+    lay(twin, intersection(*TARGET))
+    put_tool(twin, twin.data.body("board").xpos + [0, 0, THICK + LENS[2] + 0.0065], opening=0.021)
+    run(twin, 1.0)
+    assert twin.outcome().state == "running"
+    to_the_horizon(twin)
+    held = "failure: the stone is on its intersection but not released and at rest at the end"
+    assert outcome(twin) == held
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ([0.3, -0.8, -0.1], "the stone fell off the table"),
+        ([0.6, 0.0, LENS[2]], "the stone left the workspace"),
+    ],
+)
+def test_a_stone_that_is_lost_is_failure_at_once(twin, place, reason):
+    twin.reset(0)
+    put(twin, "stone", place)
+    run(twin, 0.04)
+    assert outcome(twin) == f"failure: {reason}"
+
+
+def test_fingers_have_two_free_lines_around_the_target():
+    lines = np.abs(np.array(BLACK + WHITE) - TARGET).max(axis=1)
+    assert lines.min() >= 2
+
+
+def test_board_and_stone_start_around_their_marks(twin):
+    places = []
+    for seed in range(30):
+        twin.reset(seed)
+        stone = twin.data.body("stone").xpos[:2] - (STONE.x, STONE.y)
+        places.append([*stone, *(twin.data.body("board").xpos[:2] - (BOARD.x, BOARD.y))])
+        assert not twin.task.on_board(twin.data)
+    reach = np.abs(places).max(axis=0)
+    assert (reach[:2] < STONE.spread + 1e-3).all() and (reach[2:] <= BOARD.spread).all()
+    assert (reach[:2] > 0.8 * STONE.spread).all() and (reach[2:] > 0.8 * BOARD.spread).all()
