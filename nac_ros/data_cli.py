@@ -41,23 +41,7 @@ def _recordings(data: Any) -> None:
     mend.add_argument(
         "paths", type=Path, nargs="+", help="episodes, or folders of which all are mended"
     )
-    change = arguments.command(
-        data, "edit", data_commands.edit, "relabel, discard, merge or split episodes"
-    )
-    change.add_argument("deed", choices=("relabel", "discard", "merge", "split"))
-    change.add_argument(
-        "paths", type=Path, nargs="+", help="recorded episodes, or LeRobot v3 folders"
-    )
-    change.add_argument(
-        "--episode", type=int, nargs="+", metavar="N", help="which ones of a LeRobot folder"
-    )
-    change.add_argument("--task", help="relabel: another prompt")
-    change.add_argument(
-        "--outcome", choices=("success", "failure"), help="relabel: another verdict"
-    )
-    change.add_argument("--note", help="relabel: another note")
-    change.add_argument("--out", type=Path, help="merge: folder that the episodes go to")
-    change.add_argument("--at", type=float, help="split: seconds after the episode's begin")
+    _edit(data)
     look = arguments.command(
         data, "view", recording_commands.view, "an episode as a page and a rerun recording"
     )
@@ -90,6 +74,26 @@ def _played(data: Any) -> None:
     )
     again.add_argument("--speed", type=float, default=1.0, help="share of the recorded speed")
     again.add_argument("--out", type=Path, default=Path("runs/replay"))
+
+
+def _edit(data: Any) -> None:
+    change = arguments.command(
+        data, "edit", data_commands.edit, "relabel, discard, merge or split episodes"
+    )
+    change.add_argument("deed", choices=("relabel", "discard", "merge", "split"))
+    change.add_argument(
+        "paths", type=Path, nargs="+", help="recorded episodes, or LeRobot v3 folders"
+    )
+    change.add_argument(
+        "--episode", type=int, nargs="+", metavar="N", help="which ones of a LeRobot folder"
+    )
+    change.add_argument("--task", help="relabel: another prompt")
+    change.add_argument(
+        "--outcome", choices=("success", "failure"), help="relabel: another verdict"
+    )
+    change.add_argument("--note", help="relabel: another note")
+    change.add_argument("--out", type=Path, help="merge: folder that the episodes go to")
+    change.add_argument("--at", type=float, help="split: seconds after the episode's begin")
 
 
 def _convert(data: Any) -> None:

@@ -54,10 +54,11 @@ def test_a_recording_is_equal_and_a_changed_value_is_a_difference(tmp_path, robo
     (wanted,) = reader.expected(tmp_path / "same")
     assert reader._compare_recording("a", topics, wanted) == np.inf
     for key, position in (("actions", (3, 1)), ("states", (0, 0)), ("stamps", 7)):
+        kept = wanted.values[key].copy()
         wanted.values[key][position] += 1
         with pytest.raises(reader.Difference, match="a "):
             reader._compare_recording("a", topics, wanted)
-        wanted.values[key][position] -= 1
+        wanted.values[key][:] = kept
     wanted.values["image_scene"][4] //= 2
     with pytest.raises(reader.Difference, match="dB"):
         reader._compare_recording("a", topics, wanted)

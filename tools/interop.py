@@ -134,8 +134,8 @@ def expect(folder: Path, episodes: Sequence[Episode]) -> None:
             "actions": episode.actions, "states": episode.proprio, "stamps": episode.stamps_ns,
             "intervention": episode.intervention, "task": episode.task, "success": episode.success,
         }  # fmt: skip
-        pictures: dict[str, Any] = {f"image_{c}": images for c, images in episode.images.items()}
-        np.savez(folder / f"{k:03d}.npz", **arrays, **pictures)
+        arrays |= {f"image_{camera}": images for camera, images in episode.images.items()}
+        np.savez(folder / f"{k:03d}.npz", **arrays)
 
 
 def _by_jpeg(data: Path) -> Path:

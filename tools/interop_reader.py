@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ LEROBOT = ("png", "back", "h264", "av1", "edited", "merged")
 LOSSLESS = ("png", "back")
 RECORDINGS = ("recordings", "jpeg")
 CHUNK = 16  # actions ahead
-LOSSY_DB = 30.0  # peak signal to noise that a video or JPEG has to keep
+LOSSY_DB = 35.0  # of brightness, that a video or JPEG keeps (docs/datasets.md)
+BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601; of colour 4:2:0 keeps a quarter
 NANO = 1_000_000_000
 
 
@@ -33,8 +35,11 @@ def same(what: str, got: Any, wanted: Any) -> None:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else np.inf
+    """dB between the brightness of RGB images and its error, inf where all is equal."""
+    if np.array_equal(a, b):
+        return np.inf
+    error = np.mean(((a.astype(float) - b) @ BRIGHTNESS) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else 99.0
 
 
 class Expected(NamedTuple):
@@ -103,7 +108,7 @@ def _compare_item(
 
 
 def _compare_images(where: str, pair: Any, episode: Expected, camera: str, k: int) -> float:
-    """dB of the frame and the one before; raises Difference where others would fit better."""
+    """The worse dB of the frame and the one before; raises Difference where that is too little."""
     images = episode.cameras[camera]
     shown = np.round(pair.numpy() * 255).astype(np.uint8).transpose(0, 2, 3, 1)  # [2, H, W, 3]
     qualities = [psnr(a, images[max(k - back, 0)]) for a, back in zip(shown, (1, 0))]
@@ -199,6 +204,7 @@ def _jpeg(message: Any) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+@lru_cache
 def backends() -> list[str]:
     """How stock lerobot can decode videos here; torchcodec needs FFmpeg's libraries."""
     found = ["pyav"]

@@ -118,8 +118,9 @@ class Composition:
         now = {key: before[key].to_numpy() for key in before.column_names}
         now["episode_index"] = np.full(n, index)
         now["index"] = self.starts[index] + np.arange(n)
-        texts = [part.task or source.tasks[k] for k in now["task_index"]]
-        now["task_index"] = np.array([self.tasks.index(text) for text in texts])
+        codes, places = np.unique(now["task_index"], return_inverse=True)
+        texts = [source.tasks[k] if part.task is None else part.task for k in codes]
+        now["task_index"] = np.array([self.tasks.index(text) for text in texts])[places]
         if not source.is_whole(part):
             now["frame_index"] = np.arange(n)
             now["timestamp"] = (np.arange(n) / self.fps).astype(np.float32)
