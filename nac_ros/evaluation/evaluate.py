@@ -30,7 +30,6 @@ from nac_ros.runtime.seams import SeamConfig, Underway
 from nac_ros.simulation.scene import TIMESTEP
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
-from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.simulation.twin import Twin
 from nac_ros.simulation.variation import load_variation
 
@@ -107,12 +106,15 @@ class Rehearsal:
         self.jumps: list[float] = []
 
     def play(
-        self, seed: int, steps: int = HORIZON, watch: Callable[[Twin], None] = lambda twin: None
+        self,
+        seed: int,
+        steps: int | None = None,
+        watch: Callable[[Twin], None] = lambda twin: None,
     ) -> Guard:
-        """One trial of at most `steps` on the scene of `seed`; the twin holds the outcome
-        afterwards, and is shown to `watch` before each control period."""
+        """One trial on the scene of `seed`, which the task ends, or `steps` before that; the twin
+        holds the outcome afterwards, and is shown to `watch` before each control period."""
         self.begin(seed)
-        while self.twin.outcome().state == "running" and self._step < steps:
+        while self.twin.outcome().state == "running" and self._step != steps:
             watch(self.twin)
             self.step()
         return self._guard
