@@ -195,7 +195,7 @@ def _eval(groups: Any) -> None:
         "--task", nargs="+", help="task ids; all that the bundle learned if left out"
     )
     judge.add_argument("--trials", type=arguments.count, default=50, help="trials of each task")
-    judge.add_argument("--scenes", help=arguments.SCENES)
+    judge.add_argument("--scenes", default="nominal", help=arguments.SCENES)
     judge.add_argument("--latency-ms", type=float, help="time from observation to chunk")
     judge.add_argument(
         "--n-action-steps", type=arguments.count, help="executed steps of each chunk"

@@ -170,7 +170,7 @@ def evaluate(a: Namespace) -> Figures:
     from nac_ros.evaluation.beside import load_earlier
     from nac_ros.evaluation.evaluate import Evaluation, run
 
-    earlier = load_earlier(a.beside, a.seed) if a.beside is not None else None
+    earlier = load_earlier(a.beside, a.seed, a.scenes) if a.beside is not None else None
     names = ("latency_ms", "n_action_steps", "seam", "scenes")
     changes = {name: getattr(a, name) for name in names}
     given = {key: value for key, value in changes.items() if value is not None}

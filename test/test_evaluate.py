@@ -113,11 +113,13 @@ def test_runs_on_the_same_scenes_are_compared_trial_by_trial(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(judged(8)))
     with pytest.raises(ConfigError, match=r"old\.json has seed 8, this run 7"):
-        load_earlier(path, 7)
-    assert load_earlier(path, 8)["tasks"] == {}
+        load_earlier(path, 7, "nominal")
+    assert load_earlier(path, 8, "nominal")["tasks"] == {}
+    with pytest.raises(ConfigError, match=r"old\.json has nominal scenes, this run varied"):
+        load_earlier(path, 8, "varied")
     path.write_text("{}")
     for wrong in (path, tmp_path / "none.json"):
         with pytest.raises(ConfigError, match="holds no figures of `nac eval --json`"):
-            load_earlier(wrong, 7)
+            load_earlier(wrong, 7, "nominal")
     with pytest.raises(ConfigError, match="has no trial of marker"):
         beside(ours, judged(7, weighing=["success"]), "old.json")

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
+from stage import SPEC, put
 
-from nac_ros.robot import load_robot
 from nac_ros.simulation.demonstrate import advance, demonstrate, expert, make_mover
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import list_tasks
-from nac_ros.simulation.tasks.base import set_pose
 from nac_ros.simulation.twin import Twin
 
-SPEC = load_robot("vx300s")
 BUNDLED = ("marker", "weighing")  # of models/default
 
 
@@ -115,9 +113,7 @@ def test_the_expert_tries_a_missed_grasp_again(twins):
     for setpoint in expert(twin, rng):
         advance(twin, setpoint)
         if not moved and twin.arm.tool(twin.data)[2] < 0.014:
-            set_pose(
-                twin.data, twin.model.joint("marker").qposadr[0], np.array([0.36, -0.1, 0.01]), 0.4
-            )
+            put(twin, "marker", [0.36, -0.1, 0.01], 0.4)
             moved = True
     assert moved
     assert twin.outcome().state == "success"
@@ -130,9 +126,7 @@ def test_a_marker_dropped_on_the_way_is_fetched(twins):
     for setpoint in expert(twin, rng):
         advance(twin, setpoint)
         if not dropped and twin.data.body("marker").xpos[2] > 0.08:
-            set_pose(
-                twin.data, twin.model.joint("marker").qposadr[0], np.array([0.3, -0.05, 0.01]), 0.4
-            )
+            put(twin, "marker", [0.3, -0.05, 0.01], 0.4)
             dropped = True
     assert dropped
     assert twin.outcome().state == "success"

@@ -10,7 +10,7 @@ from nac_ros.errors import ConfigError
 from nac_ros.evaluation.statistics import paired_difference
 
 
-def load_earlier(path: Path, seed: int) -> dict[str, Any]:
+def load_earlier(path: Path, seed: int, scenes: str) -> dict[str, Any]:
     """The figures of an earlier run; raises ConfigError where they are none or of other scenes."""
     try:
         earlier = json.loads(path.read_text())
@@ -22,6 +22,9 @@ def load_earlier(path: Path, seed: int) -> dict[str, Any]:
         ) from error
     if other != seed:
         raise ConfigError(f"{path} has seed {other}, this run {seed}: other scenes")
+    looked = earlier.get("scenes", "nominal")  # files from before scenes could vary say nothing
+    if looked != scenes:
+        raise ConfigError(f"{path} has {looked} scenes, this run {scenes}: other scenes")
     return earlier
 
 

@@ -266,6 +266,7 @@ def _figures(
     return {
         "bundle": config.bundle,
         "seed": config.seed,
+        "scenes": config.scenes,
         "control": config.control,
         "latency_ms": config.latency_ms,
         "seam": config.seam,

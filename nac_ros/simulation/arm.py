@@ -39,9 +39,12 @@ class Arm:
 
     def state(self, data: "mujoco.MjData") -> np.ndarray:
         """Measured joint positions, float32 `[D]`."""
-        q = data.qpos[self._qpos]
-        opening = q[-2] - q[-1] - 2 * FINGER_CLOSED
-        return np.append(q[:-2], opening).astype(np.float32)
+        return np.append(data.qpos[self._qpos[:-2]], self.opening(data)).astype(np.float32)
+
+    def opening(self, data: "mujoco.MjData") -> float:
+        """Measured opening of the gripper [m]."""
+        left, right = data.qpos[self._qpos[-2:]]
+        return left - right - 2 * FINGER_CLOSED
 
     def place(self, data: "mujoco.MjData", positions: np.ndarray) -> None:
         """Sets the joints and their servos to `positions` `[D]` at once, at rest."""

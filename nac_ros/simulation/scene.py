@@ -23,7 +23,7 @@ _HIDDEN = 4  # a group that MuJoCo does not draw
 _STIFFNESS = dict(zip(ARM_JOINTS, (800, 1600, 800, 100, 100, 50), strict=True))
 _FINGER_STIFFNESS = 800  # [N/m]
 FINGER_CLOSED, FINGER_OPEN = 0.021, 0.057  # finger joint range [m], from the wheel's MJCF
-_TOOL_OFFSET = (
+TOOL_OFFSET = (
     0.145,
     0,
     0,
@@ -102,7 +102,7 @@ def _tune_arm(scene: "mujoco.MjSpec") -> None:
         _add_servo(scene, name, _FINGER_STIFFNESS, 30, 30, joint.range)
     for site in scene.sites:
         site.group = _HIDDEN
-    scene.body(PREFIX + "gripper_link").add_site(name=TOOL_SITE, pos=_TOOL_OFFSET, group=_HIDDEN)
+    scene.body(PREFIX + "gripper_link").add_site(name=TOOL_SITE, pos=TOOL_OFFSET, group=_HIDDEN)
 
 
 def _add_servo(

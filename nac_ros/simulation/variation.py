@@ -73,7 +73,9 @@ class Look:
             model.light_diffuse, model.light_pos, model.cam_pos, model.cam_quat,
         ]  # fmt: skip
         self._painted = painted
-        self._materials = np.setdiff1d(model.geom_matid[painted], [-1])
+        self._materials = np.setdiff1d(
+            np.append(model.geom_matid[painted], model.flex_matid), [-1]
+        )
         self._nominal = self.values()
 
     def values(self) -> np.ndarray:

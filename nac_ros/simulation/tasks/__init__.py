@@ -4,7 +4,7 @@ from nac_ros.registry import Registry
 from nac_ros.simulation.tasks.base import Task
 
 TASKS: Registry[Task] = Registry(
-    "task", "nac_ros.simulation.tasks", seams=("base", "chessmen", "stacking")
+    "task", "nac_ros.simulation.tasks", seams=("base", "chessmen", "cloth", "stacking")
 )
 
 

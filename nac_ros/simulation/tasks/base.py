@@ -83,14 +83,3 @@ class Task(ABC):
     @abstractmethod
     def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
         """Set-points `[D]`, one per control period, from wherever the arm is to success."""
-
-
-def yaw_of(data: "mujoco.MjData", body: int) -> float:
-    """Direction of a body's x axis seen from above [rad]."""
-    return float(np.arctan2(data.xmat[body][3], data.xmat[body][0]))
-
-
-def set_pose(data: "mujoco.MjData", address: int, position: np.ndarray, yaw: float) -> None:
-    """Puts the free body whose qpos starts at `address` at `position` [m], turned by `yaw`."""
-    turn = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
-    data.qpos[address : address + 7] = (*position, *turn)

@@ -7,17 +7,11 @@ import numpy as np
 
 from nac_ros.simulation.arm import Arm
 from nac_ros.simulation.gl import mujoco
+from nac_ros.simulation.handling import while_true
 from nac_ros.simulation.motion import Mover
+from nac_ros.simulation.parts import Lasting, Part
 from nac_ros.simulation.tasks import TASKS
-from nac_ros.simulation.tasks.base import (
-    REACH,
-    RUNNING,
-    Outcome,
-    StartPlace,
-    Task,
-    set_pose,
-    yaw_of,
-)
+from nac_ros.simulation.tasks.base import REACH, RUNNING, Outcome, StartPlace, Task
 
 START = StartPlace("marker", 0.32, -0.06, 0.06, yaw_spread=np.deg2rad(45))  # either end first
 MARKER = np.array([0.0575, 0.009, 0.009])  # half sizes [m]
@@ -28,7 +22,7 @@ FLOOR = 0.004  # the bin floor's thickness [m]
 CLEAR = 0.14  # tool height at which the marker is carried [m]
 HELD_OPENING = (0.014, 0.027)  # what the gripper measures around the marker [m]
 GRIP = 0.008  # opening commanded to pinch the marker [m]
-REST_SPEED, REST_S = 0.02, 0.2  # [m/s], [s]
+REST_S = 0.2
 
 
 @TASKS.register("marker")
@@ -77,34 +71,27 @@ class MarkerInBin(Task):
 
     def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
         self._arm = arm
-        self._body = model.body("marker").id
-        self._geoms = np.array([model.geom("marker").id])
-        joint = model.joint("marker")
-        self._pose, self._speed = joint.qposadr[0], joint.dofadr[0]
-        self._rest_since: float | None = None
+        self._marker = Part(model, "marker")
+        self._rests = Lasting(REST_S)
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         place, yaw = START.draw(rng, share)
         yaw += np.pi * rng.integers(2)
-        set_pose(data, self._pose, np.append(place, MARKER[2]), yaw)
-        self._rest_since = None
+        self._marker.place(data, np.append(place, MARKER[2]), yaw)
+        self._rests.reset()
 
     def update(self, data: "mujoco.MjData") -> None:
         """The marker has no behaviour of its own."""
 
     def judge(self, data: "mujoco.MjData") -> Outcome:
-        x, y, z = data.xpos[self._body]
+        x, y, z = self._marker.position(data)
         x_from, x_to, y_from, y_to = REACH
         if z < -0.02:
             return Outcome("failure", "the marker fell off the table")
         if self._released(data) and not (x_from < x < x_to and y_from < y < y_to):
             return Outcome("failure", "the marker was dropped outside the workspace")
-        if not (self.inside(data) and self._released(data) and self._still(data)):
-            self._rest_since = None
-            return RUNNING
-        if self._rest_since is None:
-            self._rest_since = data.time
-        if data.time - self._rest_since < REST_S:
+        done = self.inside(data) and self._released(data) and self._marker.still(data)
+        if not self._rests.holds(done, data.time):
             return RUNNING
         return Outcome("success", "the marker lies in the bin")
 
@@ -117,14 +104,14 @@ class MarkerInBin(Task):
 
     def inside(self, data: "mujoco.MjData") -> bool:
         """Whether every corner of the marker is within the inner walls and below the rim."""
-        corners = data.xpos[self._body] + _CORNERS @ data.xmat[self._body].reshape(3, 3).T
+        corners = self._marker.position(data) + _CORNERS @ self._marker.axes(data).T
         within = np.abs(corners[:, :2] - BIN) <= INNER
         return bool(within.all() and (corners[:, 2] < RIM).all())
 
     def held(self, data: "mujoco.MjData") -> bool:
         """Whether the gripper is closed around the marker; contacts alone flicker in motion."""
-        offset = self._arm.tool(data) - data.xpos[self._body]
-        along, *across = offset @ data.xmat[self._body].reshape(3, 3)
+        offset = self._arm.tool(data) - self._marker.position(data)
+        along, *across = offset @ self._marker.axes(data)
         between = abs(along) < MARKER[0] and np.abs(across).max() < 0.015
         opening = self._arm.state(data)[-1]
         return bool(between and HELD_OPENING[0] < opening < HELD_OPENING[1])
@@ -135,7 +122,7 @@ class MarkerInBin(Task):
             if not self.held(data):
                 yield from self._pick(data, mover, rng)
             yield from self._lift(mover)
-            yield from self._while_held(data, self._carry(mover, rng))
+            yield from while_true(lambda: self.held(data), self._carry(mover, rng))
             if self.held(data):
                 yield from self._release(mover, rng)
         yield from self._retreat(mover, rng)
@@ -162,13 +149,6 @@ class MarkerInBin(Task):
         if tool[2] < CLEAR - 0.02:
             yield from mover.go(np.append(tool[:2], CLEAR), yaw, GRIP, blend=0.12)
 
-    def _while_held(
-        self, data: "mujoco.MjData", moves: Iterator[np.ndarray]
-    ) -> Iterator[np.ndarray]:
-        """Breaks off when the marker slips out, so that it is fetched again."""
-        while self.held(data) and (setpoint := next(moves, None)) is not None:
-            yield setpoint
-
     def _carry(self, mover: Mover, rng: np.random.Generator) -> Iterator[np.ndarray]:
         over = np.append(BIN + rng.uniform(-0.01, 0.01, 2), RIM + rng.uniform(0.025, 0.035))
         yaw = rng.uniform(-0.1, 0.1)
@@ -186,17 +166,14 @@ class MarkerInBin(Task):
 
     def _grasp(self, data: "mujoco.MjData", along: float) -> tuple[np.ndarray, float]:
         """Tool position and yaw to pinch the marker `along` [m] from its middle."""
-        position = data.xpos[self._body] + along * data.xmat[self._body].reshape(3, 3)[:, 0]
+        position = self._marker.position(data) + along * self._marker.axes(data)[:, 0]
         waist = np.arctan2(position[1], position[0])
-        yaw = yaw_of(data, self._body)
+        yaw = self._marker.yaw(data)
         yaw = waist + (yaw - waist + np.pi / 2) % np.pi - np.pi / 2
         return np.append(position[:2], max(position[2], MARKER[2]) + 0.003), float(yaw)
 
     def _released(self, data: "mujoco.MjData") -> bool:
-        return not self._arm.touches(data, self._geoms)
-
-    def _still(self, data: "mujoco.MjData") -> bool:
-        return bool(np.abs(data.qvel[self._speed : self._speed + 3]).max() < REST_SPEED)
+        return not self._arm.touches(data, self._marker.geoms)
 
 
 _CORNERS = np.array(list(product((-1, 1), repeat=3))) * MARKER

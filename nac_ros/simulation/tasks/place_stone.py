@@ -151,8 +151,8 @@ def _add_board(scene: "mujoco.MjSpec") -> None:
     for index in range(LINES):
         at = index * SPACING - reach
         for name, size, pos in (
-            ("row", (0.0006, reach, 0.0002), (at, 0, THICK)),
-            ("column", (reach, 0.0006, 0.0002), (0, at, THICK)),
+            ("row", (0.0009, reach, 0.0002), (at, 0, THICK)),
+            ("column", (reach, 0.0009, 0.0002), (0, at, THICK)),
         ):
             board.add_geom(name=f"{name}_{index}", type=box, size=size, pos=pos, **drawn)
     for index, star in enumerate(((2, 2), (2, 6), (4, 4), (6, 2), (6, 6))):

@@ -7,8 +7,9 @@ import numpy as np
 from nac_ros.simulation.arm import Arm
 from nac_ros.simulation.gl import mujoco
 from nac_ros.simulation.motion import Mover
+from nac_ros.simulation.parts import Lasting, Part
 from nac_ros.simulation.tasks import TASKS
-from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPlace, Task, set_pose
+from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPlace, Task
 
 START = StartPlace("scale", 0.33, 0.02, 0.03, yaw_spread=np.deg2rad(10))
 HOUSING = np.array([0.075, 0.09, 0.0125])  # half sizes [m]
@@ -55,17 +56,17 @@ class Weighing(Task):
 
     def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
         self._model, self._arm = model, arm
-        self._scale, self._button = model.body("scale").id, model.body("button").id
-        self._pose = model.joint("scale").qposadr[0]
+        self._scale, self._button = Part(model, "scale"), model.body("button").id
+        self._away = Lasting(SETTLED_S)
         self._depth = model.joint("button").qposadr[0]
         self._display = model.geom("display").id
         self._button_geoms = np.array([model.geom("button").id])
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         place, yaw = START.draw(rng, share)
-        set_pose(data, self._pose, np.append(place, HOUSING[2]), yaw)
+        self._scale.place(data, np.append(place, HOUSING[2]), yaw)
         self.on = self._down = self.touched = False
-        self._away_since: float | None = None
+        self._away.reset()
         self._show()
 
     def update(self, data: "mujoco.MjData") -> None:
@@ -80,12 +81,8 @@ class Weighing(Task):
 
     def judge(self, data: "mujoco.MjData") -> Outcome:
         self.touched |= self._arm.touches(data, self._button_geoms)
-        if np.linalg.norm(self._arm.tool(data) - data.xpos[self._button]) <= RETRACTED:
-            self._away_since = None
-            return RUNNING
-        if self._away_since is None:
-            self._away_since = data.time
-        if data.time - self._away_since < SETTLED_S:
+        away = np.linalg.norm(self._arm.tool(data) - data.xpos[self._button]) > RETRACTED
+        if not self._away.holds(bool(away), data.time):
             return RUNNING
         if self.on:
             return Outcome("success", "the display is on and the arm has retracted")
@@ -125,7 +122,7 @@ class Weighing(Task):
     def _button_top(self, data: "mujoco.MjData") -> np.ndarray:
         """Where the tool is when the fingertips rest on the released button [m]."""
         tip = 0.009  # the finger pads' end below the tool
-        released = data.xpos[self._scale] + data.xmat[self._scale].reshape(3, 3) @ np.array(
+        released = self._scale.position(data) + self._scale.axes(data) @ np.array(
             [*BUTTON_PLACE, HOUSING[2] + BUTTON_PROUD]
         )
         return released + [0, 0, tip]
