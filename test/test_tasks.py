@@ -1,5 +1,9 @@
 """The judges of the twin's tasks, tried on states that are set directly, and the start ranges."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from stage import SPEC, put, put_tool, run
@@ -9,6 +13,10 @@ from nac_ros.simulation.tasks import marker as marker_file
 from nac_ros.simulation.tasks import weighing as weighing_file
 from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.simulation.twin import Twin
+from nac_ros.simulation.variation import load_variation
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs/tasks.md").read_text()
 
 PROMPTS = {
     "weighing": "Turn on the weighing machine.",
@@ -240,6 +248,36 @@ def test_the_marker_starts_within_12_by_12_cm_and_45_degrees_either_end_first(pe
 def test_prompts_are_those_of_the_task_table():
     prompts = {name: make_task(name).prompt for name in list_tasks()}
     assert prompts.items() <= PROMPTS.items()
+
+
+def test_the_page_of_tasks_says_what_the_code_does():
+    assert f"{HORIZON} action steps" in PAGE
+    for name in list_tasks():
+        task = make_task(name)
+        assert f'`{name}`: "{task.prompt}"' in PAGE
+        rows = re.findall(
+            rf"^\| `{name}` \| (\w+).* \| (.*), (.*) \| (.*) \| ", PAGE, re.MULTILINE
+        )
+        told = {row[0]: tuple(map(float, row[1:])) for row in rows}
+        assert told == {
+            start.name: pytest.approx((start.x, start.y, start.spread), abs=6e-4)
+            for start in task.starts
+        }
+
+
+def test_the_page_of_tasks_shows_each_in_a_small_picture():
+    for name in list_tasks():
+        path = ROOT / f"docs/images/tasks/{name}.png"
+        assert f"](images/tasks/{name}.png)" in PAGE
+        assert 5_000 < path.stat().st_size < 60_000
+
+
+def test_the_page_of_tasks_has_every_range_with_its_values():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ", PAGE, re.MULTILINE)
+    told = {key: (float(nominal), float(varied)) for key, nominal, varied in rows}
+    nominal, varied = load_variation("nominal"), load_variation("varied")
+    keys = [field.name for field in dataclasses.fields(nominal)]
+    assert told == {key: (getattr(nominal, key), getattr(varied, key)) for key in keys}
 
 
 def test_a_tasks_id_is_its_files_name():

@@ -124,5 +124,5 @@ def test_a_twin_without_rendering_reads_no_images():
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(UnknownName, match="marker, weighing"):
+    with pytest.raises(UnknownName, match="grapes, marker, place_stone"):
         Twin(SPEC, "juggling")
