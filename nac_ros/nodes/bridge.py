@@ -1,37 +1,20 @@
 """Sensor messages flow into an Aligner; what does not fit is counted by reason, never raised."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from nac_ros.align import Aligner
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation
 from nac_ros.nodes import convert, images, qos
-from nac_ros.nodes.spin import STEADY
 from nac_ros.robot import CameraSpec, RobotSpec
-
-WATCH_S = 0.5  # how often it is looked whether all inputs speak,
-SILENT_S = 2.0  # and how long one may be silent
-
-
-@dataclass
-class Input:
-    """A topic that is listened to; heard: when it spoke last, on a clock that nobody sets [s]."""
-
-    kind: Any
-    topic: str
-    told: Callable[[Any], None]
-    heard: float = 0.0
-    subscription: Any = None
 
 
 class Bridge:
@@ -46,37 +29,20 @@ class Bridge:
         self._spec, self._lock, self._since = spec, Lock(), 0.0
         self._aligner = Aligner(spec, cameras, n_obs_steps)
         self._node = node
-        self._inputs = [Input(JointState, spec.joint_states_topic, self._on_joints)]
-        self._inputs += [self._eye(spec.camera(name)) for name in cameras]
-        for one in self._inputs:
-            self._listen(one)
-        self._watch = node.create_timer(WATCH_S, self._renew, clock=STEADY)
+        self._subscriptions = [
+            node.create_subscription(
+                JointState, spec.joint_states_topic, self._on_joints, qos.SENSOR
+            )
+        ]
+        for name in cameras:
+            self._subscriptions.append(self._look(node, spec.camera(name)))
 
-    def _eye(self, camera: CameraSpec) -> Input:
+    def _look(self, node: Node, camera: CameraSpec) -> Subscription:
         kind, topic, read = images.feed(camera)
         if reason := images.why_compressed(camera):
-            self._node.get_logger().warning(reason)
-        return Input(kind, topic, partial(self._on_image, camera.name, read))
-
-    def _listen(self, one: Input) -> None:
-        def told(message: Any) -> None:
-            one.heard = time.monotonic()
-            one.told(message)
-
-        one.heard = time.monotonic()
-        one.subscription = self._node.create_subscription(one.kind, one.topic, told, qos.SENSOR)
-
-    def _renew(self) -> None:
-        """Subscribes anew to what has senders and yet is silent: where a neighbour of ours was
-        killed, the middleware at times sends us nothing (Fast DDS issue 5469)."""
-        for one in self._inputs:
-            silent = time.monotonic() - one.heard
-            if silent > SILENT_S and self._node.count_publishers(one.topic):
-                self._node.get_logger().warning(
-                    f"{one.topic}: nothing for {silent:.1f} s; subscribed anew"
-                )
-                self._node.destroy_subscription(one.subscription)
-                self._listen(one)
+            node.get_logger().warning(reason)
+        callback = partial(self._on_image, camera.name, read)
+        return node.create_subscription(kind, topic, callback, qos.SENSOR)
 
     def clear(self, since: float) -> None:
         """Forgets all samples, and ignores what is stamped before `since` [s] from now on."""
@@ -91,10 +57,9 @@ class Bridge:
 
     def close(self) -> None:
         """Ends the subscriptions."""
-        self._node.destroy_timer(self._watch)
-        for one in self._inputs:
-            self._node.destroy_subscription(one.subscription)
-        self._inputs.clear()
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
 
     def _on_joints(self, message: JointState) -> None:
         def store(stamp: float) -> None:
