@@ -129,7 +129,7 @@ def test_the_expert_takes_over_where_a_policy_went(tmp_path, monkeypatch):
     spec = load_robot("vx300s")
     rehearsal = Rehearsal(spec, "weighing", Turning(), latency_s=0.1)
     monkeypatch.setattr(aggregate, "DRIVEN", (30, 31))
-    monkeypatch.setattr(aggregate, "_rehearsal", lambda bundle, task, scenes: rehearsal)
+    monkeypatch.setattr(aggregate, "_rehearsal", lambda *_: rehearsal)
     config = GenerateConfig(task="weighing", seed=4, bundle="turning")
     made = aggregate.attempt_after_policy(config, 0)
     assert made.reason == "the display is on and the arm has retracted"

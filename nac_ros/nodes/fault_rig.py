@@ -231,7 +231,7 @@ def _graph(
     relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if sim_time else 0.0}
     given = policy_graph(str(bundle), str(robot), str(folder / "tape"))
     nodes: Sequence[NodeProcess] = (
-        NodeProcess(name="relay", parameters=relay, lifecycle=False),
+        NodeProcess(name="relay", parameters=relay, lifecycle=False, environment=twin.environment),
         NodeProcess(name="twin", parameters=twin.parameters, lifecycle=False, remaps=remaps,
                     environment=twin.environment),
         *(NodeProcess(name=node.name, parameters={**node.parameters, **clock},

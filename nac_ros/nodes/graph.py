@@ -106,8 +106,12 @@ def stack(robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
 def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
     """The simulated arm."""
     robot_given = {"robot": robot} if robot else {}
-    parameters, one = {**robot_given, **twin}, {**ONE_THREAD, "LP_NUM_THREADS": "1"}
-    return (NodeProcess(name="twin", parameters=parameters, lifecycle=False, environment=one),)
+    one = {**ONE_THREAD, "LP_NUM_THREADS": "1", **images.environment()}
+    return (
+        NodeProcess(
+            name="twin", parameters={**robot_given, **twin}, lifecycle=False, environment=one
+        ),
+    )
 
 
 def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:

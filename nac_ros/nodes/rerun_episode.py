@@ -97,6 +97,9 @@ class _Player:
             self._operator.wait(
                 lambda: self._chunks.get_subscription_count() > 0, "a guard that listens", 10
             )
+            self._operator.wait(
+                lambda: all(self._seen.values()), "joint states and the guard's commands", 10
+            )
             time.sleep(MATCH_S)
             self._operator.set_mode("policy")
             self._before = dict(self._operator.newest("guard"))
