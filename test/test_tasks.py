@@ -256,7 +256,7 @@ def test_the_page_of_tasks_says_what_the_code_does():
         task = make_task(name)
         assert f'`{name}`: "{task.prompt}"' in PAGE
         rows = re.findall(
-            rf"^\| `{name}` \| (\w+).* \| (.*), (.*) \| (.*) \| ", PAGE, re.MULTILINE
+            rf"^\| `{name}` \| (\w+).* \| ([-\d.]+), ([-\d.]+) \| ([\d.]+) \| ", PAGE, re.MULTILINE
         )
         told = {row[0]: tuple(map(float, row[1:])) for row in rows}
         assert told == {
