@@ -61,7 +61,6 @@ def _played(data: Any) -> None:
     )  # fmt: skip
     show.add_argument("--task", required=True)
     show.add_argument("--episodes", type=arguments.count, default=20, help="that succeed")
-    show.add_argument("--noise", type=float, default=0.0, help="share that begins disturbed")
     show.add_argument("--out", type=Path, required=True, help="folder of the episodes")
     again = arguments.command(
         data, "replay", recording_commands.rerun, "an episode through the guard, on twin or arm"

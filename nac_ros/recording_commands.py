@@ -93,9 +93,7 @@ def demonstrate(a: Namespace) -> dict[str, Any]:
     """Episodes that a scripted operator records by teleoperation."""
     from nac_ros.nodes.scripted_hand import HandConfig, record_demonstrations
 
-    config = HandConfig(
-        task=a.task, episodes=a.episodes, noise=a.noise, seed=a.seed, out=str(a.out)
-    )
+    config = HandConfig(task=a.task, episodes=a.episodes, seed=a.seed, out=str(a.out))
     figures = record_demonstrations(config)
     print(f"{figures['kept']} episodes in {figures['out']}, {figures['minutes']:.1f} min")
     return figures

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dying import die_at
 from test_lerobot import SHAPES, make_episode, open_writer
 
 from nac_ros.data.check import check
@@ -179,35 +180,18 @@ def test_a_camera_of_odd_size_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-# A child that writes episodes 0 and 1 with videos and kills itself at its n-th write operation.
-CHILD = """
-import os, signal, sys
-from pathlib import Path
+# Writes episodes 0 and 1 with videos.
+WORK = """
 import test_lerobot, test_data_video
 
-root, fatal, done = Path(sys.argv[1]), int(sys.argv[2]), 0
-
-def counted(operation):
-    def call(*args):
-        global done
-        done += 1
-        if done == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return operation(*args)
-    return call
-
-os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 test_data_video.with_video(root, range(2))
 """
 
 
 @pytest.mark.parametrize("fatal", [12, 14, 17, 20, 23, 30, 40])
 def test_kill_9_never_leaves_a_video_that_belongs_to_another_episode(tmp_path, fatal):
-    root, here = tmp_path / "dataset", Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here.parent}:{here}"}
-    command = [sys.executable, "-c", CHILD, str(root), str(fatal)]
-    done = subprocess.run(command, env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
+    root = tmp_path / "dataset"
+    assert die_at(fatal, WORK, root) == -signal.SIGKILL
     kept = len(Dataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
     dataset = with_video(root, range(kept, 2))
     assert check(dataset) == [] and len(dataset.video_files("scene")) == 2

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dying import die_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,24 +157,10 @@ def test_images_of_another_size_are_refused(tmp_path):
         writer.add_episode(episode)
 
 
-# A child that writes episodes 0, 1, 2 and kills itself at its n-th write operation.
-CHILD = """
-import os, signal, sys
-from pathlib import Path
+# Writes episodes 0, 1, 2.
+WORK = """
 from test_lerobot import make_episode, open_writer
 
-root, fatal, done = Path(sys.argv[1]), int(sys.argv[2]), 0
-
-def counted(operation):
-    def call(*args):
-        global done
-        done += 1
-        if done == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return operation(*args)
-    return call
-
-os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 writer = open_writer(root)
 for index in range(3):
     writer.add_episode(make_episode(index))
@@ -183,17 +168,10 @@ for index in range(3):
 """
 
 
-def run_child(root: Path, fatal: int) -> int:
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here.parent}:{here}"}
-    command = [sys.executable, "-c", CHILD, str(root), str(fatal)]
-    return subprocess.run(command, env=environment, check=False).returncode
-
-
 @pytest.mark.parametrize("fatal", [3, 9, 12, 14, 17, 20, 23, 26, 30, 35])
 def test_kill_9_at_any_write_keeps_all_finished_episodes(tmp_path, fatal):
     root = tmp_path / "dataset"
-    assert run_child(root, fatal) == -signal.SIGKILL
+    assert die_at(fatal, WORK, root) == -signal.SIGKILL
     finished = len(list(tmp_path.glob("finished-*")))
     kept = len(Dataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
     assert kept in (finished, finished + 1)

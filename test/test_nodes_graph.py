@@ -278,6 +278,23 @@ def test_bytes_that_are_no_chunk_are_refused(arm):
     assert "44 bytes are no JointTrajectory" in arm.guard("last_refusal")
 
 
+def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
+    arm.ready()
+    node = arm.operator.node
+    crowd = [node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND) for _ in range(6)]
+    for one in crowd:
+        arm.wait(lambda out=one: out.get_subscription_count() > 0, "a guard that listens", 10)
+    time.sleep(0.5)
+    before = arm.guard("refusals.crowd")
+    for _ in range(20):
+        for one in crowd:
+            one.publish(convert.to_chunk_message(arm.swing(names=arm.spec.joint_names[::-1])))
+        time.sleep(0.1)
+    arm.wait(lambda: arm.guard("refusals.crowd") > before, "the refusal", 5)
+    for one in crowd:
+        node.destroy_publisher(one)
+
+
 def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
     arm.ready()
     broken = arm.spec.home * [1, 1, np.nan, 1, 1, 1, 1]

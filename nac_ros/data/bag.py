@@ -7,6 +7,7 @@ was cut off is read up to its last whole chunk (`nac data repair` writes what is
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from nac_ros.errors import DatasetError
 PARTIAL, DISCARDED = ".partial", ".discarded"
 FILE, METADATA, FACTS = "episode.mcap", "metadata.yaml", "nac"
 CHUNK_BYTES = 1 << 20
+DYING_S = 1.0  # until the lock of a killed process is gone
 VERSION = 9  # of metadata.yaml
 DISTRO = "kilted"
 STORE = get_typestore(Stores.ROS2_KILTED)
@@ -47,9 +49,9 @@ class Extent:
     first: int = 0
     last: int = 0
 
-    def add(self, time: int) -> None:
-        self.first = min(self.first or time, time)
-        self.last = max(self.last, time)
+    def add(self, stamp: int) -> None:
+        self.first = min(self.first or stamp, stamp)
+        self.last = max(self.last, stamp)
 
 
 @dataclass
@@ -154,13 +156,18 @@ def discarded_of(folder: Path) -> Path:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process that lives is writing the episode."""
+    """Whether a process that lives is writing the episode; one just killed is given DYING_S."""
+    deadline = time.monotonic() + DYING_S
     with (folder / FILE).open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() > deadline:
+                    return True
+                time.sleep(0.05)
+            else:
+                return False
 
 
 def definition(kind: str) -> bytes:

@@ -60,9 +60,13 @@ class GuardInputs:
         if list(self._beats.take()):
             guard.beat(now)
         newest = self._newest_commands()
-        if active:
-            for (source, _), received in islice(newest.items(), MAX_SENDERS):
-                self._refused(self._command(guard, now, source, received))
+        if not active:
+            return
+        for (source, _), received in islice(newest.items(), MAX_SENDERS):
+            self._refused(self._command(guard, now, source, received))
+        if len(newest) > MAX_SENDERS:
+            text = f"{len(newest)} senders of commands at once; {MAX_SENDERS} were heard, end some"
+            self._refused(guard.refuse("crowd", text))
 
     def _measure(self, guard: Guard, received: Received) -> None:
         try:

@@ -41,13 +41,12 @@ FAILURES = 10  # demonstrations in a row that end the session
 @dataclass(frozen=True, kw_only=True)
 class HandConfig:
     """task: what is demonstrated; episodes: how many successes are kept; seed: of the scenes
-    noise: probability that an episode begins amid a disturbed approach; out: folder of episodes
+    out: folder of episodes
     """
 
     task: str
     episodes: int = bounded(20, 1, 100_000)
     seed: int = bounded(0, 0)
-    noise: float = bounded(0.0, 0.0, 1.0)
     out: str = "runs/episodes"
 
     def __post_init__(self) -> None:
@@ -92,7 +91,7 @@ def record_demonstrations(config: HandConfig) -> dict[str, Any]:
 def _script(twin: Twin, config: HandConfig, trial: int) -> Demonstration:
     """What the operator is going to do, tried out in a scene of its own."""
     scene = scene_seed(config.task, config.seed, trial)
-    return demonstrate(twin, scene, np.random.default_rng(scene), config.noise)
+    return demonstrate(twin, scene, np.random.default_rng(scene))
 
 
 class _Hand:
@@ -123,7 +122,7 @@ class _Hand:
         self._hold(GRASP_S, rows[0], self._map.clutch)
         for row in rows:
             self._send(row, self._map.clutch)
-            if operator.outcome.get("state") == "failure":
+            if self._judged(trial) == "failure":
                 break
         outcome = self._look(trial, rows[-1])
         self._press("success" if outcome == "success" else "discard", rows[-1])
@@ -145,11 +144,15 @@ class _Hand:
         """Holds still until the judge has spoken."""
         deadline = time.monotonic() + LOOK_S
         while time.monotonic() < deadline:
-            outcome = self._operator.outcome
-            if outcome.get("trial") == trial and outcome.get("state") != "running":
-                return str(outcome["state"])
+            if (judged := self._judged(trial)) != "running":
+                return judged
             self._send(row, self._map.clutch)
         return "not done in time"
+
+    def _judged(self, trial: int) -> str:
+        """`running` until the judge has spoken of this very trial."""
+        outcome = self._operator.outcome
+        return str(outcome["state"]) if outcome.get("trial") == trial else "running"
 
     def _press(self, action: str, row: np.ndarray) -> None:
         """A button alone: the clutch is let go."""
