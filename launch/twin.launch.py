@@ -6,6 +6,7 @@ from nac_ros.nodes.launching import describe
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),
     "task": ("", "id of the simulated task"),
+    "scenes": ("", "how scenes vary: a name in config/scenes or a YAML file; empty = nominal"),
     "recordings": ("", "folder for a recording of each trial; empty = none"),
 }
 

@@ -240,6 +240,7 @@ def _trials(groups: Any) -> None:
     trials.add_argument("--latency-ms", type=float, help="time from observation to chunk")
     trials.add_argument("--n-action-steps", type=arguments.count, help="executed of each chunk")
     trials.add_argument("--seam", choices=("blend", "best", "force"), help="as of `nac eval`")
+    trials.add_argument("--scenes", help=arguments.SCENES)
     trials.add_argument(
         "--out", type=Path, help="folder of the run, gone on with where there is one; by default "
         "a new one in runs/trials",

@@ -13,7 +13,7 @@ from nac_ros.robot import config_dir
 
 Figures = dict[str, Any]
 RUNS = Path("runs/trials")
-CONDITIONS = ("latency_ms", "n_action_steps", "seam")
+CONDITIONS = ("latency_ms", "n_action_steps", "seam", "scenes")
 
 
 def trials(a: Namespace) -> Figures:

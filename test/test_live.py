@@ -13,6 +13,7 @@ from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 from nac_ros.simulation.live import LiveCameras, LiveTwin
 from nac_ros.simulation.recording import load_recording
 from nac_ros.simulation.tasks.base import HORIZON
+from nac_ros.simulation.variation import load_variation
 
 START = 1.7e9  # [s] a wall clock
 
@@ -74,6 +75,15 @@ def test_cameras_show_the_recorded_scene_with_its_stamp(live):
     assert (first, second) == (START, START + 1)
     assert a["scene"].shape == (96, 96, 3) and a["scene"].dtype == np.uint8
     assert (a["scene"] != b["scene"]).any(), "another trial has another scene"
+
+
+def test_scenes_vary_as_they_are_told_to_and_objects_stay_where_they_are(live):
+    varied = LiveTwin(live.spec, variation=load_variation("varied"))
+    varied.prepare("weighing")
+    for made in (live, varied):
+        made.begin("weighing", 0, 3, START)
+    plain, other = live.twin.state(), varied.twin.state()
+    assert (plain.look != other.look).any() and (plain.physics == other.physics).all()
 
 
 def test_a_task_that_the_twin_cannot_play_is_refused(live):

@@ -15,6 +15,7 @@ from judged import play, protocol
 from nac_ros import config
 from nac_ros.errors import BundleError, ConfigError, TrialError
 from nac_ros.export.manifest import add_file
+from nac_ros.runtime.conditions import Conditions
 from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.trials.criteria import TABLE_7
 from nac_ros.trials.log import Log, read_log
@@ -136,6 +137,24 @@ def test_another_bundle_under_the_same_name_is_refused(tmp_path, tiny_bundle):
     add_file(bundle, "note.txt", "trained a little longer")
     with pytest.raises(TrialError, match=r"another protocol: bundles\.nac was \w{64}, is \w{64}"):
         Run.begin(folder, protocol(bundle))
+
+
+def test_scenes_are_frozen_by_what_they_are_not_by_their_name(tmp_path, tiny_bundle):
+    path = tmp_path / "mine.yaml"
+    path.write_text("light: 0.2\n")
+    conditions = Conditions(scenes=str(path))
+    with begin(tmp_path / "run", tiny_bundle, conditions=conditions):
+        pass
+    stored = json.loads((tmp_path / "run" / "protocol.json").read_text())
+    assert stored["variation"]["light"] == 0.2
+    path.write_text("light: 0.3\n")
+    with pytest.raises(TrialError, match=r"variation\.light was 0\.2, is 0\.3"):
+        begin(tmp_path / "run", tiny_bundle, conditions=conditions)
+    with pytest.raises(ConfigError, match=r"scenes 'varied' vary on the twin alone"):
+        begin(
+            tmp_path / "arm", tiny_bundle, robot="vx300s", conditions=Conditions(scenes="varied")
+        )
+    assert not (tmp_path / "arm").exists()
 
 
 def test_what_cannot_be_played_is_refused_before_anything_is_written(tmp_path, tiny_bundle):

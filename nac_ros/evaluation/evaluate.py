@@ -40,7 +40,6 @@ Control = Literal["none", "black-images", "mean-demonstration"]
 class Evaluation(Conditions):
     """What is judged, under which conditions.
 
-    scenes: how they vary, a name in config/scenes or the path of a YAML file
     data: datasets of the control `mean-demonstration`
     """
 
@@ -48,7 +47,6 @@ class Evaluation(Conditions):
     tasks: tuple[str, ...] = ()
     trials: int = 50
     seed: int = 0
-    scenes: str = "nominal"
     control: Control = "none"
     data: tuple[str, ...] = ()
     workers: int = 1

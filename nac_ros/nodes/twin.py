@@ -23,6 +23,7 @@ from nac_ros.robot import load_robot
 from nac_ros.runtime.priority import go_first, threads_named
 from nac_ros.simulation.jtc import TrajectoryRejected
 from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
+from nac_ros.simulation.variation import load_variation
 
 RENDERING = "llvmpipe"  # threads of Mesa's software renderer
 START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
@@ -36,6 +37,7 @@ class TwinParameters:
     task: id of the simulated task
     seed: of the run; trial i of a seed has the same scene for every method
     trial: number of the trial
+    scenes: how they vary, a name in config/scenes or the path of a YAML file
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
     set_points: whether what the controller interpolates is published too, on `~/set_point`
@@ -48,6 +50,7 @@ class TwinParameters:
     task: str = "weighing"
     seed: int = bounded(0, 0)
     trial: int = bounded(0, 0)
+    scenes: str = "nominal"
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
     set_points: bool = False
@@ -66,6 +69,7 @@ class TwinNode(Node):
         params.declare(self, TwinParameters, changeable=("task", "seed", "trial"))
         self._config = params.read(self, TwinParameters)
         self._spec = load_robot(self._config.robot)
+        self._variation = load_variation(self._config.scenes)
         self._origin_ns: int = (
             self.get_clock().now().nanoseconds - convert.NANO
         )  # time begins here
@@ -133,7 +137,7 @@ class TwinNode(Node):
     def _run(self) -> None:
         folder = Path(self._config.recordings) if self._config.recordings else None
         epoch = self._origin_ns / convert.NANO
-        live = LiveTwin(self._spec, folder, self._config.states_hz, epoch)
+        live = LiveTwin(self._spec, folder, self._config.states_hz, epoch, self._variation)
         cameras = self._cameras
         try:
             while not self._closing.is_set():

@@ -1,4 +1,4 @@
-"""How a policy is executed, whoever judges it."""
+"""How a policy is executed and on which scenes, whoever judges it."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,11 +13,13 @@ class Conditions:
     """latency_ms: simulated time from observation to chunk, as measured over ROS 2 on two cores
     n_action_steps: executed steps of each chunk, 0 = as the bundle says
     seam: how chunks go on from one another, see nac_ros.runtime.seams
+    scenes: how the twin's vary, a name in config/scenes or the path of a YAML file
     """
 
     latency_ms: float = 100.0
     n_action_steps: int = 0
     seam: Seam = "blend"
+    scenes: str = "nominal"
 
     def __post_init__(self) -> None:
         if self.seam not in get_args(Seam):

@@ -13,6 +13,7 @@ from nac_ros.simulation.jtc import Trajectory
 from nac_ros.simulation.recording import Recorder
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin, TwinState
+from nac_ros.simulation.variation import NOMINAL, Variation
 
 Images = Mapping[str, np.ndarray]
 
@@ -43,9 +44,9 @@ class LiveTwin:
 
     def __init__(
         self, spec: RobotSpec, recordings: Path | None = None, states_hz: float = 15.0,
-        epoch: float = 0.0,
+        epoch: float = 0.0, variation: Variation = NOMINAL,
     ):  # fmt: skip
-        self.spec, self._epoch = spec, epoch
+        self.spec, self._epoch, self._variation = spec, epoch, variation
         self._recordings, self._states_period = recordings, 1 / states_hz
         self._twins: dict[str, Twin] = {}
         self._twin: Twin | None = None
@@ -65,7 +66,7 @@ class LiveTwin:
     def prepare(self, task: str) -> None:
         """Compiles the scene of `task`; raises UnknownName."""
         if task not in self._twins:
-            self._twins[task] = Twin(self.spec, task, render=False)
+            self._twins[task] = Twin(self.spec, task, False, self._variation)
 
     def begin(self, task: str, seed: int, trial: int, now: float) -> None:
         """A new trial at `now` [s], after `prepare`; a running one is recorded as aborted."""

@@ -13,6 +13,7 @@ from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError
 from nac_ros.export.manifest import MANIFEST, read_manifest, sha256
 from nac_ros.runtime.conditions import Conditions
+from nac_ros.simulation.variation import NOMINAL, Variation, load_variation
 from nac_ros.trials.criteria import TABLE_7, Criterion
 
 EXPERT = "expert"  # the scripted experts of the twin, as a method
@@ -96,10 +97,11 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """A protocol as it is on disk, with the hash of each method's bundle."""
+    """A protocol as it is on disk, with the hash of each method's bundle and how scenes vary."""
 
     protocol: Protocol
     bundles: dict[str, str]
+    variation: Variation = NOMINAL
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -109,20 +111,27 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def load_protocol(path: Path) -> Protocol:
-    """A protocol file; bundles are looked for beside it. Raises ConfigError."""
+    """A protocol file; bundles and scenes are looked for beside it. Raises ConfigError."""
     protocol = config.build(Protocol, config.load_yaml(path), path.name)
     folder = path.resolve().parent
     methods = {
         name: source if source == EXPERT else str(folder / source)
         for name, source in protocol.methods.items()
     }
-    return replace(protocol, methods=methods)
+    conditions = protocol.conditions
+    if conditions.scenes.endswith(".yaml"):
+        conditions = replace(conditions, scenes=str(folder / conditions.scenes))
+    return replace(protocol, methods=methods, conditions=conditions)
 
 
 def freeze(protocol: Protocol) -> Frozen:
-    """With every bundle verified and hashed; raises BundleError, and ConfigError where a bundle
-    did not learn a task or an expert is to drive a real arm."""
-    bundles = {}
+    """With every bundle verified and hashed; raises BundleError, UnknownName, and ConfigError
+    where a bundle did not learn a task or the twin's expert or scenes are asked of a real arm."""
+    variation, bundles = load_variation(protocol.conditions.scenes), {}
+    if protocol.robot != TWIN and variation != NOMINAL:
+        raise ConfigError(
+            f"scenes '{protocol.conditions.scenes}' vary on the twin alone; leave `scenes` out"
+        )
     for name, source in protocol.methods.items():
         if source == EXPERT:
             if protocol.robot != TWIN:
@@ -135,7 +144,7 @@ def freeze(protocol: Protocol) -> Frozen:
                 f"{', '.join(learned)}"
             )
         bundles[name] = sha256(Path(source) / MANIFEST)
-    return Frozen(protocol=protocol, bundles=bundles)
+    return Frozen(protocol=protocol, bundles=bundles, variation=variation)
 
 
 def first_change(before: Any, after: Any, place: str = "") -> str:

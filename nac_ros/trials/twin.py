@@ -18,6 +18,7 @@ from nac_ros.simulation.demonstrate import advance, expert
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks.base import Outcome
 from nac_ros.simulation.twin import Twin, TwinState
+from nac_ros.simulation.variation import Variation, load_variation
 from nac_ros.trials.plan import Slot
 from nac_ros.trials.protocol import EXPERT, Protocol
 from nac_ros.trials.run import Verdict
@@ -67,12 +68,13 @@ def play(job: Job) -> Played:
     """One trial, which depends on its protocol and slot alone, not on who played before."""
     watch, task = Watch(), job.slot.task
     seed = scene_seed(task, job.protocol.seed, job.slot.trial)
+    variation = load_variation(job.protocol.conditions.scenes)
     if job.source == EXPERT:
-        twin = _twin(load_robot(ROBOT), task)
+        twin = _twin(load_robot(ROBOT), task, variation)
         verdict = _expert(job, twin, seed, watch)
     else:
         bundle = _bundle(job.source)
-        twin = _twin(robot_of(bundle.robot), task)
+        twin = _twin(robot_of(bundle.robot), task, variation)
         verdict = _policy(job, bundle, twin, seed, watch)
     strip = _strip(twin, [*watch.states, twin.state()]) if job.pictures else b""
     return Played(job.slot, verdict, strip)
@@ -144,8 +146,8 @@ def _pictures(twin: Twin, states: list[TwinState]) -> Iterator[np.ndarray]:
 
 
 @lru_cache(maxsize=8)  # all tasks: compiling one takes as long as a trial
-def _twin(spec: RobotSpec, task: str) -> Twin:
-    return Twin(spec, task)
+def _twin(spec: RobotSpec, task: str, variation: Variation) -> Twin:
+    return Twin(spec, task, variation=variation)
 
 
 @lru_cache(maxsize=8)
