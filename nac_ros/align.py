@@ -81,14 +81,17 @@ class Stream:
 
 
 class Aligner:
-    """Collects joint states and images and hands out observations of `n_obs_steps` steps."""
+    """Collects joint states and images and hands out observations of `n_obs_steps` steps; of each
+    joint the newest N_JOINTS samples are kept, of each camera N_IMAGES."""
+
+    N_JOINTS, N_IMAGES = 256, 16
 
     def __init__(self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
         self.spec = spec
         self.n_obs_steps = n_obs_steps
         self._cameras = {name: spec.camera(name) for name in cameras}
-        self._joints = Stream("joint_states", depth=256)
-        self._images = {name: Stream(f"camera {name}", depth=16) for name in cameras}
+        self._joints = Stream("joint_states", depth=self.N_JOINTS)
+        self._images = {n: Stream(f"camera {n}", depth=self.N_IMAGES) for n in cameras}
         self._changed: dict[str, tuple[float, np.ndarray | None]] = {}
         self._moved: dict[str, tuple[float, float]] = {}  # camera -> when and how far since then
 

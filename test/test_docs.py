@@ -106,7 +106,7 @@ def reasons_of_the_policy():
     """Codes of observations that cannot be used, as the node counts or tells them."""
     called = [
         node
-        for node in parsed("align.py", "decode.py")
+        for node in parsed("align.py", "decode.py", "nodes/bridge.py")
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "BadObservation"
     ]
     assert all(len(node.args) == 2 for node in called), "name a reason"

@@ -166,11 +166,17 @@ def test_what_cannot_be_read_is_named(tmp_path):
         RecordingDataset.open(tmp_path)
 
 
+def wait_for(ready, seconds=5.0):
+    """Until it says yes, or too much time has passed for what comes next to succeed."""
+    deadline = time.monotonic() + seconds
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
     """One recording through DDS into the bridge, and through the cutter: the same frames."""
     rclpy = pytest.importorskip("rclpy")
     from rclpy.context import Context
-    from rclpy.executors import SingleThreadedExecutor
     from rclpy.node import Node
     from rclpy.serialization import deserialize_message
     from sensor_msgs.msg import Image, JointState
@@ -192,15 +198,15 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
         for topic, kind in (("/joint_states", JointState), ("/scene/image_raw", Image),
                             ("/wrist/image_raw", Image))
     }  # fmt: skip
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
     seen, last = [], -np.inf
     try:
-        while not all(out.get_subscription_count() for out in outputs.values()):
-            time.sleep(0.05)
+        wait_for(lambda: all(out.get_subscription_count() for out in outputs.values()), 60)
+        outputs["/joint_states"].publish(b"no message at all")
+        wait_for(bridge.take)
+        assert bridge.refused == {"shape": 1} and "joint_states: 17 bytes are no" in bridge.last_refusal
         for message in bagfile.messages(folder, set(outputs)):
             outputs[message.topic].publish(deserialize_message(message.data, kinds[message.kind]))
-            executor.spin_once(timeout_sec=1.0)
+            wait_for(bridge.take)
             try:
                 observation = bridge.observe(message.received * 1e-9, PROMPT)
             except BadObservation:
@@ -209,7 +215,6 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
                 seen.append(observation)
                 last = observation.stamp
     finally:
-        executor.shutdown()
         node.destroy_node()
         context.try_shutdown()
     assert len(seen) == len(frames) > 25

@@ -1,24 +1,37 @@
-"""Sensor messages flow into an Aligner; what does not fit is counted by reason, never raised."""
+"""Sensor messages flow into an Aligner; what does not fit is counted by reason, never raised.
+
+No message wakes the node: all are looked at before an observation, in the order in which they
+came, so that their number costs inference no more than reading them.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.subscription import Subscription
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from nac_ros.align import Aligner
 from nac_ros.chunk import Observation
-from nac_ros.errors import BadObservation
+from nac_ros.errors import BadObservation, NacError
 from nac_ros.nodes import convert, images, qos
+from nac_ros.nodes.polled import Polled, Received
 from nac_ros.robot import CameraSpec, RobotSpec
 
 
+class _Source(NamedTuple):
+    """A topic, and where a message of it goes."""
+
+    polled: Polled
+    store: Callable[[Any], None]
+
+
 class Bridge:
-    """Subscribes to the robot's joint states and cameras; `observe` may run in another thread.
+    """Listens to the robot's joint states and cameras; `take` and `observe` belong to one thread.
 
     refused: messages that did not fit, by reason; last_refusal: the newest one's sentence
     """
@@ -29,44 +42,60 @@ class Bridge:
         self._spec, self._lock, self._since = spec, Lock(), 0.0
         self._aligner = Aligner(spec, cameras, n_obs_steps)
         self._node = node
-        self._subscriptions = [
-            node.create_subscription(
-                JointState, spec.joint_states_topic, self._on_joints, qos.SENSOR
-            )
-        ]
-        for name in cameras:
-            self._subscriptions.append(self._look(node, spec.camera(name)))
+        joints = Polled(node, JointState, spec.joint_states_topic, _kept(self._aligner.N_JOINTS))
+        self._sources = [_Source(joints, self._on_joints)]
+        self._sources += [self._look(node, spec.camera(name)) for name in cameras]
 
-    def _look(self, node: Node, camera: CameraSpec) -> Subscription:
+    def _look(self, node: Node, camera: CameraSpec) -> _Source:
         kind, topic, read = images.feed(camera)
         if reason := images.why_compressed(camera):
             node.get_logger().warning(reason)
-        callback = partial(self._on_image, camera.name, read)
-        return node.create_subscription(kind, topic, callback, qos.SENSOR)
+        polled = Polled(node, kind, topic, _kept(self._aligner.N_IMAGES))
+        return _Source(polled, partial(self._on_image, camera.name, read))
 
     def clear(self, since: float) -> None:
-        """Forgets all samples, and ignores what is stamped before `since` [s] from now on."""
+        """Forgets all samples, and ignores what is stamped before `since` [s] from now on; any
+        thread may call it."""
         with self._lock:
             self._aligner.clear()
             self._since = since
 
+    def take(self) -> int:
+        """Looks at what came since the last time, as many messages as it returns."""
+        came = [
+            (received.at_ns, i, received)
+            for i, source in enumerate(self._sources)
+            for received in source.polled.take()
+        ]
+        for _, i, received in sorted(came, key=lambda one: one[0]):
+            self._read(self._sources[i], received)
+        return len(came)
+
     def observe(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
+        self.take()
         with self._lock:
             return self._aligner.observe(now, task)
 
     def close(self) -> None:
         """Ends the subscriptions."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
+        for source in self._sources:
+            self._node.destroy_subscription(source.polled.subscription)
+        self._sources.clear()
+
+    def _read(self, source: _Source, received: Received) -> None:
+        try:
+            source.store(_message(source, received))
+        except BadObservation as error:
+            self.refused[error.reason] += 1
+            self.last_refusal = str(error)
 
     def _on_joints(self, message: JointState) -> None:
         def store(stamp: float) -> None:
             positions = convert.from_joint_state(message, self._spec.joint_names)
             self._aligner.push_joints(stamp, positions)
 
-        self._take(message, store)
+        self._put(message, store)
 
     def _on_image(
         self,
@@ -74,24 +103,25 @@ class Bridge:
         read: Callable[[Image | CompressedImage], np.ndarray],
         message: Image | CompressedImage,
     ) -> None:
-        try:
-            image = read(message)  # before the lock: a JPEG takes a while
-        except BadObservation as error:
-            return self._refuse(error)
-        return self._take(message, partial(self._aligner.push_image, camera, image=image))
+        image = read(message)  # before the lock: a JPEG takes a while
+        self._put(message, partial(self._aligner.push_image, camera, image=image))
 
-    def _take(
+    def _put(
         self, message: JointState | Image | CompressedImage, store: Callable[[float], None]
     ) -> None:
         stamp = convert.to_seconds(message.header.stamp)
         with self._lock:
-            if stamp < self._since:
-                return
-            try:
+            if stamp >= self._since:
                 store(stamp)
-            except BadObservation as error:
-                self._refuse(error)
 
-    def _refuse(self, error: BadObservation) -> None:
-        self.refused[error.reason] += 1
-        self.last_refusal = str(error)
+
+def _message(source: _Source, received: Received) -> Any:
+    try:
+        return received.message(source.polled.kind)
+    except NacError as error:
+        raise BadObservation(f"{source.polled.topic}: {error}", "shape") from None
+
+
+def _kept(depth: int) -> QoSProfile:
+    """Of a sensor, as many samples as are of use."""
+    return QoSProfile(depth=depth, reliability=qos.SENSOR.reliability)

@@ -173,9 +173,11 @@ class PolicyNode(LifecycleNode):
 
     def _run(self) -> None:
         """The inference loop; it comes round once per heartbeat while it waits."""
+        assert self._bridge is not None
         try:
             while not self._closing.is_set():
                 self._alive = self._now()
+                self._bridge.take()
                 wait = self._step(self._alive) if self._started.is_set() else HEARTBEAT_S
                 self._wake.wait(min(wait, HEARTBEAT_S))
                 self._wake.clear()
