@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 from nac_ros.nodes.collect import Trials
 from nac_ros.nodes.demo import running
 from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.nodes.guard import PLANNED
 from nac_ros.robot import config_dir, load_robot
 
 SPEC = load_robot("vx300s")
@@ -108,11 +109,41 @@ def test_commands_come_as_evenly_while_the_policy_infers(tmp_path):
 
 
 MINUTES, AFTER = 30, 5
+LATE_S = 1.5  # a chunk that was refused for its age leaves the arm without one for so long at most
+
+
+def unexplained(reports):
+    """Holds that nobody asked for, unless the guard had just refused a chunk for its age: then the
+    machine had no time to plan, which is what holding is for. Each as (stamp, reason)."""
+    found, late, before = [], -np.inf, reports[0]
+    for report in reports[1:]:
+        if report.get("refusals.stale", 0) > before.get("refusals.stale", 0):
+            late = report["stamp"]
+        driving = report["mode"] == "policy"
+        for key in (key for key in report if driving and key.startswith("holds.")):
+            reason = key.removeprefix("holds.")
+            explained = reason == "chunk_stale" and report["stamp"] - late < LATE_S
+            if report[key] > before.get(key, 0) and reason not in PLANNED and not explained:
+                found.append((report["stamp"], reason))
+        before = report
+    return found
+
+
+def test_only_a_chunk_that_came_late_explains_a_hold():
+    rows = [{"stamp": 0.0, "mode": "hold"}]
+    rows += [{"stamp": 0.5, "mode": "hold", "holds.stopped": 1}]  # while the scene is set up
+    rows += [{**rows[-1], "stamp": 1.0, "mode": "policy", "holds.mode_hold": 1}]
+    rows += [{**rows[-1], "stamp": 2.0, "refusals.stale": 1}]
+    rows += [{**rows[-1], "stamp": 2.2, "holds.chunk_stale": 1}]
+    assert unexplained(rows) == []
+    rows += [{**rows[-1], "stamp": 3.0, "holds.heartbeat_lost": 1}]
+    rows += [{**rows[-1], "stamp": 9.0, "holds.chunk_stale": 2}]
+    assert unexplained(rows) == [(3.0, "heartbeat_lost"), (9.0, "chunk_stale")]
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(60 * MINUTES + 600)
-def test_half_an_hour_of_trials_takes_no_more_memory_and_never_holds(tmp_path):
+def test_half_an_hour_of_trials_takes_no_more_memory_and_holds_for_no_unknown_reason(tmp_path):
     graph = (*twin_graph(task=TASK), *policy_graph(SHIPPED, tape=str(tmp_path / "tape")))
     graph[0].parameters["recordings"] = str(tmp_path / "trials")
     seen = {node.name: [] for node in graph}
@@ -135,5 +166,8 @@ def test_half_an_hour_of_trials_takes_no_more_memory_and_never_holds(tmp_path):
               f"{100 * grown[name]:+.1f} % in the end, most {sizes.max() / 1024:.0f}")  # fmt: skip
     print(f"{outcomes.count('success')} of {len(outcomes)} trials; holds {dict(trials.holds)}, "
           f"refusals {dict(trials.refusals)}")  # fmt: skip
-    assert not trials.holds
+    print(
+        f"observation to chunk p50, p99, p99.9 {np.percentile(trials.chunk_ms, [50, 99, 99.9])} ms"
+    )
+    assert unexplained(operator.diagnostics["guard"]) == []
     assert max(grown.values()) < 0.02

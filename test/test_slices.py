@@ -203,7 +203,10 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
         wait_for(lambda: all(out.get_subscription_count() for out in outputs.values()), 60)
         outputs["/joint_states"].publish(b"no message at all")
         wait_for(bridge.take)
-        assert bridge.refused == {"shape": 1} and "joint_states: 17 bytes are no" in bridge.last_refusal
+        assert (
+            bridge.refused == {"shape": 1}
+            and "joint_states: 17 bytes are no" in bridge.last_refusal
+        )
         for message in bagfile.messages(folder, set(outputs)):
             outputs[message.topic].publish(deserialize_message(message.data, kinds[message.kind]))
             wait_for(bridge.take)
