@@ -3,7 +3,7 @@
 import numpy as np
 
 from nac_ros.errors import NacError
-from nac_ros.trials.arm import Picture, Told
+from nac_ros.trials.arm import Told
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
 
@@ -46,8 +46,11 @@ class StandIn:
     def words(self):
         return ["guard: idle"]
 
-    def pictures(self):
-        return {"scene": Picture(self.image, 0.0)}
+    def ages(self):
+        return {"scene": 0.0}
+
+    def picture(self, camera):
+        return self.image
 
     def told(self):
         return Told(steps=self.steps, seconds=self.steps / 30, plan_ms=(40.0, 42.0), clips=3)

@@ -29,6 +29,7 @@ def twin():
 @pytest.fixture(scope="module")
 def look(twin):
     """The scene camera's picture with the marker moved [m] and turned [rad] from its place."""
+    random = np.random.default_rng(0)
 
     def picture(seed=0, move=(0.0, 0.0), turn=0.0, light=1.0):
         twin.reset(seed)
@@ -39,7 +40,7 @@ def look(twin):
             part.place(twin.data, place, 2 * np.arctan2(z, w) + turn)
             twin.step_until(twin.now() + 0.05)
         image = twin.read().images["scene"][1].astype(float)
-        noise = np.random.default_rng(seed + 1).normal(0, 2, image.shape)
+        noise = random.normal(0, 2, image.shape)
         return np.clip(light * image + noise, 0, 255).astype(np.uint8)
 
     return picture
@@ -51,13 +52,13 @@ def test_the_same_scene_passes_with_noise_and_through_jpeg(look):
     assert mismatch(reference, jpeg.decode(jpeg.encode(look(), 85))) < MAX_MISMATCH / 2
 
 
-@pytest.mark.parametrize("light", [0.75, 1.2])
+@pytest.mark.parametrize("light", [0.6, 1.2])
 def test_another_light_passes(look, light):
     assert mismatch(look(), look(light=light)) < MAX_MISMATCH
 
 
-@pytest.mark.parametrize("move", [(0.03, 0.0), (0.0, 0.03), (-0.03, 0.02)])
-def test_a_thing_three_centimetres_off_does_not_pass(look, move):
+@pytest.mark.parametrize("move", [(0.015, 0.0), (0.0, 0.015), (-0.03, 0.02)])
+def test_a_thing_centimetres_off_does_not_pass(look, move):
     assert mismatch(look(), look(move=move)) > MAX_MISMATCH
 
 

@@ -1,4 +1,4 @@
-"""What a sitting needs of an arm, its cameras, its guard and its recorder, whoever provides it."""
+"""What a sitting needs of an arm, its cameras, guard and recorder, whoever provides it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,6 @@ class Missing(NamedTuple):
     what: str
     mend: str
     deed: str = ""
-
-
-class Picture(NamedTuple):
-    """A camera's newest picture, RGB uint8 `[H, W, 3]`, None before the first, and its age [s]."""
-
-    image: np.ndarray | None
-    age_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +59,12 @@ class Arm(Protocol):
     def words(self) -> list[str]:
         """What guard, policy and recorder say."""
 
-    def pictures(self) -> dict[str, Picture]:
-        """By camera; the first one is what places are compared in."""
+    def ages(self) -> dict[str, float]:
+        """Of each camera's newest picture [s], infinite before the first; by the first camera's
+        pictures places are compared."""
+
+    def picture(self, camera: str) -> np.ndarray | None:
+        """The newest one, RGB uint8 `[H, W, 3]`; None before the first."""
 
     def told(self) -> Told:
         """Of the trial, so far."""

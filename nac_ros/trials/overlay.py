@@ -14,7 +14,9 @@ WIDTH = 160  # [pixels] that pictures are compared at: finer, and the noise of a
 SPREAD = 2.0  # [pixels] of WIDTH: what moved less than about this is the same
 NOISE = 8.0  # [grey levels] of contrast that mean nothing
 WORST = 0.02  # share of the picture that counts, since a moved thing is small in it
-MAX_MISMATCH = 0.35  # the pass mark; how it was found is in test/test_overlay.py
+# The pass mark. In pictures of the twin (96 x 96) a marker 5 mm off its place gives 0.08 to 0.11,
+# 10 mm 0.30 to 0.60, 20 mm 0.75 and more; a lamp at 60 % gives 0.12, JPEG 0.02.
+MAX_MISMATCH = 0.25
 EDGES = (60, 120)  # thresholds of Canny's detector, for the eye alone
 
 

@@ -63,5 +63,5 @@ class Scene:
         self.turn_to(self._slot)
 
     def _image(self) -> np.ndarray | None:
-        picture = next(iter(self._arm.pictures().values()), None)
-        return None if picture is None else picture.image
+        camera = next(iter(self._arm.ages()), None)
+        return None if camera is None else self._arm.picture(camera)

@@ -70,7 +70,7 @@ class Session:
                 raise TrialError("the arm was stopped, so the trial is aborted, or invalid")
             self._proposed = outcome
             if self._phase == "running":
-                self._end("ended by the operator")
+                self._end("")
 
     def reach(self, at: Turn, steps: int) -> None:
         """How many steps of the rubric were reached."""
@@ -153,8 +153,7 @@ class Session:
                 judged=sum(not self.run.wants(slot) for slot in self.run.slots),
                 trials=len(self.run.slots), missing=tuple(self._missing()),
                 words=tuple(map(self._blind.words, (*self.scene.trouble, *self.arm.words()))),
-                ages=tuple((name, None if p.image is None else p.age_s)
-                           for name, p in self.arm.pictures().items()),
+                ages=tuple(self.arm.ages().items()),
                 max_mismatch=self._max_mismatch, last=self._last, judge=self._judge,
                 names=tuple(names), report=self._report, **facts,
             )  # fmt: skip
@@ -198,7 +197,7 @@ class Session:
         assert slot is not None
         self.run.start(slot)
         try:
-            if self.arm.pictures() and not self.scene.known:
+            if self.arm.ages() and not self.scene.known:
                 self.scene.keep()
             facts = f"{slot.task}, trial {slot.trial}, {slot.code}, attempt {self._turn.attempt}"
             run = f"protocol {self.run.sha256[:12]}"

@@ -30,7 +30,7 @@ class View:
     place: the marked start place, '' on the twin; criteria: success and failure
     rubric: names of its steps; reached: how many, None before it was said
     proposed: outcome that `write` writes down; ended: why the trial ended
-    ages: camera -> age [s] of its newest picture, None before the first
+    ages: camera -> age [s] of its newest picture, infinite before the first
     mismatch: with the place's reference picture, None without one
     last: the verdict before; judge: what the twin's judge says of that one
     names: code -> method once the run is unblinded; report: path of its page
@@ -61,7 +61,7 @@ class View:
     max_seconds: float = 0.0
     missing: tuple[Missing, ...] = ()
     words: tuple[str, ...] = ()
-    ages: tuple[tuple[str, float | None], ...] = ()
+    ages: tuple[tuple[str, float], ...] = ()
     has_reference: bool = False
     mismatch: float | None = None
     max_mismatch: float = 0.0
