@@ -64,7 +64,7 @@ def graph_of(robot, folder, names=(), **trials):
     """What evaluate.launch.py starts on the twin, all of it or the nodes named."""
     given = {"protocol": str(folder / "protocol.yaml"), "out": str(folder / "run"), "port": 0}
     nodes = evaluate_graph("twin", **{**given, **trials})
-    more = {"recorder": PATIENT, "guard": {"max_heartbeat_age_s": 2.0, "tape": "none"}}
+    more = {"recorder": PATIENT, "guard": {"max_heartbeat_age_s": 5.0, "tape": "none"}}
     return [
         replace(node, parameters={**node.parameters, "robot": robot, **more.get(node.name, {})})
         for node in nodes
@@ -138,7 +138,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
         play_through_a_reload(one)
         one = play_through_a_crash(browser, one, processes, bench, graph[-1])
         play_invalid(one, tmp_path)
-        play_aborted(one, bench)
+        play_aborted(one, processes, bench)
         play_with_a_lost_camera(one, processes)
         play_by_touch(browser, one, bench)
         one.press("u")
@@ -219,14 +219,17 @@ def play_invalid(one, folder):
     assert "How did it go" not in one.text(".phase")
 
 
-def play_aborted(one, bench):
-    """Esc stops the arm also while one types."""
+def play_aborted(one, processes, bench):
+    """Esc stops the arm also while one types, and while another node hangs."""
     one.begin()
     one.page.click(".note input")
     one.page.keyboard.type("si")
+    processes.pause("policy")
     one.press("Escape")
     bench.wait(lambda: bench.newest("guard").get("fault") == "stopped", "the stop", WAIT_S)
     one.sees(".phase", "How did it go? aborted")
+    one.sees(".alarm", "service policy/stop was not answered within 5 s")
+    processes.signal("policy", signal.SIGCONT)
     one.may_not("success")
     one.page.click(".prompt")
     one.write()
