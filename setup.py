@@ -20,6 +20,8 @@ EXTRAS = {
     "realsense": ["pyrealsense2"],
     # the live view; 0.26 has the last wheel below 100 MB, and needs numpy 2
     "view": ["rerun-sdk>=0.26,<0.27"],
+    # the operator console of trials on an arm
+    "console": ["nicegui>=3.0,<4", "fastapi", "uvicorn"],
     # trials on a cluster
     "cluster": ["ray>=2.9"],
     # where no ROS 2 is sourced; these wheels exist for Python 3.11 alone
@@ -36,6 +38,7 @@ EXTRAS = {
         "ruff",
         "mypy",
         "types-PyYAML",
+        "playwright",
     ],
 }
 
@@ -83,6 +86,7 @@ setup(
             "twin = nac_ros.nodes.twin:main",
             "camera = nac_ros.nodes.camera:main",
             "view = nac_ros.nodes.view:main",
+            "trials = nac_ros.nodes.trials:main",
         ]
     },
     zip_safe=False,

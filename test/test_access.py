@@ -38,10 +38,11 @@ def test_only_the_guard_may_command_the_arm_and_only_its_owner_each_input(robot)
     assert who("guard/command") == {"guard"}
     assert who("policy/chunk") == who("policy/heartbeat") == {"policy"}
     assert who("teleop/command") == {"teleop"}
-    assert who("guard/mode") == {"operator", "teleop"}
+    assert who("guard/mode") == {"operator", "teleop", "trials"}
     assert who(spec.joint_states_topic) == {"twin", "driver"}
     request = allowed(policy_xml(spec), "request")
-    assert {node for node, names in request.items() if "guard/reset" in names} == {"operator"}
+    resets = {node for node, names in request.items() if "guard/reset" in names}
+    assert resets == {"operator", "trials"}
 
 
 def test_a_robot_with_other_topics_gets_a_policy_of_its_own():

@@ -15,7 +15,7 @@ FLOORS = {
         "cli", "data_cli", "arguments", "commands", "data_commands", "recording_commands",
         "tokenizer_commands", "trial_commands",
     ),
-    6: ("nodes", "evaluation", "trials"),
+    6: ("nodes", "evaluation", "trials", "console"),
     5: ("runtime", "training"),
     4: ("export",),
     3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),

@@ -13,6 +13,7 @@ from nac_ros import config
 from nac_ros.nodes.graph import (
     NodeProcess,
     camera_graph,
+    evaluate_graph,
     policy_graph,
     record_graph,
     stack,
@@ -23,7 +24,7 @@ from nac_ros.robot import config_dir
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 
-NODES = ["camera", "guard", "policy", "recorder", "relay", "teleop", "twin", "view"]
+NODES = ["camera", "guard", "policy", "recorder", "relay", "teleop", "trials", "twin", "view"]
 
 
 def parameters_of(name):
@@ -88,6 +89,20 @@ def test_demonstrating_by_hand_takes_cameras_or_the_twin_in_their_place():
     assert list(nodes) == ["camera_scene", "camera_wrist", "guard", "teleop", "recorder"]
     wanted = {"camera": "wrist", "robot": "vx300s", "source": "v4l2"}
     assert nodes["camera_wrist"].parameters == wanted
+
+
+def test_trials_with_a_person_take_cameras_or_the_twin_and_a_policy_that_waits(tmp_path):
+    given = {"protocol": "p.yaml", "out": str(tmp_path), "operator": "Ada"}
+    nodes = {node.name: node for node in evaluate_graph("twin", **given)}
+    assert list(nodes) == ["twin", "guard", "policy", "recorder", "trials"]
+    assert not nodes["policy"].lifecycle and nodes["guard"].lifecycle
+    assert nodes["recorder"].parameters["out"] == str(tmp_path / "recordings")
+    told = {"out": str(tmp_path), "operator": "Ada", "protocol": str(Path("p.yaml").absolute())}
+    assert nodes["trials"].parameters == told
+    nodes = {node.name: node for node in evaluate_graph("vx300s", source="v4l2", **given)}
+    assert list(nodes)[:2] == ["camera_scene", "camera_wrist"]
+    assert nodes["trials"].parameters == {**told, "robot": "vx300s"}
+    assert "max_frozen_s" not in nodes["recorder"].parameters
 
 
 def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path):

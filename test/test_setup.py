@@ -44,7 +44,11 @@ def test_without_a_sourced_ros_the_wheels_are_taken(tmp_path):
     base = setup_env.choose_base(tmp_path, WITHOUT_ROS)
     assert not base.sourced
     (call,) = setup_env.pip_calls(base, _plan())
-    assert call == ["torch==2.13.0", "--editable", f"{ROOT}[cpu,sim,train,record,dev,ros,view]"]
+    assert call == [
+        "torch==2.13.0",
+        "--editable",
+        f"{ROOT}[cpu,sim,train,record,console,dev,ros,view]",
+    ]
 
 
 def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):
@@ -54,6 +58,20 @@ def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):
     (package,) = (part for part in call if part.startswith(f"{ROOT}["))
     extras = package.removeprefix(f"{ROOT}[").removesuffix("]").split(",")
     assert {"gpu", "sim", "train", "dev"} <= set(extras) and "ros" not in extras
+
+
+def test_a_browser_is_installed_where_only_tests_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(setup_env.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup_env, "_apt_get", lambda *words: asked.append(words) or 0)
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: name == "apt-get" or None)
+    setup_env.provide_browser({})
+    assert not asked
+    setup_env.provide_browser({"CI": "true"})
+    assert asked == [("install", "-y", "--no-install-recommends", "chromium")]
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
+    setup_env.provide_browser({"CI": "true"})
+    assert len(asked) == 1
 
 
 def test_a_ros_built_for_another_python_is_named(sourced, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS_PYTHON = "3.11"  # the only Python that the ROS 2 wheels on PyPI are built for
 SYSTEM_PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libglib2.0-0")
+BROWSERS = ("chromium", "google-chrome")
 SHARED = ("package.xml", "config", "models")
 
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _pip(venv, requirements)
         link(venv)
         provide_gl(venv)
+        provide_browser(os.environ)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
@@ -106,7 +108,9 @@ def create(venv: Path, base: Base) -> None:
 def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
     """What each call of pip installs; torch comes alone when it has its own index."""
     numpy = _numpy_of(base)
-    extras = [arguments.onnx, "sim", "train", "record", "dev"] + ([] if base.sourced else ["ros"])
+    extras = [arguments.onnx, "sim", "train", "record", "console", "dev"] + (
+        [] if base.sourced else ["ros"]
+    )
     extras += [] if numpy else ["view"]  # rerun needs numpy 2
     package = ["--editable", f"{ROOT}[{','.join(extras)}]", *numpy]
     if arguments.torch_index:
@@ -149,6 +153,20 @@ def provide_gl(venv: Path) -> None:
         return
     print(f"setup: installing {' '.join(SYSTEM_PACKAGES)}", flush=True)
     install = ["install", "-y", "--no-install-recommends", *SYSTEM_PACKAGES]
+    if _apt_get(*install) != 0:
+        _apt_get("update")
+        _apt_get(*install)
+
+
+def provide_browser(environment: Mapping[str, str]) -> None:
+    """Installs Chromium for the tests of the console where they are what the machine is for
+    (CI=true), when root; elsewhere they skip and say so."""
+    if environment.get("CI") != "true" or any(map(shutil.which, BROWSERS)):
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    print(f"setup: installing {BROWSERS[0]}", flush=True)
+    install = ["install", "-y", "--no-install-recommends", BROWSERS[0]]
     if _apt_get(*install) != 0:
         _apt_get("update")
         _apt_get(*install)

@@ -81,6 +81,7 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
         "driver": Access((*joints, *cameras), arm),
         **{node: _camera(camera) for node, camera in zip(camera_nodes, spec.cameras)},
+        "trials": _trials(spec, cameras),
         "view": Access((), (*joints, *cameras, *SEEN)),
         "operator": _operator(camera_nodes),
     }
@@ -94,6 +95,18 @@ def _operator(camera_nodes: Sequence[str]) -> Access:
     trigger = (*GUARD_SERVICES, "policy/start", "policy/stop", "twin/reset", *RECORDING)
     return Access(
         ("guard/mode", "task"), (*SEEN, "twin/outcome"), calls=(*trigger, *states, *settings)
+    )
+
+
+def _trials(spec: RobotSpec, cameras: tuple[str, ...]) -> Access:
+    """The operator's console does for trials what `operator` does by hand."""
+    loading = tuple(f"policy/{name}" for name in ("change_state", "get_state"))
+    told = tuple(f"{node}/set_parameters" for node in ("policy", "recorder", "twin"))
+    trigger = ("guard/stop", "guard/reset", "policy/start", "policy/stop", "twin/reset")
+    return Access(
+        ("guard/mode", "task", "diagnostics"),
+        (*cameras, "diagnostics", "twin/outcome"),
+        calls=(*trigger, *RECORDING, *loading, *told),
     )
 
 

@@ -2,22 +2,21 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nac_ros.errors import NacError
-from nac_ros.evaluation.trace import Hold, TrialTrace
+from nac_ros.evaluation.trace import TrialTrace
 from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.reports import grown, hold_spans, interventions, of_chunks
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.tick import AT_REST
 from nac_ros.simulation.recording import Recording, load_recording
 from nac_ros.simulation.tasks.base import HORIZON
 
 IDLE_S = 5.0
-PLANNED = ("", "mode_hold", "no_chunk")  # told to hold, or waiting for a trial's first chunk
-HAND = "teleop"  # the mode in which the guard follows a hand
 SETTLE_S = 0.2  # by then the guard has seen where the arm is in the new scene
 REST_S = 10.0  # a stop takes much less
 LATE_S = 30.0  # an outcome is overdue this long after the horizon
@@ -106,8 +105,7 @@ class Trials:
     def _count(self, before: dict[str, Any], reports: Sequence[dict[str, Any]]) -> None:
         """What the guard counted in the trial; that it holds afterwards was asked for."""
         for what, total in (("holds", self.holds), ("refusals", self.refusals)):
-            grown = _counts(reports[-1], what) - _counts(before, what)
-            total.update({reason: n for reason, n in grown.items() if reason not in PLANNED})
+            total.update(grown(before, reports[-1], what))
 
     def _trace(
         self,
@@ -143,46 +141,11 @@ class Trials:
         )
 
     def _timings(self, reports: Sequence[dict[str, Any]]) -> list[float]:
-        """Observation-to-chunk times [s]; the policy reports once or more for each chunk."""
-        chunks = {r["chunk_stamp"]: r for r in reports if r.get("chunks") and "chunk_stamp" in r}
-        self.chunk_ms += [report["latency_ms"] for report in chunks.values()]
-        self.decode_ms += [report["decode_ms"] for report in chunks.values()]
-        return [1e-3 * report["latency_ms"] for report in chunks.values()]
-
-
-def _counts(report: dict[str, Any], what: str) -> Counter[str]:
-    """The values `what.<reason>` of a report as reason -> count."""
-    prefix = f"{what}."
-    found = {key: n for key, n in report.items() if key.startswith(prefix)}
-    return Counter({key.removeprefix(prefix): int(n) for key, n in found.items()})
-
-
-def hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
-    """When the guard held for another reason than that it was told to."""
-    return _spans(
-        reports, ended, lambda report: "" if report["hold"] in PLANNED else report["hold"]
-    )
-
-
-def interventions(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
-    """When somebody's hand drove the arm instead of the policy."""
-    return _spans(reports, ended, lambda report: report["mode"] if report["mode"] == HAND else "")
-
-
-def _spans(
-    reports: Sequence[dict[str, Any]], ended: float, why: Callable[[dict[str, Any]], str]
-) -> tuple[Hold, ...]:
-    """From the first report with a reason to the next with another one."""
-    spans, since, reason = [], 0.0, ""
-    for report in reports:
-        if (now := why(report)) == reason:
-            continue
-        if reason:
-            spans.append(Hold(since, report["stamp"], reason))
-        since, reason = report["stamp"], now
-    if reason:
-        spans.append(Hold(since, ended, reason))
-    return tuple(spans)
+        """Observation-to-chunk times [s]."""
+        chunks = of_chunks(reports)
+        self.chunk_ms += [report["latency_ms"] for report in chunks]
+        self.decode_ms += [report["decode_ms"] for report in chunks]
+        return [1e-3 * report["latency_ms"] for report in chunks]
 
 
 def _rows(reports: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Which processes make up the system and what they are told: written once, for launch files and
 for starting the same graph without launch tools."""
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nac_ros.robot import config_dir, load_robot
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
 STILL_S = 60.0
+ANY_TIME_S = 86400.0
 TWIN = "twin"  # as a robot's name: the simulated arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -28,6 +30,7 @@ class NodeProcess:
     environment: variables of the process, beside the inherited ones
     remaps: topic -> the name it gets
     before: Python that the process runs before the node
+    respawn: whether launch starts it again when it ends
     kind: executable, where several nodes run the same; nac_ros.nodes.<executable> is its module
     """
 
@@ -37,6 +40,7 @@ class NodeProcess:
     environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
     remaps: dict[str, str] = field(default_factory=dict)
     before: str = ""
+    respawn: bool = False
     kind: str = ""
 
     @property
@@ -137,21 +141,52 @@ def record_graph(
     source: of every camera's pictures; mapping: of the hand's device; '' = the nodes' own defaults
     """
     described = "" if robot == TWIN else robot
-    spec = load_robot(described or usual_robot("recorder"))
-    known = {key: value for key, value in (("task", task),) if value}
-    chosen = {"source": source} if source else {}
-    seen = (
-        twin_graph(**known)
-        if robot == TWIN
-        else tuple(
-            node for c in spec.cameras for node in camera_graph(c.name, described, **chosen)
-        )
-    )
+    known = {"task": task} if task else {}
+    seen = _seen(robot, source, **known)
     if robot == TWIN:  # whose cameras have no noise, so that an arm at rest is one picture
         recorder = {"max_frozen_s": STILL_S, **recorder}
     guard, _ = policy_graph(robot=described)
     hand = teleop_graph(described, mapping)
     return (*seen, guard, *hand, *recorder_graph(described, **known, **recorder))
+
+
+def evaluate_graph(
+    robot: str = "", protocol: str = "", out: str = "", source: str = "", port: int | str = "",
+    **trials: Any,
+) -> tuple[NodeProcess, ...]:  # fmt: skip
+    """Trials judged by a person: cameras, or the twin, guard, policy, recorder and the console.
+
+    The policy waits for the console, which tells it what to load. A console that crashed comes
+    again, and lets the arm hold first of all. out: folder of the run
+    """
+    described = "" if robot == TWIN else robot
+    folder = Path(out or f"runs/trials/{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    episodes: dict[str, Any] = {"out": str(folder / "recordings")}
+    if robot == TWIN:  # a person may take any time over a scene that stands still
+        episodes["max_frozen_s"] = ANY_TIME_S
+    guard, policy = policy_graph(robot=described)
+    told = {"out": str(folder), **({"robot": described} if described else {}), **trials}
+    told |= {"protocol": str(Path(protocol).absolute())} if protocol else {}
+    told |= {"port": int(port)} if port != "" else {}
+    seeing = {**ONE_THREAD, **images.environment()}
+    return (
+        *_seen(robot, source),
+        guard,
+        replace(policy, lifecycle=False),
+        *recorder_graph(described, **episodes),
+        NodeProcess(
+            name="trials", parameters=told, lifecycle=False, environment=seeing, respawn=True
+        ),
+    )
+
+
+def _seen(robot: str, source: str, **twin: Any) -> tuple[NodeProcess, ...]:
+    """What shows the arm: every camera of the robot, or the twin, which is the arm too."""
+    if robot == TWIN:
+        return twin_graph(**twin)
+    spec = load_robot(robot or usual_robot("recorder"))
+    chosen = {"source": source} if source else {}
+    return tuple(node for c in spec.cameras for node in camera_graph(c.name, robot, **chosen))
 
 
 def teleop_graph(robot: str = "", mapping: str = "", **teleop: Any) -> tuple[NodeProcess, ...]:

@@ -18,6 +18,7 @@ from nac_ros.nodes.graph import NodeProcess
 
 Arguments = Mapping[str, tuple[str, str]]  # name -> (default, description)
 BOOL = ("true", "false")
+RESPAWN_S = 2.0
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 COMMON: Arguments = {
@@ -89,6 +90,8 @@ def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
             process.enclave,
         ],
         "output": "screen",
+        "respawn": process.respawn,
+        "respawn_delay": RESPAWN_S,
     }
 
 

@@ -15,6 +15,8 @@ from nac_ros.runtime.seams import SeamConfig
 from nac_ros.runtime.tape import Tape
 from nac_ros.runtime.taped import KEEP_S, tape_folder
 
+LOADED = ("bundle", "seam", "n_action_steps")  # may be changed while nothing is loaded
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(DoubtConfig):
@@ -29,6 +31,7 @@ class PolicyParameters(DoubtConfig):
     retry_s: how long to wait after an observation that was missing or unusable
     max_stall_s: an inference loop that has not come round for longer is taken for stuck
     seam: how a chunk goes on from the one under way: blend, best or force
+    n_action_steps: executed steps of each chunk, 0 = as the bundle says
     tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
     """
 
@@ -41,6 +44,7 @@ class PolicyParameters(DoubtConfig):
     retry_s: float = bounded(0.02, 0.001, 10.0)
     max_stall_s: float = bounded(0.5, 0.05, 60.0)
     seam: str = "blend"
+    n_action_steps: int = bounded(0, 0, 1000)
     tape: str = "auto"
 
     @property
@@ -57,7 +61,8 @@ def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
     if parameters.task:
         bundle.policy.task_index(parameters.task)
     seam = configs.build(SeamConfig, {"seam": parameters.seam}, "policy")
-    engine = Engine(bundle, parameters.seed, parameters.threads, seam=seam)
+    steps = parameters.n_action_steps or None
+    engine = Engine(bundle, parameters.seed, parameters.threads, steps, seam=seam)
     engine.warm_up()
     engine.tape = _tape(parameters, seam)
     return engine, spec
@@ -69,4 +74,5 @@ def _tape(parameters: PolicyParameters, seam: SeamConfig) -> Tape | None:
         return None
     facts = {"bundle": str(path), "manifest": sha256(path / MANIFEST), **environment()}
     facts |= {"seam": asdict(seam), "seed": parameters.seed, "threads": parameters.threads}
-    return Tape(folder, "policy", {**facts, "n_action_steps": None}, KEEP_S)
+    steps = parameters.n_action_steps or None
+    return Tape(folder, "policy", {**facts, "n_action_steps": steps}, KEEP_S)

@@ -10,7 +10,9 @@ from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -20,7 +22,7 @@ from nac_ros.errors import NacError, UnknownName
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.bridge import Bridge
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.nodes.loading import PolicyParameters, load_engine
+from nac_ros.nodes.loading import LOADED, PolicyParameters, load_engine
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.runtime.cadence import Cadence
 from nac_ros.runtime.doubt import slowed
@@ -37,7 +39,8 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
-        params.declare(self, PolicyParameters)
+        params.declare(self, PolicyParameters, changeable=LOADED)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._engine: Engine | None = None
         self._bridge: Bridge | None = None
         self._thread: Thread | None = None
@@ -60,12 +63,19 @@ class PolicyNode(LifecycleNode):
         self._set_reason("inactive")
         return TransitionCallbackReturn.SUCCESS
 
+    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        """What a model is loaded with changes before it is loaded."""
+        names = sorted({parameter.name for parameter in changed} & set(LOADED))
+        if self._engine is None or not names:
+            return SetParametersResult(successful=True)
+        return SetParametersResult(successful=False, reason=f"clean up first to set {names[0]}")
+
     def _load(self, parameters: PolicyParameters) -> None:
         engine, self.spec = load_engine(parameters)
         plan_s = engine.timing.plan_s
         self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
         self._engine, self._settings, self._task = engine, parameters, parameters.task
-        self.get_logger().info(f"{parameters.folder}: planning takes {1e3 * plan_s:.0f} ms")
+        self.get_logger().info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
 
     def _connect(self) -> None:
         assert self._engine is not None

@@ -147,6 +147,19 @@ def freeze(protocol: Protocol) -> Frozen:
     return Frozen(protocol=protocol, bundles=bundles, variation=variation)
 
 
+def prompts(protocol: Protocol) -> dict[str, str]:
+    """Task -> what the policies were taught it by; raises ConfigError where a method is no
+    bundle, which a person's trials need, and BundleError."""
+    found: dict[str, str] = {}
+    for name, source in protocol.methods.items():
+        if source == EXPERT:
+            raise ConfigError(
+                f"method '{name}': experts play by themselves, in `nac trials`; name a bundle"
+            )
+        found = {**read_manifest(Path(source)).tasks, **found}
+    return found
+
+
 def first_change(before: Any, after: Any, place: str = "") -> str:
     """The first thing that two plain contents differ in, in words; '' if they are equal."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):

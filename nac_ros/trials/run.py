@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Run:
         self.slots, self.codes = plan(frozen.protocol), codes(frozen.protocol)
         self.records: list[Record] = []
         self.unblinded = False
+        self._starts: Counter[int] = Counter()
         self._valid: dict[tuple[str, int, str], Record] = {}
         for entry in entries:
             self._take(entry)
@@ -135,25 +137,42 @@ class Run:
         stopped = self.stopped(slot.task)
         return stopped is None or slot.trial < stopped
 
+    def attempts(self, slot: Slot) -> int:
+        """How often a slot was begun or judged."""
+        judged = sum(record.slot == slot.index for record in self.records)
+        return max(judged, self._starts[slot.index])
+
+    def start(self, slot: Slot) -> int:
+        """Writes down that a trial begins, so that one which a crash cuts off is counted; its
+        attempt. Raises TrialError as `judge` does; nothing may move then."""
+        self._check_open(slot)
+        attempt = self.attempts(slot)
+        place = {"slot": slot.index, "code": slot.code, "attempt": attempt}
+        self._write({"entry": "start", "time": time.strftime(TIME), **place})
+        return attempt
+
     def judge(self, slot: Slot, verdict: Verdict) -> Record:
         """Writes a verdict down; it is on disk afterwards. Raises TrialError where the slot has
         one, or the run is over or only being read."""
-        if self.unblinded:
-            raise TrialError(f"{self.folder} is unblinded, so no more trials count; begin anew")
-        if not self.wants(slot):
-            raise TrialError(f"{slot.task} {slot.trial} of {slot.code} is judged already")
+        self._check_open(slot)
         if verdict.outcome == "invalid" and not verdict.reason:
             raise TrialError("an invalid trial needs a reason, such as 'the cable was caught'")
         steps = len(self.protocol.rubric.get(slot.task, ()))
         if verdict.rubric is not None and not 0 <= verdict.rubric <= steps:
             raise TrialError(f"rubric {verdict.rubric}: {slot.task} has {steps} steps")
-        attempt = sum(record.slot == slot.index for record in self.records)
+        judged = sum(record.slot == slot.index for record in self.records)
+        attempt = max(judged, self._starts[slot.index] - 1)
         place = {"slot": slot.index, **slot._asdict(), "attempt": attempt}
         del place["index"]
         self._write(
             {"entry": "trial", "time": time.strftime(TIME), **place, **config.to_plain(verdict)}
         )
         return self.records[-1]
+
+    def inside(self, path: str) -> str:
+        """As the log names a file: relative to the run's folder where it lies there."""
+        folder, place = self.folder.resolve(), Path(path).resolve()
+        return str(place.relative_to(folder)) if place.is_relative_to(folder) else path
 
     def unblind(self) -> dict[str, str]:
         """Ends the run: from now on codes have names. Code -> method."""
@@ -195,6 +214,12 @@ class Run:
             made.add(*(record is not None and record.outcome == "success" for record in pair))
         return made
 
+    def _check_open(self, slot: Slot) -> None:
+        if self.unblinded:
+            raise TrialError(f"{self.folder} is unblinded, so no more trials count; begin anew")
+        if not self.wants(slot):
+            raise TrialError(f"{slot.task} {slot.trial} of {slot.code} is judged already")
+
     def _write(self, entry: dict[str, Any]) -> None:
         if self._log is None:
             raise TrialError(f"{self.folder} was opened to be read; open it to go on with it")
@@ -203,6 +228,8 @@ class Run:
 
     def _take(self, entry: dict[str, Any]) -> None:
         self.unblinded = self.unblinded or entry.get("entry") == "unblind"
+        if entry.get("entry") == "start":
+            self._starts[entry["slot"]] += 1
         if entry.get("entry") != "trial":
             return
         facts = {key: value for key, value in entry.items() if key != "entry"}

@@ -32,8 +32,9 @@ def check_unattended(protocol: Protocol) -> None:
     """Raises ConfigError unless the protocol can be played with nobody there."""
     if protocol.robot != TWIN:
         raise ConfigError(
-            f"robot {protocol.robot} has no judge: unattended trials are played on the twin alone "
-            "(--robot twin)"
+            f"robot {protocol.robot} has no judge but a person: start `ros2 launch nac_ros "
+            f"evaluate.launch.py robot:={protocol.robot} protocol:=FILE` with one there, or play "
+            "on the twin (--robot twin)"
         )
 
 

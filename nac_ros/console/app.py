@@ -1,0 +1,104 @@
+"""The web server of the console, in a thread of the process that has the sitting."""
+
+import secrets
+import socket
+from threading import Thread
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, Response
+from nicegui import ui
+
+from nac_ros.console import page
+from nac_ros.console.desk import Desk
+from nac_ros.console.door import Door, is_loopback
+from nac_ros.devices import jpeg
+from nac_ros.errors import ConfigError
+from nac_ros.trials.overlay import edges
+
+QUALITY = 85  # of the pictures [JPEG]
+END_S = 3.0
+TOKEN_BYTES = 24
+NOTHING = Response(status_code=404)
+FRESH = {"cache-control": "no-store"}
+
+
+class Console:
+    """Offers the page from when it is made.
+
+    address: to be opened, with the token where one is needed; where: the same without it
+    """
+
+    def __init__(self, desk: Desk, host: str, port: int):
+        """Raises ConfigError where host and port cannot be had."""
+        token = "" if is_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES)
+        listening = _listen(host, port)
+        self.where = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
+        self.address = self.where + (f"?token={token}" if token else "")
+        application = FastAPI(openapi_url=None)
+        _offer(application, desk)
+        page.offer(desk)
+        ui.run_with(
+            application, title="Trials", language="en-US", show_welcome_message=False,
+            reconnect_timeout=10.0,
+        )  # fmt: skip
+        config = uvicorn.Config(
+            Door(application, token), log_level="warning", access_log=False, lifespan="on",
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = Thread(
+            target=self._server.run, kwargs={"sockets": [listening]}, name="console", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Pages lose their connection, and say so."""
+        self._server.should_exit = True
+        self._thread.join(END_S)
+
+
+def _offer(application: FastAPI, desk: Desk) -> None:
+    """What is not of the page itself: pictures, and a stop that needs nothing but a request."""
+
+    @application.get("/camera/{name}.jpg")
+    def camera(name: str) -> Response:
+        image = desk.picture(name)
+        return NOTHING if image is None else _jpeg(image)
+
+    @application.get("/reference/{kind}")
+    def reference(kind: str) -> Response:
+        image = desk.reference()
+        if image is None:
+            return NOTHING
+        if kind == "edges":
+            return Response(edges(image), media_type="image/png", headers=FRESH)
+        return _jpeg(image)
+
+    @application.post("/abort")
+    def abort() -> Response:
+        desk.abort()
+        return Response(status_code=204)
+
+
+def _jpeg(image: np.ndarray) -> Response:
+    data = jpeg.encode(image, QUALITY)
+    return Response(data, media_type="image/jpeg", headers=FRESH)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"the console cannot listen on {host}, port {port}: {error.strerror or error}; choose "
+            "another `port`, or `host`"
+        ) from error
+
+
+def _shown(host: str) -> str:
+    """A name that other machines can use."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

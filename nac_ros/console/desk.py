@@ -1,0 +1,93 @@
+"""What a page talks to: the sitting, or why there is none yet."""
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+
+import numpy as np
+
+from nac_ros.errors import NacError, TrialError
+from nac_ros.trials.arm import Arm
+from nac_ros.trials.session import Session
+from nac_ros.trials.view import Turn, View
+
+MEND = "mend that, then press R (try again)"
+
+
+class Desk:
+    """Begins the sitting as soon as that is possible; the arm can be stopped before, too."""
+
+    def __init__(self, begin: Callable[[], Session], arm: Arm):
+        self._begin, self._arm, self._lock = begin, arm, Lock()
+        self.session: Session | None = None
+        self._trouble = ""
+        self.open()
+
+    def open(self) -> None:
+        """Tries to begin; what keeps it from that is shown."""
+        with self._lock:
+            if self.session is not None:
+                return
+            try:
+                self.session, self._trouble = self._begin(), ""
+            except (NacError, OSError) as error:
+                self._trouble = f"the run cannot be begun: {error}; {MEND}"
+
+    def close(self) -> None:
+        """Lets others go on with the run."""
+        if self.session is not None:
+            self.session.run.close()
+
+    def tick(self) -> None:
+        """To be called some times a second."""
+        if self.session is not None:
+            self.session.tick()
+
+    def view(self) -> View:
+        """What is shown."""
+        if self.session is not None:
+            return self.session.view()
+        return View(
+            phase="closed",
+            trouble=self._trouble,
+            missing=tuple(self._arm.missing()),
+            ages=tuple(self._arm.ages().items()),
+        )
+
+    def cameras(self) -> list[str]:
+        """Names, the one whose pictures places are compared by first."""
+        return list(self._arm.ages())
+
+    def picture(self, camera: str) -> np.ndarray | None:
+        """The newest one of a camera there is."""
+        return self._arm.picture(camera) if camera in self._arm.ages() else None
+
+    def reference(self) -> np.ndarray | None:
+        """What the scene is to look like; raises TrialError."""
+        return None if self.session is None else self.session.scene.reference()
+
+    def abort(self) -> None:
+        """Stops the arm at once."""
+        (self.session or self._arm).abort()
+
+    def act(self, deed: str, at: Turn) -> None:
+        """One order of the page; raises NacError with what is wrong with it."""
+        if self.session is None:
+            if deed == "retry":
+                self.open()
+            return
+        session = self.session
+        if deed.startswith("rubric:"):
+            session.reach(at, int(deed.removeprefix("rubric:")))
+            return
+        deeds: Mapping[str, Callable[[], None]] = {
+            "start": lambda: session.start(at),
+            "write": lambda: session.write(at),
+            "keep": lambda: session.keep_reference(at),
+            "release": session.release,
+            "retry": session.retry,
+            "unblind": session.unblind,
+            **{o: lambda o=o: session.propose(at, o) for o in ("success", "failure", "invalid")},
+        }
+        if deed not in deeds:
+            raise TrialError(f"'{deed}' is no order; known are: {', '.join(deeds)}")
+        deeds[deed]()

@@ -1,0 +1,125 @@
+"""Node `trials`: a person judges blind trials on an arm, from a page in a browser."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.node import Node
+
+from nac_ros.config import bounded, check_bounds
+from nac_ros.errors import ConfigError
+from nac_ros.nodes import params
+from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.spin import STEADY, leave, run
+from nac_ros.nodes.trial_arm import RosArm
+from nac_ros.nodes.watching import Watching
+from nac_ros.robot import load_robot
+from nac_ros.trials.overlay import MAX_MISMATCH
+from nac_ros.trials.protocol import TWIN, Protocol, load_protocol
+from nac_ros.trials.run import Run
+from nac_ros.trials.session import Session
+
+TICK_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialsParameters:
+    """Parameters of the node.
+
+    robot: name in config/robots, or the path of a robot's YAML
+    protocol: file that says what is compared, see docs/trials.md
+    out: folder of the run; one that is there is gone on with
+    operator: who judges; written beside each verdict and recording
+    host: address that the page is offered on; beyond this machine it needs a token
+    port: of the page; 0 = any that is free
+    max_mismatch: of a scene with its reference picture, above which the page warns
+    """
+
+    robot: str = "vx300s"
+    protocol: str = ""
+    out: str = ""
+    operator: str = ""
+    host: str = "127.0.0.1"
+    port: int = bounded(8080, 0, 65535)
+    max_mismatch: float = bounded(MAX_MISMATCH, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+class TrialsNode(Node):
+    """Parameters to objects; what happens is the session's, what is shown the console's."""
+
+    def __init__(self) -> None:
+        super().__init__("trials")
+        from nac_ros.console.app import Console  # the web server loads slowly
+        from nac_ros.console.desk import Desk
+
+        self._config = config = params.declare(self, TrialsParameters)
+        if not config.protocol:
+            raise ConfigError("say what is compared: parameter `protocol`, the path of a file")
+        self._spec, self._protocol = load_robot(config.robot), load_protocol(Path(config.protocol))
+        self._check_robot(self._protocol)
+        self._seen = Watching(self, self._spec)
+        self._arm = RosArm(self, self._spec, self._protocol, self._seen)
+        self._worker = ThreadPoolExecutor(1, "sitting")
+        self._desk = Desk(self._begin, self._arm)
+        self._console = Console(self._desk, config.host, config.port)
+        self._diagnostics = Diagnostics(self, self._status)
+        self._shown: tuple[Any, ...] = ()
+        self._timer = self.create_timer(TICK_S, self._tick, clock=STEADY)
+        print(f"operator console: {self._console.address}", flush=True)
+
+    def close(self) -> None:
+        """The arm is stopped where a trial runs; the run can be gone on with."""
+        if self._desk.view().phase == "running":
+            self._desk.abort()
+        self._console.close()
+        self._desk.close()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _check_robot(self, protocol: Protocol) -> None:
+        if protocol.robot not in (TWIN, self._spec.name):
+            raise ConfigError(
+                f"the protocol is for robot {protocol.robot}, this is {self._spec.name}; start "
+                f"with robot:={protocol.robot}"
+            )
+
+    def _begin(self) -> Session:
+        out = Path(self._config.out or "runs/trials/arm")
+        run = Run.begin(out, self._protocol)
+        try:
+            return Session(
+                run, self._arm, self._worker, self._spec.action_rate_hz, self._config.operator,
+                self._config.max_mismatch,
+            )  # fmt: skip
+        except BaseException:
+            run.close()
+            raise
+
+    def _tick(self) -> None:
+        self._desk.tick()
+        view = self._desk.view()
+        shown = (view.phase, view.busy, view.turn, view.trouble)
+        if shown != self._shown:
+            self._shown = shown
+            self._diagnostics.publish()
+
+    def _status(self) -> Status:
+        view = self._desk.view()
+        values = {
+            "phase": view.phase, "busy": view.busy, "judged": view.judged, "trials": view.trials,
+            "task": view.task, "trial": view.trial, "code": view.code, "turn": str(view.turn),
+            "missing": [one.what for one in view.missing], "address": self._console.where,
+        }  # fmt: skip
+        return Status(WARN if view.trouble else OK, view.trouble or view.phase, values)
+
+
+def main() -> None:
+    """Entry point of the executable `trials`."""
+    leave(run(TrialsNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The desk says why there is no sitting yet, hands orders on, and stops the arm in any case."""
+
+import shutil
+
+import pytest
+from sitting import AtOnce, StandIn
+
+from nac_ros.console import words
+from nac_ros.console.desk import Desk
+from nac_ros.errors import TrialError
+from nac_ros.trials.arm import Missing
+from nac_ros.trials.protocol import Protocol
+from nac_ros.trials.run import Run
+from nac_ros.trials.session import Session
+from nac_ros.trials.view import NOBODY, Turn
+
+RUBRIC = {"marker": ("grasped", "lifted")}
+
+
+@pytest.fixture
+def bundle(tiny_bundle, tmp_path):
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def open_desk(bundle, tmp_path):
+    opened = []
+
+    def begin():
+        facts = {"tasks": ("marker",), "methods": {"nac": str(bundle)}, "rubric": RUBRIC}
+        run = Run.begin(tmp_path / "run", Protocol(trials=2, **facts))
+        return Session(run, arm, AtOnce(), 30.0)
+
+    def open_desk():
+        opened.append(Desk(begin, arm))
+        return opened[-1]
+
+    arm = StandIn()
+    yield open_desk
+    for desk in opened:
+        desk.close()
+
+
+def test_an_altered_bundle_is_named_until_it_is_mended(bundle, open_desk):
+    manifest = (bundle / "manifest.json").read_text()
+    (bundle / "robot.yaml").write_text("name: other\n")
+    desk = open_desk()
+    view = desk.view()
+    assert view.phase == "closed" and "robot.yaml" in view.trouble
+    assert "press R (try again)" in words.alarm(view)
+    useful = [deed for deed in ("start", "write", "keep", "retry") if words.is_of_use(view, deed)]
+    assert useful == ["retry"]
+    desk.act("start", NOBODY)
+    desk.abort()
+    assert desk.session is None
+    shutil.rmtree(bundle)
+    desk.act("retry", NOBODY)
+    assert "no bundle at" in desk.view().trouble
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text(manifest)
+    desk.act("retry", NOBODY)
+    assert desk.session is None
+
+
+def test_another_sitting_at_the_same_run_is_named(open_desk):
+    open_desk()
+    assert "being written by another process" in open_desk().view().trouble
+
+
+def test_orders_of_the_page_reach_the_sitting(open_desk):
+    desk = open_desk()
+    at = desk.view().turn
+    for deed in ("keep", "start", "success", "rubric:2", "write"):
+        assert deed.startswith("rubric") or words.is_of_use(desk.view(), deed), deed
+        desk.act(deed, at)
+    assert desk.session is not None and desk.session.run.records[0].rubric == 2
+    with pytest.raises(TrialError, match="meant for another trial"):
+        desk.act("start", at)
+    with pytest.raises(TrialError, match="'dance' is no order; known are: start, write"):
+        desk.act("dance", Turn(1, 0))
+
+
+def test_pictures_are_those_of_known_cameras_and_of_the_place(open_desk):
+    desk = open_desk()
+    assert desk.cameras() == ["scene"] and desk.picture("scene") is not None
+    assert desk.picture("../etc/passwd") is None and desk.reference() is None
+    desk.act("keep", desk.view().turn)
+    assert desk.reference() is not None
+
+
+def test_a_fault_offers_the_guard_s_reset_and_nothing_that_moves(open_desk):
+    desk = open_desk()
+    desk.session.arm.lacks = [Missing("the guard stopped the arm (stopped)", "look", "release")]
+    view = desk.view()
+    assert words.is_of_use(view, "release") and not words.is_of_use(view, "start")
+    assert "the guard stopped the arm (stopped): look" in words.alarm(view)
