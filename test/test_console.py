@@ -15,6 +15,8 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("nicegui")
 
+from rcl_interfaces.srv import GetParameters
+
 from nac_ros.data import bagfile
 from nac_ros.errors import NacError
 from nac_ros.nodes.demo import running
@@ -54,6 +56,7 @@ def robot(tmp_path_factory):
 def write_protocol(folder, bundle, second):
     """Two methods that are the same, on two tasks."""
     facts = {"tasks": ["marker", "weighing"], "trials": 1, "rubric": {"marker": RUBRIC}}
+    facts |= {"conditions": {"scenes": "varied"}}
     facts |= {"methods": {"first_method": str(bundle), "second_method": str(second)}}
     path = folder / "protocol.yaml"
     path.write_text(yaml.safe_dump(facts))
@@ -119,6 +122,12 @@ def console_of(bench):
     return bench.newest("trials")["address"]
 
 
+def scenes_of(bench):
+    """What the twin was told of how its scenes vary."""
+    request = GetParameters.Request(names=["scenes"])
+    return bench.call(GetParameters, "twin/get_parameters", request).values[0].string_value
+
+
 def records_of(folder):
     lines = (folder / "run" / "log.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if entry["entry"] == "trial"]
@@ -133,6 +142,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
         one = Operator(browser, bench, console_of(bench))
         one.may("start")
         assert_blind(one)
+        assert scenes_of(bench) == "varied"
         with pytest.raises(NacError, match="clean up first to set bundle"):
             bench.set_parameters("policy", {"bundle": str(second)})
         play_through_a_reload(one)

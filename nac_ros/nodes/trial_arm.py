@@ -199,6 +199,7 @@ class RosArm:
         """The scene of a trial; the guard is told that the arm is elsewhere now."""
         self._wait(lambda: self._says("guard", "state") in (*AT_REST, "inactive", ""), "rest")
         values = {"task": slot.task, "seed": self._protocol.seed, "trial": slot.trial}
+        values["scenes"] = self._protocol.conditions.scenes
         self._calls.set_parameters("twin", values)
         self._calls.trigger("twin/reset", LOAD_S)
         self._calls.pause(SETTLE_S)

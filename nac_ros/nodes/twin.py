@@ -31,7 +31,7 @@ START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machin
 
 @dataclass(frozen=True, kw_only=True)
 class TwinParameters:
-    """task, seed and trial take effect at `~/reset`.
+    """task, seed, trial and scenes take effect at `~/reset`.
 
     robot: name of a robot in config/robots, or the path of its YAML file
     task: id of the simulated task
@@ -66,10 +66,9 @@ class TwinNode(Node):
 
     def __init__(self) -> None:
         super().__init__("twin")
-        params.declare(self, TwinParameters, changeable=("task", "seed", "trial"))
+        params.declare(self, TwinParameters, changeable=("task", "seed", "trial", "scenes"))
         self._config = params.read(self, TwinParameters)
         self._spec = load_robot(self._config.robot)
-        self._variation = load_variation(self._config.scenes)
         self._origin_ns: int = (
             self.get_clock().now().nanoseconds - convert.NANO
         )  # time begins here
@@ -137,7 +136,7 @@ class TwinNode(Node):
     def _run(self) -> None:
         folder = Path(self._config.recordings) if self._config.recordings else None
         epoch = self._origin_ns / convert.NANO
-        live = LiveTwin(self._spec, folder, self._config.states_hz, epoch, self._variation)
+        live = LiveTwin(self._spec, folder, self._config.states_hz, epoch)
         cameras = self._cameras
         try:
             while not self._closing.is_set():
@@ -160,7 +159,8 @@ class TwinNode(Node):
         try:
             live.prepare(config.task)
             cameras.prepare(config.task)
-            live.begin(config.task, config.seed, config.trial, self._now())
+            variation = load_variation(config.scenes)
+            live.begin(config.task, config.seed, config.trial, self._now(), variation)
         except NacError as error:
             self._fault = str(error)
         list(self._arrivals())  # those before it are not meant for this trial

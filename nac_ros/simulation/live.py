@@ -44,9 +44,9 @@ class LiveTwin:
 
     def __init__(
         self, spec: RobotSpec, recordings: Path | None = None, states_hz: float = 15.0,
-        epoch: float = 0.0, variation: Variation = NOMINAL,
+        epoch: float = 0.0,
     ):  # fmt: skip
-        self.spec, self._epoch, self._variation = spec, epoch, variation
+        self.spec, self._epoch = spec, epoch
         self._recordings, self._states_period = recordings, 1 / states_hz
         self._twins: dict[str, Twin] = {}
         self._twin: Twin | None = None
@@ -66,12 +66,15 @@ class LiveTwin:
     def prepare(self, task: str) -> None:
         """Compiles the scene of `task`; raises UnknownName."""
         if task not in self._twins:
-            self._twins[task] = Twin(self.spec, task, False, self._variation)
+            self._twins[task] = Twin(self.spec, task, render=False)
 
-    def begin(self, task: str, seed: int, trial: int, now: float) -> None:
+    def begin(
+        self, task: str, seed: int, trial: int, now: float, variation: Variation = NOMINAL
+    ) -> None:
         """A new trial at `now` [s], after `prepare`; a running one is recorded as aborted."""
         self.abort("reset before the end")
         self._twin = self._twins[task]
+        self._twin.variation = variation
         self._twin.reset(scene_seed(task, seed, trial))
         self._start, self._recorder = now, Recorder()
         self._next_state = now

@@ -30,7 +30,10 @@ class TwinState:
 
 
 class Twin:
-    """A RobotIO in MuJoCo; one model is compiled per task and reused across trials."""
+    """A RobotIO in MuJoCo; one model is compiled per task and reused across trials.
+
+    variation: how scenes differ, from the next `reset` on
+    """
 
     def __init__(
         self, spec: RobotSpec, task: str, render: bool = True, variation: Variation = NOMINAL
@@ -48,15 +51,15 @@ class Twin:
         self._render_cameras = render
         self._outcome = RUNNING
         painted = np.setdiff1d(np.arange(self.model.ngeom), self.arm.geoms)
-        self._variation, self._look = variation, Look(self.model, painted)
+        self.variation, self._look = variation, Look(self.model, painted)
         self.reset(0)
 
     def reset(self, scene_seed: int) -> None:
         """A new trial at time 0: objects placed, arm near home, all at rest."""
         rng = np.random.default_rng(scene_seed)
         mujoco.mj_resetData(self.model, self.data)
-        self._look.vary(self._variation, np.random.default_rng([scene_seed, 2]))
-        self.task.place(self.data, rng, self._variation.start_share)
+        self._look.vary(self.variation, np.random.default_rng([scene_seed, 2]))
+        self.task.place(self.data, rng, self.variation.start_share)
         start = self._start_pose(rng)
         mujoco.mj_step(self.model, self.data, round(_SETTLE_S / TIMESTEP))
         self.data.time = 0.0
