@@ -34,3 +34,13 @@ def test_a_latency_beyond_the_executed_steps_leaves_no_pause():
     cadence = Cadence(4, 30.0, 0.03, 0.5)
     cadence.planned(10.0, 10.5)
     assert cadence.wait(10.5) == 0
+
+
+def test_a_chunk_that_came_late_is_followed_at_once():
+    cadence = Cadence(16, 30.0, 0.03, 0.1)
+    for stamp in range(20):
+        cadence.planned(stamp, stamp + 0.1)
+    cadence.planned(20.0, 20.1)
+    assert cadence.wait(20.1) == pytest.approx(16 / 30 - 0.1 - 0.03)
+    cadence.planned(30.0, 30.6)
+    assert cadence.wait(30.6) == 0

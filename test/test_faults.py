@@ -113,7 +113,8 @@ def test_two_hundred_faults_at_random_leave_nothing_behind(tmp_path):
             assert end["handles"] <= middle["handles"] + 2
             assert end["segments"] <= middle["segments"] + 2
     failed = [row["fault"] for row in rows if not row["passed"]]
-    print(f"at the first attempt {sum(row['attempts'] == 1 for row in rows)} of {len(rows)}")
-    assert failed == []
+    first = sum(row["attempts"] == 1 for row in rows)
+    print(f"at the first attempt {first} of {len(rows)}")
+    assert failed == [] and first > 0.9 * len(rows)
     assert segments() <= shared
     assert len(os.listdir("/proc/self/fd")) <= handles + 5

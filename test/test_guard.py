@@ -153,6 +153,16 @@ def test_a_late_chunk_that_moves_the_gripper_at_once_starts_an_arm_at_rest():
     assert rig.ticks[-1].positions[6] < 0.005
 
 
+def test_a_first_chunk_whose_gripper_is_shut_closes_an_open_one_within_its_limits():
+    rig = Rig()
+    actions = np.tile(START, (32, 1))
+    actions[:, 6] = 0.0 if START[6] > 0.03 else 0.07
+    assert rig.guard.accept(chunk(actions, rig.now), rig.now) is None
+    rig.run(0.8)
+    assert_inside(SPEC, rig.positions, PERIOD)
+    assert rig.ticks[-1].positions[6] == pytest.approx(actions[0, 6], abs=1e-3)
+
+
 def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
     rig, away = Rig(), START + [0.3, 0, 0, 0, 0, 0, 0]
     assert rig.guard.ramp().reason == "no_ramp"

@@ -1,7 +1,7 @@
 """Twin, relay, guard and policy as processes, driven until they move, spoiled, and measured."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ MOVE_S = 12.0  # by then a policy moves the arm
 TRIES = 4
 CLOCK_HZ = 250.0
 START_S, ANSWER_S = 60.0, 15.0
+COUNTED = ("holds.", "refusals.", "unusable.")  # by reason, in diagnostics
 MATCH_S = 0.5  # after its first word a node's services are known too
 
 
@@ -67,6 +68,7 @@ class FaultRig:
         self._rows: list[tuple[float, JointState]] = []
         self._newest = b""  # chunk, serialized
         self.said = set[str]()
+        self._counted: dict[str, dict[str, int]] = {}  # node -> what it had counted at `forget`
 
     def __enter__(self) -> "FaultRig":
         for process in self.nodes.values():
@@ -168,13 +170,16 @@ class FaultRig:
         """Every reason that guard and policy have given since `forget`, and what was `said`."""
         found = set(self.said)
         for node in ("guard", "policy"):
+            before = self._counted.get(node, {})
             for report in self.operator.diagnostics.get(node, []):
                 found |= {report.get("hold", ""), report.get("fault", "")}
                 found |= {"tape"} & set(report)
+                counts = _counts(report)
+                # a node that was started anew counts from nothing
                 found |= {
-                    key.split(".", 1)[1] for key, n in report.items()
-                    if key.startswith(("holds.", "refusals.", "unusable.")) and n
-                }  # fmt: skip
+                    key.split(".", 1)[1] for key, n in counts.items() if n > before.get(key, 0)
+                }
+                before = counts
         return found
 
     def held(self) -> dict[str, int]:
@@ -191,6 +196,8 @@ class FaultRig:
 
     def forget(self) -> None:
         """Counts start anew."""
+        for node in ("guard", "policy"):
+            self._counted[node] = _counts(self.operator.newest(node))
         self.operator.diagnostics.clear()
         self.said.clear()
 
@@ -214,6 +221,10 @@ class FaultRig:
             return False
         share = np.abs(np.array(self._rows[-1][1].velocity)) / self.spec.velocity_limit
         return bool(share[self.spec.relative_mask].max() > MOVING)
+
+
+def _counts(report: Mapping[str, Any]) -> dict[str, int]:
+    return {key: n for key, n in report.items() if key.startswith(COUNTED)}
 
 
 def _graph(

@@ -21,7 +21,7 @@ from nac_ros.robot import RobotSpec, load_robot, robot_of
 PEAK = 1.001  # of a limit that may be reached
 WATCH_S = 2.0  # beside the time that a fault is given
 STILL = 1e-6  # [rad/s or m/s]
-TRIES = 2  # a machine that is busy stops an arm for reasons of its own
+TRIES = 5  # a machine that is busy stops an arm for reasons of its own; each attempt is told
 TASK = "marker"
 
 
@@ -93,6 +93,7 @@ def _measured(rig: FaultRig, fault: Fault, trial: int) -> dict[str, Any]:
         row["attempts"] = attempt + 1
         if row["passed"]:
             break
+        print(f"  {fault.name} at attempt {attempt + 1}: {row}", flush=True)
     print(
         f"{fault.name:24s} {'passed' if row['passed'] else 'FAILED'}  "
         f"stop {_shown(row['time_to_stop_s'])} s, peaks {row['peak_velocity_ratio']:.3f} "
@@ -141,6 +142,7 @@ def judge(
         "allowed_s": fault.stop_s,
         "reasons": sorted(heard & set(fault.reasons)),
         "heard": sorted(heard - {""}),
+        "stopped_for": sorted(stopped_for),
     }
     if fault.stop_s is None:
         as_wanted = not stopped_for

@@ -5,8 +5,8 @@ from nac_ros.runtime.timing import Durations
 
 class Cadence:
     """A chunk is executed from its arrival on for `n_action_steps`; the next one is begun the
-    usual latency and `margin_s` before they run out, so that consecutive stamps lie about
-    n_action_steps / rate apart."""
+    usual latency and `margin_s` before they run out. Consecutive stamps lie at most
+    n_action_steps / rate apart: a chunk that came late is followed at once by another."""
 
     def __init__(self, n_action_steps: int, rate_hz: float, margin_s: float, latency_s: float):
         self.executed_s = n_action_steps / rate_hz
@@ -21,7 +21,8 @@ class Cadence:
     def planned(self, stamp: float, arrival: float) -> None:
         """Notes a chunk of the observation at `stamp` that was there at `arrival` [s]."""
         self._latencies.add(arrival - stamp)
-        self._due = arrival + self.executed_s - self._latencies.usual - self._margin_s
+        usually = arrival - self._latencies.usual - self._margin_s
+        self._due = self.executed_s + min(usually, stamp)
 
     @property
     def latency_s(self) -> float:

@@ -61,10 +61,14 @@ def check_command(spec: RobotSpec, chunk: Chunk, now: float, max_age_s: float) -
 
 
 def check_start(spec: RobotSpec, offset: np.ndarray, seconds: float) -> Refusal | None:
-    """Refuses a chunk that begins farther `[D]` from the arm's set-point than `seconds` allow."""
+    """Refuses a chunk that begins farther `[D]` from the arm's set-point than `seconds` allow.
+
+    Grippers may be anywhere: what is asked of one is absolute, open or shut, and it goes there
+    within its limits.
+    """
     reach = spec.velocity_limit * seconds
-    joint = int((np.abs(offset) / reach).argmax())
-    if abs(offset[joint]) <= reach[joint]:
+    joint = int(np.where(spec.relative_mask, np.abs(offset) / reach, 0).argmax())
+    if not spec.relative_mask[joint] or abs(offset[joint]) <= reach[joint]:
         return None
     name, unit = spec.joint_names[joint], spec.units[joint]
     return Refusal(
