@@ -31,7 +31,7 @@ EXTRAS = {
         'ros-kilted-common-interfaces; python_version == "3.11"',
     ],
     "dev": [
-        "pytest>=8",
+        "pytest>=8.2",
         "pytest-timeout",
         "hypothesis",
         "colcon-ros",
@@ -39,6 +39,8 @@ EXTRAS = {
         "mypy",
         "types-PyYAML",
         "playwright",
+        "statsmodels",
+        'pyrealsense2; platform_machine == "x86_64" and sys_platform == "linux"',
     ],
 }
 

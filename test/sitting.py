@@ -3,7 +3,7 @@
 import numpy as np
 
 from nac_ros.errors import NacError
-from nac_ros.trials.arm import Told
+from nac_ros.trials.arm import Kept, Told
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
 
@@ -32,7 +32,7 @@ class StandIn:
 
     def keep(self, outcome):
         self._take("keep", outcome)
-        return f"/elsewhere/recordings/{len(self.asked)}"
+        return Kept(f"/elsewhere/recordings/{len(self.asked)}", 0.1, -2.5)
 
     def abort(self):
         self._take("abort")
@@ -53,7 +53,8 @@ class StandIn:
         return self.image
 
     def told(self):
-        return Told(steps=self.steps, seconds=self.steps / 30, plan_ms=(40.0, 42.0), clips=3)
+        return Told(steps=self.steps, seconds=self.steps / 30, plan_ms=(40.0, 42.0), clips=3,
+                    jumps=(0.01,))  # fmt: skip
 
     def judged(self):
         return "failure, it lies beside the bin"

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from allowed import forbidden
 
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
@@ -21,7 +22,7 @@ from nac_ros.data import bagfile
 from nac_ros.errors import NacError
 from nac_ros.nodes.demo import running
 from nac_ros.nodes.graph import evaluate_graph
-from nac_ros.robot import config_dir
+from nac_ros.robot import config_dir, load_robot
 
 WAIT_S = 90.0
 PATIENT = {"min_rate_share": 0.0, "max_gap_s": 10.0, "max_offset_s": 1.0, "min_free_gb": 0.0}
@@ -142,6 +143,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
         one = Operator(browser, bench, console_of(bench))
         one.may("start")
         assert_blind(one)
+        assert forbidden(bench.node, ("trials", "recorder"), load_robot(robot)) == set()
         assert scenes_of(bench) == "varied"
         with pytest.raises(NacError, match="clean up first to set bundle"):
             bench.set_parameters("policy", {"bundle": str(second)})
@@ -172,6 +174,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
     crashed = [p.name for p in (tmp_path / "run/recordings").iterdir() if "discarded" in p.name]
     assert len(crashed) == 2, "the invalid trial's, and that of the crash"
     assert records[0]["seconds"] > 0 and records[0]["plan_ms"]
+    assert records[0]["jerk"] > 0 and records[0]["sparc"] < 0 and min(records[0]["jumps"]) >= 0
     assert (tmp_path / "run" / "report.html").is_file()
 
 

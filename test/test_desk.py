@@ -32,10 +32,11 @@ def open_desk(bundle, tmp_path):
         return Session(run, arm, AtOnce(), 30.0)
 
     def open_desk():
-        opened.append(Desk(begin, arm))
+        opened.append(Desk(begin, arm, 8.0, lambda: now[0]))
         return opened[-1]
 
-    arm = StandIn()
+    arm, now = StandIn(), [100.0]
+    open_desk.now = now
     yield open_desk
     for desk in opened:
         desk.close()
@@ -94,3 +95,43 @@ def test_a_fault_offers_the_guard_s_reset_and_nothing_that_moves(open_desk):
     view = desk.view()
     assert words.is_of_use(view, "release") and not words.is_of_use(view, "start")
     assert "the guard stopped the arm (stopped): look" in words.alarm(view)
+
+
+def test_a_trial_that_no_page_looks_on_is_aborted_once_and_says_so(open_desk):
+    desk = open_desk()
+    arm = desk.session.arm
+    open_desk.now[0] += 100
+    desk.tick()
+    assert desk.view().phase == "reset" and "abort" not in arm.names()
+    desk.watch()
+    desk.act("start", desk.view().turn)
+    open_desk.now[0] += 7.9
+    desk.tick()
+    assert desk.view().phase == "running"
+    desk.watch()
+    open_desk.now[0] += 8.1
+    for _ in range(3):
+        desk.tick()
+    view = desk.view()
+    assert arm.names().count("abort") == 1 and view.phase == "judging"
+    assert view.proposed == "aborted" and "no page was open for 8.1 s" in view.ended
+
+
+def test_a_page_says_that_it_is_there(open_desk):
+    client = pytest.importorskip("fastapi.testclient")
+    fastapi = pytest.importorskip("fastapi")
+    pytest.importorskip("nicegui")
+    from nac_ros.console import app
+
+    desk = open_desk()
+    desk.act("start", desk.view().turn)
+    open_desk.now[0] += 9
+    application = fastapi.FastAPI()
+    app.offer(application, desk)
+    with client.TestClient(application) as page:
+        assert page.post("/here").status_code == 204
+        desk.tick()
+        assert desk.view().phase == "running"
+        assert page.get("/camera/scene.jpg").headers["content-type"] == "image/jpeg"
+        assert page.post("/abort").status_code == 204
+    assert desk.view().phase == "judging"

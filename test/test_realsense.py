@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip(
-    "pyrealsense2", reason="pyrealsense2 (and Debian's libusb-1.0-0) is not installed"
+    "pyrealsense2",
+    reason="pyrealsense2 (and Debian's libusb-1.0-0) is not installed",
+    exc_type=ImportError,
 )
 
 import pyrealsense2 as rs

@@ -86,6 +86,7 @@ def test_a_trial_goes_from_a_set_up_scene_to_a_verdict_on_disk(sit):
     (record,) = session.run.records
     assert (record.outcome, record.steps, record.rubric) == ("success", 60, 2)
     assert (record.seconds, record.clips, record.plan_ms) == (2.0, 3, (40.0, 42.0))
+    assert (record.jumps, record.jerk, record.sparc) == ((0.01,), 0.1, -2.5)
     assert (record.note, record.operator) == ("a bit late", "Ada")
     assert record.recording.startswith("/elsewhere/recordings/") and record.attempt == 0
     names = [name for name in session.arm.names() if name != "prepare"]

@@ -60,17 +60,19 @@ def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):
     assert {"gpu", "sim", "train", "dev"} <= set(extras) and "ros" not in extras
 
 
-def test_a_browser_is_installed_where_only_tests_run(monkeypatch):
-    asked = []
+def test_what_tests_need_is_installed_where_only_tests_run(monkeypatch):
+    asked, install = [], ("install", "-y", "--no-install-recommends")
     monkeypatch.setattr(setup_env.os, "geteuid", lambda: 0)
     monkeypatch.setattr(setup_env, "_apt_get", lambda *words: asked.append(words) or 0)
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: name == "apt-get" or None)
-    setup_env.provide_browser({})
+    monkeypatch.setattr(setup_env, "USB", "libno-such-library.so.7")
+    setup_env.provide_for_tests({})
     assert not asked
-    setup_env.provide_browser({"CI": "true"})
-    assert asked == [("install", "-y", "--no-install-recommends", "chromium")]
+    setup_env.provide_for_tests({"CI": "true"})
+    assert asked == [(*install, "chromium", "libusb-1.0-0")]
+    monkeypatch.setattr(setup_env, "USB", "libc.so.6")
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: name)
-    setup_env.provide_browser({"CI": "true"})
+    setup_env.provide_for_tests({"CI": "true"})
     assert len(asked) == 1
 
 

@@ -1,6 +1,7 @@
 """Builds the project's virtual environment, lets ROS 2 find the package in it, and checks it."""
 
 import argparse
+import ctypes
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WHEELS_PYTHON = "3.11"  # the only Python that the ROS 2 wheels on PyPI are built for
 SYSTEM_PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libglib2.0-0")
 BROWSERS = ("chromium", "google-chrome")
+USB = "libusb-1.0.so.0"  # which pyrealsense2's wheel does not bring
 SHARED = ("package.xml", "config", "models")
 
 
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _pip(venv, requirements)
         link(venv)
         provide_gl(venv)
-        provide_browser(os.environ)
+        provide_for_tests(os.environ)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
@@ -151,22 +153,31 @@ def provide_gl(venv: Path) -> None:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return
-    print(f"setup: installing {' '.join(SYSTEM_PACKAGES)}", flush=True)
-    install = ["install", "-y", "--no-install-recommends", *SYSTEM_PACKAGES]
-    if _apt_get(*install) != 0:
-        _apt_get("update")
-        _apt_get(*install)
+    _install(*SYSTEM_PACKAGES)
 
 
-def provide_browser(environment: Mapping[str, str]) -> None:
-    """Installs Chromium for the tests of the console where they are what the machine is for
-    (CI=true), when root; elsewhere they skip and say so."""
-    if environment.get("CI") != "true" or any(map(shutil.which, BROWSERS)):
+def provide_for_tests(environment: Mapping[str, str]) -> None:
+    """Installs Chromium and what RealSense's software device needs, where tests are what the
+    machine is for (CI=true), when root; elsewhere the tests skip and say so."""
+    if environment.get("CI") != "true" or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        return
-    print(f"setup: installing {BROWSERS[0]}", flush=True)
-    install = ["install", "-y", "--no-install-recommends", BROWSERS[0]]
+    missing = [] if any(map(shutil.which, BROWSERS)) else [BROWSERS[0]]
+    missing += [] if _loads(USB) else ["libusb-1.0-0"]
+    if missing:
+        _install(*missing)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _install(*packages: str) -> None:
+    print(f"setup: installing {' '.join(packages)}", flush=True)
+    install = ["install", "-y", "--no-install-recommends", *packages]
     if _apt_get(*install) != 0:
         _apt_get("update")
         _apt_get(*install)

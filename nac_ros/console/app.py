@@ -36,7 +36,7 @@ class Console:
         self.where = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
         self.address = self.where + (f"?token={token}" if token else "")
         application = FastAPI(openapi_url=None)
-        _offer(application, desk)
+        offer(application, desk)
         page.offer(desk)
         ui.run_with(
             application, title="Trials", language="en-US", show_welcome_message=False,
@@ -58,7 +58,7 @@ class Console:
         self._thread.join(END_S)
 
 
-def _offer(application: FastAPI, desk: Desk) -> None:
+def offer(application: FastAPI, desk: Desk) -> None:
     """What is not of the page itself: pictures, and a stop that needs nothing but a request."""
 
     @application.get("/camera/{name}.jpg")
@@ -74,6 +74,11 @@ def _offer(application: FastAPI, desk: Desk) -> None:
         if kind == "edges":
             return Response(edges(image), media_type="image/png", headers=FRESH)
         return _jpeg(image)
+
+    @application.post("/here")
+    def here() -> Response:
+        desk.watch()
+        return Response(status_code=204)
 
     @application.post("/abort")
     def abort() -> Response:

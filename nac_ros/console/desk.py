@@ -1,5 +1,6 @@
 """What a page talks to: the sitting, or why there is none yet."""
 
+import time
 from collections.abc import Callable, Mapping
 from threading import Lock
 
@@ -14,10 +15,17 @@ MEND = "mend that, then press R (try again)"
 
 
 class Desk:
-    """Begins the sitting as soon as that is possible; the arm can be stopped before, too."""
+    """Begins the sitting as soon as that is possible; the arm can be stopped before, too.
 
-    def __init__(self, begin: Callable[[], Session], arm: Arm):
+    max_unwatched_s: a trial ends once no page has looked on for so long
+    """
+
+    def __init__(
+        self, begin: Callable[[], Session], arm: Arm, max_unwatched_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
         self._begin, self._arm, self._lock = begin, arm, Lock()
+        self._max_unwatched_s, self._clock, self._watched = max_unwatched_s, clock, clock()
         self.session: Session | None = None
         self._trouble = ""
         self.open()
@@ -37,10 +45,22 @@ class Desk:
         if self.session is not None:
             self.session.run.close()
 
+    def watch(self) -> None:
+        """A page is open, and somebody may stop the arm from it."""
+        self._watched = self._clock()
+
     def tick(self) -> None:
         """To be called some times a second."""
-        if self.session is not None:
-            self.session.tick()
+        session = self.session
+        if session is None:
+            return
+        session.tick()
+        silence = self._clock() - self._watched
+        if silence <= self._max_unwatched_s:
+            return
+        view = session.view()
+        if view.phase == "running" and not view.busy:
+            session.abort(f"no page was open for {silence:.1f} s, so nobody could stop the arm")
 
     def view(self) -> View:
         """What is shown."""

@@ -86,6 +86,7 @@ document.addEventListener('click', () => {
   const focused = document.activeElement;
   if (focused && focused.tagName === 'BUTTON') focused.blur();
 });
+setInterval(() => fetch('/here', {method: 'POST'}).catch(() => {}), 1000);
 setInterval(() => {
   for (const image of document.querySelectorAll('img[data-src]')) {
     const now = Date.now(), every = Number(image.dataset.every || 0);

@@ -6,13 +6,12 @@ from threading import Event
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from nac_ros.errors import NacError
+from nac_ros.nodes import params
 
 LOOK_S = 0.02
 USUAL_S = 5.0  # for an answer that takes no work
@@ -63,11 +62,7 @@ class Calls:
 
     def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
         """Raises NacError with the reason of a refusal."""
-        request = SetParameters.Request()
-        request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-        for result in self.call(SetParameters, f"{node}/set_parameters", request).results:
-            if not result.successful:
-                raise NacError(f"node {node} refused {', '.join(values)}: {result.reason}")
+        params.send(self.call, node, values)
 
     def call(self, kind: Any, name: str, request: Any, timeout_s: float = USUAL_S) -> Any:
         """The answer of a service; raises NacError when there is none in time."""

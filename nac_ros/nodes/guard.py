@@ -10,6 +10,7 @@ from functools import partial
 from threading import RLock
 from typing import Any, cast, get_args
 
+import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -253,6 +254,9 @@ class GuardNode(LifecycleNode):
             "fault": guard.fault,
         }
         values |= guard.ages(self._now())
+        if guard.chunk is not None:
+            jump = np.abs(guard.jump[self._spec.relative_mask]).max()
+            values |= {"chunk_stamp": guard.chunk.stamp, "seam_jump": float(jump)}
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
         values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}

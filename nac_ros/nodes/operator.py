@@ -9,11 +9,9 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -22,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
-from nac_ros.nodes import convert, qos
+from nac_ros.nodes import convert, params, qos
 
 POLL_S = 0.05
 CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
@@ -107,11 +105,7 @@ class Operator:
 
     def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
         """Raises NacError with the reason of a refusal."""
-        request = SetParameters.Request()
-        request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-        for result in self.call(SetParameters, f"{node}/set_parameters", request).results:
-            if not result.successful:
-                raise NacError(f"node {node} refused {dict(values)}: {result.reason}")
+        params.send(self.call, node, values)
 
     def call(self, kind: type, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The answer of a service, waiting for both to appear."""

@@ -3,15 +3,17 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.srv import SetParameters
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from nac_ros import config
-from nac_ros.errors import ConfigError
+from nac_ros.errors import ConfigError, NacError
 
 C = TypeVar("C")
 FLOAT_MAX, INT_MAX = 1e308, 2**62  # ROS knows no range without an end
@@ -34,6 +36,18 @@ def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
         except InvalidParameterTypeException as error:
             raise ConfigError(f"node {node.get_name()}: {error}") from error
     return read(node, cls)
+
+
+def send(call: Callable[..., Any], node: str, values: Mapping[str, Any]) -> None:
+    """Sets another node's parameters.
+
+    call: of a service, by type, name and request; raises NacError with the reason of a refusal
+    """
+    request = SetParameters.Request()
+    request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+    for result in call(SetParameters, f"{node}/set_parameters", request).results:
+        if not result.successful:
+            raise NacError(f"node {node} refused {', '.join(values)}: {result.reason}")
 
 
 def read(node: Node, cls: type[C]) -> C:

@@ -31,6 +31,13 @@ def of_chunks(reports: Sequence[Report]) -> list[Report]:
     return list(found.values())
 
 
+def seam_jumps(reports: Sequence[Report], before: Report) -> list[float]:
+    """How far each chunk that the guard took over with since `before` lay off [rad or m]."""
+    found = {r["chunk_stamp"]: r["seam_jump"] for r in reports if r.get("chunk_stamp")}
+    found.pop(before.get("chunk_stamp"), None)
+    return list(found.values())
+
+
 def hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
     """When the guard held for another reason than that it was told to."""
     return _spans(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,18 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from nac_ros.errors import NacError
+from nac_ros.errors import DatasetError, NacError
 from nac_ros.nodes import qos
 from nac_ros.nodes.calls import Calls
 from nac_ros.nodes.doubts import doubts
-from nac_ros.nodes.reports import counts, grown, interventions, of_chunks
+from nac_ros.nodes.reports import counts, grown, interventions, of_chunks, seam_jumps
 from nac_ros.nodes.watching import Watching
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.tick import AT_REST
-from nac_ros.trials.arm import Missing, Told
+from nac_ros.trials.arm import Kept, Missing, Told
 from nac_ros.trials.plan import Slot
 from nac_ros.trials.protocol import TWIN, Protocol
+from nac_ros.trials.recorded import smoothness
 
 LOAD_S = 180.0  # a model, and a scene that is compiled for the first time
 SETTLE_S = 0.3  # by then the guard has seen where the arm is in the new scene
@@ -106,10 +108,14 @@ class RosArm:
         finally:
             self._seen.unmark()
 
-    def keep(self, outcome: str) -> str:
+    def keep(self, outcome: str) -> Kept:
         self._calls.renew()
         self._calls.trigger(f"recorder/{KEEP[outcome]}", DISK_S)
-        return self._recorded + (".discarded" if KEEP[outcome] == "discard" else "")
+        place = self._recorded + (".discarded" if KEEP[outcome] == "discard" else "")
+        try:
+            return Kept(place, *smoothness(Path(place), self._spec))
+        except (DatasetError, OSError):  # on another machine, or damaged: `nac data check` says
+            return Kept(place)
 
     def abort(self) -> None:
         self._calls.cancel()
@@ -156,6 +162,7 @@ class RosArm:
             seconds=seconds,
             clips=clips.total(),
             interventions=len(interventions(reports["guard"], 0.0)),
+            jumps=tuple(seam_jumps(reports["guard"], self._before)),
             plan_ms=tuple(report["latency_ms"] for report in chunks),
             holds=grown(self._before, after, "holds"),
             refusals=grown(self._before, after, "refusals"),

@@ -33,6 +33,7 @@ class TrialsParameters:
     operator: who judges; written beside each verdict and recording
     host: address that the page is offered on; beyond this machine it needs a token
     port: of the page; 0 = any that is free
+    max_unwatched_s: a trial is aborted once no page has been open for so long
     max_mismatch: of a scene with its reference picture, above which the page warns
     """
 
@@ -42,6 +43,7 @@ class TrialsParameters:
     operator: str = ""
     host: str = "127.0.0.1"
     port: int = bounded(8080, 0, 65535)
+    max_unwatched_s: float = bounded(8.0, 3.0, 60.0)
     max_mismatch: float = bounded(MAX_MISMATCH, 0.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class TrialsNode(Node):
         self._seen = Watching(self, self._spec)
         self._arm = RosArm(self, self._spec, self._protocol, self._seen)
         self._worker = ThreadPoolExecutor(1, "sitting")
-        self._desk = Desk(self._begin, self._arm)
+        self._desk = Desk(self._begin, self._arm, config.max_unwatched_s)
         self._console = Console(self._desk, config.host, config.port)
         self._diagnostics = Diagnostics(self, self._status)
         self._shown: tuple[Any, ...] = ()

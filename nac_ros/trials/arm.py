@@ -26,9 +26,18 @@ class Told:
     seconds: float = 0.0
     clips: int = 0
     interventions: int = 0
+    jumps: tuple[float, ...] = ()
     plan_ms: tuple[float, ...] = ()
     holds: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
+
+
+class Kept(NamedTuple):
+    """A recording that was ended: where it lies; jerk and sparc of its motion as in `Verdict`."""
+
+    place: str
+    jerk: float | None = None
+    sparc: float | None = None
 
 
 class Arm(Protocol):
@@ -44,8 +53,8 @@ class Arm(Protocol):
     def stop(self) -> None:
         """Blocks: the policy ends, the arm holds."""
 
-    def keep(self, outcome: str) -> str:
-        """Blocks: ends the recording as of a trial with this outcome; where it lies."""
+    def keep(self, outcome: str) -> Kept:
+        """Blocks: ends the recording as of a trial with this outcome."""
 
     def abort(self) -> None:
         """The guard stops the arm; what blocks gives up."""

@@ -13,7 +13,7 @@ from typing import Protocol, get_args
 
 from nac_ros.data.take import free_bytes
 from nac_ros.errors import DatasetError, NacError, TrialError
-from nac_ros.trials.arm import Arm, Missing, Told
+from nac_ros.trials.arm import Arm, Kept, Missing, Told
 from nac_ros.trials.blind import Blind
 from nac_ros.trials.overlay import MAX_MISMATCH
 from nac_ros.trials.plan import Slot
@@ -97,14 +97,14 @@ class Session:
                 raise TrialError("an invalid trial needs a reason, such as 'the cable was caught'")
             self._do("writing the verdict down", self._write)
 
-    def abort(self) -> None:
+    def abort(self, why: str = "the operator stopped the arm") -> None:
         """Stops the arm at once, whatever else is going on."""
         self.arm.abort()  # before anything that could make it wait
         with self._lock:
             self._aborted = self._aborted or self._phase == "reset"  # it may be starting
             if self._phase == "running" and not self._busy:
                 self._aborted, self._proposed = True, "aborted"
-                self._end("the operator stopped the arm")
+                self._end(why)
 
     def release(self) -> None:
         """Ends the guard's fault, once a person has looked; not while a trial runs."""
@@ -180,7 +180,8 @@ class Session:
         self._phase: Phase = "done" if slot is None else "preparing"
         self._turn = NOBODY if slot is None else Turn(slot.index, self.run.attempts(slot))
         self._proposed = self._reason = self._note = self._ended = ""
-        self._reached, self._recording = None, None
+        self._reached: int | None = None
+        self._recording: Kept | None = None
         self._aborted, self._told = False, Told()
         self.scene.turn_to(slot)
         if slot is not None:
@@ -227,15 +228,17 @@ class Session:
         assert slot is not None
         if self._recording is None:
             try:
-                self._recording = self.run.inside(self.arm.keep(self._proposed))
+                kept = self.arm.keep(self._proposed)
+                self._recording = kept._replace(place=self.run.inside(kept.place))
             except NacError as error:
-                self._recording = ""
+                self._recording = Kept("")
                 self._note = f"{self._note}; no recording: {error}".lstrip("; ")
         verdict = Verdict(
             outcome=self._proposed, reason=self._reason or self._ended, steps=told.steps,
             seconds=told.seconds, rubric=self._reached, clips=told.clips, plan_ms=told.plan_ms,
+            jumps=told.jumps, jerk=self._recording.jerk, sparc=self._recording.sparc,
             holds=told.holds, refusals=told.refusals, interventions=told.interventions,
-            recording=self._recording, operator=self._operator, note=self._note,
+            recording=self._recording.place, operator=self._operator, note=self._note,
         )  # fmt: skip
         record = self.run.judge(slot, verdict)
         with self._lock:
