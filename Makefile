@@ -26,7 +26,7 @@ demo: $(STAMP) ## judged trials in the twin over ROS 2, with a report (under 6 m
 	@$(VENV)/bin/nac demo
 
 test: $(STAMP) ## all tests; NAC_DATA=<folder> adds those on real data
-	@$(RUN) -m pytest -q
+	@$(RUN) tools/run_tests.py
 
 bench: $(STAMP) ## how long the runtime's parts take, as ratios to their budgets
 	@$(RUN) -m pytest -q -m bench -s

@@ -33,6 +33,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8.2",
         "pytest-timeout",
+        "pytest-xdist",
         "hypothesis",
         "colcon-ros",
         "ruff",

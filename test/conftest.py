@@ -9,6 +9,14 @@ import pytest
 os.environ.setdefault("MUJOCO_GL", "egl")  # before any test imports mujoco
 
 
+def pytest_collection_modifyitems(items):
+    """Nodes are late where others have the machine: their tests run `alone`."""
+    nodes = {path for path in {item.path for item in items} if "rclpy" in path.read_text()}
+    for item in items:
+        if item.path in nodes:
+            item.add_marker("alone")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ros_home(tmp_path_factory):
     """Nodes that tests start write their tapes here, not where a lab keeps its own."""

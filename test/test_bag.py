@@ -24,6 +24,8 @@ from nac_ros.data.edit_recordings import relabel
 from nac_ros.data.take import Take, new_folder
 from nac_ros.errors import DatasetError
 
+pytestmark = pytest.mark.alone  # it measures time
+
 JOINTS, TEXT, IMAGE = "sensor_msgs/msg/JointState", "std_msgs/msg/String", "sensor_msgs/msg/Image"
 T0 = 1_700_000_000_000_000_000
 NAMES = ["waist", "gripper"]

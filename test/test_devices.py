@@ -22,6 +22,8 @@ from nac_ros.devices.watch import Watch
 from nac_ros.errors import BadObservation, CameraError, ConfigError
 from nac_ros.robot import Intrinsics, load_robot
 
+pytestmark = pytest.mark.alone  # it measures time
+
 EPOCH = 1.79e9  # [s] of the host's clock where its other one is at 0
 SPEC = load_robot("vx300s").camera("scene")
 QUICK = CaptureConfig(retry_s=0.05, max_retry_s=0.2, silence_s=0.3)

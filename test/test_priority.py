@@ -10,6 +10,8 @@ import pytest
 from nac_ros.evaluation import health
 from nac_ros.runtime.priority import why_not_first
 
+pytestmark = pytest.mark.alone  # it measures time
+
 ALLOWED = not why_not_first()
 
 

@@ -19,6 +19,8 @@ from nac_ros.devices.capture import Capture, CaptureConfig
 from nac_ros.devices.realsense import RealSense, connected
 from nac_ros.errors import CameraError
 
+pytestmark = pytest.mark.alone  # it measures time
+
 WIDTH, HEIGHT, RATE = 64, 48, 30
 PERIOD_MS = 1000 / RATE
 MM = 0.001

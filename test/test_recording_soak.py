@@ -20,7 +20,6 @@ import yaml
 pytest.importorskip("rclpy")
 pytest.importorskip("mcap")
 
-from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import JointState
 
 from nac_ros.data import bag, bagfile, streams
@@ -111,13 +110,11 @@ class Line:
 
     def _begin(self, node):
         pid = self.processes.start(node)
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            self.operator.change_state(node.name, transition)
+        self.operator.activate(node.name)
         return pid
 
     def begin(self):
         """A recorder that sees all its streams."""
-        self.operator.diagnostics.pop("recorder", None)
         self.pid = self._begin(self._recorder)
 
         def ready():

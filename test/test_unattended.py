@@ -24,6 +24,8 @@ from nac_ros.trials.run import Run, Verdict
 from nac_ros.trials.twin import Played
 from nac_ros.trials.unattended import play_all
 
+pytestmark = pytest.mark.alone  # it measures time
+
 NAC = "import sys; from nac_ros.cli import main; sys.exit(main(sys.argv[1:]))"
 MEASURED = ("time", "plan_ms")  # by a clock, so never the same twice
 

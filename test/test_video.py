@@ -15,6 +15,8 @@ import pytest
 from nac_ros.errors import NacError
 from nac_ros.evaluation.video import compose, title, write_video
 
+pytestmark = pytest.mark.alone  # it measures time
+
 PLAYER = """<!doctype html><video muted src="video.mp4"></video><script>
 const video = document.querySelector("video");
 const tell = () => fetch(`/told?ready=${video.readyState}&time=${video.currentTime}` +

@@ -105,7 +105,7 @@ def _tampered(rig: FaultRig) -> None:
     given = {**node.parameters, "bundle": str(bundle)}
     rig.processes.start(replace(node, parameters=given))
     try:
-        rig.activate("policy")
+        rig.operator.activate("policy")
     except NacError as error:
         if "model.safetensors" in str(error):
             rig.said.add("bundle_refused")

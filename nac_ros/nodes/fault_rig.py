@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lifecycle_msgs.msg import Transition
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -17,7 +16,7 @@ from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
-from nac_ros.nodes.operator import Operator
+from nac_ros.nodes.operator import MATCH_S, Operator
 from nac_ros.nodes.polled import Polled
 from nac_ros.nodes.processes import SHARED_MEMORY, Processes
 from nac_ros.robot import RobotSpec
@@ -27,9 +26,7 @@ MOVING = 0.15  # share of a velocity limit at which the arm counts as moving
 MOVE_S = 12.0  # by then a policy moves the arm
 TRIES = 4
 CLOCK_HZ = 250.0
-START_S, ANSWER_S = 60.0, 15.0
 COUNTED = ("holds.", "refusals.", "unusable.")  # by reason, in diagnostics
-MATCH_S = 0.5  # after its first word a node's services are known too
 
 
 @dataclass(frozen=True)
@@ -80,35 +77,17 @@ class FaultRig:
         self._spoil = node.create_publisher(String, "relay/spoil", qos.RECORD)
         self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         for name in ("guard", "policy"):
-            self.activate(name)
+            self.operator.activate(name)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.processes.end()
         self.operator.__exit__()
 
-    def activate(self, name: str) -> None:
-        """Configures and activates a node, once it speaks: the services of one that was killed
-        seem to be there for a while."""
-        self.operator.diagnostics.pop(name, None)
-        self.operator.wait(lambda: self.operator.newest(name), f"a word of {name}", START_S)
-        time.sleep(MATCH_S)
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            self._change(name, transition)
-
-    def _change(self, name: str, transition: int) -> None:
-        """Asks again where the answer, or the question, went to a node that is no more."""
-        for patience in (ANSWER_S, ANSWER_S, START_S):
-            try:
-                return self.operator.change_state(name, transition, patience)
-            except NacError as error:
-                if "waited" not in str(error) or patience == START_S:
-                    raise
-
     def restart(self, name: str) -> None:
         """Starts a node that was killed again."""
         self.processes.start(self.nodes[name])
-        self.activate(name)
+        self.operator.activate(name)
 
     def spoil(self, what: str) -> None:
         """Tells the relay what to do from now on."""

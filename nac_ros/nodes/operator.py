@@ -8,6 +8,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -23,6 +24,8 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 
 POLL_S = 0.05
+START_S, ANSWER_S = 60.0, 15.0  # for a node's first word, and for an answer to a live one
+MATCH_S = 0.5  # after its first word a node's services are known too
 CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
 
 Watch = Callable[[], None]
@@ -95,6 +98,24 @@ class Operator:
         if not self.call(ChangeState, f"{node}/change_state", request, timeout_s).success:
             said = self.newest(node).get("message", "see its log")
             raise NacError(f"node {node} refused transition {transition}: {said}")
+
+    def activate(self, node: str) -> None:
+        """Configures and activates a node that was just started, once it speaks: the services of
+        one that was killed under its name seem to be there for a while."""
+        self.diagnostics.pop(node, None)
+        self.wait(lambda: self.newest(node), f"a word of {node}", START_S)
+        time.sleep(MATCH_S)
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            self._insist(node, transition)
+
+    def _insist(self, node: str, transition: int) -> None:
+        """Asks again where the answer, or the question, went to a node that is no more."""
+        for patience in (ANSWER_S, ANSWER_S, START_S):
+            try:
+                return self.change_state(node, transition, patience)
+            except NacError as error:
+                if "waited" not in str(error) or patience == START_S:
+                    raise
 
     def trigger(self, service: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
         """Calls a Trigger service; its message, or NacError with it when it says no."""
