@@ -16,13 +16,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ALWAYS = "not bench and not soak"
 WORKERS = min(os.cpu_count() or 1, 4)  # each has a torch of its own
+TIMEOUT_S = 300  # twice and more of what a test has that has the machine to itself
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|warnings?|errors?)")
 NO_TESTS = 5  # pytest's exit status
 
 
 def parts() -> dict[str, tuple[list[str], dict[str, str]]]:
     """Name -> arguments of pytest, and variables."""
-    shared = ["-n", str(WORKERS), "--dist", "loadfile", "-m", f"{ALWAYS} and not alone"]
+    shared = ["-n", str(WORKERS), "--dist", "loadfile", "--timeout", str(TIMEOUT_S)]
+    shared += ["-m", f"{ALWAYS} and not alone"]
     return {
         "side by side": (shared, {"OMP_NUM_THREADS": "1"}),
         "alone": (["-m", f"{ALWAYS} and alone"], {}),

@@ -254,7 +254,7 @@ class GuardNode(LifecycleNode):
             "fault": guard.fault,
         }
         values |= guard.ages(self._now())
-        if guard.chunk is not None:
+        if guard.mode == "policy" and guard.chunk is not None:
             jump = np.abs(guard.jump[self._spec.relative_mask]).max()
             values |= {"chunk_stamp": guard.chunk.stamp, "seam_jump": float(jump)}
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
