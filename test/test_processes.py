@@ -40,9 +40,12 @@ def test_shared_memory_of_a_killed_node_goes_and_that_of_a_living_one_stays(tmp_
         assert len(its_own) >= 2 and len(left) >= 2, "the middleware uses shared memory here"
         sweep_shared_memory()
         assert its_own | left <= segments(), "both live"
+        ports = set(SHARED.glob("fastdds_port*"))
+        assert ports
         killed.kill("guard")
         assert not left & segments() and its_own <= segments()
         assert living.runs("guard") and not killed.runs("guard")
+        assert ports <= set(SHARED.glob("fastdds_port*")), "others may still send to them"
     finally:
         living.end()
         killed.end()

@@ -23,7 +23,7 @@ pytest.importorskip("mcap")
 from sensor_msgs.msg import JointState
 
 from nac_ros.data import bag, bagfile, streams
-from nac_ros.errors import NacError
+from nac_ros.errors import DatasetError, NacError
 from nac_ros.nodes import convert, images, qos
 from nac_ros.nodes.graph import camera_graph, recorder_graph
 from nac_ros.nodes.operator import Operator
@@ -233,8 +233,8 @@ def record_until_killed(line, seconds, length_s):
 
 
 def look_back(line, kept, killed):
-    """Nothing that was kept is lost; how much of its end the open one lost [s], None where nothing
-    was open or it had only begun."""
+    """Nothing that was kept is lost; how much of its end the open one lost [s], or all of it where
+    it had only begun; None where nothing was open."""
     for folder in kept:
         assert folder.is_dir()
         stamps = stamps_of(folder)
@@ -242,15 +242,10 @@ def look_back(line, kept, killed):
     left = [folder for folder in line.episodes() if folder.name.endswith(bag.PARTIAL)]
     assert len(left) <= 1
     for folder in left:
-        begun = folder.stat().st_ctime_ns if not any(folder.iterdir()) else None
-        if begun is not None:  # killed between two lines
-            return None
-        repaired = bagfile.repair(folder)
-        if not repaired.messages.get(JOINTS):
-            first = (repaired.folder / bag.FILE).stat().st_size
-            assert first < 1 << 20  # it had only begun
-            return None
-        last = stamps_of(repaired.folder)[JOINTS][-1]
+        last = folder.stat().st_mtime_ns  # when its file was begun
+        with suppress(DatasetError):  # there is nothing in it yet
+            repaired = bagfile.repair(folder)
+            last = stamps_of(repaired.folder).get(JOINTS, [last])[-1]
         return (killed - last) * 1e-9
     return None
 

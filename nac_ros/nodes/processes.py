@@ -13,7 +13,7 @@ import nac_ros
 from nac_ros.errors import NacError
 from nac_ros.nodes.graph import STARTER, NodeProcess
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY, PORT = Path("/dev/shm"), "fastdds_port"
 GRACE_S = 8.0  # a node that was asked to end and has not is killed after this
 
 
@@ -114,9 +114,15 @@ class Processes:
 
 def sweep_shared_memory(folder: Path = SHARED_MEMORY) -> int:
     """Removes segments of Fast DDS whose owner is gone, known by a lock that nobody holds any
-    more; how many there were."""
+    more; how many there were.
+
+    Ports stay: whoever still sends to one would send into the void, unless the middleware itself
+    resets it for the next process that opens it (Fast DDS, pull request 4728).
+    """
     swept = 0
     for lock in folder.glob("fastdds_*_el"):
+        if lock.name.startswith(PORT):
+            continue
         try:
             with lock.open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
