@@ -33,6 +33,7 @@ from nac_ros.robot import config_dir, load_robot
 WIDTH, HEIGHT, RATE_HZ, JOINTS_HZ = 640, 480, 30.0, 100.0
 JOINTS = "/joint_states"
 PROMPT = "Place the marker in the bin."
+DEAF = 3  # recorders that see nothing, one after the other
 LAST_S = 1.0  # what a kill may cost: the recorder flushes each second,
 BUSY_S = 0.5  # and a disk that is busy takes its time
 
@@ -106,6 +107,7 @@ class Line:
             self._begin(node)
         self.joints = Joints(self.operator.node, self.spec)
         self.operator.publish_task(PROMPT)
+        self.deaf = 0
         self.begin()
 
     def _begin(self, node):
@@ -114,9 +116,18 @@ class Line:
         return pid
 
     def begin(self):
-        """A recorder that sees all its streams."""
-        self.pid = self._begin(self._recorder)
+        """A recorder that sees all its streams. One that was started after a kill may not get its
+        port of shared memory (Fast DDS, issue 2003); it says what does not come, and another is
+        started."""
+        for _ in range(DEAF):
+            self.pid = self._begin(self._recorder)
+            with suppress(NacError):
+                return self._wait_for_streams()
+            self.deaf += 1
+            self.processes.kill("recorder")
+        raise AssertionError(f"{DEAF} recorders one after the other saw nothing")
 
+    def _wait_for_streams(self):
         def ready():
             said = self.operator.newest("recorder")
             wrong = any(key.startswith("wrong.") for key in said)
@@ -276,6 +287,7 @@ def test_a_hundred_kills_lose_no_finished_episode_and_no_more_than_a_second(line
         finished += kept
         ends += [] if lost is None else [lost]
     print(f"\n100 kills: {finished} finished episodes, all whole; {len(ends)} open ones are "
-          f"recovered but for {np.median(ends):.2f} s, {max(ends):.2f} at most")  # fmt: skip
+          f"recovered but for {np.median(ends):.2f} s, {max(ends):.2f} at most; "
+          f"{line.deaf} recorders saw nothing and were started again")  # fmt: skip
     assert len(ends) > 50
     assert max(ends) < LAST_S + BUSY_S
