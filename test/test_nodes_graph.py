@@ -186,6 +186,21 @@ def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
     arm.assert_arm_rests()
 
 
+def test_the_guard_tells_how_far_a_chunk_lay_off_as_it_took_over(arm):
+    for _ in range(TRIES):
+        arm.move()
+        aside = arm.swing(0.0)
+        aside.actions[:, 0] += 0.05
+        arm.send(aside)
+        arm.beat(0.3, until=lambda at=aside.stamp: abs(arm.guard("chunk_stamp") - at) < 1e-3)
+        if abs(arm.guard("chunk_stamp") - aside.stamp) < 1e-3:
+            break
+    assert arm.guard("chunk_stamp") == pytest.approx(aside.stamp, abs=1e-3)
+    assert arm.guard("seam_jump") > 0.045
+    arm.operator.set_mode("hold")
+    arm.wait(lambda: "seam_jump" not in arm.operator.newest("guard"), "nothing followed")
+
+
 def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
     arm.move()
     arm.wait(lambda: arm.guard("state") == "fault", "the stop", 5)

@@ -73,10 +73,20 @@ def test_what_cannot_be_told_is_none_and_damage_is_named(tmp_path):
         smoothness(tmp_path / "episode", SPEC)
 
 
-def test_each_chunk_s_jump_counts_once_and_not_that_of_the_trial_before():
-    before = {"chunk_stamp": 1.0, "seam_jump": 0.3}
-    reports = [before, before]
-    reports += [{"chunk_stamp": 2.0, "seam_jump": 0.01}] * 3 + [{"hold": "no_chunk"}]
-    reports += [{"chunk_stamp": 2.5, "seam_jump": 0.02}]
+def chunk(stamp, jump):
+    return {"hold": "", "chunk_stamp": stamp, "seam_jump": jump}
+
+
+def test_each_seam_counts_once_and_a_start_from_rest_is_none():
+    before = {"hold": "mode_hold"}
+    reports = [{"hold": "no_chunk"}, *[chunk(1.0, 0.3)] * 2, *[chunk(2.0, 0.01)] * 3]
+    assert seam_jumps(reports, before) == [0.01]
+    reports += [{"hold": "chunk_stale"}, chunk(2.5, 0.2), chunk(3.0, 0.02)]
     assert seam_jumps(reports, before) == [0.01, 0.02]
-    assert seam_jumps(reports, {}) == [0.3, 0.01, 0.02]
+    assert seam_jumps([chunk(2.0, 0.01)], chunk(2.0, 0.01)) == []
+
+
+def test_actions_that_come_slowly_leave_smoothness_measurable(tmp_path):
+    folder = record(tmp_path / "episode", swing(2.0))
+    slow = smoothness(folder, replace(SPEC, action_rate_hz=10.0))
+    assert slow.sparc == pytest.approx(smoothness(folder, SPEC).sparc, abs=0.05)

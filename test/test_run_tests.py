@@ -29,6 +29,11 @@ def test_both_parts_are_run_and_added_up(tmp_path, capfd):
     assert out.partition("== both")[2].count("FAILED") == 1
 
 
+def test_no_test_at_all_is_a_failure(tmp_path, capfd):
+    assert run_tests.main([str(tmp_path)]) == run_tests.NO_TESTS
+    assert closing(capfd.readouterr().out).startswith("no tests ran in ")
+
+
 def test_a_file_that_cannot_be_collected_fails(tmp_path, capfd):
     (tmp_path / "test_one.py").write_text("import no_such_thing\n")
     assert run_tests.main([str(tmp_path)]) != 0

@@ -56,17 +56,19 @@ def counted(lines: Sequence[str]) -> Counter[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    began, total, failed, status = time.monotonic(), Counter[str](), list[str](), 0
+    began, total, failed, status = time.monotonic(), Counter[str](), list[str](), NO_TESTS
     for name, (options, variables) in parts().items():
         print(f"== {name}", flush=True)
         code, lines = run([*options, *arguments], variables)
         total += counted(lines)
         failed += [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        status = status or (0 if code == NO_TESTS else code)
+        if code != NO_TESTS:  # of this part alone
+            status = code if status in (0, NO_TESTS) else status
     print("\n".join(["== both", *failed]))
     order = sorted(total, key=lambda what: (what != "failed", what != "error", what != "passed"))
     seconds = time.monotonic() - began
-    print(f"{', '.join(f'{total[what]} {what}' for what in order)} in {seconds:.2f}s")
+    said = ", ".join(f"{total[what]} {what}" for what in order) or "no tests ran"
+    print(f"{said} in {seconds:.2f}s")
     return status
 
 

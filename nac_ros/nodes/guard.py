@@ -256,7 +256,8 @@ class GuardNode(LifecycleNode):
         values |= guard.ages(self._now())
         if guard.mode == "policy" and guard.chunk is not None:
             jump = np.abs(guard.jump[self._spec.relative_mask]).max()
-            values |= {"chunk_stamp": guard.chunk.stamp, "seam_jump": float(jump)}
+            stamp = guard.chunk.stamp + 1e-9 * self._origin_ns  # as the policy tells it
+            values |= {"chunk_stamp": stamp, "seam_jump": float(jump)}
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
         values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}

@@ -32,10 +32,15 @@ def of_chunks(reports: Sequence[Report]) -> list[Report]:
 
 
 def seam_jumps(reports: Sequence[Report], before: Report) -> list[float]:
-    """How far each chunk that the guard took over with since `before` lay off [rad or m]."""
-    found = {r["chunk_stamp"]: r["seam_jump"] for r in reports if r.get("chunk_stamp")}
-    found.pop(before.get("chunk_stamp"), None)
-    return list(found.values())
+    """How far each chunk that took over from another since `before` lay off [rad or m]; one that
+    started an arm at rest is no seam."""
+    found, last = [], before
+    for report in reports:
+        stamp = report.get("chunk_stamp")
+        if stamp is not None and stamp != last.get("chunk_stamp") and not last.get("hold"):
+            found.append(report["seam_jump"])
+        last = report
+    return found
 
 
 def hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:

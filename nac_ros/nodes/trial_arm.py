@@ -13,7 +13,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from nac_ros.errors import DatasetError, NacError
+from nac_ros.errors import NacError
 from nac_ros.nodes import qos
 from nac_ros.nodes.calls import Calls
 from nac_ros.nodes.doubts import doubts
@@ -114,7 +114,7 @@ class RosArm:
         place = self._recorded + (".discarded" if KEEP[outcome] == "discard" else "")
         try:
             return Kept(place, *smoothness(Path(place), self._spec))
-        except (DatasetError, OSError):  # on another machine, or damaged: `nac data check` says
+        except (NacError, OSError):  # on another machine, or damaged: `nac data check` says
             return Kept(place)
 
     def abort(self) -> None:

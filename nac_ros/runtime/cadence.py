@@ -5,8 +5,8 @@ from nac_ros.runtime.timing import Durations
 
 class Cadence:
     """A chunk is executed from its arrival on for `n_action_steps`; the next one is begun the
-    usual latency and `margin_s` before they run out. Consecutive stamps lie at most
-    n_action_steps / rate apart: a chunk that came late is followed at once by another."""
+    usual latency and `margin_s` before they run out, and at the latest n_action_steps / rate after
+    the observation of the one before: a chunk that came late is followed at once by another."""
 
     def __init__(self, n_action_steps: int, rate_hz: float, margin_s: float, latency_s: float):
         self.executed_s = n_action_steps / rate_hz

@@ -11,7 +11,7 @@ from nac_ros.decode import from_joint_state, to_seconds
 from nac_ros.errors import BadObservation
 from nac_ros.robot import RobotSpec
 from nac_ros.safety.shape import Shape
-from nac_ros.trials.smoothness import sparc
+from nac_ros.trials.smoothness import HIGHEST_HZ, sparc
 
 EVEN = 0.5  # of a period that set-points of one motion may lie off their grid
 
@@ -25,7 +25,10 @@ class Smoothness(NamedTuple):
 
 
 def smoothness(folder: Path, spec: RobotSpec) -> Smoothness:
-    """Of what was commanded in mode `policy`; raises DatasetError for a damaged recording."""
+    """Of what was commanded in mode `policy`, rows `[D]` [rad or m] at their stamps [s].
+
+    Raises DatasetError for a damaged recording.
+    """
     driven, times, rows = False, [], []
     for message in bagfile.messages(folder, {f"/{streams.MODE}", f"/{streams.COMMAND}"}):
         if message.topic == f"/{streams.MODE}":
@@ -44,18 +47,19 @@ def smoothness(folder: Path, spec: RobotSpec) -> Smoothness:
 
 def _of(times: np.ndarray, rows: np.ndarray, spec: RobotSpec) -> Smoothness:
     rate = spec.guard_rate_hz
-    off = np.abs(np.diff(times) * rate - 1) < EVEN
-    whole = off[:-2] & off[1:-1] & off[2:]  # no set-point is missing among four
+    next_one = np.abs(np.diff(times) * rate - 1) < EVEN
+    whole = next_one[:-2] & next_one[1:-1] & next_one[2:]  # no set-point is missing among four
     jerks = (np.diff(rows, 3, axis=0) * rate**3 / spec.jerk_limit)[whole]
     jerk = float(np.sqrt((jerks**2).mean())) if len(jerks) else None
     return Smoothness(jerk, _sparc(times, rows, spec))
 
 
 def _sparc(times: np.ndarray, rows: np.ndarray, spec: RobotSpec) -> float | None:
-    """At the rate of actions, as trials without a recording are measured."""
+    """At the rate of actions, as trials without a recording are measured, or as slowly as it is
+    defined."""
     if spec.body is None or not spec.body.points:
         return None
-    rate = spec.action_rate_hz
+    rate = max(spec.action_rate_hz, 2 * HIGHEST_HZ)
     even = np.arange(times[0], times[-1], 1 / rate)
     places = Shape(spec, spec.body).points(rows)[:, 0]
     way = np.stack([np.interp(even, times, places[:, axis]) for axis in range(3)], 1)
