@@ -202,6 +202,16 @@ def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(to
         warm_start(fresh, tmp_path / "nowhere")
 
 
+def test_a_warm_start_keeps_the_tasks_that_both_know(tokenizer, tmp_path):
+    taught = make(tokenizer, tasks={"pour": "Pour.", "wipe": "Wipe."})
+    taught.save_pretrained(tmp_path)
+    fresh = make(tokenizer, tasks={"stack": "Stack.", "cut": "Cut.", "wipe": "Wipe."})
+    new = fresh.task.weight.clone()
+    warm_start(fresh, tmp_path)
+    assert torch.equal(fresh.task.weight[2], taught.task.weight[1])
+    assert torch.equal(fresh.task.weight[:2], new[:2]) and not torch.equal(fresh.task.weight, new)
+
+
 def test_nan_logits_never_become_a_token(tokenizer):
     legal, going = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
     with pytest.raises(BadTokens, match="NaN"):

@@ -77,6 +77,7 @@ class ArPolicy(Policy):
     name = "ar"
     Config = ArConfig
     token_parts = ("geometry.", "free_embed.", "free_logits.")
+    task_parts = ("task.weight",)
     presets = {
         "paper": {},
         "small": {"dim": 192, "sampling": Sampling(top_k=1)},

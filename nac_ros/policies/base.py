@@ -81,6 +81,7 @@ class Policy(nn.Module, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     name: ClassVar[str]
     token_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of state that belongs to the tokens
+    task_parts: ClassVar[tuple[str, ...]] = ()  # state that has one row for each of config.tasks
 
     def __init__(self, config: PolicyConfig, preset: str):
         super().__init__()
@@ -192,7 +193,8 @@ def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> 
 def warm_start(policy: Policy, folder: Path | str) -> int:
     """Takes over what fits from the policy saved in `folder`; the number of tensors taken.
 
-    Eyes and plan are kept also over another tokenizer; what is tied to the tokens is not.
+    Eyes and plan are kept also over another tokenizer; what is tied to the tokens is not. Tasks
+    that both know are kept, by id, wherever they stand among the others.
     """
     path = Path(folder) / WEIGHTS_FILE
     if not path.is_file():
@@ -206,8 +208,20 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
         for key, value in saved.items()
         if key in own and own[key].shape == value.shape and not key.startswith(dropped)
     }
+    for key in set(policy.task_parts) & set(saved):
+        kept[key] = _known_tasks(policy, own[key], saved[key], Path(folder))
     policy.load_state_dict(kept, strict=False)
     return len(kept)
+
+
+def _known_tasks(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
+    """`own` rows `[tasks, D]` with those of tasks that the policy saved in `folder` knew."""
+    before = list(json.loads((folder / CONFIG_FILE).read_text())["config"]["tasks"])
+    rows = own.clone()
+    for index, task in enumerate(policy.config.tasks):
+        if task in before and saved.shape[1:] == own.shape[1:]:
+            rows[index] = saved[before.index(task)]
+    return rows
 
 
 def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
