@@ -23,9 +23,17 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ConfigError(f"no configuration file at {path}")
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_told(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8 ({error}); save it as such") from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path} is nested too deeply; wanted a mapping of a few levels"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; allow it") from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ConfigError(f"{path} holds a {kind}; wanted a mapping of keys to values")
@@ -45,6 +53,8 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     for key in values:
         if key not in known:
             raise ConfigError(_unknown_key(key, known, place))
+    if missing := _required(cls) - set(values):
+        raise ConfigError(f"{place}: key '{min(missing)}' is missing; it has no default")
     built = {key: _coerce(hints[key], value, f"{place}.{key}") for key, value in values.items()}
     try:
         return cls(**built)
@@ -82,6 +92,38 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice, of which YAML would silently keep the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
+
+
+def _told(error: yaml.YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    return f"{problem}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _required(cls: Any) -> set[str]:
+    unset = dataclasses.MISSING
+    return {
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.init and f.default is unset and f.default_factory is unset
+    }
+
+
 def _unknown_key(key: str, known: set[str], place: str) -> str:
     near = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(sorted(known))}"
@@ -101,6 +143,8 @@ def _coerce(hint: Any, value: Any, place: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{place}: wanted a mapping, got {value!r}")
+        if args[0] is str and (odd := [key for key in value if not isinstance(key, str)]):
+            raise ConfigError(f"{place}: key {odd[0]!r} is no text; put it in quotes")
         return {key: _coerce(args[1], item, f"{place}.{key}") for key, item in value.items()}
     if origin is typing.Literal:
         if value not in args:

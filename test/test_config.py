@@ -116,3 +116,36 @@ def test_every_yaml_of_the_project_is_a_mapping_without_repeated_keys(path):
 
     Loader.add_constructor("tag:yaml.org,2002:map", no_repeats)
     assert isinstance(yaml.load(path.read_text(), Loader), dict)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"name: a\nname: b\n", r"key 'name' is there twice, line 2, column 1"),
+        (b"prices: {apple: 1, pear: 2, apple: 3}\n", r"key 'apple' is there twice, line 1"),
+        (b"name: [a\nopen: {", r"not valid YAML: expected ',' or '\]', but got ':', line 2"),
+        (b"name: caf\xe9\n", r"cart\.yaml is no text in UTF-8"),
+        (b"[" * 5000, r"cart\.yaml is nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_plain_yaml_is_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "cart.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_merged_keys_are_not_there_twice(tmp_path):
+    path = tmp_path / "cart.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert load_yaml(path)["b"] == {"x": 3, "y": 2}
+
+
+def test_a_missing_key_and_a_key_that_is_no_text_are_named():
+    with pytest.raises(ConfigError, match=r"^cart: key 'name' is missing; it has no default$"):
+        build(Cart, {"open": True}, "cart")
+    with pytest.raises(
+        ConfigError, match=r"^cart\.prices: key False is no text; put it in quotes"
+    ):
+        build(Cart, {"name": "a", "prices": {False: 1}}, "cart")
