@@ -5,7 +5,7 @@ import json
 import os
 from errno import ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nac_ros.data.layout import sync
 from nac_ros.errors import TrialError
@@ -20,25 +20,42 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
-        self._stream = path.open("ab", buffering=0)
+        try:
+            self._stream = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _closed(path, error) from error
+        try:
+            self._open()
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def _open(self) -> None:
+        """Nobody else writes from now on, and a torn last line is gone."""
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._stream.close()
+            content = self.path.read_bytes()
+            self.entries = _parsed(self.path, content)
+            self.torn = len(content) - (content.rfind(b"\n") + 1)
+            os.ftruncate(self._stream.fileno(), len(content) - self.torn)
+            os.fsync(self._stream.fileno())
+            sync(self.path.parent)
+        except BlockingIOError as error:
             raise TrialError(
-                f"{path} is being written by another process; end that first"
+                f"{self.path} is being written by another process; end that first"
             ) from error
-        content = path.read_bytes()
-        self.entries = _parsed(path, content)
-        self.torn = len(content) - (content.rfind(b"\n") + 1)
-        os.ftruncate(self._stream.fileno(), len(content) - self.torn)
-        os.fsync(self._stream.fileno())
-        sync(path.parent)
+        except OSError as error:
+            raise _closed(self.path, error) from error
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry; it is on disk afterwards, or the log is as it was."""
         before = os.fstat(self._stream.fileno()).st_size
-        line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        try:
+            line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        except ValueError as error:
+            raise TrialError(
+                f"{self.path} takes finite numbers alone, and this entry holds another: {entry}"
+            ) from error
         try:
             if self._stream.write(line) != len(line):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
@@ -56,8 +73,19 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All entries of a log that may be written meanwhile; raises TrialError."""
-    return _parsed(path, path.read_bytes())
+    """All entries of a log that may be written meanwhile, one a line; raises TrialError."""
+    try:
+        return _parsed(path, path.read_bytes())
+    except OSError as error:
+        raise _closed(path, error) from error
+
+
+def damaged(path: Path, number: int, why: object) -> TrialError:
+    """What is said of a line that the log's writer did not write there."""
+    return TrialError(
+        f"line {number} of {path} is damaged ({why}); a log is only ever added to, so something "
+        "else wrote there: take it from a backup"
+    )
 
 
 def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
@@ -65,10 +93,17 @@ def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            entries.append(json.loads(line))
+            entries.append(json.loads(line.decode(), parse_constant=_refused))
         except ValueError as error:
-            raise TrialError(
-                f"line {number} of {path} is damaged ({error}); a log is only ever added to, so "
-                "something else wrote there: take it from a backup"
-            ) from error
+            raise damaged(path, number, error) from error
+        if not isinstance(entries[-1], dict):
+            raise damaged(path, number, f"{entries[-1]!r} is no entry")
     return entries
+
+
+def _refused(number: str) -> NoReturn:
+    raise ValueError(f"{number} is no number")
+
+
+def _closed(path: Path, error: OSError) -> TrialError:
+    return TrialError(f"{path} cannot be opened, {error.strerror}: allow it, or copy the run")

@@ -12,7 +12,8 @@ from nac_ros import config
 from nac_ros.data.layout import replace_with
 from nac_ros.errors import ConfigError, TrialError
 from nac_ros.provenance import environment
-from nac_ros.trials.log import Log, read_log
+from nac_ros.trials.entries import Order
+from nac_ros.trials.log import Log, damaged, read_log
 from nac_ros.trials.plan import Slot, codes, plan
 from nac_ros.trials.protocol import Frozen, Protocol, digest, first_change, freeze
 from nac_ros.trials.sequential import Bet
@@ -82,8 +83,13 @@ class Run:
         self.unblinded = False
         self._starts: Counter[int] = Counter()
         self._valid: dict[tuple[str, int, str], Record] = {}
-        for entry in entries:
-            self._take(entry)
+        order = Order(self.slots)
+        for number, entry in enumerate(entries, 1):
+            try:
+                order.check(entry)
+                self._take(entry)
+            except (TrialError, ConfigError) as error:
+                raise damaged(folder / LOG, number, error) from error
 
     @classmethod
     def begin(cls, folder: Path, protocol: Protocol) -> "Run":
@@ -157,11 +163,9 @@ class Run:
         self._check_open(slot)
         if verdict.outcome == "invalid" and not verdict.reason:
             raise TrialError("an invalid trial needs a reason, such as 'the cable was caught'")
-        steps = len(self.protocol.rubric.get(slot.task, ()))
-        if verdict.rubric is not None and not 0 <= verdict.rubric <= steps:
-            raise TrialError(f"rubric {verdict.rubric}: {slot.task} has {steps} steps")
-        judged = sum(record.slot == slot.index for record in self.records)
-        attempt = max(judged, self._starts[slot.index] - 1)
+        self._check_rubric(slot.task, verdict)
+        judged = [record.attempt for record in self.records if record.slot == slot.index]
+        attempt = max(*judged, -1, self._starts[slot.index] - 2) + 1
         place = {"slot": slot.index, **slot._asdict(), "attempt": attempt}
         del place["index"]
         self._write(
@@ -220,6 +224,11 @@ class Run:
         if not self.wants(slot):
             raise TrialError(f"{slot.task} {slot.trial} of {slot.code} is judged already")
 
+    def _check_rubric(self, task: str, verdict: Verdict) -> None:
+        steps = len(self.protocol.rubric.get(task, ()))
+        if verdict.rubric is not None and not 0 <= verdict.rubric <= steps:
+            raise TrialError(f"rubric {verdict.rubric}: {task} has {steps} steps")
+
     def _write(self, entry: dict[str, Any]) -> None:
         if self._log is None:
             raise TrialError(f"{self.folder} was opened to be read; open it to go on with it")
@@ -233,7 +242,8 @@ class Run:
         if entry.get("entry") != "trial":
             return
         facts = {key: value for key, value in entry.items() if key != "entry"}
-        record = config.build(Record, facts, str(self.folder / LOG))
+        record = config.build(Record, facts, "trial")
+        self._check_rubric(record.task, record)
         self.records.append(record)
         if record.outcome != "invalid":
             self._valid[record.task, record.trial, record.code] = record
@@ -269,14 +279,15 @@ def _stored(folder: Path) -> tuple[Frozen, str]:
 
 
 def _check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) -> None:
-    """The log says what the protocol was when the first trial began."""
+    """The log says what the protocol was whenever it was gone on with."""
     for entry in entries:
-        if entry.get("entry") == "begin" and entry["protocol"] != sha256:
-            raise _changed(folder / PROTOCOL, sha256, entry["protocol"])
+        said = str(entry.get("protocol", sha256))
+        if said != sha256:
+            raise _changed(folder / PROTOCOL, sha256, said)
 
 
 def _changed(path: Path, found: str, frozen: str) -> TrialError:
     return TrialError(
-        f"{path} was changed after it was frozen: its SHA-256 was {frozen[:12]}, is {found[:12]}; "
-        "put it back, or begin anew"
+        f"{path} was changed after it was frozen, or the log beside it is of another run: its "
+        f"SHA-256 was {frozen[:12]}, is {found[:12]}; put it back, or begin anew"
     )
