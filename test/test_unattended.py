@@ -16,7 +16,7 @@ import pytest
 from nac_ros import config
 from nac_ros.cli import main
 from nac_ros.devices.jpeg import decode
-from nac_ros.errors import ConfigError
+from nac_ros.errors import ConfigError, TrialError
 from nac_ros.trials import unattended
 from nac_ros.trials.executors import Here, Processes, choose
 from nac_ros.trials.protocol import Limits, Protocol, StopRule
@@ -201,6 +201,34 @@ def test_bad_input_is_one_sentence_and_code_2(words, told, capsys, tmp_path, mon
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_twin_cannot_play_is_refused_before_anything_is_written(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    content = {
+        "tasks": ["juggle"],
+        "methods": {"expert": "expert"},
+        "criteria": {"juggle": {"success": "three throws", "failure": "a ball falls"}},
+    }
+    Path("protocol.yaml").write_text(json.dumps(content))
+    assert main(["trials", "--protocol", "protocol.yaml", "--out", "run"]) == 2
+    assert "unknown task 'juggle'" in capsys.readouterr().err and not Path("run").exists()
+
+
+def test_a_strip_that_the_disk_does_not_take_is_one_sentence(tmp_path, protocol):
+    class Playing:
+        def run(self, play, jobs):
+            return (Played(job.slot, Verdict(outcome="success"), b"strip") for job in jobs)
+
+    with closing(Run.begin(tmp_path / "run", protocol)) as run:
+        (run.folder / "strips").write_text("in the way")
+        with pytest.raises(TrialError, match=r"strips/weighing-000-\w+\.jpg cannot be written"):
+            play_all(run, Playing())
+        (run.folder / "strips").unlink()
+        play_all(run, Playing())
+    assert len(Run.read(tmp_path / "run").records) == len(run.slots)
 
 
 def test_planning_prints_how_many_trials_it_takes(capsys, tmp_path):

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,6 +88,25 @@ def damaged(path: Path, number: int, why: object) -> TrialError:
         f"line {number} of {path} is damaged ({why}); a log is only ever added to, so something "
         "else wrote there: take it from a backup"
     )
+
+
+def unwritable(path: Path, error: OSError) -> TrialError:
+    """What is said where the disk does not take what belongs into a run's folder."""
+    return TrialError(
+        f"{path} cannot be written, {error.strerror or error}: make room or allow it, and do it "
+        "again; what was judged is kept"
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process is in here for the same folder meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from nac_ros.trials.criteria import TABLE_7, Criterion
 
 EXPERT = "expert"  # the scripted experts of the twin, as a method
 TWIN = "twin"  # the robot that its judge stands beside
+POOLED = "all"  # the name of all tasks together
 NAME = re.compile(r"[\w.+-]+")
 
 
@@ -41,7 +42,7 @@ class StopRule:
     pair: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rule == "sequential" and len(set(self.pair)) != 2:
+        if self.rule == "sequential" and not len(self.pair) == len(set(self.pair)) == 2:
             raise ConfigError(
                 "the stop rule `sequential` needs `pair`, the two methods that it compares; "
                 f"got {list(self.pair)}"
@@ -75,12 +76,17 @@ class Protocol:
         check_bounds(self)
         for what, names in (("tasks", self.tasks), ("methods", tuple(self.methods))):
             _check_names(what, names)
+        if POOLED in self.tasks:
+            raise ConfigError(
+                f"tasks: '{POOLED}' is what a report calls all tasks together; name it otherwise"
+            )
         for what in ("places", "criteria", "rubric"):
             if unknown := set(getattr(self, what)) - set(self.tasks):
                 raise ConfigError(
                     f"{what} are given for '{min(unknown)}', which is not among the tasks: "
                     f"{', '.join(self.tasks)}"
                 )
+        _check_places(self.places)
         if unknown := set(self.stop.pair) - set(self.methods):
             raise ConfigError(
                 f"the stop rule compares '{min(unknown)}'; the methods are: "
@@ -126,7 +132,8 @@ def load_protocol(path: Path) -> Protocol:
 
 def freeze(protocol: Protocol) -> Frozen:
     """With every bundle verified and hashed; raises BundleError, UnknownName, and ConfigError
-    where a bundle did not learn a task or the twin's expert or scenes are asked of a real arm."""
+    where a bundle did not learn a task or plans less far, or a real arm is asked for the twin's
+    expert or scenes."""
     variation, bundles = load_variation(protocol.conditions.scenes), {}
     if protocol.robot != TWIN and variation != NOMINAL:
         raise ConfigError(
@@ -137,11 +144,16 @@ def freeze(protocol: Protocol) -> Frozen:
             if protocol.robot != TWIN:
                 raise ConfigError(f"method '{name}': experts drive the twin alone; name a bundle")
             continue
-        learned = read_manifest(Path(source)).tasks
-        if missing := [task for task in protocol.tasks if task not in learned]:
+        manifest, wanted = read_manifest(Path(source)), protocol.conditions.n_action_steps
+        if missing := [task for task in protocol.tasks if task not in manifest.tasks]:
             raise ConfigError(
                 f"method '{name}': the bundle {source} did not learn {missing[0]}; it learned: "
-                f"{', '.join(learned)}"
+                f"{', '.join(manifest.tasks)}"
+            )
+        if wanted > manifest.horizon:
+            raise ConfigError(
+                f"method '{name}': n_action_steps {wanted} is beyond the horizon of the bundle "
+                f"{source}, {manifest.horizon}; give at most that"
             )
         bundles[name] = sha256(Path(source) / MANIFEST)
     return Frozen(protocol=protocol, bundles=bundles, variation=variation)
@@ -180,3 +192,10 @@ def _check_names(what: str, names: tuple[str, ...]) -> None:
         raise ConfigError(f"{what} names '{twice[0]}' twice")
     if odd := [name for name in names if not NAME.fullmatch(name)]:
         raise ConfigError(f"{what}: '{odd[0]}' must be letters, digits, '_', '.', '+' and '-'")
+
+
+def _check_places(places: Mapping[str, tuple[str, ...]]) -> None:
+    """Each names the file of its reference picture."""
+    for task, names in places.items():
+        if odd := [name for name in names if "/" in name or not name or not name.isprintable()]:
+            raise ConfigError(f"places of {task}: {odd[0]!r} must be one line of text without '/'")

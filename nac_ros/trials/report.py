@@ -9,9 +9,10 @@ from nac_ros.evaluation.figures import success_rates
 from nac_ros.evaluation.page import page, table
 from nac_ros.evaluation.report import figure, section
 from nac_ros.trials import plots, tables
+from nac_ros.trials.protocol import POOLED
 from nac_ros.trials.run import Record, Run
 from nac_ros.trials.sequential import bet
-from nac_ros.trials.summary import POOLED, Figures, figures, names_of, outcomes_of
+from nac_ros.trials.summary import Figures, figures, names_of, outcomes_of
 
 PAGE, FIGURES = "report.html", "report.json"
 WINDOW = 10  # trials of the moving rate; a run with fewer of each method shows none

@@ -1,6 +1,5 @@
 """One run: a frozen protocol, its plan and its log; what is judged, what comes next."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nac_ros import config
-from nac_ros.data.layout import replace_with
 from nac_ros.errors import ConfigError, TrialError
 from nac_ros.provenance import environment
 from nac_ros.trials.entries import Order
+from nac_ros.trials.frozen import PROTOCOL, check_unchanged, freeze_into, stored
 from nac_ros.trials.log import Log, damaged, read_log
 from nac_ros.trials.plan import Slot, codes, plan
-from nac_ros.trials.protocol import Frozen, Protocol, digest, first_change, freeze
+from nac_ros.trials.protocol import Protocol, first_change, freeze
 from nac_ros.trials.sequential import Bet
 
-PROTOCOL, LOG = "protocol.json", "log.jsonl"
+LOG = "log.jsonl"
 TIME = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -70,14 +69,15 @@ class Record(Verdict):
 class Run:
     """A run's folder, to go on with (`begin`, `go_on`) or to look at (`read`).
 
-    sha256: of the frozen protocol; codes: method -> code
+    sha256: of the frozen protocol; variation: how its scenes vary; codes: method -> code
     slots: the plan; records: all that were judged, in that order
     """
 
     def __init__(self, folder: Path, entries: list[dict[str, Any]], log: Log | None):
-        frozen, self.sha256 = _stored(folder)
-        _check_unchanged(folder, self.sha256, entries)
+        frozen, self.sha256 = stored(folder)
+        check_unchanged(folder, self.sha256, entries)
         self.folder, self._log, self.protocol = folder, log, frozen.protocol
+        self.variation = frozen.variation
         self.slots, self.codes = plan(frozen.protocol), codes(frozen.protocol)
         self.records: list[Record] = []
         self.unblinded = False
@@ -97,9 +97,9 @@ class Run:
         raises TrialError where it is not."""
         frozen = freeze(protocol)
         if not (folder / PROTOCOL).is_file():
-            _freeze_into(folder, frozen)
-        stored, _ = _stored(folder)
-        if change := first_change(config.to_plain(stored), config.to_plain(frozen)):
+            freeze_into(folder, frozen)
+        there, _ = stored(folder)
+        if change := first_change(config.to_plain(there), config.to_plain(frozen)):
             raise TrialError(
                 f"{folder} was frozen with another protocol: {change}; give the same one to go "
                 "on, or another folder for a new run"
@@ -109,7 +109,7 @@ class Run:
     @classmethod
     def go_on(cls, folder: Path) -> "Run":
         """The run that is there, as its only writer; raises TrialError."""
-        _stored(folder)
+        stored(folder)
         log = Log(folder / LOG)
         try:
             run = cls(folder, log.entries, log)
@@ -247,47 +247,3 @@ class Run:
         self.records.append(record)
         if record.outcome != "invalid":
             self._valid[record.task, record.trial, record.code] = record
-
-
-def _freeze_into(folder: Path, frozen: Frozen) -> None:
-    if folder.exists() and (not folder.is_dir() or any(map(_strange, folder.iterdir()))):
-        raise TrialError(f"{folder} holds something else than a run; choose another folder")
-    content = config.to_plain(frozen)
-    text = json.dumps({"sha256": digest(content), **content}, indent=1) + "\n"
-    replace_with(folder / PROTOCOL, lambda to: to.write_text(text))
-
-
-def _strange(path: Path) -> bool:
-    """Whether a file is no protocol that a crash kept from being completed."""
-    return not path.name.startswith(PROTOCOL)
-
-
-def _stored(folder: Path) -> tuple[Frozen, str]:
-    """The frozen protocol and the hash of what is written there."""
-    path = folder / PROTOCOL
-    if not path.is_file():
-        raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
-    try:
-        content = json.loads(path.read_text())
-        said = content.pop("sha256")
-        frozen = config.build(Frozen, content, str(path))
-    except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
-        raise TrialError(f"{path} is no frozen protocol: {error}") from error
-    if said != digest(content):
-        raise _changed(path, digest(content), str(said))
-    return frozen, said
-
-
-def _check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) -> None:
-    """The log says what the protocol was whenever it was gone on with."""
-    for entry in entries:
-        said = str(entry.get("protocol", sha256))
-        if said != sha256:
-            raise _changed(folder / PROTOCOL, sha256, said)
-
-
-def _changed(path: Path, found: str, frozen: str) -> TrialError:
-    return TrialError(
-        f"{path} was changed after it was frozen, or the log beside it is of another run: its "
-        f"SHA-256 was {frozen[:12]}, is {found[:12]}; put it back, or begin anew"
-    )

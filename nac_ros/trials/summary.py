@@ -25,10 +25,10 @@ from nac_ros.trials.comparison import (
     mcnemar,
     stratified,
 )
+from nac_ros.trials.protocol import POOLED
 from nac_ros.trials.run import Record, Run
 from nac_ros.trials.sequential import bet
 
-POOLED = "all"  # the name of all tasks together
 Figures = dict[str, Any]
 
 

@@ -5,7 +5,8 @@ from html import escape
 from typing import Any
 
 from nac_ros.evaluation.page import table
-from nac_ros.trials.summary import POOLED, Figures
+from nac_ros.trials.protocol import POOLED
+from nac_ros.trials.summary import Figures
 
 ALL = "all tasks"
 SUCCESS_NOTE = (

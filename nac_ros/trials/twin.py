@@ -18,7 +18,7 @@ from nac_ros.simulation.demonstrate import advance, expert
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks.base import Outcome
 from nac_ros.simulation.twin import Twin, TwinState
-from nac_ros.simulation.variation import Variation, load_variation
+from nac_ros.simulation.variation import Variation
 from nac_ros.trials.plan import Slot
 from nac_ros.trials.protocol import EXPERT, Protocol
 from nac_ros.trials.run import Verdict
@@ -30,12 +30,14 @@ EVERY = 5  # control periods between the moments that pictures are chosen from
 
 
 class Job(NamedTuple):
-    """A slot to be played by `source` (a bundle, or `expert`), with or without a film strip."""
+    """A slot to be played by `source` (a bundle, or `expert`), with or without a film strip, in
+    scenes that vary as was frozen, whatever became of their file since."""
 
     protocol: Protocol
     slot: Slot
     source: str
     pictures: bool
+    variation: Variation
 
 
 class Played(NamedTuple):
@@ -68,13 +70,12 @@ def play(job: Job) -> Played:
     """One trial, which depends on its protocol and slot alone, not on who played before."""
     watch, task = Watch(), job.slot.task
     seed = scene_seed(task, job.protocol.seed, job.slot.trial)
-    variation = load_variation(job.protocol.conditions.scenes)
     if job.source == EXPERT:
-        twin = _twin(load_robot(ROBOT), task, variation)
+        twin = _twin(load_robot(ROBOT), task, job.variation)
         verdict = _expert(job, twin, seed, watch)
     else:
         bundle = _bundle(job.source)
-        twin = _twin(robot_of(bundle.robot), task, variation)
+        twin = _twin(robot_of(bundle.robot), task, job.variation)
         verdict = _policy(job, bundle, twin, seed, watch)
     strip = _strip(twin, [*watch.states, twin.state()]) if job.pictures else b""
     return Played(job.slot, verdict, strip)

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from nac_ros.data.layout import replace_with
 from nac_ros.errors import ConfigError
+from nac_ros.simulation.tasks import make_task
 from nac_ros.trials.executors import Executor
+from nac_ros.trials.log import unwritable
 from nac_ros.trials.protocol import TWIN, Protocol
 from nac_ros.trials.run import Record, Run
 from nac_ros.trials.twin import Job, Played, play
@@ -29,20 +31,23 @@ def play_all(
 
 
 def check_unattended(protocol: Protocol) -> None:
-    """Raises ConfigError unless the protocol can be played with nobody there."""
+    """Raises ConfigError unless the protocol can be played with nobody there, and UnknownName
+    for a task that the twin does not have."""
     if protocol.robot != TWIN:
         raise ConfigError(
             f"robot {protocol.robot} has no judge but a person: start `ros2 launch nac_ros "
             f"evaluate.launch.py robot:={protocol.robot} protocol:=FILE` with one there, or play "
             "on the twin (--robot twin)"
         )
+    for task in protocol.tasks:
+        make_task(task)
 
 
 def _jobs(run: Run, pictures: bool) -> Iterator[Job]:
     methods = {code: method for method, code in run.codes.items()}
     for slot in run.pending():
         source = run.protocol.methods[methods[slot.code]]
-        yield Job(run.protocol, slot, source, pictures)
+        yield Job(run.protocol, slot, source, pictures, run.variation)
 
 
 def _keep(run: Run, played: Played) -> str:
@@ -51,5 +56,8 @@ def _keep(run: Run, played: Played) -> str:
         return ""
     slot = played.slot
     name = f"{STRIPS}/{slot.task}-{slot.trial:03d}-{slot.code}.jpg"
-    replace_with(run.folder / name, lambda to: to.write_bytes(played.strip))
+    try:
+        replace_with(run.folder / name, lambda to: to.write_bytes(played.strip))
+    except OSError as error:
+        raise unwritable(run.folder / name, error) from error
     return name

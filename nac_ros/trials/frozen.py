@@ -1,0 +1,64 @@
+"""A run's protocol on disk: written once, and verified whenever it is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nac_ros import config
+from nac_ros.data.layout import replace_with
+from nac_ros.errors import ConfigError, TrialError
+from nac_ros.trials.log import locked, unwritable
+from nac_ros.trials.protocol import Frozen, digest
+
+PROTOCOL = "protocol.json"
+
+
+def freeze_into(folder: Path, frozen: Frozen) -> None:
+    """Writes the protocol, unless another process was first."""
+    content = config.to_plain(frozen)
+    text = json.dumps({"sha256": digest(content), **content}, indent=1) + "\n"
+    try:
+        if folder.exists() and (not folder.is_dir() or any(map(_strange, folder.iterdir()))):
+            raise TrialError(f"{folder} holds something else than a run; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if not (folder / PROTOCOL).is_file():
+                replace_with(folder / PROTOCOL, lambda to: to.write_text(text))
+    except OSError as error:
+        raise unwritable(folder / PROTOCOL, error) from error
+
+
+def _strange(path: Path) -> bool:
+    """Whether a file is no protocol that a crash kept from being completed."""
+    return not path.name.startswith(PROTOCOL)
+
+
+def stored(folder: Path) -> tuple[Frozen, str]:
+    """The frozen protocol and the hash of what is written there."""
+    path = folder / PROTOCOL
+    if not path.is_file():
+        raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
+    try:
+        content = json.loads(path.read_text())
+        said = content.pop("sha256")
+        frozen = config.build(Frozen, content, str(path))
+    except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
+        raise TrialError(f"{path} is no frozen protocol: {error}") from error
+    if said != digest(content):
+        raise _changed(path, digest(content), str(said))
+    return frozen, said
+
+
+def check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) -> None:
+    """The log says what the protocol was whenever it was gone on with."""
+    for entry in entries:
+        said = str(entry.get("protocol", sha256))
+        if said != sha256:
+            raise _changed(folder / PROTOCOL, sha256, said)
+
+
+def _changed(path: Path, found: str, frozen: str) -> TrialError:
+    return TrialError(
+        f"{path} was changed after it was frozen, or the log beside it is of another run: its "
+        f"SHA-256 was {frozen[:12]}, is {found[:12]}; put it back, or begin anew"
+    )

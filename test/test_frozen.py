@@ -1,0 +1,76 @@
+"""A run's protocol: refused before it is written where it cannot be played, and written once."""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from judged import protocol
+
+from nac_ros.errors import ConfigError, TrialError
+from nac_ros.runtime.conditions import Conditions
+from nac_ros.trials.frozen import freeze_into, stored
+from nac_ros.trials.protocol import Protocol, StopRule, freeze
+from nac_ros.trials.run import Run
+from nac_ros.trials.unattended import play_all
+
+
+def test_whoever_freezes_second_does_not_replace_what_another_began(tmp_path, tiny_bundle):
+    first, second = (freeze(protocol(tiny_bundle, seed=seed)) for seed in (1, 2))
+    freeze_into(tmp_path, first)
+    freeze_into(tmp_path, second)  # looked at the folder before the first had written
+    assert stored(tmp_path)[0] == first
+    with pytest.raises(TrialError, match=r"another protocol: protocol\.seed was 1, is 2"):
+        Run.begin(tmp_path, second.protocol)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tiny_bundle):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(TrialError, match=r"run/protocol\.json cannot be written, Not a directory"):
+        Run.begin(tmp_path / "file/run", protocol(tiny_bundle))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"places": {"marker": ("A1", "../B")}}, r"places of marker: '\.\./B' must be one line"),
+        ({"places": {"marker": ("",)}}, "places of marker: '' must be one line of text"),
+        ({"tasks": ("all",)}, "tasks: 'all' is what a report calls all tasks together"),
+    ],
+)
+def test_names_that_a_run_cannot_use_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        Protocol(**({"tasks": ("marker",), "methods": {"a": "expert"}} | changes))
+
+
+def test_a_stop_rule_compares_two_methods_and_not_one_of_them_again():
+    with pytest.raises(ConfigError, match=r"needs `pair`.*got \['a', 'b', 'a'\]"):
+        StopRule(rule="sequential", pair=("a", "b", "a"))
+
+
+def test_more_steps_than_a_bundle_plans_are_refused_before_anything_is_written(
+    tmp_path, tiny_bundle
+):
+    made = protocol(tiny_bundle, conditions=Conditions(n_action_steps=1000))
+    with pytest.raises(ConfigError, match=r"n_action_steps 1000 is beyond the horizon .*, \d+;"):
+        Run.begin(tmp_path / "run", made)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_scenes_that_are_played_are_those_that_were_frozen(tmp_path, tiny_bundle):
+    path = tmp_path / "mine.yaml"
+    path.write_text("light: 0.2\n")
+    made = protocol(tiny_bundle, conditions=Conditions(scenes=str(path)))
+    jobs = []
+
+    class Listening:
+        def run(self, play, given):
+            jobs.append(next(iter(given)))
+            return iter(())
+
+    with closing(Run.begin(tmp_path / "run", made)) as run:
+        path.write_text("light: 0.3\n")  # meanwhile, for another run
+        play_all(run, Listening())
+    assert jobs[0].variation.light == 0.2
+    assert json.loads((tmp_path / "run/protocol.json").read_text())["variation"]["light"] == 0.2
+    assert replace(jobs[0].variation, light=0.0).plain
