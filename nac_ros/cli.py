@@ -2,23 +2,26 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nac_ros import arguments, commands, data_cli, tokenizer_commands, trial_commands
-from nac_ros.errors import NacError
+from nac_ros.errors import ConfigError, NacError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 done, 2 bad input (one sentence on stderr), 1 anything else."""
     said = _parser().parse_args(argv)
+    target = getattr(said, "json", None)
     try:
+        if target:
+            _check_target(target)
         figures = said.run(said)
-        if getattr(said, "json", None) and figures is not None:
-            said.json.parent.mkdir(parents=True, exist_ok=True)
-            said.json.write_text(json.dumps(figures, indent=1) + "\n")
+        if target and figures is not None:
+            _write(target, figures)
     except NacError as error:
         print(f"nac: {error}", file=sys.stderr)
         return 2
@@ -26,6 +29,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("nac: stopped", file=sys.stderr)
         return 130
     return 1 if figures and figures.get("failed") else 0
+
+
+def _check_target(path: Path) -> None:
+    """Before the work, not after it: raises ConfigError where --json can name no file."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if path.is_dir() or (place != path and not place.is_dir()):
+        kind = "a folder" if path.is_dir() else "a file"
+        raise ConfigError(f"--json {path}: {place} is {kind}; name a file in a folder")
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"--json {path} may not be written; name a file in another folder")
+
+
+def _write(path: Path, figures: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"--json {path} cannot be written, {error.strerror}; all else is done"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

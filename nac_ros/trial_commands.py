@@ -21,7 +21,7 @@ def trials(a: Namespace) -> Figures:
     if a.power is not None:
         return _power(a.power)
     if a.unblind is not None:
-        return _unblind(a.unblind)
+        return _unblind(a.unblind, a.json)
     from nac_ros.trials.executors import choose
     from nac_ros.trials.run import Run
     from nac_ros.trials.unattended import check_unattended, play_all
@@ -29,6 +29,7 @@ def trials(a: Namespace) -> Figures:
     executor, protocol = choose(a.workers, a.ray), _protocol(a)
     check_unattended(protocol)
     out = a.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
+    _spare(out, a.json)
     run = Run.begin(out, protocol)
     print(f"{len(run.slots)} trials in {out}; after a crash: `nac trials --out {out}` goes on")
     try:
@@ -43,12 +44,14 @@ def report(a: Namespace) -> Figures:
     """The page and the figures of a run, also of one that goes on."""
     from nac_ros.trials.run import Run
 
+    _spare(a.run_folder, a.json)
     return _reported(Run.read(a.run_folder))
 
 
-def _unblind(folder: Path) -> Figures:
+def _unblind(folder: Path, figures: Path | None) -> Figures:
     from nac_ros.trials.run import Run
 
+    _spare(folder, figures)
     run = Run.go_on(folder)
     try:
         for code, method in run.unblind().items():
@@ -58,11 +61,23 @@ def _unblind(folder: Path) -> Figures:
         run.close()
 
 
+def _spare(folder: Path, figures: Path | None) -> None:
+    """Raises ConfigError where --json would go over what the run is."""
+    from nac_ros.trials.run import LOG, PROTOCOL
+
+    if figures is not None and figures.resolve() in (
+        folder.resolve() / n for n in (LOG, PROTOCOL)
+    ):
+        raise ConfigError(f"--json {figures} is the run's own file; name another")
+
+
 def _power(rates: list[float]) -> Figures:
     from nac_ros.trials.power import RATES, power_table
 
-    if len(rates) == 1:
-        raise ConfigError(f"--power {rates[0]:g}: name at least two success rates, or none")
+    if rates and len(set(rates)) == 1:
+        raise ConfigError(
+            f"--power {rates[0]:g}: name at least two success rates that differ, or none"
+        )
     rows = power_table(rates or RATES)
     shown = [{key: "more than 200" if v is None else v for key, v in r.items()} for r in rows]
     terminal.table(shown)
@@ -109,13 +124,15 @@ def _protocol(a: Namespace) -> Any:
     if a.tasks:
         given["tasks"] = tuple(_tasks(a.tasks))
     if a.methods:
-        given["methods"] = dict(_method(item) for item in a.methods.split(","))
+        given["methods"] = _methods(a.methods)
     if base is None and not (a.tasks and a.methods):
         raise ConfigError(
             "name --tasks and --methods, a --protocol file, or the --out of a run to go on with"
         )
     protocol = Protocol(**given) if base is None else _changed(base, given)
     said = {name: getattr(a, name) for name in CONDITIONS if getattr(a, name) is not None}
+    if said.get("scenes", "").endswith(".yaml"):  # to be found from elsewhere, too
+        said["scenes"] = str(Path(said["scenes"]).resolve())
     return replace(protocol, conditions=replace(protocol.conditions, **said))
 
 
@@ -134,11 +151,28 @@ def _tasks(text: str) -> Iterator[str]:
         yield make_task(name).id
 
 
+def _methods(text: str) -> dict[str, str]:
+    """Name -> source of --methods."""
+    found: dict[str, str] = {}
+    for name, source in map(_method, text.split(",")):
+        if name in found:
+            raise ConfigError(
+                f"--methods {text}: '{name}' is there twice; tell them apart with NAME=BUNDLE"
+            )
+        found[name] = source
+    return found
+
+
 def _method(text: str) -> tuple[str, str]:
     """Name and source of an item of --methods; a bare name is looked for among the models."""
     from nac_ros.trials.protocol import EXPERT
 
     name, equals, source = text.rpartition("=")
+    if not source:
+        raise ConfigError(
+            f"--methods: '{text}' names no bundle; give `expert`, bundles, or NAME=BUNDLE, with a "
+            "comma between two of them"
+        )
     if source == EXPERT:
         return name or EXPERT, EXPERT
     path, shipped = Path(source), config_dir().parent / "models" / source

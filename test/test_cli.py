@@ -108,3 +108,21 @@ def test_every_command_explains_itself(capsys):
         with pytest.raises(SystemExit) as ended:
             main([*arguments, "--help"])
         assert ended.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (".", r"--json .: . is a folder; name a file"),
+        ("file/figures.json", "file is a file; name a file in a folder"),
+        ("/proc/none/figures.json", "--json /proc/none/figures.json"),
+    ],
+)
+def test_figures_that_cannot_be_written_are_one_sentence(
+    capsys, tmp_path, monkeypatch, target, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    code, _, error = run(capsys, "tokenizer", "list", "--json", target)
+    assert code == 2 and words in error and error.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"

@@ -46,6 +46,7 @@ def test_the_number_needed_is_the_first_that_has_the_power():
     assert max(power(0.5, 0.9, n) for n in range(1, needed)) < 0.8
     assert trials_needed(0.9, 0.5) == needed and trials_needed(0.1, 0.5) == needed
     assert trials_needed(0.50, 0.51) is None
+    assert trials_needed(0.0, 1e-170) is None  # whose square is 0
 
 
 def test_the_table_has_a_row_for_each_two_rates():

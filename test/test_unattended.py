@@ -191,6 +191,12 @@ def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_repeated(tmp_path, c
         (["trials", "--tasks", "juggle", "--methods", "expert"], "unknown task 'juggle'"),
         (["trials", "--tasks", "all", "--methods", "expert", "--robot", "ur5"], "has no judge"),
         (["trials", "--power", "0.5"], "name at least two success rates"),
+        (["trials", "--power", "0.5", "0.5"], "name at least two success rates that differ"),
+        (["trials", "--tasks", "marker", "--methods", "a=x,a=y"], "'a' is there twice; tell them"),
+        (["trials", "--tasks", "marker", "--methods", "expert,expert"], "'expert' is there twice"),
+        (["trials", "--tasks", "marker", "--methods", "expert,"], "'' names no bundle; give"),
+        (["trials", "--tasks", "marker", "--methods", "a="], "'a=' names no bundle; give"),
+        (["report", ".", "--json", "log.jsonl"], "log.jsonl is the run's own file; name another"),
         (["trials", "--unblind", "nowhere"], "holds no run"),
         (["report", "nowhere"], "holds no run"),
     ],
@@ -201,6 +207,29 @@ def test_bad_input_is_one_sentence_and_code_2(words, told, capsys, tmp_path, mon
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scenes_file_is_found_from_elsewhere_when_the_run_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/mine.yaml").write_text("light: 0.2\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(unattended, "play_all", lambda *given: None)
+    words = "trials --tasks weighing --methods expert --trials 1 --scenes mine.yaml --out ../run"
+    assert main(words.split()) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["trials", "--out", "run"]) == 0
+
+
+def test_a_report_that_the_disk_does_not_take_leaves_the_one_before(tmp_path, protocol, capsys):
+    Run.begin(tmp_path / "run", protocol).close()
+    words = ["report", str(tmp_path / "run")]
+    assert main(words) == 0
+    page = (tmp_path / "run/report.html").read_bytes()
+    (tmp_path / "run/report.html.partial").mkdir()  # as a disk that takes nothing
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "report.html cannot be written, Is a directory: make room" in error
+    assert error.count("\n") == 1 and (tmp_path / "run/report.html").read_bytes() == page
 
 
 def test_what_the_twin_cannot_play_is_refused_before_anything_is_written(

@@ -39,6 +39,8 @@ def trials_needed(
         raise ConfigError(f"both rates are {first}: no number of trials tells equals apart")
     normal, mean = NormalDist().inv_cdf, (first + second) / 2
     guess = (normal(1 - alpha / 2) + normal(wanted)) ** 2 * 2 * mean * (1 - mean)
+    if guess > 2 * MOST * (first - second) ** 2:  # also of rates whose square is 0 to a float
+        return None
     start = max(1, ceil(0.5 * guess / (first - second) ** 2))  # the exact number lies above
     candidates = range(start, MOST + 1)  # a saw-tooth, so every number is tried
     return next((n for n in candidates if power(first, second, n, alpha) >= wanted), None)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nac_ros.data.layout import replace_with
 from nac_ros.evaluation.figures import success_rates
 from nac_ros.evaluation.page import page, table
 from nac_ros.evaluation.report import figure, section
 from nac_ros.trials import plots, tables
+from nac_ros.trials.log import unwritable
 from nac_ros.trials.protocol import POOLED
 from nac_ros.trials.run import Record, Run
 from nac_ros.trials.sequential import bet
@@ -19,9 +21,9 @@ WINDOW = 10  # trials of the moving rate; a run with fewer of each method shows 
 
 
 def write_report(run: Run) -> tuple[Path, Figures]:
-    """Writes both files into the run's folder; the page's path and the figures."""
+    """Writes both files into the run's folder; the page's path and the figures. Raises TrialError
+    where the disk does not take them."""
     found = figures(run)
-    (run.folder / FIGURES).write_text(json.dumps(found, indent=1) + "\n")
     sections = [
         tables.tiles(found), _state(found), _success(found), _comparison(run, found), _strips(run),
         _measures(run, found), section("Why trials failed", tables.failures(found)), _order(run),
@@ -30,9 +32,17 @@ def write_report(run: Run) -> tuple[Path, Figures]:
     facts = ("robot", "seed", "planned", "judged")
     subtitle = " · ".join(f"{key} {escape(str(found[key]))}" for key in facts)
     subtitle = f"{escape(found['run'])} · {subtitle} · protocol {found['protocol'][:12]}"
-    path = run.folder / PAGE
-    path.write_text(page("Trials", subtitle, "\n".join(sections)), encoding="utf-8")
-    return path, found
+    _put(run.folder / FIGURES, json.dumps(found, indent=1) + "\n")
+    _put(run.folder / PAGE, page("Trials", subtitle, "\n".join(sections)))
+    return run.folder / PAGE, found
+
+
+def _put(path: Path, text: str) -> None:
+    """Whole or not at all, so that a full disk leaves the report before."""
+    try:
+        replace_with(path, lambda to: to.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _state(found: Figures) -> str:
