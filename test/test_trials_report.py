@@ -14,7 +14,7 @@ from nac_ros.evaluation.published import TABLE_6
 from nac_ros.trials.protocol import StopRule
 from nac_ros.trials.report import write_report
 from nac_ros.trials.run import Run, Verdict
-from nac_ros.trials.summary import figures
+from nac_ros.trials.summary import figures, outcomes_of
 
 
 def better(task, trial, method):
@@ -118,6 +118,61 @@ def test_a_stopped_task_and_trials_that_do_not_count_are_told(tmp_path, tiny_bun
     assert sorted(invalid) == [0, 1]
     assert "ended marker after 9 trials" in path.read_text()
     assert "invalid: played again, not counted" in path.read_text()
+
+
+def test_where_the_stop_rule_ended_a_task_the_page_says_which_p_to_quote(tmp_path, tiny_bundle):
+    for rule in (StopRule(), StopRule(rule="sequential", pair=("nac", "fast"))):
+        with closing(Run.begin(tmp_path / rule.rule, protocol(tiny_bundle, stop=rule))) as run:
+            play(run, lambda task, trial, method: method == "nac")
+            run.unblind()
+            page = write_report(run)[0].read_text()
+        assert ("quote the p of `any time`" in page) == (rule.rule == "sequential")
+
+
+def test_a_run_that_was_unblinded_early_does_not_go_on(tmp_path, tiny_bundle):
+    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+        for slot in run.slots[:7]:
+            run.judge(slot, Verdict(outcome="aborted", reason="the arm shook"))
+        run.unblind()
+        page = write_report(run)[0].read_text()
+    assert "goes on" not in page and "ended by unblinding it: 7 verdicts, and 48 trials" in page
+    assert "<td>of these, aborted by the operator</td>" in page  # its reasons are counted above
+
+
+def test_trials_without_a_picture_are_not_passed_over_in_silence(tmp_path, tiny_bundle):
+    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle, tasks=("marker",)))) as run:
+        (run.folder / "one.jpg").write_bytes(encode(np.zeros((8, 48, 3), np.uint8), 80))
+        for slot in run.slots:
+            strip = "one.jpg" if slot.trial > 2 else "lost.jpg"
+            run.judge(slot, Verdict(outcome="success", strip=strip))
+        page = write_report(run)[0].read_text()
+    assert page.count("first success with a picture, trial 3") == 4  # two, and in their alt texts
+
+
+def test_one_method_has_no_letters_and_invalid_verdicts_are_no_trials(tmp_path, tiny_bundle):
+    alone = protocol(tiny_bundle, tasks=("marker",), methods={"nac": str(tiny_bundle)})
+    with closing(Run.begin(tmp_path / "run", alone)) as run:
+        run.judge(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))
+        page = write_report(run)[0].read_text()
+        assert "All verdicts are `invalid`" in page and "How it went" not in page
+        play(run, better)
+        page = write_report(run)[0].read_text()
+    assert "share a letter" not in page and "over 1 task<" in page
+
+
+def test_over_all_tasks_the_stake_waits_for_whoever_is_slow(tmp_path, tiny_bundle):
+    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+        first, second = sorted(run.codes.values())
+        late = next(s for s in run.slots if (s.trial, s.code) == (3, first))
+        for slot in run.slots:
+            if slot != late:
+                won = slot.code == first
+                run.judge(slot, Verdict(outcome="success" if won else "failure"))
+        assert outcomes_of(run, first, second) == [(True, False)] * 3
+        pooled = figures(run)["tests"][-1]
+        assert pooled["anytime_p"] == pytest.approx(4 / 2**3) and pooled["shared"] == 23
+        run.judge(late, Verdict(outcome="failure"))
+        assert len(outcomes_of(run, first, second)) == 24
 
 
 def test_a_rubric_is_the_mean_share_of_steps_with_an_interval(tmp_path, tiny_bundle):

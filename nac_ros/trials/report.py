@@ -49,14 +49,25 @@ def _state(found: Figures) -> str:
     notes = []
     if found["blind"]:
         notes.append("Methods are shown by their codes until the run is unblinded.")
-    if not found["finished"]:
+    if not found["finished"] and found["blind"]:
         notes.append(
             f"{found['judged']} trials are judged and the run goes on. Only the test that may be "
             "looked at any time is valid before its end; whoever stops because another p is small "
             "errs more often than it says."
         )
+    elif not found["finished"]:
+        notes.append(
+            f"The run was ended by unblinding it: {found['judged']} verdicts, and "
+            f"{found['planned']} trials were planned. The test that may be looked at any time is "
+            "valid all the same; all else only if the results so far did not decide when to end."
+        )
     for task, n in found["stopped"].items():
         notes.append(f"The stop rule ended {escape(task)} after {n} trials of each method.")
+    if found["stopped"]:
+        notes.append(
+            "The stop rule ends a task when its methods look most different. Where it did, quote "
+            "the p of `any time`: other p, letters, differences and intervals promise too much."
+        )
     return section("State", "".join(f'<p class="note">{n}</p>' for n in notes)) if notes else ""
 
 
@@ -70,11 +81,13 @@ def _success(found: Figures) -> str:
         if rows
     }
     if not rates:
-        return section("Success", "<p>No trial is judged yet.</p>")
+        why = "No trial is judged yet." if not found["judged"] else "All verdicts are `invalid`."
+        return section("Success", f"<p>{why}</p>")
     total = sum(n for rows in rates.values() for _, n, _ in rows.values())
     caption = f"Success by task and method, n = {total} trials; bars are Wilson's 95 % intervals."
     body = figure(success_rates(rates), caption) + tables.success(found)
-    return section("Success", body + tables.SUCCESS_NOTE)
+    note = tables.SUCCESS_NOTE if found["letters"] else tables.EXACT_NOTE
+    return section("Success", body + note)
 
 
 def _comparison(run: Run, found: Figures) -> str:
@@ -89,7 +102,7 @@ def _comparison(run: Run, found: Figures) -> str:
             pairs[f"{row['methods'][0]} and {row['methods'][1]}"] = made.stakes
     caption = (
         "The stake of a bet against equal chances, all tasks in turn. It may be looked at any "
-        f"time: equal methods ever reach {1 / found['alpha']:g} with probability "
+        f"time: a pair of equal methods ever reaches {1 / found['alpha']:g} with probability "
         f"{found['alpha']:g} at most."
     )
     curve = figure(plots.stakes(pairs, found["alpha"]), caption)
@@ -101,10 +114,12 @@ def _strips(run: Run) -> str:
     blocks = []
     for task in run.protocol.tasks:
         for code, name in names_of(run).items():
-            rows = [row for row in run.counted(task, code) if (run.folder / row.strip).is_file()]
             for word, won in (("success", True), ("failure", False)):
-                first = next((r for r in rows if (r.outcome == "success") == won), None)
-                blocks += [_strip(run, first, name, word)] if first is not None else []
+                rows = [r for r in run.counted(task, code) if (r.outcome == "success") == won]
+                seen = [row for row in rows if (run.folder / row.strip).is_file()]
+                if seen and seen[0] != rows[0]:
+                    word += " with a picture"
+                blocks += [_strip(run, seen[0], name, word)] if seen else []
     return section("First success, first failure", "".join(blocks)) if blocks else ""
 
 
@@ -127,6 +142,8 @@ def _measures(run: Run, found: Figures) -> str:
         for name, rows in seconds.items()
     }
     seconds = {name: rows for name, rows in seconds.items() if rows}
+    if not any(found["methods"].values()):
+        return ""
     n = sum(len(values) for rows in seconds.values() for values in rows.values())
     caption = f"Time to success, n = {n} successful trials; the line is the median."
     shown = figure(plots.times(seconds), caption) if seconds else ""

@@ -65,9 +65,17 @@ def figures(run: Run) -> Figures:
 
 
 def outcomes_of(run: Run, first: str, second: str) -> list[tuple[bool, bool]]:
-    """Whether two codes succeeded, on each scene that both have played, task by task."""
-    sides = (_shared(run, task, first, second) for task in run.protocol.tasks)
-    return [pair for side in sides for pair in zip(*side)]
+    """Whether two codes succeeded, scene by scene and task by task, up to the first scene that one
+    of them has still to play: what others have played beyond it comes later, in its turn, or the
+    test that may be looked at any time would depend on who was fast."""
+    found = []
+    for task in run.protocol.tasks:
+        for trial in range(run.stopped(task) or run.protocol.trials):
+            pair = run.record(task, trial, first), run.record(task, trial, second)
+            if pair[0] is None or pair[1] is None:
+                return found
+            found.append((pair[0].outcome == "success", pair[1].outcome == "success"))
+    return found
 
 
 def _of_method(run: Run, code: str) -> Figures:

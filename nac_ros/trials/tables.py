@@ -9,6 +9,7 @@ from nac_ros.trials.protocol import POOLED
 from nac_ros.trials.summary import Figures
 
 ALL = "all tasks"
+EXACT_NOTE = "<p><small>k/n with Clopper and Pearson's exact 95 % interval.</small></p>"
 SUCCESS_NOTE = (
     "<p><small>k/n with Clopper and Pearson's exact 95 % interval. Methods that share a "
     "letter are not told apart (Barnard's test with Holm's correction; over all tasks the "
@@ -20,7 +21,8 @@ TESTS_NOTE = (
     "method succeeded. Barnard: exact test of two rates; Holm: the same p adjusted for all "
     "tasks and pairs of methods. Over all tasks: exact conditional Cochran-Mantel-Haenszel "
     "test, stratified by task, adjusted for all pairs. McNemar: exact test on scenes alone "
-    "won. Any time: p of the sequential test, valid at every look.</small></p>"
+    "won. Any time: p of the sequential test, valid at every look. McNemar and any time are not "
+    "adjusted for several tasks and pairs. Bold: at most alpha.</small></p>"
 )
 MEASURES_NOTE = (
     "<p><small>Time: of the arm until success, median. SPARC: spectral arc length of the tool's "
@@ -42,7 +44,8 @@ def tiles(found: Figures) -> str:
             letters = f"; letters {shown}" if shown else ""
             cells.append(
                 f'<div class="tile"><b>{k} of {n}</b><span>{escape(method)}</span>'
-                f"<small>{100 * k / n:.0f} % over {len(rows)} tasks{letters}</small></div>"
+                f"<small>{100 * k / n:.0f} % over {_some(len(rows), 'task')}{letters}"
+                "</small></div>"
             )
     return f'<div class="tiles">{"".join(cells)}</div>'
 
@@ -111,8 +114,11 @@ def failures(found: Figures) -> str:
         rows += [[escape(task), escape(method), str(n), escape(why)] for why, n in ordered]
         for what in ("aborted", "invalid"):
             if row[what]:
-                text = "by the operator" if what == "aborted" else "played again, not counted"
-                rows.append([escape(task), escape(method), str(row[what]), f"{what}: {text}"])
+                told = {
+                    "aborted": "of these, aborted by the operator",
+                    "invalid": "invalid: played again, not counted",
+                }[what]
+                rows.append([escape(task), escape(method), str(row[what]), told])
     return table(("task", "method", "trials", "why"), rows) if rows else "<p>No trial failed.</p>"
 
 
@@ -141,6 +147,10 @@ def compact(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table without the columns that are empty."""
     keep = [i for i in range(len(heads)) if any(row[i] for row in rows)]
     return table([heads[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _tasks(found: Figures) -> list[str]:
