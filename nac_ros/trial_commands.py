@@ -126,8 +126,10 @@ def _protocol(a: Namespace) -> Any:
     if a.methods:
         given["methods"] = _methods(a.methods)
     if base is None and not (a.tasks and a.methods):
+        there = f"{a.out} holds no run: " if a.out is not None else ""
         raise ConfigError(
-            "name --tasks and --methods, a --protocol file, or the --out of a run to go on with"
+            f"{there}name --tasks and --methods, a --protocol file, or the --out of a run to go "
+            "on with"
         )
     protocol = Protocol(**given) if base is None else _changed(base, given)
     said = {name: getattr(a, name) for name in CONDITIONS if getattr(a, name) is not None}

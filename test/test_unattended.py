@@ -187,6 +187,7 @@ def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_repeated(tmp_path, c
     ("words", "told"),
     [
         (["trials"], "name --tasks and --methods"),
+        (["trials", "--out", "nowhere"], "nowhere holds no run: name --tasks and --methods"),
         (["trials", "--tasks", "marker", "--methods", "nowhere"], "no bundle at"),
         (["trials", "--tasks", "juggle", "--methods", "expert"], "unknown task 'juggle'"),
         (["trials", "--tasks", "all", "--methods", "expert", "--robot", "ur5"], "has no judge"),
