@@ -25,6 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NacError as error:
         print(f"nac: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"nac: {error.filename}: {error.strerror}; give another or allow it", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
         print("nac: stopped", file=sys.stderr)
         return 130

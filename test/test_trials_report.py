@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -173,6 +174,22 @@ def test_over_all_tasks_the_stake_waits_for_whoever_is_slow(tmp_path, tiny_bundl
         assert pooled["anytime_p"] == pytest.approx(4 / 2**3) and pooled["shared"] == 23
         run.judge(late, Verdict(outcome="failure"))
         assert len(outcomes_of(run, first, second)) == 24
+
+
+def test_the_stop_rule_is_asked_once_for_what_is_judged(tmp_path, tiny_bundle, monkeypatch):
+    rule, asked, ask = StopRule(rule="sequential", pair=("nac", "fast")), [], Run._bet
+    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle, stop=rule))) as run:
+        play(run, better)
+        monkeypatch.setattr(Run, "_bet", lambda *given: asked.append(given) or ask(*given))
+        figures(run)
+    assert len(asked) <= 4  # rule and test, on two tasks; for each trial it would be hundreds
+
+
+def test_two_reports_at_once_do_not_meet(tmp_path, tiny_bundle):
+    Run.begin(tmp_path / "run", protocol(tiny_bundle)).close()
+    runs = [Run.read(tmp_path / "run") for _ in range(8)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        assert len({path for path, _ in pool.map(write_report, runs)}) == 1
 
 
 def test_a_rubric_is_the_mean_share_of_steps_with_an_interval(tmp_path, tiny_bundle):

@@ -113,6 +113,11 @@ def test_two_processes_find_what_one_finds(tmp_path, protocol, alone):
     assert [{**row, "strip": ""} for row in told(alone)] == told(found)
 
 
+def test_a_worker_that_dies_is_one_sentence():
+    with pytest.raises(TrialError, match=r"one of 1 workers died.*what was judged is kept"):
+        list(Processes(1).run(os._exit, [1]))
+
+
 def test_a_ray_cluster_finds_what_one_process_finds(tmp_path, protocol, alone, monkeypatch):
     rays = Rays()
     monkeypatch.setitem(sys.modules, "ray", rays)
@@ -200,6 +205,7 @@ def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_repeated(tmp_path, c
         (["report", ".", "--json", "log.jsonl"], "log.jsonl is the run's own file; name another"),
         (["trials", "--unblind", "nowhere"], "holds no run"),
         (["report", "nowhere"], "holds no run"),
+        (["report", "a" * 300], ": File name too long; give another or allow it"),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(words, told, capsys, tmp_path, monkeypatch):

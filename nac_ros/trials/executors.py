@@ -6,12 +6,13 @@ decides about the next trial knows as many results as there can be.
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
 from nac_ros.data.generate import begin_worker
-from nac_ros.errors import ConfigError
+from nac_ros.errors import ConfigError, TrialError
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -32,7 +33,8 @@ class Here:
 
 
 class Processes:
-    """Processes of this machine, which end when this one does, even when it is killed."""
+    """Processes of this machine, which end when this one does, even when it is killed. Raises
+    TrialError where one of them dies."""
 
     def __init__(self, workers: int):
         self._workers = workers
@@ -46,6 +48,11 @@ class Processes:
 
         try:
             yield from _windowed(jobs, lambda job: pool.submit(play, job), ended, self._workers)
+        except BrokenProcessPool as error:
+            raise TrialError(
+                f"one of {self._workers} workers died, perhaps for want of memory: go on with the "
+                "run, with fewer --workers; what was judged is kept"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

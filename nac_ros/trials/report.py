@@ -10,7 +10,7 @@ from nac_ros.evaluation.figures import success_rates
 from nac_ros.evaluation.page import page, table
 from nac_ros.evaluation.report import figure, section
 from nac_ros.trials import plots, tables
-from nac_ros.trials.log import unwritable
+from nac_ros.trials.log import locked, unwritable
 from nac_ros.trials.protocol import POOLED
 from nac_ros.trials.run import Record, Run
 from nac_ros.trials.sequential import bet
@@ -32,8 +32,9 @@ def write_report(run: Run) -> tuple[Path, Figures]:
     facts = ("robot", "seed", "planned", "judged")
     subtitle = " · ".join(f"{key} {escape(str(found[key]))}" for key in facts)
     subtitle = f"{escape(found['run'])} · {subtitle} · protocol {found['protocol'][:12]}"
-    _put(run.folder / FIGURES, json.dumps(found, indent=1) + "\n")
-    _put(run.folder / PAGE, page("Trials", subtitle, "\n".join(sections)))
+    with locked(run.folder):
+        _put(run.folder / FIGURES, json.dumps(found, indent=1) + "\n")
+        _put(run.folder / PAGE, page("Trials", subtitle, "\n".join(sections)))
     return run.folder / PAGE, found
 
 

@@ -82,6 +82,9 @@ class Run:
         self.records: list[Record] = []
         self.unblinded = False
         self._starts: Counter[int] = Counter()
+        self._stops: dict[
+            str, tuple[int, int | None]
+        ] = {}  # task -> of how many records, `stopped`
         self._valid: dict[tuple[str, int, str], Record] = {}
         order = Order(self.slots)
         for number, entry in enumerate(entries, 1):
@@ -205,9 +208,13 @@ class Run:
         evenly, so that no number of them errs more often."""
         if self.protocol.stop.rule == "fixed":
             return None
-        first, second = (self.codes[method] for method in self.protocol.stop.pair)
-        level = self.protocol.alpha / len(self.protocol.tasks)
-        return self._bet(task, first, second, self.protocol.trials).reached(level)
+        known, stopped = self._stops.get(task, (-1, None))
+        if known != len(self.records):
+            first, second = (self.codes[method] for method in self.protocol.stop.pair)
+            level = self.protocol.alpha / len(self.protocol.tasks)
+            stopped = self._bet(task, first, second, self.protocol.trials).reached(level)
+            self._stops[task] = len(self.records), stopped
+        return stopped
 
     def _bet(self, task: str, first: str, second: str, trials: int) -> Bet:
         made = Bet()
