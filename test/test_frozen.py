@@ -74,3 +74,33 @@ def test_the_scenes_that_are_played_are_those_that_were_frozen(tmp_path, tiny_bu
     assert jobs[0].variation.light == 0.2
     assert json.loads((tmp_path / "run/protocol.json").read_text())["variation"]["light"] == 0.2
     assert replace(jobs[0].variation, light=0.0).plain
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[1]", "its SHA-256 is missing; take it from a backup"),
+        (b"{}", "its SHA-256 is missing; take it from a backup"),
+        (b"\xff", "'utf-8' codec"),
+        (b"[" * 100_000, "maximum recursion depth"),
+        (b'{"sha256": 5, "protocol": 5}', "it: key 'bundles' is missing"),
+    ],
+)
+def test_what_is_no_frozen_protocol_is_one_sentence(tmp_path, content, words):
+    (tmp_path / "protocol.json").write_bytes(content)
+    for opened in (Run.read, Run.go_on):
+        with pytest.raises(TrialError, match=f"is no frozen protocol: {words}"):
+            opened(tmp_path)
+
+
+def test_a_run_whose_log_is_gone_is_not_taken_for_one_that_was_never_begun(tmp_path, tiny_bundle):
+    Run.begin(tmp_path / "run", protocol(tiny_bundle)).close()
+    (tmp_path / "run/log.jsonl").unlink()
+    Run.read(tmp_path / "run")  # as after a crash between the two files
+    (tmp_path / "run/strips").mkdir()
+    Run.read(tmp_path / "run")
+    (tmp_path / "run/strips/one.jpg").touch()
+    for opened in (Run.read, Run.go_on):
+        with pytest.raises(TrialError, match=r"has strips of trials, but log\.jsonl is missing"):
+            opened(tmp_path / "run")
+    assert not (tmp_path / "run/log.jsonl").exists()

@@ -39,11 +39,15 @@ def stored(folder: Path) -> tuple[Frozen, str]:
     if not path.is_file():
         raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "sha256" not in content:
+            raise ValueError("its SHA-256 is missing")
         said = content.pop("sha256")
-        frozen = config.build(Frozen, content, str(path))
-    except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
-        raise TrialError(f"{path} is no frozen protocol: {error}") from error
+        frozen = config.build(Frozen, content, "it")
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        raise TrialError(
+            f"{path} is no frozen protocol: {error}; take it from a backup, or begin anew"
+        ) from error
     if said != digest(content):
         raise _changed(path, digest(content), str(said))
     return frozen, said

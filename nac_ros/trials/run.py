@@ -113,6 +113,7 @@ class Run:
     def go_on(cls, folder: Path) -> "Run":
         """The run that is there, as its only writer; raises TrialError."""
         stored(folder)
+        _check_log(folder)
         log = Log(folder / LOG)
         try:
             run = cls(folder, log.entries, log)
@@ -128,7 +129,9 @@ class Run:
     def read(cls, folder: Path) -> "Run":
         """A run as it is on disk, also while it is going on; raises TrialError."""
         log = folder / LOG
-        return cls(folder, read_log(log) if log.is_file() else [], None)
+        stored(folder)
+        _check_log(folder)
+        return cls(folder, read_log(log) if log.exists() else [], None)
 
     def close(self) -> None:
         """Lets others go on with the run."""
@@ -254,3 +257,13 @@ class Run:
         self.records.append(record)
         if record.outcome != "invalid":
             self._valid[record.task, record.trial, record.code] = record
+
+
+def _check_log(folder: Path) -> None:
+    """A folder may be frozen and nothing begun, but nothing is played before the log is there."""
+    played = [name for name in ("strips", "recordings") if any((folder / name).glob("*"))]
+    if played and not (folder / LOG).exists():
+        raise TrialError(
+            f"{folder} has {played[0]} of trials, but {LOG} is missing: take it from a backup, or "
+            "choose another folder"
+        )
