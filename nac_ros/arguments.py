@@ -1,6 +1,8 @@
 """Arguments that several commands of `nac` share, and how their values are read."""
 
 import argparse
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,24 @@ def setting(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{text}: the value is not YAML") from error
+
+
+def check_target(path: Path) -> None:
+    """Before the work, not after it: raises ConfigError where --json can name no file."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if path.is_dir() or (place != path and not place.is_dir()):
+        kind = "a folder" if path.is_dir() else "a file"
+        raise ConfigError(f"--json {path}: {place} is {kind}; name a file in a folder")
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"--json {path} may not be written; name a file in another folder")
+
+
+def write_figures(path: Path, figures: Any) -> None:
+    """Where --json says; raises ConfigError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"--json {path} cannot be written, {error.strerror}; all else is done"
+        ) from error

@@ -1,15 +1,16 @@
 """Make data, train, export and judge policies, run them; --json writes the figures to a file."""
 
 import argparse
-import json
-import os
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nac_ros import arguments, commands, data_cli, tokenizer_commands, trial_commands
-from nac_ros.errors import ConfigError, NacError
+from nac_ros.errors import NacError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)  # of a write that names no file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,19 +19,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = getattr(said, "json", None)
     try:
         if target:
-            _check_target(target)
+            arguments.check_target(target)
         figures = said.run(said)
         if target and figures is not None:
-            _write(target, figures)
+            arguments.write_figures(target, figures)
     except NacError as error:
         print(f"nac: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise
-        print(
-            f"nac: {error.filename}: {error.strerror}; give another or allow it", file=sys.stderr
-        )
+        print(f"nac: {_of_disk(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nac: stopped", file=sys.stderr)
@@ -38,24 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if figures and figures.get("failed") else 0
 
 
-def _check_target(path: Path) -> None:
-    """Before the work, not after it: raises ConfigError where --json can name no file."""
-    place = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if path.is_dir() or (place != path and not place.is_dir()):
-        kind = "a folder" if path.is_dir() else "a file"
-        raise ConfigError(f"--json {path}: {place} is {kind}; name a file in a folder")
-    if not os.access(place, os.W_OK):
-        raise ConfigError(f"--json {path} may not be written; name a file in another folder")
-
-
-def _write(path: Path, figures: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1) + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"--json {path} cannot be written, {error.strerror}; all else is done"
-        ) from error
+def _of_disk(error: OSError) -> str:
+    if error.filename is None:
+        return f"{error.strerror}: no room for what the command prints or writes; make some"
+    return f"{error.filename}: {error.strerror}; give another or allow it"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,9 +1,11 @@
 """The command line: whole small runs, figures as JSON, one sentence and code 2 for bad input."""
 
+import errno
 import json
 
 import pytest
 
+from nac_ros import tokenizer_commands
 from nac_ros.cli import main
 
 
@@ -126,3 +128,19 @@ def test_figures_that_cannot_be_written_are_one_sentence(
     code, _, error = run(capsys, "tokenizer", "list", "--json", target)
     assert code == 2 and words in error and error.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, True), (errno.EBADF, False)])
+def test_a_disk_without_room_for_what_is_printed_is_one_sentence(
+    capsys, monkeypatch, number, told
+):
+    def failing(said):
+        raise OSError(number, "it went wrong")
+
+    monkeypatch.setattr(tokenizer_commands, "sizes", failing)
+    if told:
+        code, _, error = run(capsys, "tokenizer", "list")
+        assert code == 2 and "it went wrong: no room for what the command" in error
+    else:
+        with pytest.raises(OSError, match="it went wrong"):  # nobody expects it, so it is shown
+            main(["tokenizer", "list"])
