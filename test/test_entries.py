@@ -68,6 +68,7 @@ def put(number, line):
             "line 5 of .*after the run was unblinded",
         ),
         (put(3, b"5"), r"line 3 of .*damaged \(5 is no entry\)"),
+        (put(3, b"[" * 100_000), "line 3 of .*damaged .*recursion"),
         (put(3, b"null"), r"line 3 of .*damaged \(None is no entry\)"),
         (put(3, b"\0" * 48), "line 3 of .*damaged .*Expecting value"),
         (put(3, b"{}\xff"), "line 3 of .*damaged .*utf-8"),

@@ -115,7 +115,7 @@ def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             entries.append(json.loads(line.decode(), parse_constant=_refused))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise damaged(path, number, error) from error
         if not isinstance(entries[-1], dict):
             raise damaged(path, number, f"{entries[-1]!r} is no entry")
