@@ -82,13 +82,20 @@ class Stream:
 
 class Aligner:
     """Collects joint states and images and hands out observations of `n_obs_steps` steps; of each
-    joint the newest N_JOINTS samples are kept, of each camera N_IMAGES."""
+    joint the newest N_JOINTS samples are kept, of each camera N_IMAGES.
+
+    may_freeze: the cameras are real, and one that shows the same picture while the arm moves is
+        refused. Rendered ones, which have no noise, do so when the arm is out of their view
+    """
 
     N_JOINTS, N_IMAGES = 256, 16
 
-    def __init__(self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
+    def __init__(
+        self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int, *, may_freeze: bool = True
+    ):
         self.spec = spec
         self.n_obs_steps = n_obs_steps
+        self._may_freeze = may_freeze
         self._cameras = {name: spec.camera(name) for name in cameras}
         self._joints = Stream("joint_states", depth=self.N_JOINTS)
         self._images = {n: Stream(f"camera {n}", depth=self.N_IMAGES) for n in cameras}
@@ -193,7 +200,8 @@ class Aligner:
         """A camera that shows one picture while the arm moves is not looking any more."""
         since, _ = self._changed[camera]
         moved_at, moved = self._moved.get(camera, (newest, 0.0))
-        if newest - since > FROZEN_S and newest - moved_at > SHOWN_S:
+        frozen = newest - since > FROZEN_S and newest - moved_at > SHOWN_S
+        if frozen and self._may_freeze:
             raise BadObservation(
                 f"camera {camera}: the same picture for {newest - since:.2f} s while the arm "
                 f"moved by {moved:.3f} rad; it is frozen, start its driver anew",

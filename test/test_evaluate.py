@@ -1,5 +1,6 @@
 """`nac eval` in one process: experts through the real runtime, controls, figures."""
 
+import dataclasses
 import json
 from typing import get_args
 
@@ -67,6 +68,31 @@ def test_a_trial_of_an_untrained_policy_ends_at_the_horizon_with_figures(tiny_bu
     assert row["outcomes"][0]["outcome"] == "failure" and row["outcomes"][0]["reason"]
     assert figures["chunk_ms"]["p99"] >= figures["chunk_ms"]["p50"] > 0
     assert figures["decode_ms"]["p50"] > 0
+
+
+class Seeing(ExpertChunks):
+    """Knows the demonstration, and is shown what the fixed camera sees."""
+
+    cameras = ("scene",)
+    n_obs_steps = 2
+
+
+def test_an_arm_out_of_a_fixed_cameras_view_may_move_on(monkeypatch):
+    spec, seed = load_robot("vx300s"), scene_seed("weighing", 7, 0)
+    shown = demonstrate(Twin(spec, "weighing", render=False), seed, np.random.default_rng(0))
+    rehearsal = Rehearsal(spec, "weighing", Seeing(spec, shown.actions), latency_s=0.0)
+    read, pictures = rehearsal.twin.read, {}
+
+    def unchanged():
+        reading = read()
+        for name, (_, picture) in reading.images.items():
+            pictures.setdefault(name, picture)
+        images = {name: (reading.stamp, picture) for name, picture in pictures.items()}
+        return dataclasses.replace(reading, images=images)
+
+    monkeypatch.setattr(rehearsal.twin, "read", unchanged)
+    rehearsal.play(seed)
+    assert rehearsal.twin.outcome().state == "success"
 
 
 def test_controls_replace_the_eyes_or_the_policy():
