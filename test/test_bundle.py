@@ -17,7 +17,11 @@ from nac_ros.robot import config_dir, load_robot
 from nac_ros.runtime.engine import Engine
 from nac_ros.tokenizers import load_tokenizer
 
-DEFAULT = config_dir().parent / "models" / "default"
+MODELS = config_dir().parent / "models"
+SHIPPED = {
+    "default": {"marker", "weighing"},
+    "four_tasks": {"grapes", "marker", "two_blocks", "weighing"},
+}
 
 
 @pytest.fixture
@@ -152,10 +156,16 @@ def test_engine_plans_and_repeats_itself_for_a_seed(tiny_bundle):
         Engine(bundle, n_action_steps=33)
 
 
-def test_the_shipped_bundle_is_whole_and_small():
-    bundle = load_bundle(DEFAULT)
-    assert set(bundle.manifest.tasks) == {"marker", "weighing"}
-    assert sum(path.stat().st_size for path in DEFAULT.rglob("*") if path.is_file()) < 20e6
+@pytest.mark.parametrize(("name", "tasks"), SHIPPED.items())
+def test_a_shipped_bundle_is_whole_and_small(name, tasks):
+    folder = MODELS / name
+    bundle = load_bundle(folder)
+    assert set(bundle.manifest.tasks) == tasks
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 20e6
     assert bundle.tokenizer.bits == 120
-    assert parity(bundle.tokenizer, OnnxDetokenizer(DEFAULT / "detokenizer.onnx")) <= TOLERANCE
+    assert parity(bundle.tokenizer, OnnxDetokenizer(folder / "detokenizer.onnx")) <= TOLERANCE
     bundle.check_robot(load_robot("vx300s"))
+
+
+def test_every_folder_of_models_is_tested():
+    assert {path.name for path in MODELS.iterdir() if path.is_dir()} == set(SHIPPED)
