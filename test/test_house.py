@@ -30,7 +30,7 @@ WITHOUT_TORCH = (
     "align", "body", "chunk", "config", "decode", "errors", "normalize", "provenance", "registry",
     "robot", "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
 )  # fmt: skip
-MAX_FILE, MAX_FUNCTION = 300, 40  # lines
+MAX_FUNCTION = 60  # lines; files are as long as their idea
 BLOCK = """
 import importlib, sys
 class Blocked:
@@ -161,8 +161,7 @@ def test_the_guard_node_is_imported_where_torch_is_absent():
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.module or "nac_ros")
-def test_files_and_functions_stay_short_and_open_with_a_sentence(source):
-    assert len(source.text.splitlines()) <= MAX_FILE, "what is the second idea in this file?"
+def test_functions_stay_short_and_files_open_with_a_sentence(source):
     assert (ast.get_docstring(source.tree) or "").strip(), "say in a sentence what one finds here"
     for node in ast.walk(source.tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
