@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nac_ros.errors import ConfigError
+from nac_ros.errors import ConfigError, show_text
+from nac_ros.yaml_reader import parse_value
 
 SCENES = "how scenes vary: a name in config/scenes, or a YAML file"
 
@@ -89,10 +88,7 @@ def setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"wanted KEY=VALUE, got '{text}'")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text}: the value is not YAML") from error
+    return key, parse_value(value, f"--set {show_text(key)}: the value")
 
 
 def check_target(path: Path) -> None:

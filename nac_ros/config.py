@@ -6,78 +6,101 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
-from nac_ros.errors import ConfigError
+from nac_ros.errors import ConfigError, FieldError, NacError, show_text, show_value
+from nac_ros.yaml_reader import YamlMapping
+from nac_ros.yaml_reader import load_yaml as load_yaml
+from nac_ros.yaml_reader import parse_mapping as parse_mapping
 
 C = TypeVar("C")
-BOUNDS = "bounds"  # of a field's metadata
+KeyPath = tuple[Any, ...]  # of keys and indices
+BOUNDS, UNIT, TEXT, COUNT = "bounds", "unit", "text", "count"  # of a field's metadata
+REQUIRED: Any = dataclasses.MISSING  # as the default of a field that has none
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises ConfigError when it is missing or not a mapping."""
-    if not Path(path).is_file():
-        raise ConfigError(f"no configuration file at {path}")
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {_told(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text in UTF-8 ({error}); save it as such") from error
-    except RecursionError as error:
-        raise ConfigError(
-            f"{path} is nested too deeply; wanted a mapping of a few levels"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; allow it") from error
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise ConfigError(f"{path} holds a {kind}; wanted a mapping of keys to values")
-    return content
+class TextRule(NamedTuple):
+    """What a text has to match as a whole, and that in words."""
+
+    pattern: re.Pattern[str]
+    text: str
+
+
+NAME = TextRule(
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"),
+    "1 to 64 letters, digits, '_', '-' or '.', the first a letter, a digit or '_'",
+)
+ROS_NAME = TextRule(
+    re.compile(r"[A-Za-z0-9_]{1,64}"), "1 to 64 letters, digits or '_', as in a ROS name"
+)
+JOINT_NAME = TextRule(
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,63}"),
+    "1 to 64 letters, digits, '_', '-', '.' or '/', the first a letter, a digit or '_'",
+)
+TOPIC = TextRule(
+    re.compile(r"(?=.{1,200}$)[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"),
+    "a relative ROS topic of at most 200 characters: letters, digits and '_' between single '/', "
+    "no part beginning with a digit",
+)
+_PRINTABLE = r"[\w !-~]"
+LABEL = TextRule(re.compile(rf"(?=.*\S){_PRINTABLE}{{1,64}}"), "1 to 64 printable characters")
+OPTION = TextRule(re.compile(rf"{_PRINTABLE}{{0,256}}"), "at most 256 printable characters")
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     """A frozen dataclass from plain values; nested dataclasses, tuples and dicts are built too.
 
-    An unknown key raises ConfigError with the nearest known one; `where` names the source.
+    An unknown key raises ConfigError with the nearest known one, and so does a number that is not
+    finite. `where` names the source; of values from a YAML file the line is named as well. A class
+    with a method `check_plausible` is asked for more than its constructor refuses.
     """
     place = where or cls.__name__
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{place}: wanted a mapping, got {type(values).__name__} {values!r}")
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(_unknown_key(key, known, place))
-    if missing := _required(cls) - set(values):
-        raise ConfigError(f"{place}: key '{min(missing)}' is missing; it has no default")
-    built = {key: _coerce(hints[key], value, f"{place}.{key}") for key, value in values.items()}
     try:
-        return cls(**built)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: {error}") from error
+        return _build(cls, values, ())
+    except FieldError as error:
+        raise ConfigError(_located(error, values, place)) from error
 
 
-def bounded(default: Any, low: float, high: float = math.inf) -> Any:
-    """A field with values from `low` to `high`; `check_bounds` in __post_init__ refuses others."""
-    return dataclasses.field(default=default, metadata={BOUNDS: (low, high)})
+def bounded(default: Any, low: float, high: float = math.inf, unit: str = "") -> Any:
+    """A field of finite numbers from `low` to `high`, each element of a tuple or a dict too;
+    `check_bounds` in __post_init__ refuses others. default: REQUIRED for none; unit: for errors
+    """
+    return dataclasses.field(default=default, metadata={BOUNDS: (low, high), UNIT: unit})
+
+
+def named(default: Any, rule: TextRule, low: int = 0, high: int = 64) -> Any:
+    """A field of text after `rule`, or a tuple of `low` to `high` texts; see `check_bounds`."""
+    return dataclasses.field(default=default, metadata={TEXT: rule, COUNT: (low, high)})
+
+
+def listed(default: Any, low: int, high: int) -> Any:
+    """A field of `low` to `high` elements; see `check_bounds`."""
+    return dataclasses.field(default=default, metadata={COUNT: (low, high)})
 
 
 def check_bounds(values: Any) -> None:
-    """Raises ConfigError for the first `bounded` field of a configuration that is outside."""
+    """Raises FieldError for the first field of a configuration that is `bounded`, `named` or
+    `listed` and outside of that."""
+    owner = type(values).__name__
     for field in dataclasses.fields(values):
-        if BOUNDS not in field.metadata:
-            continue
-        (low, high), value = field.metadata[BOUNDS], getattr(values, field.name)
-        if not low <= value <= high:
-            limits = f"at least {low:g}" if high == math.inf else f"in {low:g} .. {high:g}"
-            raise ConfigError(
-                f"{type(values).__name__}: {field.name} must be {limits}, got {value}"
-            )
+        value = getattr(values, field.name)
+        if COUNT in field.metadata and isinstance(value, (tuple, dict)):
+            low, high = field.metadata[COUNT]
+            if not low <= len(value) <= high:
+                problem = f"must have {low} to {high} elements, got {len(value)}"
+                raise FieldError(problem, (field.name,), owner=owner)
+        for path, item in _elements(value, (field.name,)):
+            if problem := _problem_of(field, item):
+                raise FieldError(problem, path, owner=owner)
+
+
+def check_unique(field: str, names: Sequence[Any]) -> None:
+    """Raises FieldError where an element of a tuple `field` has the name of an earlier one."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            problem = f"{show_value(name)} is there twice; give each another name"
+            raise FieldError(problem, (field, index))
 
 
 def to_plain(value: Any) -> Any:
@@ -92,27 +115,64 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping holds twice, of which YAML would silently keep the last."""
+def _build(cls: type[C], values: Any, path: KeyPath) -> C:
+    if not isinstance(values, Mapping):
+        kind = type(values).__name__
+        raise FieldError(f"wanted a mapping, got {kind} {show_value(values)}", path)
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise FieldError(_unknown_key(key, known), path, line_path=(*path, key))
+    if missing := _required(cls) - set(values):
+        raise FieldError(f"key '{min(missing)}' is missing; it has no default", path)
+    built = {key: _coerce(hints[key], value, (*path, key)) for key, value in values.items()}
+    try:
+        made = cls(**built)
+        if check := getattr(made, "check_plausible", None):
+            check()
+        return made
+    except FieldError as error:
+        raise error.below(path) from error
+    except (NacError, TypeError, ValueError, ArithmeticError) as error:
+        raise FieldError(str(error), path) from error
 
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node, seen = super().compose_mapping_node(anchor), set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"key '{key.value}' is there twice", problem_mark=key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return node
+
+def _located(error: FieldError, values: Any, where: str) -> str:
+    """The message with its source, and the line where the source knows lines."""
+    if isinstance(values, YamlMapping):
+        return f"{where}, line {values.line_of(error.line_path)}: {error.text}"
+    inside = f".{error.place}".replace(".[", "[") if error.path else ""
+    if error.problem.startswith("must "):
+        return f"{where}: {error.text}"
+    return f"{where}{inside}: {error.problem}"
 
 
-def _told(error: yaml.YAMLError) -> str:
-    """What is wrong and where, in one line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return " ".join(str(error).split())
-    return f"{problem}, line {mark.line + 1}, column {mark.column + 1}"
+def _elements(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """The single values of a field, with their places."""
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _elements(item, (*path, index))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _elements(item, (*path, key))
+    elif value is not None:
+        yield path, value
+
+
+def _problem_of(field: Any, value: Any) -> str:
+    """What is wrong with one value of a field; '' if nothing is."""
+    if TEXT in field.metadata:
+        rule: TextRule = field.metadata[TEXT]
+        if not (isinstance(value, str) and rule.pattern.fullmatch(value)):
+            return f"must be {rule.text}, got {show_value(value)}"
+    if BOUNDS in field.metadata:
+        low, high = field.metadata[BOUNDS]
+        if not (low <= value <= high and abs(value) != math.inf):
+            unit = f" {field.metadata[UNIT]}" if field.metadata.get(UNIT) else ""
+            limits = f"at least {low:g}" if high == math.inf else f"in {low:g} .. {high:g}"
+            return f"must be {limits}{unit}, got {show_value(value)}"
+    return ""
 
 
 def _required(cls: Any) -> set[str]:
@@ -124,53 +184,69 @@ def _required(cls: Any) -> set[str]:
     }
 
 
-def _unknown_key(key: str, known: set[str], place: str) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1)
+def _unknown_key(key: Any, known: set[str]) -> str:
+    near = difflib.get_close_matches(str(key)[:80], known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(sorted(known))}"
-    return f"{place}: unknown key '{key}'; {hint}"
+    return f"unknown key '{show_text(str(key))}'; {hint}"
 
 
-def _coerce(hint: Any, value: Any, place: str) -> Any:
+def _coerce(hint: Any, value: Any, path: KeyPath) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, place)
+        return _coerce(next(a for a in args if a is not type(None)), value, path)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return value if isinstance(value, hint) else build(hint, value, place)
+        return value if isinstance(value, hint) else _build(hint, value, path)
     if origin is tuple:
-        return _coerce_tuple(args, value, place)
+        return _coerce_tuple(args, value, path)
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{place}: wanted a mapping, got {value!r}")
-        if args[0] is str and (odd := [key for key in value if not isinstance(key, str)]):
-            raise ConfigError(f"{place}: key {odd[0]!r} is no text; put it in quotes")
-        return {key: _coerce(args[1], item, f"{place}.{key}") for key, item in value.items()}
+        return _coerce_dict(args, value, path)
     if origin is typing.Literal:
         if value not in args:
-            raise ConfigError(f"{place}: {value!r} is not one of {', '.join(map(str, args))}")
+            raise FieldError(
+                f"{show_value(value)} is not one of {', '.join(map(str, args))}", path
+            )
         return value
-    return _coerce_scalar(hint, value, place)
+    return _coerce_scalar(hint, value, path)
 
 
-def _coerce_tuple(args: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+def _coerce_dict(args: tuple[Any, ...], value: Any, path: KeyPath) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise FieldError(f"wanted a mapping, got {show_value(value)}", path)
+    if args[0] is str and (odd := [key for key in value if not isinstance(key, str)]):
+        raise FieldError(f"key {show_value(odd[0])} is no text; put it in quotes", path)
+    return {key: _coerce(args[1], item, (*path, key)) for key, item in value.items()}
+
+
+def _coerce_tuple(args: tuple[Any, ...], value: Any, path: KeyPath) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{place}: wanted a list, got {value!r}")
+        raise FieldError(f"wanted a list, got {show_value(value)}", path)
     if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_coerce(args[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+        return tuple(_coerce(args[0], item, (*path, i)) for i, item in enumerate(value))
     if len(args) != len(value):
-        raise ConfigError(f"{place}: wanted {len(args)} values, got {len(value)}: {value!r}")
-    return tuple(_coerce(a, v, f"{place}[{i}]") for i, (a, v) in enumerate(zip(args, value)))
+        problem = f"wanted {len(args)} values, got {len(value)}: {show_value(value)}"
+        raise FieldError(problem, path)
+    return tuple(_coerce(a, v, (*path, i)) for i, (a, v) in enumerate(zip(args, value)))
 
 
-_EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
+_EXPONENT = re.compile(r"[+-]?\d{1,20}[eE][+-]?\d{1,4}")
 
 
-def _coerce_scalar(hint: Any, value: Any, place: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
-        return float(value)  # YAML reads 1e-3, without a point, as text
+def _coerce_scalar(hint: Any, value: Any, path: KeyPath) -> Any:
+    if hint is float:
+        value = _real(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
-        raise ConfigError(f"{place}: wanted {hint.__name__}, got {value!r}")
+        raise FieldError(f"wanted {hint.__name__}, got {show_value(value)}", path)
+    if hint is float and not math.isfinite(value):
+        raise FieldError(f"must be a finite number, got {value}", path)
+    return value
+
+
+def _real(value: Any) -> Any:
+    """Whole numbers, and text that YAML takes 1e-3 for, as a float; all else as it is."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
+        return float(value)
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
     return value

@@ -1,5 +1,8 @@
 """Every error that nac_ros raises on purpose; each message names thing, value and fix."""
 
+import itertools
+import reprlib
+
 
 class NacError(Exception):
     """Base of all; the command line prints it as one sentence and exits with 2."""
@@ -58,3 +61,74 @@ class SimulationError(NacError):
 
 class TrialError(NacError):
     """A frozen protocol was changed, a trials' log is damaged, or a trial cannot be judged now."""
+
+
+class FieldError(ConfigError):
+    """One field of a configuration is wrong.
+
+    problem: a predicate such as `must be in 1 .. 9, got 0`, or a sentence
+    path: keys and indices that lead from the configuration to the field
+    line_path: the same for the line that is named, where that is another one
+    """
+
+    def __init__(
+        self, problem: str, path: tuple = (), *, owner: str = "", line_path: tuple | None = None
+    ):
+        self.problem, self.path = problem, path
+        self.line_path = path if line_path is None else line_path
+        super().__init__(f"{owner}: {self.text}" if owner else self.text)
+
+    def below(self, path: tuple) -> "FieldError":
+        """The same error as seen from the configuration that holds this one at `path`."""
+        return FieldError(self.problem, path + self.path, line_path=path + self.line_path)
+
+    @property
+    def place(self) -> str:
+        """The field in the notation of Python, such as `joints[0].velocity`."""
+        text = ""
+        for key in self.path:
+            text += f"[{key}]" if isinstance(key, int) else f".{show_text(str(key), 40)}"
+        return text.removeprefix(".")
+
+    @property
+    def text(self) -> str:
+        """The field and what is wrong with it."""
+        if not self.path:
+            return self.problem
+        return f"{self.place}{' ' if self.problem.startswith('must ') else ': '}{self.problem}"
+
+
+def show_text(text: str, width: int = 80) -> str:
+    """`text` for a message: control characters escaped, the middle left out beyond `width`."""
+    if len(text) > width:
+        text = f"{text[: width - width // 3 - 3]}...{text[-(width // 3) :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show_value(value: object, width: int = 80) -> str:
+    """`value` as Python writes it, for a message: one line of at most about `width` characters.
+
+    The cost is bounded: of nested and of long content only the beginning is visited.
+    """
+    return show_text(_Shortener(width).repr(value), width)
+
+
+class _Shortener(reprlib.Repr):
+    """Python's notation of plain values, cut short."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, width, width
+        self.maxlist = self.maxtuple = self.maxdict = 6
+
+    def repr1(self, x: object, level: int) -> str:
+        if isinstance(x, dict):
+            return self.repr_dict(dict(itertools.islice(x.items(), self.maxdict + 1)), level)
+        if isinstance(x, bytes):
+            return repr(x[: self.maxstring])
+        return super().repr1(x, level)
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 256:  # more digits than a message has room for
+            return f"a whole number of {x.bit_length()} bits"
+        return repr(x)

@@ -1,5 +1,6 @@
 """What is true of a robot, read from config/robots/<name>.yaml, and the face it shows a loop."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,77 +11,114 @@ import numpy as np
 from nac_ros import config
 from nac_ros.body import BodySpec
 from nac_ros.chunk import Motion
-from nac_ros.errors import ConfigError, UnknownName
+from nac_ros.config import (
+    JOINT_NAME,
+    LABEL,
+    NAME,
+    OPTION,
+    REQUIRED,
+    ROS_NAME,
+    TOPIC,
+    bounded,
+    check_bounds,
+    check_unique,
+    listed,
+    named,
+)
+from nac_ros.errors import ConfigError, FieldError, UnknownName, show_text
 
 Align = Literal["nearest", "hold", "interpolate"]  # which sample of a stream counts at a time
+MAX_PATH = 4000  # characters; longer ones name no file
 # what a bundle depends on
 LEARNED = ("joint_names", "units", "action_rate_hz", "joint_states_align", "views")
+
+
+MIN_RANGE = 1e-4  # rad or m between a joint's position limits
+MAX_RAMP_S = 20.0  # to the velocity limit, and to the acceleration limit, of a plausible joint
 
 
 @dataclass(frozen=True, kw_only=True)
 class JointSpec:
     """One joint: name, unit, and limits in the unit, per s, s^2 and s^3.
 
+    position: low and high in -100 .. 100 rad or m, at least MIN_RANGE apart
+    velocity: 1e-4 .. 100; acceleration: 1e-6 .. 1e4; jerk: 1e-7 .. 1e7; in a file also so large
+        that each reaches the one before it within MAX_RAMP_S
+    home: within the position limits
     relative: whether codecs describe it relative to the measured state (grippers stay absolute)
     """
 
-    name: str
+    name: str = named(REQUIRED, JOINT_NAME)
     unit: Literal["rad", "m"]
-    position: tuple[float, float]
-    velocity: float
-    acceleration: float
-    jerk: float
-    home: float
+    position: tuple[float, float] = bounded(REQUIRED, -100.0, 100.0, unit="rad or m")
+    velocity: float = bounded(REQUIRED, 1e-4, 100.0, unit="rad/s or m/s")
+    acceleration: float = bounded(REQUIRED, 1e-6, 1e4, unit="rad/s^2 or m/s^2")
+    jerk: float = bounded(REQUIRED, 1e-7, 1e7, unit="rad/s^3 or m/s^3")
+    home: float = bounded(REQUIRED, -100.0, 100.0, unit="rad or m")
     relative: bool = True
 
     def __post_init__(self) -> None:
-        low, high = self.position
-        if not low < high:
-            raise ConfigError(f"joint {self.name}: position limits {low} .. {high} are empty")
+        check_bounds(self)
+        (low, high), owner = self.position, f"joint {self.name}"
+        if not high - low >= MIN_RANGE:
+            problem = f"must be [low, high] with low below high by {MIN_RANGE:g}, {low} .. {high}"
+            raise FieldError(f"{problem} are empty", ("position",), owner=owner)
         if not low <= self.home <= high:
-            raise ConfigError(f"joint {self.name}: home {self.home} is outside {low} .. {high}")
-        for limit in ("velocity", "acceleration", "jerk"):
-            if not 0 < getattr(self, limit) < np.inf:
-                raise ConfigError(
-                    f"joint {self.name}: {limit} must be above 0, got {getattr(self, limit)}"
-                )
+            problem = f"must be within the position limits, {self.home} is outside {low} .. {high}"
+            raise FieldError(problem, ("home",), owner=owner)
+
+    def check_plausible(self) -> None:
+        """Raises FieldError for limits of a file that no joint has; planning uses shares of the
+        limits that are in it."""
+        for what, below in (("acceleration", "velocity"), ("jerk", "acceleration")):
+            limit, ramp_s = getattr(self, below), getattr(self, below) / getattr(self, what)
+            if ramp_s > MAX_RAMP_S:
+                problem = f"must be at least {limit / MAX_RAMP_S:g}, got {getattr(self, what):g}: "
+                problem += f"the {below} limit would be reached after {ramp_s:.3g} s"
+                raise FieldError(problem, (what,), owner=f"joint {self.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intrinsics:
-    """A pinhole camera [pixels] for pictures of the robot's size; distortion k1 k2 p1 p2 k3."""
+    """A pinhole camera [pixels] for pictures of the robot's size; distortion k1 k2 p1 p2 k3.
 
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    fx, fy: 1 .. 1e5; cx, cy: -1e5 .. 1e5; distortion: each in -1000 .. 1000
+    """
+
+    fx: float = bounded(REQUIRED, 1.0, 1e5, unit="pixels")
+    fy: float = bounded(REQUIRED, 1.0, 1e5, unit="pixels")
+    cx: float = bounded(REQUIRED, -1e5, 1e5, unit="pixels")
+    cy: float = bounded(REQUIRED, -1e5, 1e5, unit="pixels")
+    distortion: tuple[float, float, float, float, float] = bounded((0.0,) * 5, -1e3, 1e3)
 
     def __post_init__(self) -> None:
-        if not (self.fx > 0 and self.fy > 0):
-            raise ConfigError(f"intrinsics: fx and fy must be above 0, got {self.fx}, {self.fy}")
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSpec:
     """One camera: image size [pixels], rate [Hz], topic, and the age [s] that makes it stale.
 
+    width, height: 1 .. 8192; rate_hz: 0.1 .. 1000; max_age_s: 0.005 .. 5
     align: which image counts at a time, the nearest one or the newest one before
     serial, device: which one it is among those plugged in; intrinsics: where it was calibrated
     transport: `jpeg` where listeners take the compressed topic
     """
 
-    name: str
-    width: int
-    height: int
-    rate_hz: float
-    topic: str
-    max_age_s: float = 0.1
+    name: str = named(REQUIRED, ROS_NAME)
+    width: int = bounded(REQUIRED, 1, 8192, unit="pixels")
+    height: int = bounded(REQUIRED, 1, 8192, unit="pixels")
+    rate_hz: float = bounded(REQUIRED, 0.1, 1000.0, unit="Hz")
+    topic: str = named(REQUIRED, TOPIC)
+    max_age_s: float = bounded(0.1, 0.005, 5.0, unit="s")
     align: Literal["nearest", "hold"] = "nearest"
-    serial: str = ""
-    device: str = ""
+    serial: str = named("", OPTION)
+    device: str = named("", OPTION)
     intrinsics: Intrinsics | None = None
     transport: Literal["raw", "jpeg"] = "raw"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     @property
     def compressed_topic(self) -> str:
@@ -100,49 +138,83 @@ class ControllerGroup:
         changes nothing; `arrival` where it is not, and a trajectory begins when it comes
     """
 
-    name: str
+    name: str = named(REQUIRED, LABEL)
     kind: Literal["jtc", "forward"]
-    topic: str
-    joints: tuple[str, ...]
+    topic: str = named(REQUIRED, TOPIC)
+    joints: tuple[str, ...] = named(REQUIRED, JOINT_NAME, 1, 64)
     stamps: Literal["clock", "arrival"] = "clock"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
     """All facts of one robot; joints in the order of every action, state and chunk `[..., D]`.
 
-    body: without one the guard keeps to joint limits alone
+    joints: 1 .. 64; cameras: at most 16; groups: at most 64
+    action_rate_hz: 0.5 .. 1000, at most guard_rate_hz; guard_rate_hz: 10 .. 1000
+    joint_states_max_age_s: 0.002 .. 2
     joint_states_align: which joint state counts at a time, or what lies between two
+    body: without one the guard keeps to joint limits alone
     """
 
-    name: str
-    joints: tuple[JointSpec, ...]
-    cameras: tuple[CameraSpec, ...]
-    groups: tuple[ControllerGroup, ...]
-    joint_states_topic: str = "joint_states"
-    action_rate_hz: float = 30.0
-    guard_rate_hz: float = 100.0
-    joint_states_max_age_s: float = 0.1
+    name: str = named(REQUIRED, NAME)
+    joints: tuple[JointSpec, ...] = listed(REQUIRED, 1, 64)
+    cameras: tuple[CameraSpec, ...] = listed(REQUIRED, 0, 16)
+    groups: tuple[ControllerGroup, ...] = listed(REQUIRED, 0, 64)
+    joint_states_topic: str = named("joint_states", TOPIC)
+    action_rate_hz: float = bounded(30.0, 0.5, 1000.0, unit="Hz")
+    guard_rate_hz: float = bounded(100.0, 10.0, 1000.0, unit="Hz")
+    joint_states_max_age_s: float = bounded(0.1, 0.002, 2.0, unit="s")
     joint_states_align: Align = "nearest"
     body: BodySpec | None = None
 
     def __post_init__(self) -> None:
-        for rate in ("action_rate_hz", "guard_rate_hz", "joint_states_max_age_s"):
-            if not 0 < getattr(self, rate) < np.inf:
-                raise ConfigError(
-                    f"robot {self.name}: {rate} must be above 0, got {getattr(self, rate)}"
-                )
+        check_bounds(self)
+        if self.action_rate_hz > self.guard_rate_hz:
+            problem = f"must be at most guard_rate_hz, {self.guard_rate_hz:g} Hz, got "
+            raise FieldError(f"{problem}{self.action_rate_hz:g}", ("action_rate_hz",))
+        check_unique("joints", self.joint_names)
+        check_unique("cameras", [camera.name for camera in self.cameras])
         grouped = [joint for group in self.groups for joint in group.joints]
         if sorted(grouped) != sorted(self.joint_names):
-            raise ConfigError(
-                f"robot {self.name}: the groups move {grouped}, but the joints are "
-                f"{list(self.joint_names)}; name each joint in exactly one group"
+            raise FieldError(
+                f"the groups of robot {self.name} move {_listed(grouped)}, but the joints are "
+                f"{_listed(self.joint_names)}; name each joint in exactly one group",
+                ("groups",),
             )
-        for link in self.body.links if self.body else ():
-            if link.joint not in self.joint_names:
-                known = ", ".join(self.joint_names)
-                raise ConfigError(
-                    f"robot {self.name}: link '{link.joint}' is no joint of: {known}"
+        check_unique("groups", [group.name for group in self.groups])
+        self._check_topics()
+        self._check_links()
+
+    def _check_topics(self) -> None:
+        """Each topic is of one thing: two kinds of message on one topic reach nobody."""
+        places: list[tuple[str, tuple]] = [(self.joint_states_topic, ("joint_states_topic",))]
+        for field in ("cameras", "groups"):
+            parts = getattr(self, field)
+            places += [(part.topic, (field, i, "topic")) for i, part in enumerate(parts)]
+        known: set[str] = set()
+        for topic, path in places:
+            if topic in known:
+                raise FieldError(f"the topic '{topic}' is there twice; give each its own", path)
+            known.add(topic)
+
+    def _check_links(self) -> None:
+        joints = {joint.name: joint for joint in self.joints}
+        for index, link in enumerate(self.body.links if self.body else ()):
+            path = ("body", "links", index)
+            if link.joint not in joints:
+                raise FieldError(
+                    f"robot {self.name}: link '{link.joint}' is no joint of: {_listed(joints)}",
+                    path,
+                )
+            unit = "rad" if link.kind == "revolute" else "m"
+            if joints[link.joint].unit != unit:
+                raise FieldError(
+                    f"a {link.kind} link has a joint in {unit}, but joint {link.joint} is in "
+                    f"{joints[link.joint].unit}; change its kind or the joint's unit",
+                    (*path, "kind"),
                 )
 
     @cached_property
@@ -270,11 +342,16 @@ def load_robot(name_or_path: str | Path) -> RobotSpec:
     path = Path(name_or_path)
     if path.suffix != ".yaml":
         path = config_dir() / "robots" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        missing = "" if path.stem == str(name_or_path) else f", there is no file {path}"
+    if len(str(path)) > MAX_PATH or not path.is_file():
+        shown, called = show_text(str(path), 300), show_text(str(name_or_path))
+        missing = "" if path.stem == str(name_or_path) else f", there is no file {shown}"
         known = ", ".join(list_robots())
-        raise UnknownName(f"unknown robot '{name_or_path}'{missing}; known are: {known}")
+        raise UnknownName(f"unknown robot '{called}'{missing}; known are: {known}")
     spec = config.build(RobotSpec, config.load_yaml(path), path.name)
     if path.parent == config_dir() / "robots" and spec.name != path.stem:
         raise ConfigError(f"{path} names its robot '{spec.name}'; call it '{path.stem}'")
     return spec
+
+
+def _listed(names: Iterable[str]) -> str:
+    return show_text(", ".join(names) or "none", 400)

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nac_ros.config import build, load_yaml, to_plain
-from nac_ros.errors import ConfigError
+from nac_ros.config import NAME, bounded, build, check_bounds, load_yaml, named, to_plain
+from nac_ros.errors import ConfigError, show_text, show_value
 from nac_ros.robot import config_dir
 
 
@@ -149,3 +149,96 @@ def test_a_missing_key_and_a_key_that_is_no_text_are_named():
         ConfigError, match=r"^cart\.prices: key False is no text; put it in quotes"
     ):
         build(Cart, {"name": "a", "prices": {False: 1}}, "cart")
+
+
+def bomb(levels):
+    """Lists of eight aliases of one another: 9 * 8**levels values in a few lines."""
+    text = "[x, x, x, x, x, x, x, x, x]"
+    for level in range(levels):
+        text = f"[&a{level} {text}, {', '.join([f'*a{level}'] * 8)}]"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"name: x\nwheels: {bomb(9)}\n", "more than 20000 values, its aliases expanded.*line 2"),
+        ("name: x\nwheels: &a [*a]\n", "an alias inside of what it stands for.*line 2"),
+        ("a: &a {x: 1}\n" + "".join(f"b{n}: {{<<: [*a, *a]}}\n" for n in range(4000)), "20000"),
+        ("- 1\n" * 20_001, "more than 20000 values"),
+        ("name: " + "x" * (1 << 20), "is longer than 1024 KiB"),
+        ("a: " + "{a: " * 20 + "1" + "}" * 20, "nested too deeply; wanted .* at most 20 levels"),
+        ("a: !!python/object/apply:os.system ['touch x']", "could not determine a constructor"),
+        ("name: x\na: \x07\n", r"the character U\+0007 is not allowed, line 2"),
+        ("name: x\na: 2001-99-99\n", "'2001-99-99' cannot be read as timestamp, line 2"),
+        ("a: !!timestamp x", "'x' cannot be read as timestamp"),
+        ("a: !!int ''", "'' cannot be read as int"),
+        ("a: " + "9" * 5000, "cannot be read as int"),
+        ("a: *" + "x" * 5000, "found undefined alias"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_file_beyond_the_limits_is_refused_before_it_is_built(tmp_path, text, words):
+    path = tmp_path / "cart.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_yaml(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_numbers_that_yaml_reads_as_others_are_text(tmp_path):
+    path = tmp_path / "cart.yaml"
+    path.write_text("name: x\nwheels: [{radius: 0400}, {radius: 1:30}]\n")
+    assert load_yaml(path)["wheels"] == [{"radius": "0400"}, {"radius": "1:30"}]
+    with pytest.raises(ConfigError, match=r"line 2: wheels\[0\].radius: wanted float, got '0400'"):
+        build(Cart, load_yaml(path), "cart.yaml")
+
+
+def test_the_line_of_a_field_is_named_through_aliases_and_lists(tmp_path):
+    path = tmp_path / "cart.yaml"
+    path.write_text(
+        "name: x\nwheels:\n  - &w\n    radius: 1\n  - *w\n  - radius: 2\n    spokes: many\n"
+    )
+    values = load_yaml(path)
+    lines = {("name",): 1, ("wheels", 0, "radius"): 4, ("wheels", 2, "spokes"): 7, ("no",): 1}
+    assert {place: values.line_of(place) for place in lines} == lines
+    with pytest.raises(ConfigError, match=r"^cart.yaml, line 7: wheels\[2\].spokes: wanted int"):
+        build(Cart, values, "cart.yaml")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "1e999"])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(ConfigError, match=r"cart.*load"):
+        build(Cart, {"name": "x", "load": value}, "cart")
+
+
+def test_a_value_is_shown_in_one_short_line_at_bounded_cost():
+    nested = ["x"] * 9
+    for _ in range(60):
+        nested = [nested] * 9  # 9**61 values
+    for value in (nested, {"a": nested}, "\n\x1b[2J" * 10_000, 10**4999, b"x" * 10**6):
+        assert len(show_value(value)) < 130 and show_value(value).isprintable()
+    assert show_value("a\nb") == r"'a\nb'" and show_value(1.5) == "1.5"
+    assert show_text("a\x1bb") == r"a\x1bb" and show_text("abc" * 99, 20).startswith(
+        "abcabcabcab..."
+    )
+
+
+def test_elements_and_texts_of_a_field_are_checked():
+    @dataclass(frozen=True, kw_only=True)
+    class Gear:
+        teeth: tuple[int, ...] = bounded((), 1, 99, unit="teeth")
+        names: tuple[str, ...] = named((), NAME, 0, 2)
+
+        def __post_init__(self):
+            check_bounds(self)
+
+    assert Gear(teeth=(1, 99), names=("a",)).teeth == (1, 99)
+    with pytest.raises(
+        ConfigError, match=r"^gear: teeth\[1\] must be in 1 \.\. 99 teeth, got 100$"
+    ):
+        build(Gear, {"teeth": [1, 100]}, "gear")
+    with pytest.raises(ConfigError, match=r"Gear: names must have 0 to 2 elements, got 3"):
+        Gear(names=("a", "b", "c"))
+    with pytest.raises(ConfigError, match=r"Gear: names\[0\] must be 1 to 64 letters"):
+        Gear(names=("a b",))

@@ -21,7 +21,7 @@ FLOORS = {
     3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),
     2: (
         "body", "robot", "normalize", "align", "decode", "config", "registry", "provenance",
-        "terminal",
+        "terminal", "yaml_reader",
     ),
     1: ("chunk", "errors", "codec"),
 }  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nac_ros.body import BodySpec, BoxSpec, CapsuleSpec, LinkSpec, PointSpec
+from nac_ros.body import BodySpec, BoxSpec, LinkSpec, PointSpec
+from nac_ros.config import build
 from nac_ros.errors import ConfigError
 from nac_ros.robot import load_robot
 from nac_ros.safety.shape import Shape, _segments_apart
@@ -119,17 +120,17 @@ def test_turned_frames_and_slides_follow_the_convention_of_urdf():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"links": (LinkSpec(**LINK | {"parent": "elbow"}),)}, "'elbow', which is none of: base"),
-        ({"links": (LinkSpec(**LINK | {"axis": (0.0, 0.0, 2.0)}),)}, "not of length 1"),
-        ({"pairs": (("hand", "base"),)}, "'hand', which is none of: rod"),
-        ({"workspace": BoxSpec(low=(0.0,) * 3, high=(1.0,) * 3)}, "needs points"),
-        ({"capsules": (CapsuleSpec(**ROD, radius=0.0),)}, "radius 0.0 of rod"),
+        ({"links": [LINK | {"parent": "elbow"}]}, "'elbow', which is none of: base"),
+        ({"links": [LINK | {"axis": (0.0, 0.0, 2.0)}]}, "not of length 1"),
+        ({"pairs": [("hand", "base")]}, "'hand', which is none of: rod"),
+        ({"workspace": {"low": (0.0,) * 3, "high": (1.0,) * 3}}, "needs points"),
+        ({"capsules": [ROD | {"radius": 0.0}]}, r"capsules\[0\].radius must be in 0.001 .. 2 m"),
     ],
 )
 def test_a_body_that_cannot_be_is_refused(change, said):
-    rod = CapsuleSpec(**ROD, radius=0.1)
+    body = {"links": [LINK], "capsules": [ROD | {"radius": 0.1}], **change}
     with pytest.raises(ConfigError, match=said):
-        BodySpec(**{"links": (LinkSpec(**LINK),), "capsules": (rod,), **change})
+        build(BodySpec, body)
 
 
 def test_a_body_of_another_robot_is_refused():

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from mcap.exceptions import McapError
 from mcap.records import Channel, Chunk, McapRecord, Metadata, Schema
 from mcap.records import Message as Record
 from mcap.stream_reader import StreamReader, breakup_chunk
 
+from nac_ros.config import load_yaml
 from nac_ros.data import bag
 from nac_ros.data.bag import BagWriter
 from nac_ros.decode import NANO
-from nac_ros.errors import DatasetError
+from nac_ros.errors import ConfigError, DatasetError
 
 REPAIRED, DAMAGED = ".repaired", ".damaged"
 RECORD_LIMIT = 1 << 30  # [bytes] a longer record is no record
@@ -68,9 +68,9 @@ def facts_of(folder: Path) -> dict[str, str]:
     """What the recorder wrote beside an episode; raises DatasetError without metadata.yaml."""
     path = folder / bag.METADATA
     try:
-        content = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
+        content = load_yaml(path)["rosbag2_bagfile_information"]
         return {key: str(value) for key, value in (content.get("custom_data") or {}).items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path} is missing or broken; run `nac data repair {folder}`"
         ) from error

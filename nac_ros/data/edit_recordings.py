@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from nac_ros.config import load_yaml
 from nac_ros.data import bag, bagfile, layout, streams
 from nac_ros.data.bag import BagWriter
 from nac_ros.data.bagfile import Message
@@ -19,7 +20,7 @@ def relabel(folder: Path, facts: Mapping[str, str]) -> None:
     before = bagfile.facts_of(folder)
     was = {f"was_{key}": before[key] for key in facts if before.get(key, facts[key]) != facts[key]}
     path = folder / bag.METADATA
-    content = yaml.safe_load(path.read_text())
+    content = dict(load_yaml(path))
     content["rosbag2_bagfile_information"]["custom_data"] = {**was, **before, **facts}
     text = yaml.safe_dump(content, sort_keys=False)
     layout.replace_with(path, lambda to: to.write_text(text))

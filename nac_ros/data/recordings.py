@@ -153,7 +153,8 @@ def robot_fact(spec: RobotSpec) -> dict[str, str]:
 def spec_of(facts: dict[str, str]) -> RobotSpec:
     """The robot as it was when the episode was recorded; raises DatasetError."""
     if ROBOT in facts:
-        return configs.build(RobotSpec, yaml.safe_load(facts[ROBOT]), "the recording's robot")
+        where = "the recording's robot"
+        return configs.build(RobotSpec, configs.parse_mapping(facts[ROBOT], where), where)
     if "robot" not in facts:
         raise DatasetError("the recording does not say of which robot it is")
     return load_robot(facts["robot"])
