@@ -43,8 +43,13 @@ TOPIC = TextRule(
     "a relative ROS topic of at most 200 characters: letters, digits and '_' between single '/', "
     "no part beginning with a digit",
 )
-_PRINTABLE = r"[\w !-~]"
+# All but control characters, line separators, marks that turn the writing round, surrogates.
+_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 LABEL = TextRule(re.compile(rf"(?=.*\S){_PRINTABLE}{{1,64}}"), "1 to 64 printable characters")
+SENTENCE = TextRule(
+    re.compile(rf"(?=.*\S){_PRINTABLE}{{1,1000}}"), "1 to 1000 printable characters, in one line"
+)
+FILE = TextRule(re.compile(rf"{_PRINTABLE}{{0,4000}}"), "a path of printable characters")
 OPTION = TextRule(re.compile(rf"{_PRINTABLE}{{0,256}}"), "at most 256 printable characters")
 
 

@@ -7,7 +7,7 @@ from shutil import copytree
 import pytest
 from judged import protocol
 
-from nac_ros.errors import TrialError
+from nac_ros.errors import ConfigError, TrialError
 from nac_ros.trials.log import Log, read_log
 from nac_ros.trials.run import Run, Verdict
 
@@ -84,6 +84,17 @@ def put(number, line):
         (changed(3, rubric=4), "line 3 of .*rubric 4: weighing has 0 steps"),
         (changed(3, seconds=float("nan")), "line 3 of .*NaN is no number"),
         (
+            changed(3, seconds=1e308),
+            r"line 3 of .*seconds must be in 0 \.\. 1e\+09 s, got 1e\+308",
+        ),
+        (changed(3, attempt=10**400), "line 3 of .*attempt must be .*a whole number of 1329 bits"),
+        (changed(3, slot="x" * 10_000), r"line 3 of .*slot 'xxx.*\.\.\..*xxx' is none"),
+        (put(3, b'{"seconds": 1e999}'), "line 3 of .*1e999 is beyond the range of numbers"),
+        (put(3, b'{"slot": ' + b"9" * 5000 + b"}"), "line 3 of .*damaged .*integer string"),
+        (put(3, b'{"a": ' * 50 + b"1" + b"}" * 50), "line 3 of .*nested deeper than 40 levels"),
+        (put(3, b'{"slot": 0, "slot": 1}'), "line 3 of .*key 'slot' is there twice"),
+        (put(3, b'{"a": "' + b"x" * (1 << 20) + b'"}'), "line 3 of .*bytes are more than 1048576"),
+        (
             changed(5, protocol="0" * 64),
             "or the log beside it is of another run: its SHA-256 was 0",
         ),
@@ -120,6 +131,10 @@ def test_what_is_no_number_is_not_written(tmp_path, tiny_bundle):
     with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
         with pytest.raises(TrialError, match="takes finite numbers alone"):
             run.judge(run.slots[0], Verdict(outcome="failure", sparc=float("nan")))
+        with pytest.raises(ConfigError, match=r"trial: seconds must be in 0 .. 1e\+09 s"):
+            run.judge(run.slots[0], Verdict(outcome="failure", seconds=1e300))
+        with pytest.raises(TrialError, match=r"takes no such entry, .*more than 1048576; shorten"):
+            run.judge(run.slots[0], Verdict(outcome="failure", note="x" * (1 << 20)))
         run.judge(run.slots[0], SUCCESS)
     assert len(Run.read(tmp_path / "run").records) == 1
 

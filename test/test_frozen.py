@@ -31,6 +31,25 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tiny_bundle):
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace('"alpha": 0.05', '"alpha": NaN'), "NaN is no number"),
+        (lambda text: text.replace('"alpha": 0.05', '"alpha": 1e999'), "1e999 is beyond"),
+        (lambda text: '{"a": ' * 99 + "1" + "}" * 99, "nested deeper than 40 levels"),
+        (lambda text: "[" * 100_000, "recursion"),
+        (lambda text: text.replace("{", '{"sha256": "x",', 1), "key 'sha256' is there twice"),
+        (lambda text: text + " " * (1 << 22), "more than 4194304 bytes"),
+    ],
+)
+def test_a_protocol_file_with_no_plain_content_is_refused(tmp_path, tiny_bundle, change, words):
+    freeze_into(tmp_path, freeze(protocol(tiny_bundle)))
+    path = tmp_path / "protocol.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(TrialError, match=f"is no frozen protocol: .*{words}"):
+        stored(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"places": {"marker": ("A1", "../B")}}, r"places of marker: '\.\./B' must be one line"),

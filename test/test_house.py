@@ -21,7 +21,7 @@ FLOORS = {
     3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),
     2: (
         "body", "robot", "normalize", "align", "decode", "config", "registry", "provenance",
-        "terminal", "yaml_reader",
+        "terminal", "yaml_reader", "json_reader",
     ),
     1: ("chunk", "errors", "codec"),
 }  # fmt: skip

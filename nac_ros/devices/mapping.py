@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from nac_ros import config
-from nac_ros.config import bounded, check_bounds
+from nac_ros.config import JOINT_NAME, REQUIRED, bounded, check_bounds, named
 from nac_ros.errors import BadInput, ConfigError, UnknownName
 from nac_ros.robot import config_dir
 
@@ -26,10 +26,10 @@ class AxisSpec:
     plus, minus: indices of buttons that drive it at full speed
     """
 
-    axis: int = bounded(-1, -1)
+    axis: int = bounded(-1, -1, 999)
     scale: float = bounded(1.0, -10.0, 10.0)
-    plus: int = bounded(-1, -1)
-    minus: int = bounded(-1, -1)
+    plus: int = bounded(-1, -1, 999)
+    minus: int = bounded(-1, -1, 999)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -39,9 +39,9 @@ class AxisSpec:
 class KeySpec:
     """What a key stands for: an axis at `value`, or a button; -1 for none."""
 
-    axis: int = bounded(-1, -1)
+    axis: int = bounded(-1, -1, 999)
     value: float = bounded(1.0, -1.0, 1.0)
-    button: int = bounded(-1, -1)
+    button: int = bounded(-1, -1, 999)
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -58,12 +58,13 @@ class LeaderJoint:
         scale and offset do not count then
     """
 
-    name: str
-    scale: float = 1.0
-    offset: float = 0.0
-    range: tuple[float, float] | None = None
+    name: str = named(REQUIRED, JOINT_NAME)
+    scale: float = bounded(1.0, -100.0, 100.0)
+    offset: float = bounded(0.0, -100.0, 100.0, unit="rad or m")
+    range: tuple[float, float] | None = bounded(None, -100.0, 100.0, unit="rad or m")
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         if self.range is not None and self.range[0] == self.range[1]:
             raise ConfigError(f"leader's joint {self.name}: the range {self.range} is empty")
 
@@ -97,7 +98,7 @@ class HandMap:
     """
 
     source: Literal["joy", "keyboard", "leader"]
-    clutch: int = bounded(0, 0)
+    clutch: int = bounded(0, 0, 999)
     buttons: dict[str, int] = field(default_factory=dict)
     axes: dict[str, AxisSpec] = field(default_factory=dict)
     joints: tuple[AxisSpec, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from nac_ros.config import load_yaml
+from nac_ros.errors import ConfigError
 from nac_ros.nodes import images
 from nac_ros.nodes.access import ENCLAVE, camera_node
 from nac_ros.robot import config_dir, load_robot
@@ -59,15 +60,14 @@ class NodeProcess:
     @property
     def defaults(self) -> Path:
         """The ROS parameter file that comes with the package."""
-        return config_dir() / "nodes" / f"{self.executable}.yaml"
+        return _defaults(self.executable)
 
     @property
     def told(self) -> dict[str, Any]:
         """The parameters, with the file's where that is written for a node of another name."""
         if self.executable == self.name:
             return self.parameters
-        values = load_yaml(self.defaults)[f"/**/{self.executable}"]["ros__parameters"]
-        return {**values, **self.parameters}
+        return {**_shipped(self.executable), **self.parameters}
 
     def arguments(self, params_file: Path) -> list[str]:
         """Command line after the interpreter; `params_file` is written with the parameters."""
@@ -127,9 +127,24 @@ def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
 
 def usual_robot(node: str) -> str:
     """The robot that config/nodes gives a node."""
-    return load_yaml(config_dir() / "nodes" / f"{node}.yaml")[f"/**/{node}"]["ros__parameters"][
-        "robot"
-    ]
+    robot = _shipped(node).get("robot")
+    if not isinstance(robot, str):
+        raise ConfigError(f"{_defaults(node)} names no robot; add `robot: <name>`")
+    return robot
+
+
+def _defaults(node: str) -> Path:
+    return config_dir() / "nodes" / f"{node}.yaml"
+
+
+def _shipped(node: str) -> dict[str, Any]:
+    """What config/nodes gives a node; raises ConfigError where that is no parameter file."""
+    path = _defaults(node)
+    content = load_yaml(path).get(f"/**/{node}")
+    values = content.get("ros__parameters") if isinstance(content, dict) else None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} has no mapping `ros__parameters` below `/**/{node}`; add it")
+    return values
 
 
 def record_graph(

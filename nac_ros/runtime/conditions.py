@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from nac_ros.config import FILE, bounded, check_bounds, named
 from nac_ros.errors import ConfigError
 
 Seam = Literal["blend", "best", "force"]
@@ -16,16 +17,13 @@ class Conditions:
     scenes: how the twin's vary, a name in config/scenes or the path of a YAML file
     """
 
-    latency_ms: float = 100.0
-    n_action_steps: int = 0
+    latency_ms: float = bounded(100.0, 0.0, 10_000.0, unit="ms")
+    n_action_steps: int = bounded(0, 0, 10_000)
     seam: Seam = "blend"
-    scenes: str = "nominal"
+    scenes: str = named("nominal", FILE)
 
     def __post_init__(self) -> None:
         if self.seam not in get_args(Seam):
             known = ", ".join(get_args(Seam))
             raise ConfigError(f"unknown seam '{self.seam}'; known are: {known}")
-        if not 0 <= self.latency_ms < 1e4:
-            raise ConfigError(f"latency_ms must be in 0 .. 10000, got {self.latency_ms}")
-        if self.n_action_steps < 0:
-            raise ConfigError(f"n_action_steps must be at least 0, got {self.n_action_steps}")
+        check_bounds(self)

@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass
 
+from nac_ros.config import REQUIRED, SENTENCE, check_bounds, named
+
 STACK = "a cube falls or leaves the workspace, or the stack is not complete"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """What the operator is shown, and judges by."""
+    """What the operator is shown, and judges by; a sentence each."""
 
-    success: str
-    failure: str
+    success: str = named(REQUIRED, SENTENCE)
+    failure: str = named(REQUIRED, SENTENCE)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 TABLE_7 = {

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nac_ros.errors import TrialError
+from nac_ros.errors import TrialError, show_value
 from nac_ros.trials.plan import Slot
 
 KINDS = ("begin", "resume", "start", "trial", "unblind")
@@ -23,7 +23,7 @@ class Order:
         """Raises TrialError for one that cannot come next."""
         kind = entry.get("entry")
         if kind not in KINDS:
-            raise TrialError(f"entry {kind!r} is none of {', '.join(KINDS)}")
+            raise TrialError(f"entry {show_value(kind)} is none of {', '.join(KINDS)}")
         if (kind == "begin") == bool(self._kinds):
             raise TrialError("`begin` is the first line, and no other")
         self._kinds[kind] += 1
@@ -33,10 +33,11 @@ class Order:
     def _check_turn(self, kind: str, entry: Mapping[str, Any]) -> None:
         index, attempt = entry.get("slot"), entry.get("attempt")
         if type(index) is not int or not 0 <= index < len(self._slots):
-            raise TrialError(f"slot {index!r} is none of the plan's {len(self._slots)}")
+            raise TrialError(f"slot {show_value(index)} is none of the plan's {len(self._slots)}")
         for key, planned in self._slots[index]._asdict().items():
             if key != "index" and entry.get(key, planned) != planned:
-                raise TrialError(f"{key} of slot {index} is {planned!r}, not {entry[key]!r}")
+                found = show_value(entry[key])
+                raise TrialError(f"{key} of slot {index} is {planned!r}, not {found}")
         if self._kinds["unblind"]:
             raise TrialError("nothing is played after the run was unblinded")
         if index in self._valid:
@@ -44,7 +45,7 @@ class Order:
         if kind == "start":
             return
         if type(attempt) is not int or attempt <= self._attempts.get(index, -1):
-            raise TrialError(f"attempt {attempt!r} of slot {index} was judged before")
+            raise TrialError(f"attempt {show_value(attempt)} of slot {index} was judged before")
         self._attempts[index] = attempt
         if entry.get("outcome") != "invalid":
             self._valid.add(index)

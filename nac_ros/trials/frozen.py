@@ -6,11 +6,13 @@ from typing import Any
 
 from nac_ros import config
 from nac_ros.data.layout import replace_with
-from nac_ros.errors import ConfigError, TrialError
+from nac_ros.errors import ConfigError, TrialError, show_text
+from nac_ros.json_reader import parse_json
 from nac_ros.trials.log import locked, unwritable
 from nac_ros.trials.protocol import Frozen, digest
 
 PROTOCOL = "protocol.json"
+MAX_BYTES = 1 << 22  # of a protocol; one of 8 tasks has about 5,000
 
 
 def freeze_into(folder: Path, frozen: Frozen) -> None:
@@ -39,12 +41,14 @@ def stored(folder: Path) -> tuple[Frozen, str]:
     if not path.is_file():
         raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        content = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or "sha256" not in content:
             raise ValueError("its SHA-256 is missing")
         said = content.pop("sha256")
         frozen = config.build(Frozen, content, "it")
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise TrialError(
             f"{path} is no frozen protocol: {error}; take it from a backup, or begin anew"
         ) from error
@@ -64,5 +68,5 @@ def check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) ->
 def _changed(path: Path, found: str, frozen: str) -> TrialError:
     return TrialError(
         f"{path} was changed after it was frozen, or the log beside it is of another run: its "
-        f"SHA-256 was {frozen[:12]}, is {found[:12]}; put it back, or begin anew"
+        f"SHA-256 was {show_text(frozen[:12])}, is {found[:12]}; put it back, or begin anew"
     )

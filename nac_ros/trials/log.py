@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ENOSPC
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from nac_ros.data.layout import sync
-from nac_ros.errors import TrialError
+from nac_ros.errors import TrialError, show_value
+from nac_ros.json_reader import parse_json
+
+MAX_LINE = 1 << 20  # bytes; an entry has about 1,000
 
 
 class Log:
@@ -51,13 +54,8 @@ class Log:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry; it is on disk afterwards, or the log is as it was."""
+        line = self.line(entry)
         before = os.fstat(self._stream.fileno()).st_size
-        try:
-            line = (json.dumps(entry, allow_nan=False) + "\n").encode()
-        except ValueError as error:
-            raise TrialError(
-                f"{self.path} takes finite numbers alone, and this entry holds another: {entry}"
-            ) from error
         try:
             if self._stream.write(line) != len(line):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
@@ -69,6 +67,21 @@ class Log:
                 "room and judge it again"
             ) from error
         self.entries.append(json.loads(line))
+
+    def line(self, entry: dict[str, Any]) -> bytes:
+        """An entry as it would be written; raises TrialError where it could not be read again."""
+        try:
+            line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        except ValueError as error:
+            raise TrialError(
+                f"{self.path} takes finite numbers alone, and this entry holds another: "
+                f"{show_value(entry, 300)}"
+            ) from error
+        try:
+            _entry(line.removesuffix(b"\n"))
+        except ValueError as error:
+            raise TrialError(f"{self.path} takes no such entry, {error}; shorten it") from error
+        return line
 
     def close(self) -> None:
         self._stream.close()
@@ -114,16 +127,20 @@ def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            entries.append(json.loads(line.decode(), parse_constant=_refused))
-        except (ValueError, RecursionError) as error:
+            entries.append(_entry(line))
+        except ValueError as error:
             raise damaged(path, number, error) from error
-        if not isinstance(entries[-1], dict):
-            raise damaged(path, number, f"{entries[-1]!r} is no entry")
     return entries
 
 
-def _refused(number: str) -> NoReturn:
-    raise ValueError(f"{number} is no number")
+def _entry(line: bytes) -> dict[str, Any]:
+    """Raises ValueError for what is no entry of a log."""
+    if len(line) > MAX_LINE:
+        raise ValueError(f"its {len(line)} bytes are more than {MAX_LINE}")
+    entry = parse_json(line.decode())
+    if not isinstance(entry, dict):
+        raise ValueError(f"{show_value(entry)} is no entry")
+    return entry
 
 
 def _closed(path: Path, error: OSError) -> TrialError:

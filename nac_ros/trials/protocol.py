@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nac_ros import config
-from nac_ros.config import bounded, check_bounds
-from nac_ros.errors import ConfigError
+from nac_ros.config import FILE, REQUIRED, SENTENCE, bounded, check_bounds, listed, named
+from nac_ros.config import NAME as NAME_RULE
+from nac_ros.errors import ConfigError, show_text, show_value
 from nac_ros.export.manifest import MANIFEST, read_manifest, sha256
 from nac_ros.runtime.conditions import Conditions
 from nac_ros.simulation.variation import NOMINAL, Variation, load_variation
@@ -19,7 +20,10 @@ from nac_ros.trials.criteria import TABLE_7, Criterion
 EXPERT = "expert"  # the scripted experts of the twin, as a method
 TWIN = "twin"  # the robot that its judge stands beside
 POOLED = "all"  # the name of all tasks together
-NAME = re.compile(r"[\w.+-]+")
+NAME = re.compile(r"[\w.+-]{1,100}")
+MAX_TRIALS = 200_000  # of a run; its plan is held in memory
+MAX_FILE_NAME = 200  # bytes; a place names the file of its reference picture
+MAX_STEPS = 100  # of a rubric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +61,15 @@ class Protocol:
     criteria: task -> when a trial succeeds and fails; the paper's tasks have theirs
     rubric: task -> steps of partial success, in order
     alpha: of the run's tests, for all tasks together
+
+    At most 64 tasks, 32 methods and MAX_TRIALS trials in all.
     """
 
-    robot: str = TWIN
-    tasks: tuple[str, ...]
-    methods: dict[str, str]
+    robot: str = named(TWIN, NAME_RULE)
+    tasks: tuple[str, ...] = listed(REQUIRED, 0, 64)
+    methods: dict[str, str] = named(REQUIRED, FILE, 0, 32)
     trials: int = bounded(50, 1, 1000)
-    seed: int = 0
+    seed: int = bounded(0, 0, 2**53)
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     criteria: dict[str, Criterion] = field(default_factory=dict)
     rubric: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -87,6 +93,9 @@ class Protocol:
                     f"{', '.join(self.tasks)}"
                 )
         _check_places(self.places)
+        _check_rubric(self.rubric)
+        if (trials := self.trials * len(self.tasks) * len(self.methods)) > MAX_TRIALS:
+            raise ConfigError(f"{trials} trials in all are more than {MAX_TRIALS}; plan fewer")
         if unknown := set(self.stop.pair) - set(self.methods):
             raise ConfigError(
                 f"the stop rule compares '{min(unknown)}'; the methods are: "
@@ -189,13 +198,32 @@ def _check_names(what: str, names: tuple[str, ...]) -> None:
     if not names:
         raise ConfigError(f"a protocol needs {what}; name at least one")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{what} names '{twice[0]}' twice")
+        raise ConfigError(f"{what} names '{show_text(twice[0])}' twice")
     if odd := [name for name in names if not NAME.fullmatch(name)]:
-        raise ConfigError(f"{what}: '{odd[0]}' must be letters, digits, '_', '.', '+' and '-'")
+        raise ConfigError(
+            f"{what}: '{show_text(odd[0])}' must be letters, digits, '_', '.', '+' and '-', at "
+            "most 100"
+        )
 
 
 def _check_places(places: Mapping[str, tuple[str, ...]]) -> None:
     """Each names the file of its reference picture."""
     for task, names in places.items():
-        if odd := [name for name in names if "/" in name or not name or not name.isprintable()]:
-            raise ConfigError(f"places of {task}: {odd[0]!r} must be one line of text without '/'")
+        if odd := [name for name in names if not _is_file_name(name)]:
+            raise ConfigError(
+                f"places of {task}: {show_value(odd[0])} must be one line of text without '/', at "
+                f"most {MAX_FILE_NAME} bytes"
+            )
+
+
+def _is_file_name(name: str) -> bool:
+    short = 0 < len(name) <= MAX_FILE_NAME and len(name.encode(errors="replace")) <= MAX_FILE_NAME
+    return short and "/" not in name and name.isprintable()
+
+
+def _check_rubric(rubric: Mapping[str, tuple[str, ...]]) -> None:
+    for task, steps in rubric.items():
+        if odd := [step for step in steps if not SENTENCE.pattern.fullmatch(step)]:
+            raise ConfigError(f"rubric of {task}: {show_value(odd[0])} must be {SENTENCE.text}")
+        if len(steps) > MAX_STEPS:
+            raise ConfigError(f"rubric of {task}: {len(steps)} steps are more than {MAX_STEPS}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nac_ros import config
+from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError, TrialError
 from nac_ros.provenance import environment
 from nac_ros.trials.entries import Order
@@ -18,6 +19,7 @@ from nac_ros.trials.protocol import Protocol, first_change, freeze
 from nac_ros.trials.sequential import Bet
 
 LOG = "log.jsonl"
+MANY = 1e9  # more than any trial measures; larger numbers spoil means and sums
 TIME = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -36,17 +38,17 @@ class Verdict:
 
     outcome: Literal["success", "failure", "aborted", "invalid"]
     reason: str = ""
-    steps: int | None = None
-    seconds: float | None = None
-    rubric: int | None = None
-    clips: int | None = None
-    jumps: tuple[float, ...] | None = None
-    jerk: float | None = None
-    sparc: float | None = None
-    plan_ms: tuple[float, ...] = ()
+    steps: int | None = bounded(None, 0, MANY)
+    seconds: float | None = bounded(None, 0.0, MANY, unit="s")
+    rubric: int | None = bounded(None, 0, 1000)
+    clips: int | None = bounded(None, 0, MANY)
+    jumps: tuple[float, ...] | None = bounded(None, -MANY, MANY, unit="rad or m")
+    jerk: float | None = bounded(None, 0.0, MANY)
+    sparc: float | None = bounded(None, -MANY, MANY)
+    plan_ms: tuple[float, ...] = bounded((), -MANY, MANY, unit="ms")
     holds: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
-    interventions: int = 0
+    interventions: int = bounded(0, 0, MANY)
     strip: str = ""
     recording: str = ""
     operator: str = ""
@@ -57,13 +59,16 @@ class Verdict:
 class Record(Verdict):
     """A verdict as it is in the log; slot: index in the plan; attempt: 0, 1, ... of that slot."""
 
-    slot: int
+    slot: int = bounded(config.REQUIRED, 0, MANY)
     task: str
-    trial: int
+    trial: int = bounded(config.REQUIRED, 0, MANY)
     place: str
     code: str
-    attempt: int
+    attempt: int = bounded(config.REQUIRED, 0, MANY)
     time: str
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 class Run:
@@ -242,6 +247,9 @@ class Run:
     def _write(self, entry: dict[str, Any]) -> None:
         if self._log is None:
             raise TrialError(f"{self.folder} was opened to be read; open it to go on with it")
+        self._log.line(entry)
+        if entry["entry"] == "trial":
+            _record_of(entry)  # before it is on disk, where it could not be read again
         self._log.append(entry)
         self._take(self._log.entries[-1])
 
@@ -251,12 +259,16 @@ class Run:
             self._starts[entry["slot"]] += 1
         if entry.get("entry") != "trial":
             return
-        facts = {key: value for key, value in entry.items() if key != "entry"}
-        record = config.build(Record, facts, "trial")
+        record = _record_of(entry)
         self._check_rubric(record.task, record)
         self.records.append(record)
         if record.outcome != "invalid":
             self._valid[record.task, record.trial, record.code] = record
+
+
+def _record_of(entry: dict[str, Any]) -> Record:
+    facts = {key: value for key, value in entry.items() if key != "entry"}
+    return config.build(Record, facts, "trial")
 
 
 def _check_log(folder: Path) -> None:
