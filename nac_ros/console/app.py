@@ -2,6 +2,8 @@
 
 import secrets
 import socket
+from asyncio import get_running_loop
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
 import numpy as np
@@ -10,6 +12,12 @@ from fastapi import FastAPI, Response
 from nicegui import ui
 
 from nac_ros.console import page
+from nac_ros.console.connections import (
+    ConnectionLimits,
+    ConnectionTable,
+    allow_files,
+    limited_protocol,
+)
 from nac_ros.console.desk import Desk
 from nac_ros.console.door import Door, is_loopback
 from nac_ros.devices import jpeg
@@ -18,8 +26,11 @@ from nac_ros.trials.overlay import edges
 
 QUALITY = 85  # of the pictures [JPEG]
 END_S = 3.0
+BACKLOG = 128  # connections accepted at once, before one too many is closed
+STOPPERS = 4  # threads for the stop alone: pictures in progress do not delay it
 TOKEN_BYTES = 24
 NOTHING = Response(status_code=404)
+LIMITS = ConnectionLimits()
 FRESH = {"cache-control": "no-store"}
 
 
@@ -29,8 +40,9 @@ class Console:
     address: to be opened, with the token where one is needed; where: the same without it
     """
 
-    def __init__(self, desk: Desk, host: str, port: int):
+    def __init__(self, desk: Desk, host: str, port: int, limits: ConnectionLimits = LIMITS):
         """Raises ConfigError where host and port cannot be had."""
+        allow_files()
         token = "" if is_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES)
         listening = _listen(host, port)
         self.where = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
@@ -44,7 +56,8 @@ class Console:
         )  # fmt: skip
         config = uvicorn.Config(
             Door(application, token), log_level="warning", access_log=False, lifespan="on",
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=1, loop="asyncio", backlog=BACKLOG,
+            http=limited_protocol(ConnectionTable(limits)), ws_max_size=limits.request_bytes,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = Thread(
@@ -80,9 +93,11 @@ def offer(application: FastAPI, desk: Desk) -> None:
         desk.watch()
         return Response(status_code=204)
 
+    stoppers = ThreadPoolExecutor(STOPPERS, "stop")
+
     @application.post("/abort")
-    def abort() -> Response:
-        desk.abort()
+    async def abort() -> Response:
+        await get_running_loop().run_in_executor(stoppers, desk.abort)
         return Response(status_code=204)
 
 
