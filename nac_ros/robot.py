@@ -41,7 +41,7 @@ MAX_RAMP_S = 20.0  # to the velocity limit, and to the acceleration limit, of a 
 class JointSpec:
     """One joint: name, unit, and limits in the unit, per s, s^2 and s^3.
 
-    position: low and high in -100 .. 100 rad or m, at least MIN_RANGE apart
+    position: low and high in -1000 .. 1000 rad or m, at least MIN_RANGE apart
     velocity: 1e-4 .. 100; acceleration: 1e-6 .. 1e4; jerk: 1e-7 .. 1e7; in a file also so large
         that each reaches the one before it within MAX_RAMP_S
     home: within the position limits
@@ -50,11 +50,11 @@ class JointSpec:
 
     name: str = named(REQUIRED, JOINT_NAME)
     unit: Literal["rad", "m"]
-    position: tuple[float, float] = bounded(REQUIRED, -100.0, 100.0, unit="rad or m")
+    position: tuple[float, float] = bounded(REQUIRED, -1000.0, 1000.0, unit="rad or m")
     velocity: float = bounded(REQUIRED, 1e-4, 100.0, unit="rad/s or m/s")
     acceleration: float = bounded(REQUIRED, 1e-6, 1e4, unit="rad/s^2 or m/s^2")
     jerk: float = bounded(REQUIRED, 1e-7, 1e7, unit="rad/s^3 or m/s^3")
-    home: float = bounded(REQUIRED, -100.0, 100.0, unit="rad or m")
+    home: float = bounded(REQUIRED, -1000.0, 1000.0, unit="rad or m")
     relative: bool = True
 
     def __post_init__(self) -> None:

@@ -92,7 +92,8 @@ def test_an_arm_with_fewer_joints_moves_as_asked_and_turns_as_far_as_it_can():
 
 def test_a_tool_that_slides_is_led_as_one_that_turns():
     rail = LinkSpec(joint="waist", parent="base", xyz=(0, 0, 0), axis=(0, 1, 0), kind="prismatic")
-    sliding = replace(SPEC, body=BodySpec(links=(rail,)))
+    joints = (replace(SPEC.joints[0], unit="m"), *SPEC.joints[1:])
+    sliding = replace(SPEC, joints=joints, body=BodySpec(links=(rail,)))
     way = Tool(sliding).follow(SPEC.home, np.array([0, 0.1, 0, 0, 0, 0]), -WIDE, WIDE)
     np.testing.assert_allclose(way.velocities, [0.1, 0, 0, 0, 0, 0, 0], atol=1e-9)
 

@@ -176,7 +176,7 @@ OUT_OF_RANGE = [
     ((*J, "name"), "waist\n[FATAL] x", r"joints\[0\].name must be 1 to 64 letters"),
     ((*J, "name"), "x" * 100_000, r"joints\[0\].name must be .*xxx\.\.\.xxx"),
     ((*J, "name"), "shoulder", r"joints\[1\]: 'shoulder' is there twice"),
-    ((*J, "position"), [-1e300, 1e300], r"position\[0\] must be in -100 \.\. 100 rad or m"),
+    ((*J, "position"), [-1e300, 1e300], r"position\[0\] must be in -1000 \.\. 1000 rad or m"),
     ((*J, "position"), [0.0, 1e-9], "position must be .* low below high by 0.0001"),
     ((*J, "position", 1), float("inf"), r"position\[1\] must be a finite number, got inf"),
     ((*J, "velocity"), 1e300, "velocity must be in 0.0001 .. 100 rad/s or m/s, got 1e.300"),

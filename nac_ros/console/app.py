@@ -55,7 +55,7 @@ class Console:
             reconnect_timeout=10.0,
         )  # fmt: skip
         config = uvicorn.Config(
-            Door(application, token), log_level="warning", access_log=False, lifespan="on",
+            Door(application, token), log_level="error", access_log=False, lifespan="on",
             timeout_graceful_shutdown=1, loop="asyncio", backlog=BACKLOG,
             http=limited_protocol(ConnectionTable(limits)), ws_max_size=limits.request_bytes,
         )  # fmt: skip
