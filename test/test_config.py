@@ -242,3 +242,21 @@ def test_elements_and_texts_of_a_field_are_checked():
         Gear(names=("a", "b", "c"))
     with pytest.raises(ConfigError, match=r"Gear: names\[0\] must be 1 to 64 letters"):
         Gear(names=("a b",))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "has no mapping `ros__parameters` below `/\\*\\*/guard`; add it"),
+        ("/**/guard: {ros__parameters: 1}", "has no mapping `ros__parameters`"),
+        ("/**/guard: {ros__parameters: {robot: [a]}}", "names no robot"),
+        ("/**/guard: &a [*a]", "an alias inside of what it stands for"),
+    ],
+)
+def test_a_parameter_file_that_is_none_is_refused(tmp_path, monkeypatch, text, words):
+    graph = pytest.importorskip("nac_ros.nodes.graph")
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes/guard.yaml").write_text(text)
+    monkeypatch.setattr(graph, "config_dir", lambda: tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        graph.usual_robot("guard")

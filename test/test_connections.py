@@ -129,6 +129,23 @@ def test_a_request_that_is_not_completed_is_closed_in_time(server):
     pytest.fail(f"an incomplete request is open after {PATIENCE_S} s")
 
 
+def test_a_page_and_its_websocket_are_served_beside_half_open_connections(server):
+    upgrade = (
+        b"GET /_nicegui_ws/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    with many_files(), ExitStack() as opened:
+        page = connect(server.address, opened)
+        send(page, upgrade)
+        assert status(page) == 101
+        for _ in range(HALF_OPEN // 5):
+            connect(server.address, opened)
+        assert ask(server.address, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") == [200]
+        send(page, b"\x89\x80\0\0\0\0")  # a ping
+        assert page.recv(4096), "the open page was closed"
+
+
 def test_a_head_without_end_is_refused(server):
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"x: y\r\n" * 40_000
     assert ask(server.address, request)[0] in (0, 431)
