@@ -98,8 +98,10 @@ class FieldError(ConfigError):
         return f"{self.place}{' ' if self.problem.startswith('must ') else ': '}{self.problem}"
 
 
-def show_text(text: str, width: int = 80) -> str:
-    """`text` for a message: control characters escaped, the middle left out beyond `width`."""
+def show_text(value: object, width: int = 80) -> str:
+    """`value` as text for a message: control characters escaped, the middle left out beyond
+    `width` characters."""
+    text = str(value)
     if len(text) > width:
         text = f"{text[: width - width // 3 - 3]}...{text[-(width // 3) :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

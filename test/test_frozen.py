@@ -33,12 +33,12 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tiny_bundle):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text.replace('"alpha": 0.05', '"alpha": NaN'), "NaN is no number"),
-        (lambda text: text.replace('"alpha": 0.05', '"alpha": 1e999'), "1e999 is beyond"),
-        (lambda text: '{"a": ' * 99 + "1" + "}" * 99, "nested deeper than 40 levels"),
-        (lambda text: "[" * 100_000, "recursion"),
+        (lambda text: text.replace('"alpha": 0.05', '"alpha": NaN'), "the value NaN is not finite"),
+        (lambda text: text.replace('"alpha": 0.05', '"alpha": 1e999'), "1e999 is not finite"),
+        (lambda text: '{"a": ' * 99 + "1" + "}" * 99, "nested more than 64 levels"),
+        (lambda text: "[" * 100_000, "nested too deeply"),
         (lambda text: text.replace("{", '{"sha256": "x",', 1), "key 'sha256' is there twice"),
-        (lambda text: text + " " * (1 << 22), "more than 4194304 bytes"),
+        (lambda text: text + " " * (1 << 22), "more than the 4194304"),
     ],
 )
 def test_a_protocol_file_with_no_plain_content_is_refused(tmp_path, tiny_bundle, change, words):
@@ -100,8 +100,8 @@ def test_the_scenes_that_are_played_are_those_that_were_frozen(tmp_path, tiny_bu
     [
         (b"[1]", "its SHA-256 is missing; take it from a backup"),
         (b"{}", "its SHA-256 is missing; take it from a backup"),
-        (b"\xff", "'utf-8' codec"),
-        (b"[" * 100_000, "maximum recursion depth"),
+        (b"\xff", "protocol.json is not valid JSON: 'utf-8' codec"),
+        (b"[" * 100_000, "protocol.json: it is nested too deeply"),
         (b'{"sha256": 5, "protocol": 5}', "it: key 'bundles' is missing"),
     ],
 )

@@ -27,8 +27,9 @@ FLOORS = {
 }  # fmt: skip
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 WITHOUT_TORCH = (
-    "align", "body", "chunk", "config", "decode", "errors", "normalize", "provenance", "registry",
-    "robot", "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
+    "align", "body", "chunk", "config", "decode", "errors", "json_reader", "normalize",
+    "provenance", "registry", "robot", "runtime.guard", "runtime.playback", "safety.limits",
+    "safety.stopping", "yaml_reader",
 )  # fmt: skip
 MAX_FUNCTION = 60  # lines; files are as long as their idea
 BLOCK = """

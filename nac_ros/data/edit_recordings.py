@@ -6,7 +6,6 @@ from pathlib import Path
 
 import yaml
 
-from nac_ros.config import load_yaml
 from nac_ros.data import bag, bagfile, layout, streams
 from nac_ros.data.bag import BagWriter
 from nac_ros.data.bagfile import Message
@@ -17,12 +16,12 @@ from nac_ros.errors import DatasetError
 def relabel(folder: Path, facts: Mapping[str, str]) -> None:
     """Changes facts of an episode, such as `task` or `outcome`; what they were stays as
     `was_<fact>`. Raises DatasetError where its metadata cannot be read."""
-    before = bagfile.facts_of(folder)
+    content = bagfile.metadata_of(folder)
+    before = bagfile.facts_in(content, folder)
     was = {f"was_{key}": before[key] for key in facts if before.get(key, facts[key]) != facts[key]}
     path = folder / bag.METADATA
-    content = dict(load_yaml(path))
-    content["rosbag2_bagfile_information"]["custom_data"] = {**was, **before, **facts}
-    text = yaml.safe_dump(content, sort_keys=False)
+    content[bagfile.INFORMATION][bagfile.CUSTOM] = {**was, **before, **facts}
+    text = yaml.safe_dump(dict(content), sort_keys=False)
     layout.replace_with(path, lambda to: to.write_text(text))
 
 

@@ -12,8 +12,8 @@ from nac_ros import config as configs
 from nac_ros.data import bagfile, slices, streams
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.slices import Cut, Slice
-from nac_ros.errors import DatasetError
-from nac_ros.robot import RobotSpec, load_robot
+from nac_ros.errors import DatasetError, NacError, show_text
+from nac_ros.robot import RobotSpec, list_robots, load_robot
 
 ROBOT = "robot_yaml"  # fact: the robot's description as it was
 UNKNOWN = "unknown"  # fact: what the source of a converted episode did not tell, of these
@@ -135,7 +135,10 @@ class RecordingDataset:
 
     def _cut_whole(self, folder: Path, images: bool) -> Cut:
         task = self._facts[folder].get("task", "")
-        return slices.cut(bagfile.messages(folder), self.spec, self.cameras, task, images)
+        try:
+            return slices.cut(bagfile.messages(folder), self.spec, self.cameras, task, images)
+        except DatasetError as error:
+            raise DatasetError(f"{folder}: {error}; see `nac data check {self.root}`") from error
 
 
 def episode_folders(path: Path) -> list[Path]:
@@ -153,8 +156,16 @@ def robot_fact(spec: RobotSpec) -> dict[str, str]:
 def spec_of(facts: dict[str, str]) -> RobotSpec:
     """The robot as it was when the episode was recorded; raises DatasetError."""
     if ROBOT in facts:
-        where = "the recording's robot"
-        return configs.build(RobotSpec, configs.parse_mapping(facts[ROBOT], where), where)
+        where, fix = "the recording's robot", "record it again, or put `robot_yaml` right"
+        try:
+            return configs.build(RobotSpec, configs.parse_mapping(facts[ROBOT], where), where)
+        except NacError as error:
+            raise DatasetError(f"{error}; {fix}") from error
     if "robot" not in facts:
         raise DatasetError("the recording does not say of which robot it is")
+    if facts["robot"] not in list_robots():
+        known = ", ".join(list_robots())
+        raise DatasetError(
+            f"the recording is of robot '{show_text(facts['robot'], 80)}'; known are: {known}"
+        )
     return load_robot(facts["robot"])

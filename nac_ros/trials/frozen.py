@@ -7,7 +7,7 @@ from typing import Any
 from nac_ros import config
 from nac_ros.data.layout import replace_with
 from nac_ros.errors import ConfigError, TrialError, show_text
-from nac_ros.json_reader import parse_json
+from nac_ros.json_reader import parse_json, read_bytes
 from nac_ros.trials.log import locked, unwritable
 from nac_ros.trials.protocol import Frozen, digest
 
@@ -41,14 +41,12 @@ def stored(folder: Path) -> tuple[Frozen, str]:
     if not path.is_file():
         raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES} bytes")
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path, TrialError, MAX_BYTES), PROTOCOL, TrialError)
         if not isinstance(content, dict) or "sha256" not in content:
             raise ValueError("its SHA-256 is missing")
         said = content.pop("sha256")
         frozen = config.build(Frozen, content, "it")
-    except (OSError, ValueError, ConfigError) as error:
+    except (ValueError, ConfigError, TrialError) as error:
         raise TrialError(
             f"{path} is no frozen protocol: {error}; take it from a backup, or begin anew"
         ) from error

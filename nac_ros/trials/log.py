@@ -79,7 +79,7 @@ class Log:
             ) from error
         try:
             _entry(line.removesuffix(b"\n"))
-        except ValueError as error:
+        except TrialError as error:
             raise TrialError(f"{self.path} takes no such entry, {error}; shorten it") from error
         return line
 
@@ -128,18 +128,18 @@ def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             entries.append(_entry(line))
-        except ValueError as error:
+        except TrialError as error:
             raise damaged(path, number, error) from error
     return entries
 
 
 def _entry(line: bytes) -> dict[str, Any]:
-    """Raises ValueError for what is no entry of a log."""
+    """Raises TrialError for what is no entry of a log."""
     if len(line) > MAX_LINE:
-        raise ValueError(f"its {len(line)} bytes are more than {MAX_LINE}")
-    entry = parse_json(line.decode())
+        raise TrialError(f"its {len(line)} bytes are more than {MAX_LINE}")
+    entry = parse_json(line, "the entry", TrialError)
     if not isinstance(entry, dict):
-        raise ValueError(f"{show_value(entry)} is no entry")
+        raise TrialError(f"{show_value(entry)} is no entry")
     return entry
 
 
