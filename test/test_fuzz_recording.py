@@ -242,6 +242,13 @@ def lying(folder: Path, topic: str, kind: str, data: bytes) -> Path:
     return writer.finish({"outcome": "success"})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_set_point_that_is_no_number_of_an_action_is_left_out(tmp_path, value):
+    lying(tmp_path / "a", "guard/command", JOINTS, state(T0, [value] * 7))
+    findings = [str(finding) for finding in check_recordings(tmp_path)]
+    assert any("1 messages do not fit: not_finite" in text for text in findings)
+
+
 @pytest.mark.parametrize(
     ("topic", "kind", "data"),
     [

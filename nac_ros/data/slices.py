@@ -23,6 +23,7 @@ from nac_ros.devices import jpeg
 from nac_ros.errors import BadObservation, DatasetError, show_text
 from nac_ros.robot import RobotSpec
 
+LARGEST = 1e30  # [rad or m] actions are float32, where more becomes infinite
 EARLY = 0.5  # control periods after the last frame, before which none is taken
 
 
@@ -120,8 +121,9 @@ class Cutter:
         decoded = _decoded(message, JOINTS)
         track = self.cut.commands
         positions = from_joint_state(decoded, self.spec.joint_names)
-        if not np.isfinite(positions).all():
-            raise BadObservation(f"{streams.COMMAND}: a set-point is not finite", "not_finite")
+        if not (np.abs(positions) < LARGEST).all():
+            text = f"{streams.COMMAND}: a set-point is not finite, or beyond {LARGEST:g}"
+            raise BadObservation(text, "not_finite")
         track.positions.append(positions)
         track.times.append(to_seconds(decoded.header.stamp, self.cut.origin_ns))
 
