@@ -38,7 +38,7 @@ HEARTBEAT_S = 0.05  # 20 Hz
 QUIET = ("not configured", "inactive", "not started", "starting")
 NO_TASK = "no task was given; publish one on `task`"
 START = "policy/start starts it again"
-LOG_EVERY_S = 10.0  # the same reason, but for its numbers, is logged at most this often
+LOG_EVERY_S = 10.0  # reasons of one code are logged at most this often, whatever their text
 LONGEST = 400  # characters of a reason
 
 
@@ -56,7 +56,7 @@ class PolicyNode(LifecycleNode):
         self._frozen = ""  # the verdict that stopped planning, until the next start or stop
         self._lock = Lock()  # of that verdict, which services and the inference thread change
         self._undo: list[Callable[[], object]] = []  # of what `on_configure` made
-        self._logged: dict[str, float] = {}  # reason without digits -> when, on a steady clock
+        self._logged: dict[str, float] = {}  # code of a reason -> when, on a steady clock
         self._task, self._fault, self._reason = "", "", "not configured"
         self._n_chunks, self._alive = 0, 0.0
         self._sent: Chunk | None = None
@@ -75,7 +75,7 @@ class PolicyNode(LifecycleNode):
         except Exception as error:  # rclpy would end the node and say nothing
             self.get_logger().debug(traceback.format_exc())
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._fail(f"the bundle cannot be loaded, {_one_line(text)}; export it anew")
+            self._fail(f"configuring failed, {_one_line(text)}; check the bundle (nac doctor)")
             return TransitionCallbackReturn.FAILURE
         self._set_reason("inactive")
         return TransitionCallbackReturn.SUCCESS
@@ -262,7 +262,7 @@ class PolicyNode(LifecycleNode):
         if reason == "frozen":
             self._started.clear()
             self._frozen = str(error)
-        self._set_reason(_one_line(str(error)))
+        self._set_reason(_one_line(str(error)), reason)
 
     def _look_again(self) -> None:
         """Tests a frozen camera anew; planning stays stopped although it shows new pictures."""
@@ -270,9 +270,10 @@ class PolicyNode(LifecycleNode):
         frozen = self._bridge.frozen
         if frozen:
             self._frozen = frozen[0]
-            self._set_reason(f"stopped: {self._frozen}, then {START}")
+            self._set_reason(f"stopped: {self._frozen}, then {START}", "stopped")
         else:
-            self._set_reason(f"stopped: the pictures that were frozen change again; {START}")
+            text = f"stopped: the pictures that were frozen change again; {START}"
+            self._set_reason(text, "unfrozen")
 
     def _send(self, chunk: Chunk, start: np.ndarray) -> float:
         """Publishes a chunk from joint positions `start` on, or what comes of a doubtful one;
@@ -284,7 +285,7 @@ class PolicyNode(LifecycleNode):
         if why and settings.unsure in ("replan", "stop"):
             if settings.unsure == "stop":
                 self._started.clear()
-            self._set_reason(why)
+            self._set_reason(why, "unsure")
             return settings.retry_s
         if why and settings.unsure == "slow":
             chunk = slowed(chunk, start, settings.slow_scale)
@@ -318,25 +319,24 @@ class PolicyNode(LifecycleNode):
         self._reason = ""
         self._diagnostics.publish()
 
-    def _set_reason(self, reason: str) -> None:
+    def _set_reason(self, reason: str, code: str = "other") -> None:
         """Why nothing is planned; what is new, but for numbers in it, is published at once."""
-        kind = _without_digits(reason)
-        changed = kind != _without_digits(self._reason)
+        changed = _without_digits(reason) != _without_digits(self._reason)
         self._reason = reason
         if changed:
             self._diagnostics.publish()
         now = time.monotonic()
-        if reason not in QUIET and now - self._logged.get(kind, -LOG_EVERY_S) >= LOG_EVERY_S:
-            self._logged[kind] = now
+        if reason not in QUIET and now - self._logged.get(code, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged[code] = now
             self.get_logger().warning(reason)
 
     def _status(self) -> Status:
         text = self._fault or self._reason or "planning"
         values: dict[str, Any] = {"task": self._task, "chunks": self._n_chunks, **self._newest}
         values |= {"state": self._state(), "reason": "" if text == "planning" else text}
-        values |= {f"unusable.{reason}": n for reason, n in self._unusable.items()}
+        values |= {f"unusable.{reason}": n for reason, n in dict(self._unusable).items()}
         if self._bridge is not None:
-            values |= {f"refusals.{reason}": n for reason, n in self._bridge.refused.items()}
+            values |= {f"refusals.{reason}": n for reason, n in dict(self._bridge.refused).items()}
             values["last_refusal"] = self._bridge.last_refusal
             values["content_not_checked"] = self._bridge.unchecked
         return Status(OK if text in ("planning", *QUIET) else WARN, text, values)

@@ -37,9 +37,8 @@ class ImageNoise:
         if not self.sigma:
             return image
         n_values = image.size
-        table = self._table
-        if n_values >= len(table):
-            table = np.resize(table, n_values + TABLE)
-        first = int(self._rng.integers(len(table) - n_values))
-        noise = table[first : first + n_values].reshape(image.shape)
+        if n_values >= len(self._table):  # a picture with more values than the table
+            self._table = np.resize(self._table, n_values + TABLE)
+        first = int(self._rng.integers(len(self._table) - n_values))
+        noise = self._table[first : first + n_values].reshape(image.shape)
         return np.clip(image + noise, 0, 255).astype(np.uint8)
