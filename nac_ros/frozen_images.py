@@ -16,8 +16,8 @@ from nac_ros.robot import RobotSpec
 
 FROZEN_S = 0.3  # the same picture for longer,
 FROZEN_IMAGES = 3  # and so many times again
-NOISE_PAIRS = 20  # successive pictures at rest that all differ: the sensor has noise
-REST_S = 0.3  # the arm is at rest when no joint moved for so long
+NOISE_PAIRS = 10  # successive pictures at rest that all differ: the sensor has noise
+REST_S = 0.2  # the arm is at rest when no joint moved for so long
 REST_MOVE = {"rad": 0.004, "m": 0.0005}  # by more; two to three steps of a servo's encoder
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nac_ros.align import Aligner
@@ -110,6 +110,7 @@ def test_a_picture_that_comes_twice_is_no_freeze():
         assert scene.reason() == ""
 
 
+@settings(deadline=None, max_examples=10)
 @given(st.integers(1, NOISE_PAIRS - 2))  # and the picture after them differs too
 def test_fewer_pictures_that_differ_than_wanted_are_no_proof_of_noise(count):
     scene = Scene(sigma=0.0).run(1.0)
@@ -117,6 +118,7 @@ def test_fewer_pictures_that_differ_than_wanted_are_no_proof_of_noise(count):
     assert scene.aligner.unchecked == ["scene"]
 
 
+@settings(deadline=None, max_examples=10)
 @given(st.floats(0.0, FROZEN_S - 2 / HZ))
 def test_a_camera_may_stand_for_a_moment(seconds):
     assert Scene().run(3.0).run(seconds, camera="frozen", speed=0.5).reason() == ""
