@@ -244,7 +244,8 @@ class PolicyNode(LifecycleNode):
         try:
             if not self._task:
                 raise UnknownName(self._fault or NO_TASK)
-            observation = self._bridge.observe(now, self._task)
+            # the time after `take`: messages that came meanwhile are not of the future
+            observation = self._bridge.observe(self._now(), self._task)
             chunk = self._engine.plan(observation, self._underway(observation.stamp))
         except NacError as error:
             with self._lock:
