@@ -15,11 +15,11 @@ import numpy as np
 
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation
+from nac_ros.frozen_images import FrozenImageDetector
+from nac_ros.joint_states import JointStateMerger
 from nac_ros.robot import Align, RobotSpec
 
-FROZEN_S = 0.3  # one picture for longer,
-FROZEN_MOVE = 0.05  # [rad] although a joint of the arm had moved by more
-SHOWN_S = 0.1  # when it was taken: an arm that only just began to move need not show
+JOINTS = "joint_states"  # the name of their stream, beside those of the cameras
 
 
 class Stream:
@@ -84,31 +84,39 @@ class Aligner:
     """Collects joint states and images and hands out observations of `n_obs_steps` steps; of each
     joint the newest N_JOINTS samples are kept, of each camera N_IMAGES.
 
-    may_freeze: the cameras are real, and one that shows the same picture while the arm moves is
-        refused. Rendered ones, which have no noise, do so when the arm is out of their view
+    Joint states may come in parts, see JointStateMerger. A camera whose content is frozen is
+    refused, see FrozenImageDetector.
     """
 
     N_JOINTS, N_IMAGES = 256, 16
 
-    def __init__(
-        self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int, *, may_freeze: bool = True
-    ):
+    def __init__(self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
         self.spec = spec
         self.n_obs_steps = n_obs_steps
-        self._may_freeze = may_freeze
         self._cameras = {name: spec.camera(name) for name in cameras}
-        self._joints = Stream("joint_states", depth=self.N_JOINTS)
+        self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
+        self._joints = Stream(JOINTS, depth=self.N_JOINTS)
         self._images = {n: Stream(f"camera {n}", depth=self.N_IMAGES) for n in cameras}
-        self._changed: dict[str, tuple[float, np.ndarray | None]] = {}
-        self._moved: dict[str, tuple[float, float]] = {}  # camera -> when and how far since then
+        self._detector = FrozenImageDetector(spec, cameras)
+        self._refusals: dict[str, BadObservation] = {}  # stream -> newest, until one is taken
 
     def clear(self) -> None:
-        """Forgets all samples."""
+        """Forgets all samples; what is known of the cameras' content stays."""
+        self._merger.clear()
         self._joints.clear()
         for stream in self._images.values():
             stream.clear()
-        self._changed.clear()
-        self._moved.clear()
+        self._detector.clear()
+        self._refusals.clear()
+
+    def push_joint_state(
+        self, stamp: float, names: Sequence[str], positions: Sequence[float]
+    ) -> None:
+        """Adds what a JointState message holds, all joints or some; raises BadObservation that
+        names the joint."""
+        sample = self._merger.push(stamp, names, positions)
+        if sample is not None:
+            self.push_joints(*sample)
 
     def push_joints(self, stamp: float, positions: np.ndarray) -> None:
         """Adds joint positions `[D]` [rad or m] in the robot's order; NaN or inf is refused."""
@@ -124,11 +132,8 @@ class Aligner:
                 f"joint_states: not finite at {', '.join(bad)}; check the driver", "not_finite"
             )
         self._joints.push(stamp, values)
-        for camera, (_, then) in self._changed.items():
-            apart = np.zeros(1) if then is None else np.abs(values - then)[self.spec.relative_mask]
-            moved = float(apart.max())  # of the arm: a gripper may be too small to be seen
-            if moved > FROZEN_MOVE and camera not in self._moved:
-                self._moved[camera] = stamp, moved
+        self._detector.push_joints(stamp, values)
+        self._refusals.pop(JOINTS, None)
 
     def push_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Adds an RGB uint8 image `[H, W, 3]` of the size that the robot's YAML gives."""
@@ -139,12 +144,24 @@ class Aligner:
                 f"{image.shape}; set the camera's size or the robot's YAML",
                 "image_size",
             )
-        stream = self._images[camera]
-        before = None if stream.newest is None else stream.nearest(stream.newest)[1]
-        stream.push(stamp, image)
-        if before is None or not np.array_equal(before, image):
-            self._changed[camera] = (stamp, self._joints.last)
-            self._moved.pop(camera, None)
+        self._images[camera].push(stamp, image)
+        self._detector.push_image(camera, stamp, image)
+        self._refusals.pop(camera, None)
+
+    def refuse(self, stream: str, error: BadObservation) -> None:
+        """Notes why the newest message of a camera, or of JOINTS, was not taken; the sentence is
+        part of those about a stream that is missing or stale."""
+        self._refusals[stream] = error
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Cameras whose content is not checked, because they have shown no noise."""
+        return self._detector.unchecked
+
+    @property
+    def frozen(self) -> list[str]:
+        """A sentence for each camera that is frozen now."""
+        return [text for name in self._images if (text := self._frozen(name))]
 
     def observe(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
@@ -180,33 +197,41 @@ class Aligner:
         return self._images[camera].at(stamp, self._cameras[camera].align)
 
     def _common_stamp(self, now: float) -> float:
-        if self._joints.newest is None:
-            raise BadObservation(
-                "joint_states: nothing received yet; is the driver running?", "missing"
-            )
-        self._check_age("joint_states", now, self._joints.newest, self.spec.joint_states_max_age_s)
+        joints_age = self.spec.joint_states_max_age_s
+        newest = self._newest(JOINTS, self._joints, now, joints_age, "is the driver running?")
         stamps = []
         for name, stream in self._images.items():
-            if stream.newest is None:
-                raise BadObservation(
-                    f"camera {name}: nothing received yet; is it running?", "missing"
-                )
-            self._check_age(f"camera {name}", now, stream.newest, self._cameras[name].max_age_s)
-            self._check_frozen(name, stream.newest)
-            stamps.append(stream.newest)
-        return min(stamps, default=self._joints.newest)
+            max_age = self._cameras[name].max_age_s
+            stamps.append(self._newest(name, stream, now, max_age, "is it running?"))
+            if frozen := self._frozen(name):
+                raise BadObservation(frozen, "frozen")
+        return min(stamps, default=newest)
 
-    def _check_frozen(self, camera: str, newest: float) -> None:
-        """A camera that shows one picture while the arm moves is not looking any more."""
-        since, _ = self._changed[camera]
-        moved_at, moved = self._moved.get(camera, (newest, 0.0))
-        frozen = newest - since > FROZEN_S and newest - moved_at > SHOWN_S
-        if frozen and self._may_freeze:
-            raise BadObservation(
-                f"camera {camera}: the same picture for {newest - since:.2f} s while the arm "
-                f"moved by {moved:.3f} rad; it is frozen, start its driver anew",
-                "frozen",
-            )
+    def _newest(self, key: str, stream: Stream, now: float, limit: float, todo: str) -> float:
+        """The newest stamp [s] of a stream; raises BadObservation when it is missing or stale,
+        with the reason for which newer messages were refused, if any were."""
+        try:
+            if stream.newest is None:
+                raise BadObservation(f"{stream.name}: nothing received yet; {todo}", "missing")
+            self._check_age(stream.name, now, stream.newest, limit)
+        except BadObservation as error:
+            refusal = self._refusals.get(key)
+            if refusal is None:
+                raise
+            text = f"{error}; newer messages are refused: {refusal}"
+            if stream.newest is None:
+                text = f"{stream.name}: nothing usable received yet: {refusal}"
+            raise BadObservation(text, refusal.reason) from error
+        return stream.newest
+
+    def _frozen(self, camera: str) -> str:
+        """A camera with noise that shows one picture is not looking any more; '' otherwise."""
+        if not (seconds := self._detector.frozen_s(camera)):
+            return ""
+        return (
+            f"camera {camera}: the same picture for {seconds:.2f} s, although its pictures have "
+            "noise; it is frozen, start its driver anew"
+        )
 
     @staticmethod
     def _check_age(what: str, now: float, stamp: float, limit: float) -> None:

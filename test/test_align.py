@@ -29,51 +29,6 @@ def filled(until: float = 1.0, cameras: tuple[str, ...] = ("scene", "wrist"), st
     return aligner
 
 
-def moving(aligner, until: float, still: set[str] = frozenset()):
-    """Joints move and images come until `until` [s], of some cameras always the same."""
-    for k in range(int(until * 30) + 1):
-        aligner.push_joints(k / 30, ROBOT.home + 0.01 * k)
-        for name in ("scene", "wrist"):
-            aligner.push_image(name, k / 30, image(0 if name in still else k, ROBOT.camera(name)))
-    return aligner
-
-
-def test_a_camera_that_shows_one_picture_while_the_arm_moves_is_frozen():
-    assert moving(Aligner(ROBOT, ("scene", "wrist"), 2), 1.0).observe(1.0, "t").stamp == 1.0
-    frozen = moving(Aligner(ROBOT, ("scene", "wrist"), 2), 1.0, {"wrist"})
-    with pytest.raises(
-        BadObservation, match=r"camera wrist: the same picture for 1\.00 s"
-    ) as caught:
-        frozen.observe(1.0, "t")
-    assert caught.value.reason == "frozen"
-    frozen.push_image("wrist", 1.01, image(7, ROBOT.camera("wrist")))
-    assert frozen.observe(1.02, "t").stamp == 1.0
-
-
-def test_an_arm_that_only_just_began_to_move_need_not_show():
-    aligner = Aligner(ROBOT, ("scene",), 1)
-    for k in range(31):  # at rest, one picture
-        aligner.push_joints(k / 30, ROBOT.home)
-        aligner.push_image("scene", k / 30, image(0, ROBOT.camera("scene")))
-    for k in range(1, 10):  # it moves, and the pictures of it are late
-        aligner.push_joints(1 + k / 100, ROBOT.home + 0.02 * k)
-    assert aligner.observe(1.09, "t").stamp == 1.0
-    aligner.push_image("scene", 1.12, image(0, ROBOT.camera("scene")))  # it moved at 1.03 s
-    aligner.push_joints(1.15, ROBOT.home + 0.3)
-    assert aligner.observe(1.15, "t").stamp == 1.12
-    aligner.push_image("scene", 1.14, image(0, ROBOT.camera("scene")))
-    with pytest.raises(BadObservation, match=r"the same picture for 1\.14 s"):
-        aligner.observe(1.15, "t")
-
-
-def test_one_picture_of_an_arm_that_rests_is_no_fault():
-    aligner = Aligner(ROBOT, ("scene",), 2)
-    for k in range(60):
-        aligner.push_joints(k / 30, ROBOT.home)
-        aligner.push_image("scene", k / 30, image())
-    assert aligner.observe(59 / 30, "t").stamp == 59 / 30
-
-
 def reason_of(call, *arguments) -> str:
     with pytest.raises(BadObservation) as caught:
         call(*arguments)
@@ -207,3 +162,26 @@ def test_an_image_of_another_kind_is_refused_with_both_sizes(wrong):
     with pytest.raises(BadObservation, match=r"camera scene: wanted a uint8 image") as caught:
         Aligner(ROBOT, ("scene",), 1).push_image("scene", 0.0, wrong)
     assert caught.value.reason == "image_size"
+
+
+def test_a_stale_camera_s_sentence_holds_why_newer_images_were_refused():
+    aligner = filled(1.0)
+    encoding = BadObservation("an image of encoding '16UC1'; known are: rgb8", "image_encoding")
+    aligner.refuse("scene", encoding)
+    assert aligner.observe(1.0, "t").stamp == 1.0  # as long as it is not stale
+    for k in range(101, 151):
+        aligner.push_joints(k / 100, ROBOT.home)
+    with pytest.raises(BadObservation, match=r"camera scene: stale, .*'16UC1'; known") as caught:
+        aligner.observe(1.5, "t")
+    assert caught.value.reason == "image_encoding"
+    aligner.push_image("scene", 1.5, image())
+    with pytest.raises(BadObservation, match=r"camera wrist: stale, [^;]*; at most [^;]*$"):
+        aligner.observe(1.5, "t")
+
+
+def test_a_camera_whose_images_were_all_refused_says_why():
+    aligner = Aligner(ROBOT, ("scene",), 1)
+    aligner.push_joints(0.0, ROBOT.home)
+    aligner.refuse("scene", BadObservation("an image of encoding 'bayer'", "image_encoding"))
+    with pytest.raises(BadObservation, match="camera scene: nothing usable received yet: an im"):
+        aligner.observe(0.0, "t")

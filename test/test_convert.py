@@ -1,13 +1,19 @@
 """Messages and core values: what goes in comes out, and what a message cannot mean raises."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
 
+from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
 
 from nac_ros.chunk import Chunk, Motion
+from nac_ros.decode import image_header
 from nac_ros.errors import BadActions, BadObservation
 from nac_ros.nodes import convert
 
@@ -99,19 +105,28 @@ def test_joint_states_come_in_the_robot_s_order():
     assert convert.to_seconds(message.header.stamp) == 7.25
 
 
-@pytest.mark.parametrize("positions", [[1.0, 2.0], []])
-def test_joint_states_that_lack_a_joint_are_refused(positions):
-    message = convert.to_joint_state(0.0, ("a", "b"), np.array(positions))
-    with pytest.raises(BadObservation, match="c missing"):
+@pytest.mark.parametrize(
+    ("names", "positions", "said"),
+    [
+        (("a", "b"), [1.0, 2.0], "c missing; the message holds a, b"),
+        (("a", "b"), [], "2 names has 0 positions, none for a, b; the driver must publish"),
+        (("a", "b", "c"), [1.0, 2.0], "none for c"),
+        (("a", "b", "c", "b"), [1.0] * 4, "b is named twice"),
+        (("a", "b", "c"), [1.0, np.nan, 2.0], "not finite at b"),
+    ],
+)
+def test_joint_states_that_lack_a_joint_are_refused(names, positions, said):
+    message = convert.to_joint_state(0.0, names, np.array(positions))
+    with pytest.raises(BadObservation, match=said):
         convert.from_joint_state(message, NAMES)
 
 
 def test_an_image_survives_its_message():
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    for given in (image, image[:, ::-1]):  # contiguous or not
-        message = convert.to_image(2.5, "scene", given)
+    for sent in (image, image[:, ::-1]):  # contiguous or not
+        message = convert.to_image(2.5, "scene", sent)
         assert (message.encoding, message.header.frame_id) == ("rgb8", "scene")
-        np.testing.assert_array_equal(convert.from_image(message), given)
+        np.testing.assert_array_equal(convert.from_image(message), sent)
 
 
 def test_bgr_becomes_rgb_and_padding_is_left_out():
@@ -122,14 +137,70 @@ def test_bgr_becomes_rgb_and_padding_is_left_out():
     np.testing.assert_array_equal(convert.from_image(message), image[..., ::-1])
 
 
-def test_an_image_of_another_kind_is_refused():
+@pytest.mark.parametrize(
+    ("encoding", "channels"),
+    [
+        ("rgb8", [0, 1, 2]),
+        ("bgr8", [2, 1, 0]),
+        ("rgba8", [0, 1, 2, 3]),
+        ("bgra8", [2, 1, 0, 3]),
+    ],
+)
+def test_every_colour_encoding_becomes_rgb(encoding, channels):
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    sent = np.ascontiguousarray(image[..., channels])
+    message = convert.to_image(0.0, "scene", image[..., :3])
+    message.encoding, message.step = encoding, 6 * len(channels)
+    message.data = sent.tobytes()
+    np.testing.assert_array_equal(convert.from_image(message), image[..., :3])
+
+
+def test_a_grey_image_becomes_three_equal_channels():
+    grey = np.arange(8, dtype=np.uint8).reshape(2, 4)
     message = convert.to_image(0.0, "scene", np.zeros((2, 4, 3), np.uint8))
-    message.encoding = "16UC1"
-    with pytest.raises(BadObservation, match="'16UC1'; known are: rgb8, bgr8"):
+    message.encoding, message.step, message.data = "mono8", 4, grey.tobytes()
+    np.testing.assert_array_equal(convert.from_image(message), np.stack([grey] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["16UC1", "32FC1", "mono16", "yuv422_yuy2", "bayer_rggb8", ""]
+)
+def test_an_image_of_another_encoding_is_refused_with_those_that_are_known(encoding):
+    message = convert.to_image(0.0, "scene", np.zeros((2, 4, 3), np.uint8))
+    message.encoding = encoding
+    known = f"'{encoding}'; known are: rgb8, bgr8, rgba8, bgra8, mono8"
+    with pytest.raises(BadObservation, match=known):
         convert.from_image(message)
-    message.encoding, message.height = "rgb8", 3
-    with pytest.raises(BadObservation, match="4x3 has 24 bytes"):
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"height": 3}, {"height": 0}, {"width": 5}, {"width": 0}, {"step": 0}, {"step": 13},
+     {"encoding": "rgba8"}],
+    ids=str,
+)  # fmt: skip
+def test_an_image_whose_data_do_not_fit_its_size_is_refused(changed):
+    message = convert.to_image(0.0, "scene", np.zeros((2, 4, 3), np.uint8))
+    for field, value in changed.items():
+        setattr(message, field, value)
+    with pytest.raises(BadObservation, match=r"an image of \d+x\d+ has 24 bytes") as caught:
         convert.from_image(message)
+    assert caught.value.reason == "image_size"
+
+
+@pytest.mark.parametrize("frame", ["", "s", "scene", "camera_optical"])
+def test_the_header_of_a_serialized_image_is_read_without_its_pixels(frame):
+    message = convert.to_image(0.0, frame, np.zeros((2, 4, 3), np.uint8))
+    for encoding in ("rgb8", "16UC1", "mono8"):
+        message.encoding = encoding
+        header = image_header(serialize_message(message))
+        assert header == (2, 4, encoding, 12, 24)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_image_have_no_header(data):
+    with suppress(BadObservation):
+        assert len(image_header(data)) == 5
 
 
 def test_diagnostic_values_survive():

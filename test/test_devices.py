@@ -420,3 +420,15 @@ def test_a_realsense_without_its_library_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyrealsense2", None)  # as where it is not installed
     with pytest.raises(CameraError, match="pip install pyrealsense2, and apt install libusb"):
         make_source(SourceConfig(source="realsense"), SPEC, time.time)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_png_of_any_number_of_channels_becomes_rgb_and_one_of_16_bits_is_refused(channels):
+    colours = np.random.default_rng(0).integers(0, 256, (8, 9, channels), dtype=np.uint8)
+    _, data = cv2.imencode(".png", colours)
+    rgb = np.repeat(colours, 3, -1) if channels == 1 else colours[..., 2::-1]
+    np.testing.assert_array_equal(jpeg.decode(data.tobytes()), rgb)
+    _, data = cv2.imencode(".png", colours.astype(np.uint16) * 256)
+    with pytest.raises(BadObservation, match="a PNG of 16 bits a value") as caught:
+        jpeg.decode(data.tobytes())
+    assert caught.value.reason == "image_encoding"

@@ -99,6 +99,8 @@ def reasons_of_the_guard():
             found = found.union(*(constants(field.value) for field in fields))
         if isinstance(node, ast.Assign) and "_hold" in ast.dump(node.targets[0]):
             found |= constants(node.value)
+        if isinstance(node, ast.Assign) and "JOINT_REASONS" in ast.dump(node.targets[0]):
+            found = found.union(*map(constants, node.value.values))
     return found
 
 
@@ -106,7 +108,7 @@ def reasons_of_the_policy():
     """Codes of observations that cannot be used, as the node counts or tells them."""
     called = [
         node
-        for node in parsed("align.py", "decode.py", "nodes/bridge.py")
+        for node in parsed("align.py", "decode.py", "joint_states.py", "nodes/bridge.py")
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "BadObservation"
     ]
     assert all(len(node.args) == 2 for node in called), "name a reason"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -168,3 +169,51 @@ def test_an_unknown_robot_is_one_sentence(capsys):
     pytest.importorskip("rclpy")
     assert cli.main(["doctor", "--robot", "nope"]) == 2
     assert "unknown robot 'nope'; known are: vx300s" in capsys.readouterr().err
+
+
+def test_the_doctor_merges_joint_states_in_parts_and_names_what_it_cannot_read(monkeypatch):
+    rclpy = pytest.importorskip("rclpy")
+    from rclpy.context import Context
+    from rclpy.node import Node
+    from sensor_msgs.msg import Image, JointState
+
+    from nac_ros.nodes import convert, doctor, qos
+
+    domain = 10 + (os.getpid() + 63) % 80
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    spec, context = load_robot("vx300s"), Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node("arm", context=context)
+    joints = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_OUT)
+    images = {c.name: node.create_publisher(Image, c.topic, qos.SENSOR_OUT) for c in spec.cameras}
+    image, ending, parts = np.zeros((96, 96, 3), np.uint8), threading.Event(), [slice(6)]
+
+    def publish():
+        while not ending.wait(0.02):
+            for part in parts:
+                names, places = spec.joint_names[part], spec.home[part]
+                joints.publish(convert.to_joint_state(time.time(), names, places))
+            for name, out in images.items():
+                message = convert.to_image(time.time(), name, image)
+                message.encoding = "rgb8" if name == "scene" else "16UC1"
+                out.publish(message)
+
+    def complaints():
+        found = doctor.topics(spec, 2.0)
+        return {f.check: f.seen for f in found if f.level == "fail"}
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    try:
+        said = complaints()
+        assert "gripper missing; the newest message holds waist" in said["joint_states"]
+        assert "'16UC1'; known are: rgb8, bgr8, rgba8" in said["wrist/image_raw"]
+        parts.append(slice(6, 7))
+        said = complaints()
+        assert "joint_states" not in said and "scene/image_raw" not in said
+    finally:
+        ending.set()
+        thread.join()
+        node.destroy_node()
+        context.try_shutdown()

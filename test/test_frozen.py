@@ -33,7 +33,10 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, tiny_bundle):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text.replace('"alpha": 0.05', '"alpha": NaN'), "the value NaN is not finite"),
+        (
+            lambda text: text.replace('"alpha": 0.05', '"alpha": NaN'),
+            "the value NaN is not finite",
+        ),
         (lambda text: text.replace('"alpha": 0.05', '"alpha": 1e999'), "1e999 is not finite"),
         (lambda text: '{"a": ' * 99 + "1" + "}" * 99, "nested more than 64 levels"),
         (lambda text: "[" * 100_000, "nested too deeply"),

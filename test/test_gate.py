@@ -1,5 +1,7 @@
 """The capture gate on clocks of our own: what it says at once, and what stays with an episode."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,39 @@ def test_a_picture_that_differs_in_its_stamp_alone_is_the_same():
     gate, end = watched(image=lambda k: k.to_bytes(12, "little") + b"same")
     assert gate.facts()["scene"]["repeated"] == 99
     assert any("same picture" in text for text in gate.now(end))
+
+
+def image_message(encoding="rgb8", width=8, step=24, n_bytes=192):
+    """A serialized sensor_msgs/Image of height 8 (CDR, little endian)."""
+    name = encoding.encode() + b"\0"
+    data = b"\0\1\0\0" + struct.pack("<iII", 1, 2, 6) + b"scene\0\0\0"
+    data += struct.pack("<III", 8, width, len(name)) + name + b"\0"
+    data += bytes(-len(data) % 4) + struct.pack("<II", step, n_bytes)
+    return data + np.random.default_rng(0).bytes(n_bytes)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (image_message("16UC1", step=16, n_bytes=128), "encoding '16UC1'; known are: rgb8, bgr8"),
+        (image_message(width=4, step=12, n_bytes=96), "4x8; the robot's YAML says 8x8"),
+        (image_message(step=20, n_bytes=160), "8x8 has 160 bytes in rows of 20"),
+        (image_message(n_bytes=100), "8x8 has 100 bytes in rows of 24"),
+        (bytes(20), "20 bytes are no image message"),
+    ],
+    ids=["encoding", "size", "step", "length", "bytes"],
+)
+def test_images_that_cannot_be_read_are_named_at_once_and_with_the_episode(data, said):
+    scene = StreamSpec(topic="scene", kind="i", rate_hz=30.0, image=True, size=(8, 8))
+    gate = Gate((scene,), GateConfig(), 0)
+    gate.take("scene", 0, 0, 0, image_message())
+    assert gate.now(0) == []
+    gate.take("scene", 30 * MS, 0, 30 * MS, data)
+    (now,) = gate.now(30 * MS)
+    assert now.startswith("scene: ") and said in now
+    gate.take("scene", 60 * MS, 0, 60 * MS, image_message("bgra8", step=32, n_bytes=256))
+    assert gate.now(60 * MS) == []
+    assert any(f"1 unusable images: {now[7:]}" in t for t in gate.verdict(60 * MS, "joint_states"))
 
 
 def test_images_far_from_any_joint_state_are_named():

@@ -20,16 +20,16 @@ FLOORS = {
     4: ("export",),
     3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),
     2: (
-        "body", "robot", "normalize", "align", "decode", "config", "registry", "provenance",
-        "terminal", "yaml_reader", "json_reader",
+        "body", "robot", "normalize", "align", "decode", "joint_states", "frozen_images", "config",
+        "registry", "provenance", "terminal", "yaml_reader", "json_reader",
     ),
     1: ("chunk", "errors", "codec"),
 }  # fmt: skip
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 WITHOUT_TORCH = (
-    "align", "body", "chunk", "config", "decode", "errors", "json_reader", "normalize",
-    "provenance", "registry", "robot", "runtime.guard", "runtime.playback", "safety.limits",
-    "safety.stopping", "yaml_reader",
+    "align", "body", "chunk", "config", "decode", "errors", "frozen_images", "joint_states",
+    "json_reader", "normalize", "provenance", "registry", "robot", "runtime.guard",
+    "runtime.playback", "safety.limits", "safety.stopping", "yaml_reader",
 )  # fmt: skip
 MAX_FUNCTION = 60  # lines; files are as long as their idea
 BLOCK = """

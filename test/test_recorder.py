@@ -38,6 +38,7 @@ class Arm:
             for camera in SPEC.cameras
         }
         self.offset_s, self.stopped, self.frozen, self.sent = 0.0, set(), set(), {}
+        self.encoding, self.n_joints = "rgb8", len(SPEC.joint_names)
         self._random = np.random.default_rng(0)
         self._pictures = {}
         self._ending = Event()
@@ -53,12 +54,15 @@ class Arm:
         while not self._ending.is_set():
             now = time.time() + self.offset_s
             positions = SPEC.home + 0.01 * np.sin(k / 50)
-            self._joints.publish(convert.to_joint_state(now, SPEC.joint_names, positions))
+            names, positions = SPEC.joint_names[: self.n_joints], positions[: self.n_joints]
+            self._joints.publish(convert.to_joint_state(now, names, positions))
             self.sent["joint_states"] = self.sent.get("joint_states", 0) + 1
             if k % 3 == 0:
                 for name, out in self._cameras.items():
                     if name not in self.stopped:
-                        out.publish(convert.to_image(now, name, self._picture(name)))
+                        message = convert.to_image(now, name, self._picture(name))
+                        message.encoding = self.encoding
+                        out.publish(message)
                         self.sent[name] = self.sent.get(name, 0) + 1
             k += 1
             self._ending.wait(max(began + k / 100 - time.monotonic(), 0))
@@ -167,8 +171,10 @@ def test_a_stream_that_never_starts_is_named_and_nothing_is_begun(desk):
         (lambda arm: arm.stopped.add("scene"), "no message for", "s without a message"),
         (lambda arm: arm.frozen.add("scene"), "the same picture for", "the same picture for"),
         (lambda arm: setattr(arm, "offset_s", -3600.0), "clock was set back", "was set back at"),
+        (lambda arm: setattr(arm, "encoding", "16UC1"), "'16UC1'; known are: rgb8", "'16UC1'"),
+        (lambda arm: setattr(arm, "n_joints", 6), "gripper missing", "gripper missing"),
     ],
-    ids=["stopped", "frozen", "clock"],
+    ids=["stopped", "frozen", "clock", "encoding", "joint"],
 )
 def test_what_goes_wrong_is_said_within_a_second_and_stays_with_the_episode(
     desk, spoil, now, later

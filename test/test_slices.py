@@ -24,11 +24,11 @@ EMPTY = np.zeros(0)
 PROMPT = "Place the marker in the bin."
 
 
-def state(stamp, values):
-    names = list(SPEC.joint_names)
+def state(stamp, values, chosen=slice(None)):
+    names = list(SPEC.joint_names)[chosen]
     return serialized(
-        JOINTS, stamp=stamp, name=names, position=np.asarray(values, float), velocity=EMPTY,
-        effort=EMPTY,
+        JOINTS, stamp=stamp, name=names, position=np.asarray(values, float)[chosen],
+        velocity=EMPTY, effort=EMPTY,
     )  # fmt: skip
 
 
@@ -38,6 +38,17 @@ def picture(stamp, value):
     return serialized(
         IMAGE, stamp=stamp, height=96, width=96, encoding="rgb8", is_bigendian=0, step=288,
         data=data,
+    )  # fmt: skip
+
+
+def picture_with_alpha(stamp, value):
+    """The same as bgra8."""
+    image = np.full((96 * 96, 4), value % 256, np.uint8)
+    image[:, 3] = 7
+    image[0, 2::-1] = np.frombuffer(np.int32(value).tobytes(), np.uint8)[:3]
+    return serialized(
+        IMAGE, stamp=stamp, height=96, width=96, encoding="bgra8", is_bigendian=0, step=384,
+        data=image.reshape(-1),
     )  # fmt: skip
 
 
@@ -60,8 +71,10 @@ def recorded(
     outcome="success",
     command=True,
     wrist=(IMAGE, picture),
+    parts=False,
 ):
-    """Joints at 100 Hz, cameras at 30 Hz that take 12 ms, set-points one period ahead."""
+    """Joints at 100 Hz, cameras at 30 Hz that take 12 ms, set-points one period ahead; in parts
+    the arm and the gripper come from publishers of their own, the gripper 3 ms later."""
     writer = BagWriter(folder, {"task": PROMPT, **robot_fact(SPEC)})
     topics = {"joint_states": JOINTS, "guard/command": JOINTS, "guard/mode": TEXT}
     shown = "wrist/image_raw" + ("/compressed" if wrist[0] == COMPRESSED else "")
@@ -70,7 +83,14 @@ def recorded(
     events = []
     for k in range(int(seconds * 100)):
         stamp = T0 + k * 10_000_000
-        events.append((stamp + 200_000, "joint_states", stamp, state(stamp, place(k) - 0.01)))
+        here = place(k) - 0.01
+        if parts:
+            later = stamp + 3_000_000
+            arm, gripper = state(stamp, here, slice(6)), state(later, here, slice(6, 7))
+            events.append((stamp + 200_000, "joint_states", stamp, arm))
+            events.append((later + 200_000, "joint_states", later, gripper))
+        else:
+            events.append((stamp + 200_000, "joint_states", stamp, state(stamp, here)))
         if command:
             events.append((stamp, "guard/command", stamp, state(stamp, place(k))))
     for k in range(int(seconds * 30)):
@@ -115,6 +135,23 @@ def test_pictures_as_jpeg_are_frames_too(tmp_path):
     episode = RecordingDataset.open(tmp_path).episode(0)
     off = episode.images["wrist"][:, 40, 40, 0].astype(int) - episode.images["scene"][:, 40, 40, 0]
     assert len(episode) > 25 and np.abs(off - 100).max() <= 2
+
+
+def test_pictures_with_alpha_are_frames_too(tmp_path):
+    recorded(tmp_path / "a", seconds=1.0, wrist=(IMAGE, picture_with_alpha))
+    recorded(tmp_path / "b", seconds=1.0)
+    episodes = [RecordingDataset.open(tmp_path / name).episode(0) for name in "ab"]
+    assert len(episodes[0]) == len(episodes[1]) > 25
+    assert np.array_equal(episodes[0].images["wrist"], episodes[1].images["wrist"])
+
+
+def test_joint_states_in_parts_give_the_same_frames_within_a_period_of_theirs(tmp_path):
+    recorded(tmp_path / "a", seconds=1.0, parts=True)
+    recorded(tmp_path / "b", seconds=1.0)
+    split, whole = (RecordingDataset.open(tmp_path / name).episode(0) for name in "ab")
+    assert len(split) == len(whole) > 25
+    assert np.array_equal(split.actions, whole.actions)
+    assert np.abs(split.proprio - whole.proprio).max() < 1.1e-3  # it moves 0.001 a period
 
 
 def test_a_hole_ends_a_slice_and_a_missing_picture_does_not(tmp_path):
@@ -173,7 +210,8 @@ def wait_for(ready, seconds=5.0):
         time.sleep(0.001)
 
 
-def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path, parts):
     """One recording through DDS into the bridge, and through the cutter: the same frames."""
     rclpy = pytest.importorskip("rclpy")
     from rclpy.context import Context
@@ -185,7 +223,7 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path):
     from nac_ros.nodes import qos
     from nac_ros.nodes.bridge import Bridge
 
-    folder = recorded(tmp_path / "a", seconds=1.0)
+    folder = recorded(tmp_path / "a", seconds=1.0, parts=parts)
     frames = RecordingDataset.open(folder).episode(0)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     context = Context()

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nac_ros.config import bounded, check_bounds
-from nac_ros.decode import NANO
+from nac_ros.decode import NANO, check_image, image_header
+from nac_ros.errors import BadObservation
 
 STAMP_END = 12  # bytes of a serialized message up to where its header's stamp ends
 REMEMBERED_S = 5.0  # how long an event is told of
@@ -39,12 +40,14 @@ class StreamSpec:
     """A topic that has to come all the time.
 
     kind: message type; rate_hz: promised; image: whether pictures can freeze
+    size: width and height [pixels] of raw images, whose headers are checked; None checks none
     """
 
     topic: str
     kind: str
     rate_hz: float
     image: bool = False
+    size: tuple[int, int] | None = None
 
 
 @dataclass
@@ -60,6 +63,9 @@ class Seen:
     frozen: int = 0
     repeated: int = 0
     set_back: int = 0  # when, 0 = never
+    unusable: str = ""  # why the newest image cannot be read, '' when it can
+    n_unusable: int = 0  # images that cannot be read
+    first_unusable: str = ""
 
 
 class Gate:
@@ -82,6 +88,8 @@ class Gate:
         seen.receipts.append(received)
         if not self._streams[topic].image:
             return
+        if (size := self._streams[topic].size) is not None:
+            _check_header(seen, size, data)
         same = len(data) == len(seen.picture) and data[STAMP_END:] == seen.picture[STAMP_END:]
         seen.repeated += same
         if not same:
@@ -111,6 +119,8 @@ class Gate:
             return
         if seen.picture and frozen > config.max_frozen_s:
             yield f"{topic}: the same picture for {frozen:.1f} s; is the camera stuck?"
+        if seen.unusable:
+            yield f"{topic}: {seen.unusable}"
         if seen.set_back and (now - seen.set_back) / NANO < REMEMBERED_S:
             yield f"{topic}: its clock was set back; discard and begin anew"
         if abs(seen.delays[-1]) / NANO > config.max_skew_s:
@@ -149,6 +159,8 @@ class Gate:
         if (steps < 0).any():
             at = (receipts[1:][steps < 0][0] - self.began) / NANO
             found.append(f"{topic}: its clock was set back at {at:.1f} s")
+        if seen.n_unusable:
+            found.append(f"{topic}: {seen.n_unusable} unusable images: {seen.first_unusable}")
         if seen.frozen / NANO > config.max_frozen_s:
             found.append(f"{topic}: the same picture for {seen.frozen / NANO:.1f} s")
         worst = max(seen.delays, key=abs) / NANO
@@ -165,6 +177,25 @@ class Gate:
         if offset <= self.config.max_offset_s:
             return []
         return [f"{topic}: images lie {offset:.3f} s from the nearest joint state"]
+
+
+def _check_header(seen: Seen, size: tuple[int, int], data: bytes) -> None:
+    """Notes whether a serialized raw image can be read and has the size that was promised."""
+    try:
+        header = image_header(data)
+        check_image(header)
+        if (header.width, header.height) != size:
+            raise BadObservation(
+                f"an image of {header.width}x{header.height}; the robot's YAML says "
+                f"{size[0]}x{size[1]}",
+                "image_size",
+            )
+    except BadObservation as error:
+        seen.unusable = str(error)
+        seen.n_unusable += 1
+        seen.first_unusable = seen.first_unusable or seen.unusable
+    else:
+        seen.unusable = ""
 
 
 def _skewed(topic: str, skew: float, limit: float) -> str:

@@ -228,6 +228,7 @@ def _follow_parent() -> None:
 
 @lru_cache(maxsize=2)
 def _twin(robot: str, task: str, scenes: str) -> Twin:
-    twin = Twin(load_robot(robot), task, variation=load_variation(scenes))
+    # pictures as they are rendered: noise would make data sets several times as large
+    twin = Twin(load_robot(robot), task, variation=load_variation(scenes), image_noise=0.0)
     twin.read()  # without a working GL it ends here, and is no failed demonstration
     return twin

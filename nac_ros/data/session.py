@@ -38,6 +38,7 @@ class Session:
     """What a recorder knows and does, without ROS; times [ns], `now` on a clock that nobody sets.
 
     wrong: what is wrong at present, a sentence each; last: what became of the last episode
+    joints_wrong: what the node found wrong with the content of joint states, '' when nothing is
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Session:
         self._kinds = {source.topic: source.kind for source in sources}
         self.take: Take | None = None
         self.wrong, self.last = list[str](), ""
+        self.joints_wrong = ""
         self.lost = Counter[str]()
         self._sequence: dict[tuple[str, bytes], int] = {}
         self.watch()
@@ -56,6 +58,7 @@ class Session:
         """Forgets what was seen of the streams."""
         self._gate = Gate(self._watched, self.config, time.monotonic_ns())
         self.lost.clear()
+        self._joints_found = ""  # what was wrong with joint states first
 
     @property
     def seconds(self) -> float:
@@ -84,6 +87,8 @@ class Session:
         """Judges streams, disk and time, and ends an episode that cannot go on; whether there is
         something new to say."""
         before, ended = self.wrong, self.last
+        if self.joints_wrong and not self._joints_found:
+            self._joints_found = self.joints_wrong
         self.wrong = self._wrong()
         if self.take is None:
             self._gate.trim()
@@ -113,6 +118,7 @@ class Session:
         take, seconds, self.take = self.take, self.seconds, None
         findings = self._gate.verdict(time.monotonic_ns(), self._joints)
         findings += [f"{topic}: {n} lost on the way" for topic, n in self.lost.items() if n]
+        findings += [self._joints_found] if self._joints_found else []
         findings += [f"{take.lost} messages were not written"] if take.lost else []
         facts = {"outcome": outcome, "findings": "; ".join(findings)}
         facts["streams"] = json.dumps(self._gate.facts())
@@ -144,7 +150,8 @@ class Session:
         self.last = f"{take.folder.name} ended, {why}; `nac data repair` completes what is there"
 
     def _wrong(self) -> list[str]:
-        return [*self._gate.now(time.monotonic_ns()), *self._room()]
+        joints = [self.joints_wrong] if self.joints_wrong else []
+        return [*self._gate.now(time.monotonic_ns()), *joints, *self._room()]
 
     def _room(self) -> list[str]:
         """What is wrong with the disk."""

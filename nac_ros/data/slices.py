@@ -19,7 +19,7 @@ from nac_ros.data import bag, streams
 from nac_ros.data.bagfile import Message
 from nac_ros.data.streams import COMPRESSED, IMAGE, JOINTS
 from nac_ros.decode import NANO, from_image, from_joint_state, to_seconds
-from nac_ros.devices import jpeg
+from nac_ros.devices.jpeg import from_compressed
 from nac_ros.errors import BadObservation, DatasetError, show_text
 from nac_ros.robot import RobotSpec
 
@@ -98,16 +98,13 @@ class Cutter:
         try:
             if topic == f"/{self.spec.joint_states_topic}":
                 decoded = _decoded(message, JOINTS)
-                positions = from_joint_state(decoded, self.spec.joint_names)
-                self._aligner.push_joints(
-                    to_seconds(decoded.header.stamp, cut.origin_ns), positions
-                )
+                stamp = to_seconds(decoded.header.stamp, cut.origin_ns)
+                self._aligner.push_joint_state(stamp, decoded.name, decoded.position)
             elif topic in self._cameras:
                 decoded = _decoded(message, IMAGE, COMPRESSED)
                 stamp = to_seconds(decoded.header.stamp, cut.origin_ns)
-                image = jpeg.decode(decoded.data) if message.kind == COMPRESSED else None
-                image = from_image(decoded) if image is None else image
-                self._aligner.push_image(self._cameras[topic], stamp, image)
+                read = from_compressed if message.kind == COMPRESSED else from_image
+                self._aligner.push_image(self._cameras[topic], stamp, read(decoded))
             elif topic == f"/{streams.COMMAND}":
                 self._command(message)
             elif topic == f"/{streams.MODE}":

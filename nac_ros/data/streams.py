@@ -37,7 +37,8 @@ def watched(spec: RobotSpec, jpeg: Collection[str] = ()) -> list[StreamSpec]:
 def _pictures(camera: CameraSpec, as_jpeg: bool) -> StreamSpec:
     raw = camera.transport == "raw" and not as_jpeg
     kind, topic = (IMAGE, camera.topic) if raw else (COMPRESSED, camera.compressed_topic)
-    return StreamSpec(topic=topic, kind=kind, rate_hz=camera.rate_hz, image=True)
+    size = (camera.width, camera.height) if raw else None
+    return StreamSpec(topic=topic, kind=kind, rate_hz=camera.rate_hz, image=True, size=size)
 
 
 def recorded(

@@ -1,6 +1,7 @@
 """Pictures as JPEG, for networks and for machines without room in shared memory."""
 
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,8 @@ from nac_ros.errors import BadObservation, CameraError
 QUALITY = 90  # unless a camera is told another
 MAX_PIXELS = 1 << 26  # twice those of 8K; a file of a few bytes can stand for any size
 HEADER = 1 << 20  # bytes that are searched for the size; a JPEG may have other things before it
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"  # how they begin
+PNG_BITS = 24  # which byte of a PNG says how many bits a value has
 
 
 def encode(image: np.ndarray, quality: int) -> bytes:
@@ -22,9 +24,14 @@ def encode(image: np.ndarray, quality: int) -> bytes:
     return data.tobytes()
 
 
+def from_compressed(message: Any) -> np.ndarray:
+    """RGB uint8 `[H, W, 3]` of a sensor_msgs/CompressedImage; raises BadObservation."""
+    return decode(message.data)
+
+
 def decode(data: bytes | memoryview) -> np.ndarray:
-    """RGB uint8 `[H, W, 3]` of a JPEG or PNG; raises BadObservation where it is neither, or has
-    more than MAX_PIXELS."""
+    """RGB uint8 `[H, W, 3]` of a JPEG, or a PNG of 8 bits a value; raises BadObservation where it
+    is neither, or has more than MAX_PIXELS."""
     flat = np.frombuffer(data, np.uint8)
     width, height = _size(bytes(flat[:HEADER]))
     if width * height > MAX_PIXELS:
@@ -32,6 +39,9 @@ def decode(data: bytes | memoryview) -> np.ndarray:
             f"a picture of {width}x{height} is larger than {MAX_PIXELS} pixels; send a smaller one"
         )
         raise BadObservation(text, "image_size")
+    if bytes(flat[:8]) == PNG and len(flat) > PNG_BITS and flat[PNG_BITS] > 8:
+        text = f"a PNG of {flat[PNG_BITS]} bits a value, as depth is; colour images have 8"
+        raise BadObservation(text, "image_encoding")
     image = cv2.imdecode(flat, cv2.IMREAD_COLOR) if width * height else None
     if image is None:
         raise BadObservation(f"{len(flat)} bytes are no picture in JPEG or PNG", "image_encoding")

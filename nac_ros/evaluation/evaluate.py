@@ -99,8 +99,7 @@ class Rehearsal:
         self.spec, self.planner, self._latency = spec, planner, latency_s
         seeing = bool(planner.cameras)
         self.twin = twin or Twin(spec, task, seeing, load_variation(scenes))
-        seen = (planner.cameras, planner.n_obs_steps)
-        self._aligner = Aligner(spec, *seen, may_freeze=False)  # rendered here and now
+        self._aligner = Aligner(spec, planner.cameras, planner.n_obs_steps)
         self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
         self.jumps: list[float] = []
 

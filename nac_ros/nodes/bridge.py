@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from nac_ros.align import Aligner
+from nac_ros.align import JOINTS, Aligner
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation, NacError
 from nac_ros.nodes import convert, images, qos
@@ -24,9 +24,10 @@ from nac_ros.robot import CameraSpec, RobotSpec
 
 
 class _Source(NamedTuple):
-    """A topic, and where a message of it goes."""
+    """A topic, the stream of the aligner that it feeds, and where a message of it goes."""
 
     polled: Polled
+    stream: str
     store: Callable[[Any], None]
 
 
@@ -43,7 +44,7 @@ class Bridge:
         self._aligner = Aligner(spec, cameras, n_obs_steps)
         self._node = node
         joints = Polled(node, JointState, spec.joint_states_topic, _kept(self._aligner.N_JOINTS))
-        self._sources = [_Source(joints, self._on_joints)]
+        self._sources = [_Source(joints, JOINTS, self._on_joints)]
         self._sources += [self._look(node, spec.camera(name)) for name in cameras]
 
     def _look(self, node: Node, camera: CameraSpec) -> _Source:
@@ -51,7 +52,7 @@ class Bridge:
         if reason := images.why_compressed(camera):
             node.get_logger().warning(reason)
         polled = Polled(node, kind, topic, _kept(self._aligner.N_IMAGES))
-        return _Source(polled, partial(self._on_image, camera.name, read))
+        return _Source(polled, camera.name, partial(self._on_image, camera.name, read))
 
     def clear(self, since: float) -> None:
         """Forgets all samples, and ignores what is stamped before `since` [s] from now on; any
@@ -77,6 +78,18 @@ class Bridge:
         with self._lock:
             return self._aligner.observe(now, task)
 
+    @property
+    def frozen(self) -> list[str]:
+        """A sentence for each camera that is frozen, as of the last `take`."""
+        with self._lock:
+            return self._aligner.frozen
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Cameras whose content is not checked, because they have shown no noise."""
+        with self._lock:
+            return self._aligner.unchecked
+
     def close(self) -> None:
         """Ends the subscriptions."""
         for source in self._sources:
@@ -89,11 +102,12 @@ class Bridge:
         except BadObservation as error:
             self.refused[error.reason] += 1
             self.last_refusal = str(error)
+            with self._lock:
+                self._aligner.refuse(source.stream, error)
 
     def _on_joints(self, message: JointState) -> None:
         def store(stamp: float) -> None:
-            positions = convert.from_joint_state(message, self._spec.joint_names)
-            self._aligner.push_joints(stamp, positions)
+            self._aligner.push_joint_state(stamp, message.name, message.position)
 
         self._put(message, store)
 

@@ -160,16 +160,19 @@ def judge(topic: Heard, seconds: float) -> Iterator[Finding]:
 def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
     from sensor_msgs.msg import JointState
 
-    from nac_ros.nodes import convert, images, qos
+    from nac_ros.joint_states import JointStateMerger
+    from nac_ros.nodes import images, qos
+
+    merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
 
     def check_joints(message: JointState) -> None:
-        convert.from_joint_state(message, spec.joint_names)
+        merger.push_message(message)
 
     def check_image(camera: Any, read: Any, message: Any) -> None:
         height, width, _ = read(message).shape
         if (width, height) != (camera.width, camera.height):
             wanted = f"{camera.width}x{camera.height}"
-            raise ConfigError(f"images of {width}x{height}; the YAML says {wanted}")
+            raise ConfigError(f"images of {width}x{height}; the robot's YAML says {wanted}")
 
     joints = Heard(spec.joint_states_topic, 1 / spec.joint_states_max_age_s,
                    spec.joint_states_max_age_s)  # fmt: skip

@@ -15,8 +15,6 @@ from nac_ros.nodes.access import ENCLAVE, camera_node
 from nac_ros.robot import config_dir, load_robot
 
 STARTER = "NAC_ROS_STARTER"  # process id of a starter without which a node has no business
-STILL_S = 60.0
-ANY_TIME_S = 86400.0
 TWIN = "twin"  # as a robot's name: the simulated arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -158,8 +156,6 @@ def record_graph(
     described = "" if robot == TWIN else robot
     known = {"task": task} if task else {}
     seen = _seen(robot, source, **known)
-    if robot == TWIN:  # whose cameras have no noise, so that an arm at rest is one picture
-        recorder = {"max_frozen_s": STILL_S, **recorder}
     guard, _ = policy_graph(robot=described)
     hand = teleop_graph(described, mapping)
     return (*seen, guard, *hand, *recorder_graph(described, **known, **recorder))
@@ -177,8 +173,6 @@ def evaluate_graph(
     described = "" if robot == TWIN else robot
     folder = Path(out or f"runs/trials/{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     episodes: dict[str, Any] = {"out": str(folder / "recordings")}
-    if robot == TWIN:  # a person may take any time over a scene that stands still
-        episodes["max_frozen_s"] = ANY_TIME_S
     guard, policy = policy_graph(robot=described)
     told = {"out": str(folder), **({"robot": described} if described else {}), **trials}
     told |= {"protocol": str(Path(protocol).absolute())} if protocol else {}

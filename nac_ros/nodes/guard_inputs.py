@@ -12,7 +12,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.errors import NacError
+from nac_ros.errors import BadObservation, NacError
+from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.polled import Polled, Received
 from nac_ros.robot import RobotSpec
@@ -21,6 +22,12 @@ from nac_ros.safety.limits import Refusal
 
 COMMANDS: dict[Source, str] = {"policy": "policy/chunk", "teleop": "teleop/command"}
 MAX_SENDERS = 4  # whose commands are looked at in one tick
+# Reasons of BadObservation -> those under which the guard counts joint states that it refuses.
+JOINT_REASONS = {
+    "not_finite": "joint_states_not_finite",
+    "clock": "joint_states_stamp",
+    "stale": "joint_states_partial",
+}
 
 
 class GuardInputs:
@@ -39,6 +46,7 @@ class GuardInputs:
     ):
         self._node, self._spec, self._origin_ns, self._refused = node, spec, origin_ns, refused
         self._joints = Polled(node, JointState, spec.joint_states_topic, qos.SENSOR)
+        self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
         self._beats = Polled(node, Header, "policy/heartbeat", qos.COMMAND)
         self._commands = {
             source: Polled(node, JointTrajectory, topic, qos.CROWD)
@@ -71,12 +79,15 @@ class GuardInputs:
     def _measure(self, guard: Guard, received: Received) -> None:
         try:
             message = received.message(JointState)
-            positions = convert.from_joint_state(message, self._spec.joint_names)
+            sample = self._merger.push_message(message, self._origin_ns)
+        except BadObservation as error:
+            reason = JOINT_REASONS.get(error.reason, "joint_states_names")
+            self._refused(guard.refuse(reason, str(error)))
         except NacError as error:
-            self._refused(Refusal("joint_states_names", str(error)))
+            self._refused(guard.refuse("joint_states_names", str(error)))
         else:
-            stamp = convert.to_seconds(message.header.stamp, self._origin_ns)
-            self._refused(guard.measure(stamp, positions))
+            if sample is not None:
+                self._refused(guard.measure(*sample))
 
     def _newest_commands(self) -> dict[tuple[Source, bytes], Received]:
         """Each sender's newest: who sends a thousand a second takes nobody's place."""

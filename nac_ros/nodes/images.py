@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nac_ros.decode import from_image
 from nac_ros.robot import CameraSpec, config_dir
 
 SHM = Path("/dev/shm")
@@ -55,11 +56,9 @@ def feed(camera: CameraSpec) -> Feed:
     """How to listen to a camera."""
     from sensor_msgs.msg import CompressedImage, Image
 
-    from nac_ros.nodes import convert
-
     if camera.transport == "jpeg" or lacks_room(camera):
         return Feed(CompressedImage, camera.compressed_topic, _from_compressed)
-    return Feed(Image, camera.topic, convert.from_image)
+    return Feed(Image, camera.topic, from_image)
 
 
 def why_compressed(camera: CameraSpec) -> str:
@@ -88,4 +87,4 @@ def advice(camera: CameraSpec) -> str:
 def _from_compressed(message: Any) -> np.ndarray:
     from nac_ros.devices import jpeg  # and OpenCV, which the guard does without
 
-    return jpeg.decode(message.data)
+    return jpeg.from_compressed(message)

@@ -1,12 +1,16 @@
 """The policy node: observations in, chunks out; inference runs in a thread of its own.
 
-Active and started (`~/start`) it plans; otherwise it only watches its sensors. Its heartbeat
-stops when the inference loop does not come round.
+Active and started (`~/start`) it plans; otherwise it only watches its sensors. A frozen camera
+stops planning until the next `~/start`. Its heartbeat stops when the inference loop does not come
+round.
 """
 
+import time
 import traceback
 from collections import Counter
-from threading import Event, Thread
+from collections.abc import Callable
+from functools import partial
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -30,8 +34,12 @@ from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.seams import Underway
 
 HEARTBEAT_S = 0.05  # 20 Hz
-QUIET = ("not configured", "inactive", "not started")  # reasons that need nobody's attention
+# reasons that need nobody's attention
+QUIET = ("not configured", "inactive", "not started", "starting")
 NO_TASK = "no task was given; publish one on `task`"
+START = "policy/start starts it again"
+LOG_EVERY_S = 10.0  # reasons of one code are logged at most this often, whatever their text
+LONGEST = 400  # characters of a reason
 
 
 class PolicyNode(LifecycleNode):
@@ -45,6 +53,10 @@ class PolicyNode(LifecycleNode):
         self._bridge: Bridge | None = None
         self._thread: Thread | None = None
         self._closing, self._wake, self._started = Event(), Event(), Event()
+        self._frozen = ""  # the verdict that stopped planning, until the next start or stop
+        self._lock = Lock()  # of that verdict, which services and the inference thread change
+        self._undo: list[Callable[[], object]] = []  # of what `on_configure` made
+        self._logged: dict[str, float] = {}  # code of a reason -> when, on a steady clock
         self._task, self._fault, self._reason = "", "", "not configured"
         self._n_chunks, self._alive = 0, 0.0
         self._sent: Chunk | None = None
@@ -53,15 +65,27 @@ class PolicyNode(LifecycleNode):
         self._diagnostics = Diagnostics(self, self._status)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads the bundle; a node that cannot says why, and may be configured again."""
         try:
             self._load(params.read(self, PolicyParameters))
+            self._connect()
         except NacError as error:
-            self.get_logger().error(str(error))
-            self._set_reason(str(error))
+            self._fail(_one_line(str(error)))
             return TransitionCallbackReturn.FAILURE
-        self._connect()
+        except Exception as error:  # rclpy would end the node and say nothing
+            self.get_logger().debug(traceback.format_exc())
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            self._fail(f"configuring failed, {_one_line(text)}; check the bundle (nac doctor)")
+            return TransitionCallbackReturn.FAILURE
         self._set_reason("inactive")
         return TransitionCallbackReturn.SUCCESS
+
+    def _fail(self, reason: str) -> None:
+        """Nothing is configured, for a reason that is on diagnostics and in the log."""
+        self._disconnect()
+        self.get_logger().error(reason)
+        self._reason = reason
+        self._diagnostics.publish()
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         """What a model is loaded with changes before it is loaded."""
@@ -72,25 +96,31 @@ class PolicyNode(LifecycleNode):
 
     def _load(self, parameters: PolicyParameters) -> None:
         engine, self.spec = load_engine(parameters)
+        self._engine = engine
         plan_s = engine.timing.plan_s
         self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
-        self._engine, self._settings, self._task = engine, parameters, parameters.task
+        self._settings, self._task = parameters, parameters.task
         self.get_logger().info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
 
     def _connect(self) -> None:
         assert self._engine is not None
         self._chunks = self.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
+        self._undo.append(partial(self.destroy_publisher, self._chunks))
         self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
+        self._undo.append(partial(self.destroy_publisher, self._heartbeats))
         self._bridge = Bridge(self, self.spec, self._engine.cameras, self._engine.n_obs_steps)
-        self._task_input = self.create_subscription(String, "task", self._on_task, qos.LATCHED)
-        self._offered = [
+        task = self.create_subscription(String, "task", self._on_task, qos.LATCHED)
+        self._undo.append(partial(self.destroy_subscription, task))
+        for service in (
             self.create_service(Trigger, "~/start", self._on_start),
             self.create_service(Trigger, "~/stop", self._on_stop),
-        ]
+        ):
+            self._undo.append(partial(self.destroy_service, service))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._closing.clear()
         self._started.clear()
+        self._frozen = ""
         self._alive = self._now()
         self._thread = Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
@@ -104,17 +134,18 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        assert self._bridge is not None
-        self._bridge.close()
-        self.destroy_subscription(self._task_input)
-        for service in self._offered:
-            self.destroy_service(service)
-        for publisher in (self._chunks, self._heartbeats):
-            self.destroy_publisher(publisher)
-        self._end_tape()
-        self._engine = self._bridge = None
+        self._disconnect()
         self._set_reason("not configured")
         return TransitionCallbackReturn.SUCCESS
+
+    def _disconnect(self) -> None:
+        """Takes back what `on_configure` made, as far as it came."""
+        if self._bridge is not None:
+            self._bridge.close()
+        for destroy in self._undo:
+            destroy()
+        self._end_tape()
+        self._undo, self._engine, self._bridge = [], None, None
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._rest()
@@ -160,7 +191,11 @@ class PolicyNode(LifecycleNode):
             response.message = "the node is not active; activate it first"
         elif not self._task:
             response.message = self._fault or NO_TASK
+        elif frozen := self._bridge.frozen:
+            response.message = frozen[0]
         else:
+            self._frozen = ""
+            self._set_reason("starting")
             self._bridge.clear(self._now())
             self._cadence.restart()
             self._n_chunks, self._sent = 0, None
@@ -170,8 +205,10 @@ class PolicyNode(LifecycleNode):
         return response
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._started.clear()
-        self._set_reason("not started")
+        with self._lock:
+            self._started.clear()
+            self._frozen = ""
+            self._set_reason("not started")
         response.success, response.message = True, f"stopped after {self._n_chunks} chunks"
         return response
 
@@ -188,6 +225,9 @@ class PolicyNode(LifecycleNode):
             while not self._closing.is_set():
                 self._alive = self._now()
                 self._bridge.take()
+                with self._lock:
+                    if self._frozen and not self._started.is_set():
+                        self._look_again()
                 wait = self._step(self._alive) if self._started.is_set() else HEARTBEAT_S
                 self._wake.wait(min(wait, HEARTBEAT_S))
                 self._wake.clear()
@@ -204,16 +244,37 @@ class PolicyNode(LifecycleNode):
         try:
             if not self._task:
                 raise UnknownName(self._fault or NO_TASK)
-            observation = self._bridge.observe(now, self._task)
+            # the time after `take`: messages that came meanwhile are not of the future
+            observation = self._bridge.observe(self._now(), self._task)
             chunk = self._engine.plan(observation, self._underway(observation.stamp))
         except NacError as error:
-            if self._started.is_set():
-                self._unusable[getattr(error, "reason", "task")] += 1
-                self._set_reason(str(error))
+            with self._lock:
+                if self._started.is_set():
+                    self._refuse(error)
             return self._settings.retry_s
         if not self._started.is_set():
             return 0.0
         return self._send(chunk, observation.reference)
+
+    def _refuse(self, error: NacError) -> None:
+        """Counts and reports why nothing was planned; a frozen camera stops planning."""
+        reason = getattr(error, "reason", "task")
+        self._unusable[reason] += 1
+        if reason == "frozen":
+            self._started.clear()
+            self._frozen = str(error)
+        self._set_reason(_one_line(str(error)), reason)
+
+    def _look_again(self) -> None:
+        """Tests a frozen camera anew; planning stays stopped although it shows new pictures."""
+        assert self._bridge is not None
+        frozen = self._bridge.frozen
+        if frozen:
+            self._frozen = frozen[0]
+            self._set_reason(f"stopped: {self._frozen}, then {START}", "stopped")
+        else:
+            text = f"stopped: the pictures that were frozen change again; {START}"
+            self._set_reason(text, "unfrozen")
 
     def _send(self, chunk: Chunk, start: np.ndarray) -> float:
         """Publishes a chunk from joint positions `start` on, or what comes of a doubtful one;
@@ -225,7 +286,7 @@ class PolicyNode(LifecycleNode):
         if why and settings.unsure in ("replan", "stop"):
             if settings.unsure == "stop":
                 self._started.clear()
-            self._set_reason(why)
+            self._set_reason(why, "unsure")
             return settings.retry_s
         if why and settings.unsure == "slow":
             chunk = slowed(chunk, start, settings.slow_scale)
@@ -259,21 +320,43 @@ class PolicyNode(LifecycleNode):
         self._reason = ""
         self._diagnostics.publish()
 
-    def _set_reason(self, reason: str) -> None:
+    def _set_reason(self, reason: str, code: str = "other") -> None:
         """Why nothing is planned; what is new, but for numbers in it, is published at once."""
         changed = _without_digits(reason) != _without_digits(self._reason)
         self._reason = reason
         if changed:
             self._diagnostics.publish()
+        now = time.monotonic()
+        if reason not in QUIET and now - self._logged.get(code, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged[code] = now
+            self.get_logger().warning(reason)
 
     def _status(self) -> Status:
         text = self._fault or self._reason or "planning"
         values: dict[str, Any] = {"task": self._task, "chunks": self._n_chunks, **self._newest}
-        values |= {f"unusable.{reason}": n for reason, n in self._unusable.items()}
+        values |= {"state": self._state(), "reason": "" if text == "planning" else text}
+        values |= {f"unusable.{reason}": n for reason, n in dict(self._unusable).items()}
         if self._bridge is not None:
-            values |= {f"refusals.{reason}": n for reason, n in self._bridge.refused.items()}
+            values |= {f"refusals.{reason}": n for reason, n in dict(self._bridge.refused).items()}
             values["last_refusal"] = self._bridge.last_refusal
+            values["content_not_checked"] = self._bridge.unchecked
         return Status(OK if text in ("planning", *QUIET) else WARN, text, values)
+
+    def _state(self) -> str:
+        """`unconfigured`, `inactive`, `not_started`, `stopped` by a frozen camera, `waiting` for
+        a usable observation, or `planning`."""
+        if self._bridge is None:
+            return "unconfigured"
+        if self._thread is None:
+            return "inactive"
+        if not self._started.is_set():
+            return "stopped" if self._frozen else "not_started"
+        return "waiting" if self._fault or self._reason else "planning"
+
+
+def _one_line(text: str) -> str:
+    """An error's text as one line of at most LONGEST characters."""
+    return " ".join(text.split())[:LONGEST]
 
 
 def _without_digits(reason: str) -> str:

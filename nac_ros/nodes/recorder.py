@@ -13,7 +13,8 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -23,7 +24,9 @@ from nac_ros.data.recordings import robot_fact
 from nac_ros.data.session import DISCARDED, INTERRUPTED, Session, SessionConfig
 from nac_ros.data.streams import Source
 from nac_ros.data.take import free_bytes
-from nac_ros.errors import ConfigError, DatasetError, NacError
+from nac_ros.decode import to_seconds
+from nac_ros.errors import BadObservation, ConfigError, DatasetError, NacError
+from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import images, params
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.spin import STEADY, leave, run
@@ -66,6 +69,8 @@ class RecorderNode(LifecycleNode):
         config = params.declare(self, RecorderParameters, changeable=SAID)
         spec = load_robot(config.robot)
         self._config, self._robot, self._task = config, robot_fact(spec), config.task
+        self._spec = spec
+        self._joint_states: dict[bytes, bytes] = {}  # publisher -> its newest message
         jpeg = [camera.name for camera in spec.cameras if images.lacks_room(camera)]
         self._sources = streams.recorded(spec, _extra(config.extra_topics), jpeg)
         limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
@@ -127,8 +132,27 @@ class RecorderNode(LifecycleNode):
         for source in self._sources:
             if source.topic not in self._heard:
                 self._listen(source)
+        self._session.joints_wrong = self._check_joint_states()
         if self._session.look():
             self._tell()
+
+    def _check_joint_states(self) -> str:
+        """What is wrong with the joint states that came since the last look, '' when nothing is;
+        only the newest message of each publisher is read."""
+        newest, self._joint_states = self._joint_states, {}
+        if not newest:
+            return ""
+        merger = JointStateMerger(self._spec.joint_names, self._spec.joint_states_max_age_s)
+        try:
+            messages = [deserialize_message(data, JointState) for data in newest.values()]
+            for message in sorted(messages, key=_stamp):
+                merger.push_message(message)
+            merger.check(max(map(_stamp, messages)))
+        except BadObservation as error:
+            return str(error)
+        except RuntimeError as error:  # bytes that are no such message
+            return f"joint_states: {error}"
+        return ""
 
     def _tell(self) -> None:
         for text in (*self._session.wrong, self._session.last):
@@ -158,6 +182,8 @@ class RecorderNode(LifecycleNode):
         publisher, number = info["publisher_gid"]["data"], info["publication_sequence_number"]
         self._session.count(source.topic, publisher, number)
         self._session.see(source.topic, stamp, received, published, data)
+        if source.topic == self._spec.joint_states_topic:
+            self._joint_states[bytes(publisher)] = data
         if source.topic in streams.STATIC:
             self._latest[source.topic] = data
         if source.topic == streams.TASK:
@@ -200,6 +226,10 @@ class RecorderNode(LifecycleNode):
         values = {"state": state, "task": self._task, **session.status()}
         text = f"{state}: {session.wrong[0]}" if session.wrong else state
         return Status(WARN if session.wrong else OK, text, values)
+
+
+def _stamp(message: JointState) -> float:
+    return to_seconds(message.header.stamp)
 
 
 def _type_of(kind: str) -> type:

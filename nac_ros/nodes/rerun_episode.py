@@ -17,7 +17,8 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.chunk import Chunk
 from nac_ros.config import bounded, check_bounds
 from nac_ros.data.datasets import open_dataset
-from nac_ros.errors import DatasetError, NacError
+from nac_ros.errors import BadObservation, DatasetError, NacError
+from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.demo import running
 from nac_ros.nodes.graph import TWIN, policy_graph, twin_graph, usual_robot
@@ -86,6 +87,8 @@ class _Player:
                 ("measured", spec.joint_states_topic, qos.ALL_SENSOR),
             )
         ]
+        names, max_age_s = spec.joint_names, spec.joint_states_max_age_s
+        self._mergers = {what: JointStateMerger(names, max_age_s) for what in self._seen}
         self._ending = Event()
         self._before: dict[str, Any] = {}  # what the guard had counted already
 
@@ -163,8 +166,12 @@ class _Player:
         return self._operator.newest("guard").get(key, 0) - self._before.get(key, 0)
 
     def _hear(self, what: str, message: JointState) -> None:
-        row = convert.from_joint_state(message, self._spec.joint_names)
-        self._seen[what].append((convert.to_seconds(message.header.stamp), row))
+        try:
+            sample = self._mergers[what].push_message(message)
+        except BadObservation:  # the guard says so, and stops the episode where it lasts
+            return
+        if sample is not None:
+            self._seen[what].append(sample)
 
     def _figures(self, began: float) -> dict[str, Any]:
         """Root mean square and largest distance from the recorded actions when they were due."""

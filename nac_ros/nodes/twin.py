@@ -23,6 +23,7 @@ from nac_ros.robot import load_robot
 from nac_ros.runtime.priority import go_first, threads_named
 from nac_ros.simulation.jtc import TrajectoryRejected
 from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
+from nac_ros.simulation.noise import IMAGE_NOISE, MAX_IMAGE_NOISE
 from nac_ros.simulation.variation import load_variation
 
 RENDERING = "llvmpipe"  # threads of Mesa's software renderer
@@ -40,6 +41,7 @@ class TwinParameters:
     scenes: how they vary, a name in config/scenes or the path of a YAML file
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
+    image_noise: of the cameras' pictures, standard deviation [grey levels]; 0 = as rendered
     set_points: whether what the controller interpolates is published too, on `~/set_point`
     priority: real time on Linux (SCHED_FIFO) where the system lets it, but for its cameras, which
         take what a policy needs on few cores; 0 = as other processes
@@ -53,6 +55,7 @@ class TwinParameters:
     scenes: str = "nominal"
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
+    image_noise: float = bounded(IMAGE_NOISE, 0.0, MAX_IMAGE_NOISE)
     set_points: bool = False
     priority: int = bounded(40, 0, 98)
     recordings: str = ""
@@ -77,7 +80,8 @@ class TwinNode(Node):
         self._wanted: deque[TwinParameters] = deque([self._config])
         self._begun, self._closing, self._fault = Event(), Event(), ""
         self._create_outputs()
-        self._cameras = LiveCameras(self._spec, self._publish_images)
+        noise = self._config.image_noise
+        self._cameras = LiveCameras(self._spec, self._publish_images, noise)
         self._thread = Thread(target=self._run, name="physics", daemon=True)
         self._thread.start()
         self._wait_for_trial()

@@ -18,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError, NacError
+from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import convert, images, params, qos
 from nac_ros.nodes.diagnostics import ERROR, OK
 from nac_ros.nodes.spin import leave, run
@@ -57,6 +58,10 @@ class ViewNode(Node):
         parameters = params.declare(self, ViewParameters)
         self._spec = load_robot(parameters.robot)
         self._refusal, self._taken = "", True
+        names, max_age_s = self._spec.joint_names, self._spec.joint_states_max_age_s
+        self._mergers = {
+            source: JointStateMerger(names, max_age_s) for source in ("measured", "commanded")
+        }
         from nac_ros.nodes.rerun_log import LiveLog  # says what to install where rerun is absent
 
         self._log = LiveLog(self._spec, parameters.images_hz)
@@ -95,10 +100,10 @@ class ViewNode(Node):
 
     def _on_joints(self, source: Literal["commanded", "measured"], message: JointState) -> None:
         try:
-            positions = convert.from_joint_state(message, self._spec.joint_names)
+            sample = self._mergers[source].push_message(message)
         except NacError as error:
             return self._refuse(error)
-        return self._log.joints(source, convert.to_seconds(message.header.stamp), positions)
+        return None if sample is None else self._log.joints(source, *sample)
 
     def _on_image(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 
 from nac_ros.robot import RobotSpec
 from nac_ros.simulation.jtc import Trajectory
+from nac_ros.simulation.noise import IMAGE_NOISE
 from nac_ros.simulation.recording import Recorder
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin, TwinState
@@ -135,10 +136,18 @@ class LiveTwin:
 
 
 class LiveCameras:
-    """Renders snapshots in a thread of its own, so that physics never waits for a picture."""
+    """Renders snapshots in a thread of its own, so that physics never waits for a picture.
 
-    def __init__(self, spec: RobotSpec, publish: Callable[[float, Images], None]):
-        self._spec, self._publish = spec, publish
+    image_noise: of what is published, standard deviation [grey levels]
+    """
+
+    def __init__(
+        self,
+        spec: RobotSpec,
+        publish: Callable[[float, Images], None],
+        image_noise: float = IMAGE_NOISE,
+    ):
+        self._spec, self._publish, self._image_noise = spec, publish, image_noise
         self._thread = ThreadPoolExecutor(1, "cameras")
         self._views: dict[str, Twin] = {}
         self._busy: Future[None] | None = None
@@ -169,7 +178,7 @@ class LiveCameras:
 
     def _open(self, task: str) -> None:
         if task not in self._views:
-            self._views[task] = Twin(self._spec, task)
+            self._views[task] = Twin(self._spec, task, image_noise=self._image_noise)
             self._views[task].read()
 
     def _render(self, task: str, stamp: float, state: TwinState) -> None:

@@ -10,6 +10,7 @@ from nac_ros.robot import Reading, RobotSpec
 from nac_ros.simulation.arm import Arm
 from nac_ros.simulation.gl import mujoco, open_renderer
 from nac_ros.simulation.jtc import Trajectory, TrajectoryController
+from nac_ros.simulation.noise import IMAGE_NOISE, ImageNoise
 from nac_ros.simulation.scene import TIMESTEP, build_scene
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.tasks.base import HORIZON, RUNNING, Outcome
@@ -33,10 +34,17 @@ class Twin:
     """A RobotIO in MuJoCo; one model is compiled per task and reused across trials.
 
     variation: how scenes differ, from the next `reset` on
+    image_noise: of the pictures of `read`, standard deviation [grey levels]; the same scene seed
+        gives the same noise
     """
 
     def __init__(
-        self, spec: RobotSpec, task: str, render: bool = True, variation: Variation = NOMINAL
+        self,
+        spec: RobotSpec,
+        task: str,
+        render: bool = True,
+        variation: Variation = NOMINAL,
+        image_noise: float = IMAGE_NOISE,
     ):
         self.spec = spec
         self.task = make_task(task)
@@ -49,6 +57,7 @@ class Twin:
         self.controller = TrajectoryController(spec.joint_names)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self._render_cameras = render
+        self._noise = ImageNoise(image_noise if render else 0.0)
         self._outcome = RUNNING
         painted = np.setdiff1d(np.arange(self.model.ngeom), self.arm.geoms)
         self.variation, self._look = variation, Look(self.model, painted)
@@ -58,6 +67,7 @@ class Twin:
         """A new trial at time 0: objects placed, arm near home, all at rest."""
         rng = np.random.default_rng(scene_seed)
         mujoco.mj_resetData(self.model, self.data)
+        self._noise.reseed(scene_seed)
         self._look.vary(self.variation, np.random.default_rng([scene_seed, 2]))
         self.task.place(self.data, rng, self.variation.start_share)
         start = self._start_pose(rng)
@@ -87,13 +97,13 @@ class Twin:
                 self._judge()
 
     def read(self) -> Reading:
-        """Joint state and policy cameras of this moment."""
+        """Joint state and policy cameras of this moment, with their sensors' noise."""
         stamp = self.now()
         images = {}
         if self._render_cameras:
             for camera in self.spec.cameras:
                 image = self.render(camera.name, camera.width, camera.height)
-                images[camera.name] = (stamp, image)
+                images[camera.name] = (stamp, self._noise.add(image))
         return Reading(stamp, self.proprio(), images)
 
     def proprio(self) -> np.ndarray:
@@ -128,7 +138,7 @@ class Twin:
         return self._outcome
 
     def render(self, camera: str, width: int, height: int) -> np.ndarray:
-        """What `camera` sees now, uint8 `[height, width, 3]` RGB."""
+        """What `camera` sees now without noise, uint8 `[height, width, 3]` RGB."""
         if (width, height) not in self._renderers:
             self._renderers[width, height] = open_renderer(self.model, width, height)
         renderer = self._renderers[width, height]
