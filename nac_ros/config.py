@@ -17,6 +17,7 @@ from nac_ros.yaml_reader import parse_mapping as parse_mapping
 C = TypeVar("C")
 KeyPath = tuple[Any, ...]  # of keys and indices
 BOUNDS, UNIT, TEXT, COUNT = "bounds", "unit", "text", "count"  # of a field's metadata
+MAX_MESSAGE = 1200  # characters
 REQUIRED: Any = dataclasses.MISSING  # as the default of a field that has none
 
 
@@ -64,7 +65,7 @@ def build(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     try:
         return _build(cls, values, ())
     except FieldError as error:
-        raise ConfigError(_located(error, values, place)) from error
+        raise ConfigError(show_text(_located(error, values, place), MAX_MESSAGE)) from error
 
 
 def bounded(default: Any, low: float, high: float = math.inf, unit: str = "") -> Any:

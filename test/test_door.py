@@ -70,3 +70,17 @@ def test_the_token_goes_from_the_address_into_a_cookie_that_scripts_cannot_read(
 def test_what_counts_as_this_machine():
     assert all(map(is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.5", "robot", "")))
+
+
+@pytest.mark.parametrize("token", ["", TOKEN])
+@pytest.mark.parametrize("headers", [{"host": "["}, {"origin": "http://["}, {"host": "a:99999"}])
+def test_what_no_browser_sends_is_a_400_whoever_asks(token, headers):
+    assert ask(token, query=f"token={TOKEN}", **headers)[0] == 400
+    assert ask(token, query=f"token={TOKEN}", kind="websocket", **headers)[0] == 403
+    assert ask(token, path="/\x00", query=f"token={TOKEN}")[0] == 400
+
+
+def test_a_proxy_may_speak_tls_for_the_console():
+    assert ask("", host="localhost", origin="https://localhost")[0] == 200
+    assert ask("", host="localhost", origin="https://localhost:8443")[0] == 403
+    assert ask("", host="localhost:8080", origin="null")[0] == 403

@@ -78,6 +78,13 @@ def test_nonsense_protocols_are_refused(changes, words):
         Protocol(**({"tasks": ("marker",), "methods": EXPERT} | changes))
 
 
+def test_a_refusal_of_a_protocol_file_is_one_printable_line():
+    facts = {"tasks": ["marker"], "methods": EXPERT, "places": {"x\n\x1b[2J": ["A1"]}}
+    with pytest.raises(ConfigError, match=r"given for 'x\\n\\x1b\[2J'") as caught:
+        config.build(Protocol, facts, "protocol.yaml")
+    assert str(caught.value).isprintable()
+
+
 def test_limits_and_stop_rules_are_checked_too():
     with pytest.raises(ConfigError, match=r"steps must be in 1 \.\. 1000, got 1001"):
         Limits(steps=1001)
