@@ -161,7 +161,7 @@ def test_what_cannot_be_one_dataset_is_refused_in_a_sentence(capsys, tmp_path):
     hdf5_source(a)
     hdf5_source(b, fps=30)
     to = ("--to", "lerobot", "--out", out)
-    assert "rates of [15, 30] Hz" in bad(capsys, a, b, *to)
+    assert "a rate of 30 Hz" in bad(capsys, a, b, *to)
     assert run(capsys, "data", "convert", a, b, *to, "--fps", 30)[0] == 0
     assert "now it is a.hdf5 (3 episodes)" in bad(capsys, a, *to, "--fps", 30)
     assert "fps = 30, now it is 20" in bad(capsys, a, b, *to, "--fps", 20)

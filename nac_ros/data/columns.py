@@ -36,9 +36,17 @@ def check(episode: Episode, wanted: Mapping[str, Any]) -> None:
 
 
 def numbers(
-    episode: Episode, index: int, first: int, task_index: int, fps: int, wanted: Mapping[str, Any]
+    episode: Episode,
+    index: int,
+    first: int,
+    task_index: np.ndarray,
+    fps: float,
+    wanted: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-    """Every column but the images, by feature name; `first` is its first frame's global index."""
+    """Every column but the images, by feature name; `first` is its first frame's global index.
+
+    task_index: int64 `[T]`, which task of the dataset each frame has
+    """
     steps = np.arange(len(episode))
     success = np.zeros(len(episode), bool)
     success[-1] = bool(episode.success)
@@ -51,7 +59,7 @@ def numbers(
         "frame_index": steps,
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
-        "task_index": np.full(len(episode), task_index),
+        "task_index": task_index,
     }
     return {key: np.asarray(columns[key]) for key in wanted if key in columns}
 
