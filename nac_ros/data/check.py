@@ -200,7 +200,7 @@ def _check_timestamps(dataset: Dataset, index: int) -> list[str]:
     """Times off the grid of the rate, up to the precision of the float32 that they are kept in."""
     stamps = dataset.timestamps(index)
     error = np.abs(stamps - np.arange(len(stamps)) / dataset.fps)
-    finite = np.where(np.isfinite(stamps), np.abs(stamps), 0).astype(np.float32)
+    finite = np.minimum(np.where(np.isfinite(stamps), np.abs(stamps), 0), 1e9).astype(np.float32)
     allowed = np.maximum(TIMESTAMP_TOLERANCE_S, 2 * np.spacing(finite))
     late = ~(error <= allowed)  # NaN is late
     if not late.any():
@@ -246,7 +246,7 @@ def _check_images(dataset: AnyDataset, index: int, episode: Episode) -> list[str
 
 def _stall(frames: np.ndarray, proprio: np.ndarray, fps: float) -> str:
     """The first long run of equal images during which the arm moved, in words; "" without."""
-    if not fps or not proprio.shape[1]:
+    if not fps or not proprio.shape[1] or not np.isfinite(proprio).all():
         return ""
     n = min(len(frames), len(proprio))
     changed = np.array([not np.array_equal(frames[k], frames[k + 1]) for k in range(n - 1)], bool)

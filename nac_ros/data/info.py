@@ -25,7 +25,7 @@ NUMBERS = {
     VERSION: ("chunk_index", "file_index"),
     OLD_VERSION: ("episode_chunk", "episode_index"),
 }
-PLACEHOLDER = re.compile(r"\{(\w+)(?::0?(\d{1,2})d?)?\}")
+PLACEHOLDER = re.compile(r"\{(\w+)(?::0?(\d{1,2})?d?)?\}")
 SHOWN = 60  # characters of a value in a message
 
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from nac_ros.errors import DatasetError
 
-# Values that a file may claim: constant columns compress well, but each row has an index of its
-# own, which takes a byte or more.
-VALUES_PER_BYTE, VALUES_IN_ANY = 256, 1_000_000
-UNCOMPRESSED_PER_BYTE, UNCOMPRESSED_IN_ANY = 1000, 64 << 20  # [bytes]
+# What a file may claim: constant columns compress well, but each row has an index of its own,
+# which takes about a byte.
+ROWS_PER_BYTE, ROWS_IN_ANY = 64, 1_000_000
+BYTES_PER_BYTE, BYTES_IN_ANY = 1000, 64 << 20
 MESSAGE = 160  # characters of a library's own words that are quoted
 FAULTS = (
     pa.ArrowException, OSError, MemoryError, RecursionError, ValueError, TypeError, LookupError,
@@ -169,11 +169,21 @@ def plain_array(column: Any) -> pa.Array:
         if isinstance(array.type, pa.BaseExtensionType):
             array = array.storage
         elif pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
+            array = _decode_dictionary(array)
         elif pa.types.is_run_end_encoded(array.type):
             array = pc.run_end_decode(array)
         else:
             return array
+
+
+def _decode_dictionary(array: pa.DictionaryArray) -> pa.Array:
+    """As plain values; Arrow takes none from dictionaries of views, which are cast first."""
+    values = array.dictionary
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.large_string())
+    elif pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
+    return pa.DictionaryArray.from_arrays(array.indices, values).dictionary_decode()
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -218,19 +228,20 @@ def _flat_scalars(values: pa.Array, where: str) -> pa.Array:
 
 
 def _check_sizes(path: Path, metadata: pq.FileMetaData) -> None:
+    """Raises DatasetError where rows or bytes are out of proportion to the file.
+
+    Only facts of row groups are asked for: pyarrow ends the process where those of a column are
+    damaged (`RowGroupMetaData.column` has no handler of C++ exceptions), while reading raises.
+    """
     size = path.stat().st_size
-    counts, total = [metadata.num_rows], 0
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        chunks = [row_group.column(k) for k in range(row_group.num_columns)]
-        counts += [row_group.num_rows, *(chunk.num_values for chunk in chunks)]
-        total += sum(chunk.total_uncompressed_size for chunk in chunks)
-    claimed = max(counts)
-    if min(counts) < 0 or claimed > VALUES_PER_BYTE * size + VALUES_IN_ANY:
+    groups = [metadata.row_group(k) for k in range(metadata.num_row_groups)]
+    rows = [metadata.num_rows, *(group.num_rows for group in groups)]
+    total = sum(group.total_byte_size for group in groups)
+    if min(rows) < 0 or max(rows) > ROWS_PER_BYTE * size + ROWS_IN_ANY:
         raise DatasetError(
-            f"{path} of {size} bytes claims {claimed} values; it is damaged, copy the file again"
+            f"{path} of {size} bytes claims {max(rows)} rows; it is damaged, copy the file again"
         )
-    if total > UNCOMPRESSED_PER_BYTE * size + UNCOMPRESSED_IN_ANY:
+    if total > BYTES_PER_BYTE * size + BYTES_IN_ANY:
         raise DatasetError(
             f"{path} of {size} bytes claims {total} bytes of content; it is damaged, copy it again"
         )
