@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from lerobot_folder import CONTENTS, change_column, change_feature, write_folder
+from lerobot_folder import CONTENTS, DATA, change_column, change_feature, write_folder
 from test_cli import run
 from test_data_video import psnr
 from test_hdf5 import assert_equal_notes, episodes, facts
@@ -368,12 +369,60 @@ def test_no_task_at_all_is_converted(tmp_path):
     assert source.tasks == [] and source.episode(0).task == made.episode(0).task == ""
 
 
+def depth_folder(root: Path, kind: str = "image") -> tuple[Path, list[bytes]]:
+    """A folder with a camera of 16 bits and one channel, and its images as they are stored."""
+    key = "observation.images.depth"
+    write_folder(root, pictures={key: (6, 8), "image": (4, 4)})
+    change_feature(root, key, dtype=kind, shape=[6, 8, 1])
+    grid = np.arange(21 * 48, dtype=np.uint16).reshape(21, 6, 8) * 61
+    encoded = [cv2.imencode(".png", image)[1].tobytes() for image in grid]
+    change_column(root / DATA, key, lambda rows: [{"bytes": e, "path": None} for e in encoded])
+    return root, encoded
+
+
+def test_a_depth_image_stays_what_it_is(tmp_path):
+    root, encoded = depth_folder(tmp_path / "in")
+    source = open_dataset(root)
+    to_lerobot([source], tmp_path / "out", NOTHING, quiet)
+    made = open_dataset(tmp_path / "out")
+    assert made.cameras == {"image": (4, 4)} and made.depth_cameras == {"depth": (6, 8)}
+    found = [image for index in range(3) for image in made.episode(index).depth["depth"]]
+    assert found == encoded
+    pixels = cv2.imdecode(np.frombuffer(found[20], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels.dtype == np.uint16 and pixels.shape == (6, 8)
+    assert ["such as depth" in str(finding) for finding in check(made)] == [True]
+
+
 def test_a_depth_image_is_not_converted_to_colour(capsys, tmp_path):
-    source = write_folder(tmp_path / "in", pictures={"observation.images.depth": (6, 8)})
-    change_feature(source, "observation.images.depth", shape=[6, 8, 1])
-    for to in ("lerobot", "hdf5"):
-        error = bad(capsys, source, "--to", to, "--out", tmp_path / to)
+    root, _ = depth_folder(tmp_path / "in")
+    for to, more in (("hdf5", ()), ("mcap", ("--robot", "vx300s"))):
+        error = bad(capsys, root, "--to", to, "--out", tmp_path / to, *more)
         assert "'observation.images.depth'" in error and "such as depth" in error
+    change_feature(root, "observation.images.depth", dtype="video")
+    error = bad(capsys, root, "--to", "lerobot", "--out", tmp_path / "out")
+    assert "a video of depth" in error
+
+
+def test_a_depth_image_that_is_none_is_refused_with_its_frame(capsys, tmp_path):
+    root, _ = depth_folder(tmp_path / "in")
+    wrong = cv2.imencode(".png", np.zeros((6, 8, 3), np.uint8))[1].tobytes()
+
+    def replace(rows: list) -> list:
+        rows[8 + 3]["bytes"] = wrong
+        return rows
+
+    change_column(root / DATA, "observation.images.depth", replace)
+    error = bad(capsys, root, "--to", "lerobot", "--out", tmp_path / "out")
+    assert "episode 1, depth frame 3: the image is (6, 8, 3), wanted (6, 8, 1)" in error
+
+
+def test_a_depth_camera_survives_an_edit(capsys, tmp_path):
+    root, encoded = depth_folder(tmp_path / "in")
+    assert run(capsys, "data", "edit", "discard", root, "--episode", 1)[0] == 0
+    made = open_dataset(root)
+    assert [i for k in range(2) for i in made.episode(k).depth["depth"]] == (
+        encoded[:8] + encoded[14:]
+    )
 
 
 @pytest.mark.parametrize(

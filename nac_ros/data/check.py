@@ -130,8 +130,8 @@ def _check_folder(dataset: Dataset) -> list[Finding]:
         if count
     ]
     texts += [
-        f"'{dataset.picture_keys[camera]}' has images of other than 3 channels, such as depth; no "
-        "command reads them, and `nac data convert` refuses the dataset"
+        f"'{dataset.picture_keys[camera]}' has images of other than 3 channels, such as depth; "
+        "conversion to LeRobot keeps them as they are, no training reads them"
         for camera in dataset.depth_cameras
     ]
     return [Finding(None, text) for text in [*texts, *_check_files(dataset, lengths)]]

@@ -72,9 +72,11 @@ def table(episode: Episode, columns: Mapping[str, np.ndarray], schema: pa.Schema
 
 def _array(field: pa.Field, columns: Mapping[str, np.ndarray], episode: Episode) -> pa.Array:
     if field.type == layout.IMAGE_TYPE:
-        images = episode.images[field.name.removeprefix(IMAGE_PREFIX)]
-        paths = [f"frame-{k:06d}.png" for k in range(len(images))]
-        encoded = [png.encode(image) for image in images]
+        camera = field.name.removeprefix(IMAGE_PREFIX)
+        encoded = episode.depth.get(camera)
+        if encoded is None:
+            encoded = [png.encode(image) for image in episode.images[camera]]
+        paths = [f"frame-{k:06d}.png" for k in range(len(encoded))]
         return pa.StructArray.from_arrays(
             [pa.array(encoded, pa.binary()), pa.array(paths)], fields=list(field.type)
         )
@@ -95,3 +97,27 @@ def _check_images(episode: Episode, wanted: Mapping[str, Any]) -> None:
     lengths = {len(images) for images in episode.images.values()} | {len(episode)}
     if got != sizes or len(lengths) > 1:
         raise DatasetError(f"an episode's images must be {sizes} per frame, got {got}")
+    _check_depth(episode, wanted)
+
+
+def _check_depth(episode: Episode, wanted: Mapping[str, Any]) -> None:
+    """Raises DatasetError unless each image of other than three channels is what its feature
+    says."""
+    sizes, known = features.depth_sizes(wanted), features.picture_keys(wanted)
+    if set(sizes) != set(episode.depth):
+        raise DatasetError(
+            f"an episode's depth cameras must be {list(sizes)}, got {list(episode.depth)}"
+        )
+    for camera, images in episode.depth.items():
+        if len(images) != len(episode):
+            raise DatasetError(
+                f"an episode of {len(episode)} frames has {len(images)} images of {camera}"
+            )
+        wanted_header = (*sizes[camera], features.channels(wanted[known[camera]]))
+        for k, data in enumerate(images):
+            header = png.read_header(data)
+            if header is None or header[:3] != wanted_header:
+                raise DatasetError(
+                    f"{episode.source or 'an episode'}, {camera} frame {k}: the image is "
+                    f"{header and header[:3]}, wanted {wanted_header} (height, width, channels)"
+                )

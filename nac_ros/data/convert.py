@@ -61,7 +61,7 @@ def to_lerobot(
     last episode that was finished.
     Raises DatasetError where the sources differ or `out` holds something else.
     """
-    fps = origins.common_rate(sources, conversion.fps)
+    fps, depth = origins.common_rate(sources, conversion.fps), origins.common_depth(sources)
     first = sources[0]
     origin = origins.origin(sources, fps, {"video": _plain(conversion.video)})
     run_file = out / RUN_FILE
@@ -69,7 +69,7 @@ def to_lerobot(
     writer = DatasetWriter.create_or_resume(
         out, fps=fps, robot_type=first.robot_type, names=first.names, units=first.units,
         state_names=first.state_names, cameras=first.cameras, video=conversion.video,
-        extras=_extras(first.episode(0, images=False)), tell_outcomes=True,
+        extras=_extras(first.episode(0, images=False)), tell_outcomes=True, depth=depth,
     )  # fmt: skip
     with closing(writer):
         before = writer.n_episodes
@@ -91,6 +91,7 @@ def to_hdf5(
     """
     fps = origins.common_rate(sources, conversion.fps)
     origins.check_single_tasks(sources, "HDF5")
+    origins.check_no_depth(sources, "HDF5")
     first, path, total = sources[0], out / HDF5_FILE, origins.count(sources)
     frames = sum(info.length for source in sources for info in source.episodes)
     origin = origins.origin(sources, fps, {"video": None})

@@ -39,6 +39,7 @@ def to_mcap(
     fps = origins.common_rate(sources, conversion.fps)
     robot = robot_for(sources[0], conversion.robot)
     origins.check_single_tasks(sources, "a recording")
+    origins.check_no_depth(sources, "a recording")
     order = columns_of(sources[0], robot)
     spec = as_seen(robot, sources[0], fps, conversion.cameras)
     origin = origins.origin(sources, fps, _identity(spec))

@@ -48,6 +48,7 @@ class Episode:
     task_index: int64 `[T]`, which of `tasks` each frame belongs to; None where there is at most
         one, or where the dataset does not say it
     source: which episode of which dataset it is, for messages
+    depth: camera -> T images of other than three channels, PNG as stored; nothing decodes them
     """
 
     proprio: np.ndarray
@@ -60,6 +61,7 @@ class Episode:
     intervention: np.ndarray | None = None
     task_index: np.ndarray | None = None
     source: str = ""
+    depth: dict[str, list[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", _as_tuple(self.tasks))
@@ -95,6 +97,7 @@ class Episode:
             ages_ms={camera: ages[kept] for camera, ages in self.ages_ms.items()},
             intervention=None if self.intervention is None else self.intervention[kept],
             task_index=index if len(tasks) > 1 else None,
+            depth={camera: frames[kept] for camera, frames in self.depth.items()},
         )
 
 

@@ -51,6 +51,7 @@ class Extras:
 
 
 NO_EXTRAS = Extras()
+NO_DEPTH: Mapping[str, Mapping[str, Any]] = {}
 
 
 def make_features(
@@ -61,12 +62,14 @@ def make_features(
     fps: float,
     video: VideoConfig | None = None,
     extras: Extras = NO_EXTRAS,
+    depth: Mapping[str, Mapping[str, Any]] = NO_DEPTH,
 ) -> dict[str, Any]:
     """The `features` of info.json; cameras are name -> (height, width) [pixels].
 
     names, units: of the D action dimensions; state_names: of the S state dimensions, whose units
     are known when they are the action's; there is no state where S = 0
     video: how images are encoded, as PNG in the data files when None
+    depth: camera -> feature of images of other than three channels, kept as they are
     """
     same = list(state_names) == list(names)
     state = _vector(state_names, units if same else [""] * len(state_names))
@@ -74,6 +77,7 @@ def make_features(
         IMAGE_PREFIX + camera: _pictures(camera, size, fps, video)
         for camera, size in cameras.items()
     }
+    images |= {IMAGE_PREFIX + camera: dict(feature) for camera, feature in depth.items()}
     scalars = {**extras.dtypes(), **INDEX_FEATURES}
     return {
         **({STATE: state} if len(state_names) else {}),
@@ -144,6 +148,13 @@ def depth_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         for camera, key in picture_keys(features).items()
         if channels(features[key]) != COLOURS
     }
+
+
+def depth_features(features: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Camera -> feature of `depth_sizes`: dtype, shape and names."""
+    keys = picture_keys(features)
+    kept = ("dtype", "shape", "names")
+    return {c: {k: features[keys[c]].get(k) for k in kept} for c in depth_sizes(features)}
 
 
 def channels(feature: Mapping[str, Any]) -> int:

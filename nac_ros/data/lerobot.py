@@ -131,6 +131,7 @@ class Dataset:
             intervention=more.get(INTERVENTION),
             task_index=None if task_index is None else task_index[kept],
             source=self._source(index),
+            depth={c: self._encoded(index, c)[kept] for c in self._kept_depth} if images else {},
         )
 
     def is_video(self, camera: str) -> bool:
@@ -161,6 +162,9 @@ class Dataset:
     def encoded_images(self, index: int, camera: str) -> list[bytes]:
         """PNG or JPEG bytes of the episode's frames on disk, of a camera without videos."""
         self._check_camera(camera)
+        return self._encoded(index, camera)
+
+    def _encoded(self, index: int, camera: str) -> list[bytes]:
         place = self._place(index)
         rows = self._rows(index, place, self._joints(place.data))
         data = _read_images(place.data, self.picture_keys[camera], rows)
@@ -203,6 +207,16 @@ class Dataset:
     def rows_in_file(self, path: Path) -> int:
         """How many frames a data file holds."""
         return len(self._joints(path).episode)
+
+    @property
+    def depth_features(self) -> dict[str, dict[str, Any]]:
+        """Camera -> feature of `depth_cameras`."""
+        return features.depth_features(self.features)
+
+    @property
+    def _kept_depth(self) -> list[str]:
+        """Depth cameras whose images are in the data files."""
+        return [camera for camera in self.depth_cameras if not self.is_video(camera)]
 
     @property
     def _shifted(self) -> bool:

@@ -38,7 +38,6 @@ def common_rate(sources: Sequence[AnyDataset], given: float) -> float:
     for source in sources:
         if not source.episodes:
             raise DatasetError(f"{source.root} holds no episode; there is nothing to convert")
-        _check_depth(source)
         for key in OTHERS:
             if getattr(source, key) != getattr(first, key):
                 raise DatasetError(
@@ -64,14 +63,36 @@ def check_single_tasks(sources: Sequence[AnyDataset], what: str) -> None:
                 )
 
 
-def _check_depth(source: AnyDataset) -> None:
-    depth = getattr(source, "depth_cameras", {})
-    if depth:
-        keys = ", ".join(f"'{getattr(source, 'picture_keys', {}).get(c, c)}'" for c in depth)
-        raise DatasetError(
-            f"{source.root} has images of other than 3 channels in {keys}, such as depth, which "
-            "are not converted; take them out of meta/info.json to convert the rest"
-        )
+def common_depth(sources: Sequence[AnyDataset]) -> dict[str, dict[str, Any]]:
+    """Features of the depth cameras of all; raises DatasetError where they differ, or where one is
+    a video, which cannot be encoded again without loss."""
+    found = [getattr(source, "depth_features", {}) for source in sources]
+    for source, one in zip(sources, found):
+        if one != found[0]:
+            raise DatasetError(
+                f"{source.root} has depth cameras {one}, {sources[0].root} has {found[0]}; "
+                "convert them into separate folders"
+            )
+        videos = [camera for camera, feature in one.items() if feature["dtype"] == "video"]
+        if videos:
+            _refuse_depth(source, videos, "a video of depth")
+    return found[0]
+
+
+def check_no_depth(sources: Sequence[AnyDataset], what: str) -> None:
+    """Raises DatasetError where a source has a depth camera, which `what` cannot keep."""
+    for source in sources:
+        if depth := getattr(source, "depth_cameras", {}):
+            _refuse_depth(source, list(depth), what)
+
+
+def _refuse_depth(source: AnyDataset, cameras: Sequence[str], what: str) -> None:
+    known = getattr(source, "picture_keys", {})
+    keys = ", ".join(f"'{known.get(camera, camera)}'" for camera in cameras)
+    raise DatasetError(
+        f"{source.root} has images of other than 3 channels in {keys}, such as depth, and {what} "
+        "cannot keep them; take them out of meta/info.json to convert the rest"
+    )
 
 
 def origin(sources: Sequence[AnyDataset], fps: float, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def encode(image: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def decode_into(target: np.ndarray, data: bytes, where: str) -> None:
+def decode_into(target: np.ndarray, data: bytes | memoryview, where: str) -> None:
     """PNG (or JPEG) -> uint8 `[H, W, 3]` RGB `target`; `where` names the frame in errors.
 
     A grey image of 8 bits becomes RGB. Raises DatasetError for one of other than 8 bits, with an
@@ -63,8 +63,9 @@ def decode_into(target: np.ndarray, data: bytes, where: str) -> None:
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=target)
 
 
-def read_header(data: bytes) -> Header | None:
+def read_header(data: bytes | memoryview) -> Header | None:
     """Of PNG or JPEG bytes, without decoding them; None of anything else."""
+    data = bytes(data)  # of a view as well
     if data.startswith(PNG) and data[12:16] == b"IHDR" and len(data) >= 26:
         width, height = (int.from_bytes(data[k : k + 4], "big") for k in (16, 20))
         return Header(height, width, PNG_CHANNELS.get(data[25], 0), data[24])

@@ -56,6 +56,7 @@ class DatasetWriter:
         video: VideoConfig | None = None,
         extras: Extras = NO_EXTRAS,
         tell_outcomes: bool = False,
+        depth: Mapping[str, Mapping[str, Any]] = features.NO_DEPTH,
     ) -> "DatasetWriter":
         """Opens an empty folder, or one that this writer left, for more episodes.
 
@@ -64,12 +65,15 @@ class DatasetWriter:
         cameras: name -> (height, width) [pixels]; video: how they are encoded, as PNG when None
         extras: what else the episodes carry; tell_outcomes: meta/episodes says of each episode
         whether it succeeded, failed or was not judged
+        depth: camera -> feature of the images of other than three channels, written as they are
         Raises DatasetError when the folder holds something else.
         """
         root, fps = Path(root), plain_rate(fps)
         states = names if state_names is None else state_names
         known_units = units or [""] * len(names)
-        wanted = features.make_features(names, known_units, states, cameras, fps, video, extras)
+        wanted = features.make_features(
+            names, known_units, states, cameras, fps, video, extras, depth
+        )
         info = layout.make_info(wanted, fps, robot_type)
         _check_can_hold(root, info)
         (root / "meta").mkdir(parents=True, exist_ok=True)
