@@ -285,3 +285,11 @@ def test_real_data_becomes_recordings_and_comes_back(tmp_path, nac_data, folder,
     recordings = open_dataset(tmp_path / "out")
     for index in range(3):
         assert_same(recordings.episode(index), source.episode(index, images=False))
+
+
+@pytest.mark.parametrize("fps", [12.5, 29.97])
+def test_a_fractional_rate_stays_fractional_in_recordings(tmp_path, robot, fps):
+    with_episodes(tmp_path / "in", [moving(0)], fps=fps)
+    made = converted([open_dataset(tmp_path / "in")], tmp_path / "out", robot())
+    assert made.fps == fps
+    assert_same(made.episode(0), moving(0))

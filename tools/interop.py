@@ -100,7 +100,7 @@ def with_notes(source: Dataset, out: Path) -> list[Episode]:
     return episodes
 
 
-def _noted(episode: Episode, k: int, fps: int) -> Episode:
+def _noted(episode: Episode, k: int, fps: float) -> Episode:
     steps = np.arange(len(episode))
     jitter = np.random.default_rng(k).integers(-2_000_000, 2_000_000, len(episode))
     stamps = BEGAN_NS + k * 10**11 + np.round(steps * 1e9 / fps).astype(np.int64) + jitter

@@ -23,7 +23,7 @@ class Facts:
     names: Sequence[str]
     state_names: Sequence[str]
     units: Sequence[str]
-    fps: int
+    fps: float
     robot_type: str
     tasks: Sequence[str]
     more: Mapping[str, Any]
