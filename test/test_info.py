@@ -18,7 +18,7 @@ from nac_ros.errors import DatasetError
 def test_a_rate_that_is_none_is_refused(tmp_path, fps):
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", fps=fps)
-    with pytest.raises(DatasetError, match=r"info\.json: fps is .*; wanted frames per second"):
+    with pytest.raises(DatasetError, match=r"info\.json: fps is .*; wanted frames per second|whole number of 401 digits"):
         read_info(tmp_path / "in")
 
 
@@ -40,7 +40,7 @@ def test_a_rate_keeps_its_fraction(tmp_path, fps):
 def test_a_path_that_leaves_the_folder_or_runs_code_is_refused(tmp_path, key, template):
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", **{key: template})
-    with pytest.raises(DatasetError, match=f"{key} is "):
+    with pytest.raises(DatasetError, match=f"{key} is |holds NUL"):
         Dataset.open(tmp_path / "in")
 
 
@@ -74,18 +74,18 @@ def test_a_feature_whose_name_is_a_path_is_refused(tmp_path, key):
     info = json.loads(path.read_text())
     info["features"][key] = {"dtype": "video", "shape": [16, 16, 3], "names": None}
     path.write_text(json.dumps(info))
-    with pytest.raises(DatasetError, match="wanted a name without slashes"):
+    with pytest.raises(DatasetError, match="wanted a name without slashes|holds NUL"):
         Dataset.open(tmp_path / "in")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no valid JSON"),
-        (b'{"fps": 30', "no valid JSON"),
-        (b"\xff\xfe{}", "UTF-8"),
+        (b"", "not valid JSON"),
+        (b'{"fps": 30', "not valid JSON"),
+        (b"\xff\xfe{}", "'utf-8' codec"),
         (nested(100_000).encode(), "nested too deeply"),
-        (b'{"fps": ' + b"9" * 5000 + b"}", "no valid JSON"),
+        (b'{"fps": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b"[]", "wanted an object"),
         (b"null", "wanted an object"),
         (b"{}", "codebase_version None"),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nac_ros import json_reader
 from nac_ros.errors import DatasetError
 
 VERSION, OLD_VERSION = "v3.0", "v2.1"  # the first is written, both are read
@@ -20,7 +21,7 @@ IMAGE_PREFIX, AGE_SUFFIX = "observation.images.", ".age_ms"
 TRIAL, OUTCOME = "nac/trial", "nac/outcome"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TEMPORARY = ".partial"
-MAX_JSON = 256 << 20  # [bytes]
+MAX_JSON = 256 << 20  # [bytes] of meta/info.json and of statistics, where NaN may stand
 INDEX_FEATURES = {
     "timestamp": "float32",
     "frame_index": "int64",
@@ -93,28 +94,12 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file; raises DatasetError naming the file and what is wrong in it."""
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing; copy the folder again")
-    try:
-        size = path.stat().st_size
-        if size > MAX_JSON:
-            raise DatasetError(f"{path} has {size} bytes; wanted at most {MAX_JSON}")
-        return parse_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}; allow it") from error
+    return json_reader.read_json(path, DatasetError, MAX_JSON, finite=False)
 
 
 def parse_json(content: bytes, where: str) -> Any:
     """The value of JSON text in UTF-8; raises DatasetError naming `where`."""
-    try:
-        return json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{where} is no text in UTF-8; copy the file again") from error
-    except RecursionError as error:
-        raise DatasetError(f"{where} is nested too deeply; copy the file again") from error
-    except (ValueError, MemoryError) as error:
-        words = " ".join(str(error).split())[:160]
-        raise DatasetError(f"{where} is no valid JSON ({words}); copy the file again") from error
+    return json_reader.parse_json(content, where, DatasetError, finite=False)
 
 
 def episode_files(root: Path) -> list[Path]:
