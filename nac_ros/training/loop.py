@@ -9,6 +9,7 @@ import random
 import struct
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def restore_checkpoint(
         if not path.is_file():
             continue
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _load(path)
             random_state, begun = state.pop("random"), state.pop(IDENTITY, None)
             begun = None if begun is None else dict(begun)
         except DAMAGE as error:
@@ -154,6 +155,13 @@ def digest_of(arrays: Sequence[np.ndarray | None], texts: Sequence[str] = ()) ->
         found.update(f"{array.dtype.str} {array.shape}".encode())
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Tensors and plain values; never code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that are no checkpoints
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_identity(folder: Path, begun: Mapping[str, str], now: Mapping[str, str]) -> None:
