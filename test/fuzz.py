@@ -37,8 +37,9 @@ HOSTILE_BYTES = (
 )  # fmt: skip
 HOSTILE_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1e-300, 1e300, 10**6, 2**31, 2**63, -(2**63), 2**64, 10**400,
-    float("nan"), float("inf"), -float("inf"), "", "\0", "../../outside", "/etc/passwd", "x" * 9999,
-    "\ud800", [], {}, [[]], [None], {"": None}, "nan", "1e3", [0] * 999, "__class__", "__init__",
+    float("nan"), float("inf"), -float("inf"), "", "\0", "../../outside", "/etc/passwd",
+    "x" * 9999, "\ud800", [], {}, [[]], [None], {"": None}, "nan", "1e3",
+    [0] * 999, "__class__", "__init__",
 )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def run_cases(
 ) -> dict[str, int]:
     """Runs `function(folder, seed, count)` of a test file in a subprocess, case by case.
 
+    count: how many cases there are to be; 0 where the function itself knows
     Returns how many cases were accepted and how many refused; fails the test with the first
     faults, which are exceptions other than NacError, and cases beyond SECONDS or MEMORY.
     """
@@ -96,7 +98,7 @@ def run_cases(
     result = json.loads(done.stdout.splitlines()[-1])
     faults = result.pop("faults")
     assert not faults, f"{len(faults)} of {count} cases:\n\n" + "\n\n".join(faults[:5])
-    assert result["accepted"] + result["refused"] == count
+    assert count in (0, result["accepted"] + result["refused"])
     return result
 
 

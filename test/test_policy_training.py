@@ -165,7 +165,7 @@ def test_a_policy_is_not_resumed_with_other_settings_or_another_tokenizer(
 def test_a_policy_s_damaged_checkpoint_is_one_sentence(frames, tokenizer, begun, tmp_path):
     for content in (b"", b"nothing", (begun / "checkpoint.pt").read_bytes()[:5000]):
         (tmp_path / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(ConfigError, match="is damaged.*choose another --out"):
+        with pytest.raises(ConfigError, match=r"is damaged.*choose another --out"):
             trainer(frames, tokenizer, tmp_path, steps=2).run(resume=True)
 
 
