@@ -183,8 +183,8 @@ def _material(a: Namespace) -> Any:
         a.relative = all(len(d.state_names) == len(d.names) for d in datasets)
     facts = chunk_facts(a, datasets[0])
     label = ", ".join(f"{p.parent.name}/{p.stem}" if p.suffix else p.name for p in a.data)
-    train_side, held_out, _ = windows_of(datasets, a.horizon)
-    return Material(label, train_side, held_out, facts)
+    sides = windows_of(datasets, a.horizon)
+    return Material(label, sides.train, sides.held_out, facts, sides.constant)
 
 
 def chunk_facts(a: Namespace, dataset: Any) -> Figures:

@@ -38,12 +38,14 @@ class Material:
     """What all candidates are trained and judged on, and how they see it.
 
     facts: names, units, rate_hz, relative of the columns
+    constant: names of dimensions that are held still (`nac_ros.data.windows.Sides`)
     """
 
     label: str
     train: Windows
     held_out: Windows
     facts: dict[str, Any]
+    constant: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
