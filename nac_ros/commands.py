@@ -70,12 +70,24 @@ def data_info(a: Namespace) -> Figures:
         "tasks": list(dataset.tasks),
         "names": list(dataset.names),
         "cameras": {name: list(size) for name, size in dataset.cameras.items()},
+        **_unusual_cameras(dataset),
         "constant": _constant(dataset),
         **hub.origin_of(dataset.root),
     }
     for key, value in figures.items():
         print(f"{key:10s} {value}")
     return figures
+
+
+def _unusual_cameras(dataset: Any) -> Figures:
+    """Columns of cameras that are not named `observation.images.<camera>`, and images that are
+    none of a camera in colour; nothing where there are neither."""
+    from nac_ros.data.layout import IMAGE_PREFIX
+
+    keys = getattr(dataset, "picture_keys", {})
+    other = {name: key for name, key in keys.items() if key != IMAGE_PREFIX + name}
+    depth = {name: list(size) for name, size in getattr(dataset, "depth_cameras", {}).items()}
+    return {**({"columns": other} if other else {}), **({"depth": depth} if depth else {})}
 
 
 def _constant(dataset: Any) -> list[str]:
@@ -91,7 +103,7 @@ def _constant(dataset: Any) -> list[str]:
 
 def data_check(a: Namespace) -> Figures:
     """Findings about a dataset; none raises when it is sound."""
-    from nac_ros.data.check import check
+    from nac_ros.data.check import check_path
     from nac_ros.data.datasets import holds_recordings, locate, open_dataset
     from nac_ros.errors import DatasetError
 
@@ -103,7 +115,7 @@ def data_check(a: Namespace) -> Figures:
             open_dataset(path, *keys)
         findings = [str(finding) for finding in check_recordings(path)]
     else:
-        findings = [str(finding) for finding in check(open_dataset(path, *keys))]
+        findings = [str(finding) for finding in check_path(path, *keys)]
     for finding in findings:
         print(finding)
     if findings:

@@ -106,7 +106,9 @@ def _convert(data: Any) -> None:
     turn.add_argument("--out", type=Path, required=True, help="folder; gone on with if there")
     turn.add_argument("--action-key", help="column of the actions")
     turn.add_argument("--state-key", help="column of the joint state")
-    turn.add_argument("--fps", type=arguments.count, help="rate of sources that do not tell it")
+    turn.add_argument(
+        "--fps", type=float, help="rate [Hz] of sources that do not tell it, such as 29.97"
+    )
     turn.add_argument(
         "--video", choices=("none", "h264", "av1"), default=data_commands.NO_VIDEO,
         help="encode images in a LeRobot folder; PNG, which loses nothing, if none",

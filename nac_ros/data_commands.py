@@ -18,7 +18,7 @@ def convert(a: Namespace) -> dict[str, Any]:
     from nac_ros.data.datasets import open_all
 
     sources = [d for path in a.sources for d in open_all(path, a.action_key, a.state_key)]
-    conversion = conversions.Conversion(fps=a.fps or 0, video=_video(a), **_of_recordings(a))
+    conversion = conversions.Conversion(fps=_rate(a.fps), video=_video(a), **_of_recordings(a))
 
     def report(done: int, total: int) -> None:
         terminal.progress(f"converting: {done}/{total} episodes", done, total)
@@ -74,6 +74,18 @@ def _edit_one(a: Namespace, path: Path) -> Path:
 
 def _copying(done: int, total: int) -> None:
     terminal.progress(f"editing: {done}/{total} data files", done, total)
+
+
+def _rate(fps: float | None) -> float:
+    """[Hz], 0 where none was given; raises ConfigError for one that is no rate."""
+    from nac_ros.data.info import MAX_FPS, MIN_FPS, plain_rate
+    from nac_ros.errors import ConfigError
+
+    if fps is None:
+        return 0
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ConfigError(f"--fps is {fps:g}; wanted a rate in {MIN_FPS:g} .. {MAX_FPS:g} Hz")
+    return plain_rate(fps)
 
 
 def _converter(to: str) -> Callable[..., Any]:

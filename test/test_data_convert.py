@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lerobot_folder import CONTENTS, DATA, change_column, change_feature, write_folder
 from test_cli import run
 from test_data_video import psnr
 from test_hdf5 import assert_equal_notes, episodes, facts
@@ -20,6 +23,7 @@ from nac_ros.data.check import check
 from nac_ros.data.convert import Conversion, to_lerobot
 from nac_ros.data.datasets import AnyDataset, open_all, open_dataset
 from nac_ros.data.hdf5_writer import write_hdf5
+from nac_ros.errors import DatasetError
 
 NOTHING = Conversion()
 
@@ -161,7 +165,7 @@ def test_what_cannot_be_one_dataset_is_refused_in_a_sentence(capsys, tmp_path):
     hdf5_source(a)
     hdf5_source(b, fps=30)
     to = ("--to", "lerobot", "--out", out)
-    assert "rates of [15, 30] Hz" in bad(capsys, a, b, *to)
+    assert "a rate of 30 Hz" in bad(capsys, a, b, *to)
     assert run(capsys, "data", "convert", a, b, *to, "--fps", 30)[0] == 0
     assert "now it is a.hdf5 (3 episodes)" in bad(capsys, a, *to, "--fps", 30)
     assert "fps = 30, now it is 20" in bad(capsys, a, b, *to, "--fps", 20)
@@ -284,3 +288,176 @@ def test_the_actions_of_piper_can_be_its_states(capsys, tmp_path, nac_data):
     dataset = open_dataset(tmp_path / "out")
     assert code == 0 and len(dataset.names) == 7
     assert_same(dataset.episode(54), source.episode(54))
+
+
+def write_and_convert(root: Path, **changes) -> tuple[AnyDataset, AnyDataset]:
+    """A folder as another library writes it, and what the command makes of it."""
+    keys = {key: changes.get(key) for key in ("action_key", "state_key")}
+    source = open_dataset(write_folder(root / "in", **changes), *keys.values())
+    to_lerobot([source], root / "out", NOTHING, quiet)
+    return source, open_dataset(root / "out")
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_image_keys_of_other_libraries_become_cameras_of_lerobot(tmp_path, version):
+    pictures = {"observation.image": (6, 8), "wrist_image": (4, 4)}
+    source, made = write_and_convert(
+        tmp_path, version=version, pictures=pictures, action_key="actions", state_key="state"
+    )
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    assert {"observation.images.image", "observation.images.wrist_image"} <= set(info["features"])
+    assert made.cameras == source.cameras == {"image": (6, 8), "wrist_image": (4, 4)}
+    for index in range(3):
+        assert_same(made.episode(index), source.episode(index))
+    assert check(made) == []
+
+
+@pytest.mark.parametrize("fps", [29.97, 12.5, 0.5])
+@pytest.mark.parametrize("codec", [None, "h264"])
+def test_a_fractional_rate_stays_fractional(tmp_path, fps, codec):
+    videos = {"observation.images.top": (64, 64)}
+    source = open_dataset(write_folder(tmp_path / "in", fps=fps, videos=videos))
+    video = convert.VideoConfig(codec=codec) if codec else None
+    to_lerobot([source], tmp_path / "out", Conversion(video=video), quiet)
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    made = open_dataset(tmp_path / "out")
+    assert info["fps"] == made.fps == fps and check(made) == []
+    if codec:
+        facts = info["features"]["observation.images.top"]["info"]
+        assert facts["video.fps"] == fps
+    done = convert.to_hdf5([made], tmp_path / "hdf5", NOTHING, quiet)
+    assert done.frames == 21
+
+
+def test_a_rate_that_is_given_may_be_fractional(capsys, tmp_path):
+    hdf5_source(tmp_path / "a.hdf5")
+    call = (tmp_path / "a.hdf5", "--to", "lerobot", "--out", tmp_path / "out")
+    for wrong in ("0", "-5", "nan", "1e9"):
+        assert "--fps is" in bad(capsys, *call, "--fps", wrong)
+    assert run(capsys, "data", "convert", *call, "--fps", "29.97")[0] == 0
+    assert json.loads((tmp_path / "out/meta/info.json").read_text())["fps"] == 29.97
+
+
+def halves(episode: int, length: int) -> np.ndarray:
+    return (np.arange(length) >= length // 2).astype(int)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_several_tasks_of_an_episode_are_kept_per_frame(tmp_path, version):
+    tasks = ("open it", "close it")
+    source, made = write_and_convert(tmp_path, version=version, tasks=tasks, task_index=halves)
+    table = pq.read_table(tmp_path / "out/data/chunk-000/file-001.parquet")
+    assert table["task_index"].to_pylist() == [0, 0, 0, 1, 1, 1]
+    assert made.tasks == list(tasks) and made.episodes[1].tasks == tasks
+    for dataset in (source, made):
+        episode = dataset.episode(1)
+        assert episode.frame_tasks() == [tasks[0]] * 3 + [tasks[1]] * 3
+        with pytest.raises(DatasetError, match="episode 1 has 2 tasks"):
+            _ = episode.task
+    assert check(source) == check(made) == []
+
+
+def test_a_format_with_one_task_per_episode_refuses_several(capsys, tmp_path):
+    source = write_folder(tmp_path / "in", tasks=("a", "b"), task_index=halves)
+    for to, more in (("hdf5", ()), ("mcap", ("--robot", "vx300s"))):
+        error = bad(capsys, source, "--to", to, "--out", tmp_path / to, *more)
+        assert "episode 0 has 2 tasks" in error and not (tmp_path / to).exists()
+
+
+def test_no_task_at_all_is_converted(tmp_path):
+    source, made = write_and_convert(tmp_path, tasks=())
+    assert source.tasks == [] and source.episode(0).task == made.episode(0).task == ""
+
+
+def depth_folder(root: Path, kind: str = "image") -> tuple[Path, list[bytes]]:
+    """A folder with a camera of 16 bits and one channel, and its images as they are stored."""
+    key = "observation.images.depth"
+    write_folder(root, pictures={key: (6, 8), "image": (4, 4)})
+    change_feature(root, key, dtype=kind, shape=[6, 8, 1])
+    grid = np.arange(21 * 48, dtype=np.uint16).reshape(21, 6, 8) * 61
+    encoded = [cv2.imencode(".png", image)[1].tobytes() for image in grid]
+    change_column(root / DATA, key, lambda rows: [{"bytes": e, "path": None} for e in encoded])
+    return root, encoded
+
+
+def test_a_depth_image_stays_what_it_is(tmp_path):
+    root, encoded = depth_folder(tmp_path / "in")
+    source = open_dataset(root)
+    to_lerobot([source], tmp_path / "out", NOTHING, quiet)
+    made = open_dataset(tmp_path / "out")
+    assert made.cameras == {"image": (4, 4)} and made.depth_cameras == {"depth": (6, 8)}
+    found = [image for index in range(3) for image in made.episode(index).depth["depth"]]
+    assert found == encoded
+    pixels = cv2.imdecode(np.frombuffer(found[20], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels.dtype == np.uint16 and pixels.shape == (6, 8)
+    assert ["such as depth" in str(finding) for finding in check(made)] == [True]
+
+
+def test_a_depth_image_is_not_converted_to_colour(capsys, tmp_path):
+    root, _ = depth_folder(tmp_path / "in")
+    for to, more in (("hdf5", ()), ("mcap", ("--robot", "vx300s"))):
+        error = bad(capsys, root, "--to", to, "--out", tmp_path / to, *more)
+        assert "'observation.images.depth'" in error and "such as depth" in error
+    change_feature(root, "observation.images.depth", dtype="video")
+    error = bad(capsys, root, "--to", "lerobot", "--out", tmp_path / "out")
+    assert "a video of depth" in error
+
+
+def test_a_depth_image_that_is_none_is_refused_with_its_frame(capsys, tmp_path):
+    root, _ = depth_folder(tmp_path / "in")
+    wrong = cv2.imencode(".png", np.zeros((6, 8, 3), np.uint8))[1].tobytes()
+
+    def replace(rows: list) -> list:
+        rows[8 + 3]["bytes"] = wrong
+        return rows
+
+    change_column(root / DATA, "observation.images.depth", replace)
+    error = bad(capsys, root, "--to", "lerobot", "--out", tmp_path / "out")
+    assert "episode 1, depth frame 3: the image is (6, 8, 3), wanted (6, 8, 1)" in error
+
+
+def test_a_depth_camera_survives_an_edit(capsys, tmp_path):
+    root, encoded = depth_folder(tmp_path / "in")
+    assert run(capsys, "data", "edit", "discard", root, "--episode", 1)[0] == 0
+    made = open_dataset(root)
+    assert [i for k in range(2) for i in made.episode(k).depth["depth"]] == (
+        encoded[:8] + encoded[14:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"names": ("b", "a")}, "(b, a)"),
+        ({"fps": 29.97}, "a rate of 29.97 Hz"),
+        ({"names": None}, "write the names"),
+    ],
+)
+def test_folders_of_other_joints_or_rates_are_not_joined(capsys, tmp_path, changes, words):
+    a = write_folder(tmp_path / "a")
+    b = write_folder(tmp_path / "b", **changes)
+    assert words in bad(capsys, a, b, "--to", "lerobot", "--out", tmp_path / "out")
+    code, _, error = run(capsys, "data", "edit", "merge", a, b, "--out", tmp_path / "merged")
+    assert code == 2 and error.count("\n") == 1 and words in error
+    assert not (tmp_path / "merged").exists()
+
+
+def test_units_that_differ_are_not_merged(capsys, tmp_path):
+    a, b = write_folder(tmp_path / "a"), write_folder(tmp_path / "b")
+    change_feature(a, "action", units=["rad", "rad"])
+    change_feature(b, "action", units=["deg", "deg"])
+    code, _, error = run(capsys, "data", "edit", "merge", a, b, "--out", tmp_path / "merged")
+    assert code == 2 and "has units (deg, deg)" in error
+
+
+@pytest.mark.parametrize("text", [pa.large_string(), pa.string_view()])
+def test_what_pandas_3_and_polars_write_is_read(tmp_path, text):
+    """Large strings and views of them, large lists, and the text as a frame's index."""
+    root = write_folder(tmp_path / "in", vector=pa.large_list(pa.float64()))
+    column = pa.array(["pick it"], text)
+    names = ["__index_level_0__", "task_index"]
+    pq.write_table(pa.table([column, [0]], names), root / "meta/tasks.parquet")
+    change_column(root / CONTENTS, "tasks", lambda rows: pa.array(rows, pa.large_list(text)))
+    dataset = open_dataset(root)
+    assert dataset.tasks == ["pick it"] and dataset.episodes[0].task == "pick it"
+    assert check(dataset) == []

@@ -187,16 +187,16 @@ def test_a_task_that_is_spelled_anew_everywhere_changes_no_data_file(tmp_path, c
     before = inodes(root)
     edit(capsys, "relabel", root, "--episode", 1, 3, "--task", "Put it there.")
     assert inodes(root) == before
-    wanted = [replace(e, task="Put it there.") if k % 2 else e for k, e in enumerate(episodes)]
+    wanted = [replace(e, tasks="Put it there.") if k % 2 else e for k, e in enumerate(episodes)]
     assert_exact(root, wanted)
     assert Dataset.open(root).tasks == ["Task 0.", "Put it there."]
     edit(capsys, "relabel", root, "--episode", 0, "--task", "Lift it.", "--outcome", "failure")
-    wanted[0] = replace(wanted[0], task="Lift it.", success=False)
+    wanted[0] = replace(wanted[0], tasks="Lift it.", success=False)
     assert_exact(root, wanted)
     assert Dataset.open(root).tasks == ["Task 0.", "Put it there.", "Lift it."]
     assert len(inodes(root) - before) == 1
     edit(capsys, "relabel", root, "--task", "Do it.")
-    assert_exact(root, [replace(episode, task="Do it.") for episode in wanted])
+    assert_exact(root, [replace(episode, tasks="Do it.") for episode in wanted])
     assert Dataset.open(root).tasks == ["Do it."]
 
 
@@ -298,7 +298,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_changes(tmp_path, capsys):
     write_v21(tmp_path / "old")
     assert "nac data convert --to lerobot" in refused("discard", tmp_path / "old", "--episode", 0)
     written(tmp_path / "b", made(1), fps=10)
-    assert "has fps 10" in refused("merge", root, tmp_path / "b", "--out", tmp_path / "c")
+    assert "has a rate of 10 Hz" in refused("merge", root, tmp_path / "b", "--out", tmp_path / "c")
     assert "--episode goes with a LeRobot folder" in refused("discard", tmp_path, "--episode", 0)
     with DatasetHeld(root):
         assert "written by another process" in refused("discard", root, "--episode", 0)

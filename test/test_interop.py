@@ -49,7 +49,7 @@ def test_a_recording_is_equal_and_a_changed_value_is_a_difference(tmp_path, robo
     topics = {}
     for topic, message in reader.by_rosbags(folder):
         topics.setdefault(topic, []).append(message)
-    written = replace(episode, task=source.episode(0).task)
+    written = replace(episode, tasks=source.episode(0).task)
     interop.expect(tmp_path / "same", [written])
     (wanted,) = reader.expected(tmp_path / "same")
     assert reader._compare_recording("a", topics, wanted) == np.inf

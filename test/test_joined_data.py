@@ -112,8 +112,8 @@ def test_columns_can_be_chosen_in_policy_train_info_and_check(tmp_path, capsys):
             file[f"data/demo_{k}/{key}"][:] = file[f"data/demo_0/{key}"][()]
     code, out, _ = run(capsys, "data", "info", path, "--action-key", key, "--state-key", key)
     assert code == 0 and f"'{key}.0'" in out
-    code, _, error = run(capsys, "data", "check", path, "--state-key", "obs/none")
-    assert code == 2 and "no table 'obs/none'" in error
+    code, out, _ = run(capsys, "data", "check", path, "--state-key", "obs/none")
+    assert code == 2 and "no table 'obs/none'" in out
     keys = ("--action-key", key, "--state-key", key, "--data", path)
     tokenizer = ("tokenizer", "train", "--tokenizer", "bin", "--horizon", 3, *keys)
     assert run(capsys, *tokenizer, "--out", tmp_path / "tok")[0] == 0

@@ -31,7 +31,7 @@ def make_episode(index: int, length: int | None = None, task: str = "Do it.") ->
     return Episode(
         proprio=rng.normal(size=(length, 3)).astype(np.float32),
         actions=rng.normal(size=(length, 3)).astype(np.float32),
-        task=task,
+        tasks=(task,),
         images={
             camera: rng.integers(0, 256, (length, *shape, 3)).astype(np.uint8)
             for camera, shape in SHAPES.items()
@@ -267,7 +267,7 @@ def test_real_piper_data_is_read(real_data):
     assert len(dataset.episodes) == 55 and sum(i.length for i in dataset.episodes) == 13331
     assert dataset.fps == 15 and len(dataset.names) == 6 and len(dataset.state_names) == 7
     assert dataset.tasks == ["Put the grape on the white plate."] and dataset.cameras == {}
-    assert check(dataset) == []
+    assert_only_videos_are_missing(dataset)
     states = Dataset.open(real_data / "piper_real", action_key="observation.state")
     assert len(states.names) == 7 and states.episodes[0].length == dataset.episodes[0].length - 1
 
@@ -275,7 +275,14 @@ def test_real_piper_data_is_read(real_data):
 def test_real_so101_data_is_read(real_data):
     dataset = Dataset.open(real_data / "so101_real")
     assert [i.length for i in dataset.episodes][:2] == [373, 374]
-    assert dataset.episode(3).actions.shape[1] == 6 and check(dataset) == []
+    assert dataset.episode(3).actions.shape[1] == 6
+    assert_only_videos_are_missing(dataset)
+
+
+def assert_only_videos_are_missing(dataset: Dataset) -> None:
+    """These folders were copied without their videos, and are sound otherwise."""
+    found = [str(finding) for finding in check(dataset)]
+    assert found and all("none of the videos of camera" in text for text in found)
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_v21_folder_is_read_whole(tmp_path):
     assert (dataset.fps, dataset.robot_type) == (10, "so100")
     assert dataset.names == ("shoulder", "gripper") and dataset.cameras == {"front": SIZE}
     assert dataset.tasks == ["stack", "pour"]
-    assert [tuple(info) for info in dataset.episodes] == list(zip(LENGTHS, TASKS))
+    assert [(info.length, info.task) for info in dataset.episodes] == list(zip(LENGTHS, TASKS))
     for index, first in enumerate((0, 8, 19)):
         episode = dataset.episode(index)
         np.testing.assert_array_equal(episode.actions, actions[index])

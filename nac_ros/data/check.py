@@ -1,16 +1,17 @@
 """Looks for what is wrong in a dataset; a sound one has no findings."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
-from nac_ros.data import layout
-from nac_ros.data.datasets import AnyDataset
+from nac_ros.data.datasets import AnyDataset, open_dataset
 from nac_ros.data.episode import Episode
 from nac_ros.data.feature_stats import Pool, odd_dimensions
+from nac_ros.data.info import show
 from nac_ros.data.lerobot import Dataset
 from nac_ros.errors import DatasetError
 
@@ -57,6 +58,25 @@ class Extent:
         ]
 
 
+def check_path(
+    path: Path,
+    action_key: str | None = None,
+    state_key: str | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Finding]:
+    """All findings of `check`, and of a dataset that cannot be opened what is wrong with it.
+
+    Raises DatasetError where there is nothing at the path.
+    """
+    if not path.exists():
+        raise DatasetError(f"no dataset at {path}; name a folder or an HDF5 file")
+    try:
+        dataset = open_dataset(path, action_key, state_key)
+    except DatasetError as error:
+        return [Finding(None, str(error))]
+    return check(dataset, report=report)
+
+
 def check(
     dataset: AnyDataset,
     images: bool = True,
@@ -65,13 +85,13 @@ def check(
     """All findings; what is true of every episode is told once. report is called with (episodes
     checked, episodes)."""
     try:
-        count = len(dataset.episodes)
+        count, tasks = len(dataset.episodes), dataset.tasks
     except DatasetError as error:
         return [Finding(None, str(error))]
-    findings = _check_totals(dataset) if isinstance(dataset, Dataset) else []
+    findings = _check_folder(dataset) if isinstance(dataset, Dataset) else []
     extent, told = Extent(dataset), list[list[str]]()
     for index in range(count):
-        told.append(_check_episode(dataset, index, images, extent))
+        told.append(_check_episode(dataset, index, images, tasks, extent))
         report(index + 1, count)
     often = Counter(message for messages in told for message in messages)
     every = [message for message, times in often.items() if times == count > 1]
@@ -93,46 +113,105 @@ def odd(dataset: AnyDataset) -> list[str]:
     return extent.odd()
 
 
-def _check_totals(dataset: Dataset) -> list[Finding]:
-    info = layout.read_info(dataset.root)
-    frames = sum(dataset.frames_on_disk(i) for i in range(len(dataset.episodes)))
-    found = {"total_episodes": len(dataset.episodes), "total_frames": frames}
-    return [
-        Finding(None, f"info.json says {key} {info.get(key)}, the episodes make {value}")
+def _check_folder(dataset: Dataset) -> list[Finding]:
+    """What concerns a whole LeRobot folder: totals, videos, depth, frames of no episode."""
+    count = len(dataset.episodes)
+    lengths = [dataset.frames_on_disk(i) for i in range(count)]
+    found = {"total_episodes": count, "total_frames": sum(lengths)}
+    texts = [
+        f"info.json says {key} {show(dataset.info.get(key))}, the episodes make {value}"
         for key, value in found.items()
-        if info.get(key) != value
+        if dataset.info.get(key) != value
     ]
+    texts += [
+        f"none of the videos of camera '{camera}' is there; copy them, or take "
+        f"'{dataset.picture_keys[camera]}' out of meta/info.json"
+        for camera in dataset.cameras_without_videos
+        if count
+    ]
+    texts += [
+        f"'{dataset.picture_keys[camera]}' has images of other than 3 channels, such as depth; "
+        "conversion to LeRobot keeps them as they are, no training reads them"
+        for camera in dataset.depth_cameras
+    ]
+    return [Finding(None, text) for text in [*texts, *_check_files(dataset, lengths)]]
 
 
-def _check_episode(dataset: AnyDataset, index: int, images: bool, extent: Extent) -> list[str]:
+def _check_files(dataset: Dataset, lengths: Sequence[int]) -> list[str]:
+    """Data files with more frames than their episodes have; others are told with an episode."""
+    wanted = Counter[Path]()
+    for index, length in enumerate(lengths):
+        wanted[dataset.data_file(index)] += length
+    texts = []
+    for path, count in wanted.items():
+        try:
+            found = dataset.rows_in_file(path)
+        except DatasetError:  # each of its episodes tells it
+            continue
+        if found > count:
+            texts.append(f"{path} has {found} frames, its episodes make {count}")
+    return texts
+
+
+def _check_episode(
+    dataset: AnyDataset, index: int, images: bool, tasks: Sequence[str], extent: Extent
+) -> list[str]:
     try:
         episode = dataset.episode(index, images=False)
-    except (DatasetError, OSError) as error:
+    except DatasetError as error:
         return [str(error)]
+    if not len(episode):
+        return ["it has no frame"]
     extent.add(episode)
-    messages = [] if episode.task else ["it has no task"]
-    if episode.task not in dataset.tasks:
-        messages.append(f"its task '{episode.task}' is not among those of the dataset")
+    where = f" in {dataset.data_file(index)}" if isinstance(dataset, Dataset) else ""
+    messages = _check_tasks(dataset, index, episode, tasks)
     for what, values in (("state", episode.proprio), ("action", episode.actions)):
         bad = np.flatnonzero(~np.isfinite(values).all(-1))
         if len(bad):
-            messages.append(f"{what} is not finite at {len(bad)} frames, first at {bad[0]}")
+            messages.append(f"{what} is not finite at {len(bad)} frames, first at {bad[0]}{where}")
     messages += _check_rate(episode, dataset.fps)
     if isinstance(dataset, Dataset):
         messages += _check_timestamps(dataset, index)
     return messages + (_check_images(dataset, index, episode) if images else [])
 
 
+def _check_tasks(
+    dataset: AnyDataset, index: int, episode: Episode, known: Sequence[str]
+) -> list[str]:
+    messages = [] if any(episode.tasks) else ["it has no task"]
+    messages += [
+        f"its task {show(task)} is not among those of the dataset"
+        for task in episode.tasks
+        if task not in known
+    ]
+    if len(episode.tasks) > 1 and episode.task_index is None:
+        messages.append("it has several tasks, and nothing says which frame has which")
+    if isinstance(dataset, Dataset):
+        listed = dataset.listed_tasks(index)
+        if set(listed) != set(episode.tasks):
+            messages.append(
+                f"meta/episodes lists the tasks {show(list(listed))}, its frames have "
+                f"{show(list(episode.tasks))}"
+            )
+    return messages
+
+
 def _check_timestamps(dataset: Dataset, index: int) -> list[str]:
+    """Times off the grid of the rate, up to the precision of the float32 that they are kept in."""
     stamps = dataset.timestamps(index)
     error = np.abs(stamps - np.arange(len(stamps)) / dataset.fps)
-    if error.max() <= TIMESTAMP_TOLERANCE_S:
+    finite = np.minimum(np.where(np.isfinite(stamps), np.abs(stamps), 0), 1e9).astype(np.float32)
+    allowed = np.maximum(TIMESTAMP_TOLERANCE_S, 2 * np.spacing(finite))
+    late = ~(error <= allowed)  # NaN is late
+    if not late.any():
         return []
-    worst = int(error.argmax())
-    return [f"timestamp of frame {worst} is {stamps[worst]:.4f} s, {error[worst]:.4f} s off"]
+    worst = int(np.flatnonzero(late)[0]) if np.isnan(error).any() else int(error.argmax())
+    where = dataset.data_file(index)
+    text = f"timestamp of frame {worst} is {stamps[worst]:.4f} s, {error[worst]:.4f} s off"
+    return [f"{text} the rate of {dataset.fps:.10g} Hz, in {where}"]
 
 
-def _check_rate(episode: Episode, fps: int) -> list[str]:
+def _check_rate(episode: Episode, fps: float) -> list[str]:
     """True stamps that do not run at the rate that is said, or not forward."""
     stamps = episode.stamps_ns
     if stamps is None or len(stamps) < 2 or not fps:
@@ -142,7 +221,7 @@ def _check_rate(episode: Episode, fps: int) -> list[str]:
         return [f"its true stamps do not run forward at frame {int(steps.argmin()) + 1}"]
     rate = 1 / float(np.median(steps))
     if abs(rate - fps) > RATE_TOLERANCE * fps:
-        return [f"its frames came at {rate:.1f} Hz, the dataset says {fps}"]
+        return [f"its frames came at {rate:.1f} Hz, the dataset says {fps:.10g}"]
     return []
 
 
@@ -155,7 +234,7 @@ def _check_images(dataset: AnyDataset, index: int, episode: Episode) -> list[str
             else:
                 whole = whole or dataset.episode(index)
                 frames = whole.images[camera]
-        except (DatasetError, OSError) as error:
+        except DatasetError as error:
             messages.append(str(error))
             continue
         if not frames.any():
@@ -165,9 +244,9 @@ def _check_images(dataset: AnyDataset, index: int, episode: Episode) -> list[str
     return messages
 
 
-def _stall(frames: np.ndarray, proprio: np.ndarray, fps: int) -> str:
+def _stall(frames: np.ndarray, proprio: np.ndarray, fps: float) -> str:
     """The first long run of equal images during which the arm moved, in words; "" without."""
-    if not fps or not proprio.shape[1]:
+    if not fps or not proprio.shape[1] or not np.isfinite(proprio).all():
         return ""
     n = min(len(frames), len(proprio))
     changed = np.array([not np.array_equal(frames[k], frames[k + 1]) for k in range(n - 1)], bool)

@@ -36,9 +36,17 @@ def check(episode: Episode, wanted: Mapping[str, Any]) -> None:
 
 
 def numbers(
-    episode: Episode, index: int, first: int, task_index: int, fps: int, wanted: Mapping[str, Any]
+    episode: Episode,
+    index: int,
+    first: int,
+    task_index: np.ndarray,
+    fps: float,
+    wanted: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-    """Every column but the images, by feature name; `first` is its first frame's global index."""
+    """Every column but the images, by feature name; `first` is its first frame's global index.
+
+    task_index: int64 `[T]`, which task of the dataset each frame has
+    """
     steps = np.arange(len(episode))
     success = np.zeros(len(episode), bool)
     success[-1] = bool(episode.success)
@@ -51,7 +59,7 @@ def numbers(
         "frame_index": steps,
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
-        "task_index": np.full(len(episode), task_index),
+        "task_index": task_index,
     }
     return {key: np.asarray(columns[key]) for key in wanted if key in columns}
 
@@ -64,9 +72,11 @@ def table(episode: Episode, columns: Mapping[str, np.ndarray], schema: pa.Schema
 
 def _array(field: pa.Field, columns: Mapping[str, np.ndarray], episode: Episode) -> pa.Array:
     if field.type == layout.IMAGE_TYPE:
-        images = episode.images[field.name.removeprefix(IMAGE_PREFIX)]
-        paths = [f"frame-{k:06d}.png" for k in range(len(images))]
-        encoded = [png.encode(image) for image in images]
+        camera = field.name.removeprefix(IMAGE_PREFIX)
+        encoded = episode.depth.get(camera)
+        if encoded is None:
+            encoded = [png.encode(image) for image in episode.images[camera]]
+        paths = [f"frame-{k:06d}.png" for k in range(len(encoded))]
         return pa.StructArray.from_arrays(
             [pa.array(encoded, pa.binary()), pa.array(paths)], fields=list(field.type)
         )
@@ -87,3 +97,27 @@ def _check_images(episode: Episode, wanted: Mapping[str, Any]) -> None:
     lengths = {len(images) for images in episode.images.values()} | {len(episode)}
     if got != sizes or len(lengths) > 1:
         raise DatasetError(f"an episode's images must be {sizes} per frame, got {got}")
+    _check_depth(episode, wanted)
+
+
+def _check_depth(episode: Episode, wanted: Mapping[str, Any]) -> None:
+    """Raises DatasetError unless each image of other than three channels is what its feature
+    says."""
+    sizes, known = features.depth_sizes(wanted), features.picture_keys(wanted)
+    if set(sizes) != set(episode.depth):
+        raise DatasetError(
+            f"an episode's depth cameras must be {list(sizes)}, got {list(episode.depth)}"
+        )
+    for camera, images in episode.depth.items():
+        if len(images) != len(episode):
+            raise DatasetError(
+                f"an episode of {len(episode)} frames has {len(images)} images of {camera}"
+            )
+        wanted_header = (*sizes[camera], features.channels(wanted[known[camera]]))
+        for k, data in enumerate(images):
+            header = png.read_header(data)
+            if header is None or header[:3] != wanted_header:
+                raise DatasetError(
+                    f"{episode.source or 'an episode'}, {camera} frame {k}: the image is "
+                    f"{header and header[:3]}, wanted {wanted_header} (height, width, channels)"
+                )

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nac_ros.data import feature_stats, layout, summary
+from nac_ros.data import feature_stats, layout, summary, tables
 from nac_ros.data.feature_stats import Levels
-from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, SUCCESS, FileNumber
+from nac_ros.data.features import picture_keys, picture_sizes
+from nac_ros.data.info import DATA_PATHS, VIDEO_PATHS, rate_of, read_info
+from nac_ros.data.layout import OUTCOME, SUCCESS, FileNumber
 from nac_ros.data.parts import Part, Source, check_alike, rows_of
 from nac_ros.data.places import CLIP, OUTCOMES
 from nac_ros.data.summary import Summary
@@ -42,7 +43,7 @@ class Composition:
         for other in sources[1:]:
             check_alike(first, other)
         self.features: dict[str, Any] = first.info["features"]
-        self.fps = first.info["fps"]
+        self.fps = rate_of(first.info)
         self._numbers = lru_cache(maxsize=1)(partial(summary.number_columns, wanted=self.features))
         lengths = [part.end - part.first for part in parts]
         self.starts = [int(n) for n in np.cumsum([0, *lengths])]
@@ -52,7 +53,8 @@ class Composition:
         """Those that are used, in the order of the first source, so that few numbers change; a new
         text takes the place of one that nothing has any more."""
         used = dict.fromkeys(task for part in self.parts for task in self.texts(part))
-        table = [task if task in used else None for task in self.sources[0].tasks]
+        known = self.sources[0].tasks.values()
+        table = [task if task in used else None for task in known]
         for task in used:
             if task not in table:
                 free = table.index(None) if None in table else len(table)
@@ -61,8 +63,12 @@ class Composition:
 
     def texts(self, part: Part) -> list[str]:
         """The tasks of a part."""
-        before = self.sources[part.source].rows[part.episode]["tasks"]
-        return list(before) if part.task is None else [part.task]
+        source = self.sources[part.source]
+        if part.task is not None:
+            return [part.task]
+        if source.is_whole(part):
+            return list(source.rows[part.episode]["tasks"])
+        return list(source.tasks_of(part))
 
     def write(self, out: Path, report: Report = lambda done, total: None) -> None:
         """Everything but what tells where it came from; report: (files done, files)."""
@@ -82,9 +88,20 @@ class Composition:
         _write_rows(FileNumber(0, 0).path(meta / "episodes"), rows)
         self._write_levels(meta)
         files = [n.path(out / "data") for n in dict.fromkeys(numbers.values())]
-        info = layout.read_info(out)
+        info = read_info(out)
         Summary.restore(out, info, files, len(self.parts)).write(meta)
         _link_rest(self.sources[0].root, out)
+
+    @property
+    def _pictures(self) -> set[str]:
+        """Features of images in colour."""
+        keys = picture_keys(self.features)
+        return {keys[camera] for camera in picture_sizes(self.features)}
+
+    @property
+    def _filmed(self) -> bool:
+        """Whether images are in videos."""
+        return any(feature["dtype"] == "video" for feature in self.features.values())
 
     def _file_of(self, numbered: tuple[int, Part]) -> tuple[int, Path]:
         part = numbered[1]
@@ -95,32 +112,46 @@ class Composition:
         source = self.sources[run[0][1].source]
         origin = source.data_file(run[0][1])
         known = [key for key in NUMBERING if key in self.features]
-        before = pq.read_table(origin, columns=known)
+        before = tables.read_table(origin, known)
         rows = [rows_of(origin, before, part) for _, part in run]
         pieces = [
-            self._numbering(index, part, before.slice(*_span(kept)))
+            self._numbering(index, part, before.slice(*_span(kept)), origin)
             for (index, part), kept in zip(run, rows)
         ]
         now = {key: np.concatenate([piece[key] for piece in pieces]) for key in known}
-        same = all(np.array_equal(before[key].to_numpy(), now[key]) for key in known)
+        numbers = self._index_columns(before, origin)
+        same = all(np.array_equal(numbers[key], now[key]) for key in known)
         if same:
             return _link(origin, path)
-        whole = pq.read_table(origin)
+        whole = tables.read_table(origin)
         table = pa.concat_tables([whole.slice(*_span(kept)) for kept in rows])
         for key in known:
             at, field = table.schema.get_field_index(key), table.schema.field(key)
-            table = table.set_column(at, field, pa.array(now[key], field.type))
+            plain = pa.types.is_primitive(field.type)
+            values = pa.array(now[key]).cast(field.type) if plain else pa.array(now[key])
+            table = table.set_column(at, field.with_type(values.type), values)
         layout.write_parquet(path, table)
 
-    def _numbering(self, index: int, part: Part, before: pa.Table) -> dict[str, np.ndarray]:
+    def _index_columns(self, table: pa.Table, path: Path) -> dict[str, np.ndarray]:
+        """The columns of NUMBERING as numbers of the kind that their features say."""
+        kinds = dict.fromkeys(NUMBERING, "int64") | {"timestamp": "float64", SUCCESS: "bool"}
+        return {
+            key: tables.read_scalars(table[key], kinds[key], f"{path}: {key}")
+            for key in table.column_names
+        }
+
+    def _numbering(
+        self, index: int, part: Part, before: pa.Table, origin: Path
+    ) -> dict[str, np.ndarray]:
         """The columns that say which frame of which episode it is, as they become."""
         n, source = part.end - part.first, self.sources[part.source]
-        now = {key: before[key].to_numpy() for key in before.column_names}
+        now = self._index_columns(before, origin)
         now["episode_index"] = np.full(n, index)
         now["index"] = self.starts[index] + np.arange(n)
-        codes, places = np.unique(now["task_index"], return_inverse=True)
-        texts = [source.tasks[k] if part.task is None else part.task for k in codes]
-        now["task_index"] = np.array([self.tasks.index(text) for text in texts])[places]
+        if "task_index" in now:
+            codes, places = np.unique(now["task_index"], return_inverse=True)
+            numbers = [self._task_number(k, part) for k in codes.tolist()]
+            now["task_index"] = np.array(numbers, np.int64)[places]
         if not source.is_whole(part):
             now["frame_index"] = np.arange(n)
             now["timestamp"] = (np.arange(n) / self.fps).astype(np.float32)
@@ -128,6 +159,18 @@ class Composition:
             reached = source.success(part) if part.outcome is None else OUTCOMES[part.outcome]
             now[SUCCESS] = np.arange(n) == (n - 1 if reached else n)
         return now
+
+    def _task_number(self, number: int, part: Part) -> int:
+        """What a task_index of a part becomes; raises DatasetError where no line of the table of
+        contents has its text."""
+        source = self.sources[part.source]
+        text = source.task_text(number, part) if part.task is None else part.task
+        if text not in self.tasks:
+            raise DatasetError(
+                f"{source.root}, episode {part.episode}: its frames have the task '{text}', which "
+                "meta/episodes does not list; give it one with `nac data edit relabel --task`"
+            )
+        return self.tasks.index(text)
 
     def _link_videos(self, out: Path) -> list[dict[str, Any]]:
         """Of each part the columns that say where in which video it is."""
@@ -191,7 +234,9 @@ class Composition:
         dataset = self.sources[part.source].dataset
         kept = slice(part.first, part.end)
         return {
-            IMAGE_PREFIX + camera: feature_stats.levels(dataset.images(part.episode, camera)[kept])
+            dataset.picture_keys[camera]: feature_stats.levels(
+                dataset.images(part.episode, camera)[kept]
+            )
             for camera in dataset.cameras
         }
 
@@ -204,6 +249,8 @@ class Composition:
             "total_tasks": len(self.tasks),
             "chunks_size": layout.FILES_PER_CHUNK,
             "splits": {"train": f"0:{n}"},
+            "data_path": DATA_PATHS[layout.VERSION],
+            "video_path": VIDEO_PATHS[layout.VERSION] if self._filmed else None,
         }
         layout.write_json(meta / "info.json", info)
 
@@ -217,8 +264,7 @@ class Composition:
             kept = [part for part in self.parts if part.source == number]
             whole = {part.episode for part in kept if source.is_whole(part)}
             gone = [part for part in source.parts(number) if part.episode not in whole]
-            filmed = any(feature["dtype"] == "video" for feature in self.features.values())
-            if known is None or (gone and filmed):
+            if known is None or (gone and self._filmed) or not self._pictures <= set(known):
                 return
             cut = [part for part in kept if not source.is_whole(part)]
             for sign, some in ((1, cut), (-1, gone)):

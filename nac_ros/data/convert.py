@@ -11,6 +11,7 @@ from nac_ros.data import hdf5_writer, layout, origins
 from nac_ros.data.datasets import AnyDataset
 from nac_ros.data.episode import Episode
 from nac_ros.data.features import Extras
+from nac_ros.data.info import MAX_FPS, read_info
 from nac_ros.data.video import VideoConfig
 from nac_ros.data.writer import DatasetWriter
 from nac_ros.errors import DatasetError
@@ -31,7 +32,7 @@ class Conversion:
     cameras: those that go into recordings, all of the sources' if left out
     """
 
-    fps: int = configs.bounded(0, 0, 1000)
+    fps: float = configs.bounded(0, 0, MAX_FPS)
     video: VideoConfig | None = None
     robot: str = ""
     cameras: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ def to_lerobot(
     last episode that was finished.
     Raises DatasetError where the sources differ or `out` holds something else.
     """
-    fps = origins.common_rate(sources, conversion.fps)
+    fps, depth = origins.common_rate(sources, conversion.fps), origins.common_depth(sources)
     first = sources[0]
     origin = origins.origin(sources, fps, {"video": _plain(conversion.video)})
     run_file = out / RUN_FILE
@@ -68,7 +69,7 @@ def to_lerobot(
     writer = DatasetWriter.create_or_resume(
         out, fps=fps, robot_type=first.robot_type, names=first.names, units=first.units,
         state_names=first.state_names, cameras=first.cameras, video=conversion.video,
-        extras=_extras(first.episode(0, images=False)), tell_outcomes=True,
+        extras=_extras(first.episode(0, images=False)), tell_outcomes=True, depth=depth,
     )  # fmt: skip
     with closing(writer):
         before = writer.n_episodes
@@ -89,6 +90,8 @@ def to_hdf5(
     DatasetError where the sources differ or the file is there with another content.
     """
     fps = origins.common_rate(sources, conversion.fps)
+    origins.check_single_tasks(sources, "HDF5")
+    origins.check_no_depth(sources, "HDF5")
     first, path, total = sources[0], out / HDF5_FILE, origins.count(sources)
     frames = sum(info.length for source in sources for info in source.episodes)
     origin = origins.origin(sources, fps, {"video": None})
@@ -123,7 +126,7 @@ def _extras(episode: Episode) -> Extras:
 
 def _holds_episodes(out: Path) -> bool:
     there = (out / "meta/info.json").is_file()
-    return there and layout.read_info(out)["total_episodes"] > 0
+    return there and bool(read_info(out).get("total_episodes"))
 
 
 def _plain(video: VideoConfig | None) -> dict[str, Any] | None:

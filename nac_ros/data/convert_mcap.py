@@ -11,6 +11,7 @@ import numpy as np
 from nac_ros import config as configs
 from nac_ros.data import bag, bagfile, layout, origins, places, script, slices, streams
 from nac_ros.data.bag import BagWriter
+from nac_ros.data.compatibility import same_rate
 from nac_ros.data.convert import Conversion, Converted, Report
 from nac_ros.data.datasets import AnyDataset
 from nac_ros.data.episode import Episode
@@ -37,6 +38,8 @@ def to_mcap(
     """
     fps = origins.common_rate(sources, conversion.fps)
     robot = robot_for(sources[0], conversion.robot)
+    origins.check_single_tasks(sources, "a recording")
+    origins.check_no_depth(sources, "a recording")
     order = columns_of(sources[0], robot)
     spec = as_seen(robot, sources[0], fps, conversion.cameras)
     origin = origins.origin(sources, fps, _identity(spec))
@@ -96,7 +99,7 @@ def robot_for(source: AnyDataset, named: str) -> RobotSpec:
 
 
 def as_seen(
-    robot: RobotSpec, source: AnyDataset, fps: int, cameras: Sequence[str] = ()
+    robot: RobotSpec, source: AnyDataset, fps: float, cameras: Sequence[str] = ()
 ) -> RobotSpec:
     """The robot at the source's rate, with its cameras that are wanted, all that the source has
     if none are named; raises UnknownName and DatasetError where one is not there."""
@@ -106,7 +109,7 @@ def as_seen(
             known = ", ".join(source.cameras) or "none"
             raise DatasetError(f"{source.root} has no camera '{name}'; it has: {known}")
     views = tuple(_view(robot.camera(name), source) for name in names)
-    if round(robot.action_rate_hz) == fps:
+    if same_rate(robot.action_rate_hz, fps):
         return replace(robot, cameras=views)
     views = tuple(replace(view, rate_hz=float(fps)) for view in views)
     return replace(robot, action_rate_hz=float(fps), cameras=views)

@@ -14,6 +14,7 @@ from typing import Any
 
 from nac_ros.data import layout, writer
 from nac_ros.data.compose import EDIT_FILE, OWN_META, Composition, Report
+from nac_ros.data.info import rate_of, read_info
 from nac_ros.data.lerobot import Dataset
 from nac_ros.data.parts import Part, Source
 from nac_ros.data.places import OUTCOMES
@@ -59,7 +60,7 @@ def relabel(
 
 def split(root: Path, episode: int, at_s: float, report: Report) -> Path:
     """Makes two episodes of one, `at_s` [s] after its first frame."""
-    fps = layout.read_info(root)["fps"]
+    fps = rate_of(read_info(root))
 
     def change(parts: list[Part]) -> list[Part]:
         (index,) = _known(root, parts, [episode])

@@ -8,7 +8,7 @@ import numpy as np
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 MAX_IMAGES = 20  # frames sampled per episode for an image's statistics
-LEVELS = 256
+LEVELS, CHANNELS = 256, 3
 STILL = 1e-6  # share of its largest value that a dimension may vary by and still be constant
 FAR = 20.0  # times the span of 98 % of the values: what lies further out is seldom and extreme
 Stats = dict[str, np.ndarray]

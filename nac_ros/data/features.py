@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import pyarrow as pa
 
+from nac_ros.data.info import PICTURES, show
 from nac_ros.data.layout import (
     ACTION,
     AGE_SUFFIX,
@@ -21,7 +23,8 @@ from nac_ros.data.layout import (
 from nac_ros.data.video import VideoConfig
 from nac_ros.errors import DatasetError
 
-PICTURES = ("image", "video")
+OBSERVATION = "observation."
+COLOURS = 3  # channels of a camera's images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Extras:
 
 
 NO_EXTRAS = Extras()
+NO_DEPTH: Mapping[str, Mapping[str, Any]] = {}
 
 
 def make_features(
@@ -55,15 +59,17 @@ def make_features(
     units: Sequence[str],
     state_names: Sequence[str],
     cameras: Mapping[str, tuple[int, int]],
-    fps: int,
+    fps: float,
     video: VideoConfig | None = None,
     extras: Extras = NO_EXTRAS,
+    depth: Mapping[str, Mapping[str, Any]] = NO_DEPTH,
 ) -> dict[str, Any]:
     """The `features` of info.json; cameras are name -> (height, width) [pixels].
 
     names, units: of the D action dimensions; state_names: of the S state dimensions, whose units
     are known when they are the action's; there is no state where S = 0
     video: how images are encoded, as PNG in the data files when None
+    depth: camera -> feature of images of other than three channels, kept as they are
     """
     same = list(state_names) == list(names)
     state = _vector(state_names, units if same else [""] * len(state_names))
@@ -71,6 +77,7 @@ def make_features(
         IMAGE_PREFIX + camera: _pictures(camera, size, fps, video)
         for camera, size in cameras.items()
     }
+    images |= {IMAGE_PREFIX + camera: dict(feature) for camera, feature in depth.items()}
     scalars = {**extras.dtypes(), **INDEX_FEATURES}
     return {
         **({STATE: state} if len(state_names) else {}),
@@ -106,13 +113,59 @@ def age_key(camera: str) -> str:
     return IMAGE_PREFIX + camera + AGE_SUFFIX
 
 
+def picture_keys(features: Mapping[str, Any]) -> dict[str, str]:
+    """Camera -> key of each image and video feature, colour or not, of any spelling.
+
+    `observation.images.top` and `observation.top` are camera `top`, and `wrist_image` is
+    `wrist_image`. Where two keys end alike, the second one is named by the whole of its key, with
+    `_` for dots.
+    """
+    found = [key for key, feature in features.items() if feature["dtype"] in PICTURES]
+    own = [key for key in found if key.startswith(IMAGE_PREFIX) and key != IMAGE_PREFIX]
+    cameras = {key.removeprefix(IMAGE_PREFIX): key for key in own}
+    for key in (key for key in found if key not in own):
+        short, whole = key.removeprefix(OBSERVATION) or key, key.replace(".", "_")
+        numbered = (f"{whole}_{k}" for k in count(2))
+        name = next(n for n in chain((short, whole), numbered) if n not in cameras)
+        cameras[name] = key
+    return {name: key for key in found for name, known in cameras.items() if known == key}
+
+
 def picture_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Camera -> (height, width) [pixels] of all image and video features."""
+    """Camera -> (height, width) [pixels] of the image and video features in colour."""
     return {
-        key.removeprefix(IMAGE_PREFIX): _size(feature)
-        for key, feature in features.items()
-        if feature["dtype"] in PICTURES
+        camera: _size(features[key])
+        for camera, key in picture_keys(features).items()
+        if channels(features[key]) == COLOURS
     }
+
+
+def depth_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Camera -> (height, width) [pixels] of the image and video features of other than three
+    channels, such as depth."""
+    return {
+        camera: _size(features[key])
+        for camera, key in picture_keys(features).items()
+        if channels(features[key]) != COLOURS
+    }
+
+
+def depth_features(features: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Camera -> feature of `depth_sizes`: dtype, shape and names."""
+    keys = picture_keys(features)
+    kept = ("dtype", "shape", "names")
+    return {c: {k: features[keys[c]].get(k) for k in kept} for c in depth_sizes(features)}
+
+
+def channels(feature: Mapping[str, Any]) -> int:
+    """How many values a pixel of an image or video feature has; depth has 1."""
+    facts = feature.get("info")
+    if isinstance(facts, Mapping) and facts.get("video.is_depth_map") is True:
+        return 1
+    shape = feature["shape"]
+    if len(shape) == 2:
+        return 1
+    return shape[0] if _channels_first(feature) else shape[2]
 
 
 def dimension_names(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,10 +173,25 @@ def dimension_names(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
     names = feature.get("names")
     if isinstance(names, Mapping) and len(names) == 1:  # older folders: {"motors": [...]}
         (names,) = names.values()
-    count = feature["shape"][0]
-    if isinstance(names, Sequence) and not isinstance(names, str) and len(names) == count:
+    size = feature["shape"][0]
+    known = isinstance(names, list) and len(names) == size
+    if known and all(isinstance(name, str) and name.isprintable() for name in names):
         return tuple(names)
-    return tuple(f"{key}.{i}" for i in range(count))
+    return tuple(f"{key}.{i}" for i in range(size))
+
+
+def dimension_units(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Unit of each of a vector's dimensions, "" where the folder does not say; raises DatasetError
+    where it says something else than one text for each."""
+    size, units = feature["shape"][0], feature.get("units")
+    if not units:
+        return ("",) * size
+    texts = isinstance(units, list) and all(isinstance(unit, str) for unit in units)
+    if not texts or len(units) != size:
+        raise DatasetError(
+            f"feature '{key}' has units {show(units)}; wanted one for each of {size} dimensions"
+        )
+    return tuple(units)
 
 
 def _vector(names: Sequence[str], units: Sequence[str]) -> dict[str, Any]:
@@ -136,7 +204,7 @@ def _vector(names: Sequence[str], units: Sequence[str]) -> dict[str, Any]:
 
 
 def _pictures(
-    camera: str, size: tuple[int, int], fps: int, video: VideoConfig | None
+    camera: str, size: tuple[int, int], fps: float, video: VideoConfig | None
 ) -> dict[str, Any]:
     height, width = size
     feature = {
@@ -155,6 +223,17 @@ def _pictures(
 
 
 def _size(feature: Mapping[str, Any]) -> tuple[int, int]:
-    shape, names = feature["shape"], feature.get("names") or [""]
-    first = str(names[0]).startswith("channel")
-    return (shape[1], shape[2]) if first else (shape[0], shape[1])
+    shape = feature["shape"]
+    return (shape[1], shape[2]) if _channels_first(feature) else (shape[0], shape[1])
+
+
+def _channels_first(feature: Mapping[str, Any]) -> bool:
+    """Whether a pixel's channels are the first dimension; by the names, else by the shape."""
+    shape, names = feature["shape"], feature.get("names")
+    if len(shape) == 2:
+        return False
+    if isinstance(names, list) and len(names) == len(shape):
+        places = [k for k, name in enumerate(names) if str(name)[:1].lower() == "c"]
+        if len(places) == 1:
+            return places[0] == 0
+    return shape[0] in (1, COLOURS) and shape[2] not in (1, COLOURS)

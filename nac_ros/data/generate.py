@@ -20,6 +20,7 @@ import numpy as np
 
 from nac_ros.data import layout
 from nac_ros.data.episode import Episode
+from nac_ros.data.info import read_info
 from nac_ros.data.writer import DatasetWriter
 from nac_ros.errors import ConfigError, DatasetError, SimulationError
 from nac_ros.provenance import environment
@@ -163,7 +164,7 @@ class _Counter:
 def _open_writer(out: Path, spec: RobotSpec) -> DatasetWriter:
     return DatasetWriter.create_or_resume(
         out,
-        fps=round(spec.action_rate_hz),
+        fps=spec.action_rate_hz,
         robot_type=spec.name,
         names=spec.joint_names,
         units=spec.units,
@@ -174,7 +175,7 @@ def _open_writer(out: Path, spec: RobotSpec) -> DatasetWriter:
 def _check_same_run(out: Path, config: GenerateConfig) -> None:
     path = out / RUN_FILE
     if not path.is_file():
-        if (out / "meta/info.json").is_file() and layout.read_info(out)["total_episodes"]:
+        if (out / "meta/info.json").is_file() and read_info(out).get("total_episodes"):
             raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
         return
     found = json.loads(path.read_text())["config"]

@@ -52,13 +52,16 @@ class Interventions:
     @property
     def tasks(self) -> list[str]:
         """Task texts in the order in which they come first."""
-        return list(dict.fromkeys(info.task for info in self.episodes))
+        return list(dict.fromkeys(task for info in self.episodes for task in info.tasks))
 
     @property
     def episodes(self) -> Sequence[EpisodeInfo]:
         """Frames and task of each."""
         infos = self._dataset.episodes
-        return [EpisodeInfo(s.end - s.first, infos[s.episode].task) for s in self.stretches]
+        return [
+            EpisodeInfo(s.end - s.first, infos[s.episode].tasks, infos[s.episode].source)
+            for s in self.stretches
+        ]
 
     def episode(self, index: int, images: bool = True) -> Episode:
         """Intervention `index`."""
@@ -67,16 +70,8 @@ class Interventions:
             raise DatasetError(f"{self.root} has no intervention {index}; it has {count}, from 0")
         stretch = self.stretches[index]
         whole = self._dataset.episode(stretch.episode, images)
-        kept = slice(stretch.first, stretch.end)
-        return replace(
-            whole,
-            proprio=whole.proprio[kept],
-            actions=whole.actions[kept],
-            images={camera: frames[kept] for camera, frames in whole.images.items()},
-            stamps_ns=None if whole.stamps_ns is None else whole.stamps_ns[kept],
-            ages_ms={camera: ages[kept] for camera, ages in whole.ages_ms.items()},
-            intervention=np.ones(stretch.end - stretch.first, bool),
-        )
+        piece = whole.piece(stretch.first, stretch.end)
+        return replace(piece, intervention=np.ones(stretch.end - stretch.first, bool))
 
 
 def alone(datasets: Sequence[AnyDataset], horizon: int) -> list[Interventions]:

@@ -20,6 +20,7 @@ IMAGE_PREFIX, AGE_SUFFIX = "observation.images.", ".age_ms"
 TRIAL, OUTCOME = "nac/trial", "nac/outcome"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TEMPORARY = ".partial"
+MAX_JSON = 256 << 20  # [bytes]
 INDEX_FEATURES = {
     "timestamp": "float32",
     "frame_index": "int64",
@@ -45,7 +46,7 @@ class FileNumber(NamedTuple):
         return folder / f"chunk-{self.chunk:03d}" / f"file-{self.file:03d}{ending}"
 
 
-def make_info(features: Mapping[str, Any], fps: int, robot_type: str) -> dict[str, Any]:
+def make_info(features: Mapping[str, Any], fps: float, robot_type: str) -> dict[str, Any]:
     """info.json of an empty dataset."""
     videos = any(feature["dtype"] == "video" for feature in features.values())
     return {
@@ -90,19 +91,30 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
     return pa.table([list(range(len(tasks))), list(tasks)], schema=schema)
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json of a LeRobot folder; raises DatasetError when there is none."""
-    path = root / "meta/info.json"
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; raises DatasetError naming the file and what is wrong in it."""
     if not path.is_file():
-        raise DatasetError(f"{root} is no LeRobot v3 folder: meta/info.json is missing")
-    info = json.loads(path.read_text())
-    version = info.get("codebase_version")
-    if version not in (VERSION, OLD_VERSION):
-        raise DatasetError(
-            f"{root} has codebase_version {version}; only {VERSION} and {OLD_VERSION} are read: "
-            "convert it with lerobot's own conversion script"
-        )
-    return info
+        raise DatasetError(f"{path} is missing; copy the folder again")
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise DatasetError(f"{path} has {size} bytes; wanted at most {MAX_JSON}")
+        return parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; allow it") from error
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """The value of JSON text in UTF-8; raises DatasetError naming `where`."""
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{where} is no text in UTF-8; copy the file again") from error
+    except RecursionError as error:
+        raise DatasetError(f"{where} is nested too deeply; copy the file again") from error
+    except (ValueError, MemoryError) as error:
+        words = " ".join(str(error).split())[:160]
+        raise DatasetError(f"{where} is no valid JSON ({words}); copy the file again") from error
 
 
 def episode_files(root: Path) -> list[Path]:

@@ -5,27 +5,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nac_ros.data import features, layout, places, png, video
+from nac_ros.data import features, info, places, png, tables, video
 from nac_ros.data.episode import Episode, EpisodeInfo
-from nac_ros.data.layout import ACTION, IMAGE_PREFIX, INTERVENTION, STAMP, STATE, SUCCESS
-from nac_ros.data.places import OUTCOMES, Place
+from nac_ros.data.info import VECTORS
+from nac_ros.data.layout import ACTION, INTERVENTION, STAMP, STATE, SUCCESS
+from nac_ros.data.places import OUTCOMES, Clip, Place
 from nac_ros.errors import DatasetError
 
-VECTORS = ("float32", "float64")
+TASK_INDEX = "task_index"
+KINDS = {SUCCESS: "bool", INTERVENTION: "bool", STAMP: "int64"}  # others are ages, float64
 
 
 class Joints(NamedTuple):
     """The numbers of one data file: episode `[R]`, state `[R, S]`, action `[R, D]`, timestamp
-    `[R]`; more: each other column that the folder has, `[R]`."""
+    `[R]`, task_index `[R]` where there is one; more: each other column that the folder has, `[R]`.
+
+    faults: row -> what is wrong with its state or action
+    """
 
     episode: np.ndarray
     state: np.ndarray
     action: np.ndarray
     timestamp: np.ndarray
+    task_index: np.ndarray | None
     more: dict[str, np.ndarray]
+    faults: dict[int, str]
 
 
 class Dataset:
@@ -35,12 +40,15 @@ class Dataset:
     and each episode is one frame shorter than on disk.
     """
 
-    def __init__(self, root: Path, info: dict[str, Any], action_key: str, state_key: str | None):
-        self.root, self._info = root, info
-        self.fps = int(info["fps"])
-        self.robot_type: str = info.get("robot_type") or ""
-        self.features: dict[str, Any] = info["features"]
+    def __init__(self, root: Path, facts: dict[str, Any], action_key: str, state_key: str | None):
+        self.root, self.info = root, facts
+        self.fps: float = info.rate_of(facts)
+        self.robot_type: str = facts.get("robot_type") or ""
+        self.features: dict[str, Any] = facts["features"]
+        self.picture_keys = features.picture_keys(self.features)
+        self.depth_cameras = features.depth_sizes(self.features)
         self._action_key, self._state_key = action_key, state_key
+        self.units = features.dimension_units(action_key, self.features[action_key])
         self._joints = lru_cache(maxsize=64)(self._read_joints)
 
     @classmethod
@@ -49,12 +57,12 @@ class Dataset:
     ) -> "Dataset":
         """The dataset in the folder; raises DatasetError naming what is missing."""
         root = Path(root)
-        info = layout.read_info(root)
-        state_key = state_key or (STATE if STATE in info["features"] else None)
+        facts = info.read_info(root)
+        state_key = state_key or (STATE if STATE in facts["features"] else None)
         for key in (action_key or ACTION, state_key):
             if key is not None:
-                _check_column(root, info["features"], key)
-        return cls(root, info, action_key or ACTION, state_key)
+                _check_column(root, facts["features"], key)
+        return cls(root, facts, action_key or ACTION, state_key)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,14 +75,10 @@ class Dataset:
         key = self._state_key
         return features.dimension_names(key, self.features[key]) if key else ()
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Unit of each action dimension, "" where the folder does not say."""
-        return tuple(self.features[self._action_key].get("units") or [""] * len(self.names))
-
     @cached_property
     def cameras(self) -> dict[str, tuple[int, int]]:
-        """Camera -> (height, width) [pixels], of those whose images or videos are there."""
+        """Camera -> (height, width) [pixels], of those in colour whose images or videos are
+        there; `picture_keys` says which column each camera is."""
         return {
             camera: size
             for camera, size in features.picture_sizes(self.features).items()
@@ -82,73 +86,94 @@ class Dataset:
             or any(path.is_file() for path in self.video_files(camera))
         }
 
-    @cached_property
+    @property
+    def cameras_without_videos(self) -> list[str]:
+        """Cameras in colour of info.json none of whose videos is there."""
+        known = features.picture_sizes(self.features)
+        return [camera for camera in known if camera not in self.cameras]
+
+    @property
     def tasks(self) -> list[str]:
-        """Task texts."""
-        return places.read_tasks(self.root)
+        """Task texts; none in a folder whose episodes have none."""
+        return list(self._task_texts.values())
 
     @cached_property
     def episodes(self) -> list[EpisodeInfo]:
-        """Length and task of each episode."""
+        """Length and tasks of each episode, as the table of contents has them."""
         shorter = int(self._shifted)
-        return [EpisodeInfo(place.length - shorter, place.task) for place in self._places]
+        return [
+            EpisodeInfo(max(0, place.length - shorter), place.tasks, self._source(index))
+            for index, place in enumerate(self._places)
+        ]
 
     def episode(self, index: int, images: bool = True) -> Episode:
-        """Episode `index`; without images only the numbers are read."""
+        """Episode `index`; without images only the numbers are read.
+
+        Raises DatasetError naming file, episode and frame where a row holds no sound vector.
+        """
         place = self._place(index)
         joints = self._joints(place.data)
-        rows = self._rows(index, place.length, joints.episode)
+        rows = self._rows(index, place, joints)
+        self._check_rows(index, place, joints, rows)
         states, actions = joints.state[rows], joints.action[rows]
         kept = slice(0, len(actions) - int(self._shifted))
         more = {key: values[rows][kept] for key, values in joints.more.items()}
         ages = {camera: more.get(features.age_key(camera)) for camera in self.cameras}
+        tasks, task_index = self._tasks_of(index, place, joints, rows)
         return Episode(
             states[kept],
             actions[1:] if self._shifted else actions,
-            place.task,
+            tasks,
             {c: self.images(index, c)[kept] for c in self.cameras} if images else {},
             _success(place, joints, rows),
             stamps_ns=more.get(STAMP),
             ages_ms={camera: age for camera, age in ages.items() if age is not None},
             intervention=more.get(INTERVENTION),
+            task_index=None if task_index is None else task_index[kept],
+            source=self._source(index),
+            depth={c: self._encoded(index, c)[kept] for c in self._kept_depth} if images else {},
         )
 
     def is_video(self, camera: str) -> bool:
         """Whether the camera's images are in video files, and so not exactly what was seen."""
-        return self.features[IMAGE_PREFIX + camera]["dtype"] == "video"
+        return self.features[self.picture_keys[camera]]["dtype"] == "video"
 
     def timestamps(self, index: int) -> np.ndarray:
         """float64 `[T]` [s] of the episode's frames on disk."""
         place = self._place(index)
         joints = self._joints(place.data)
-        return joints.timestamp[self._rows(index, place.length, joints.episode)]
+        return joints.timestamp[self._rows(index, place, joints)]
 
     def images(self, index: int, camera: str, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 `[T, H, W, 3]` RGB of the frames on disk, written into `out` when given."""
         self._check_camera(camera)
         place = self._place(index)
+        rows = self._rows(index, place, self._joints(place.data))
         if out is None:
-            out = np.empty((place.length, *self.cameras[camera], 3), np.uint8)
+            out = self._empty(rows.stop - rows.start, camera)
         if self.is_video(camera):
-            clip = place.clips[IMAGE_PREFIX + camera]
+            clip = self._clip(index, camera)
             video.read_into(out, clip.path, clip.first, self.fps)
             return out
         for k, data in enumerate(self.encoded_images(index, camera)):
-            png.decode_into(out[k], data, f"{self.root}, episode {index}, {camera} frame {k}")
+            png.decode_into(out[k], data, f"{place.data}, episode {index}, {camera} frame {k}")
         return out
 
     def encoded_images(self, index: int, camera: str) -> list[bytes]:
         """PNG or JPEG bytes of the episode's frames on disk, of a camera without videos."""
         self._check_camera(camera)
+        return self._encoded(index, camera)
+
+    def _encoded(self, index: int, camera: str) -> list[bytes]:
         place = self._place(index)
-        rows = self._rows(index, place.length, self._joints(place.data).episode)
-        column = _read_rows(place.data, IMAGE_PREFIX + camera, rows)
-        data = column.field("bytes").to_pylist()
+        rows = self._rows(index, place, self._joints(place.data))
+        data = _read_images(place.data, self.picture_keys[camera], rows)
         if None in data:
             raise DatasetError(
-                f"{place.data}: {camera} names image files instead of holding the images"
+                f"{place.data}, episode {index}, frame {data.index(None)}: {camera} names image "
+                "files instead of holding the images, or nothing at all; convert it with lerobot"
             )
-        return data
+        return [image for image in data if image is not None]
 
     def frames_on_disk(self, index: int) -> int:
         """T of the episode in the data files."""
@@ -160,8 +185,38 @@ class Dataset:
 
     def video_files(self, camera: str) -> list[Path]:
         """The camera's video files in use, in order; none where its images are in data files."""
-        clips = [place.clips.get(IMAGE_PREFIX + camera) for place in self._places]
+        key = self.picture_keys[camera]
+        clips = [place.clips.get(key) for place in self._places]
         return sorted({clip.path for clip in clips if clip})
+
+    def data_file(self, index: int) -> Path:
+        """The file with the episode's numbers."""
+        return self._place(index).data
+
+    def video_file(self, index: int, key: str) -> Path:
+        """The file with the episode's part of a video, by the feature's key."""
+        clip = self._place(index).clips.get(key)
+        if clip is None:
+            raise DatasetError(f"{self._source(index)} has no video of '{key}'; copy meta again")
+        return clip.path
+
+    def listed_tasks(self, index: int) -> tuple[str, ...]:
+        """Tasks of the episode as the table of contents has them."""
+        return self._place(index).tasks
+
+    def rows_in_file(self, path: Path) -> int:
+        """How many frames a data file holds."""
+        return len(self._joints(path).episode)
+
+    @property
+    def depth_features(self) -> dict[str, dict[str, Any]]:
+        """Camera -> feature of `depth_cameras`."""
+        return features.depth_features(self.features)
+
+    @property
+    def _kept_depth(self) -> list[str]:
+        """Depth cameras whose images are in the data files."""
+        return [camera for camera in self.depth_cameras if not self.is_video(camera)]
 
     @property
     def _shifted(self) -> bool:
@@ -169,7 +224,17 @@ class Dataset:
 
     @cached_property
     def _places(self) -> list[Place]:
-        return places.read_places(self.root, self._info)
+        return places.read_places(self.root, self.info)
+
+    @cached_property
+    def _task_texts(self) -> dict[int, str]:
+        """task_index -> text; none where neither a table nor an episode has one."""
+        if not places.has_tasks(self.root) and not any(place.tasks for place in self._places):
+            return {}
+        return places.read_tasks(self.root)
+
+    def _source(self, index: int) -> str:
+        return f"{self.root}, episode {index}"
 
     def _place(self, index: int) -> Place:
         if not 0 <= index < len(self._places):
@@ -177,36 +242,107 @@ class Dataset:
             raise DatasetError(f"{self.root} has no episode {index}; it has {count}, from 0")
         return self._places[index]
 
+    def _clip(self, index: int, camera: str) -> Clip:
+        key = self.picture_keys[camera]
+        path = self.video_file(index, key)
+        return Clip(path, self._place(index).clips[key].first)
+
+    def _empty(self, length: int, camera: str) -> np.ndarray:
+        shape = (length, *self.cameras[camera], features.COLOURS)
+        try:
+            return np.empty(shape, np.uint8)
+        except MemoryError as error:
+            raise DatasetError(
+                f"{self.root}: {camera} would be {shape} bytes, which do not fit into memory; "
+                "correct its shape in meta/info.json, or split the episode"
+            ) from error
+
+    def _tasks_of(
+        self, index: int, place: Place, joints: Joints, rows: slice
+    ) -> tuple[tuple[str, ...], np.ndarray | None]:
+        """Texts of an episode and which of them each frame has, as the frames say; as the table of
+        contents says where they do not."""
+        texts = self._task_texts
+        if joints.task_index is None or not texts:
+            return place.tasks, None
+        numbers, which = np.unique(joints.task_index[rows], return_inverse=True)
+        for number in numbers.tolist():
+            if number not in texts:
+                frame = int(np.flatnonzero(joints.task_index[rows] == number)[0])
+                raise DatasetError(
+                    f"{place.data}, episode {index}, frame {frame}: task_index {number} is not in "
+                    "the table of tasks; copy the folder again"
+                )
+        tasks = tuple(texts[number] for number in numbers.tolist())
+        return tasks, which.astype(np.int64) if len(tasks) > 1 else None
+
     def _check_camera(self, camera: str) -> None:
+        if camera in self.depth_cameras:
+            raise DatasetError(
+                f"{self.root}: '{self.picture_keys[camera]}' has images of other than 3 channels, "
+                "such as depth, which no camera in colour has; choose another camera"
+            )
         if camera not in self.cameras:
             known = ", ".join(self.cameras) or "none, or their videos are missing"
             raise DatasetError(f"{self.root} has no images of camera '{camera}'; it has: {known}")
 
-    def _rows(self, index: int, length: int, episodes: np.ndarray) -> slice:
-        found = np.flatnonzero(episodes == index)
-        if len(found) != length or found[-1] - found[0] + 1 != length:
+    def _rows(self, index: int, place: Place, joints: Joints) -> slice:
+        found = np.flatnonzero(joints.episode == index)
+        if not place.length and not len(found):
             raise DatasetError(
-                f"{self.root}: episode {index} should have {length} consecutive frames, "
+                f"{place.data}: episode {index} has no frame; take it out with `nac data edit "
+                f"discard {self.root} --episode {index}`"
+            )
+        if len(found) != place.length or found[-1] - found[0] + 1 != place.length:
+            raise DatasetError(
+                f"{place.data}: episode {index} should have {place.length} consecutive frames, "
                 f"{len(found)} were found; copy the folder again"
             )
         return slice(int(found[0]), int(found[-1]) + 1)
 
+    def _check_rows(self, index: int, place: Place, joints: Joints, rows: slice) -> None:
+        faulty = [row for row in joints.faults if rows.start <= row < rows.stop]
+        if faulty:
+            first = min(faulty)
+            raise DatasetError(
+                f"{place.data}, episode {index}, frame {first - rows.start}: "
+                f"{joints.faults[first]} ({len(faulty)} faulty frames); mend the data, or take "
+                "the episode out"
+            )
+
     def _read_joints(self, path: Path) -> Joints:
-        if not path.is_file():
-            raise DatasetError(f"{path} is missing; copy the folder again")
-        ages = [features.age_key(camera) for camera in features.picture_sizes(self.features)]
+        known = tables.read_columns(path)
+        ages = [features.age_key(camera) for camera in self.picture_keys]
         more = [k for k in (SUCCESS, STAMP, INTERVENTION, *ages) if k in self.features]
         keys = list(dict.fromkeys([self._action_key, self._state_key or self._action_key]))
-        table = pq.read_table(path, columns=[*keys, *more, "episode_index", "timestamp"])
-        n = len(table)
-        state = _matrix(table[self._state_key]) if self._state_key else np.zeros((n, 0), "f4")
+        indices = ["episode_index", "timestamp", *([TASK_INDEX] if TASK_INDEX in known else [])]
+        table = tables.read_table(path, [*keys, *more, *indices])
+
+        def scalars(key: str, kind: str) -> np.ndarray:
+            return tables.read_scalars(table[key], kind, f"{path}: {key}")
+
+        vectors, faults = {}, dict[int, str]()
+        for key in keys:
+            width, where = self.features[key]["shape"][0], f"{path}: {key}"
+            vectors[key], wrong = tables.read_vectors(table[key], width, where)
+            if wrong and len(set(wrong.values())) == 1 and len(wrong) == len(table):
+                raise DatasetError(f"{where} {wrong[0]}, in all frames; correct one of them")
+            faults = {row: f"{key} {text}" for row, text in wrong.items()} | faults
+        state = vectors[self._state_key] if self._state_key else np.zeros((len(table), 0), "f4")
         return Joints(
-            table["episode_index"].to_numpy(),
+            scalars("episode_index", "int64"),
             state,
-            _matrix(table[self._action_key]),
-            table["timestamp"].to_numpy().astype(np.float64),
-            {key: table[key].to_numpy() for key in more},
+            vectors[self._action_key],
+            scalars("timestamp", "float64"),
+            scalars(TASK_INDEX, "int64") if TASK_INDEX in indices else None,
+            {key: _note(key, scalars(key, KINDS.get(key, "float64"))) for key in more},
+            faults,
         )
+
+
+def _note(key: str, values: np.ndarray) -> np.ndarray:
+    """Ages are float32, other notes as they are."""
+    return values if key in KINDS else values.astype(np.float32)
 
 
 def _success(place: Place, joints: Joints, rows: slice) -> bool | None:
@@ -217,28 +353,31 @@ def _success(place: Place, joints: Joints, rows: slice) -> bool | None:
 
 
 def _check_column(root: Path, features: dict[str, Any], key: str) -> None:
-    vectors = [k for k, f in features.items() if f["dtype"] in VECTORS and f["shape"] != [1]]
+    vectors = [
+        k
+        for k, feature in features.items()
+        if feature["dtype"] in VECTORS and len(feature["shape"]) == 1 and feature["shape"] != [1]
+    ]
     if key not in vectors:
         raise DatasetError(
             f"{root} has no column '{key}' of joints; choose one with --action-key or "
-            f"--state-key: {', '.join(vectors)}"
+            f"--state-key: {', '.join(vectors[:20])}"
         )
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """Fixed-size or plain lists -> float32 `[R, D]`."""
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.reshape(len(column), -1), np.float32)
-
-
-def _read_rows(path: Path, key: str, rows: slice) -> pa.StructArray:
+def _read_images(path: Path, key: str, rows: slice) -> list[bytes | None]:
     """The column's rows, read from no more row groups than hold them."""
-    file = pq.ParquetFile(path)
-    counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    ends = np.cumsum(counts)
-    starts = ends - counts
-    wanted = np.flatnonzero((ends > rows.start) & (starts < rows.stop))
-    table = file.read_row_groups(wanted.tolist(), columns=[key])
-    first = int(starts[wanted[0]])
-    column = table[key].slice(rows.start - first, rows.stop - rows.start)
-    return column.combine_chunks()
+    with tables.open_file(path) as file:
+        tables.require_columns(path, file.schema_arrow.names, [key])
+        counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = np.cumsum(counts)
+        starts = ends - counts
+        wanted = np.flatnonzero((ends > rows.start) & (starts < rows.stop))
+        with tables.reading(path):
+            table = file.read_row_groups(wanted.tolist(), columns=[key]).select([key])
+            first = int(starts[wanted[0]])
+            column = table[key].slice(rows.start - first, rows.stop - rows.start)
+    images = tables.read_images(column, f"{path}: {key}")
+    if len(images) != rows.stop - rows.start:
+        raise DatasetError(f"{path}: {key} has {len(images)} of {rows.stop - rows.start} images")
+    return images

@@ -7,12 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nac_ros.data import hub
+from nac_ros.data import hub, layout
+from nac_ros.data.compatibility import check_compatible
 from nac_ros.data.datasets import AnyDataset
 from nac_ros.data.episode import Episode
 from nac_ros.errors import DatasetError
 
 ALIKE = ("names", "state_names", "units", "robot_type", "cameras")
+OTHERS = ("robot_type", "cameras")  # those that `check_compatible` does not compare
 
 
 def episodes(sources: Sequence[AnyDataset], skip: int) -> Iterator[Episode]:
@@ -27,7 +29,7 @@ def count(sources: Sequence[AnyDataset]) -> int:
     return sum(len(source.episodes) for source in sources)
 
 
-def common_rate(sources: Sequence[AnyDataset], given: int) -> int:
+def common_rate(sources: Sequence[AnyDataset], given: float) -> float:
     """[Hz] of all, the one `given` unless that is 0.
 
     Raises DatasetError where the sources cannot be one dataset.
@@ -36,23 +38,64 @@ def common_rate(sources: Sequence[AnyDataset], given: int) -> int:
     for source in sources:
         if not source.episodes:
             raise DatasetError(f"{source.root} holds no episode; there is nothing to convert")
-        for key in ALIKE:
+        for key in OTHERS:
             if getattr(source, key) != getattr(first, key):
                 raise DatasetError(
                     f"{source.root} has {key} {getattr(source, key)}, {first.root} has "
                     f"{getattr(first, key)}; convert them into separate folders"
                 )
-    rates = sorted({given or source.fps for source in sources})
-    if 0 in rates:
+    check_compatible(sources, given)
+    rate = given or first.fps
+    if not rate:
         raise DatasetError(f"{first.root} does not say its rate; give it with --fps")
-    if len(rates) > 1:
-        raise DatasetError(
-            f"the sources have rates of {rates} Hz; convert them into separate folders"
-        )
-    return rates[0]
+    return rate
 
 
-def origin(sources: Sequence[AnyDataset], fps: int, more: Mapping[str, Any]) -> dict[str, Any]:
+def check_single_tasks(sources: Sequence[AnyDataset], what: str) -> None:
+    """Raises DatasetError naming the first episode with several tasks, which `what` cannot keep;
+    those whose table of contents does not tell raise when they are read."""
+    for source in sources:
+        for info in source.episodes:
+            if len(info.tasks) > 1:
+                raise DatasetError(
+                    f"{info.source or source.root} has {len(info.tasks)} tasks, and {what} keeps "
+                    "one per episode; `nac data edit split` it, or convert --to lerobot"
+                )
+
+
+def common_depth(sources: Sequence[AnyDataset]) -> dict[str, dict[str, Any]]:
+    """Features of the depth cameras of all; raises DatasetError where they differ, or where one is
+    a video, which cannot be encoded again without loss."""
+    found = [getattr(source, "depth_features", {}) for source in sources]
+    for source, one in zip(sources, found):
+        if one != found[0]:
+            raise DatasetError(
+                f"{source.root} has depth cameras {one}, {sources[0].root} has {found[0]}; "
+                "convert them into separate folders"
+            )
+        videos = [camera for camera, feature in one.items() if feature["dtype"] == "video"]
+        if videos:
+            _refuse_depth(source, videos, "a video of depth")
+    return found[0]
+
+
+def check_no_depth(sources: Sequence[AnyDataset], what: str) -> None:
+    """Raises DatasetError where a source has a depth camera, which `what` cannot keep."""
+    for source in sources:
+        if depth := getattr(source, "depth_cameras", {}):
+            _refuse_depth(source, list(depth), what)
+
+
+def _refuse_depth(source: AnyDataset, cameras: Sequence[str], what: str) -> None:
+    known = getattr(source, "picture_keys", {})
+    keys = ", ".join(f"'{known.get(camera, camera)}'" for camera in cameras)
+    raise DatasetError(
+        f"{source.root} has images of other than 3 channels in {keys}, such as depth, and {what} "
+        "cannot keep them; take them out of meta/info.json to convert the rest"
+    )
+
+
+def origin(sources: Sequence[AnyDataset], fps: float, more: Mapping[str, Any]) -> dict[str, Any]:
     """What a conversion that goes on must have in common with the one that began."""
     return {"sources": [_identity(source) for source in sources], "fps": fps, **more}
 
@@ -60,7 +103,7 @@ def origin(sources: Sequence[AnyDataset], fps: int, more: Mapping[str, Any]) -> 
 def _identity(source: AnyDataset, n: int | None = None) -> dict[str, Any]:
     """Of a source, wherever it lies: its name, its columns, and what its first `n` episodes are,
     all of them without `n`."""
-    episodes = [list(info) for info in source.episodes[:n]]
+    episodes = [[info.length, *(info.tasks or [""])] for info in source.episodes[:n]]
     content = json.dumps([source.names, source.state_names, episodes])
     digest = hashlib.sha256(content.encode()).hexdigest()
     facts = {"name": source.root.name, "episodes": len(episodes), "digest": digest[:16]}
@@ -88,7 +131,7 @@ def check_same(
         if holds:
             raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
         return
-    found = json.loads(run_file.read_text())
+    found = layout.read_json(run_file)
     before, now = found["sources"], origin["sources"]
     grown = before[:-1] == now[:-1] and before[-1] == _identity(
         sources[-1], before[-1]["episodes"]

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nac_ros.data import layout, places
-from nac_ros.data.layout import VERSION, FileNumber
+from nac_ros.data import layout, places, tables
+from nac_ros.data.compatibility import check_compatible
+from nac_ros.data.info import read_info, show
+from nac_ros.data.layout import VERSION
 from nac_ros.data.lerobot import Dataset
-from nac_ros.data.places import CLIP
 from nac_ros.errors import DatasetError
 
-ALIKE = ("fps", "robot_type")
+ALIKE = ("robot_type",)
 
 
 class Part(NamedTuple):
@@ -33,19 +33,21 @@ class Source:
     """A v3 folder with its whole table of contents; raises DatasetError for any other."""
 
     def __init__(self, root: Path):
-        self.root, self.info = root, layout.read_info(root)
+        self.root, self.info = root, read_info(root)
         if self.info["codebase_version"] != VERSION:
             raise DatasetError(
                 f"{root} is a LeRobot folder of {self.info['codebase_version']}, which is not "
                 "edited; `nac data convert --to lerobot` makes one of v3.0 of it"
             )
-        if not self.info["total_episodes"]:
+        self.dataset = Dataset.open(root)
+        if not self.dataset.episodes:
             raise DatasetError(f"{root} holds no episode yet")
         self.tasks = places.read_tasks(root)
-        self.dataset = Dataset.open(root)
-        tables = [pq.read_table(path) for path in layout.episode_files(root)]
-        whole = pa.concat_tables(tables, promote_options="default") if tables else pa.table({})
-        self.rows: list[dict[str, Any]] = whole.to_pylist()
+        files = layout.episode_files(root)
+        self.rows = [row for path in files for row in places.read_contents(path)]
+        for key in (k for k, f in self.info["features"].items() if f["dtype"] == "video"):
+            for row in self.rows:
+                check_clip(root, key, row)
 
     def parts(self, source: int) -> list[Part]:
         """Every episode, whole; `source`: this one's number among those composed."""
@@ -55,14 +57,24 @@ class Source:
         return (part.first, part.end) == (0, self.rows[part.episode]["length"])
 
     def data_file(self, part: Part) -> Path:
-        row = self.rows[part.episode]
-        number = FileNumber(row["data/chunk_index"], row["data/file_index"])
-        return number.path(self.root / "data")
+        return self.dataset.data_file(part.episode)
 
     def video_file(self, key: str, part: Part) -> Path:
-        row = self.rows[part.episode]
-        chunk, file, _ = (row[f"videos/{key}/{what}"] for what in CLIP)
-        return FileNumber(chunk, file).path(self.root / "videos" / key, ".mp4")
+        return self.dataset.video_file(part.episode, key)
+
+    def tasks_of(self, part: Part) -> tuple[str, ...]:
+        """Texts of a part's frames."""
+        whole = self.dataset.episode(part.episode, images=False)
+        return whole.piece(part.first, part.end).tasks
+
+    def task_text(self, number: int, part: Part) -> str:
+        """The text of a task_index; raises DatasetError where the table has none."""
+        if number not in self.tasks:
+            raise DatasetError(
+                f"{self.root}, episode {part.episode}: task_index {number} is not in the table of "
+                "tasks; copy the folder again"
+            )
+        return self.tasks[number]
 
     def success(self, part: Part) -> bool:
         return self.dataset.episode(part.episode, images=False).success is True
@@ -70,6 +82,7 @@ class Source:
 
 def check_alike(first: Source, other: Source) -> None:
     """Raises DatasetError where two folders cannot be one."""
+    check_compatible([first.dataset, other.dataset])
     for key in ALIKE:
         if first.info.get(key) != other.info.get(key):
             raise DatasetError(
@@ -86,13 +99,25 @@ def check_alike(first: Source, other: Source) -> None:
 
 
 def _shapes(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: (f["dtype"], f["shape"], f.get("names")) for key, f in wanted.items()}
+    return {key: (f["dtype"], f.get("shape"), f.get("names")) for key, f in wanted.items()}
+
+
+def check_clip(root: Path, key: str, row: Mapping[str, Any]) -> None:
+    """Raises DatasetError unless a line says from when to when its video goes [s]."""
+    for which in ("from", "to"):
+        value = row.get(f"videos/{key}/{which}_timestamp")
+        if not isinstance(value, (int, float)) or not 0 <= value <= places.MAX_SECONDS:
+            raise DatasetError(
+                f"{root}, episode {row['episode_index']}: videos/{key}/{which}_timestamp is "
+                f"{show(value)}; wanted seconds in 0 .. {places.MAX_SECONDS:g}"
+            )
 
 
 def rows_of(path: Path, table: pa.Table, part: Part) -> tuple[int, int]:
     """First row and one past the last of a part in its data file."""
-    found = np.flatnonzero(table["episode_index"].to_numpy() == part.episode)
-    if len(found) < part.end or found[-1] - found[0] + 1 != len(found):
+    episodes = tables.read_scalars(table["episode_index"], "int64", f"{path}: episode_index")
+    found = np.flatnonzero(episodes == part.episode)
+    if not part.end or len(found) < part.end or found[-1] - found[0] + 1 != len(found):
         raise DatasetError(
             f"{path}: episode {part.episode} should have {part.end} consecutive frames, "
             f"{len(found)} were found; copy the folder again"

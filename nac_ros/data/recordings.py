@@ -11,6 +11,7 @@ import yaml
 from nac_ros import config as configs
 from nac_ros.data import bag, bagfile, slices, streams
 from nac_ros.data.episode import Episode, EpisodeInfo
+from nac_ros.data.info import plain_rate
 from nac_ros.data.recording_images import write_images
 from nac_ros.data.slices import Cut, Slice
 from nac_ros.errors import DatasetError
@@ -46,7 +47,7 @@ class RecordingDataset:
             if spec_of(one).joint_names != self.spec.joint_names:
                 raise DatasetError(f"{folder} was recorded with another robot than {folders[0]}")
         self._facts = dict(zip(self._folders, facts))
-        self.fps, self.robot_type = round(self.spec.action_rate_hz), self.spec.name
+        self.fps, self.robot_type = plain_rate(self.spec.action_rate_hz), self.spec.name
         self.names = self.state_names = self.spec.joint_names
         self.units = self.spec.units
         self.cameras = {c.name: (c.height, c.width) for c in self.spec.cameras}

@@ -1,16 +1,15 @@
 """Statistics of a whole LeRobot folder while it grows, found again after any crash."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from nac_ros.data import feature_stats, features, layout
+from nac_ros.data import feature_stats, features, layout, tables
 from nac_ros.data.feature_stats import Levels, Pool, Stats
-from nac_ros.data.layout import IMAGE_PREFIX
+from nac_ros.data.info import MAX_FRAMES, is_count
 from nac_ros.data.lerobot import Dataset
 from nac_ros.errors import DatasetError
 
@@ -36,12 +35,13 @@ class Summary:
                 raise DatasetError(f"{path} is missing, so nothing can be added; copy it again")
             summary._add_numbers(number_columns(path, info["features"]))
         known = summary._load_levels(root / "meta", n_episodes)
-        cameras = [IMAGE_PREFIX + camera for camera in features.picture_sizes(info["features"])]
+        keys = features.picture_keys(info["features"])
+        cameras = list(features.picture_sizes(info["features"]))
         dataset = Dataset.open(root) if cameras and known < n_episodes else None
         for index in range(known, n_episodes if dataset else 0):
-            for key in cameras:
-                images = dataset.images(index, key.removeprefix(IMAGE_PREFIX))
-                summary._add_levels(key, feature_stats.levels(images))
+            for camera in cameras:
+                images = dataset.images(index, camera)
+                summary._add_levels(keys[camera], feature_stats.levels(images))
         summary._episodes = n_episodes
         return summary
 
@@ -74,8 +74,9 @@ class Summary:
     def _load_levels(self, meta: Path, n_episodes: int) -> int:
         """Of how many episodes the file told; none when it tells of more than there are."""
         path = meta / LEVELS_FILE
-        told = json.loads(path.read_text())["episodes"] if path.is_file() else 0
-        if not 0 < told <= n_episodes:
+        content = layout.read_json(path) if path.is_file() else {}
+        told = content.get("episodes") if isinstance(content, dict) else None
+        if not is_count(told, 1, n_episodes):
             return 0
         self._levels = stored_levels(meta, told) or {}
         return told
@@ -86,18 +87,21 @@ def number_columns(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarra
     numbers = [
         key for key, f in wanted.items() if f["dtype"] not in (*features.PICTURES, "string")
     ]
-    table = pq.read_table(path, columns=numbers)
-    return {key: _values(table[key]) for key in numbers}
+    table = tables.read_table(path, numbers)
+    return {key: _values(table[key], f"{path}: {key}") for key in numbers}
 
 
 def stored_levels(meta: Path, n_episodes: int) -> dict[str, Levels] | None:
     """Of the images of exactly so many episodes, by feature; None where that is not known."""
     path = meta / LEVELS_FILE
-    content = json.loads(path.read_text()) if path.is_file() else {"episodes": 0}
-    if content["episodes"] != n_episodes:
-        return None
-    pairs = content["levels"].items()
-    return {key: Levels(np.array(counts, np.int64), frames) for key, (counts, frames) in pairs}
+    content = layout.read_json(path) if path.is_file() else {"episodes": 0}
+    try:
+        if content["episodes"] != n_episodes:
+            return None
+        pairs = content["levels"].items()
+        return {key: _levels(counts, frames) for key, (counts, frames) in pairs}
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
+        raise DatasetError(f"{path} is damaged; delete it, it is made anew") from error
 
 
 def store_levels(meta: Path, known: Mapping[str, Levels], n_episodes: int) -> None:
@@ -106,9 +110,31 @@ def store_levels(meta: Path, known: Mapping[str, Levels], n_episodes: int) -> No
     layout.write_json(meta / LEVELS_FILE, {"episodes": n_episodes, "levels": plain})
 
 
-def _values(column: Any) -> np.ndarray:
-    """Scalars `[T]` or fixed-size lists `[T, D]`."""
-    whole = column.combine_chunks()
-    if not hasattr(whole, "flatten") or whole.type.num_fields == 0:
-        return whole.to_numpy(zero_copy_only=False)
-    return whole.flatten().to_numpy(zero_copy_only=False).reshape(len(whole), -1)
+def _levels(counts: Any, frames: Any) -> Levels:
+    """Raises ValueError unless they are counts of three channels."""
+    known = np.array(counts, np.int64)
+    if known.shape != (feature_stats.CHANNELS, feature_stats.LEVELS) or not is_count(
+        frames, 0, MAX_FRAMES
+    ):
+        raise ValueError(f"levels of shape {known.shape} of {frames} frames")
+    return Levels(known, frames)
+
+
+def _values(column: Any, where: str) -> np.ndarray:
+    """Scalars `[T]` or lists of one length `[T, D]`; raises DatasetError for any other."""
+    whole = tables.plain_array(column)
+    with tables.reading(Path(where), "column of numbers"):
+        if not tables.is_list(whole.type):
+            return _numbers(whole, where)
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(whole), -1))
+        if len(np.unique(lengths)) > 1 or (lengths < 0).any():
+            raise DatasetError(f"{where} holds lists of {np.unique(lengths)[:5]} values; mend it")
+        flat = tables.plain_array(whole.flatten())
+        return _numbers(flat, where).reshape(len(whole), -1)
+
+
+def _numbers(array: Any, where: str) -> np.ndarray:
+    values = array.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "biuf":
+        raise DatasetError(f"{where} holds {array.type}, wanted numbers")
+    return values

@@ -18,6 +18,13 @@ BT601, LIMITED_RANGE = 5, 1  # FFmpeg's numbers of the colours that its RGB conv
 SVT_PRIORITY = 99
 LATE = 0.1  # [frame periods] by which a stamp may miss its frame: containers round to 1 ms
 
+MAX_DENOMINATOR = 1_000_000  # of a rate: keeps 29.97 and 30000/1001 apart, fits FFmpeg's int32
+# what FFmpeg and its binding raise about a damaged file
+FAULTS = (
+    av.error.FFmpegError, MemoryError, LookupError, ValueError, TypeError, ArithmeticError,
+    AttributeError,
+)  # fmt: skip
+
 
 class Codec(NamedTuple):
     """FFmpeg's encoder, its fixed options, and the one that holds its number of threads."""
@@ -51,7 +58,7 @@ class VideoConfig:
         if self.codec not in CODECS:
             raise ConfigError(f"no video codec '{self.codec}'; known are: {', '.join(CODECS)}")
 
-    def facts(self, height: int, width: int, fps: int) -> dict[str, Any]:
+    def facts(self, height: int, width: int, fps: float) -> dict[str, Any]:
         """The `info` of a video feature."""
         return {
             "video.height": height,
@@ -67,12 +74,12 @@ class VideoConfig:
         }
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> None:
+def write_video(path: Path, frames: np.ndarray, fps: float, config: VideoConfig) -> None:
     """uint8 `[T, H, W, 3]` RGB -> mp4 that appears complete or not at all."""
     layout.replace_with(path, lambda to: _encode(to, frames, fps, config))
 
 
-def read_into(out: np.ndarray, path: Path, first: int, fps: int) -> None:
+def read_into(out: np.ndarray, path: Path, first: int, fps: float) -> None:
     """Frames `first` to `first + T` of the file -> uint8 `[T, H, W, 3]` RGB `out`.
 
     Raises DatasetError when the file is missing or damaged, or a frame is not where it must be.
@@ -81,8 +88,11 @@ def read_into(out: np.ndarray, path: Path, first: int, fps: int) -> None:
         raise DatasetError(f"{path} is missing; copy the folder again")
     try:
         found = _decode(out, path, first, fps)
-    except (av.error.FFmpegError, IndexError) as error:
-        raise DatasetError(f"{path}: the video cannot be decoded ({error})") from error
+    except FAULTS as error:
+        words = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DatasetError(
+            f"{path}: the video cannot be decoded ({words}); copy it again"
+        ) from error
     if found != len(out):
         raise DatasetError(
             f"{path}: frame {first + found} is missing, the episode has frames {first} to "
@@ -90,14 +100,19 @@ def read_into(out: np.ndarray, path: Path, first: int, fps: int) -> None:
         )
 
 
-def _encode(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> None:
+def rate_fraction(fps: float) -> Fraction:
+    """A rate [Hz] as the fraction that its decimal digits say, 2997/100 for 29.97."""
+    return Fraction(str(fps)).limit_denominator(MAX_DENOMINATOR)
+
+
+def _encode(path: Path, frames: np.ndarray, fps: float, config: VideoConfig) -> None:
     os.environ.setdefault("SVT_LOG", "1")  # its encoder tells every setting on stderr otherwise
     with av.open(str(path), "w", format="mp4") as container:
         stream = _add_stream(container, frames.shape, fps, config)
         _open(stream)
         for k, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = k, Fraction(1, fps)
+            picture.pts, picture.time_base = k, 1 / rate_fraction(fps)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     with av.open(str(path)) as container:
@@ -106,13 +121,13 @@ def _encode(path: Path, frames: np.ndarray, fps: int, config: VideoConfig) -> No
         raise DatasetError(f"{path}: {kept} of {len(frames)} frames were encoded")
 
 
-def _add_stream(container: Any, shape: tuple[int, ...], fps: int, config: VideoConfig) -> Any:
+def _add_stream(container: Any, shape: tuple[int, ...], fps: float, config: VideoConfig) -> Any:
     _, height, width, _ = shape
     codec = CODECS[config.codec]
     options = {**codec.options, "crf": str(config.crf), "g": str(config.gop)}
     key = "x264-params" if config.codec == "h264" else "svtav1-params"
     options[key] = codec.threads.format(config.threads)
-    stream = container.add_stream(codec.encoder, rate=fps, options=options)
+    stream = container.add_stream(codec.encoder, rate=rate_fraction(fps), options=options)
     stream.height, stream.width, stream.pix_fmt = height, width, PIXELS
     stream.codec_context.colorspace = BT601
     stream.codec_context.color_range = LIMITED_RANGE
@@ -137,11 +152,12 @@ def _open(stream: Any) -> None:
             continue
 
 
-def _decode(out: np.ndarray, path: Path, first: int, fps: int) -> int:
+def _decode(out: np.ndarray, path: Path, first: int, fps: float) -> int:
     """How many frames were found before one was missing."""
     found = 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        _check_size((stream.height, stream.width), path, out.shape[1:3])
         if first:  # half a frame early: whichever way a container rounds, it is not too late
             container.seek(int((first - 0.5) / fps / stream.time_base), stream=stream)
         for frame in container.decode(stream):
@@ -150,11 +166,22 @@ def _decode(out: np.ndarray, path: Path, first: int, fps: int) -> int:
                 continue
             if found == len(out) or abs(place - found) > LATE:
                 break
-            picture = frame.to_ndarray(format="rgb24")
-            if picture.shape != out.shape[1:]:
-                raise DatasetError(
-                    f"{path}: the video is {picture.shape[:2]}, info.json says {out.shape[1:3]}"
-                )
-            out[found] = picture
+            _check_frame(frame, path, out.shape[1:3])
+            out[found] = frame.to_ndarray(format="rgb24")
             found += 1
     return found
+
+
+def _check_frame(frame: Any, path: Path, size: tuple[int, ...]) -> None:
+    """Raises DatasetError unless it is a picture in colour, or 8 bits of grey, of the size."""
+    _check_size((frame.height, frame.width), path, size)
+    components = frame.format.components
+    if len(components) < 3 and components[0].bits > 8:
+        raise DatasetError(
+            f"{path}: the video is {frame.format.name}, such as depth; a camera's is in colour"
+        )
+
+
+def _check_size(found: tuple[int, int], path: Path, size: tuple[int, ...]) -> None:
+    if found != tuple(size):
+        raise DatasetError(f"{path}: the video is {found}, info.json says {tuple(size)}")

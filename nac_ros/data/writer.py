@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nac_ros.data import columns, feature_stats, features, layout, places
 from nac_ros.data.episode import Episode
 from nac_ros.data.features import NO_EXTRAS, Extras
+from nac_ros.data.info import plain_rate, read_info
 from nac_ros.data.layout import IMAGE_PREFIX, OUTCOME, FileNumber
 from nac_ros.data.places import CLIP
 from nac_ros.data.summary import Summary
@@ -46,7 +47,7 @@ class DatasetWriter:
         cls,
         root: Path | str,
         *,
-        fps: int,
+        fps: float,
         robot_type: str,
         names: Sequence[str],
         cameras: Mapping[str, tuple[int, int]],
@@ -55,6 +56,7 @@ class DatasetWriter:
         video: VideoConfig | None = None,
         extras: Extras = NO_EXTRAS,
         tell_outcomes: bool = False,
+        depth: Mapping[str, Mapping[str, Any]] = features.NO_DEPTH,
     ) -> "DatasetWriter":
         """Opens an empty folder, or one that this writer left, for more episodes.
 
@@ -63,12 +65,15 @@ class DatasetWriter:
         cameras: name -> (height, width) [pixels]; video: how they are encoded, as PNG when None
         extras: what else the episodes carry; tell_outcomes: meta/episodes says of each episode
         whether it succeeded, failed or was not judged
+        depth: camera -> feature of the images of other than three channels, written as they are
         Raises DatasetError when the folder holds something else.
         """
-        root = Path(root)
+        root, fps = Path(root), plain_rate(fps)
         states = names if state_names is None else state_names
         known_units = units or [""] * len(names)
-        wanted = features.make_features(names, known_units, states, cameras, fps, video, extras)
+        wanted = features.make_features(
+            names, known_units, states, cameras, fps, video, extras, depth
+        )
         info = layout.make_info(wanted, fps, robot_type)
         _check_can_hold(root, info)
         (root / "meta").mkdir(parents=True, exist_ok=True)
@@ -86,8 +91,9 @@ class DatasetWriter:
         trial: which trial of a generator it is, for resuming one
         """
         columns.check(episode, self._features)
-        index, task = self.n_episodes, self._task_index(episode.task)
-        fps = self._info["fps"]
+        index, fps = self.n_episodes, self._info["fps"]
+        numbered = {text: self._task_index(text) for text in dict.fromkeys(episode.frame_tasks())}
+        task = np.array([numbered[text] for text in episode.frame_tasks()], np.int64)
         numbers = columns.numbers(episode, index, self.n_frames, task, fps, self._features)
         levels = {IMAGE_PREFIX + c: feature_stats.levels(v) for c, v in episode.images.items()}
         stats = {key: feature_stats.of_values(values) for key, values in numbers.items()}
@@ -115,13 +121,13 @@ class DatasetWriter:
                 path.unlink()
         files = []
         for path in layout.episode_files(self.root):
-            for row in pq.read_table(path).to_pylist():
-                number = FileNumber(row["data/chunk_index"], row["data/file_index"])
+            for row in places.read_contents(path):
+                number = FileNumber(*places.file_number(row, "data", str(path)).values())
                 files.append(number.path(self.root / "data"))
                 self._file = max(self._file, number, *self._clips_of(row))
                 self._count(row["length"], row.get(layout.TRIAL))
         if (self.root / "meta/tasks.parquet").is_file():
-            self._tasks = places.read_tasks(self.root)
+            self._tasks = _task_list(self.root)
         for path in (self._file.path(self.root / "data"), *map(self._clip, self._video_keys)):
             path.unlink(missing_ok=True)
         self._write_info()
@@ -136,7 +142,7 @@ class DatasetWriter:
     def _clips_of(self, row: Mapping[str, Any]) -> list[FileNumber]:
         """The video files of an episode; edited folders may have more of them than data files."""
         return [
-            FileNumber(row[f"videos/{k}/chunk_index"], row[f"videos/{k}/file_index"])
+            FileNumber(*places.file_number(row, f"videos/{k}", str(self.root)).values())
             for k in self._video_keys
         ]
 
@@ -179,7 +185,7 @@ class DatasetWriter:
     ) -> pa.Table:
         row = {
             "episode_index": index,
-            "tasks": [episode.task],
+            "tasks": list(episode.tasks) or [""],
             "length": len(episode),
             "data/chunk_index": self._file.chunk,
             "data/file_index": self._file.file,
@@ -209,10 +215,21 @@ def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
         if others:
             raise DatasetError(f"{root} holds {others[0]} but no dataset; choose an empty folder")
         return
-    found = layout.read_info(root)
-    for key in ("codebase_version", "fps", "robot_type", "features"):
-        if found.get(key) != wanted[key]:
+    found = read_info(root)
+    for key in ("codebase_version", "fps", "robot_type", "features", "data_path", "video_path"):
+        if found.get(key, wanted[key]) != wanted[key]:
             raise DatasetError(_difference(root, key, found.get(key), wanted[key]))
+
+
+def _task_list(root: Path) -> list[str]:
+    """Texts in the order of task_index; raises DatasetError where numbers are left out."""
+    tasks = places.read_tasks(root)
+    if list(tasks) != list(range(len(tasks))):
+        raise DatasetError(
+            f"{root}: the tasks have numbers {list(tasks)[:5]}, not 0 .. {len(tasks) - 1}; "
+            "convert the folder into a new one"
+        )
+    return list(tasks.values())
 
 
 def _difference(root: Path, key: str, found: Any, wanted: Any) -> str:

@@ -86,7 +86,7 @@ def mean_demonstration(paths: Sequence[Path | str], prompt: str) -> np.ndarray:
 
 def _actions(path: Path | str, prompt: str) -> list[np.ndarray]:
     dataset = Dataset.open(path)
-    chosen = [i for i, episode in enumerate(dataset.episodes) if episode.task == prompt]
+    chosen = [i for i, episode in enumerate(dataset.episodes) if episode.tasks == (prompt,)]
     return [dataset.episode(i, images=False).actions for i in chosen]
 
 

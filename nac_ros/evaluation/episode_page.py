@@ -37,7 +37,8 @@ def write_page(
     sections.append(section("Actions", _statistics(dataset, episode)))
     path = folder / PAGE
     title = f"Episode {index}"
-    subtitle = escape(f"{dataset.root} · {episode.task}")
+    tasks = ", ".join(episode.tasks)
+    subtitle = escape(f"{dataset.root} · {tasks}")
     path.write_text(page(title, subtitle, "\n".join(sections)), encoding="utf-8")
     return path
 
@@ -49,8 +50,9 @@ def trace_of(dataset: AnyDataset, episode: Episode, index: int) -> TrialTrace:
     same = episode.proprio.shape == episode.actions.shape
     outcome = {True: "success", False: "failure", None: "aborted"}[episode.success]
     return TrialTrace(
-        task=episode.task, trial=index, outcome=outcome, reason="", names=tuple(dataset.names),
-        units=tuple(dataset.units), times=times, commanded=episode.actions,
+        task=", ".join(episode.tasks), trial=index, outcome=outcome, reason="",
+        names=tuple(dataset.names), units=tuple(dataset.units), times=times,
+        commanded=episode.actions,
         measured=episode.proprio if same else episode.actions, rate_hz=rate,
         interventions=tuple(_spans(episode.intervention, times)),
     )  # fmt: skip
@@ -67,7 +69,7 @@ def _facts(dataset: AnyDataset, episode: Episode, findings: Sequence[str]) -> st
     verdict = {True: "success", False: "failure", None: "not judged"}[episode.success]
     seconds = len(episode) / dataset.fps if dataset.fps else float("nan")
     rows = {
-        "task": episode.task or "(none)",
+        "task": ", ".join(episode.tasks) or "(none)",
         "robot": dataset.robot_type or "(not told)",
         "frames": f"{len(episode)} at {dataset.fps} Hz, {seconds:.1f} s",
         "outcome": verdict,

@@ -63,7 +63,8 @@ def rerun_episode(config: RerunConfig) -> dict[str, Any]:
             f"{', '.join(spec.joint_names)}"
         )
     rate = dataset.fps * config.speed
-    print(f"episode {config.episode}: '{episode.task}', {len(episode) / rate:.1f} s at this speed")
+    tasks = ", ".join(episode.tasks)
+    print(f"episode {config.episode}: '{tasks}', {len(episode) / rate:.1f} s at this speed")
     with _graph(config) as operator:
         return _Player(operator, spec, episode.actions, rate).play()
 

@@ -1,0 +1,109 @@
+"""An episode's tasks: one, none, or several that are told apart frame by frame."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lerobot_folder import write_folder
+from test_cli import run
+
+from nac_ros.data.check import check
+from nac_ros.data.episode import Episode, EpisodeInfo
+from nac_ros.data.features import Extras
+from nac_ros.data.frames import load_frames
+from nac_ros.data.interventions import Interventions
+from nac_ros.data.lerobot import Dataset
+from nac_ros.data.writer import DatasetWriter
+from nac_ros.errors import DatasetError
+
+TASKS = ("open it", "close it")
+
+
+def several(length: int = 6) -> Episode:
+    """An episode whose second half has another task."""
+    values = np.arange(2.0 * length, dtype=np.float32).reshape(length, 2)
+    return Episode(
+        values,
+        values + 1,
+        TASKS,
+        intervention=np.arange(length) >= length // 2,
+        task_index=(np.arange(length) >= length // 2).astype(np.int64),
+        source="in, episode 3",
+    )
+
+
+def test_one_text_is_one_task_and_none_is_empty():
+    values = np.zeros((2, 1), np.float32)
+    one, none = Episode(values, values, "do it"), Episode(values, values, ())
+    assert (one.task, one.tasks, one.frame_tasks()) == ("do it", ("do it",), ["do it"] * 2)
+    assert (none.task, none.tasks, none.frame_tasks()) == ("", (), [""] * 2)
+    assert EpisodeInfo(5, "do it") == (5, ("do it",), "")
+
+
+def test_several_tasks_are_never_taken_for_the_first():
+    for one in (several(), EpisodeInfo(6, TASKS, "in, episode 3")):
+        with pytest.raises(DatasetError, match=r"in, episode 3 has 2 tasks .*'open it', 'close"):
+            _ = one.task
+    assert several().frame_tasks() == ["open it"] * 3 + ["close it"] * 3
+    with pytest.raises(DatasetError, match="2 tasks"):
+        replace(several(), task_index=None).frame_tasks()
+
+
+def test_a_piece_has_the_tasks_of_its_frames():
+    whole = several()
+    assert whole.piece(0, 3).task == "open it" and whole.piece(3, 6).task == "close it"
+    both = whole.piece(2, 5)
+    assert both.tasks == TASKS and both.task_index.tolist() == [0, 1, 1]
+    assert len(both) == 3 and both.intervention.tolist() == [False, True, True]
+    np.testing.assert_array_equal(both.proprio, whole.proprio[2:5])
+
+
+def test_a_line_of_the_table_of_contents_survives_a_pickle():
+    info = EpisodeInfo(6, TASKS, "in, episode 3")
+    assert pickle.loads(pickle.dumps(info)) == info
+
+
+def test_an_episode_with_several_tasks_is_split_into_two_with_one_each(tmp_path, capsys):
+    root = write_folder(
+        tmp_path / "in",
+        tasks=TASKS,
+        task_index=lambda episode, length: (np.arange(length) >= 3).astype(int),
+    )
+    code, _, _ = run(capsys, "data", "edit", "split", root, "--episode", 1, "--at", 0.1)
+    dataset = Dataset.open(root)
+    assert code == 0 and check(dataset) == []
+    assert [info.tasks for info in dataset.episodes] == [TASKS, TASKS[:1], TASKS[1:], TASKS]
+    assert [dataset.episode(k).task for k in (1, 2)] == list(TASKS)
+
+
+def test_an_intervention_has_the_tasks_of_its_frames(tmp_path):
+    writer = DatasetWriter.create_or_resume(
+        tmp_path, fps=30, robot_type="", names="ab", cameras={}, extras=extras_of(several())
+    )
+    writer.add_episode(several())
+    writer.close()
+    views = Interventions(Dataset.open(tmp_path))
+    assert views.episode(0).task == "close it" and len(views.episode(0)) == 3
+
+
+def extras_of(episode: Episode) -> Extras:
+    return Extras(taken_over=episode.intervention is not None)
+
+
+def test_training_on_one_task_per_episode_refuses_several_by_their_episode(tmp_path):
+    root = write_folder(
+        tmp_path / "in", tasks=TASKS, task_index=lambda episode, length: np.arange(length) % 2
+    )
+    with pytest.raises(DatasetError, match="episode 0 has 2 tasks"):
+        load_frames([root], [])
+
+
+def test_an_episode_without_a_word_on_which_frame_has_which_task_is_not_written(tmp_path):
+    writer = DatasetWriter.create_or_resume(
+        tmp_path, fps=30, robot_type="", names="ab", cameras={}, extras=extras_of(several())
+    )
+    with pytest.raises(DatasetError, match="2 tasks"):
+        writer.add_episode(replace(several(), task_index=None))
+    assert writer.n_episodes == 0
+    writer.close()
