@@ -273,7 +273,8 @@ def replay(a: Namespace) -> Figures:
     folder = a.run_folder / "tape" if (a.run_folder / "tape").is_dir() else a.run_folder
     parts = again(folder, a.bundle)
     for name, found in parts.items():
-        gaps = f", {found.gaps} gaps in the tape" if found.gaps else ""
+        lost = f" of {found.dropped} calls" if found.dropped else ""
+        gaps = f", the log is incomplete: {found.gaps} gaps{lost}" if found.gaps else ""
         print(
             f"{name:8s} {found.calls} calls, {found.values} numbers, "
             f"{found.differences} differ{gaps}"

@@ -21,14 +21,14 @@ FLOORS = {
     3: ("tokenizers", "policies", "data", "safety", "simulation", "devices"),
     2: (
         "body", "robot", "normalize", "align", "decode", "config", "registry", "provenance",
-        "terminal",
+        "terminal", "jsonfile",
     ),
     1: ("chunk", "errors", "codec"),
 }  # fmt: skip
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 WITHOUT_TORCH = (
-    "align", "body", "chunk", "config", "decode", "errors", "normalize", "provenance", "registry",
-    "robot", "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
+    "align", "body", "chunk", "config", "decode", "errors", "jsonfile", "normalize", "provenance",
+    "registry", "robot", "runtime.guard", "runtime.playback", "safety.limits", "safety.stopping",
 )  # fmt: skip
 MAX_FUNCTION = 60  # lines; files are as long as their idea
 BLOCK = """

@@ -19,6 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from nac_ros.data import layout
 from nac_ros.errors import DatasetError
+from nac_ros.jsonfile import shorten
 
 PARTIAL, DISCARDED = ".partial", ".discarded"
 FILE, METADATA, FACTS = "episode.mcap", "metadata.yaml", "nac"
@@ -176,6 +177,17 @@ def definition(kind: str) -> bytes:
         return STORE.generate_msgdef(kind, ros_version=2)[0].encode()
     except Exception as error:  # the library raises its own and KeyError
         raise DatasetError(f"message type {kind} is unknown, so it cannot be recorded") from error
+
+
+def deserialize(data: bytes, kind: str, where: str) -> Any:
+    """The message of type `kind` in CDR; raises DatasetError, with `where`, if it is none."""
+    try:
+        return STORE.deserialize_cdr(data, kind)
+    except Exception as error:  # lengths that lie meet whatever reads past the end
+        what = f"{type(error).__name__} {shorten(error)}".strip()
+        raise DatasetError(
+            f"{where}: {len(data)} bytes are no {shorten(kind, 80)} ({what})"
+        ) from error
 
 
 def complete(place: Path, contents: Contents, target: Path) -> None:

@@ -6,22 +6,20 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import yaml
-from mcap.exceptions import McapError
-from mcap.records import Channel, Chunk, McapRecord, Metadata, Schema
-from mcap.records import Message as Record
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.records import Channel, Metadata, Schema
 
-from nac_ros.data import bag
+from nac_ros.data import bag, mcapfile, yamlfile
 from nac_ros.data.bag import BagWriter
+from nac_ros.data.mcapfile import Record
 from nac_ros.decode import NANO
 from nac_ros.errors import DatasetError
+from nac_ros.jsonfile import shorten
 
 REPAIRED, DAMAGED = ".repaired", ".damaged"
-RECORD_LIMIT = 1 << 30  # [bytes] a longer record is no record
-DAMAGE = (McapError, EOFError, ValueError, MemoryError, struct.error)  # as the library meets it
+INFORMATION, CUSTOM = "rosbag2_bagfile_information", "custom_data"  # of metadata.yaml
+CDR = "cdr"  # how a message is serialized, as its channel says
 
 
 class Message(NamedTuple):
@@ -39,12 +37,19 @@ class Reading:
     """What was found on the way: facts, whether the file ends as it should, what was damaged.
 
     whole: up to which byte the file could be read
+    unknown: messages of which the file does not say what they are
     """
 
     facts: dict[str, str] = field(default_factory=dict)
     complete: bool = False
     damaged: int = 0
     whole: int = 0
+    unknown: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything could be read."""
+        return self.complete and not self.damaged and not self.unknown
 
 
 def is_episode(folder: Path) -> bool:
@@ -66,14 +71,34 @@ def unfinished(path: Path) -> list[Path]:
 
 def facts_of(folder: Path) -> dict[str, str]:
     """What the recorder wrote beside an episode; raises DatasetError without metadata.yaml."""
+    return facts_in(metadata_of(folder), folder)
+
+
+def metadata_of(folder: Path) -> dict[str, Any]:
+    """The content of an episode's metadata.yaml; raises DatasetError where it is none."""
     path = folder / bag.METADATA
-    try:
-        content = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
-        return {key: str(value) for key, value in (content.get("custom_data") or {}).items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    fix = f"run `nac data repair {folder}`"
+    content = yamlfile.read_mapping(path, fix)
+    if not isinstance(content.get(INFORMATION), dict):
+        raise DatasetError(f"{path} has no mapping {INFORMATION}; {fix}")
+    return content
+
+
+def facts_in(metadata: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The facts in what `metadata_of` read; raises DatasetError where one is no text or number."""
+    facts = metadata[INFORMATION].get(CUSTOM) or {}
+    if not isinstance(facts, dict):
         raise DatasetError(
-            f"{path} is missing or broken; run `nac data repair {folder}`"
-        ) from error
+            f"{folder / bag.METADATA}: {CUSTOM} must be a mapping, got {shorten(facts)}; run "
+            f"`nac data repair {folder}`"
+        )
+    for key, value in facts.items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+            raise DatasetError(
+                f"{folder / bag.METADATA}: {CUSTOM} {shorten(key, 40)} must be text, got "
+                f"{shorten(value)}; run `nac data repair {folder}`"
+            )
+    return {key: str(value) for key, value in facts.items()}
 
 
 def messages(
@@ -83,23 +108,33 @@ def messages(
 
     reading: is filled on the way; without one, damage raises DatasetError
     """
-    path, found = folder / bag.FILE, reading or Reading()
+    path, found = folder / bag.FILE, Reading() if reading is None else reading
     channels: dict[int, tuple[str, str]] = {}
     schemas: dict[int, str] = {}
     for record in _records(path, found):
         if isinstance(record, Schema):
-            schemas[record.id] = record.name
+            schemas.setdefault(record.id, record.name)
         elif isinstance(record, Channel):
-            channels[record.id] = (record.topic, schemas[record.schema_id])
-        elif isinstance(record, Metadata) and record.name == bag.FACTS:
-            found.facts.update(record.metadata)
-        elif isinstance(record, Record):
-            topic, kind = channels[record.channel_id]
+            if record.schema_id in schemas and record.message_encoding == CDR:
+                channels.setdefault(record.id, (record.topic, schemas[record.schema_id]))
+        elif isinstance(record, Metadata):
+            if record.name == bag.FACTS:
+                found.facts.update(record.metadata)
+        elif record.channel not in channels:
+            found.unknown += 1
+        else:
+            topic, kind = channels[record.channel]
             if topics is None or topic in topics:
-                yield Message(topic, kind, record.log_time, record.publish_time, record.data)
-    if reading is None and (found.damaged or not found.complete):
-        what = f"{found.damaged} damaged chunks" if found.damaged else "cut off"
-        raise DatasetError(f"{path} is damaged ({what}); run `nac data repair {folder}`")
+                yield Message(topic, kind, record.received, record.published, record.data)
+    if reading is None and not found.sound:
+        raise DatasetError(f"{path} is damaged ({_damage(found)}); run `nac data repair {folder}`")
+
+
+def _damage(found: Reading) -> str:
+    what = [] if found.complete else [f"cut off or damaged from byte {found.whole} on"]
+    what += [f"{found.damaged} damaged chunks"] if found.damaged else []
+    what += [f"{found.unknown} messages of unknown channels"] if found.unknown else []
+    return ", ".join(what)
 
 
 def is_whole(folder: Path) -> bool:
@@ -107,23 +142,34 @@ def is_whole(folder: Path) -> bool:
     reading = Reading()
     for _ in messages(folder, (), reading):
         pass
-    return reading.complete and not reading.damaged and (folder / bag.METADATA).is_file()
+    return reading.sound and _has_facts(folder)
+
+
+def _has_facts(folder: Path) -> bool:
+    try:
+        facts_of(folder)
+    except DatasetError:  # `repair` writes it anew, and says what of the file it could not read
+        return False
+    return True
 
 
 class Repaired(NamedTuple):
     """What became of a damaged episode: where it is now, messages by topic, its length [s], how
-    many bytes at its end and how many chunks before could not be read."""
+    many bytes at its end, how many chunks before and how many messages could not be read."""
 
     folder: Path
     messages: dict[str, int]
     seconds: float
     lost_bytes: int
     damaged: int
+    unknown: int = 0
 
     def __str__(self) -> str:
         kept = sum(self.messages.values())
         lost = f"{self.lost_bytes} bytes at its end" if self.lost_bytes else "nothing at its end"
         lost += f" and {self.damaged} chunks before were lost" if self.damaged else " was lost"
+        if self.unknown:
+            lost += f"; {self.unknown} messages of unknown channels or types were left out"
         return f"{self.folder}: {kept} messages of {self.seconds:.1f} s are kept; {lost}"
 
 
@@ -157,6 +203,10 @@ def repair(folder: Path) -> Repaired:
         raise DatasetError(
             f"{folder} cannot be repaired: {error.strerror}; it is as it was, make room first"
         ) from error
+    except (ArithmeticError, struct.error, UnicodeError, ValueError) as error:  # of the writer
+        raise DatasetError(
+            f"{folder} cannot be repaired: {shorten(error)}; it is as it was, copy it again"
+        ) from error
     os.replace(folder, _unused(folder.with_name(name + DAMAGED)))
     os.replace(work, target)
     return _repaired(target, reading, lost)
@@ -166,8 +216,9 @@ def _copy(folder: Path, work: Path, reading: Reading) -> int:
     """All that can be read, with the facts as they were changed since; how many bytes cannot."""
     writer = BagWriter(work, {})
     for message in messages(folder, None, reading):
-        if message.topic not in writer.contents.topics:
-            writer.open_topic(message.topic, message.kind)
+        if message.topic not in writer.contents.topics and not _opened(writer, message):
+            reading.unknown += 1
+            continue
         writer.write(message.topic, message.received, message.published, message.data)
     if not writer.contents.topics:
         writer.abandon()
@@ -175,7 +226,7 @@ def _copy(folder: Path, work: Path, reading: Reading) -> int:
         raise DatasetError(f"{folder} holds no whole message, so there is nothing to repair")
     lost = (folder / bag.FILE).stat().st_size - reading.whole
     facts = {"outcome": "interrupted", **reading.facts}
-    if (folder / bag.METADATA).is_file():
+    if _has_facts(folder):
         facts |= facts_of(folder)
     writer.finish({**facts, "repaired": f"{lost} bytes and {reading.damaged} chunks were lost"})
     return lost
@@ -192,35 +243,29 @@ def _repaired(folder: Path, reading: Reading, lost: int) -> Repaired:
     for message in messages(folder):
         counts[message.topic] += 1
         times.append(message.received)
-    return Repaired(folder, dict(counts), (max(times) - min(times)) / NANO, lost, reading.damaged)
+    seconds = (max(times) - min(times)) / NANO
+    return Repaired(folder, dict(counts), seconds, lost, reading.damaged, reading.unknown)
 
 
-def _records(path: Path, reading: Reading) -> Iterator[McapRecord]:
-    """Every record up to where the file is cut off; chunks that are damaged are left out."""
-    with path.open("rb") as stream:
-        reader = StreamReader(stream, emit_chunks=True, record_size_limit=RECORD_LIMIT)
-        records = reader.records
-        while True:
-            try:
-                record = next(records)
-            except StopIteration:
-                reading.complete = True
-                return
-            except DAMAGE:
-                return
-            inside = _opened(record)
-            if inside is None and stream.tell() == path.stat().st_size:
-                return  # the last chunk is not whole
-            reading.whole = stream.tell()
-            reading.damaged += inside is None
-            yield from inside or ()
-
-
-def _opened(record: McapRecord) -> list[McapRecord] | None:
-    """The record, or what a chunk is made of; None where its CRC does not hold."""
-    if not isinstance(record, Chunk):
-        return [record]
+def _opened(writer: BagWriter, message: Message) -> bool:
+    """Whether a topic of the message's type could be opened."""
     try:
-        return breakup_chunk(record, validate_crc=True)
-    except DAMAGE:
-        return None
+        writer.open_topic(message.topic, message.kind)
+    except DatasetError:  # a type that nobody knows: such messages are counted, and left out
+        return False
+    return True
+
+
+def _records(path: Path, reading: Reading) -> Iterator[Record]:
+    """Every record up to where the file is cut off; chunks that are damaged are left out."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            for part in mcapfile.read_parts(stream, size):
+                if part.records is None and part.end == size:
+                    return  # the last chunk is not whole
+                reading.whole, reading.complete = part.end, part.complete
+                reading.damaged += part.records is None
+                yield from part.records or ()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; copy it again") from error

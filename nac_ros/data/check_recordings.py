@@ -10,7 +10,7 @@ from nac_ros.data.bagfile import Reading
 from nac_ros.data.check import Finding
 from nac_ros.data.recordings import JUDGED, MIN_FRAMES, episode_folders, spec_of
 from nac_ros.data.slices import Cut
-from nac_ros.errors import DatasetError
+from nac_ros.errors import NacError
 
 MANY_HELD = 0.1  # share of the frames
 STILL = 1e-3  # [rad or m] an arm that moves less in a whole episode did nothing
@@ -29,7 +29,7 @@ def check_recordings(
     for index, folder in enumerate(folders):
         try:
             texts = _check(folder)
-        except DatasetError as error:
+        except NacError as error:
             texts = [str(error)]
         findings += [Finding(index, f"{folder.name}: {text}") for text in texts]
         report(index + 1, len(folders))
@@ -42,7 +42,7 @@ def _check(folder: Path) -> list[str]:
     found = [f"while it was recorded: {t}" for t in facts.get("findings", "").split("; ") if t]
     cameras = [camera.name for camera in spec.cameras]
     cut = slices.cut(bagfile.messages(folder, None, reading), spec, cameras, task, images=False)
-    if reading.damaged or not reading.complete:
+    if not reading.sound:
         found.append(f"damaged or cut off; run `nac data repair {folder}`")
     if not task:
         found.append("it has no task; publish one on `task`, or `nac data edit relabel`")

@@ -16,11 +16,11 @@ from nac_ros.errors import DatasetError
 def relabel(folder: Path, facts: Mapping[str, str]) -> None:
     """Changes facts of an episode, such as `task` or `outcome`; what they were stays as
     `was_<fact>`. Raises DatasetError where its metadata cannot be read."""
-    before = bagfile.facts_of(folder)
+    content = bagfile.metadata_of(folder)
+    before = bagfile.facts_in(content, folder)
     was = {f"was_{key}": before[key] for key in facts if before.get(key, facts[key]) != facts[key]}
     path = folder / bag.METADATA
-    content = yaml.safe_load(path.read_text())
-    content["rosbag2_bagfile_information"]["custom_data"] = {**was, **before, **facts}
+    content[bagfile.INFORMATION][bagfile.CUSTOM] = {**was, **before, **facts}
     text = yaml.safe_dump(content, sort_keys=False)
     layout.replace_with(path, lambda to: to.write_text(text))
 

@@ -9,13 +9,14 @@ import numpy as np
 import yaml
 
 from nac_ros import config as configs
-from nac_ros.data import bag, bagfile, slices, streams
+from nac_ros.data import bag, bagfile, slices, streams, yamlfile
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.info import plain_rate
 from nac_ros.data.recording_images import write_images
 from nac_ros.data.slices import Cut, Slice
-from nac_ros.errors import DatasetError
-from nac_ros.robot import RobotSpec, load_robot
+from nac_ros.errors import DatasetError, NacError
+from nac_ros.jsonfile import shorten
+from nac_ros.robot import RobotSpec, list_robots, load_robot
 
 ROBOT = "robot_yaml"  # fact: the robot's description as it was
 UNKNOWN = "unknown"  # fact: what the source of a converted episode did not tell, of these
@@ -101,7 +102,10 @@ class RecordingDataset:
         which only a few are in memory at a time."""
         place = self._places[index]
         cutter = slices.Cutter(self.spec, tuple(self.cameras), self._infos[index].task)
-        write_images(bagfile.messages(place.folder), cutter, place.part, outs)
+        try:
+            write_images(bagfile.messages(place.folder), cutter, place.part, outs)
+        except DatasetError as error:
+            raise DatasetError(f"{place.folder}: {error}") from error
 
     def _episode(self, place: Place, cut: Cut, images: bool) -> Episode:
         part, facts = cut.slices[place.part], self._facts[place.folder]
@@ -149,7 +153,10 @@ class RecordingDataset:
 
     def _cut_whole(self, folder: Path, images: bool) -> Cut:
         task = self._facts[folder].get("task", "")
-        return slices.cut(bagfile.messages(folder), self.spec, self.cameras, task, images)
+        try:
+            return slices.cut(bagfile.messages(folder), self.spec, self.cameras, task, images)
+        except DatasetError as error:
+            raise DatasetError(f"{folder}: {error}; see `nac data check {self.root}`") from error
 
 
 def episode_folders(path: Path) -> list[Path]:
@@ -167,7 +174,19 @@ def robot_fact(spec: RobotSpec) -> dict[str, str]:
 def spec_of(facts: dict[str, str]) -> RobotSpec:
     """The robot as it was when the episode was recorded; raises DatasetError."""
     if ROBOT in facts:
-        return configs.build(RobotSpec, yaml.safe_load(facts[ROBOT]), "the recording's robot")
+        where, fix = "the recording's robot", "record it again, or put `robot_yaml` right"
+        content = yamlfile.parse_mapping(facts[ROBOT], where, fix)
+        try:
+            return configs.build(RobotSpec, content, where)
+        except NacError as error:
+            raise DatasetError(f"{shorten(error, 400)}; {fix}") from error
+        except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+            raise DatasetError(f"{where} is none: {shorten(error)}; {fix}") from error
     if "robot" not in facts:
         raise DatasetError("the recording does not say of which robot it is")
+    if facts["robot"] not in list_robots():
+        known = ", ".join(list_robots())
+        raise DatasetError(
+            f"the recording is of robot '{shorten(facts['robot'], 80)}'; known are: {known}"
+        )
     return load_robot(facts["robot"])

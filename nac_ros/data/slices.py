@@ -6,22 +6,25 @@ control period apart. Where cameras left pictures out, the one before is held fo
 robot's YAML lets a picture age; at a longer hole a slice ends.
 """
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from nac_ros.align import Aligner
 from nac_ros.chunk import Observation
-from nac_ros.data import streams
-from nac_ros.data.bag import STORE
+from nac_ros.data import bag, streams
 from nac_ros.data.bagfile import Message
-from nac_ros.data.streams import COMPRESSED
+from nac_ros.data.streams import COMPRESSED, IMAGE, JOINTS
 from nac_ros.decode import NANO, from_image, from_joint_state, to_seconds
 from nac_ros.devices import jpeg
-from nac_ros.errors import BadObservation
+from nac_ros.errors import BadObservation, DatasetError
+from nac_ros.jsonfile import shorten
 from nac_ros.robot import RobotSpec
 
+LARGEST = 1e30  # [rad or m] actions are float32, where more becomes infinite
 EARLY = 0.5  # control periods after the last frame, before which none is taken
 
 
@@ -95,13 +98,13 @@ class Cutter:
         cut.origin_ns = cut.origin_ns or message.received
         try:
             if topic == f"/{self.spec.joint_states_topic}":
-                decoded = STORE.deserialize_cdr(message.data, message.kind)
+                decoded = _decoded(message, JOINTS)
                 positions = from_joint_state(decoded, self.spec.joint_names)
                 self._aligner.push_joints(
                     to_seconds(decoded.header.stamp, cut.origin_ns), positions
                 )
             elif topic in self._cameras:
-                decoded = STORE.deserialize_cdr(message.data, message.kind)
+                decoded = _decoded(message, IMAGE, COMPRESSED)
                 stamp = to_seconds(decoded.header.stamp, cut.origin_ns)
                 image = jpeg.decode(decoded.data) if message.kind == COMPRESSED else None
                 image = from_image(decoded) if image is None else image
@@ -109,16 +112,20 @@ class Cutter:
             elif topic == f"/{streams.COMMAND}":
                 self._command(message)
             elif topic == f"/{streams.MODE}":
-                said = streams.text_of(message.data)
+                said = _text(message)
                 cut.modes.append(((message.received - cut.origin_ns) / NANO, said))
         except BadObservation as error:
             cut.refused[error.reason] = cut.refused.get(error.reason, 0) + 1
         self._frame((message.received - cut.origin_ns) / NANO)
 
     def _command(self, message: Message) -> None:
-        decoded = STORE.deserialize_cdr(message.data, message.kind)
+        decoded = _decoded(message, JOINTS)
         track = self.cut.commands
-        track.positions.append(from_joint_state(decoded, self.spec.joint_names))
+        positions = from_joint_state(decoded, self.spec.joint_names)
+        if not (np.abs(positions) < LARGEST).all():
+            text = f"{streams.COMMAND}: a set-point is not finite, or beyond {LARGEST:g}"
+            raise BadObservation(text, "not_finite")
+        track.positions.append(positions)
         track.times.append(to_seconds(decoded.header.stamp, self.cut.origin_ns))
 
     def _frame(self, now: float) -> None:
@@ -145,6 +152,8 @@ class Cutter:
         """Whether the frame at `stamp` [s] goes on with a slice; those between it and the last one
         hold the last one's pictures."""
         last, ages = part.observations[-1], part.ages[-1]
+        if stamp - last.stamp > self._patience + 2 * self._period:
+            return False  # whatever lies between; a stamp may lie by years
         count = round((stamp - last.stamp) / self._period)
         times = np.linspace(last.stamp, stamp, max(count, 1) + 1)[1:-1]
         if len(times) and times[-1] + max(ages.values(), default=0) > last.stamp + self._patience:
@@ -157,6 +166,24 @@ class Cutter:
         part.ages += [{name: age + t - last.stamp for name, age in ages.items()} for t in times]
         self.cut.held += len(times)
         return True
+
+
+def _decoded(message: Message, *kinds: str) -> Any:
+    """The message, of one of the types that its topic has; raises DatasetError."""
+    where = f"topic {shorten(message.topic, 80)}, message received at {message.received} ns"
+    if message.kind not in kinds:
+        raise DatasetError(
+            f"{where}: it is a {shorten(message.kind, 80)}, wanted {' or '.join(kinds)}"
+        )
+    return bag.deserialize(message.data, message.kind, where)
+
+
+def _text(message: Message) -> str:
+    try:
+        return streams.text_of(message.data)
+    except (IndexError, struct.error) as error:
+        where = f"topic {shorten(message.topic, 80)}, message received at {message.received} ns"
+        raise DatasetError(f"{where}: {len(message.data)} bytes are no text") from error
 
 
 def cut(

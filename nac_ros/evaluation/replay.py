@@ -1,33 +1,65 @@
 """`nac replay`: what is on a run's tapes happens again, and must come out the same to the bit."""
 
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from nac_ros import config as configs
-from nac_ros.chunk import Observation
-from nac_ros.errors import BundleError
+from nac_ros.chunk import Chunk, Observation
+from nac_ros.errors import BundleError, DatasetError, NacError
+from nac_ros.jsonfile import shorten
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.memory import recall
 from nac_ros.runtime.tape import GAP, HEAD, back, plain, read, segments
-from nac_ros.runtime.taped import told
-from nac_ros.runtime.tick import GuardConfig
+from nac_ros.runtime.taped import CALLS, told
+from nac_ros.runtime.tick import GuardConfig, Mode, Source
 
 PARTS = ("guard", "policy")
 SHOWN = 160  # characters of a difference
+PLAN = "plan"  # the only call of a policy
+DROPPED = "dropped"  # key of a line that says how many others were not written
+MAX_RATE_HZ = 10_000.0  # no guard ticks faster
+MAX_SETPOINTS = 100_000  # of one tick
+MAX_THREADS, MAX_SEED = 256, 2**63 - 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# What a guard may be told: its parameters by name, with what a value has to be.
+ARGUMENTS: dict[str, Callable[[Any], bool]] = {
+    "now": _is_number,
+    "stamp": _is_number,
+    "scale": _is_number,
+    "positions": lambda value: isinstance(value, np.ndarray) and value.dtype.kind in "fiu",
+    "chunk": lambda value: isinstance(value, Chunk) and value.actions.dtype.kind in "fiu",
+    "mode": lambda value: isinstance(value, str) and value in get_args(Mode),
+    "source": lambda value: isinstance(value, str) and value in get_args(Source),
+    "reason": lambda value: isinstance(value, str),
+    "text": lambda value: isinstance(value, str),
+}
 
 
 @dataclass
 class Found:
     """What was compared: calls (of a guard, or plans), set-points or actions in them, lines that
-    were lost while recording, and the differences, of which the first is told in words."""
+    were lost while recording, and the differences, of which the first is told in words.
+
+    gaps: places where the log is incomplete; dropped: calls that were never written there
+    """
 
     calls: int = 0
     values: int = 0
     gaps: int = 0
+    dropped: int = 0
     differences: int = 0
     first: str = ""
 
@@ -56,17 +88,21 @@ def replay(folder: Path, bundle: Path | None = None) -> dict[str, Found]:
 
 
 def replay_guard(folder: Path) -> Found:
-    """Every call of the guard again, each segment from what was remembered where it begins."""
+    """Every call of the guard again, each segment from what was remembered where it begins.
+
+    Raises DatasetError, with file and line, for a log that is damaged or holds a call that no
+    guard has.
+    """
     found = Found()
     for path in segments(folder, "guard"):
         guard = None
         for number, row in _rows(path, found):
-            if row["what"] == HEAD:
-                guard = _guard(back(row))
-            elif guard is not None:
-                what, args, named = row["what"], back(row["args"]), back(row["named"])
-                result = told(what, getattr(guard, what)(*args, **named))
-                found.compare(f"{path.name}, line {number}, {what}", row["result"], result)
+            with _named(f"{path}, line {number}"):
+                if row["what"] == HEAD:
+                    guard = _guard(back(row))
+                elif guard is not None:
+                    where = f"{path.name}, line {number}, {row['what']}"
+                    found.compare(where, row["result"], _call(guard, row))
     return found
 
 
@@ -75,34 +111,104 @@ def replay_policy(folder: Path, bundle: Path | None = None) -> Found:
 
     Raises BundleError where that is not the same any more.
     """
-    from nac_ros.runtime.seams import Underway
-
     found, engine = Found(), None
     for path in segments(folder, "policy"):
         for number, row in _rows(path, found):
-            if row["what"] == HEAD:
-                engine = engine or _engine(back(row), bundle)
-            elif engine is not None:
-                facts = back({key: value for key, value in row.items() if key != "result"})
-                observation: Observation = facts["observation"]
-                going = facts["underway"] and Underway(*facts["underway"])
-                engine.restore(facts["generator"])
-                chunk = engine.plan(observation, going)
-                found.compare(f"{path.name}, line {number}, plan", row["result"], chunk)
+            with _named(f"{path}, line {number}"):
+                if row["what"] == HEAD:
+                    engine = engine or _engine(back(row), bundle)
+                elif engine is not None:
+                    where = f"{path.name}, line {number}, {PLAN}"
+                    found.compare(where, row["result"], _plan(engine, row))
     return found
 
 
 def _rows(path: Path, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
     """Lines up to the first gap, after which nobody knows what the part remembered."""
     for number, row in enumerate(read(path), 1):
-        if row["what"] == GAP:
+        if DROPPED in row or row.get("what") == GAP:
+            dropped = row.get(DROPPED, row.get("lost"))
             found.gaps += 1
+            found.dropped += dropped if type(dropped) is int else 0
             return
+        if not isinstance(row.get("what"), str):
+            raise DatasetError(f"{path}, line {number} does not say `what` it is; copy it again")
         yield number, row
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Whatever a damaged line leads to becomes a DatasetError that names it."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except NacError as error:
+        raise DatasetError(f"{where}: {shorten(error, 400)}") from error
+    except KeyError as error:
+        raise DatasetError(
+            f"{where}: it lacks {shorten(error, 60)}; copy the log again"
+        ) from error
+    except Exception as error:  # numpy, torch and the guard meet values that nobody checked
+        what = f"{type(error).__name__} {shorten(error)}"
+        raise DatasetError(f"{where} cannot be replayed: {what}; copy the log again") from error
+
+
+def _call(guard: Guard, row: Mapping[str, Any]) -> Any:
+    """One call of CALLS again; raises DatasetError for another, or an argument it cannot have."""
+    what, args, named = row["what"], back(row["args"]), back(row["named"])
+    if what not in CALLS:
+        raise DatasetError(f"a guard has no call '{shorten(what, 40)}'; known: {', '.join(CALLS)}")
+    if not isinstance(args, list) or not isinstance(named, dict):
+        raise DatasetError(f"{what}: args must be a list and named a mapping")
+    call = getattr(guard, what)
+    try:
+        bound = inspect.signature(call).bind(*args, **named)
+    except TypeError as error:
+        raise DatasetError(f"{what}: {shorten(error)}") from error
+    for name, value in bound.arguments.items():
+        if name not in ARGUMENTS or not ARGUMENTS[name](value):
+            raise DatasetError(f"{what}: {name} cannot be {shorten(repr(value), 60)}")
+    if what == "tick":
+        _check_backlog(guard, bound.arguments["now"])
+    return told(what, call(*bound.args, **bound.kwargs))
+
+
+def _check_backlog(guard: Guard, now: float) -> None:
+    """Raises DatasetError where a tick at `now` [s] would have to make up for too many others."""
+    memory, course = vars(guard), guard.course
+    last = memory["_last"]
+    skipped = np.isfinite(last) and not 0 < now - last <= guard.config.max_gap_s
+    if not course.settled or skipped or not np.isfinite(now):
+        return
+    due = (course.due(now) - course.origin) / guard.period
+    if course.touched and not abs(due - vars(course)["_count"]) <= MAX_SETPOINTS:
+        raise DatasetError(f"a tick at {now:g} s leaves more than {MAX_SETPOINTS} set-points open")
+
+
+def _plan(engine: Any, row: Mapping[str, Any]) -> Chunk:
+    from nac_ros.runtime.seams import Underway
+
+    if row["what"] != PLAN:
+        raise DatasetError(f"a policy has no call '{shorten(row['what'], 40)}', only {PLAN}")
+    facts = back({key: value for key, value in row.items() if key != "result"})
+    observation, going, generator = facts["observation"], facts["underway"], facts["generator"]
+    if not isinstance(observation, Observation) or not isinstance(generator, np.ndarray):
+        raise DatasetError("a plan needs an observation and the generator's state")
+    if going is not None:
+        if not isinstance(going, list) or len(going) != 2 or not ARGUMENTS["chunk"](going[0]):
+            raise DatasetError(f"underway cannot be {shorten(repr(going), 60)}")
+        if not _is_number(going[1]):
+            raise DatasetError(f"underway until {shorten(repr(going[1]), 60)} is no time")
+        going = Underway(*going)
+    engine.restore(generator)
+    return engine.plan(observation, going)
 
 
 def _guard(head: dict[str, Any]) -> Guard:
     spec = configs.build(RobotSpec, head["robot"], "the tape's robot")
+    if not spec.guard_rate_hz <= MAX_RATE_HZ:
+        raise DatasetError(f"guard_rate_hz {spec.guard_rate_hz:g} is beyond {MAX_RATE_HZ:g}")
     guard = Guard(spec, configs.build(GuardConfig, head["config"], "the tape's config"))
     guard.measure(0.0, spec.home)  # so that there is a motion to put back
     recall(guard, head["memory"])
@@ -115,6 +221,16 @@ def _engine(head: dict[str, Any], other: Path | None) -> Any:
     from nac_ros.runtime.engine import Engine
     from nac_ros.runtime.seams import SeamConfig
 
+    seed, threads, steps = head["seed"], head["threads"], head["n_action_steps"]
+    for what, value, most in (
+        ("seed", seed, MAX_SEED),
+        ("threads", 1 if threads is None else threads, MAX_THREADS),
+        ("n_action_steps", 1 if steps is None else steps, MAX_SETPOINTS),
+    ):
+        if type(value) is not int or not 0 <= value <= most:
+            raise DatasetError(f"{what} must be in 0 .. {most}, got {shorten(repr(value), 60)}")
+    if not isinstance(head["bundle"], str):
+        raise DatasetError(f"bundle must be a folder, got {shorten(repr(head['bundle']), 60)}")
     path = other or Path(head["bundle"])
     bundle = load_bundle(path)
     if other is None and sha256(path / MANIFEST) != head["manifest"]:
@@ -122,7 +238,7 @@ def _engine(head: dict[str, Any], other: Path | None) -> Any:
             f"{path} is not the bundle of this run any more; name the right one with --bundle"
         )
     seam = configs.build(SeamConfig, head["seam"], "the tape's seam")
-    return Engine(bundle, head["seed"], head["threads"], head["n_action_steps"], seam)
+    return Engine(bundle, seed, threads, steps, seam)
 
 
 def _numbers(value: Any) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
@@ -11,17 +12,31 @@ import numpy as np
 import yaml
 
 from nac_ros import config as configs
-from nac_ros.errors import BundleError, ConfigError
+from nac_ros.errors import BundleError, ConfigError, NacError
 from nac_ros.export import golden
-from nac_ros.export.manifest import Manifest, read_manifest, write_manifest
+from nac_ros.export.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from nac_ros.export.onnx import OnnxDetokenizer, export_detokenizer
+from nac_ros.jsonfile import read_bytes, read_json, shorten
 from nac_ros.policies.base import Policy, load_policy
-from nac_ros.robot import RobotSpec
+from nac_ros.robot import RobotSpec, list_robots, load_robot
 from nac_ros.tokenizers import load_tokenizer
 from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE
 
 ROBOT, STATISTICS, CARD = "robot.yaml", "statistics.json", "README.md"
 DETOKENIZER, GOLDEN = "detokenizer.onnx", "golden.safetensors"
+REQUIRED = (
+    f"policy/{CONFIG_FILE}",
+    f"policy/{WEIGHTS_FILE}",
+    f"tokenizer/{CONFIG_FILE}",
+    f"tokenizer/{WEIGHTS_FILE}",
+    ROBOT,
+    STATISTICS,
+    GOLDEN,
+)
+MAX_ROBOT = 256 << 10  # bytes of robot.yaml
+LIMITS = ("velocity", "acceleration", "jerk")
+SLACK = 1e-6  # relative; of limits that went through YAML and of statistics in float32
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,14 @@ class Bundle:
         self.tokenizer.grammar.check(tokens)
         if self.detokenizer is None:
             return self.tokenizer.decode(tokens, reference).numpy()
-        return self.detokenizer(tokens, reference)
+        actions = self.detokenizer(tokens, reference)
+        wanted = (len(tokens), self.horizon, self.robot.action_dim)
+        if actions.shape != wanted:
+            raise BundleError(
+                f"{self.path / DETOKENIZER} decodes to {actions.shape}, wanted {wanted}; export "
+                "the bundle again"
+            )
+        return actions
 
     def check_robot(self, spec: RobotSpec) -> None:
         """Raises BundleError unless `spec` is the robot this bundle was trained for."""
@@ -103,11 +125,20 @@ def write_bundle(
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """Verifies the hashes, loads every part and runs the golden vectors; raises BundleError."""
+    """Verifies the hashes, loads every part and runs the golden vectors.
+
+    Raises BundleError for a file that is missing, altered or damaged, for parts that contradict
+    one another, and for a robot whose limits are wider than those of config/robots.
+    """
     folder = Path(folder)
-    bundle = _load_parts(folder, read_manifest(folder))
-    if GOLDEN not in bundle.manifest.files:
-        raise BundleError(f"{folder} has no golden vectors ({GOLDEN}); export it again")
+    manifest = read_manifest(folder)
+    _demand_files(folder, manifest, REQUIRED)
+    bundle = _load_parts(folder, manifest)
+    if hasattr(bundle.tokenizer, "detokenize"):
+        _demand_files(folder, manifest, (DETOKENIZER,))
+    _check_parts(bundle)
+    _check_statistics(bundle)
+    _check_limits(bundle)
     golden.verify(bundle.policy, bundle.decode, folder / GOLDEN)
     return bundle
 
@@ -121,7 +152,13 @@ def _write_parts(
     if hasattr(tokenizer, "detokenize"):
         export_detokenizer(tokenizer, folder / DETOKENIZER)
     (folder / ROBOT).write_text(yaml.safe_dump(configs.to_plain(robot), sort_keys=False))
-    statistics = {
+    statistics = _statistics(policy, tokenizer, robot)
+    (folder / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
+    (folder / CARD).write_text(card)
+
+
+def _statistics(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> dict[str, list[Any]]:
+    return {
         "names": list(robot.joint_names),
         "units": list(robot.units),
         "action_min": tokenizer.absolute.low.tolist(),
@@ -129,8 +166,6 @@ def _write_parts(
         "state_mean": policy.state_mean.tolist(),
         "state_std": policy.state_std.tolist(),
     }
-    (folder / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
-    (folder / CARD).write_text(card)
 
 
 def _load_parts(folder: Path, manifest: Manifest) -> Bundle:
@@ -139,11 +174,123 @@ def _load_parts(folder: Path, manifest: Manifest) -> Bundle:
     return Bundle(
         path=folder,
         manifest=manifest,
-        robot=configs.build(RobotSpec, configs.load_yaml(folder / ROBOT), str(folder / ROBOT)),
+        robot=_load_robot(folder / ROBOT),
         policy=load_policy(folder / "policy", tokenizer),
         tokenizer=tokenizer,
         detokenizer=OnnxDetokenizer(onnx) if DETOKENIZER in manifest.files else None,
     )
+
+
+def _load_robot(path: Path) -> RobotSpec:
+    """The robot of a bundle, by the rules for every robot's YAML; raises BundleError."""
+    read_bytes(path, BundleError, MAX_ROBOT)
+    try:
+        return configs.build(RobotSpec, configs.load_yaml(path), str(path))
+    except NacError as error:
+        raise BundleError(f"{shorten(error, 400)}; export the bundle again") from error
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path} describes no robot: {shorten(error)}; export the bundle again"
+        ) from error
+
+
+def _demand_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Raises BundleError unless the manifest lists what is read, for nothing else is verified."""
+    for name in names:
+        if name not in manifest.files:
+            raise BundleError(
+                f"{folder}: {MANIFEST} does not list {name}, which every bundle needs; export it "
+                "again"
+            )
+
+
+def _check_parts(bundle: Bundle) -> None:
+    """Raises BundleError where manifest, robot, tokenizer and policy contradict one another."""
+    manifest, robot, codec = bundle.manifest, bundle.robot, bundle.tokenizer.config
+    policy = bundle.policy.config
+    manifest_file, codec_file = MANIFEST, f"tokenizer/{CONFIG_FILE}"
+    policy_file = f"policy/{CONFIG_FILE}"
+    facts = [
+        (manifest_file, "robot", manifest.robot, ROBOT, robot.name),
+        (manifest_file, "tasks", manifest.tasks, policy_file, policy.tasks),
+        (manifest_file, "rate_hz", manifest.rate_hz, ROBOT, robot.action_rate_hz),
+        (manifest_file, "horizon", manifest.horizon, codec_file, codec.horizon),
+        (codec_file, "action_dim", codec.action_dim, ROBOT, robot.action_dim),
+        (policy_file, "state_dim", policy.state_dim, ROBOT, robot.action_dim),
+        (codec_file, "names", codec.names or robot.joint_names, ROBOT, robot.joint_names),
+        (codec_file, "units", codec.units or robot.units, ROBOT, robot.units),
+        (codec_file, "rate_hz", codec.rate_hz or manifest.rate_hz, MANIFEST, manifest.rate_hz),
+    ]
+    for file, what, ours, other, theirs in facts:
+        if ours != theirs:
+            raise BundleError(
+                f"{bundle.path}: {what} is {shorten(ours)} in {file} and {shorten(theirs)} in "
+                f"{other}; export the bundle again"
+            )
+    if policy.n_action_steps > codec.horizon:
+        raise BundleError(
+            f"{bundle.path}: n_action_steps {policy.n_action_steps} in {policy_file} is beyond "
+            f"the horizon {codec.horizon}; export the bundle again"
+        )
+    known = [camera.name for camera in robot.cameras]
+    if missing := [name for name in policy.cameras if name not in known]:
+        raise BundleError(
+            f"{bundle.path}: camera '{shorten(missing[0], 80)}' of {policy_file} is none of "
+            f"{ROBOT}: {shorten(', '.join(known))}; export the bundle again"
+        )
+
+
+def _check_statistics(bundle: Bundle) -> None:
+    """Raises BundleError where statistics.json says something else than the networks hold."""
+    path = bundle.path / STATISTICS
+    said = read_json(path, BundleError)
+    held = _statistics(bundle.policy, bundle.tokenizer, bundle.robot)
+    for key, values in held.items():
+        found = said.get(key) if isinstance(said, dict) else None
+        if not isinstance(found, list) or not _equal(found, values):
+            raise BundleError(
+                f"{path}: {key} is {shorten(found)}, the bundle's parts say {shorten(values)}; "
+                "export the bundle again"
+            )
+
+
+def _equal(found: list[Any], values: list[Any]) -> bool:
+    if len(found) != len(values) or any(type(a) is not type(b) for a, b in zip(found, values)):
+        return False
+    if values and isinstance(values[0], str):
+        return found == values
+    return bool(np.allclose(found, values, rtol=SLACK, atol=SLACK))
+
+
+def _check_limits(bundle: Bundle) -> None:
+    """Raises BundleError where the robot of config/robots with that name has narrower limits.
+
+    The guard keeps to the robot's own file; a bundle must never describe the arm as able to do
+    more, for whoever plans with it.
+    """
+    robot = bundle.robot
+    if robot.name not in list_robots():
+        return
+    allowed = {joint.name: joint for joint in load_robot(robot.name).joints}
+    for joint in robot.joints:
+        if (limit := allowed.get(joint.name)) is None or limit.unit != joint.unit:
+            continue  # another robot of the same name: `check_robot` refuses it
+        (low, high), (least, most) = joint.position, limit.position
+        room = SLACK * (most - least)
+        wider = (
+            [f"position {low:g} .. {high:g}"] if low < least - room or high > most + room else []
+        )
+        wider += [
+            f"{what} {getattr(joint, what):g}"
+            for what in LIMITS
+            if getattr(joint, what) > getattr(limit, what) * (1 + SLACK)
+        ]
+        if wider:
+            raise BundleError(
+                f"{bundle.path / ROBOT}: joint {joint.name} has {', '.join(wider)}, wider than "
+                f"robot {robot.name} allows in config/robots; correct the one that is wrong and "
+                "export the bundle again"
+            )
 
 
 def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:

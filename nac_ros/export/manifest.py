@@ -2,17 +2,24 @@
 
 import hashlib
 import json
+import math
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nac_ros import config as configs
 from nac_ros.errors import BundleError, ConfigError
+from nac_ros.jsonfile import read_json, shorten
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+MAX_FILES = 1000
+MAX_FILE = 2 << 30  # bytes
+MAX_RATE_HZ, MAX_HORIZON = 1000.0, 10_000
+BLOCK = 1 << 20  # bytes hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,7 @@ class Manifest:
 def write_manifest(folder: Path, **facts: Any) -> Manifest:
     """Hashes every file of `folder` and writes manifest.json."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
-    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(paths)}
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(paths)}
     manifest = Manifest(files=files, **facts)
     (folder / MANIFEST).write_text(json.dumps(configs.to_plain(manifest), indent=1) + "\n")
     return manifest
@@ -40,18 +47,24 @@ def write_manifest(folder: Path, **facts: Any) -> Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle, its files verified; raises BundleError with the reason."""
     path = folder / MANIFEST
+    if path.is_symlink():
+        raise BundleError(_LINK.format(folder=folder, name=MANIFEST))
     if not path.is_file():
         raise BundleError(f"no bundle at {folder}: {MANIFEST} is missing; make one: nac export")
+    content = read_json(path, BundleError)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise BundleError(f"{path} is not a bundle's manifest: it holds a {kind}; export it again")
+    if content.get("format") != FORMAT:
+        raise BundleError(
+            f"{path} has format {shorten(content.get('format'), 40)}, this version reads "
+            f"{FORMAT}; export the bundle again"
+        )
     try:
-        content = json.loads(path.read_text())
-        if content.get("format") != FORMAT:
-            raise BundleError(
-                f"{path} has format {content.get('format')}, this version reads {FORMAT}; "
-                "export the bundle again"
-            )
         manifest = configs.build(Manifest, content, str(path))
-    except (json.JSONDecodeError, AttributeError, ConfigError) as error:
-        raise BundleError(f"{path} is not a bundle's manifest: {error}") from error
+    except ConfigError as error:
+        raise BundleError(f"{path} is not a bundle's manifest: {shorten(error, 400)}") from error
+    _check_facts(path, manifest)
     for name, wanted in manifest.files.items():
         _verify(folder, name, wanted)
     return manifest
@@ -81,18 +94,76 @@ def put(path: Path, content: str) -> None:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+_HASH = re.compile("[0-9a-f]{64}")
+_LINK = (
+    "{folder}: {name} is a symbolic link, and only plain files are read; copy the bundle with "
+    "`cp -rL`"
+)
+
+
+def _check_facts(path: Path, manifest: Manifest) -> None:
+    """Raises BundleError for a rate, a horizon or a number of files that no bundle has."""
+    if not (math.isfinite(manifest.rate_hz) and 0 < manifest.rate_hz <= MAX_RATE_HZ):
+        raise BundleError(
+            f"{path}: rate_hz must be above 0 and at most {MAX_RATE_HZ:g}, got "
+            f"{manifest.rate_hz:g}; export the bundle again"
+        )
+    if not 1 <= manifest.horizon <= MAX_HORIZON:
+        raise BundleError(
+            f"{path}: horizon must be in 1 .. {MAX_HORIZON}, got {manifest.horizon}; export the "
+            "bundle again"
+        )
+    if len(manifest.files) > MAX_FILES:
+        raise BundleError(
+            f"{path} names {len(manifest.files)} files, more than {MAX_FILES}; export it again"
+        )
 
 
 def _verify(folder: Path, name: str, wanted: str) -> None:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder}: the manifest names '{name}', which is outside the bundle")
-    if not path.is_file():
-        raise BundleError(f"{folder}: {name} is missing; copy the whole bundle again")
-    found = sha256(path)
+    path, shown = _place(folder, name), shorten(name)
+    if not _HASH.fullmatch(wanted):
+        raise BundleError(
+            f"{folder}: the manifest says {shorten(wanted, 40)!r} of {shown}, which is no sha256; "
+            "copy the bundle again or export it anew"
+        )
+    try:
+        if not path.is_file():
+            raise BundleError(f"{folder}: {shown} is missing; copy the whole bundle again")
+        if (size := path.stat().st_size) > MAX_FILE:
+            raise BundleError(
+                f"{folder}: {shown} has {size} bytes, more than {MAX_FILE}; export it anew"
+            )
+        found = sha256(path)
+    except OSError as error:
+        raise BundleError(
+            f"{folder}: {shown} cannot be read: {error.strerror}; copy the whole bundle again"
+        ) from error
     if found != wanted:
         raise BundleError(
-            f"{folder}: {name} was altered: sha256 {found[:12]}..., the manifest says "
+            f"{folder}: {shown} was altered: sha256 {found[:12]}..., the manifest says "
             f"{wanted[:12]}...; copy the bundle again or export it anew"
         )
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a file that the manifest names lies; raises BundleError outside and behind links."""
+    pure = PurePosixPath(name)
+    inside = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
+    if not inside or "\\" in name or not pure.parts or len(name) > 200:
+        raise BundleError(
+            f"{folder}: the manifest names '{shorten(name)}', which is outside the bundle or no "
+            "path in it; export the bundle again"
+        )
+    path = folder
+    for part in pure.parts:
+        path = path / part
+        if path.is_symlink():
+            raise BundleError(_LINK.format(folder=folder, name=name))
+    return path

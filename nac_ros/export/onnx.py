@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nac_ros.codec.seanet import fold_weight_norm
 from nac_ros.errors import BundleError, ConfigError
+from nac_ros.jsonfile import shorten
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import random_sequences
 
@@ -104,8 +105,19 @@ class _Session:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises bare pybind types
-            raise BundleError(f"{path} does not load in ONNX Runtime: {error}") from error
+            raise BundleError(
+                f"{path} does not load in ONNX Runtime: {shorten(error)}; copy it again"
+            ) from error
+        self._path = path
         self.provider = self._session.get_providers()[0]
+
+    def _run(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        try:
+            return self._session.run([output], feeds)[0]
+        except Exception as error:  # onnxruntime raises bare pybind types
+            raise BundleError(
+                f"{self._path} does not compute {output}: {shorten(error)}; export it again"
+            ) from error
 
 
 class OnnxTokenizer(_Session):
@@ -115,7 +127,7 @@ class OnnxTokenizer(_Session):
         """float32 `[B, H, D]`, float32 `[B, D]` -> int64 `[B, L]`."""
         feeds = {"actions": actions, "reference": reference}
         feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
-        return self._session.run(["tokens"], feeds)[0]
+        return self._run("tokens", feeds)
 
 
 class OnnxDetokenizer(_Session):
@@ -124,7 +136,7 @@ class OnnxDetokenizer(_Session):
     def __call__(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """int64 `[B, L]`, float32 `[B, D]` -> float32 `[B, H, D]`."""
         feeds = {"tokens": tokens.astype(np.int64), "reference": reference.astype(np.float32)}
-        return self._session.run(["actions"], feeds)[0]
+        return self._run("actions", feeds)
 
 
 def parity(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:

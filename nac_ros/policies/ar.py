@@ -31,6 +31,7 @@ from nac_ros.policies.sampling import (
 from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.policies.vision import KeypointEncoder
 from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.storage import check_elements
 
 LEAST_STD = 0.01  # of a normalised action; steps that hardly vary are not blown up further
 FITTED = 256  # sequences from which the widths of targets are taken; all rated against all tokens
@@ -63,6 +64,9 @@ class ArConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("dim", "n_layers", "n_heads", "vision_width", "n_keypoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.n_heads or self.vision_width % 32:
             raise ConfigError(
                 f"dim {self.dim} must be a multiple of n_heads {self.n_heads}, and "
@@ -112,6 +116,7 @@ class ArPolicy(Policy):
         self.show_plan = nn.Linear(flat, dim)
         self.bos = nn.Parameter(torch.randn(dim) * 0.02)
         length = n_context + 1 + self.grammar.max_tokens
+        check_elements("the positions", length, dim)
         self.position = nn.Parameter(torch.randn(length, dim) * 0.02)
         self.transformer = CausalTransformer(
             dim, config.n_layers, config.n_heads, config.dropout, n_context + 1

@@ -8,22 +8,36 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nac_ros import config as configs
 from nac_ros.chunk import Observation
 from nac_ros.errors import BadObservation, BundleError, ConfigError, UnknownName
+from nac_ros.jsonfile import shorten
 from nac_ros.policies.sampling import Said, Sampling
 from nac_ros.registry import Registry
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, save_weights
+from nac_ros.tokenizers.storage import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    build_config,
+    check_sizes,
+    fill,
+    limit_size,
+    load_weights,
+    read_facts,
+    refuse_misfit,
+    save_weights,
+)
 
 POLICIES: Registry["Policy"] = Registry(
     "policy",
     "nac_ros.policies",
     seams=("base", "geometry", "sampling", "transformer", "vision"),
 )
+
+
+MAX_IMAGE, MAX_OBS_STEPS = 4096, 100  # pixels of a side; steps of history
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +64,14 @@ class PolicyConfig:
                 f"n_obs_steps {self.n_obs_steps}, n_action_steps {self.n_action_steps} and "
                 f"state_dim {self.state_dim} must be at least 1"
             )
+        check_sizes(self)
+        if not 1 <= self.image_size <= MAX_IMAGE or self.n_obs_steps > MAX_OBS_STEPS:
+            raise ConfigError(
+                f"image_size {self.image_size} must be in 1 .. {MAX_IMAGE} and n_obs_steps "
+                f"{self.n_obs_steps} at most {MAX_OBS_STEPS}"
+            )
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ConfigError(f"cameras {list(self.cameras)} names one twice; name each once")
 
 
 class Inputs(NamedTuple):
@@ -199,7 +221,7 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
     path = Path(folder) / WEIGHTS_FILE
     if not path.is_file():
         raise BundleError(f"no policy to start from at {folder}: {path.name} is missing")
-    own, saved = policy.state_dict(), load_file(path)
+    own, saved = policy.state_dict(), load_weights(path)
     vectors = "geometry.vectors"
     same = vectors in own and vectors in saved and torch.equal(own[vectors], saved[vectors])
     dropped = () if same else policy.token_parts
@@ -216,7 +238,7 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
 
 def _known_tasks(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
     """`own` rows `[tasks, D]` with those of tasks that the policy saved in `folder` knew."""
-    before = list(json.loads((folder / CONFIG_FILE).read_text())["config"]["tasks"])
+    before = list(read_facts(folder, "policy")["config"].get("tasks", ()))
     rows = own.clone()
     for index, task in enumerate(policy.config.tasks):
         if task in before and saved.shape[1:] == own.shape[1:]:
@@ -227,13 +249,16 @@ def _known_tasks(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Te
 def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
     """The policy saved in `folder`, over its `tokenizer`; raises BundleError."""
     folder = Path(folder)
+    facts, weights = read_facts(folder, "policy"), folder / WEIGHTS_FILE
     try:
-        facts = json.loads((folder / CONFIG_FILE).read_text())
         cls = POLICIES.get(facts["name"])
-        config = configs.build(cls.Config, facts["config"], str(folder))
-        policy = cls(config, facts["preset"], tokenizer)
-        policy.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise BundleError(f"{folder} holds no policy that fits: {first}") from error
+    except UnknownName as error:
+        raise BundleError(f"{folder} cannot be loaded: {shorten(error, 400)}") from error
+    config = build_config(cls.Config, facts, folder)
+    with refuse_misfit(folder, "policy"):
+        with limit_size(weights):
+            policy = cls(config, facts["preset"], tokenizer)
+        fill(policy, weights)
+    if not bool((policy.state_std > 0).all()):
+        raise BundleError(f"{weights}: state_std must be above 0; train or export it anew")
     return policy.eval()

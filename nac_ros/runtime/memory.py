@@ -4,9 +4,14 @@ A class names its attributes in MEMORY; an attribute that has a MEMORY of its ow
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
+
+from nac_ros.errors import DatasetError
+from nac_ros.jsonfile import shorten
 
 
 def remember(thing: Any) -> dict[str, Any]:
@@ -15,16 +20,62 @@ def remember(thing: Any) -> dict[str, Any]:
 
 
 def recall(thing: Any, memory: dict[str, Any]) -> None:
-    """Puts back what `remember` said of another object of the same class and settings."""
-    for name, value in memory.items():
+    """Puts back what `remember` said of another object of the same class and settings.
+
+    Raises DatasetError for a name that is not in MEMORY and for a value of another kind.
+    """
+    of = type(thing).__name__
+    for name, value in _mapping(memory, of).items():
+        if name not in thing.MEMORY:
+            raise DatasetError(
+                f"{of} remembers no '{shorten(name, 40)}'; replay the log with the version that "
+                "recorded it"
+            )
         held = getattr(thing, name)
         if isinstance(held, dict) and not isinstance(held, Counter):
-            for key, part in value.items():
+            for key, part in _mapping(value, f"{of}.{name}").items():
+                if key not in held:
+                    raise DatasetError(f"{of}.{name} has no '{shorten(key, 40)}'")
                 recall(held[key], part)
         elif hasattr(held, "MEMORY") and value is not None:
             recall(held, value)
+        elif isinstance(held, Counter):
+            setattr(thing, name, _counter(value, f"{of}.{name}"))
+        elif held is None or value is None or _kind(held) == _kind(value):
+            setattr(thing, name, value)
         else:
-            setattr(thing, name, Counter(value) if isinstance(held, Counter) else value)
+            raise DatasetError(
+                f"{of}.{name} must be {_kind(held)}, the log has {shorten(repr(value), 60)}"
+            )
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DatasetError(f"the memory of {where} must be a mapping, got {shorten(value, 60)}")
+    return value
+
+
+def _counter(value: Any, where: str) -> Counter[str]:
+    if not all(type(n) is int for n in _mapping(value, where).values()):
+        raise DatasetError(f"{where} must hold whole numbers, the log has {shorten(value, 60)}")
+    return Counter(value)
+
+
+def _kind(value: Any) -> str:
+    """What a remembered value is, in a word; whole numbers and floats are both numbers."""
+    for kind, types in _KINDS.items():
+        if isinstance(value, types):
+            return kind
+    return type(value).__name__
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "true or false": (bool, np.bool_),
+    "a number": (Real,),
+    "text": (str,),
+    "an array": (np.ndarray,),
+    "a list": (list, tuple),
+}
 
 
 def _value(held: Any) -> Any:

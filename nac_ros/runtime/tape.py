@@ -8,7 +8,7 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
@@ -18,6 +18,8 @@ import numpy as np
 
 from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import DatasetError
+from nac_ros.runtime.call_log import back as back
+from nac_ros.runtime.call_log import read as read
 
 SEGMENT_S, AGAIN_S = 60.0, 5.0  # of a segment; until the next one after a disk said no
 MOST_WAITING = 20_000  # lines; more than a minute of a guard
@@ -114,17 +116,6 @@ def segments(folder: Path | str, name: str) -> list[Path]:
     return paths
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a segment, `plain`; a last one that was cut off is left out."""
-    with path.open() as file:
-        for number, line in enumerate(file):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                if line.endswith("\n"):
-                    raise DatasetError(f"{path}, line {number + 1} is damaged") from None
-
-
 def plain(value: Any) -> Any:
     """Arrays, chunks and observations as JSON has them; `back` is the inverse."""
     if isinstance(value, np.ndarray):
@@ -142,21 +133,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
-
-
-def back(value: Any) -> Any:
-    """The inverse of `plain`; tuples come back as lists."""
-    if isinstance(value, list):
-        return [back(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return np.array(value["array"], value["dtype"]).reshape(value["shape"])
-    if "packed" in value:
-        raw = zlib.decompress(base64.b64decode(value["packed"]))
-        return np.frombuffer(raw, value["dtype"]).reshape(value["shape"]).copy()
-    facts = {key: back(item) for key, item in value.items()}
-    if "Chunk" in facts:
-        chunk = facts["Chunk"]
-        return Chunk(**{**chunk, "names": tuple(chunk["names"])})
-    return Observation(**facts["Observation"]) if "Observation" in facts else facts

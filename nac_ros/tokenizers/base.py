@@ -8,9 +8,8 @@ from math import log2
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nac_ros import config as configs
@@ -19,7 +18,22 @@ from nac_ros.normalize import LinearNormalizer
 from nac_ros.registry import Registry
 from nac_ros.tokenizers.border import check_chunks, check_references
 from nac_ros.tokenizers.grammar import Grammar
-from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE, read_facts, save_weights
+from nac_ros.tokenizers.storage import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    build_config,
+    check_elements,
+    check_sizes,
+    fill,
+    limit_size,
+    read_facts,
+    refuse_misfit,
+    save_weights,
+)
+
+CHUNK_ROOM = 256  # a chunk may have 2^26 / 256 = 262,144 values
+MAX_RATE_HZ = 1000.0
+MAX_STATISTIC = 1e4  # [rad or m] no joint has moved farther
 
 Naming = Callable[[Tensor], Tensor]  # tokens said so far [B, k] -> what is to be named [B, L, E]
 
@@ -48,6 +62,12 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.action_dim < 1:
             raise ConfigError(f"a chunk of {self.horizon} x {self.action_dim} holds nothing")
+        check_sizes(self)
+        check_elements("a chunk", self.horizon, self.action_dim, CHUNK_ROOM)
+        if not 0 <= self.rate_hz <= MAX_RATE_HZ:
+            raise ConfigError(
+                f"tokenizer: rate_hz must be in 0 .. {MAX_RATE_HZ:g}, got {self.rate_hz}"
+            )
         for field in ("names", "units", "relative"):
             length = len(getattr(self, field))
             if length not in (0, self.action_dim):
@@ -233,17 +253,28 @@ class Tokenizer(nn.Module, ABC):
         facts, weights = read_facts(folder), folder / WEIGHTS_FILE
         if facts["name"] != cls.name:
             raise BundleError(f"{folder} holds a '{facts['name']}' tokenizer, not '{cls.name}'")
-        tokenizer = cls(configs.build(cls.Config, facts["config"], str(folder)), facts["preset"])
-        tokenizer._restore_extra_state(facts["state"])
-        try:
-            missing, extra = tokenizer.load_state_dict(load_file(weights), strict=False)
-        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
-            raise BundleError(f"{weights} does not fit its config: {first}") from error
-        wrong = [key for key in missing if not cls._training_only(key)] + extra
-        if wrong:
-            raise BundleError(f"{weights} does not fit its config: {wrong[0]}")
+        config = build_config(cls.Config, facts, folder)
+        with refuse_misfit(folder, "tokenizer"):
+            with limit_size(weights):
+                tokenizer = cls(config, facts["preset"])
+            tokenizer._restore_extra_state(facts["state"])
+            fill(tokenizer, weights, cls._training_only)
+        tokenizer._check_statistics(weights)
         return tokenizer.eval()
+
+    def _check_statistics(self, weights: Path) -> None:
+        """Raises BundleError where a column's minimum is above its maximum, or far too large."""
+        if not bool(self.fitted):
+            raise BundleError(f"{weights}: the tokenizer has no statistics; fit it, then save it")
+        for low, high in (("low", "high"), ("absolute_low", "absolute_high")):
+            least, most = getattr(self, low).numpy(), getattr(self, high).numpy()
+            wrong = (least > most) | (np.maximum(np.abs(least), np.abs(most)) > MAX_STATISTIC)
+            if wrong.any():
+                column = int(np.argmax(wrong))
+                raise BundleError(
+                    f"{weights}: {low} {least[column]:g} and {high} {most[column]:g} of column "
+                    f"{column} are no range within {MAX_STATISTIC:g} rad or m; fit it again"
+                )
 
     @abstractmethod
     def _encode(self, normalised: Tensor) -> Tensor: ...

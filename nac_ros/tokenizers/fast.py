@@ -14,7 +14,8 @@ import torch
 from scipy.fft import dct, idct
 from torch import Tensor
 
-from nac_ros.errors import BadActions, BadTokens, ConfigError
+from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError
+from nac_ros.jsonfile import shorten
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig
 from nac_ros.tokenizers.grammar import PAD, Grammar
 
@@ -137,5 +138,24 @@ class FastTokenizer(Tokenizer):
     def _restore_extra_state(self, state: dict[str, Any]) -> None:
         from tokenizers import Tokenizer as Bpe
 
-        self._bpe = Bpe.from_str(state["bpe"])
+        try:
+            self._bpe = Bpe.from_str(state["bpe"])
+        except Exception as error:  # the library raises Exception itself
+            raise BundleError(f"the BPE cannot be read: {shorten(error)}; fit it again") from error
         self._know_pieces()
+        self._check_pieces()
+
+    def _check_pieces(self) -> None:
+        """Raises BundleError unless each piece is one or more coefficients of the alphabet."""
+        last = FIRST + 2 * self.config.widest
+        if len(self._pieces) > self.config.n_pieces:
+            raise BundleError(
+                f"the BPE has {len(self._pieces)} pieces, its config {self.config.n_pieces}; "
+                "fit it again"
+            )
+        for piece in self._pieces:
+            if not piece or not all(FIRST <= ord(c) <= last for c in piece):
+                raise BundleError(
+                    f"the BPE has the piece {piece[:8]!r}, which is no sequence of coefficients; "
+                    "fit it again"
+                )

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from nac_ros.errors import BadTokens
+from nac_ros.errors import BadTokens, ConfigError
 
+MAX_TABLE = 1 << 26  # bytes of the table of a grammar: its tokens times its positions
 PAD = -1  # fills the tail of sequences shorter than the longest of a batch
 
 
@@ -78,6 +79,11 @@ class FixedGrammar(Grammar):
     def __init__(self, starts: list[int], stops: list[int]):
         self.vocab_size = max(stops)
         self.max_tokens = len(starts)
+        if self.vocab_size * self.max_tokens > MAX_TABLE:
+            raise ConfigError(
+                f"{self.max_tokens} positions of {self.vocab_size} tokens are more than "
+                f"{MAX_TABLE} together; take fewer tokens"
+            )
         tokens = np.arange(self.vocab_size)
         self._table = (tokens >= np.array(starts)[:, None]) & (tokens < np.array(stops)[:, None])
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros import config as configs
-from nac_ros.errors import UnknownName
+from nac_ros.errors import BundleError, UnknownName
+from nac_ros.jsonfile import shorten
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer
 from nac_ros.tokenizers.storage import read_facts
 
@@ -29,7 +30,11 @@ def make_tokenizer(
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """The tokenizer saved in `folder`, or in `folder`/tokenizer of a bundle."""
     folder = tokenizer_folder(folder)
-    return TOKENIZERS.get(read_facts(folder)["name"]).from_pretrained(folder)
+    try:
+        cls = TOKENIZERS.get(read_facts(folder)["name"])
+    except UnknownName as error:
+        raise BundleError(f"{folder} cannot be loaded: {shorten(error, 400)}") from error
+    return cls.from_pretrained(folder)
 
 
 def tokenizer_folder(folder: Path | str) -> Path:

@@ -11,7 +11,9 @@ from torch import Tensor
 from nac_ros.codec.model import Codec, CodecConfig
 from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
 from nac_ros.tokenizers.grammar import FixedGrammar
+from nac_ros.tokenizers.storage import check_elements
 
+BEAM_ROOM = (256, 256)  # a beam may keep 2^26 / 2^16 = 1024 beginnings
 KMEANS_CHUNKS = 4096  # chunks for k-means: every codebook then sees many latents a codeword
 
 
@@ -46,6 +48,12 @@ class NacConfig(TokenizerConfig, CodecConfig):
     def __post_init__(self) -> None:
         TokenizerConfig.__post_init__(self)
         CodecConfig.__post_init__(self)
+        check_elements("the beam", self.beam, *BEAM_ROOM)
+        check_elements("the padded chunk", self.n_steps, self.hop)
+        dim = self.chunk_dim if self.span == "chunk" else self.latent_dim
+        check_elements("the codebooks", len(self.vq_scales), self.codebook_size, dim)
+        if self.span == "chunk":
+            check_elements("the turns", sum(self.tokens_per_scale), dim, dim)
 
     @property
     def codec(self) -> CodecConfig:

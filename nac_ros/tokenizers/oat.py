@@ -13,6 +13,7 @@ from nac_ros.config import bounded
 from nac_ros.errors import ConfigError
 from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
 from nac_ros.tokenizers.grammar import FixedGrammar
+from nac_ros.tokenizers.storage import check_elements
 
 MAX_CODES = 65_536  # the grid is kept as a table
 LOUD = 0.7  # of positions and registers at first
@@ -38,6 +39,10 @@ class OatConfig(TokenizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         configs.check_bounds(self)
+        check_elements("the registers", self.n_registers, self.width)
+        check_elements("the steps", self.horizon, self.width)
+        length = self.horizon + self.n_registers
+        check_elements("the mask of steps and registers", length, length)
         if self.width % self.n_heads:
             raise ConfigError(f"width {self.width} is no multiple of n_heads {self.n_heads}")
         if min(self.levels, default=0) < 3:

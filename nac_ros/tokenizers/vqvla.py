@@ -18,6 +18,7 @@ from nac_ros.config import bounded
 from nac_ros.errors import ConfigError
 from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
 from nac_ros.tokenizers.grammar import FixedGrammar
+from nac_ros.tokenizers.storage import check_elements
 
 KMEANS_CHUNKS = 2048  # for each group, two a codeword; the moving averages do the rest
 LATENTS = 4096  # of as many chunks; those for the groups are mixed from them
@@ -48,6 +49,7 @@ class VqvlaConfig(TokenizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         configs.check_bounds(self)
+        check_elements("a codebook", self.n_groups, self.codebook_size, self.latent_dim)
         if min(*self.widths, *self.strides, 1) < 1 or len(self.widths) != len(self.strides) + 1:
             raise ConfigError(
                 f"widths {self.widths} must be one more than strides {self.strides}, "

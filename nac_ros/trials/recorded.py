@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nac_ros.data import bagfile, streams
-from nac_ros.data.bag import STORE
+from nac_ros.data import bag, bagfile, streams
 from nac_ros.decode import from_joint_state, to_seconds
 from nac_ros.errors import BadObservation
 from nac_ros.robot import RobotSpec
@@ -34,7 +33,8 @@ def smoothness(folder: Path, spec: RobotSpec) -> Smoothness:
         if message.topic == f"/{streams.MODE}":
             driven = streams.text_of(message.data) == "policy"
         elif driven:
-            command = STORE.deserialize_cdr(message.data, message.kind)
+            where = f"{folder}, topic {message.topic} at {message.received} ns"
+            command = bag.deserialize(message.data, streams.JOINTS, where)
             try:
                 rows.append(from_joint_state(command, spec.joint_names))
             except BadObservation:  # of another robot's guard

@@ -1,0 +1,181 @@
+"""Records of an MCAP file that nobody vouches for: lengths, sizes and checksums are checked first.
+
+The library reads what a file says of itself: a length of an exabyte, a chunk that decompresses to
+a terabyte. Here a record is read only if it fits into the file, and a chunk is decompressed only
+up to the size that its header states, which is limited.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import EndOfFile, McapError
+from mcap.opcode import Opcode
+from mcap.records import Channel, Chunk, ChunkIndex, Footer, Metadata, Schema, Statistics
+
+MAGIC = b"\x89MCAP0\r\n"
+MAX_RECORD = 128 << 20  # bytes of a chunk or a message; an image of 8K has 100 MB
+MAX_FACTS = 16 << 20  # bytes of any other record
+MAX_CHUNK = 128 << 20  # bytes of a chunk when it is decompressed
+MAX_RECORDS = 1 << 20  # in one chunk
+HEAD = struct.Struct("<BQ")  # opcode and length
+MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+DAMAGE = (
+    McapError, EOFError, ValueError, OverflowError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+LARGE = (Opcode.CHUNK, Opcode.MESSAGE)
+INDEX = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # skipped: nothing of ours is in them
+
+
+class RawMessage(NamedTuple):
+    """A message as it stands in the file; times [ns]."""
+
+    channel: int
+    received: int
+    published: int
+    data: bytes
+
+
+Record = Schema | Channel | Metadata | RawMessage
+
+
+class Part(NamedTuple):
+    """One record of the file, or all those of a chunk; `end`: the byte after it.
+
+    records: None where the part is damaged; complete: whether the file ends here as it should
+    """
+
+    end: int
+    records: list[Record] | None
+    complete: bool = False
+
+
+def read_parts(stream: BinaryIO, size: int) -> Iterator[Part]:
+    """Every record of a file of `size` bytes, up to where one does not fit into it.
+
+    What a single record holds may be damaged; that part has no records, and those after it
+    follow.
+    """
+    if stream.read(len(MAGIC)) != MAGIC:
+        return
+    while len(head := stream.read(HEAD.size)) == HEAD.size:
+        opcode, length = HEAD.unpack(head)
+        end = stream.tell() + length
+        if length > (MAX_RECORD if opcode in LARGE else MAX_FACTS) or end > size:
+            return
+        if opcode in INDEX:
+            stream.seek(end)
+            yield Part(end, [])
+            continue
+        try:
+            records = _parse(opcode, stream.read(length))
+        except DAMAGE:
+            records = None
+        if opcode == Opcode.FOOTER:
+            if records is not None:
+                yield Part(end, [], stream.read(len(MAGIC)) == MAGIC)
+            return
+        yield Part(end, records)
+
+
+def _parse(opcode: int, content: bytes) -> list[Record]:
+    """The records that one record of the file holds; raises one of DAMAGE."""
+    if opcode == Opcode.CHUNK:
+        return list(_inside(open_chunk(Chunk.read(_Strict(content)))))
+    if opcode in _KEPT:
+        return [_kept(opcode, content)]
+    if opcode in _CHECKED:
+        _CHECKED[opcode](_Strict(content))
+    return []
+
+
+def _inside(content: bytes) -> Iterator[Record]:
+    """Records of a decompressed chunk."""
+    at = count = 0
+    while at < len(content):
+        if (count := count + 1) > MAX_RECORDS:
+            raise ValueError(f"a chunk of more than {MAX_RECORDS} records")
+        opcode, length = HEAD.unpack_from(content, at)
+        at += HEAD.size
+        if length > len(content) - at:
+            raise EndOfFile()
+        if opcode in _KEPT:
+            yield _kept(opcode, content[at : at + length])
+        at += length
+
+
+def open_chunk(chunk: Chunk) -> bytes:
+    """What a chunk holds, decompressed; raises one of DAMAGE, before memory is spent on it."""
+    if chunk.uncompressed_size > MAX_CHUNK:
+        raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
+    if chunk.compression not in _OPENERS:
+        raise ValueError(f"unknown compression {chunk.compression[:20]!r}")
+    content = _OPENERS[chunk.compression](chunk.data, chunk.uncompressed_size + 1)
+    if len(content) != chunk.uncompressed_size:
+        raise ValueError("the chunk's size is another than its header states")
+    if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
+        raise ValueError("the chunk's CRC does not hold")
+    return content
+
+
+def _stored(data: bytes, most: int) -> bytes:
+    return data
+
+
+def _zstd(data: bytes, most: int) -> bytes:
+    import zstandard
+
+    try:
+        opener = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK)
+        with opener.stream_reader(BytesIO(data)) as stream:
+            return stream.read(most)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
+def _lz4(data: bytes, most: int) -> bytes:
+    import lz4.frame
+
+    try:
+        return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=most)
+    except RuntimeError as error:  # what the library raises
+        raise ValueError(str(error)) from error
+
+
+_OPENERS: dict[str, Callable[[bytes, int], bytes]] = {"": _stored, "zstd": _zstd, "lz4": _lz4}
+
+
+class _Strict(ReadDataStream):
+    """Raises where a record is shorter than what it says that it holds."""
+
+    def __init__(self, content: bytes):
+        super().__init__(BytesIO(content))
+
+    def read(self, length: int) -> bytes:
+        data = super().read(length) if length else b""
+        if len(data) < length:
+            raise EndOfFile()
+        return data
+
+
+def _kept(opcode: int, content: bytes) -> Record:
+    if opcode == Opcode.MESSAGE:
+        channel, _, received, published = MESSAGE.unpack_from(content)
+        return RawMessage(channel, received, published, content[MESSAGE.size :])
+    return _KEPT[opcode](_Strict(content))
+
+
+_KEPT: dict[int, Callable[[ReadDataStream], Record]] = {
+    Opcode.SCHEMA: Schema.read,
+    Opcode.CHANNEL: Channel.read,
+    Opcode.METADATA: Metadata.read,
+    Opcode.MESSAGE: lambda stream: _kept(Opcode.MESSAGE, stream.read(MAX_RECORD)),
+}
+_CHECKED: dict[int, Callable[[ReadDataStream], object]] = {
+    Opcode.CHUNK_INDEX: ChunkIndex.read,
+    Opcode.STATISTICS: Statistics.read,
+    Opcode.FOOTER: Footer.read,
+}
