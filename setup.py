@@ -13,8 +13,17 @@ EXTRAS = {
     "gpu": ["onnxruntime-gpu>=1.20"],
     # the twin, its experts, and the report and video of its trials; mujoco 4 needs mink 1.3
     "sim": ["mujoco>=3.3,<3.9", "mink>=1.0", "daqp", "gym-aloha", "ruckig", "av", "matplotlib"],
-    # exporting bundles, and reading LeRobot's videos, robomimic's HDF5 and BridgeData's TFRecord
-    "train": ["onnx", "onnxscript", "av", "h5py", "google-crc32c"],
+    # exporting bundles, reading LeRobot's videos, robomimic's HDF5 and BridgeData's TFRecord, and
+    # fetching datasets from the Hugging Face Hub; 1.0 is the first on httpx
+    "train": [
+        "onnx",
+        "onnxscript",
+        "av",
+        "h5py",
+        "google-crc32c",
+        "huggingface_hub>=1.0",
+        "httpx",
+    ],
     # recording episodes, and reading them
     "record": ["mcap>=1.2,<2", "rosbags>=0.10"],
     "realsense": ["pyrealsense2"],

@@ -10,11 +10,12 @@ from typing import Any
 from nac_ros.errors import ConfigError, show_text
 from nac_ros.yaml_reader import parse_value
 
+DATA = "datasets: folders, HDF5 files, or OWNER/NAME[@REVISION] on the Hugging Face Hub"
 SCENES = "how scenes vary: a name in config/scenes, or a YAML file"
 
 
 def training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
+    command.add_argument("--data", type=Path, nargs="+", required=True, help=DATA)
     command.add_argument("--out", type=Path, required=True, help="folder for the run")
     command.add_argument("--config", type=Path, help="YAML with fields of the training config")
     command.add_argument(
@@ -31,7 +32,7 @@ def training(command: argparse.ArgumentParser) -> None:
 
 
 def comparison(command: argparse.ArgumentParser, out: str) -> None:
-    command.add_argument("--data", type=Path, nargs="+", required=True, help="datasets")
+    command.add_argument("--data", type=Path, nargs="+", required=True, help=DATA)
     command.add_argument("--out", type=Path, default=Path(out), help="folder for the tables")
     command.add_argument("--train-seconds", type=float, help="of each training run")
     command.add_argument("--seeds", type=count, help="runs of each, of which the median counts")

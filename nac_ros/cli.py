@@ -109,7 +109,7 @@ def _tokenizer(groups: Any) -> None:
         tokenizer, "eval", tokenizer_commands.judge, "errors on held-out episodes"
     )
     judge.add_argument("path", type=Path, help="tokenizer folder or bundle")
-    judge.add_argument("--data", type=Path, nargs="+", required=True)
+    judge.add_argument("--data", type=Path, nargs="+", required=True, help=arguments.DATA)
     arguments.columns(judge)
     judge.add_argument("--all", action="store_true", help="every episode, not only held-out ones")
     _comparisons(tokenizer)
@@ -153,6 +153,10 @@ def _policy(groups: Any) -> None:
     train.add_argument(
         "--cameras", nargs="+", help="cameras to see; all of the dataset's if left out"
     )
+    train.add_argument(
+        "--frames", type=Path, metavar="FOLDER",
+        help="for the decoded images; .cache/frames in each dataset if left out",
+    )  # fmt: skip
     train.add_argument(
         "--model", type=arguments.setting, action="append", default=[], metavar="KEY=VALUE",
         help="change a field of the policy's config",

@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,10 @@ def data_generate(a: Namespace) -> Figures:
 
 def data_info(a: Namespace) -> Figures:
     """What a dataset holds."""
+    from nac_ros.data import hub
     from nac_ros.data.datasets import open_dataset
 
-    dataset = open_dataset(a.path)
+    dataset = open_dataset(a.path, a.action_key, a.state_key)
     lengths = [episode.length for episode in dataset.episodes]
     figures = {
         "path": str(a.path),
@@ -71,6 +72,7 @@ def data_info(a: Namespace) -> Figures:
         "cameras": {name: list(size) for name, size in dataset.cameras.items()},
         **_unusual_cameras(dataset),
         "constant": _constant(dataset),
+        **hub.origin_of(dataset.root),
     }
     for key, value in figures.items():
         print(f"{key:10s} {value}")
@@ -102,15 +104,18 @@ def _constant(dataset: Any) -> list[str]:
 def data_check(a: Namespace) -> Figures:
     """Findings about a dataset; none raises when it is sound."""
     from nac_ros.data.check import check_path
-    from nac_ros.data.datasets import holds_recordings
+    from nac_ros.data.datasets import holds_recordings, locate, open_dataset
     from nac_ros.errors import DatasetError
 
-    if holds_recordings(a.path):
+    path, keys = locate(a.path), (a.action_key, a.state_key)
+    if holds_recordings(path):
         from nac_ros.data.check_recordings import check_recordings
 
-        findings = [str(finding) for finding in check_recordings(a.path)]
+        if any(keys):  # refuses columns that recordings have not
+            open_dataset(path, *keys)
+        findings = [str(finding) for finding in check_recordings(path)]
     else:
-        findings = [str(finding) for finding in check_path(a.path)]
+        findings = [str(finding) for finding in check_path(path, *keys)]
     for finding in findings:
         print(finding)
     if findings:
@@ -138,15 +143,23 @@ def policy_list(a: Namespace) -> Figures:
 
 def policy_train(a: Namespace) -> Figures:
     """Behavioural cloning over a trained tokenizer."""
-    from nac_ros.data.datasets import open_dataset
     from nac_ros.data.frames import load_frames
+    from nac_ros.data.origins import describe
     from nac_ros.policies.base import make_policy, warm_start
     from nac_ros.tokenizers import load_tokenizer
     from nac_ros.training.policy import Demonstrations, PolicyTrainer, PolicyTraining
 
-    tokenizer = load_tokenizer(a.tokenizer)
-    cameras = a.cameras or list(open_dataset(a.data[0]).cameras)
-    frames = load_frames(a.data, cameras, report=terminal.decoding)
+    tokenizer, datasets = load_tokenizer(a.tokenizer), open_data(a.data, a)
+    check_tokenizer_fits(tokenizer, datasets, a.tokenizer)
+    if not datasets[0].state_names:
+        raise ConfigError(
+            f"{datasets[0].root} has no joint state, which a policy observes; choose its column "
+            "with --state-key"
+        )
+    cameras, size = a.cameras or list(datasets[0].cameras), _image_size(a)
+    frames = load_frames(
+        datasets, cameras, image_size=size, cache_dir=a.frames, report=terminal.decoding
+    )
     tasks, state_dim = _task_ids(frames.tasks), frames.proprio.shape[1]
     facts = {"cameras": cameras, "tasks": tasks, "state_dim": state_dim}
     training = training_config(PolicyTraining, a, {"only": a.only})
@@ -155,7 +168,20 @@ def policy_train(a: Namespace) -> Figures:
         print(f"{warm_start(policy, a.init)} tensors taken over from {a.init}")
     demonstrations = Demonstrations.build(frames, tokenizer, policy)
     print(f"{a.policy} ({a.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames")
-    return PolicyTrainer(policy, demonstrations, training, a.out).run(a.resume)
+    trainer = PolicyTrainer(policy, demonstrations, training, a.out, describe(datasets))
+    return trainer.run(a.resume)
+
+
+def _image_size(a: Namespace) -> int:
+    """[pixels] of the square images that the policy sees: of --model, its preset or its config."""
+    from nac_ros.policies import POLICIES
+
+    cls = POLICIES.get(a.policy)
+    usual = {field.name: field.default for field in fields(cls.Config)}
+    size = {**usual, **cls.presets.get(a.preset, {}), **dict(a.model)}["image_size"]
+    if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 4096:
+        raise ConfigError(f"image_size {size} is no number of pixels in 8 .. 4096")
+    return size
 
 
 def export(a: Namespace) -> Figures:
@@ -264,11 +290,43 @@ def _bundle(path: Path | None) -> Path:
 
 
 def open_data(paths: Sequence[Path], a: Namespace) -> list[Any]:
-    """Every dataset, with the columns of --action-key and --state-key: one for all or for each."""
-    from nac_ros.data.datasets import open_dataset
+    """Every dataset at the paths, with the columns of --action-key and --state-key: one for all or
+    for each path. Raises DatasetError where they cannot be joined."""
+    from nac_ros.data.compatibility import check_compatible
+
+    datasets = [dataset for group in open_each(paths, a) for dataset in group]
+    check_compatible(datasets)
+    return datasets
+
+
+def open_each(paths: Sequence[Path], a: Namespace) -> list[list[Any]]:
+    """The datasets at each path, with the columns of --action-key and --state-key."""
+    from nac_ros.data.datasets import open_all
 
     keys = [_for_each(key, len(paths)) for key in (a.action_key, a.state_key)]
-    return [open_dataset(path, *columns) for path, *columns in zip(paths, *keys)]
+    return [open_all(path, *columns) for path, *columns in zip(paths, *keys)]
+
+
+def check_tokenizer_fits(tokenizer: Any, datasets: Sequence[Any], path: Path) -> None:
+    """Raises DatasetError unless the actions are of the tokenizer's joints, in their order, with
+    their units and at their rate, as far as both sides say."""
+    from nac_ros.data.compatibility import check_compatible
+
+    config, first = tokenizer.config, datasets[0]
+    if len(first.names) != config.action_dim:
+        raise ConfigError(
+            f"{first.root} has {len(first.names)} action dimensions, the tokenizer {path} has "
+            f"{config.action_dim}; choose the columns with --action-key"
+        )
+    told = any(config.units) and any(first.units)
+    known = Namespace(
+        root=path,
+        names=config.names or first.names,
+        state_names=first.state_names,
+        units=config.units if told else first.units,
+        fps=config.rate_hz or first.fps,
+    )
+    check_compatible([known, first])
 
 
 def _for_each(keys: Sequence[str] | None, n: int) -> list[str | None]:
@@ -279,17 +337,11 @@ def _for_each(keys: Sequence[str] | None, n: int) -> list[str | None]:
     return list(keys) * (n if len(keys) == 1 else 1)
 
 
-def windows_of(datasets: Sequence[Any], horizon: int, pad_end: bool = False):
-    """Windows to train on and held-out ones of all datasets (`nac_ros.data.windows.splits`)."""
-    from nac_ros.data.windows import action_windows, concatenate, splits
+def windows_of(datasets: Sequence[Any], horizon: int, pad_end: bool = False) -> Any:
+    """Windows to train on and held-out ones of all datasets; what is left out goes to stderr."""
+    from nac_ros.data.windows import windows_of_sides
 
-    sides: tuple[list, list] = ([], [])
-    for dataset, split in zip(datasets, splits([len(d.episodes) for d in datasets])):
-        if len(split.train):
-            sides[0].append(action_windows(dataset, split.train, horizon, pad_end))
-        if len(split.held_out):
-            sides[1].append(action_windows(dataset, split.held_out, horizon))
-    return concatenate(sides[0]), concatenate(sides[1])
+    return windows_of_sides(datasets, horizon, pad_end)
 
 
 def _task_ids(prompts: Sequence[str]) -> dict[str, str]:

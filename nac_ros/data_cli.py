@@ -29,7 +29,9 @@ def add(groups: Any) -> None:
         ("check", commands.data_check, "whether a dataset is sound"),
     ):
         command = arguments.command(data, name, run, text)
-        command.add_argument("path", type=Path)
+        command.add_argument("path", type=Path, help="dataset, or OWNER/NAME on Hugging Face")
+        command.add_argument("--action-key", help="column of the actions")
+        command.add_argument("--state-key", help="column of the joint state")
     _convert(data)
     _recordings(data)
 

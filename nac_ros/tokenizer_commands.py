@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros import terminal
-from nac_ros.commands import Figures, open_data, training_config, windows_of
+from nac_ros.commands import (
+    Figures,
+    check_tokenizer_fits,
+    open_data,
+    open_each,
+    training_config,
+    windows_of,
+)
 from nac_ros.errors import ConfigError
 from nac_ros.robot import RobotSpec, load_robot
 
@@ -36,6 +43,7 @@ def sizes(a: Namespace) -> Figures:
 
 def train(a: Namespace) -> Figures:
     """Fits and trains a tokenizer on the training episodes."""
+    from nac_ros.data.origins import describe
     from nac_ros.tokenizers import make_tokenizer
     from nac_ros.tokenizers.base import TOKENIZERS
     from nac_ros.training.loop import seed_everything
@@ -49,18 +57,21 @@ def train(a: Namespace) -> Figures:
     training = training_config(TokenizerTraining, a, usual)
     seed_everything(training.seed)  # before the first weights are drawn
     made = make_tokenizer(a.tokenizer, a.preset, a.horizon, len(datasets[0].names), **facts)
-    chunks, held_out = _windows(a, datasets)
+    chunks, held_out, constant = _windows(a, datasets)
     print(
         f"{a.tokenizer} ({a.preset}), {made.params_m:.3f} M parameters; "
         f"{len(chunks.actions)} chunks to train on, {len(held_out.actions)} held out"
     )
-    figures = TokenizerTrainer(made, training, a.out).run(chunks, held_out, a.resume)
+    trainer = TokenizerTrainer(made, training, a.out, describe(datasets))
+    figures = trainer.run(chunks, held_out, a.resume)
     terminal.tokenizer_errors(figures)
-    return figures
+    return {**figures, "constant": list(constant)}
 
 
 def _train_family(a: Namespace) -> Figures:
     """One codec for the robots `a.embodiments`, one dataset each."""
+    from nac_ros.data.compatibility import check_compatible
+    from nac_ros.data.origins import describe
     from nac_ros.tokenizers.family import make_family
     from nac_ros.tokenizers.nac import Nac
     from nac_ros.training.family import train_family
@@ -74,20 +85,22 @@ def _train_family(a: Namespace) -> Figures:
         )
     training = training_config(TokenizerTraining, a, Nac.recipes.get(a.preset, {}))
     seed_everything(training.seed)
-    facts, data = {}, {}
-    for name, dataset in zip(a.embodiments, open_data(a.data, a)):
-        sizes = {"horizon": a.horizon, "action_dim": len(dataset.names)}
-        facts[name] = {**sizes, **chunk_facts(a, dataset)}
-        data[name] = _windows(a, [dataset])
+    facts, data, sources = {}, {}, {}
+    for name, datasets in zip(a.embodiments, open_each(a.data, a)):
+        check_compatible(datasets)
+        sizes = {"horizon": a.horizon, "action_dim": len(datasets[0].names)}
+        facts[name] = {**sizes, **chunk_facts(a, datasets[0])}
+        data[name] = _windows(a, datasets)[:2]
+        sources[name] = describe(datasets)
     family = make_family(facts, a.preset, **dict(a.model))
-    figures = train_family(family, data, training, a.out, a.resume)
+    figures = train_family(family, data, training, a.out, a.resume, sources)
     for name, row in figures.items():
         print(f"{name}, in {a.out / name}:")
         terminal.tokenizer_errors(row)
     return {"embodiments": figures}
 
 
-def _windows(a: Namespace, datasets: Sequence[Any]) -> tuple[Any, Any]:
+def _windows(a: Namespace, datasets: Sequence[Any]) -> Any:
     """What to train on and what is held out, as --only and --pad-end say; an intervention ends
     where the arm does not rest, so nothing is padded there."""
     if a.only == "everything":
@@ -103,8 +116,11 @@ def judge(a: Namespace) -> Figures:
     from nac_ros.training.judge import evaluate
 
     tokenizer = load_tokenizer(a.path)
-    chunks, held_out = windows_of(open_data(a.data, a), tokenizer.config.horizon)
+    datasets = open_data(a.data, a)
+    check_tokenizer_fits(tokenizer, datasets, a.path)
+    chunks, held_out, constant = windows_of(datasets, tokenizer.config.horizon)
     figures = evaluate(tokenizer, chunks if a.all else held_out)
+    figures["constant"] = list(constant)
     figures["onnx_error"] = _onnx_error(a.path, tokenizer)
     terminal.tokenizer_errors(figures)
     return figures
@@ -167,7 +183,8 @@ def _material(a: Namespace) -> Any:
         a.relative = all(len(d.state_names) == len(d.names) for d in datasets)
     facts = chunk_facts(a, datasets[0])
     label = ", ".join(f"{p.parent.name}/{p.stem}" if p.suffix else p.name for p in a.data)
-    return Material(label, *windows_of(datasets, a.horizon), facts)
+    sides = windows_of(datasets, a.horizon)
+    return Material(label, sides.train, sides.held_out, facts, sides.constant)
 
 
 def chunk_facts(a: Namespace, dataset: Any) -> Figures:

@@ -2,12 +2,17 @@
 
 from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
+from test_aloha import write_episode
+from test_hdf5_damage import STATES, write_layout
 
+from nac_ros.data.datasets import open_dataset
 from nac_ros.data.episode import Episode
 from nac_ros.data.frames import ImageStack, load_frames
 from nac_ros.data.lerobot import Dataset
+from nac_ros.data.windows import splits
 from nac_ros.data.writer import DatasetWriter
 from nac_ros.errors import DatasetError
 
@@ -89,10 +94,92 @@ def test_an_image_stack_takes_indices_of_any_shape_and_refuses_those_outside():
 def test_datasets_that_differ_or_lack_a_camera_are_refused(tmp_path):
     add_episodes(tmp_path / "a", [3])
     add_episodes(tmp_path / "b", [3], names="abc")
-    with pytest.raises(DatasetError, match=r"names.*cannot be trained on together"):
+    with pytest.raises(DatasetError, match=r"\(a, b, c\).*cannot be joined"):
         load_frames([tmp_path / "a", tmp_path / "b"], [])
     with pytest.raises(DatasetError, match=r"front.*scene, wrist"):
         load_frames([tmp_path / "a"], ["front"])
     add_episodes(tmp_path / "empty", [])
     with pytest.raises(DatasetError, match="no episode"):
         load_frames([tmp_path / "empty"], [])
+
+
+def opened(tmp_path, kind):
+    """A dataset of each kind, with its episodes' images beside its numbers."""
+    if kind == "lerobot":
+        add_episodes(tmp_path / "data", [3, 4])
+        return open_dataset(tmp_path / "data")
+    if kind == "state as action":
+        add_episodes(tmp_path / "data", [3, 4])
+        return open_dataset(tmp_path / "data", "observation.state", "observation.state")
+    if kind.startswith("aloha"):
+        for k in range(2):
+            write_episode(tmp_path / f"data/episode_{k}.hdf5", k, jpeg=kind == "aloha-jpeg")
+        return open_dataset(tmp_path / "data")
+    write_layout(tmp_path / "demo.hdf5", kind)
+    return open_dataset(tmp_path / "demo.hdf5", None, STATES[kind])
+
+
+KINDS = ("lerobot", "state as action", "robomimic", "libero", "aloha", "aloha-jpeg")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("image_size", [None, 5])
+def test_frames_of_every_format_are_what_its_episodes_hold(tmp_path, kind, image_size):
+    dataset = opened(tmp_path, kind)
+    cameras = list(dataset.cameras)
+    frames = load_frames([dataset], cameras, image_size=image_size)
+    episodes = [dataset.episode(i) for i in range(len(dataset.episodes))]
+    assert len(frames) == sum(len(episode) for episode in episodes)
+    np.testing.assert_array_equal(frames.actions, np.concatenate([e.actions for e in episodes]))
+    np.testing.assert_array_equal(frames.proprio, np.concatenate([e.proprio for e in episodes]))
+    for camera in cameras:
+        wanted = np.concatenate([episode.images[camera] for episode in episodes])
+        if image_size:
+            area = {"dsize": (image_size, image_size), "interpolation": cv2.INTER_AREA}
+            wanted = np.stack([cv2.resize(image, **area) for image in wanted])
+        np.testing.assert_array_equal(frames.images[camera][np.arange(len(frames))], wanted)
+    places = [p for p in tmp_path.rglob(".cache/frames/**/*") if p.is_file()]
+    assert len([p for p in places if p.suffix == ".npy"]) == len(cameras)
+    assert all(p.suffix == ".npy" or p.name == ".lock" for p in places), "scratch files are left"
+
+
+def test_datasets_of_several_formats_are_joined_when_their_columns_fit(tmp_path):
+    add_episodes(tmp_path / "a", [4] * 6)
+    add_episodes(tmp_path / "b", [4] * 3)
+    first = open_dataset(tmp_path / "a")
+    frames = load_frames([first, tmp_path / "b"], ["scene"])
+    wanted = np.concatenate([np.isin(np.arange(n), s.held_out) for n, s in
+                             zip((6, 3), splits([6, 3]))])  # fmt: skip
+    np.testing.assert_array_equal(frames.held_out, wanted)
+    write_layout(tmp_path / "demo.hdf5", "libero")
+    other = open_dataset(tmp_path / "demo.hdf5", None, STATES["libero"])
+    with pytest.raises(DatasetError, match="cannot be joined"):
+        load_frames([first, other], [])
+
+
+def test_sets_of_small_numbers_of_episodes_hold_out_the_same_as_tokenizers_do(tmp_path):
+    for k in range(3):
+        add_episodes(tmp_path / str(k), [2, 2], seed=k)
+    frames = load_frames([tmp_path / str(k) for k in range(3)], [])
+    held_out = [split.held_out.tolist() for split in splits([2, 2, 2])]
+    assert held_out == [[], [], [0]]
+    assert np.flatnonzero(frames.held_out).tolist() == [4]
+
+
+def test_images_of_two_sizes_are_joined_at_the_size_that_is_given(tmp_path):
+    write_layout(tmp_path / "a.hdf5", "robomimic")
+    write_layout(tmp_path / "b.hdf5", "libero")
+    sets = [open_dataset(tmp_path / f"{name}.hdf5", None, STATES[kind])
+            for name, kind in (("a", "robomimic"), ("b", "libero"))]  # fmt: skip
+    sets[1].cameras["agentview"] = (9, 8)  # as if it had other images
+    with pytest.raises(DatasetError, match=r"images of agentview of \(9, 8\).*image size"):
+        load_frames(sets, ["agentview"])
+
+
+def test_a_digest_follows_numbers_images_tasks_and_split(tmp_path):
+    add_episodes(tmp_path / "a", [3, 4])
+    add_episodes(tmp_path / "b", [3, 4])
+    add_episodes(tmp_path / "c", [3, 4], seed=1)
+    load = [load_frames([tmp_path / name], ["scene"]).digest() for name in "abc"]
+    assert load[0] == load[1] != load[2]
+    assert load_frames([tmp_path / "a"], ["wrist"]).digest() != load[0]

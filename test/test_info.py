@@ -18,7 +18,10 @@ from nac_ros.errors import DatasetError
 def test_a_rate_that_is_none_is_refused(tmp_path, fps):
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", fps=fps)
-    with pytest.raises(DatasetError, match=r"info\.json: fps is .*; wanted frames per second|whole number of 401 digits"):
+    with pytest.raises(
+        DatasetError,
+        match=r"info\.json: fps is .*; wanted frames per second|whole number of 401 digits",
+    ):
         read_info(tmp_path / "in")
 
 

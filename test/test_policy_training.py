@@ -1,12 +1,14 @@
 """Training of a token policy: images, the frozen encoder, going on after a stop."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from nac_ros.data.frames import Frames, ImageStack
+from nac_ros.errors import BadActions, ConfigError
 from nac_ros.policies.base import load_policy, make_policy
 from nac_ros.tokenizers import make_tokenizer
 from nac_ros.training.policy import Demonstrations, PolicyTrainer, PolicyTraining
@@ -119,6 +121,76 @@ def test_a_stopped_run_goes_on_to_the_same_weights(frames, tokenizer, tmp_path):
     assert steps == [3, 6]
     for key, value in whole.policy.state_dict().items():
         assert torch.equal(again.policy.state_dict()[key], value), key
+
+
+@pytest.fixture(scope="module")
+def begun(frames, tokenizer, tmp_path_factory):
+    """Folder of a run of one step."""
+    out = tmp_path_factory.mktemp("begun")
+    trainer(frames, tokenizer, out, steps=1, log_every=1).run()
+    return out
+
+
+def _other_images(frames: Frames) -> Frames:
+    images = 255 - frames.images["scene"][np.arange(len(frames))]
+    return replace(frames, images={"scene": ImageStack([images])})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frames: replace(frames, actions=frames.actions * np.float32(1.0001)),
+        lambda frames: replace(frames, held_out=np.arange(EPISODES) % 5 == 3),
+        _other_images,
+    ],
+)
+def test_a_policy_is_not_resumed_on_other_data(frames, tokenizer, begun, change):
+    with pytest.raises(ConfigError, match=r"begun with other data \(.*choose another --out"):
+        trainer(change(frames), tokenizer, begun, steps=2).run(resume=True)
+
+
+def test_a_policy_is_not_resumed_with_other_settings_or_another_tokenizer(
+    frames, tokenizer, begun
+):
+    with pytest.raises(ConfigError, match=r"another setting batch \(8, now 4\)"):
+        trainer(frames, tokenizer, begun, steps=2, batch=4).run(resume=True)
+    with pytest.raises(ConfigError, match="another model"):
+        trainer(frames, tokenizer, begun, {"dim": 16}, steps=2).run(resume=True)
+    other = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future(
+        np.arange(len(frames)), 32)])  # fmt: skip
+    with pytest.raises(ConfigError, match="another"):
+        trainer(frames, other, begun, steps=2).run(resume=True)
+
+
+def test_a_policy_s_damaged_checkpoint_is_one_sentence(frames, tokenizer, begun, tmp_path):
+    for content in (b"", b"nothing", (begun / "checkpoint.pt").read_bytes()[:5000]):
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"is damaged.*choose another --out"):
+            trainer(frames, tokenizer, tmp_path, steps=2).run(resume=True)
+
+
+def test_frames_that_cannot_be_learned_from_are_left_out_and_counted(frames, tokenizer, capsys):
+    actions = frames.actions.copy()
+    actions[3] = np.nan
+    policy = trainer(frames, tokenizer, None).policy
+    made = Demonstrations.build(replace(frames, actions=actions), tokenizer, policy)
+    assert "1 episodes hold NaN or inf and are left out: 0" in capsys.readouterr().err
+    assert not made.usable[:LENGTH].any() and made.usable[LENGTH:].all()
+    whole = Demonstrations.build(frames, tokenizer, policy)
+    assert torch.equal(made.tokens[LENGTH:], whole.tokens[LENGTH:])
+    with pytest.raises(BadActions, match="every episode holds NaN"):
+        Demonstrations.build(replace(frames, actions=actions * np.nan), tokenizer, policy)
+
+
+def test_a_chunk_without_tokens_costs_its_frame_alone(frames, capsys):
+    rows = np.arange(len(frames))
+    narrow = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future(rows[:40], 32)])
+    policy = trainer(frames, narrow, None).policy
+    made = Demonstrations.build(frames, narrow, policy)
+    told = capsys.readouterr().err
+    lost = int((~made.usable).sum())
+    assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no tokens" in told
+    assert made.usable[:40].all()
 
 
 @pytest.mark.parametrize("name", ["bin", "fast"])

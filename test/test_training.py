@@ -1,14 +1,21 @@
 """Training: it learns, it resumes to the same weights, it refuses nonsense, it judges honestly."""
 
 import hashlib
+import io
 import json
+import os
+import re
+import shutil
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from fuzz import pickle_payload
+from safetensors.torch import load_file
 
 from nac_ros.cli import main
 from nac_ros.data.datasets import open_dataset
@@ -122,6 +129,147 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, preset):
     assert all(
         torch.allclose(wanted[key].float(), found[key].float(), atol=1e-6) for key in wanted
     )
+
+
+TINY = {"batch": 8, "log_every": 1}
+
+
+def short_run(out, steps=2) -> tuple[Windows, Windows]:
+    """A run with a checkpoint after each step, and its data."""
+    train, held_out = waves(70, 0), waves(20, 1)
+    trainer(out, steps=steps, **TINY).run(train, held_out)
+    return train, held_out
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path):
+    train, held_out = short_run(tmp_path, steps=1)
+    before = (tmp_path / "run.json").read_text()
+    other = Windows(train.actions * 50, train.references)
+    with pytest.raises(ConfigError, match=r"begun with other data \(.*now .*choose another --out"):
+        trainer(tmp_path, steps=2, **TINY).run(other, held_out, resume=True)
+    assert (tmp_path / "run.json").read_text() == before
+    changed = Windows(held_out.actions + np.float32(1e-6), held_out.references)
+    with pytest.raises(ConfigError, match="other data"):
+        trainer(tmp_path, steps=2, **TINY).run(train, changed, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch": 16}, "another setting batch (8, now 16)"),
+        ({"seed": 1}, "another setting seed"),
+        ({"preset": "small"}, "another model"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(tmp_path, changes, words):
+    train, held_out = short_run(tmp_path, steps=1)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        trainer(tmp_path, **{"steps": 2, **TINY, **changes}).run(train, held_out, resume=True)
+
+
+def test_more_steps_are_no_other_run(tmp_path):
+    train, held_out = short_run(tmp_path, steps=1)
+    more = {**TINY, "steps": 3, "log_every": 2}
+    assert trainer(tmp_path, **more).run(train, held_out, resume=True)["train_steps"] == 3
+
+
+def damages(content: bytes) -> dict[str, bytes]:
+    """A checkpoint cut off, emptied, overwritten, and made into a pickle that would run code."""
+    return {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "overwritten": content[:200] + b"\0" * 4000 + content[4200:],
+        "text": b"hello",
+        "pickle": pickle_payload(Path("never-written")),
+        "list": saved([1, 2]),
+        "emptied": saved({}),
+        "unlike": saved({"identity": {}, "random": torch.zeros(3), "step": "x"}),
+    }
+
+
+def saved(content) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train, held_out = short_run(tmp_path / "whole")
+    wanted = load_file(tmp_path / "whole/model.safetensors")
+    for name in ("cut", "overwritten", "pickle"):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        checkpoint = tmp_path / name / "checkpoint.pt"
+        checkpoint.write_bytes(damages(checkpoint.read_bytes())[name])
+        capsys.readouterr()
+        trainer(tmp_path / name, steps=2, **TINY).run(train, held_out, resume=True)
+        told = capsys.readouterr().err
+        assert "checkpoint.pt is damaged" in told and "from checkpoint.previous.pt" in told
+        assert told.count("\n") == 1 and not Path("never-written").exists()
+        for key, value in load_file(tmp_path / name / "model.safetensors").items():
+            torch.testing.assert_close(value, wanted[key], atol=1e-6, rtol=0)
+
+
+def test_checkpoints_that_are_all_damaged_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train, held_out = short_run(tmp_path)
+    content = (tmp_path / "checkpoint.pt").read_bytes()
+    for name, damaged in damages(content).items():
+        for file in ("checkpoint.pt", "checkpoint.previous.pt"):
+            (tmp_path / file).write_bytes(damaged)
+        with pytest.raises(ConfigError) as found:
+            trainer(tmp_path, steps=3, **TINY).run(train, held_out, resume=True)
+        text = str(found.value)
+        assert "\n" not in text and "choose another --out" in text, name
+        assert "checkpoint.pt" in text or "begun with" in text, name
+    assert not Path("never-written").exists()
+
+
+def test_a_write_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    train, held_out = short_run(tmp_path, steps=1)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def cut_off(state, path):
+        Path(path).write_bytes(before[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    figures = trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
+    assert figures["train_steps"] == 2
+
+
+def test_between_the_two_renames_of_a_checkpoint_the_run_goes_on(tmp_path):
+    train, held_out = short_run(tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()  # the power failed after the first rename
+    with pytest.raises(ConfigError, match="--resume"):
+        trainer(tmp_path, steps=2, **TINY).run(train, held_out)
+    figures = trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
+    assert figures["train_steps"] == 2
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events = []
+    rename, sync = os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(("sync", _name(fd))), sync(fd))[1])
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (events.append(("rename", Path(b).name)), rename(a, b))[1]
+    )
+    for step in (1, 2):
+        loop.save_checkpoint(tmp_path, {"step": step}, {"data": "x"})
+    assert events[2:] == [
+        ("sync", tmp_path.name), ("sync", "checkpoint.pt.partial"),
+        ("rename", "checkpoint.previous.pt"), ("rename", "checkpoint.pt"), ("sync", tmp_path.name),
+    ]  # fmt: skip
+    states = [torch.load(tmp_path / name) for name in (loop.PREVIOUS, loop.CHECKPOINT)]
+    assert [state["step"] for state in states] == [1, 2]
+
+
+def _name(descriptor: int) -> str:
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
 
 
 def _stop_at(stopped: TokenizerTrainer, step: int):

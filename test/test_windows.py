@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from nac_ros.data.datasets import open_dataset
 from nac_ros.data.episode import Episode, EpisodeInfo
-from nac_ros.data.windows import Windows, action_windows, benchmark_split, concatenate
+from nac_ros.data.windows import (
+    Windows,
+    action_windows,
+    benchmark_split,
+    concatenate,
+    windows_of_sides,
+)
 from nac_ros.errors import DatasetError
 
 
@@ -81,3 +87,72 @@ def test_actions_without_a_state_have_no_references(tmp_path):
         file["data/demo_1/actions"] = np.zeros((40, 7))
     windows = action_windows(open_dataset(tmp_path), [0], 32)
     assert windows.actions.shape == (9, 32, 7) and windows.references is None
+
+
+def sides_of(lengths, horizon, pad_end=False, change=None):
+    """Sides of one dataset, and what was told."""
+    told: list[str] = []
+    dataset = Numbered(lengths)
+    if change:
+        whole = dataset.episode
+        dataset.episode = lambda index, images=False: change(index, whole(index))
+    return windows_of_sides([dataset], horizon, pad_end, told.append), told
+
+
+def test_both_sides_hold_all_windows_of_their_episodes_and_nothing_is_told():
+    (train, held_out, constant), told = sides_of([10] * 5, 4)
+    assert len(train.actions) == 4 * 7 and len(held_out.actions) == 7
+    assert (held_out.actions[..., 0] >= 4000).all() and not constant and not told
+
+
+def test_held_out_episodes_shorter_than_a_chunk_are_padded_when_ends_are_learned():
+    (_, held_out, _), told = sides_of([10, 10, 10, 10, 3] * 2, 4, pad_end=True)
+    assert held_out.actions.shape == (6, 4, 2)
+    assert held_out.actions[1, :, 0].tolist() == [4001, 4002, 4002, 4002]
+    (sentence,) = told
+    assert "held-out episodes 4, 9 are shorter than a chunk of 4 steps: padded" in sentence
+
+
+def test_short_episodes_are_skipped_by_name_as_long_as_others_are_left():
+    (train, held_out, _), told = sides_of([10, 3, 10, 10, 3] + [10] * 5, 4)
+    assert len(train.actions) == 7 * 7 and len(held_out.actions) == 7
+    assert told == [
+        "numbered: training episodes 1 are shorter than a chunk of 4 steps: skipped",
+        "numbered: held-out episodes 4 are shorter than a chunk of 4 steps: skipped",
+    ]
+    (_, held_out, _), told = sides_of([10, 10, 10, 10, 3], 4)
+    assert len(held_out.actions) == 3 and "for nothing else is held out" in told[-1]
+
+
+def test_a_dataset_without_any_window_is_named_and_the_rest_goes_on():
+    told: list[str] = []
+    short, whole = Numbered([2] * 5), Numbered([9] * 5)
+    train, held_out, _ = windows_of_sides([short, whole], 4, notice=told.append)
+    assert len(train.actions) == 24 and len(held_out.actions) == 6
+    assert "numbered has no window of 4 steps and is left out" in told
+    with pytest.raises(DatasetError, match=r"no window of 4 steps fits into the training"):
+        windows_of_sides([short], 4, notice=told.append)
+
+
+def test_windows_with_nan_are_left_out_and_counted():
+    def spoil(index, episode):
+        if index == 1:
+            episode.actions[5] = np.nan
+        return episode
+
+    (train, _, _), told = sides_of([10] * 5, 4, change=spoil)
+    assert len(train.actions) == 3 * 7 + 3 and np.isfinite(train.actions).all()
+    assert told == [
+        "numbered, training episode 1: 4 of 7 windows hold NaN or inf and are left out"
+    ]
+
+
+def test_a_dimension_that_never_moves_in_training_is_held_in_held_out_windows():
+    def still(index, episode):
+        episode.actions[:, 1] = 7.0 if index != 4 else np.linspace(7, 9, len(episode.actions))
+        return episode
+
+    (_, held_out, constant), told = sides_of([10] * 5, 4, change=still)
+    assert constant == ("b",) and (held_out.actions[..., 1] == 7).all()
+    assert (np.diff(held_out.actions[..., 0]) == 1).all()
+    assert len(told) == 1 and told[0].startswith("b never moves in the training episodes")

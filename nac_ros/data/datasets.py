@@ -1,10 +1,11 @@
-"""The one door to every dataset format, whatever is at the path."""
+"""Opens a dataset of any format, at a path or on the Hugging Face Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nac_ros.data import rlds
+from nac_ros.data import hub, rlds
+from nac_ros.data.aloha import AlohaDataset, episode_files, is_aloha
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.hdf5 import Hdf5Dataset
 from nac_ros.data.lerobot import Dataset
@@ -47,25 +48,26 @@ class AnyDataset(Protocol):
 def open_dataset(
     path: Path | str, action_key: str | None = None, state_key: str | None = None
 ) -> AnyDataset:
-    """A LeRobot folder, recorded episodes, a BridgeData-style folder of TFRecord files, a
-    robomimic-style HDF5 file, or a folder with exactly one such file.
+    """A LeRobot folder, recorded episodes, a BridgeData-style folder of TFRecord files, an HDF5
+    file of robomimic or ALOHA, a folder with exactly one such file, or one of ALOHA's episodes.
 
-    The keys choose columns; the same key for both makes the action the next frame's state.
+    A path `owner/name` or `owner/name@revision` that is none here is fetched from the Hugging Face
+    Hub. The keys choose columns; the same key for both makes the action the next frame's state.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DatasetError(f"no dataset at {path}; name a LeRobot v3 folder or an HDF5 file")
+    path = locate(path)
     if path.is_file():
-        return Hdf5Dataset.open(path, action_key, state_key)
+        return _hdf5(path, action_key, state_key)
     if (path / "meta/info.json").is_file():
         return Dataset.open(path, action_key, state_key)
     if (path / rlds.FEATURES).is_file() and rlds.record_files(path):
         return RldsDataset.open(path, action_key, state_key)
     if holds_recordings(path):
         return _recordings(path, action_key, state_key)
-    files = [file for pattern in HDF5 for file in sorted(path.glob(pattern))]
+    if _holds_aloha(path):
+        return AlohaDataset.open(path, action_key, state_key)
+    files = _hdf5_files(path, ("",))
     if len(files) == 1:
-        return Hdf5Dataset.open(files[0], action_key, state_key)
+        return _hdf5(files[0], action_key, state_key)
     raise DatasetError(
         f"{path} is neither a LeRobot v3 folder (meta/info.json) nor a folder of recorded "
         f"episodes nor one with one HDF5 file ({len(files)} found)"
@@ -77,12 +79,33 @@ def open_all(
 ) -> list[AnyDataset]:
     """Every dataset at the path: those of `open_dataset`, or all HDF5 files of a folder and of
     the folders in it."""
-    path = Path(path)
-    inside = [f"{deep}{pattern}" for deep in ("", "*/") for pattern in HDF5]
-    files = [file for pattern in inside for file in sorted(path.glob(pattern))]
-    if not files or (path / "meta/info.json").is_file():
+    path = locate(path)
+    if path.is_file() or (path / "meta/info.json").is_file() or _holds_aloha(path):
         return [open_dataset(path, action_key, state_key)]
-    return [Hdf5Dataset.open(file, action_key, state_key) for file in files]
+    folders = [folder for folder in sorted(path.glob("*/")) if _holds_aloha(folder)]
+    taken = {file for folder in folders for file in episode_files(folder)}
+    files = [file for file in _hdf5_files(path, ("", "*/")) if file not in taken]
+    if not files and not folders:
+        return [open_dataset(path, action_key, state_key)]
+    return [
+        *(_hdf5(file, action_key, state_key) for file in files),
+        *(AlohaDataset.open(folder, action_key, state_key) for folder in folders),
+    ]
+
+
+def locate(path: Path | str) -> Path:
+    """The path itself, or where a dataset of that id was fetched to from the Hugging Face Hub;
+    raises DatasetError where there is neither."""
+    path = Path(path)
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        raise DatasetError(f"no dataset at {str(path)[:80]!r}: that is no path") from error
+    if there:
+        return path
+    if hub.is_dataset_id(str(path)):
+        return hub.fetch(str(path))
+    raise DatasetError(f"no dataset at {path}; name a LeRobot v3 folder or an HDF5 file")
 
 
 def holds_recordings(path: Path) -> bool:
@@ -99,3 +122,20 @@ def _recordings(path: Path, *keys: str | None) -> Any:
             "pip install 'nac_ros[record]'"
         ) from error
     return RecordingDataset.open(path, *keys)
+
+
+def _hdf5(path: Path, action_key: str | None, state_key: str | None) -> AnyDataset:
+    if is_aloha(path):
+        return AlohaDataset.open(path, action_key, state_key)
+    return Hdf5Dataset.open(path, action_key, state_key)
+
+
+def _hdf5_files(path: Path, below: Sequence[str]) -> list[Path]:
+    inside = [f"{folder}{pattern}" for folder in below for pattern in HDF5]
+    return [file for pattern in inside for file in sorted(path.glob(pattern))]
+
+
+def _holds_aloha(path: Path) -> bool:
+    """Whether it is a folder of ALOHA's episodes."""
+    files = episode_files(path) if path.is_dir() else []
+    return bool(files) and is_aloha(files[0])

@@ -1,7 +1,7 @@
 """Reads robomimic-style HDF5, LIBERO's too: `data/demo_<n>/actions`, `obs/<camera>_image`."""
 
-import json
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,26 +9,30 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from nac_ros.data import hdf5_access as access
 from nac_ros.data.episode import Episode, EpisodeInfo
+from nac_ros.data.hdf5_access import open_hdf5, shown
 from nac_ros.errors import DatasetError
 
 DEFAULT_FPS = 20  # robosuite's and robomimic's control frequency
+FASTEST = 100_000  # [Hz] no arm is commanded at a higher rate
 OWN_STATE = "obs/state"  # where our own files have it
-CAMERA = re.compile(r"(?P<name>.+)_(image|rgb)")  # robomimic's and LIBERO's names of images
+DEMO = re.compile(r"demo_.*")
+CAMERA = re.compile(r"(?P<name>[\w.-]+)_(image|rgb)")  # robomimic's and LIBERO's names of images
+LARGEST_IMAGE = 1 << 28  # [bytes] of one frame
 
 
 class Demo(NamedTuple):
-    """One demonstration without its images."""
+    """One demonstration as it is listed: its group, frames T, task and verdict."""
 
     key: str
-    actions: np.ndarray
-    states: np.ndarray
+    length: int
     task: str
     success: bool | None
 
 
 class Hdf5Dataset:
-    """One file, opened by `Hdf5Dataset.open`; images are read when an episode is asked for.
+    """One file, opened by `Hdf5Dataset.open`; an episode is read when it is asked for.
 
     The state is the data set `state_key` of each demonstration, e.g. `obs/robot0_joint_pos`;
     without one it is `obs/state`, and where there is none S = 0. Images are as stored: LIBERO's
@@ -42,7 +46,9 @@ class Hdf5Dataset:
         self._pictures: dict[str, str] = {}
         self._demos: list[Demo] = []
         self._facts: dict[str, Any] = {}
-        self.fps, self.robot_type, self._task = DEFAULT_FPS, "", root.stem
+        self._dims = (0, 0)  # D and S
+        self.fps: float = DEFAULT_FPS
+        self.robot_type, self._task, self._shaped = "", root.stem, False
 
     @classmethod
     def open(
@@ -51,28 +57,31 @@ class Hdf5Dataset:
         """The file's demonstrations; raises DatasetError naming what is missing."""
         path = Path(path)
         dataset = cls(path, action_key or "actions", state_key)
-        try:
-            with h5py.File(path) as file:
-                dataset._load(file)
-        except OSError as error:
-            raise DatasetError(f"{path} is no HDF5 file: {error}") from error
+        with open_hdf5(path) as file:
+            dataset._load(file)
         return dataset
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the data."""
+        return [self.root]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the D action dimensions, numbered ones where the file has none."""
-        return self._named("names", "actions", self._action_key, self._demos[0].actions)
+        return self._named("names", "actions", self._action_key, self._dims[0])
 
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the S state dimensions."""
-        return self._named("state_names", OWN_STATE, self._state_key or "", self._demos[0].states)
+        return self._named("state_names", OWN_STATE, self._state_key or "", self._dims[1])
 
     @property
     def units(self) -> tuple[str, ...]:
         """Unit of each action dimension, "" where the file does not say."""
-        known = self._facts.get("units", ()) if self._action_key == "actions" else ()
-        return tuple(known) or ("",) * len(self.names)
+        if self._action_key != "actions":
+            return ("",) * self._dims[0]
+        return self._fact("units", self._dims[0]) or ("",) * self._dims[0]
 
     @property
     def tasks(self) -> list[str]:
@@ -82,113 +91,211 @@ class Hdf5Dataset:
     @cached_property
     def episodes(self) -> list[EpisodeInfo]:
         """Length and task of each demonstration."""
-        return [EpisodeInfo(len(demo.actions), demo.task) for demo in self._demos]
+        return [EpisodeInfo(demo.length, demo.task) for demo in self._demos]
 
     def episode(self, index: int, images: bool = True) -> Episode:
         """Demonstration `index` in the order of their numbers."""
-        if not 0 <= index < len(self._demos):
-            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._demos)}")
-        demo = self._demos[index]
-        with h5py.File(self.root) as file:
-            group, length = file[f"data/{demo.key}"], len(demo.actions)
-            ages = group.get("age_ms", {})
+        demo = self._demo(index)
+        with open_hdf5(self.root) as file:
+            group = self._group(file, demo.key)
+            actions, states = self._numbers(group, demo)
+            pictures = {
+                camera: np.empty((demo.length, *size, 3), np.uint8)
+                for camera, size in (self.cameras.items() if images else ())
+            }
+            self._read_images(group, pictures)
             return Episode(
-                demo.states,
-                demo.actions,
+                states,
+                actions,
                 demo.task,
-                {c: self._images(group, c, length) for c in self.cameras} if images else {},
+                pictures,
                 demo.success,
-                stamps_ns=_column(group, "stamp_ns", length),
-                ages_ms={camera: ages[camera][:length] for camera in ages},
-                intervention=_column(group, "intervention", length),
+                stamps_ns=access.column(group, "stamp_ns", demo.length),
+                ages_ms=self._ages(group, demo.length),
+                intervention=access.column(group, "intervention", demo.length),
             )
 
+    def write_images(self, index: int, outs: Mapping[str, np.ndarray]) -> None:
+        """Reads images of demonstration `index` into `outs`: camera -> uint8 `[T, H, W, 3]` RGB,
+        a few frames at a time."""
+        demo = self._demo(index)
+        with open_hdf5(self.root) as file:
+            self._read_images(self._group(file, demo.key), outs)
+
+    def _demo(self, index: int) -> Demo:
+        if not 0 <= index < len(self._demos):
+            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._demos)}")
+        return self._demos[index]
+
+    def _group(self, file: h5py.File, key: str) -> h5py.Group:
+        group = access.subgroup(file, f"data/{key}")
+        if group is None:
+            raise DatasetError(f"{self.root}: data/{shown(key)} is no group of a demonstration")
+        return group
+
     def _load(self, file: h5py.File) -> None:
-        group = file.get("data")
-        keys = [n for n in (group or ()) if n.startswith("demo_")]
-        if not keys:
+        group = access.subgroup(file, "data")
+        keys = [name for name in access.names_in(group) if DEMO.fullmatch(name)]
+        if group is None or not keys:
             raise DatasetError(f"{self.root} holds no data/demo_* group; is it robomimic-style?")
         self._describe(group.attrs)
         keys.sort(key=_number)
-        if self._state_key is None and OWN_STATE in group[keys[0]]:
+        first = self._group(file, keys[0])
+        if self._state_key is None and access.table(first, OWN_STATE) is not None:
             self._state_key = OWN_STATE
-        self._find_cameras(group[keys[0]])
-        self._demos = [self._demo(group[key], key) for key in keys]
+        self._find_cameras(first)
+        self._dims = self._dims_of(first)
+        self._demos = [self._listed(self._group(file, key), key) for key in keys]
 
-    def _demo(self, demo: h5py.Group, key: str) -> Demo:
-        actions = self._read(demo, self._action_key)
-        states = np.zeros((len(actions), 0), np.float32)
+    def _listed(self, group: h5py.Group, key: str) -> Demo:
+        if self._dims_of(group) != self._dims:
+            raise DatasetError(
+                f"{self.root}: {shown(key)} has {self._dims_of(group)} dimensions of action and "
+                f"state, the first demonstration has {self._dims}"
+            )
+        length = len(self._table(group, self._action_key))
         if self._state_key:
-            states = self._read(demo, self._state_key)
-        if len(states) != len(actions):
-            raise DatasetError(
-                f"{self.root}: {key} has {len(actions)} actions and {len(states)} states"
-            )
-        if self._state_key == self._action_key:  # the action is the next state
-            actions, states = actions[1:], states[:-1]
-        task = str(demo.attrs.get("task", self._task))
-        return Demo(key, actions, states, task, self._success(demo))
+            states = len(self._table(group, self._state_key))
+            if states != length:
+                raise DatasetError(
+                    f"{self.root}: {shown(key)} has {length} actions and {states} states"
+                )
+        if self._shifted:
+            length = max(0, length - 1)
+        task = access.text_attribute(group.attrs, "task")
+        return Demo(key, length, self._task if task is None else task, self._success(group))
 
-    def _read(self, demo: h5py.Group, key: str) -> np.ndarray:
-        found = demo.get(key)
-        if not isinstance(found, h5py.Dataset) or found.ndim != 2:
-            known: list[str] = []
-            demo.visititems(lambda n, o: known.append(n) if getattr(o, "ndim", 0) == 2 else None)
+    @property
+    def _shifted(self) -> bool:
+        """Whether the action of a frame is the next frame's state."""
+        return self._state_key == self._action_key
+
+    def _dims_of(self, group: h5py.Group) -> tuple[int, int]:
+        state = self._table(group, self._state_key).shape[1] if self._state_key else 0
+        return self._table(group, self._action_key).shape[1], state
+
+    def _numbers(self, group: h5py.Group, demo: Demo) -> tuple[np.ndarray, np.ndarray]:
+        """Actions `[T, D]` and states `[T, S]`, float32."""
+        actions = _read(self._table(group, self._action_key))
+        if self._shifted:
+            return actions[1:], actions[:-1]
+        if self._state_key is None:
+            return actions, np.zeros((len(actions), 0), np.float32)
+        return actions, _read(self._table(group, self._state_key))
+
+    def _table(self, demo: h5py.Group, key: str) -> h5py.Dataset:
+        found = access.table(demo, key)
+        if found is None or not found.shape[1]:
+            known = ", ".join(shown(name) for name in access.tables_in(demo)[:20]) or "none"
             raise DatasetError(
-                f"{self.root}: {demo.name} has no table '{key}'; choose one with --action-key "
-                f"or --state-key: {', '.join(known)}"
+                f"{self.root}: {shown(demo.name)} has no table '{key}'; choose one with "
+                f"--action-key or --state-key: {known}"
             )
-        return np.asarray(found[()], np.float32)
+        return found
 
     def _success(self, demo: h5py.Group) -> bool | None:
         """What our own files say; else a sparse reward that was given. Shaped rewards say nothing,
         and no reward is no failure: many files were never rewarded."""
-        if "success" in demo.attrs:
-            return bool(demo.attrs["success"])
-        if self._facts or self._shaped or "rewards" not in demo:
+        said = demo.attrs.get("success")
+        if said is not None:
+            return bool(said)
+        rewards = access.find(demo, "rewards")
+        if self._facts or self._shaped or not isinstance(rewards, h5py.Dataset):
             return None
-        return True if np.any(demo["rewards"][()] > 0) else None
+        values = access.column(demo, "rewards", rewards.shape[0] if rewards.ndim else 0)
+        return True if values is not None and np.any(values > 0) else None
 
     def _find_cameras(self, demo: h5py.Group) -> None:
-        for key, found in demo.get("obs", {}).items():
+        observed = access.subgroup(demo, "obs")
+        for key in access.names_in(observed):
             match = CAMERA.fullmatch(key)
-            if match and found.ndim == 4 and found.shape[3] == 3 and found.dtype == np.uint8:
+            found = access.find(observed, key) if match else None
+            if match and is_images(found):
                 self._pictures[match["name"]] = f"obs/{key}"
                 self.cameras[match["name"]] = (found.shape[1], found.shape[2])
 
-    def _images(self, demo: h5py.Group, camera: str, length: int) -> np.ndarray:
-        found = demo.get(self._pictures[camera])
-        if found is None or len(found) < length or found.shape[1:3] != self.cameras[camera]:
-            shape = None if found is None else found.shape
+    def _read_images(self, demo: h5py.Group, outs: Mapping[str, np.ndarray]) -> None:
+        for camera, out in outs.items():
+            found = access.find(demo, self._pictures[camera])
+            if (
+                not is_images(found)
+                or len(found) < len(out)
+                or found.shape[1:3] != self.cameras[camera]
+            ):
+                shape = getattr(found, "shape", None)
+                raise DatasetError(
+                    f"{self.root}: {shown(demo.name)} should have {len(out)} images of {camera} "
+                    f"of {self.cameras[camera]} pixels, its shape is {shape}"
+                )
+            access.check_storage(found)
+            for first, frames in access.blocks(found, len(out)):
+                out[first : first + len(frames)] = frames
+
+    def _ages(self, demo: h5py.Group, length: int) -> dict[str, np.ndarray]:
+        ages = {c: access.column(demo, f"age_ms/{c}", length) for c in self.cameras}
+        return {camera: values for camera, values in ages.items() if values is not None}
+
+    def _named(self, fact: str, own: str, key: str, count: int) -> tuple[str, ...]:
+        known = self._fact(fact, count) if key == own else ()
+        return known or tuple(f"{key}.{i}" for i in range(count))
+
+    def _fact(self, fact: str, count: int) -> tuple[str, ...]:
+        """Texts of our own attribute; () without, raises DatasetError for another number."""
+        known = self._facts.get(fact) or ()
+        if not isinstance(known, (list, tuple)) or not all(isinstance(k, str) for k in known):
+            raise DatasetError(f"{self.root}: the attribute 'nac' has {fact} that are no texts")
+        if known and len(known) != count:
             raise DatasetError(
-                f"{self.root}: {demo.name} should have {length} images of {camera} of "
-                f"{self.cameras[camera]} pixels, its shape is {shape}"
+                f"{self.root}: the attribute 'nac' has {len(known)} {fact} for {count} dimensions"
             )
-        return found[:length]
+        return tuple(known)
 
-    def _named(self, fact: str, own: str, key: str, values: np.ndarray) -> tuple[str, ...]:
-        known = self._facts.get(fact, ()) if key == own else ()
-        return tuple(known) or tuple(f"{key}.{i}" for i in range(values.shape[1]))
-
-    def _describe(self, attributes: Any) -> None:
+    def _describe(self, attributes: Mapping[str, Any]) -> None:
         """Task, robot and rate: robosuite's `env_info`, robomimic's `env_args`, LIBERO's
         `problem_info`, and names and units from our own `nac`."""
-        self._facts = json.loads(attributes.get("nac", "{}"))
-        facts = json.loads(attributes.get("env_args", attributes.get("env_info", "{}")))
+        self._facts = access.json_attribute(attributes, "nac")
+        known = "env_args" if "env_args" in attributes else "env_info"
+        facts = access.json_attribute(attributes, known)
         details = facts.get("env_kwargs", facts)
-        self.fps = int(details.get("control_freq", DEFAULT_FPS))
+        if not isinstance(details, dict):
+            raise DatasetError(f"{self.root}: env_kwargs of {known} is no JSON object")
+        self.fps = self._rate(details.get("control_freq", DEFAULT_FPS))
         self._shaped = bool(details.get("reward_shaping", False))
-        said = json.loads(attributes.get("problem_info", "{}")).get("language_instruction")
-        name = attributes.get("env", facts.get("env_name", self._task))
-        self._task = str(name) if said is None else "".join(said)
-        robots = details.get("robots", "")
-        self.robot_type = robots if isinstance(robots, str) else "+".join(robots)
+        said = access.json_attribute(attributes, "problem_info").get("language_instruction")
+        name = access.text_attribute(attributes, "env") or facts.get("env_name", self._task)
+        self._task = str(name) if said is None else "".join(map(str, _listed(said)))
+        self.robot_type = "+".join(map(str, _listed(details.get("robots", ""))))
+
+    def _rate(self, value: Any) -> float:
+        """[Hz]; raises DatasetError where it is no rate."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise DatasetError(f"{self.root}: control_freq is {shown(value)}, which is no rate")
+        if not 0 < value < FASTEST:
+            raise DatasetError(f"{self.root}: control_freq {shown(value)} Hz is no rate of an arm")
+        return int(value) if value == int(value) else float(value)
 
 
-def _column(demo: h5py.Group, key: str, length: int) -> np.ndarray | None:
-    return demo[key][:length] if key in demo else None
+def is_images(found: Any) -> bool:
+    """Whether it is a data set of images, uint8 `[T, H, W, 3]`."""
+    return (
+        isinstance(found, h5py.Dataset)
+        and found.ndim == 4
+        and found.shape[3] == 3
+        and found.dtype == np.uint8
+        and 0 < int(np.prod(found.shape[1:], dtype=object)) <= LARGEST_IMAGE
+    )
+
+
+def _read(found: h5py.Dataset) -> np.ndarray:
+    """Float32 `[T, D]`; numbers beyond float32 become infinite, which no statistic accepts."""
+    with np.errstate(over="ignore"):
+        return np.asarray(found[()], np.float32)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _number(name: str) -> int:
-    digits = re.search(r"\d+", name)
+    digits = re.search(r"\d+", name[:300])
     return int(digits.group()) if digits else 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from nac_ros.data import layout
 from nac_ros.data.episode import Episode
+from nac_ros.data.hdf5_access import json_attribute, open_hdf5, subgroup
 
 ROBOSUITE = 1  # robomimic's number of the kind of environment
 OWN = "nac"  # attribute: names, units and whatever else the format has no place for
@@ -37,10 +38,10 @@ def write_hdf5(path: Path, facts: Facts, episodes: Iterable[Episode]) -> None:
 
 def own_facts(path: Path) -> dict[str, Any]:
     """What `Facts.more` was when the file was written."""
-    with h5py.File(path) as file:
-        return (
-            json.loads(file["data"].attrs.get(OWN, "{}")).get("more", {}) if "data" in file else {}
-        )
+    with open_hdf5(path) as file:
+        data = subgroup(file, "data")
+        more = {} if data is None else json_attribute(data.attrs, OWN).get("more", {})
+        return more if isinstance(more, dict) else {}
 
 
 def _write(path: Path, facts: Facts, episodes: Iterable[Episode]) -> None:

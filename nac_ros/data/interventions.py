@@ -92,7 +92,9 @@ def split_rows(frames: Frames, only: Only, horizon: int) -> EpisodeSplit:
         return _rows_alone(frames, horizon)
     held_out = frames.held_out[frames.episode]
     if held_out.all() or not held_out.any():
-        raise DatasetError("training needs at least 5 episodes: every fifth is held out")
+        raise DatasetError(
+            "training needs at least 2 episodes with frames, one of which is held out"
+        )
     return EpisodeSplit(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 

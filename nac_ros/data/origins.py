@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nac_ros.data import layout
+from nac_ros.data import hub, layout
 from nac_ros.data.compatibility import check_compatible
 from nac_ros.data.datasets import AnyDataset
 from nac_ros.data.episode import Episode
@@ -106,7 +106,16 @@ def _identity(source: AnyDataset, n: int | None = None) -> dict[str, Any]:
     episodes = [[info.length, *(info.tasks or [""])] for info in source.episodes[:n]]
     content = json.dumps([source.names, source.state_names, episodes])
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return {"name": source.root.name, "episodes": len(episodes), "digest": digest[:16]}
+    facts = {"name": source.root.name, "episodes": len(episodes), "digest": digest[:16]}
+    return {**facts, **hub.origin_of(source.root)}
+
+
+def describe(sources: Sequence[AnyDataset]) -> list[dict[str, Any]]:
+    """Of each dataset where it lies, what it holds, and the Hub's revision if it came from there;
+    what a run writes beside its results."""
+    return [
+        {"path": str(source.root), "fps": source.fps, **_identity(source)} for source in sources
+    ]
 
 
 def check_same(

@@ -1,6 +1,6 @@
 """Recorded episodes as a dataset: each MCAP file is cut into frames when it is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +9,10 @@ import numpy as np
 import yaml
 
 from nac_ros import config as configs
-from nac_ros.data import bagfile, slices, streams
+from nac_ros.data import bag, bagfile, slices, streams
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.info import plain_rate
+from nac_ros.data.recording_images import write_images
 from nac_ros.data.slices import Cut, Slice
 from nac_ros.errors import DatasetError, NacError, show_text
 from nac_ros.robot import RobotSpec, list_robots, load_robot
@@ -89,6 +90,21 @@ class RecordingDataset:
             raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._places)}")
         place = self._places[index]
         return self._episode(place, self._cut(place.folder, images), images)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the data."""
+        return [folder / bag.FILE for folder in self._folders]
+
+    def write_images(self, index: int, outs: Mapping[str, np.ndarray]) -> None:
+        """Decodes images of episode `index` into `outs`: camera -> uint8 `[T, H, W, 3]` RGB, of
+        which only a few are in memory at a time."""
+        place = self._places[index]
+        cutter = slices.Cutter(self.spec, tuple(self.cameras), self._infos[index].task)
+        try:
+            write_images(bagfile.messages(place.folder), cutter, place.part, outs)
+        except DatasetError as error:
+            raise DatasetError(f"{place.folder}: {error}") from error
 
     def _episode(self, place: Place, cut: Cut, images: bool) -> Episode:
         part, facts = cut.slices[place.part], self._facts[place.folder]

@@ -90,6 +90,11 @@ class RldsDataset:
         """Task texts in the order in which they come first."""
         return list(dict.fromkeys(info.task for info in self.episodes))
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the data."""
+        return record_files(self.root)
+
     @cached_property
     def episodes(self) -> list[EpisodeInfo]:
         """Length and task of each episode."""

@@ -73,6 +73,7 @@ def bench(config: BenchConfig, material: Material, out: Path) -> dict[str, Any]:
             "train": len(material.train.actions),
             "held_out": len(material.held_out.actions),
         },
+        "constant": list(material.constant),
         "rows": rows,
         "points": points,
         "onnx": parities,

@@ -1,7 +1,7 @@
 """Training of one codec for several robots: their batches take turns over the shared parts."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,18 @@ def train_family(
     config: TokenizerTraining,
     out: Path,
     resume: bool = False,
+    sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Trains all members, each saved in `out`/<robot>; robot -> figures.
 
+    sources: where each robot's data came from, for its run.json
     `steps` are those of each robot; `seconds` are shared out evenly.
     """
     config = replace(config, seconds=config.seconds / len(family))
-    trainers = {name: TokenizerTrainer(family[name], config, out / name) for name in data}
+    trainers = {
+        name: TokenizerTrainer(family[name], config, out / name, (sources or {}).get(name, ()))
+        for name in data
+    }
     resumed = [trainers[name].begin(*data[name], resume) for name in data]
     if not all(resumed):
         chunks = {name: trainer.chunks for name, trainer in trainers.items()}

@@ -1,10 +1,17 @@
 """What every training run shares: schedule, averaged weights, checkpoints, a log."""
 
+import hashlib
 import json
 import math
 import os
+import pickle
 import random
+import struct
+import sys
 import time
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nac_ros.data import layout
 from nac_ros.errors import ConfigError
 from nac_ros.provenance import environment
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, PREVIOUS, RUN = "checkpoint.pt", "checkpoint.previous.pt", "run.json"
+MAY_CHANGE = ("steps", "seconds", "log_every")  # of a training config, when a run is resumed
+IDENTITY = "identity"  # entry of a checkpoint: what the run was begun with
+# what reading a damaged file, or state of another network, ends in
+DAMAGE = (
+    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError,
+    OverflowError, MemoryError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 def seed_everything(seed: int) -> None:
@@ -66,30 +81,132 @@ class Log:
         print("  ".join(parts), flush=True)
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Writes tensors, numbers and random states; complete or not at all."""
-    partial = folder / (CHECKPOINT + ".partial")
-    torch.save({**state, "random": torch.get_rng_state()}, partial)
-    os.replace(partial, folder / CHECKPOINT)
+def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, str]) -> None:
+    """Writes tensors, numbers, random states and `identity`; complete and on disk, or not at all.
+
+    The checkpoint before this one is kept beside it, for the case that this one is damaged later.
+    """
+    path, temporary = folder / CHECKPOINT, folder / (CHECKPOINT + layout.TEMPORARY)
+    whole = {**state, "random": torch.get_rng_state(), IDENTITY: dict(identity)}
+    torch.save(whole, temporary)
+    layout.sync(temporary)
+    if path.is_file():
+        os.replace(path, folder / PREVIOUS)
+    os.replace(temporary, path)
+    layout.sync(folder)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint in `folder`, None when there is none; the random state is restored."""
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return None
-    state = torch.load(path, weights_only=True)
-    torch.set_rng_state(state.pop("random"))
-    return state
+def restore_checkpoint(
+    folder: Path, identity: Mapping[str, str], apply: Callable[[dict[str, Any]], None]
+) -> bool:
+    """Hands the newest undamaged checkpoint of `folder` to `apply`; False where there is none.
+
+    identity: what the run that goes on depends on (`identity_of`)
+    A damaged checkpoint is named on stderr, and the one before it is used. Raises ConfigError
+    where none can be used, or where the run was begun with something else than `identity`.
+    """
+    damaged = []
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            state = _load(path)
+            random_state, begun = state.pop("random"), state.pop(IDENTITY, None)
+            begun = None if begun is None else dict(begun)
+        except DAMAGE as error:
+            damaged.append(f"{path} is damaged ({_first_line(error)})")
+            continue
+        if begun is None:
+            raise ConfigError(
+                f"{path} does not say what it was trained on, an earlier version wrote it; "
+                "choose another --out"
+            )
+        _check_identity(folder, begun, identity)
+        try:
+            apply(state)
+            torch.set_rng_state(random_state)
+        except DAMAGE as error:
+            damaged.append(f"{path} does not fit this run ({_first_line(error)})")
+            continue
+        for sentence in damaged:
+            print(f"nac: {sentence}; going on from {path.name}", file=sys.stderr)
+        return True
+    if damaged:
+        raise ConfigError(
+            f"{'; '.join(damaged)}; choose another --out, or remove it and train again"
+        )
+    return False
 
 
-def prepare_folder(out: Path, config: dict[str, Any], resume: bool) -> Path:
-    """Makes `out` and writes run.json; refuses to overwrite a run that is not resumed."""
-    if (out / CHECKPOINT).is_file() and not resume:
+def identity_of(config: Mapping[str, Any], **parts: Any) -> dict[str, str]:
+    """What a run depends on, each part as text: the settings of its training that may not change
+    when it is resumed, and further `parts` such as the model's settings and `data`, a digest."""
+    fixed = {f"setting {k}": v for k, v in config.items() if k not in MAY_CHANGE}
+    return {k: json.dumps(v, sort_keys=True) for k, v in {**parts, **fixed}.items()}
+
+
+def digest_of(arrays: Sequence[np.ndarray | None], texts: Sequence[str] = ()) -> str:
+    """Hash of every number, shape and dtype of the arrays, and of the texts."""
+    found = hashlib.sha256(json.dumps(list(texts)).encode())
+    for array in arrays:
+        if array is None:
+            found.update(b"none")
+            continue
+        found.update(f"{array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Tensors and plain values; never code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that are no checkpoints
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_identity(folder: Path, begun: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for key in sorted({*begun, *now}):
+        if begun.get(key) != now.get(key):
+            what = "other data" if key == "data" else f"another {key}"
+            raise ConfigError(
+                f"{folder} was begun with {what} ({_cut(begun.get(key))}, now "
+                f"{_cut(now.get(key))}); resume it with the same, or choose another --out"
+            )
+
+
+def _cut(text: str | None, most: int = 60) -> str:
+    text = "none" if text is None else text.strip('"')
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0].strip().rstrip(".:") if lines else type(error).__name__
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run in `folder` has written a checkpoint."""
+    return (folder / CHECKPOINT).is_file() or (folder / PREVIOUS).is_file()
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a run that is complete."""
+    for name in (CHECKPOINT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def prepare_folder(
+    out: Path, config: dict[str, Any], resume: bool, data: Sequence[Mapping[str, Any]] = ()
+) -> Path:
+    """Makes `out` and writes run.json; refuses to overwrite a run that is not resumed.
+
+    data: where each dataset came from (`nac_ros.data.origins.describe`)
+    """
+    if has_checkpoint(out) and not resume:
         raise ConfigError(f"{out} holds a run already; add --resume or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    run = {"config": config, **environment()}
-    (out / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+    run = {"config": config, "data": [dict(one) for one in data], **environment()}
+    layout.write_json(out / RUN, run)
     return out
 
 

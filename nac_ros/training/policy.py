@@ -1,19 +1,21 @@
 """Behavioural cloning of a token policy from demonstrations with images, resumable."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nac_ros import config as configs
 from nac_ros.config import bounded, check_bounds
 from nac_ros.data.frames import Frames
 from nac_ros.data.interventions import Only, odds, split_rows
-from nac_ros.errors import ConfigError
+from nac_ros.data.windows import Notice, tell
+from nac_ros.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.policies.ar import ArPolicy
 from nac_ros.policies.base import Inputs, Policy, Targets
 from nac_ros.tokenizers.base import Tokenizer
@@ -72,30 +74,48 @@ class PolicyTraining:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Frames with targets: chunk references, tokens `[N, L]`, latents `[N, L, E]` or None."""
+    """Frames with targets: chunk references, tokens `[N, L]`, latents `[N, L, E]` or None.
+
+    usable: bool `[N]`, False for frames that hold NaN or inf, or whose chunk has no tokens
+    """
 
     frames: Frames
     tokenizer: Tokenizer
     task: Tensor
     tokens: Tensor
     latents: Tensor | None
+    usable: np.ndarray
 
     @classmethod
-    def build(cls, frames: Frames, tokenizer: Tokenizer, policy: Policy) -> "Demonstrations":
-        """Encodes the chunk that starts at every frame once."""
+    def build(
+        cls, frames: Frames, tokenizer: Tokenizer, policy: Policy, notice: Notice = tell
+    ) -> "Demonstrations":
+        """Encodes the chunk that starts at every frame once.
+
+        notice: is told how many frames cannot be used; raises BadActions where none can
+        """
         task = torch.tensor([policy.task_index(text) for text in frames.tasks])
-        tokens, latents = [], []
-        for start in range(0, len(frames), ENCODE_BATCH):
-            rows = np.arange(start, min(start + ENCODE_BATCH, len(frames)))
-            chunk = cls._chunk(frames, tokenizer, rows)
-            tokens.append(tokenizer.encode(*cls._physical(frames, tokenizer, rows)))
-            with torch.no_grad():
-                naming = tokenizer.naming(chunk)
-                latents.append(None if naming is None else naming(tokens[-1]))
-        joined = None if latents[0] is None else torch.cat(latents)
-        longest = max(part.shape[1] for part in tokens)
-        padded = [F.pad(part, (0, longest - part.shape[1]), value=PAD) for part in tokens]
-        return cls(frames, tokenizer, task, torch.cat(padded), joined)
+        usable = _finite(frames, notice)
+        parts: list[Encoded] = []
+        failed: list[tuple[int, str]] = []
+        for rows in np.array_split(np.flatnonzero(usable), -(-len(frames) // ENCODE_BATCH)):
+            found, lost = _encode(frames, tokenizer, rows)
+            parts, failed = parts + found, failed + lost
+        reason = failed[0][1] if failed else "every episode holds NaN or inf"
+        if not parts:
+            raise BadActions(f"no frame can be learned from: {reason}")
+        if failed:
+            usable[[row for row, _ in failed]] = False
+            notice(f"{len(failed)} of {len(frames)} frames have no tokens, left out: {reason}")
+        longest = max(part.tokens.shape[1] for part in parts)
+        tokens = torch.full((len(frames), longest), PAD)
+        first = parts[0].latents
+        latents = None if first is None else torch.zeros(len(frames), *first.shape[1:])
+        for part in parts:
+            tokens[part.rows, : part.tokens.shape[1]] = part.tokens
+            if latents is not None:
+                latents[part.rows] = part.latents
+        return cls(frames, tokenizer, task, tokens, latents, usable)
 
     def inputs(self, rows: np.ndarray, n_obs_steps: int, images: bool = True) -> Inputs:
         """Observations of frames `[B]`, with or without their images."""
@@ -124,15 +144,63 @@ class Demonstrations:
         return tokenizer.normalize(*cls._physical(frames, tokenizer, rows, stride))
 
 
+class Encoded(NamedTuple):
+    """Frames `[R]`, tokens int64 `[R, L]` of their chunks, latents `[R, L, E]` or None."""
+
+    rows: np.ndarray
+    tokens: Tensor
+    latents: Tensor | None
+
+
+def _finite(frames: Frames, notice: Notice) -> np.ndarray:
+    """Bool `[N]`: frames of episodes that hold neither NaN nor inf."""
+    finite = np.isfinite(frames.actions).all(1) & np.isfinite(frames.proprio).all(1)
+    spoilt = np.unique(frames.episode[~finite])
+    if len(spoilt):
+        listed = ", ".join(map(str, spoilt[:10])) + (", ..." if len(spoilt) > 10 else "")
+        notice(f"{len(spoilt)} episodes hold NaN or inf and are left out: {listed}")
+    return ~np.isin(frames.episode, spoilt)
+
+
+def _encode(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray) -> tuple[list[Encoded], list]:
+    """Tokens of the chunks that start at frames `[R]`, and (frame, reason) of those without."""
+    if not len(rows):
+        return [], []
+    try:
+        tokens = tokenizer.encode(*Demonstrations._physical(frames, tokenizer, rows))
+    except (BadActions, BadTokens) as error:
+        if len(rows) == 1:
+            return [], [(int(rows[0]), str(error))]
+        halves = [_encode(frames, tokenizer, half) for half in np.array_split(rows, 2)]
+        return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
+    with torch.no_grad():
+        naming = tokenizer.naming(Demonstrations._chunk(frames, tokenizer, rows))
+        latents = None if naming is None else naming(tokens)
+    return [Encoded(rows, tokens, latents)], []
+
+
 class PolicyTrainer:
     """Minimises the policy's losses over the training episodes; judges on the held-out ones."""
 
     def __init__(
-        self, policy: Policy, demonstrations: Demonstrations, config: PolicyTraining, out: Path
+        self,
+        policy: Policy,
+        demonstrations: Demonstrations,
+        config: PolicyTraining,
+        out: Path,
+        sources: Sequence[Mapping[str, Any]] = (),
     ):
+        """sources: where the data came from, for run.json (`nac_ros.data.origins.describe`)"""
         self.policy, self.data, self.config, self.out = policy, demonstrations, config, out
+        self._sources = sources
         frames, horizon = demonstrations.frames, demonstrations.tokenizer.config.horizon
-        self._train, self._held_out = split_rows(frames, config.only, horizon)
+        split = split_rows(frames, config.only, horizon)
+        self._train, self._held_out = (rows[demonstrations.usable[rows]] for rows in split)
+        if not len(self._train) or not len(self._held_out):
+            raise DatasetError(
+                f"of the frames that can be used {len(self._train)} are left to train on and "
+                f"{len(self._held_out)} held out; record more episodes, or take another tokenizer"
+            )
         self._odds = torch.from_numpy(odds(frames, self._train, config.intervention_weight))
         policy.fit_state(demonstrations.frames.proprio[self._train])
         if isinstance(policy, ArPolicy):
@@ -150,9 +218,10 @@ class PolicyTrainer:
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Trains to the end and saves the averaged weights in `out`/policy."""
         loop.seed_everything(self.config.seed)
-        loop.prepare_folder(self.out, configs.to_plain(self.config), resume)
+        self._identity = self._identify()
         if resume:
-            self._restore()
+            loop.restore_checkpoint(self.out, self._identity, self._apply)
+        loop.prepare_folder(self.out, configs.to_plain(self.config), resume, self._sources)
         if self.config.frozen_views:
             self._seen = self._see_all()
         log = loop.Log(self.out / "log.jsonl")
@@ -273,19 +342,31 @@ class PolicyTrainer:
             "averaged": self._averaged.state,
             "optimizer": self._optimizer.state_dict(),
         }
-        loop.save_checkpoint(self.out, state)
+        loop.save_checkpoint(self.out, state, self._identity)
         self.policy.load_state_dict(self._averaged.state)
         self.policy.save_pretrained(self.out / "policy")
         self.policy.load_state_dict(live)
 
-    def _restore(self) -> None:
-        state = loop.load_checkpoint(self.out)
-        if state is None:
-            return
-        self._step = state["step"]
+    def _apply(self, state: dict[str, Any]) -> None:
+        """Takes over a checkpoint; raises one of `loop.DAMAGE` where it does not fit."""
+        self.policy.load_state_dict(state["averaged"])  # only if it fits may it be used
         self.policy.load_state_dict(state["policy"])
         self._averaged.state = state["averaged"]
         self._optimizer.load_state_dict(state["optimizer"])
+        self._step = int(state["step"])
+
+    def _identify(self) -> dict[str, str]:
+        """What the run depends on and must be the same when it is resumed."""
+        policy, tokenizer = self.policy, self.data.tokenizer
+        weights = [value.detach().cpu().numpy() for value in tokenizer.state_dict().values()]
+        more = json.dumps([tokenizer.name, configs.to_plain(tokenizer.config)], sort_keys=True)
+        return loop.identity_of(
+            configs.to_plain(self.config),
+            policy=f"{policy.name} ({policy.preset})",
+            model=configs.to_plain(policy.config),
+            tokenizer=loop.digest_of(weights, [more]),
+            data=self.data.frames.digest(),
+        )
 
 
 def _optimizer(policy: Policy, config: PolicyTraining) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ from nac_ros import config as configs
 from nac_ros.data.windows import Windows
 from nac_ros.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
-from nac_ros.training.loop import CHECKPOINT, seed_everything
+from nac_ros.training.loop import drop_checkpoints, has_checkpoint, seed_everything
 from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining
 
 FIGURES = "figures.json"
@@ -38,12 +38,14 @@ class Material:
     """What all candidates are trained and judged on, and how they see it.
 
     facts: names, units, rate_hz, relative of the columns
+    constant: names of dimensions that are held still (`nac_ros.data.windows.Sides`)
     """
 
     label: str
     train: Windows
     held_out: Windows
     facts: dict[str, Any]
+    constant: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,9 +90,9 @@ def train(
         return Run(candidate, load_tokenizer(folder), json.loads((folder / FIGURES).read_text()))
     print(f"{candidate.title}, seed {seed}: {made.params_m:.3f} M parameters")
     figures = TokenizerTrainer(made, training, folder).run(
-        material.train, material.held_out, resume=(folder / CHECKPOINT).is_file()
+        material.train, material.held_out, resume=has_checkpoint(folder)
     )
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    drop_checkpoints(folder)
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
     return Run(candidate, made, figures)
 

@@ -1,6 +1,7 @@
 """Training of learned tokenizers (NAC Algorithm 1), resumable."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,8 +78,16 @@ class TokenizerTraining:
 class TokenizerTrainer:
     """Reconstruction + commitment + adversary over normalised chunks, resumable."""
 
-    def __init__(self, tokenizer: Tokenizer, config: TokenizerTraining, out: Path):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        config: TokenizerTraining,
+        out: Path,
+        sources: Sequence[Mapping[str, Any]] = (),
+    ):
+        """sources: where the data came from, for run.json (`nac_ros.data.origins.describe`)"""
         self.tokenizer, self.config, self.out = tokenizer, config, out
+        self._sources = sources
         self.discriminator = _discriminator(tokenizer, config)
         self._optimizer = _adam(tokenizer, config.learning_rate)
         self._judge = _adam(self.discriminator, config.learning_rate)
@@ -95,8 +104,9 @@ class TokenizerTrainer:
     def begin(self, train: Windows, held_out: Windows, resume: bool = False) -> bool:
         """Statistics and first codes, or the state of the run in `out`; whether it is resumed."""
         loop.seed_everything(self.config.seed)
-        loop.prepare_folder(self.out, configs.to_plain(self.config), resume)
-        resumed = resume and self._restore()
+        self._identity = self._identify(train, held_out)
+        resumed = resume and loop.restore_checkpoint(self.out, self._identity, self._apply)
+        loop.prepare_folder(self.out, configs.to_plain(self.config), resume, self._sources)
         if not resumed:
             began = time.perf_counter()
             self.tokenizer.fit(*train, seed=self.config.seed)
@@ -204,22 +214,29 @@ class TokenizerTrainer:
             "optimizer": self._optimizer.state_dict(),
             "judge": self._judge.state_dict(),
         }
-        loop.save_checkpoint(self.out, state)
+        loop.save_checkpoint(self.out, state, self._identity)
         self.tokenizer.save_pretrained(
             self.out
         )  # of use already, and all there is if time runs out
 
-    def _restore(self) -> bool:
-        state = loop.load_checkpoint(self.out)
-        if state is None:
-            return False
-        self._step, self._spent, self._coding = state["step"], state["spent"], state["coding"]
-        self._fitting = state["fitting"]
+    def _apply(self, state: dict[str, Any]) -> None:
+        """Takes over a checkpoint; raises one of `loop.DAMAGE` where it does not fit."""
         self.tokenizer.load_state_dict(state["tokenizer"])
         self.discriminator.load_state_dict(state["discriminator"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._judge.load_state_dict(state["judge"])
-        return True
+        self._step, self._coding = int(state["step"]), bool(state["coding"])
+        self._spent, self._fitting = float(state["spent"]), float(state["fitting"])
+
+    def _identify(self, train: Windows, held_out: Windows) -> dict[str, str]:
+        """What the run depends on and must be the same when it is resumed."""
+        tokenizer = self.tokenizer
+        return loop.identity_of(
+            configs.to_plain(self.config),
+            tokenizer=f"{tokenizer.name} ({tokenizer.preset})",
+            model=configs.to_plain(tokenizer.config),
+            data=loop.digest_of([*train, *held_out]),
+        )
 
 
 def augment(chunks: Tensor, config: TokenizerTraining, relative: Tensor) -> Tensor:

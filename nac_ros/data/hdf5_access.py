@@ -1,0 +1,219 @@
+"""Reads groups, tables, images and attributes of HDF5 files that nobody vouches for.
+
+A file may name other files (external links, virtual data sets, external storage), may ask for
+filters that HDF5 loads as code, and may promise terabytes in a few bytes. All of that is refused
+before anything is read. Links inside the file are followed one by one.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nac_ros.errors import DatasetError
+
+# gzip, shuffle, Fletcher's checksum, szip, n-bit, scale-offset, h5py's LZF; others are plug-ins
+FILTERS = (1, 2, 3, 4, 5, 6, 32000)
+INFLATION = 1100  # times its stored size that a data set may have: DEFLATE's most is 1032
+MAX_TABLE = 1 << 28  # [bytes] of one demonstration's actions or states
+MAX_CHUNK = 1 << 28  # [bytes] that HDF5 unpacks at once
+MAX_COLUMNS = 4096
+BLOCK = 1 << 25  # [bytes] of images that are read at once
+MAX_LINKS = 16  # soft links that lead to one another
+SMALLEST_CHECKED = 1 << 20  # [bytes] below this much nothing can be a bomb
+# what h5py, HDF5 and JSON end in over a damaged file
+DAMAGE = (
+    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError,
+    OverflowError, MemoryError, SystemError, struct.error,
+)  # fmt: skip
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """The file to read; whatever h5py raises of it, also later on, becomes a DatasetError."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except DAMAGE as error:
+        lines = str(error).splitlines()
+        what = shown(lines[0]) if lines else type(error).__name__
+        is_what = "is damaged" if _has_signature(path) else "is no HDF5 file"
+        raise DatasetError(f"{path} {is_what}: {what}; copy it again") from error
+
+
+def find(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
+    """What `path` leads to from the group, None where nothing has that name.
+
+    Raises DatasetError where the way leads out of the file, or in a circle.
+    """
+    return _follow(group, path, MAX_LINKS)
+
+
+def subgroup(group: h5py.Group, path: str) -> h5py.Group | None:
+    """The group at `path`, None where there is none."""
+    found = find(group, path)
+    return found if isinstance(found, h5py.Group) else None
+
+
+def names_in(group: h5py.Group | None) -> list[str]:
+    """Names of a group's members, none of which is opened."""
+    return [] if group is None else [name for name in group if isinstance(name, str)]
+
+
+def table(group: h5py.Group, path: str) -> h5py.Dataset | None:
+    """A data set of real numbers `[T, D]` that may be read; None where there is none.
+
+    Raises DatasetError for one that is stored elsewhere, or is larger than a table of joints is.
+    """
+    found = find(group, path)
+    if not isinstance(found, h5py.Dataset) or found.ndim != 2 or found.dtype.kind not in "fiu":
+        return None
+    check_storage(found)
+    if _size(found) > MAX_TABLE or found.shape[1] > MAX_COLUMNS:
+        raise DatasetError(
+            f"{_place(found)} has the shape {found.shape}; no joints have that many"
+        )
+    return found
+
+
+def tables_in(group: h5py.Group, below: str = "", depth: int = 3) -> list[str]:
+    """Paths of the tables of real numbers below a group, for messages; other files are not
+    opened."""
+    found: list[str] = []
+    for name in names_in(group):
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            continue
+        member, path = group[name], below + name
+        if isinstance(member, h5py.Group) and depth:
+            found += tables_in(member, f"{path}/", depth - 1)
+        elif isinstance(member, h5py.Dataset) and member.ndim == 2:
+            found.append(path)
+    return found
+
+
+def column(group: h5py.Group, path: str, length: int) -> np.ndarray | None:
+    """The first `length` values of a data set of numbers or truth values `[T]`; None without."""
+    found = find(group, path)
+    if not isinstance(found, h5py.Dataset):
+        return None
+    if found.ndim != 1 or found.dtype.kind not in "fiub" or len(found) < length:
+        raise DatasetError(
+            f"{_place(found)} should hold {length} numbers, it is {found.dtype} of {found.shape}"
+        )
+    check_storage(found)
+    return found[:length]
+
+
+def check_storage(found: h5py.Dataset) -> None:
+    """Raises DatasetError where a data set lies in other files, needs a plug-in, or holds much
+    less than it promises."""
+    if found.is_virtual or found.external:
+        raise DatasetError(f"{_place(found)} lies in other files; copy its content into this one")
+    plist = found.id.get_create_plist()
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    strange = [code for code in filters if code not in FILTERS]
+    if strange or len(set(filters)) < len(filters):
+        raise DatasetError(
+            f"{_place(found)} is stored with the HDF5 filters {filters}; write it with gzip: "
+            "h5repack -f GZIP=4"
+        )
+    if (
+        found.chunks
+        and int(np.prod(found.chunks, dtype=object)) * found.dtype.itemsize > MAX_CHUNK
+    ):
+        raise DatasetError(
+            f"{_place(found)} has chunks of {found.chunks}, more than fit in memory"
+        )
+    size, stored = _size(found), found.id.get_storage_size()
+    if size > SMALLEST_CHECKED and size > INFLATION * stored:
+        raise DatasetError(
+            f"{_place(found)} promises {size} bytes and holds {stored}; the file is damaged or "
+            "was never filled"
+        )
+
+
+def blocks(found: h5py.Dataset, length: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The first `length` frames of a data set, a few at a time: where they begin, and they."""
+    frame = max(1, _size(found) // max(1, len(found)))
+    rows = max(1, BLOCK // frame)
+    for first in range(0, length, rows):
+        yield first, found[first : min(first + rows, length)]
+
+
+def text_attribute(attributes: Mapping[str, Any], name: str) -> str | None:
+    """An attribute that is a text, None without it; raises DatasetError where it is none."""
+    value = attributes.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        value = value.decode()
+    elif isinstance(value, str):
+        value.encode()  # raises ValueError where its bytes are no text
+    if not isinstance(value, str):
+        raise DatasetError(f"the attribute '{name}' is no text but {type(value).__name__}")
+    return value
+
+
+def json_attribute(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An attribute that is a JSON object, {} without it; raises DatasetError."""
+    text = text_attribute(attributes, name)
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"the attribute '{name}' is no JSON") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"the attribute '{name}' is no JSON object")
+    return content
+
+
+def _follow(group: h5py.Group, path: str, left: int) -> h5py.Group | h5py.Dataset | None:
+    here: Any = group.file if path.startswith("/") else group
+    for name in (part for part in path.split("/") if part not in ("", ".")):
+        if not isinstance(here, h5py.Group):
+            return None
+        link = here.get(name, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.SoftLink):
+            if not left:
+                raise DatasetError(
+                    f"{group.file.filename}: the links at {shown(path)} go in a circle"
+                )
+            here = _follow(here, link.path, left - 1)
+        elif isinstance(link, h5py.HardLink):
+            here = here[name]
+        else:
+            raise DatasetError(
+                f"{group.file.filename}: {shown(here.name)}/{shown(name)} leads to another file, "
+                "which is not read; copy its content into this one"
+            )
+    return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
+
+
+def _size(found: h5py.Dataset) -> int:
+    """[bytes] unpacked; of any size, without overflow."""
+    return int(np.prod(found.shape, dtype=object)) * found.dtype.itemsize
+
+
+def shown(name: str) -> str:
+    """A name from the file as part of a sentence: short, of printable characters."""
+    return "".join(c if c.isprintable() else "?" for c in str(name))[:80]
+
+
+def _place(found: h5py.Dataset) -> str:
+    return f"{found.file.filename}: {shown(found.name)}"
+
+
+def _has_signature(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False

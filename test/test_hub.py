@@ -1,0 +1,162 @@
+"""Datasets by their Hugging Face id, fetched from a small server on this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from test_frames import add_episodes
+
+from nac_ros.data import hub
+from nac_ros.data.datasets import open_dataset
+from nac_ros.errors import DatasetError
+
+ID, COMMIT = "lab/pusht", "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """The part of the Hub's API that a download of a dataset asks for."""
+
+    root: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def log_message(self, *args) -> None:
+        """Nothing is printed."""
+
+    def _answer(self, with_body: bool) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append(path)
+        api, files = f"/api/datasets/{ID}", f"/datasets/{ID}/resolve/"
+        if path in (api, *(f"{api}/revision/{name}" for name in ("main", "v1", COMMIT))):
+            self._send(json.dumps(self._info()).encode(), "application/json", with_body)
+        elif path.startswith(f"{api}/tree/"):
+            self._send(json.dumps(self._tree()).encode(), "application/json", with_body)
+        elif path.startswith(files):
+            name = path.removeprefix(files).partition("/")[2]
+            self._send((self.root / name).read_bytes(), "application/octet-stream", with_body)
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("X-Error-Message", "Repository not found")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _names(self) -> list[str]:
+        found = [p for p in self.root.rglob("*") if p.is_file()]
+        return sorted(str(path.relative_to(self.root)) for path in found)
+
+    def _info(self) -> dict:
+        siblings = [{"rfilename": name} for name in self._names()]
+        return {"id": ID, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
+
+    def _tree(self) -> list[dict]:
+        return [
+            {"type": "file", "path": n, "oid": "0" * 40, "size": (self.root / n).stat().st_size}
+            for n in self._names()
+        ]
+
+    def _send(self, body: bytes, kind: str, with_body: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths that were asked for."""
+    add_episodes(tmp_path / "served", [40, 40, 40, 40, 40])
+    asked: list[str] = []
+    handler = type("Handler", (HubHandler,), {"root": tmp_path / "served", "asked": asked})
+    served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{served.server_address[1]}", asked
+    served.shutdown()
+    served.server_close()
+    thread.join()
+
+
+def nac(tmp_path: Path, endpoint: str, *words, **more: str) -> subprocess.CompletedProcess:
+    """`nac` in a process of its own, since the library reads its environment once."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), **more}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1"}
+    command = [sys.executable, "-c", "from nac_ros.cli import main; raise SystemExit(main())"]
+    return subprocess.run(
+        [*command, *map(str, words)], capture_output=True, text=True, env=environment,
+        cwd=tmp_path,
+    )  # fmt: skip
+
+
+def train(tmp_path: Path, endpoint: str, data: str, **more: str) -> subprocess.CompletedProcess:
+    call = ("tokenizer", "train", "--tokenizer", "bin", "--data", data, "--out", tmp_path / "tok")
+    return nac(tmp_path, endpoint, *call, **more)
+
+
+def test_an_id_is_fetched_once_and_its_revision_stands_in_the_run(tmp_path, server):
+    endpoint, asked = server
+    done = train(tmp_path, endpoint, ID)
+    assert done.returncode == 0, done.stderr
+    (data,) = json.loads((tmp_path / "tok/run.json").read_text())["data"]
+    assert (data["hub"], data["revision"], data["endpoint"]) == (ID, COMMIT, endpoint)
+    assert any(path.endswith("meta/info.json") for path in asked)
+    asked.clear()
+    offline = nac(tmp_path, endpoint, "data", "info", ID, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 0 and f"revision   {COMMIT}" in offline.stdout and not asked
+
+
+def test_a_revision_may_be_named(tmp_path, server):
+    endpoint, asked = server
+    done = nac(tmp_path, endpoint, "data", "check", f"{ID}@v1")
+    assert done.returncode == 0, done.stderr
+    assert f"/api/datasets/{ID}/revision/v1" in asked
+
+
+def test_an_id_that_the_hub_does_not_know_is_one_sentence_with_both_tries(tmp_path, server):
+    endpoint, _ = server
+    done = nac(tmp_path, endpoint, "data", "info", "lab/absent")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "no folder lab/absent" in done.stderr and f"{endpoint} has no such" in done.stderr
+
+
+def test_without_a_network_or_with_an_empty_cache_it_is_one_sentence(tmp_path):
+    nobody = "http://127.0.0.1:9"
+    done = nac(tmp_path, nobody, "data", "info", ID)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"no folder {ID} here" in done.stderr and f"{nobody} could not be" in done.stderr
+    done = nac(tmp_path, nobody, "data", "info", ID, HF_HUB_OFFLINE="1")
+    assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_only_what_looks_like_an_id_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("absent", "a/b/c", "/lab/pusht", "../lab", "./lab/pusht/", "-x/y"):
+        expected = path == "./lab/pusht/"  # pathlib makes lab/pusht of it
+        assert hub.is_dataset_id(str(Path(path))) == expected, path
+    with pytest.raises(DatasetError, match="no dataset at a/b/c"):
+        open_dataset("a/b/c")
+
+
+def test_a_folder_here_goes_before_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "fetch", lambda dataset: pytest.fail("it was asked for"))
+    add_episodes(tmp_path / ID, [3, 4])
+    assert len(open_dataset(ID).episodes) == 2
