@@ -18,10 +18,8 @@ from nac_ros.errors import DatasetError
 def test_a_rate_that_is_none_is_refused(tmp_path, fps):
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", fps=fps)
-    with pytest.raises(
-        DatasetError,
-        match=r"info\.json: fps is .*; wanted frames per second|whole number of 401 digits",
-    ):
+    words = r"fps is .*; wanted frames per second|a whole number of 401 digits"
+    with pytest.raises(DatasetError, match=rf"info\.json.*({words})"):
         read_info(tmp_path / "in")
 
 
@@ -77,7 +75,7 @@ def test_a_feature_whose_name_is_a_path_is_refused(tmp_path, key):
     info = json.loads(path.read_text())
     info["features"][key] = {"dtype": "video", "shape": [16, 16, 3], "names": None}
     path.write_text(json.dumps(info))
-    with pytest.raises(DatasetError, match="wanted a name without slashes|holds NUL"):
+    with pytest.raises(DatasetError, match=r"wanted a name without slashes|holds NUL"):
         Dataset.open(tmp_path / "in")
 
 

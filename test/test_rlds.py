@@ -170,3 +170,15 @@ def test_bridge_data_is_read_with_its_images_and_language(nac_data):
     episode = dataset.episode(24)
     assert episode.actions.shape == (10, 7) and np.isfinite(episode.actions).all()
     assert all(np.ptp(episode.images[f"image_{k}"]) > 100 for k in range(3))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[1]", b"{" * 5000, b'{"featuresDict": 5}',
+     b'{"featuresDict": {"features": 7}}', b'{"featuresDict": {"features": {"steps": {"sequence": {"feature": []}}}}}'],
+)  # fmt: skip
+def test_features_that_are_damaged_are_one_sentence(tmp_path, content):
+    (tmp_path / "features.json").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"features\.json") as caught:
+        RldsDataset.open(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,5 @@
 """Demonstrations by the scripted expert, made by several processes and written by one."""
 
-import json
 import os
 import signal
 import threading
@@ -178,7 +177,7 @@ def _check_same_run(out: Path, config: GenerateConfig) -> None:
         if (out / "meta/info.json").is_file() and read_info(out).get("total_episodes"):
             raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
         return
-    found = json.loads(path.read_text())["config"]
+    found = layout.read_json(path)["config"]
     for key, value in asdict(config).items():
         if found.setdefault(key, getattr(GenerateConfig, key, None)) != value:
             raise DatasetError(

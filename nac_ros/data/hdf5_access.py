@@ -5,7 +5,6 @@ filters that HDF5 loads as code, and may promise terabytes in a few bytes. All o
 before anything is read. Links inside the file are followed one by one.
 """
 
-import json
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import h5py
 import numpy as np
 
 from nac_ros.errors import DatasetError
+from nac_ros.json_reader import parse_json
 
 # gzip, shuffle, Fletcher's checksum, szip, n-bit, scale-offset, h5py's LZF; others are plug-ins
 FILTERS = (1, 2, 3, 4, 5, 6, 32000)
@@ -164,10 +164,7 @@ def json_attribute(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
     text = text_attribute(attributes, name)
     if text is None:
         return {}
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"the attribute '{name}' is no JSON") from error
+    content = parse_json(text.encode(), f"the attribute '{name}'", DatasetError, finite=False)
     if not isinstance(content, dict):
         raise DatasetError(f"the attribute '{name}' is no JSON object")
     return content

@@ -1,6 +1,5 @@
 """Reads BridgeData-style folders: features.json, and episodes in TFRecord files (RLDS)."""
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 from nac_ros.data import png, tfrecord
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.tfrecord import RecordFile, Values
-from nac_ros.errors import DatasetError
+from nac_ros.errors import DatasetError, show_text
+from nac_ros.json_reader import read_json
 
 FEATURES, DESCRIPTION = "features.json", "dataset_info.json"
 STEPS = "steps/"
@@ -42,8 +42,9 @@ class RldsDataset:
         self._pictures: dict[str, str] = {}
         self.cameras: dict[str, tuple[int, int]] = {}
         path = root / DESCRIPTION
-        name = json.loads(path.read_text()).get("name", "") if path.is_file() else ""
-        self.fps = RATES_HZ.get(name, 0)
+        described = read_json(path, DatasetError) if path.is_file() else {}
+        name = described.get("name", "") if isinstance(described, dict) else ""
+        self.fps = RATES_HZ.get(name, 0) if isinstance(name, str) else 0
         self._files = [RecordFile(path) for path in record_files(root)]
 
     @classmethod
@@ -52,8 +53,14 @@ class RldsDataset:
     ) -> "RldsDataset":
         """The folder's episodes; raises DatasetError naming what is missing."""
         root = Path(path)
-        described = json.loads((root / FEATURES).read_text())
-        steps = _leaves(described, f"{root / FEATURES}").get("steps", {})
+        described = read_json(root / FEATURES, DatasetError)
+        try:
+            steps = _leaves(described, f"{root / FEATURES}").get("steps", {})
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            problem = f"{type(error).__name__} {show_text(error)}"
+            raise DatasetError(
+                f"{root / FEATURES} describes no features ({problem}); copy the folder again"
+            ) from error
         vectors = {key: shape[0] for key, shape in steps.items() if len(shape) == 1}
         state_key = state_key or (STATE if STATE in vectors else None)
         for key in (action_key or ACTION, state_key):
