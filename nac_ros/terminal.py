@@ -77,3 +77,13 @@ def table(rows: Sequence[Figures]) -> None:
     print("  ".join(f"{key:{widths[key]}}" for key in keys))
     for row in rows:
         print("  ".join(f"{row[key]!s:{widths[key]}}" for key in keys))
+
+
+def printable(text: str, most: int) -> str:
+    """Text of others on one line of about `most` characters: control characters are escaped, and
+    of a longer text the length is said instead of its end."""
+    line = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text[:most]
+    )
+    return line if len(text) <= most else f"{line[:most]}... ({len(text)} characters)"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -13,15 +14,19 @@ import yaml
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
+import rclpy
+import rclpy.node
 from lifecycle_msgs.msg import Transition
 from limits import assert_inside
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
+from nac_ros.errors import NacError
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.nodes.modes import ModePublisher
 from nac_ros.nodes.operator import Operator
 from nac_ros.nodes.processes import Processes
 from nac_ros.robot import config_dir, load_robot
@@ -238,7 +243,7 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
     arm.move()
     arm.operator.trigger("guard/stop")
     arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "fault", "stop", 5)
-    arm.operator._mode.publish(String(data="policy"))
+    arm.operator._modes.ask("policy")
     arm.send(arm.swing(0.2))
     arm.beat(0.2)
     assert arm.guard("mode") == "hold"
@@ -247,9 +252,68 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
 
 def test_a_mode_that_nobody_knows_holds_the_arm(arm):
     arm.ready()
-    arm.operator._mode.publish(String(data="autopilot"))
+    arm.operator._modes.send("autopilot")
     arm.wait(lambda: arm.guard("mode") == "hold", "mode hold", 5)
     assert "'autopilot' is unknown" in arm.guard("last_refusal")
+
+
+@contextmanager
+def console(*modes):
+    """Another participant that has just latched modes."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        modes_out = ModePublisher(rclpy.node.Node("console", context=context))
+        for mode in modes:
+            modes_out.send(mode)
+        yield modes_out
+    finally:
+        context.try_shutdown()
+
+
+def test_nothing_that_was_sent_before_the_activation_sets_the_arm_in_motion(arm):
+    """Latched modes of consoles, chunks, commands of a hand, and calls of each service."""
+    arm.ready()
+    arm.operator.set_mode("hold")
+    operator = arm.operator
+    for attempt in range(3):
+        operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+        operator.change_state("guard", Transition.TRANSITION_CLEANUP)
+        start = arm.measured()
+        with console("hold", "policy"), console("teleop"), console("hold"):
+            arm.send(arm.swing())
+            operator.change_state("guard", Transition.TRANSITION_CONFIGURE)
+            with pytest.raises(NacError, match="the guard is not active"):
+                operator.trigger("guard/ramp")
+            operator.trigger("guard/reset")
+            arm.teleop_out.publish(convert.to_chunk_message(arm.swing()))
+            arm.send(arm.swing())
+            with console("hold", "policy"):  # found when the guard is active already
+                operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+                for _ in range(10):
+                    arm.send(arm.swing())
+                    arm.teleop_out.publish(convert.to_chunk_message(arm.swing()))
+                    arm.beat(0.1)
+                counts = operator.newest("guard")
+                assert (counts["mode"], counts["state"]) == ("hold", "idle"), attempt
+        np.testing.assert_allclose(arm.measured(), start, atol=2e-3)
+    assert "was sent before the guard was activated; send hold first" in arm.guard("last_refusal")
+
+
+def test_a_mode_alone_is_refused_in_one_sentence_and_hold_and_the_mode_start_the_arm(arm):
+    arm.ready()
+    operator = arm.operator
+    operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+    operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+    before = arm.guard("refusals.hold_first")
+    for _ in range(20):
+        operator._modes.send("policy")
+        arm.send(arm.swing())
+        arm.beat(0.1)
+    arm.wait(lambda: arm.guard("refusals.hold_first") > before, "the refusal", 5)
+    assert arm.guard("mode") == "hold"
+    assert "send hold first, then the mode" in arm.guard("last_refusal")
+    arm.move()
 
 
 SHOULDER = np.eye(7)[1]

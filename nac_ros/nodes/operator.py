@@ -22,9 +22,11 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.modes import ModePublisher
 
 POLL_S = 0.05
 START_S, ANSWER_S = 60.0, 15.0  # for a node's first word, and for an answer to a live one
+ASK_S = 1.0  # for a mode again, where the guard does not say that it has it
 MATCH_S = 0.5  # after its first word a node's services are known too
 CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
 
@@ -55,7 +57,7 @@ class Operator:
             signal_handler_options=SignalHandlerOptions.NO,
         )
         self.node = Node("operator", context=self._context)
-        self._mode = self.node.create_publisher(String, "guard/mode", qos.LATCHED)
+        self._modes = ModePublisher(self.node)
         self._task = self.node.create_publisher(String, "task", qos.LATCHED)
         self._subscribe(hears_chunks)
         self._thread = Thread(target=self._spin, name="operator", daemon=True)
@@ -76,11 +78,19 @@ class Operator:
         return seen[-1] if seen else {}
 
     def set_mode(self, mode: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Whose input counts; returns when the guard says so."""
-        self._mode.publish(String(data=mode))
-        self.wait(
-            lambda: self.newest("guard").get("mode") == mode, f"guard mode {mode}", timeout_s
-        )
+        """Whose input counts; returns when the guard says so, and asks again until it does, for a
+        guard that was activated just now may not be matched yet."""
+        asked = 0.0
+
+        def told() -> bool:
+            nonlocal asked
+            if time.monotonic() - asked > ASK_S:
+                self._modes.ask(mode)
+                asked = time.monotonic()
+                return False
+            return self.newest("guard").get("mode") == mode
+
+        self.wait(told, f"guard mode {mode}", timeout_s)
 
     def publish_task(self, task: str) -> None:
         """Prompt or task id, without waiting for an answer."""

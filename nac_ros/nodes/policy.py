@@ -23,6 +23,7 @@ from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.bridge import Bridge
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.loading import LOADED, PolicyParameters, load_engine
+from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.runtime.cadence import Cadence
 from nac_ros.runtime.doubt import slowed
@@ -39,6 +40,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
+        self._log = NodeLog(self)
         params.declare(self, PolicyParameters, changeable=LOADED)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._engine: Engine | None = None
@@ -56,7 +58,7 @@ class PolicyNode(LifecycleNode):
         try:
             self._load(params.read(self, PolicyParameters))
         except NacError as error:
-            self.get_logger().error(str(error))
+            self._log.error(str(error))
             self._set_reason(str(error))
             return TransitionCallbackReturn.FAILURE
         self._connect()
@@ -75,7 +77,7 @@ class PolicyNode(LifecycleNode):
         plan_s = engine.timing.plan_s
         self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
         self._engine, self._settings, self._task = engine, parameters, parameters.task
-        self.get_logger().info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
+        self._log.info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
 
     def _connect(self) -> None:
         assert self._engine is not None
@@ -148,7 +150,7 @@ class PolicyNode(LifecycleNode):
             self._engine.bundle.policy.task_index(message.data)
         except UnknownName as error:
             self._task, self._fault = "", str(error)
-            self.get_logger().warning(str(error))
+            self._log.warning(str(error), "task")
         else:
             self._task, self._fault = message.data, ""
         self._diagnostics.publish()
@@ -192,7 +194,7 @@ class PolicyNode(LifecycleNode):
                 self._wake.wait(min(wait, HEARTBEAT_S))
                 self._wake.clear()
         except Exception:  # a thread must not die unheard; the heartbeat ends with it
-            self.get_logger().fatal(traceback.format_exc())
+            self._log.fatal(traceback.format_exc())
             self._set_reason("the inference loop failed; see the log")
 
     def _step(self, now: float) -> float:
