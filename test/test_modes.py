@@ -33,6 +33,7 @@ int clock_gettime(clockid_t id, struct timespec *now) {
     return done;
 }
 """
+PATIENCE_S = 40.0  # its middleware sleeps until a time of the shifted clock
 CONSOLE = """
 import sys, time
 import rclpy
@@ -86,9 +87,9 @@ class Graph:
             time.sleep(0.005)
         return found
 
-    def counted(self, wanted):
+    def counted(self, wanted, seconds=10.0):
         """Modes that counted, up to `wanted` or a refusal."""
-        found = self.take(lambda request: request.refusal or request.mode == wanted)
+        found = self.take(lambda request: request.refusal or request.mode == wanted, seconds)
         return [request.mode for request in found if not request.refusal]
 
     def close(self):
@@ -234,14 +235,14 @@ def test_a_publisher_s_clock_makes_no_difference(graph, shifted_clock, shift_s):
         said = float(process.stdout.readline())
         assert said - time.time() == pytest.approx(shift_s, abs=1.5)
         graph.activate()
-        (request,) = graph.take(lambda request: request.refusal)
+        (request,) = graph.take(lambda request: request.refusal, PATIENCE_S)
         assert "was sent before the guard was activated" in request.refusal
         process.stdin.write("policy\n")
         process.stdin.flush()
-        assert graph.counted("policy") == []
+        assert graph.counted("policy", PATIENCE_S) == []
         process.stdin.write("hold\npolicy\n")
         process.stdin.flush()
-        assert graph.counted("policy")[-1] == "policy"
+        assert graph.counted("policy", PATIENCE_S)[-1] == "policy"
     finally:
         process.kill()
         process.wait()

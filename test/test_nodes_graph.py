@@ -357,6 +357,43 @@ def test_bytes_that_are_no_chunk_are_refused(arm):
     assert "44 bytes are no JointTrajectory" in arm.guard("last_refusal")
 
 
+def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_escaped(arm):
+    arm.ready()
+    names = arm.spec.joint_names
+    long = Chunk(time.time(), 30.0, names, np.zeros((10_000, 7), "f4"), np.empty(0))
+    before = arm.guard("refusals.shape")
+    arm.send(long)
+    arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
+    assert "a JointTrajectory of" in arm.guard("last_refusal")
+    assert "on policy/chunk; at most" in arm.guard("last_refusal")
+    time.sleep(1.1)
+    many = [*names, *(f"j{n}" for n in range(20_000))]
+    arm.joints_out.publish(convert.to_joint_state(time.time(), many, np.zeros(len(many))))
+    arm.wait(lambda: "a JointState of" in arm.guard("last_refusal"), "the refusal", 5)
+    time.sleep(1.1)
+    arm.send(arm.swing(names=("waist\n[FATAL] [guard]: well \x1b[2J" + "A" * 3000,) * 7))
+    arm.wait(lambda: "[FATAL]" in arm.guard("last_refusal"), "the refusal", 5)
+    said = arm.guard("last_refusal")
+    assert said.isprintable() and len(said) < 600
+    log = arm.processes.log("guard").read_text()
+    assert not any(line.startswith("[FATAL]") for line in log.splitlines())
+    assert max(map(len, log.splitlines())) < 700
+
+
+def test_a_guard_on_a_cpu_that_is_not_there_says_which_there_are():
+    arguments = [sys.executable, "-m", "nac_ros.nodes.guard", "--ros-args"]
+    done = subprocess.run(
+        [*arguments, "-p", "cpus:=[0, 4095]"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cpus: this machine has no CPU 4095; it has 0" in done.stderr
+
+
 def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
     arm.ready()
     node = arm.operator.node
