@@ -16,10 +16,11 @@ pytest.importorskip("mujoco")
 
 import rclpy
 import rclpy.node
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from limits import assert_inside
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
@@ -478,6 +479,38 @@ def test_a_policy_plans_from_what_the_sensors_send(brain):
     report = brain.operator.newest("policy")
     assert report["decode_ms"] <= report["plan_ms"] <= report["latency_ms"]
     assert report["tokens"] and all(type(token) is int for token in report["tokens"])
+
+
+def test_a_task_and_a_start_from_before_the_activation_start_no_planning(brain):
+    operator = brain.operator
+    operator.change_state("policy", Transition.TRANSITION_DEACTIVATE)
+    operator.publish_task("marker")
+    with pytest.raises(NacError, match="the node is not active"):
+        operator.trigger("policy/start")
+    n_chunks = len(brain.chunks)
+    operator.change_state("policy", Transition.TRANSITION_ACTIVATE)
+    brain.sense(1.5)
+    assert len(brain.chunks) == n_chunks
+    assert operator.newest("policy")["message"] == "not started"
+
+
+def test_what_strangers_report_neither_ends_nor_floods_who_looks_on(brain):
+    node, seen = brain.operator.node, brain.operator.diagnostics
+    outcomes = node.create_publisher(String, "twin/outcome", qos.LATCHED)
+    reports = node.create_publisher(DiagnosticArray, "diagnostics", qos.RECORD)
+    for text in ("not JSON", "[1]", "1" * 5000, "[" * 50_000, "x" * 1_000_000):
+        outcomes.publish(String(data=text))
+    large = DiagnosticStatus(name="stranger", message="x" * 1_000_000)
+    small = DiagnosticStatus(name="stranger", message="small")
+    brain.wait(lambda: reports.get_subscription_count() > 0, "who looks on", 10)
+    for status in (large, small):
+        reports.publish(DiagnosticArray(status=[status]))
+    brain.wait(lambda: "stranger" in seen, "the small report", 10)
+    assert [report["message"] for report in seen["stranger"]] == ["small"]
+    outcomes.publish(String(data='{"state": "running"}'))
+    brain.wait(lambda: brain.operator.outcome == {"state": "running"}, "an outcome", 10)
+    for publisher in (outcomes, reports):
+        node.destroy_publisher(publisher)
 
 
 def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle, robot):

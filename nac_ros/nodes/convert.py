@@ -28,6 +28,7 @@ MAX_OTHER_JOINTS = 300  # in joint states, beside the robot's own
 NAME_BYTES = 64  # of a joint's name, on average
 HEADER_BYTES = 512  # stamp and frame of any message
 MAX_TEXT = 1000  # characters of a value on diagnostics
+MAX_REPORT_BYTES = 262_144  # of a message with diagnostics, or of an outcome
 GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
 MIN_AHEAD_S = 1e-3  # a controller refuses a first point that is not in its future
 
@@ -276,6 +277,12 @@ def to_status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> 
 def values_from_status(status: DiagnosticStatus) -> dict[str, Any]:
     """The inverse for its values, with the text as `message`."""
     return {"message": status.message, **{p.key: _value(p.value) for p in status.values}}
+
+
+def from_outcome(text: str) -> dict[str, Any]:
+    """What the twin's judge says, as JSON; empty for anything else."""
+    found = _value(text)
+    return found if isinstance(found, dict) else {}
 
 
 def _value(text: str) -> Any:

@@ -1,6 +1,5 @@
 """A client of the running graph: calls its services and remembers what it publishes."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from threading import Event, Thread
@@ -23,6 +22,7 @@ from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.modes import ModePublisher
+from nac_ros.nodes.polled import bounded_callback
 
 POLL_S = 0.05
 START_S, ANSWER_S = 60.0, 15.0  # for a node's first word, and for an answer to a live one
@@ -161,15 +161,16 @@ class Operator:
             time.sleep(POLL_S)
 
     def _subscribe(self, hears_chunks: bool) -> None:
-        inputs: list[tuple[Any, str, Callable[..., None], Any]] = [
-            (JointState, "guard/command", self._on_command, qos.RECORD),
+        self.node.create_subscription(JointState, "guard/command", self._on_command, qos.RECORD)
+        inputs: list[tuple[Any, str, Callable[[Any], None], Any]] = [
             (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
             (String, "twin/outcome", self._on_outcome, qos.LATCHED),
         ]
         if hears_chunks:
             inputs.append((JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD))
-        for kind, topic, callback, profile in inputs:
-            self.node.create_subscription(kind, topic, callback, profile)
+        for kind, topic, take, profile in inputs:
+            callback = bounded_callback(kind, take, convert.MAX_REPORT_BYTES)
+            self.node.create_subscription(kind, topic, callback, profile, raw=True)
 
     def _on_command(self, message: JointState, info: Mapping[str, Any]) -> None:
         self.commands.append(1e-9 * info["source_timestamp"])  # set when it was published
@@ -187,7 +188,7 @@ class Operator:
             self.diagnostics.setdefault(status.name, []).append(row)
 
     def _on_outcome(self, message: String) -> None:
-        self.outcome = json.loads(message.data)
+        self.outcome = convert.from_outcome(message.data)
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)

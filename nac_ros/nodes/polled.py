@@ -6,7 +6,7 @@ its reader can use is refused before it is deserialized, which is what takes lon
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from rclpy.callback_groups import CallbackGroup
@@ -91,6 +91,24 @@ class Polled:
         return Received(
             b"" if refusal else data, sender, info["received_timestamp"], number, refusal
         )
+
+
+def bounded_callback(
+    kind: Any, take: Callable[[Any], None], max_bytes: int
+) -> Callable[[bytes], None]:
+    """For a subscription with `raw=True` of a node that only looks on: what is larger than
+    `max_bytes`, or no message of `kind`, is left out before it costs anything."""
+
+    def callback(data: bytes) -> None:
+        if len(data) > max_bytes:
+            return
+        try:
+            message = deserialize_message(data, kind)
+        except RuntimeError:  # bytes that are no such message, which anybody may send
+            return
+        take(message)
+
+    return callback
 
 
 class _Nobody(CallbackGroup):
