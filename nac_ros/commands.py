@@ -235,7 +235,7 @@ def replay(a: Namespace) -> Figures:
     folder = a.run_folder / "tape" if (a.run_folder / "tape").is_dir() else a.run_folder
     parts = again(folder, a.bundle)
     for name, found in parts.items():
-        gaps = f", {found.gaps} gaps in the tape" if found.gaps else ""
+        gaps = f"; incomplete, {found.gaps} gaps in the tape" if found.gaps else ""
         print(
             f"{name:8s} {found.calls} calls, {found.values} numbers, "
             f"{found.differences} differ{gaps}"

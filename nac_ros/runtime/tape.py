@@ -21,6 +21,7 @@ from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import DatasetError
 
 SEGMENT_S, AGAIN_S = 60.0, 5.0  # of a segment; until the next one after a disk said no
+CLOSE_S = 2.0  # that a process waits for the disk at its end
 MOST_WAITING = 20_000  # lines; more than a minute of a guard
 MOST_BYTES = 200_000_000  # of arrays in them
 SMALL = 4096  # bytes: larger arrays are packed, smaller ones stay readable
@@ -50,6 +51,11 @@ class Tape:
         """Whether it is time for a segment, which has to know what is remembered."""
         return time.monotonic() - self._begun > SEGMENT_S
 
+    @property
+    def waiting(self) -> int:
+        """Lines that are not written yet."""
+        return self._queue.qsize()
+
     def put(self, what: str, facts: Mapping[str, Any], memory: Any = None) -> None:
         """One line; with `memory`, what was remembered before it, it begins a segment."""
         if memory is not None:
@@ -61,9 +67,12 @@ class Tape:
         self._send({"what": what, "at": time.time(), **facts})
 
     def close(self) -> None:
-        """Ends the thread when all is written."""
-        self._queue.put(None)
-        self._thread.join(timeout=5.0)
+        """Ends the thread when all is written; a disk that takes nothing is not waited for."""
+        try:
+            self._queue.put(None, timeout=CLOSE_S)
+        except Full:
+            return
+        self._thread.join(CLOSE_S)
 
     def _send(self, row: Mapping[str, Any]) -> None:
         kept, size = _copied(row)
