@@ -273,7 +273,7 @@ def replay(a: Namespace) -> Figures:
     folder = a.run_folder / "tape" if (a.run_folder / "tape").is_dir() else a.run_folder
     parts = again(folder, a.bundle)
     for name, found in parts.items():
-        lost = f" of {found.dropped} calls" if found.dropped else ""
+        lost = f", {found.lost} lines lost" if found.lost else ""
         gaps = f", the log is incomplete: {found.gaps} gaps{lost}" if found.gaps else ""
         print(
             f"{name:8s} {found.calls} calls, {found.values} numbers, "

@@ -11,11 +11,13 @@ pytest.importorskip("rclpy")
 
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from nac_ros.chunk import Chunk, Motion
 from nac_ros.decode import image_header
 from nac_ros.errors import BadActions, BadObservation
 from nac_ros.nodes import convert
+from nac_ros.robot import load_robot
 
 NAMES = ("a", "b", "c")
 
@@ -237,3 +239,56 @@ def test_a_forward_controller_gets_the_set_point_of_now_not_of_the_next_knot():
     motion = Motion(7.5, np.array([0.0, 0.2]), far, 0 * far, 0 * far)
     Controller(node, spec, group).send(motion, spec.home, 7.4, 0)
     np.testing.assert_array_equal(sent[0].data, spec.home[[2, 0]])
+
+
+SPEC = load_robot("vx300s")
+
+
+def serialized(points, names=SPEC.joint_names, frame="", full=False):
+    """A chunk's bytes; `full`: with velocities, accelerations and efforts too."""
+    row = [0.0] * len(names)
+    values = {"positions": row}
+    if full:
+        values |= {"velocities": row, "accelerations": row, "effort": row}
+    message = JointTrajectory(joint_names=list(names))
+    message.header.frame_id = frame
+    message.points = [JointTrajectoryPoint(**values) for _ in range(points)]
+    return serialize_message(message)
+
+
+@pytest.mark.parametrize("frame", ["", "a", "base", "base_link"])
+def test_the_longest_chunk_that_is_read_is_inside_its_bounds_and_a_longer_one_is_refused(frame):
+    most = convert.max_points(SPEC)
+    assert most == 150
+    data = serialized(most, frame=frame, full=True)
+    assert len(data) <= convert.max_chunk_bytes(SPEC)
+    convert.check_chunk_size(data, SPEC)
+    with pytest.raises(BadActions, match="the chunk has 151 points; wanted 1 to 150"):
+        convert.check_chunk_size(serialized(most + 1, frame=frame), SPEC)
+
+
+def test_a_chunk_of_points_that_hold_nothing_is_refused_unread_as_well():
+    message = JointTrajectory(points=[JointTrajectoryPoint() for _ in range(900)])
+    data = serialize_message(message)
+    assert len(data) < convert.max_chunk_bytes(SPEC)
+    with pytest.raises(BadActions, match="900 points"):
+        convert.check_chunk_size(data, SPEC)
+
+
+def test_a_chunk_of_very_many_joints_is_refused_unread():
+    with pytest.raises(BadActions, match="of 5000 joints, the robot has 7"):
+        convert.check_chunk_size(serialized(1, names=[""] * 5000), SPEC)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 11, 17, 30, 60])
+def test_bytes_that_end_before_the_points_are_no_chunk(cut):
+    with pytest.raises(BadActions, match="are no JointTrajectory"):
+        convert.check_chunk_size(serialized(2)[:cut], SPEC)
+
+
+def test_joint_states_of_a_whole_robot_are_read():
+    names = [*SPEC.joint_names, *(f"left_hand/finger_{n}/joint" for n in range(300))]
+    ones = np.ones(len(names))
+    message = convert.to_joint_state(1.0, names, ones, ones)
+    message.effort = ones.tolist()
+    assert len(serialize_message(message)) <= convert.max_joint_state_bytes(SPEC)

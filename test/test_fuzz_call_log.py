@@ -185,9 +185,9 @@ def test_lines_that_were_dropped_make_a_log_incomplete(tmp_path, capsys):
     fly(tmp_path)
     path = tmp_path / LOG
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:200], '{"dropped": 7}', *lines[250:]]) + "\n")
+    path.write_text("\n".join([*lines[:200], '{"what": "gap", "lost": 7}', *lines[250:]]) + "\n")
     found = replay_guard(tmp_path)
-    assert (found.gaps, found.dropped, found.calls, found.differences) == (1, 7, 199, 0)
+    assert (found.gaps, found.lost, found.calls, found.differences) == (1, 7, 199, 0)
     assert main(["replay", str(tmp_path)]) == 0
     assert "the log is incomplete: 1 gaps of 7 calls" in capsys.readouterr().out
 

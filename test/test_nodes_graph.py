@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,9 @@ import yaml
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
+import rclpy
+import rclpy.node
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from limits import assert_inside
 from sensor_msgs.msg import Image, JointState
@@ -20,8 +24,10 @@ from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.chunk import Chunk
+from nac_ros.errors import NacError
 from nac_ros.nodes import convert, qos
 from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.nodes.modes import ModePublisher
 from nac_ros.nodes.operator import Operator
 from nac_ros.nodes.processes import Processes
 from nac_ros.robot import config_dir, load_robot
@@ -238,7 +244,7 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
     arm.move()
     arm.operator.trigger("guard/stop")
     arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "fault", "stop", 5)
-    arm.operator._mode.publish(String(data="policy"))
+    arm.operator._modes.ask("policy")
     arm.send(arm.swing(0.2))
     arm.beat(0.2)
     assert arm.guard("mode") == "hold"
@@ -247,9 +253,68 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
 
 def test_a_mode_that_nobody_knows_holds_the_arm(arm):
     arm.ready()
-    arm.operator._mode.publish(String(data="autopilot"))
+    arm.operator._modes.send("autopilot")
     arm.wait(lambda: arm.guard("mode") == "hold", "mode hold", 5)
     assert "'autopilot' is unknown" in arm.guard("last_refusal")
+
+
+@contextmanager
+def console(*modes):
+    """Another participant that has just latched modes."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        modes_out = ModePublisher(rclpy.node.Node("console", context=context))
+        for mode in modes:
+            modes_out.send(mode)
+        yield modes_out
+    finally:
+        context.try_shutdown()
+
+
+def test_nothing_that_was_sent_before_the_activation_sets_the_arm_in_motion(arm):
+    """Latched modes of consoles, chunks, commands of a hand, and calls of each service."""
+    arm.ready()
+    arm.operator.set_mode("hold")
+    operator = arm.operator
+    for attempt in range(3):
+        operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+        operator.change_state("guard", Transition.TRANSITION_CLEANUP)
+        start = arm.measured()
+        with console("hold", "policy"), console("teleop"), console("hold"):
+            arm.send(arm.swing())
+            operator.change_state("guard", Transition.TRANSITION_CONFIGURE)
+            with pytest.raises(NacError, match="the guard is not active"):
+                operator.trigger("guard/ramp")
+            operator.trigger("guard/reset")
+            arm.teleop_out.publish(convert.to_chunk_message(arm.swing()))
+            arm.send(arm.swing())
+            with console("hold", "policy"):  # found when the guard is active already
+                operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+                for _ in range(10):
+                    arm.send(arm.swing())
+                    arm.teleop_out.publish(convert.to_chunk_message(arm.swing()))
+                    arm.beat(0.1)
+                counts = operator.newest("guard")
+                assert (counts["mode"], counts["state"]) == ("hold", "idle"), attempt
+        np.testing.assert_allclose(arm.measured(), start, atol=2e-3)
+    assert "was sent before the guard was activated; send hold first" in arm.guard("last_refusal")
+
+
+def test_a_mode_alone_is_refused_in_one_sentence_and_hold_and_the_mode_start_the_arm(arm):
+    arm.ready()
+    operator = arm.operator
+    operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+    operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+    before = arm.guard("refusals.hold_first")
+    for _ in range(20):
+        operator._modes.send("policy")
+        arm.send(arm.swing())
+        arm.beat(0.1)
+    arm.wait(lambda: arm.guard("refusals.hold_first") > before, "the refusal", 5)
+    assert arm.guard("mode") == "hold"
+    assert "send hold first, then the mode" in arm.guard("last_refusal")
+    arm.move()
 
 
 SHOULDER = np.eye(7)[1]
@@ -291,6 +356,43 @@ def test_bytes_that_are_no_chunk_are_refused(arm):
     arm.chunk_out.publish(b"\0\1\0\0" + b"\xff" * 40)
     arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
     assert "44 bytes are no JointTrajectory" in arm.guard("last_refusal")
+
+
+def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_escaped(arm):
+    arm.ready()
+    names = arm.spec.joint_names
+    long = Chunk(time.time(), 30.0, names, np.zeros((10_000, 7), "f4"), np.empty(0))
+    before = arm.guard("refusals.shape")
+    arm.send(long)
+    arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
+    assert "a JointTrajectory of" in arm.guard("last_refusal")
+    assert "on policy/chunk; at most" in arm.guard("last_refusal")
+    time.sleep(1.1)
+    many = [*names, *(f"j{n}" for n in range(20_000))]
+    arm.joints_out.publish(convert.to_joint_state(time.time(), many, np.zeros(len(many))))
+    arm.wait(lambda: "a JointState of" in arm.guard("last_refusal"), "the refusal", 5)
+    time.sleep(1.1)
+    arm.send(arm.swing(names=("waist\n[FATAL] [guard]: well \x1b[2J" + "A" * 3000,) * 7))
+    arm.wait(lambda: "[FATAL]" in arm.guard("last_refusal"), "the refusal", 5)
+    said = arm.guard("last_refusal")
+    assert said.isprintable() and len(said) < 600
+    log = arm.processes.log("guard").read_text()
+    assert not any(line.startswith("[FATAL]") for line in log.splitlines())
+    assert max(map(len, log.splitlines())) < 700
+
+
+def test_a_guard_on_a_cpu_that_is_not_there_says_which_there_are():
+    arguments = [sys.executable, "-m", "nac_ros.nodes.guard", "--ros-args"]
+    done = subprocess.run(
+        [*arguments, "-p", "cpus:=[0, 4095]"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cpus: this machine has no CPU 4095; it has 0" in done.stderr
 
 
 def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
@@ -377,6 +479,38 @@ def test_a_policy_plans_from_what_the_sensors_send(brain):
     report = brain.operator.newest("policy")
     assert report["decode_ms"] <= report["plan_ms"] <= report["latency_ms"]
     assert report["tokens"] and all(type(token) is int for token in report["tokens"])
+
+
+def test_a_task_and_a_start_from_before_the_activation_start_no_planning(brain):
+    operator = brain.operator
+    operator.change_state("policy", Transition.TRANSITION_DEACTIVATE)
+    operator.publish_task("marker")
+    with pytest.raises(NacError, match="the node is not active"):
+        operator.trigger("policy/start")
+    n_chunks = len(brain.chunks)
+    operator.change_state("policy", Transition.TRANSITION_ACTIVATE)
+    brain.sense(1.5)
+    assert len(brain.chunks) == n_chunks
+    assert operator.newest("policy")["message"] == "not started"
+
+
+def test_what_strangers_report_neither_ends_nor_floods_who_looks_on(brain):
+    node, seen = brain.operator.node, brain.operator.diagnostics
+    outcomes = node.create_publisher(String, "twin/outcome", qos.LATCHED)
+    reports = node.create_publisher(DiagnosticArray, "diagnostics", qos.RECORD)
+    for text in ("not JSON", "[1]", "1" * 5000, "[" * 50_000, "x" * 1_000_000):
+        outcomes.publish(String(data=text))
+    large = DiagnosticStatus(name="stranger", message="x" * 1_000_000)
+    small = DiagnosticStatus(name="stranger", message="small")
+    brain.wait(lambda: reports.get_subscription_count() > 0, "who looks on", 10)
+    for status in (large, small):
+        reports.publish(DiagnosticArray(status=[status]))
+    brain.wait(lambda: "stranger" in seen, "the small report", 10)
+    assert [report["message"] for report in seen["stranger"]] == ["small"]
+    outcomes.publish(String(data='{"state": "running"}'))
+    brain.wait(lambda: brain.operator.outcome == {"state": "running"}, "an outcome", 10)
+    for publisher in (outcomes, reports):
+        node.destroy_publisher(publisher)
 
 
 def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle, robot):

@@ -99,6 +99,33 @@ def test_bytes_that_are_no_message_are_named(nodes):
         row.message(Header)
 
 
+def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
+    sender, reader = nodes
+    polled = Polled(reader, String, "words", qos.CROWD, max_bytes=100)
+    stranger = sender.create_publisher(String, "words", qos.CROWD)
+    connected(stranger)
+    stranger.publish(String(data="x" * 5000))
+    stranger.publish(String(data="short"))
+    large, short = taken(polled, 2)
+    assert large.data == b"" and large.sender == short.sender
+    assert (large.number, short.number) == (1, 2)
+    with pytest.raises(NacError, match=r"a String of 50.. bytes on words; at most 100 are read"):
+        large.message(String)
+    assert short.message(String).data == "short"
+
+
+def test_of_very_large_messages_few_are_taken_at_once(nodes):
+    sender, reader = nodes
+    polled = Polled(reader, String, "words", qos.CROWD, max_bytes=100)
+    stranger = sender.create_publisher(String, "words", qos.CROWD)
+    connected(stranger)
+    for _ in range(4):
+        stranger.publish(String(data="x" * 3_000_000))
+    time.sleep(1.0)
+    assert len(list(polled.take())) == 2
+    assert len(list(polled.take())) == 2
+
+
 def test_a_metronome_leaves_out_what_it_missed_and_keeps_its_grid():
     beats = []
 

@@ -7,8 +7,9 @@ from threading import Event, Thread
 
 import pytest
 
+from nac_ros.errors import ConfigError
 from nac_ros.evaluation import health
-from nac_ros.runtime.priority import why_not_first
+from nac_ros.runtime.priority import use_cpus, why_not_first
 
 pytestmark = pytest.mark.alone  # it measures time
 
@@ -81,3 +82,27 @@ def test_looking_and_priority_zero_change_nothing():
     assert go_first(0) == "as others"
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     stop.set()
+
+
+def test_all_threads_stay_on_the_cpus_that_are_named():
+    one = min(os.sched_getaffinity(0))
+    out = told(
+        "import os, threading\n"
+        "from nac_ros.runtime.priority import use_cpus\n"
+        "wait = threading.Event()\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        f"print(use_cpus(()), '/', use_cpus(({one},)))\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        "ids = [int(t) for t in os.listdir('/proc/self/task')]\n"
+        "print([os.sched_getaffinity(t) for t in ids])\n"
+    )
+    assert f"any CPU / on CPU {one}\n" in out
+    assert out.splitlines()[1] == str([{one}] * 3)
+
+
+@pytest.mark.parametrize("cpus", [(4095,), (-1,), (0, 4095)])
+def test_a_cpu_that_the_machine_lacks_is_refused_with_those_it_has(cpus):
+    with pytest.raises(
+        ConfigError, match=rf"this machine has no CPU {max(cpus, key=abs)}; it has"
+    ):
+        use_cpus(cpus)

@@ -174,9 +174,16 @@ def test_bridge_data_is_read_with_its_images_and_language(nac_data):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff", b"[1]", b"{" * 5000, b'{"featuresDict": 5}',
-     b'{"featuresDict": {"features": 7}}', b'{"featuresDict": {"features": {"steps": {"sequence": {"feature": []}}}}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"\xff",
+        b"[1]",
+        b"{" * 5000,
+        b'{"featuresDict": 5}',
+        b'{"featuresDict": {"features": 7}}',
+        b'{"featuresDict": {"features": {"steps": {"sequence": {"feature": []}}}}}',
+    ],
+)
 def test_features_that_are_damaged_are_one_sentence(tmp_path, content):
     (tmp_path / "features.json").write_bytes(content)
     with pytest.raises(DatasetError, match=r"features\.json") as caught:

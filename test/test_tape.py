@@ -1,8 +1,11 @@
 """The flight recorder: what a guard and an engine were told happens again, the same to the bit."""
 
 import json
+import os
 import resource
+import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -15,9 +18,10 @@ from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST, sha256
 from nac_ros.robot import config_dir, load_robot
 from nac_ros.runtime import tape as tapes
+from nac_ros.runtime.call_log import back, read
 from nac_ros.runtime.engine import Engine
 from nac_ros.runtime.seams import SeamConfig, Underway
-from nac_ros.runtime.tape import Tape, back, plain, read, segments
+from nac_ros.runtime.tape import Tape, plain, segments
 from nac_ros.runtime.taped import TapedGuard, tape_folder
 from nac_ros.runtime.tick import GuardConfig
 
@@ -197,6 +201,52 @@ def test_lines_that_were_lost_end_the_replay_of_their_segment(tmp_path):
     path.write_text("\n".join([*lines[:200], gap, *lines[250:]]) + "\n")
     found = replay_guard(tmp_path)
     assert found.gaps == 1 and found.differences == 0 and found.calls == 199
+
+
+def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(tapes, "MOST_WAITING", 50)
+    slow, kept = tmp_path / "slow", tmp_path / "kept"
+    slow.mkdir(), kept.mkdir()
+    os.mkfifo(slow / "guard-00000.jsonl")  # takes nothing until somebody reads it
+    guard, now = TapedGuard(SPEC, GuardConfig(), slow), 50.0
+    for _ in range(100):
+        now += PERIOD
+        guard.measure(now, SPEC.home)
+        guard.tick(now)
+    assert guard.tape.lost > 100
+    pipe, file = slow / "guard-00000.jsonl", kept / "guard-00000.jsonl"
+    copy = Thread(target=lambda: file.write_bytes(pipe.read_bytes()))
+    copy.start()
+    deadline = time.monotonic() + 20
+    while guard.tape.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for _ in range(10):
+        now += PERIOD
+        guard.tick(now)
+    guard.tape.close()
+    copy.join(20)
+    found = replay_guard(kept)
+    assert found.gaps == 1 and found.differences == 0 and 0 < found.calls <= 60
+
+
+def test_a_disk_that_takes_nothing_is_not_waited_for_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tapes, "MOST_WAITING", 5)
+    monkeypatch.setattr(tapes, "CLOSE_S", 0.1)
+    os.mkfifo(tmp_path / "guard-00000.jsonl")
+    made = Tape(tmp_path, "guard", {}, 60.0)
+    for n in range(20):
+        made.put("one", {"n": n}, {} if n == 0 else None)
+    made.close()  # returns
+    assert made.lost > 0
+
+
+def test_what_is_put_is_kept_as_it_was_then(tmp_path):
+    made, values = Tape(tmp_path, "guard", {}, 60.0), np.zeros(3)
+    made.put("one", {"values": values, "more": [values, {"a": values}]}, {})
+    values += 1
+    made.close()
+    *_, row = read(segments(tmp_path, "guard")[0])
+    assert row["values"]["array"] == [0, 0, 0] and row["more"][1]["a"]["array"] == [0, 0, 0]
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):

@@ -18,8 +18,8 @@ import numpy as np
 from nac_ros.data import hdf5_access as access
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.hdf5 import LARGEST_IMAGE, is_images
-from nac_ros.data.hdf5_access import open_hdf5, shown
-from nac_ros.errors import DatasetError
+from nac_ros.data.hdf5_access import open_hdf5
+from nac_ros.errors import DatasetError, show_text
 
 FPS = 50  # Hz: DT = 0.02 s of ACT and ALOHA
 ACTION, STATE, IMAGES, LENGTHS = (
@@ -155,7 +155,7 @@ class AlohaDataset:
     def _table(self, file: h5py.File, key: str) -> h5py.Dataset:
         found = access.table(file, key)
         if found is None or not found.shape[1]:
-            known = ", ".join(shown(name) for name in access.tables_in(file)[:20]) or "none"
+            known = ", ".join(show_text(name) for name in access.tables_in(file)[:20]) or "none"
             raise DatasetError(
                 f"{file.filename} has no table '{key}'; choose one with --action-key or "
                 f"--state-key: {known}"

@@ -11,8 +11,8 @@ import numpy as np
 
 from nac_ros.data import hdf5_access as access
 from nac_ros.data.episode import Episode, EpisodeInfo
-from nac_ros.data.hdf5_access import open_hdf5, shown
-from nac_ros.errors import DatasetError
+from nac_ros.data.hdf5_access import open_hdf5
+from nac_ros.errors import DatasetError, show_text
 
 DEFAULT_FPS = 20  # robosuite's and robomimic's control frequency
 FASTEST = 100_000  # [Hz] no arm is commanded at a higher rate
@@ -130,7 +130,9 @@ class Hdf5Dataset:
     def _group(self, file: h5py.File, key: str) -> h5py.Group:
         group = access.subgroup(file, f"data/{key}")
         if group is None:
-            raise DatasetError(f"{self.root}: data/{shown(key)} is no group of a demonstration")
+            raise DatasetError(
+                f"{self.root}: data/{show_text(key)} is no group of a demonstration"
+            )
         return group
 
     def _load(self, file: h5py.File) -> None:
@@ -150,15 +152,15 @@ class Hdf5Dataset:
     def _listed(self, group: h5py.Group, key: str) -> Demo:
         if self._dims_of(group) != self._dims:
             raise DatasetError(
-                f"{self.root}: {shown(key)} has {self._dims_of(group)} dimensions of action and "
-                f"state, the first demonstration has {self._dims}"
+                f"{self.root}: {show_text(key)} has {self._dims_of(group)} dimensions of action "
+                f"and state, the first demonstration has {self._dims}"
             )
         length = len(self._table(group, self._action_key))
         if self._state_key:
             states = len(self._table(group, self._state_key))
             if states != length:
                 raise DatasetError(
-                    f"{self.root}: {shown(key)} has {length} actions and {states} states"
+                    f"{self.root}: {show_text(key)} has {length} actions and {states} states"
                 )
         if self._shifted:
             length = max(0, length - 1)
@@ -186,9 +188,9 @@ class Hdf5Dataset:
     def _table(self, demo: h5py.Group, key: str) -> h5py.Dataset:
         found = access.table(demo, key)
         if found is None or not found.shape[1]:
-            known = ", ".join(shown(name) for name in access.tables_in(demo)[:20]) or "none"
+            known = ", ".join(show_text(name) for name in access.tables_in(demo)[:20]) or "none"
             raise DatasetError(
-                f"{self.root}: {shown(demo.name)} has no table '{key}'; choose one with "
+                f"{self.root}: {show_text(demo.name)} has no table '{key}'; choose one with "
                 f"--action-key or --state-key: {known}"
             )
         return found
@@ -224,8 +226,8 @@ class Hdf5Dataset:
             ):
                 shape = getattr(found, "shape", None)
                 raise DatasetError(
-                    f"{self.root}: {shown(demo.name)} should have {len(out)} images of {camera} "
-                    f"of {self.cameras[camera]} pixels, its shape is {shape}"
+                    f"{self.root}: {show_text(demo.name)} should have {len(out)} images of "
+                    f"{camera} of {self.cameras[camera]} pixels, its shape is {shape}"
                 )
             access.check_storage(found)
             for first, frames in access.blocks(found, len(out)):
@@ -269,9 +271,13 @@ class Hdf5Dataset:
     def _rate(self, value: Any) -> float:
         """[Hz]; raises DatasetError where it is no rate."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise DatasetError(f"{self.root}: control_freq is {shown(value)}, which is no rate")
+            raise DatasetError(
+                f"{self.root}: control_freq is {show_text(value)}, which is no rate"
+            )
         if not 0 < value < FASTEST:
-            raise DatasetError(f"{self.root}: control_freq {shown(value)} Hz is no rate of an arm")
+            raise DatasetError(
+                f"{self.root}: control_freq {show_text(value)} Hz is no rate of an arm"
+            )
         return int(value) if value == int(value) else float(value)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from nac_ros.errors import DatasetError
+from nac_ros.errors import DatasetError, show_text
 from nac_ros.json_reader import parse_json
 
 # gzip, shuffle, Fletcher's checksum, szip, n-bit, scale-offset, h5py's LZF; others are plug-ins
@@ -41,7 +41,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     except DAMAGE as error:
         lines = str(error).splitlines()
-        what = shown(lines[0]) if lines else type(error).__name__
+        what = show_text(lines[0]) if lines else type(error).__name__
         is_what = "is damaged" if _has_signature(path) else "is no HDF5 file"
         raise DatasetError(f"{path} {is_what}: {what}; copy it again") from error
 
@@ -181,15 +181,15 @@ def _follow(group: h5py.Group, path: str, left: int) -> h5py.Group | h5py.Datase
         if isinstance(link, h5py.SoftLink):
             if not left:
                 raise DatasetError(
-                    f"{group.file.filename}: the links at {shown(path)} go in a circle"
+                    f"{group.file.filename}: the links at {show_text(path)} go in a circle"
                 )
             here = _follow(here, link.path, left - 1)
         elif isinstance(link, h5py.HardLink):
             here = here[name]
         else:
             raise DatasetError(
-                f"{group.file.filename}: {shown(here.name)}/{shown(name)} leads to another file, "
-                "which is not read; copy its content into this one"
+                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} leads to another "
+                "file, which is not read; copy its content into this one"
             )
     return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
 
@@ -199,13 +199,8 @@ def _size(found: h5py.Dataset) -> int:
     return int(np.prod(found.shape, dtype=object)) * found.dtype.itemsize
 
 
-def shown(name: str) -> str:
-    """A name from the file as part of a sentence: short, of printable characters."""
-    return "".join(c if c.isprintable() else "?" for c in str(name))[:80]
-
-
 def _place(found: h5py.Dataset) -> str:
-    return f"{found.file.filename}: {shown(found.name)}"
+    return f"{found.file.filename}: {show_text(found.name)}"
 
 
 def _has_signature(path: Path) -> bool:

@@ -14,16 +14,16 @@ from nac_ros import config as configs
 from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import BundleError, DatasetError, NacError, show_text
 from nac_ros.robot import RobotSpec
+from nac_ros.runtime.call_log import back, read
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.memory import recall
-from nac_ros.runtime.tape import GAP, HEAD, back, plain, read, segments
+from nac_ros.runtime.tape import GAP, HEAD, LOST, plain, segments
 from nac_ros.runtime.taped import CALLS, told
 from nac_ros.runtime.tick import GuardConfig, Mode, Source
 
 PARTS = ("guard", "policy")
 SHOWN = 160  # characters of a difference
 PLAN = "plan"  # the only call of a policy
-DROPPED = "dropped"  # key of a line that says how many others were not written
 MAX_RATE_HZ = 10_000.0  # no guard ticks faster
 MAX_SETPOINTS = 100_000  # of one tick
 MAX_THREADS, MAX_SEED = 256, 2**63 - 1
@@ -49,16 +49,16 @@ ARGUMENTS: dict[str, Callable[[Any], bool]] = {
 
 @dataclass
 class Found:
-    """What was compared: calls (of a guard, or plans), set-points or actions in them, lines that
-    were lost while recording, and the differences, of which the first is told in words.
+    """What was compared: calls (of a guard, or plans), set-points or actions in them, and the
+    differences, of which the first is told in words.
 
-    gaps: places where the log is incomplete; dropped: calls that were never written there
+    gaps: places where the log is incomplete; lost: lines that were never written
     """
 
     calls: int = 0
     values: int = 0
     gaps: int = 0
-    dropped: int = 0
+    lost: int = 0
     differences: int = 0
     first: str = ""
 
@@ -125,10 +125,10 @@ def replay_policy(folder: Path, bundle: Path | None = None) -> Found:
 def _rows(path: Path, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
     """Lines up to the first gap, after which nobody knows what the part remembered."""
     for number, row in enumerate(read(path), 1):
-        if DROPPED in row or row.get("what") == GAP:
-            dropped = row.get(DROPPED, row.get("lost"))
-            found.gaps += 1
-            found.dropped += dropped if type(dropped) is int else 0
+        lost = row.get(LOST) if row.get("what") in (HEAD, GAP) else 0
+        if type(lost) is int and lost > found.lost:
+            found.gaps, found.lost = found.gaps + 1, lost
+        if row.get("what") == GAP:
             return
         if not isinstance(row.get("what"), str):
             raise DatasetError(f"{path}, line {number} does not say `what` it is; copy it again")

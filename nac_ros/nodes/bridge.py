@@ -35,11 +35,13 @@ class Bridge:
     """Listens to the robot's joint states and cameras; `take` and `observe` belong to one thread.
 
     refused: messages that did not fit, by reason; last_refusal: the newest one's sentence
+    notices: what the operator should know of the set-up
     """
 
     def __init__(self, node: Node, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
         self.refused: Counter[str] = Counter()
         self.last_refusal = ""
+        self.notices: list[str] = []
         self._spec, self._lock, self._since = spec, Lock(), 0.0
         self._aligner = Aligner(spec, cameras, n_obs_steps)
         self._node = node
@@ -50,7 +52,7 @@ class Bridge:
     def _look(self, node: Node, camera: CameraSpec) -> _Source:
         kind, topic, read = images.feed(camera)
         if reason := images.why_compressed(camera):
-            node.get_logger().warning(reason)
+            self.notices.append(reason)
         polled = Polled(node, kind, topic, _kept(self._aligner.N_IMAGES))
         return _Source(polled, camera.name, partial(self._on_image, camera.name, read))
 

@@ -18,6 +18,7 @@ from nac_ros.devices.sources import SourceConfig, make_source
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, images, params, qos
 from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
+from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import load_robot
 
@@ -53,6 +54,7 @@ class CameraNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("camera")
+        self._log = NodeLog(self)
         params.declare(self, CameraParameters)
         self._capture: Capture | None = None
         self._reason, self._seen = "not configured", ("off", "")
@@ -63,7 +65,7 @@ class CameraNode(LifecycleNode):
         try:
             self._prepare(params.read(self, CameraParameters))
         except NacError as error:
-            self.get_logger().error(str(error))
+            self._log.error(str(error))
             self._set_reason(str(error))
             return TransitionCallbackReturn.FAILURE
         self._offer()
@@ -76,7 +78,7 @@ class CameraNode(LifecycleNode):
         self._settings, self._camera = settings, camera
         self._capture = Capture(self._source, self._deliver, self._now, settings, settings.depth)
         if advice := images.why_compressed(camera) or images.advice(camera):
-            self.get_logger().warning(advice)
+            self._log.warning(advice)
 
     def _offer(self) -> None:
         camera = self._camera
@@ -117,7 +119,7 @@ class CameraNode(LifecycleNode):
     def close(self) -> None:
         """Ends the thread that reads."""
         if self._capture is not None and not self._capture.close():
-            self.get_logger().error(f"{self._source.name} does not return; end this process")
+            self._log.error(f"{self._source.name} does not return; end this process")
 
     def _now(self) -> float:
         return convert.to_seconds(self.get_clock().now().to_msg())
@@ -147,9 +149,9 @@ class CameraNode(LifecycleNode):
         self._diagnostics.publish()
         said = status.text or f"{self._source.name}: {status.state}"
         if LEVELS[status.state] == OK:
-            self.get_logger().info(said)
+            self._log.info(said)
         else:
-            self.get_logger().warning(said)
+            self._log.warning(said)
 
     def _set_reason(self, reason: str) -> None:
         self._reason, self._seen = reason, ("off", "")

@@ -1,6 +1,7 @@
 """Messages to core values and back; whatever a message cannot mean raises, nothing is repaired."""
 
 import json
+import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +15,19 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from nac_ros.chunk import Chunk, Motion
 from nac_ros.decode import JPEG_FORMAT, NANO, from_image, from_joint_state, to_seconds
-from nac_ros.errors import BadActions
-from nac_ros.robot import CameraSpec, Intrinsics
+from nac_ros.errors import BadActions, show_text
+from nac_ros.robot import CameraSpec, Intrinsics, RobotSpec
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 
-MAX_POINTS = 10_000  # more would keep the guard from its ticks
+MAX_POINTS = 10_000  # of a chunk's message, whoever reads it
+MAX_CHUNK_S = 5.0  # of motion in a chunk that a guard reads; it plays the first second
+MIN_POINTS = 64  # that a guard reads, however slow its robot's rate is
+MAX_CHUNK_JOINTS = 64  # that a chunk names before its points are looked at
+MAX_OTHER_JOINTS = 300  # in joint states, beside the robot's own
+NAME_BYTES = 64  # of a joint's name, on average
+HEADER_BYTES = 512  # stamp and frame of any message
+MAX_TEXT = 1000  # characters of a value on diagnostics
+MAX_REPORT_BYTES = 262_144  # of a message with diagnostics, or of an outcome
 GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
 MIN_AHEAD_S = 1e-3  # a controller refuses a first point that is not in its future
 
@@ -59,6 +68,54 @@ def from_chunk_message(message: JointTrajectory, origin_ns: int = 0) -> Chunk:
     actions = np.array([point.positions for point in points], np.float32)
     stamp = to_seconds(message.header.stamp, origin_ns)
     return Chunk(stamp, float(1 / period), names, actions, np.empty(0, np.int64))
+
+
+def max_points(spec: RobotSpec) -> int:
+    """Points of the longest chunk that a guard of this robot reads."""
+    return max(MIN_POINTS, int(np.ceil(MAX_CHUNK_S * spec.action_rate_hz)))
+
+
+def max_chunk_bytes(spec: RobotSpec) -> int:
+    """Serialized size of the largest chunk that a guard of this robot reads; positions,
+    velocities, accelerations and efforts may all be there."""
+    values = 4 * (8 + 8 * spec.action_dim)
+    return HEADER_BYTES + _names_bytes(spec.joint_names) + max_points(spec) * (values + 8)
+
+
+def check_chunk_size(data: bytes, spec: RobotSpec) -> None:
+    """Raises BadActions for a serialized chunk of more points or joints than are read, which is
+    seen in its first bytes; the points themselves take long to deserialize."""
+    try:
+        order = "<" if data[1] & 1 else ">"  # CDR: a header of 4 bytes, then aligned values
+        body = data[4:]
+        at = _after_text(body, 8, order)  # stamp, frame
+        (n_joints,) = struct.unpack_from(f"{order}I", body, at)
+        if n_joints > MAX_CHUNK_JOINTS:
+            raise BadActions(f"the chunk is of {n_joints} joints, the robot has {spec.action_dim}")
+        at += 4
+        for _ in range(n_joints):
+            at = _after_text(body, at, order)
+        (n_points,) = struct.unpack_from(f"{order}I", body, at)
+    except (struct.error, IndexError):
+        raise BadActions(f"{len(data)} bytes are no JointTrajectory") from None
+    if n_points > (most := max_points(spec)):
+        raise BadActions(f"the chunk has {n_points} points; wanted 1 to {most}")
+
+
+def _after_text(body: bytes, at: int, order: str) -> int:
+    """Where the next value of 4 bytes begins after the text at `at`."""
+    (size,) = struct.unpack_from(f"{order}I", body, at)
+    return -(-(at + 4 + size) // 4) * 4
+
+
+def max_joint_state_bytes(spec: RobotSpec) -> int:
+    """Serialized size of the largest joint state that is read, which may hold other joints too."""
+    others = MAX_OTHER_JOINTS * (NAME_BYTES + 3 * 8)
+    return HEADER_BYTES + _names_bytes(spec.joint_names) + 3 * 8 * spec.action_dim + others
+
+
+def _names_bytes(names: Sequence[str]) -> int:
+    return sum(len(name.encode()) + 8 for name in names)
 
 
 def to_trajectory_message(
@@ -203,12 +260,17 @@ def to_camera_info(stamp: float, camera: CameraSpec, intrinsics: Intrinsics | No
 
 
 def to_status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:
-    """A diagnostic status; values are written as JSON, except plain text."""
+    """A diagnostic status; values are written as JSON, except plain text, which comes on one line
+    of at most MAX_TEXT characters."""
     pairs = [
-        KeyValue(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        KeyValue(
+            key=show_text(key, MAX_TEXT),
+            value=show_text(value, MAX_TEXT) if isinstance(value, str) else json.dumps(value),
+        )
         for key, value in values.items()
     ]
-    return DiagnosticStatus(level=level, name=name, message=text, values=pairs)
+    message = show_text(text, MAX_TEXT)
+    return DiagnosticStatus(level=level, name=name, message=message, values=pairs)
 
 
 def values_from_status(status: DiagnosticStatus) -> dict[str, Any]:
@@ -216,10 +278,16 @@ def values_from_status(status: DiagnosticStatus) -> dict[str, Any]:
     return {"message": status.message, **{p.key: _value(p.value) for p in status.values}}
 
 
+def from_outcome(text: str) -> dict[str, Any]:
+    """What the twin's judge says, as JSON; empty for anything else."""
+    found = _value(text)
+    return found if isinstance(found, dict) else {}
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or such as nobody of us writes
         return text
 
 

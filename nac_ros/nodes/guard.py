@@ -5,40 +5,45 @@ death: what the controllers hold ends at rest.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from threading import RLock
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from nac_ros.config import bounded
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.controller import Controller
-from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
+from nac_ros.nodes.diagnostics import ERROR, OK, WARN, QueuedDiagnostics, Status
 from nac_ros.nodes.guard_inputs import GuardInputs
+from nac_ros.nodes.log import NodeLog
+from nac_ros.nodes.modes import MODES, ModeRequest, ModeRequests
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
+from nac_ros.runtime.collector import Collector
 from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.metronome import Metronome
 from nac_ros.runtime.pacer import Pacer
-from nac_ros.runtime.priority import go_first
+from nac_ros.runtime.priority import go_first, use_cpus
 from nac_ros.runtime.taped import TapedGuard, tape_folder
 from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
 
-MODES = get_args(Mode)
 PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
 COMMAND_S = 0.03  # so long before it is due a set-point is told, whatever planning takes
-QUIET_S = 1.0  # the same refusal is logged and reported at most this often
+QUIET_S = 1.0  # refusals for the same reason are reported at once at most this often
+MAX_TEXT = 500  # characters of a refusal that are kept
+SHOWN = 80  # characters of a mode that nobody knows
+INACTIVE = "the guard is not active; activate it first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,7 @@ class GuardNodeConfig(GuardConfig):
     robot: name of a robot in config/robots, or the path of its YAML file
     max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
     priority: real time on Linux (SCHED_FIFO) where the system lets it; 0 = as other processes
+    cpus: numbers of the CPUs that the guard's threads run on, all of them where none is named
     tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
     """
 
@@ -55,6 +61,7 @@ class GuardNodeConfig(GuardConfig):
     tape: str = "auto"
     max_heartbeat_age_s: float = bounded(0.2, 0.0, 10.0)
     priority: int = bounded(50, 0, 98)
+    cpus: tuple[int, ...] = ()
 
 
 class GuardNode(LifecycleNode):
@@ -72,14 +79,17 @@ class GuardNode(LifecycleNode):
         self._guard = self._new_guard(config.tape)
         self._intervals = Intervals(self._guard.period)
         self._active, self._lock = False, RLock()  # ticks have a thread of their own
-        self._shown, self._refusal, self._refused_at = ("inactive", ""), "", 0.0
-        self._diagnostics = Diagnostics(self, self._status)
-        self._handles: list[Any] = []
+        self._shown, self._refusal = ("inactive", ""), ""
+        self._reported: dict[str, float] = {}  # reason of a refusal -> when it was reported last
+        self._collector, self._log = Collector(), NodeLog(self)
+        self._scheduling = f"{use_cpus(config.cpus)}, {go_first(config.priority)}"
+        self._diagnostics = QueuedDiagnostics(self, self._status)
+        self._offered: list[Any] = []
         self._inputs: GuardInputs | None = None
+        self._modes: ModeRequests | None = None
         self._metronome: Metronome | None = None
         self._pacer = Pacer(COMMAND_S)
-        self._scheduling = go_first(config.priority)
-        self.get_logger().info(f"scheduled {self._scheduling}")
+        self._log.info(f"scheduled {self._scheduling}")
 
     def _new_guard(self, folder: str) -> Guard:
         place = tape_folder(folder)
@@ -90,24 +100,26 @@ class GuardNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._command = self.create_publisher(JointState, "guard/command", qos.RECORD)
         self._controllers = [Controller(self, self._spec, group) for group in self._spec.groups]
-        self._handles = [
-            self.create_subscription(String, "guard/mode", self._on_mode, qos.LATCHED),
+        self._offered = [
             self.create_service(Trigger, "guard/stop", self._on_stop),
             self.create_service(Trigger, "guard/reset", self._on_reset),
             self.create_service(Trigger, "guard/ramp", self._on_ramp),
         ]
         self._inputs = GuardInputs(self, self._spec, self._origin_ns, self._refused)
+        self._collector.freeze()
         self._metronome = Metronome(self._guard.period, self._beat, "ticks")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Starts in mode hold wherever the arm is; the mode counts when it is sent again."""
+        """Starts in mode hold wherever the arm is; another one counts after a hold that is sent
+        from now on."""
         with self._lock:
             if not self._guard.rests(self._now()):
-                self.get_logger().error("the arm still comes to rest; activate again in a moment")
+                self._log.error("the arm still comes to rest; activate again in a moment")
                 return TransitionCallbackReturn.FAILURE
             self._guard.restart()
             self._intervals.restart()
+            self._modes = ModeRequests(self)
             self._active = True
         return TransitionCallbackReturn.SUCCESS
 
@@ -117,10 +129,8 @@ class GuardNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._end_beats()
-        for handle, destroy in zip(
-            self._handles, [self.destroy_subscription] + [self.destroy_service] * 3
-        ):
-            destroy(handle)
+        for service in self._offered:
+            self.destroy_service(service)
         for publisher in (self._command, *(c.publisher for c in self._controllers)):
             self.destroy_publisher(publisher)
         return TransitionCallbackReturn.SUCCESS
@@ -136,6 +146,7 @@ class GuardNode(LifecycleNode):
         self._pacer.close()
         if isinstance(self._guard, TapedGuard):
             self._guard.tape.close()
+        self._diagnostics.close()
 
     def rest(self) -> None:
         """A planned stop: the controllers get the whole of it, then nothing more comes."""
@@ -145,6 +156,9 @@ class GuardNode(LifecycleNode):
             self._active = False
             self._guard.set_mode("hold")
             self._tick()
+            if self._modes is not None:
+                self._modes.destroy()
+                self._modes = None
             self._pacer.flush()
             self._shown = ("inactive", "")
             self._diagnostics.publish()
@@ -162,9 +176,13 @@ class GuardNode(LifecycleNode):
     def _beat(self) -> None:
         with self._lock:
             assert self._inputs is not None
+            if self._modes is not None and (requests := self._modes.take()):
+                self._set_modes(requests)
             self._inputs.take(self._guard, self._now(), self._active)
             if self._active:
                 self._tick()
+            if not self._active or (self._shown[0] in AT_REST and self._guard.mode == "hold"):
+                self._collector.rest()
 
     def _tick(self) -> None:
         now, steady = self._now(), time.monotonic()
@@ -186,16 +204,22 @@ class GuardNode(LifecycleNode):
         if self._shown != before:
             self._diagnostics.publish()
 
-    def _on_mode(self, message: String) -> None:
-        known, mode = ", ".join(MODES), message.data
-        with self._lock:
-            if not self._active:
-                return
-            if mode not in MODES:
-                text = f"guard/mode '{mode}' is unknown, so the arm holds; known are: {known}"
-                self._refused(self._guard.refuse("unknown_mode", text))
-            self._refused(self._guard.set_mode(cast(Mode, mode) if mode in MODES else "hold"))
-            self._diagnostics.publish()
+    def _set_modes(self, requests: Sequence[ModeRequest]) -> None:
+        """What was asked for since the last tick, in order; what nobody knows is a hold."""
+        guard = self._guard
+        for mode, refusal in requests:
+            if refusal and mode == guard.mode:
+                continue
+            if refusal:
+                self._refused(guard.refuse("hold_first", refusal))
+            elif mode in MODES:
+                self._refused(guard.set_mode(cast(Mode, mode)))
+            else:
+                known = ", ".join(MODES)
+                text = f"guard/mode '{mode[:SHOWN]}' is unknown, so the arm holds; known: {known}"
+                self._refused(guard.refuse("unknown_mode", text))
+                self._refused(guard.set_mode("hold"))
+        self._diagnostics.publish()
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
@@ -206,17 +230,24 @@ class GuardNode(LifecycleNode):
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
             self._guard.reset()
-        text = "in mode hold, where the arm is, until guard/mode is sent again"
+            if self._modes is not None:
+                self._modes.renew()
+        text = (
+            "in mode hold, where the arm is, until guard/mode is sent again: hold, then the mode"
+        )
         response.success, response.message = True, text
         return response
 
     def _on_ramp(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = False
         with self._lock:
+            if not self._active:
+                response.message = INACTIVE
+                return response
             refusal = self._guard.ramp()
         response.success = refusal is None
-        response.message = (
-            "moving slowly to where the chunk began" if not refusal else refusal.text
-        )
+        text = "moving slowly to where the chunk began"
+        response.message = refusal.text if refusal else text
         return response
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
@@ -232,12 +263,12 @@ class GuardNode(LifecycleNode):
     def _refused(self, refusal: Refusal | None) -> None:
         if refusal is None or refusal.reason == "mode":
             return
+        self._refusal, reason = refusal.text[:MAX_TEXT], refusal.reason
+        self._log.warning(f"refused, {reason}: {refusal.text[:MAX_TEXT]}", reason)
         now = time.monotonic()
-        if refusal.text == self._refusal and now - self._refused_at < QUIET_S:
-            return
-        self._refusal, self._refused_at = refusal.text, now
-        self.get_logger().warning(f"refused, {refusal.reason}: {refusal.text}")
-        self._diagnostics.publish()
+        if now - self._reported.get(reason, -QUIET_S) >= QUIET_S:
+            self._reported[reason] = now
+            self._diagnostics.publish()
 
     def _status(self) -> Status:
         with self._lock:
@@ -265,8 +296,13 @@ class GuardNode(LifecycleNode):
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
         values |= {"last_refusal": self._refusal, "scheduling": self._scheduling}
+        values["collection_ms.longest"] = 1e3 * self._collector.longest_s
         if isinstance(guard, TapedGuard) and guard.tape.trouble:
             values["tape"] = guard.tape.trouble
+        if isinstance(guard, TapedGuard) and guard.tape.lost:
+            values["tape_lost"] = guard.tape.lost
+        if dropped := self._log.dropped:
+            values["log_dropped"] = dropped
         return Status(level, f"{state}: {hold}" if hold else state, values)
 
 

@@ -1,11 +1,12 @@
 """What the guard hears of the arm, the policy and the operator's hand: looked at before each tick.
 
 None of these messages wakes the guard, so that neither an arm of 1 kHz nor a sender that floods a
-topic costs its ticks anything.
+topic costs its ticks anything. Messages larger than the robot's can be are refused unread; those
+of many senders are read over several ticks.
 """
 
+import time
 from collections.abc import Callable
-from itertools import islice
 
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -21,7 +22,8 @@ from nac_ros.runtime.guard import Guard, Source
 from nac_ros.safety.limits import Refusal
 
 COMMANDS: dict[Source, str] = {"policy": "policy/chunk", "teleop": "teleop/command"}
-MAX_SENDERS = 4  # whose commands are looked at in one tick
+MAX_SENDERS = 4  # whose commands wait to be looked at
+SHARE = 0.25  # of a tick's period, after which the other commands wait for the next tick
 # Reasons of BadObservation -> those under which the guard counts joint states that it refuses.
 JOINT_REASONS = {
     "not_finite": "joint_states_not_finite",
@@ -45,13 +47,16 @@ class GuardInputs:
         refused: Callable[[Refusal | None], None],
     ):
         self._node, self._spec, self._origin_ns, self._refused = node, spec, origin_ns, refused
-        self._joints = Polled(node, JointState, spec.joint_states_topic, qos.SENSOR)
+        joint_bytes = convert.max_joint_state_bytes(spec)
+        chunk_bytes = convert.max_chunk_bytes(spec)
+        self._joints = Polled(node, JointState, spec.joint_states_topic, qos.SENSOR, joint_bytes)
         self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
         self._beats = Polled(node, Header, "policy/heartbeat", qos.COMMAND)
         self._commands = {
-            source: Polled(node, JointTrajectory, topic, qos.CROWD)
+            source: Polled(node, JointTrajectory, topic, qos.CROWD, chunk_bytes)
             for source, topic in COMMANDS.items()
         }
+        self._waiting: dict[tuple[Source, bytes], Received] = {}
 
     def destroy(self) -> None:
         """The guard hears nothing more."""
@@ -67,13 +72,25 @@ class GuardInputs:
             self._measure(guard, received)
         if list(self._beats.take()):
             guard.beat(now)
-        newest = self._newest_commands()
-        if not active:
-            return
-        for (source, _), received in islice(newest.items(), MAX_SENDERS):
-            self._refused(self._command(guard, now, source, received))
-        if len(newest) > MAX_SENDERS:
-            text = f"{len(newest)} senders of commands at once; {MAX_SENDERS} were heard, end some"
+        self._waiting |= self._newest_commands()
+        if active:
+            self._take_commands(guard, now)
+        else:
+            self._waiting.clear()
+
+    def _take_commands(self, guard: Guard, now: float) -> None:
+        """As many as there is time for, of those who wait longest first; at least one."""
+        senders, until = list(self._waiting), time.perf_counter() + SHARE * guard.period
+        for key in senders[:MAX_SENDERS]:
+            self._refused(self._command(guard, now, key[0], self._waiting.pop(key)))
+            if time.perf_counter() > until:
+                break
+        for key in senders[MAX_SENDERS:]:
+            del self._waiting[key]
+        if len(senders) > MAX_SENDERS:
+            text = (
+                f"{len(senders)} senders of commands at once; {MAX_SENDERS} were heard, end some"
+            )
             self._refused(guard.refuse("crowd", text))
 
     def _measure(self, guard: Guard, received: Received) -> None:
@@ -101,6 +118,8 @@ class GuardInputs:
         self, guard: Guard, now: float, source: Source, received: Received
     ) -> Refusal | None:
         try:
+            if not received.refusal:
+                convert.check_chunk_size(received.data, self._spec)
             chunk = convert.from_chunk_message(received.message(JointTrajectory), self._origin_ns)
         except NacError as error:
             return guard.refuse("shape", str(error))

@@ -1,6 +1,5 @@
 """A client of the running graph: calls its services and remembers what it publishes."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from threading import Event, Thread
@@ -22,9 +21,12 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.modes import ModePublisher
+from nac_ros.nodes.polled import bounded_callback
 
 POLL_S = 0.05
 START_S, ANSWER_S = 60.0, 15.0  # for a node's first word, and for an answer to a live one
+ASK_S = 1.0  # for a mode again, where the guard does not say that it has it
 MATCH_S = 0.5  # after its first word a node's services are known too
 CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
 
@@ -55,7 +57,7 @@ class Operator:
             signal_handler_options=SignalHandlerOptions.NO,
         )
         self.node = Node("operator", context=self._context)
-        self._mode = self.node.create_publisher(String, "guard/mode", qos.LATCHED)
+        self._modes = ModePublisher(self.node)
         self._task = self.node.create_publisher(String, "task", qos.LATCHED)
         self._subscribe(hears_chunks)
         self._thread = Thread(target=self._spin, name="operator", daemon=True)
@@ -76,11 +78,19 @@ class Operator:
         return seen[-1] if seen else {}
 
     def set_mode(self, mode: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Whose input counts; returns when the guard says so."""
-        self._mode.publish(String(data=mode))
-        self.wait(
-            lambda: self.newest("guard").get("mode") == mode, f"guard mode {mode}", timeout_s
-        )
+        """Whose input counts; returns when the guard says so, and asks again until it does, for a
+        guard that was activated just now may not be matched yet."""
+        asked = 0.0
+
+        def told() -> bool:
+            nonlocal asked
+            if time.monotonic() - asked > ASK_S:
+                self._modes.ask(mode)
+                asked = time.monotonic()
+                return False
+            return self.newest("guard").get("mode") == mode
+
+        self.wait(told, f"guard mode {mode}", timeout_s)
 
     def publish_task(self, task: str) -> None:
         """Prompt or task id, without waiting for an answer."""
@@ -151,15 +161,16 @@ class Operator:
             time.sleep(POLL_S)
 
     def _subscribe(self, hears_chunks: bool) -> None:
-        inputs: list[tuple[Any, str, Callable[..., None], Any]] = [
-            (JointState, "guard/command", self._on_command, qos.RECORD),
+        self.node.create_subscription(JointState, "guard/command", self._on_command, qos.RECORD)
+        inputs: list[tuple[Any, str, Callable[[Any], None], Any]] = [
             (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
             (String, "twin/outcome", self._on_outcome, qos.LATCHED),
         ]
         if hears_chunks:
             inputs.append((JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD))
-        for kind, topic, callback, profile in inputs:
-            self.node.create_subscription(kind, topic, callback, profile)
+        for kind, topic, take, profile in inputs:
+            callback = bounded_callback(kind, take, convert.MAX_REPORT_BYTES)
+            self.node.create_subscription(kind, topic, callback, profile, raw=True)
 
     def _on_command(self, message: JointState, info: Mapping[str, Any]) -> None:
         self.commands.append(1e-9 * info["source_timestamp"])  # set when it was published
@@ -177,7 +188,7 @@ class Operator:
             self.diagnostics.setdefault(status.name, []).append(row)
 
     def _on_outcome(self, message: String) -> None:
-        self.outcome = json.loads(message.data)
+        self.outcome = convert.from_outcome(message.data)
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)

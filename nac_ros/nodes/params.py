@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from array import array
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
         if (bounds := field.metadata.get(config.BOUNDS)) is not None:
             _limit(descriptor, field.default, *bounds)
         try:
-            node.declare_parameter(field.name, field.default, descriptor)
+            node.declare_parameter(field.name, _declared(field.default, descriptor), descriptor)
         except InvalidParameterTypeException as error:
             raise ConfigError(f"node {node.get_name()}: {error}") from error
     return read(node, cls)
@@ -54,7 +55,16 @@ def read(node: Node, cls: type[C]) -> C:
     """The configuration as the parameters have it now; raises ConfigError for nonsense."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     values: dict[str, Any] = {name: node.get_parameter(name).value for name in names}
+    values = {k: list(v) if isinstance(v, array) else v for k, v in values.items()}
     return config.build(cls, values, f"parameters of {node.get_name()}")
+
+
+def _declared(default: Any, descriptor: ParameterDescriptor) -> Any:
+    """A list as ROS has it, which cannot tell the kind of an empty one."""
+    if not isinstance(default, tuple):
+        return default
+    descriptor.dynamic_typing = True
+    return list(default)
 
 
 def _limit(descriptor: ParameterDescriptor, default: Any, low: float, high: float) -> None:

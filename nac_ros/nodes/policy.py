@@ -27,6 +27,7 @@ from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.bridge import Bridge
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.loading import LOADED, PolicyParameters, load_engine
+from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.runtime.cadence import Cadence
 from nac_ros.runtime.doubt import slowed
@@ -47,6 +48,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("policy")
+        self._log = NodeLog(self)
         params.declare(self, PolicyParameters, changeable=LOADED)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._engine: Engine | None = None
@@ -73,7 +75,7 @@ class PolicyNode(LifecycleNode):
             self._fail(_one_line(str(error)))
             return TransitionCallbackReturn.FAILURE
         except Exception as error:  # rclpy would end the node and say nothing
-            self.get_logger().debug(traceback.format_exc())
+            self._log.debug(traceback.format_exc())
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self._fail(f"configuring failed, {_one_line(text)}; check the bundle (nac doctor)")
             return TransitionCallbackReturn.FAILURE
@@ -83,7 +85,7 @@ class PolicyNode(LifecycleNode):
     def _fail(self, reason: str) -> None:
         """Nothing is configured, for a reason that is on diagnostics and in the log."""
         self._disconnect()
-        self.get_logger().error(reason)
+        self._log.error(reason)
         self._reason = reason
         self._diagnostics.publish()
 
@@ -100,7 +102,7 @@ class PolicyNode(LifecycleNode):
         plan_s = engine.timing.plan_s
         self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
         self._settings, self._task = parameters, parameters.task
-        self.get_logger().info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
+        self._log.info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
 
     def _connect(self) -> None:
         assert self._engine is not None
@@ -109,6 +111,8 @@ class PolicyNode(LifecycleNode):
         self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
         self._undo.append(partial(self.destroy_publisher, self._heartbeats))
         self._bridge = Bridge(self, self.spec, self._engine.cameras, self._engine.n_obs_steps)
+        for notice in self._bridge.notices:
+            self._log.warning(notice)
         task = self.create_subscription(String, "task", self._on_task, qos.LATCHED)
         self._undo.append(partial(self.destroy_subscription, task))
         for service in (
@@ -179,7 +183,7 @@ class PolicyNode(LifecycleNode):
             self._engine.bundle.policy.task_index(message.data)
         except UnknownName as error:
             self._task, self._fault = "", str(error)
-            self.get_logger().warning(str(error))
+            self._log.warning(str(error), "task")
         else:
             self._task, self._fault = message.data, ""
         self._diagnostics.publish()
@@ -232,7 +236,7 @@ class PolicyNode(LifecycleNode):
                 self._wake.wait(min(wait, HEARTBEAT_S))
                 self._wake.clear()
         except Exception:  # a thread must not die unheard; the heartbeat ends with it
-            self.get_logger().fatal(traceback.format_exc())
+            self._log.fatal(traceback.format_exc())
             self._set_reason("the inference loop failed; see the log")
 
     def _step(self, now: float) -> float:
@@ -329,7 +333,7 @@ class PolicyNode(LifecycleNode):
         now = time.monotonic()
         if reason not in QUIET and now - self._logged.get(code, -LOG_EVERY_S) >= LOG_EVERY_S:
             self._logged[code] = now
-            self.get_logger().warning(reason)
+            self._log.warning(reason)
 
     def _status(self) -> Status:
         text = self._fault or self._reason or "planning"

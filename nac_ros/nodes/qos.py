@@ -26,3 +26,8 @@ RECORD = QoSProfile(depth=100, reliability=_RELIABLE)
 LATCHED = QoSProfile(
     depth=1, reliability=_RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
 )
+
+# The same, as the guard listens: what many senders have latched, and none pushes another out.
+LATCHED_CROWD = QoSProfile(
+    depth=32, reliability=_RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
+)

@@ -29,6 +29,7 @@ from nac_ros.errors import BadObservation, ConfigError, DatasetError, NacError
 from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import images, params
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.provenance import environment
 from nac_ros.robot import load_robot
@@ -66,6 +67,7 @@ class RecorderNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("recorder")
+        self._log = NodeLog(self)
         config = params.declare(self, RecorderParameters, changeable=SAID)
         spec = load_robot(config.robot)
         self._config, self._robot, self._task = config, robot_fact(spec), config.task
@@ -84,13 +86,13 @@ class RecorderNode(LifecycleNode):
         self._offered: list[Any] = []
         self._latest: dict[str, bytes] = {}  # of topics whose last message still holds
         self._diagnostics = Diagnostics(self, self._status)
-        self.get_logger().info(f"scheduled {go_first(config.priority)}")
+        self._log.info(f"scheduled {go_first(config.priority)}")
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             free_bytes(Path(self._config.out))
         except DatasetError as error:
-            self.get_logger().error(str(error))
+            self._log.error(str(error))
             self._session.last = str(error)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
@@ -157,7 +159,7 @@ class RecorderNode(LifecycleNode):
     def _tell(self) -> None:
         for text in (*self._session.wrong, self._session.last):
             if text:
-                self.get_logger().warning(text)
+                self._log.warning(text)
         self._diagnostics.publish()
 
     def _listen(self, source: Source) -> None:

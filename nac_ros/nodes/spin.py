@@ -15,6 +15,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from nac_ros.errors import NacError
 from nac_ros.nodes.graph import STARTER
+from nac_ros.nodes.log import flush_logs
+from nac_ros.nodes.output import unblock_output
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # for timers: nobody sets it
 WAKE_S = 0.1  # how soon a signal is noticed
@@ -31,6 +33,7 @@ class Closing(Protocol):
 
 def run(make: Callable[[], Closing], argv: list[str] | None = None) -> int:
     """Spins the node that `make` builds until a signal; exit code 2 when it cannot start."""
+    unblock_output()
     threading.excepthook = _end_with
     wanted: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -46,6 +49,7 @@ def run(make: Callable[[], Closing], argv: list[str] | None = None) -> int:
         _spin(node, wanted)
     finally:
         node.close()
+        flush_logs()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0

@@ -13,25 +13,28 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState, Joy
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.config import bounded
-from nac_ros.devices.clutch import GuardWord
+from nac_ros.devices.clutch import TELEOP, GuardWord
 from nac_ros.devices.keyboard import Keyboard
 from nac_ros.devices.mapping import load_hand_map
 from nac_ros.devices.pilot import Pilot, PilotConfig
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.nodes.log import NodeLog
+from nac_ros.nodes.modes import ModePublisher
 from nac_ros.nodes.polled import Polled
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import load_robot
 
 LEADER_TOPIC = "leader/joint_states"
+MAX_BYTES = 65_536  # of a message of a device, the guard or on diagnostics
 SERVICES = {  # action of a button -> what it calls
     "start": "recorder/start",
     "success": "recorder/stop",
@@ -67,31 +70,34 @@ class TeleopNode(LifecycleNode):
         self._pilot = Pilot(self._spec, PilotConfig(**chosen), hand)
         self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
         self._state, self._ticks = "not configured", list[Timer]()
-        self._handles: list[Any] = []
         self._inputs: list[tuple[Polled, Callable[[Any], None]]] = []
         self._calls: dict[str, Any] = {}
         self._said: dict[str, str] = {}  # action -> what became of its newest call
         self._marked = 0  # takeovers that the recorder was told of
+        self._log = NodeLog(self)
         self._diagnostics = Diagnostics(self, self._status)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._commands = self.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
-        self._modes = self.create_publisher(String, "guard/mode", qos.LATCHED)
-        reports = self.create_subscription(
-            DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD
-        )
-        self._inputs = [
-            (Polled(self, JointState, "guard/command", qos.SENSOR), self._on_set_point)
-        ]
+        self._modes = ModePublisher(self)
+        self._listen(JointState, "guard/command", self._on_set_point)
+        self._listen(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD)
         if self._keyboard is None:
-            self._inputs.append((Polled(self, Joy, "joy", qos.SENSOR), self._on_joy))
+            self._listen(Joy, "joy", self._on_joy)
         if self._pilot.hand.source == "leader":
-            leader = Polled(self, JointState, LEADER_TOPIC, qos.SENSOR)
-            self._inputs.append((leader, self._on_leader))
-        self._handles = [reports, *(polled.subscription for polled, _ in self._inputs)]
+            self._listen(JointState, LEADER_TOPIC, self._on_leader)
         self._calls = {name: self.create_client(Trigger, to) for name, to in SERVICES.items()}
         self._set_state("inactive")
         return TransitionCallbackReturn.SUCCESS
+
+    def _listen(
+        self,
+        kind: Any,
+        topic: str,
+        take: Callable[[Any], None],
+        profile: QoSProfile = qos.SENSOR,
+    ) -> None:
+        self._inputs.append((Polled(self, kind, topic, profile, MAX_BYTES), take))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._pilot.restart()
@@ -108,11 +114,12 @@ class TeleopNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        for handle in self._handles:
-            self.destroy_subscription(handle)
+        for polled, _ in self._inputs:
+            self.destroy_subscription(polled.subscription)
+        self._inputs.clear()
         for client in self._calls.values():
             self.destroy_client(client)
-        for publisher in (self._commands, self._modes):
+        for publisher in (self._commands, self._modes.publisher):
             self.destroy_publisher(publisher)
         self._set_state("not configured")
         return TransitionCallbackReturn.SUCCESS
@@ -140,8 +147,11 @@ class TeleopNode(LifecycleNode):
         self._diagnostics.publish()
 
     def _ask(self, mode: str) -> None:
-        if mode:
-            self._modes.publish(String(data=mode))
+        """A takeover asks with a hold before it; what hands the arm back ends no other's hold."""
+        if mode == TELEOP:
+            self._modes.ask(mode)
+        elif mode:
+            self._modes.send(mode)
 
     def _tick(self) -> None:
         self._take_inputs()
@@ -167,7 +177,7 @@ class TeleopNode(LifecycleNode):
                 try:
                     told(received.message(polled.kind))
                 except NacError as error:
-                    self.get_logger().warning(f"{polled.topic}: {error}", once=True)
+                    self._log.warning(f"{polled.topic}: {error}", polled.topic)
 
     def _on_joy(self, message: Joy) -> None:
         self._pilot.joy(time.monotonic(), message.axes, message.buttons)
@@ -203,9 +213,9 @@ class TeleopNode(LifecycleNode):
         """Logs what became of a call, unless it is what came of the one before."""
         if text != self._said.get(action) or success:
             if success:
-                self.get_logger().info(f"{action}: {text}")
+                self._log.info(f"{action}: {text}")
             else:
-                self.get_logger().warning(f"{action}: {text}")
+                self._log.warning(f"{action}: {text}", action)
         self._said[action] = text
         self._diagnostics.publish()
 

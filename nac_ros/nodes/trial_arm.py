@@ -17,6 +17,7 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import qos
 from nac_ros.nodes.calls import Calls
 from nac_ros.nodes.doubts import doubts
+from nac_ros.nodes.modes import HOLD, ModePublisher
 from nac_ros.nodes.reports import counts, grown, interventions, of_chunks, seam_jumps
 from nac_ros.nodes.watching import Watching
 from nac_ros.robot import RobotSpec
@@ -59,7 +60,7 @@ class RosArm:
         for kind, name in ((ChangeState, "change_state"), (GetState, "get_state")):
             self._calls.offer(kind, f"policy/{name}")
         self._calls.offer(SetParameters, "recorder/set_parameters")
-        self._mode = node.create_publisher(String, "guard/mode", qos.LATCHED)
+        self._modes = ModePublisher(node)
         self._task = node.create_publisher(String, "task", qos.LATCHED)
         self._loaded = self._recorded = ""
         self._alone = False
@@ -91,7 +92,7 @@ class RosArm:
         self._old_chunk = self._says("policy", "chunk_stamp")
         self._began, self._ended, self._asked = time.monotonic(), 0.0, None
         try:
-            self._mode.publish(String(data="policy"))
+            self._modes.ask("policy")
             self._wait(lambda: self._says("guard", "mode") == "policy", "the guard's mode policy")
             self._calls.trigger("policy/start")
             self._began = time.monotonic()
@@ -232,7 +233,7 @@ class RosArm:
             self._calls.fire(name)
 
     def _hold(self) -> None:
-        self._mode.publish(String(data="hold"))
+        self._modes.send(HOLD)
 
     def _state(self) -> int:
         return self._calls.state("policy")

@@ -17,6 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.config import bounded, check_bounds
 from nac_ros.errors import ConfigError, NacError, SimulationError
 from nac_ros.nodes import convert, params, qos
+from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.polled import Polled, Received
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
@@ -69,6 +70,7 @@ class TwinNode(Node):
 
     def __init__(self) -> None:
         super().__init__("twin")
+        self._log = NodeLog(self)
         params.declare(self, TwinParameters, changeable=("task", "seed", "trial", "scenes"))
         self._config = params.read(self, TwinParameters)
         self._spec = load_robot(self._config.robot)
@@ -90,7 +92,7 @@ class TwinNode(Node):
         self._create_inputs()
         seeing = {self._cameras.thread(), *threads_named(RENDERING)}
         said = go_first(self._config.priority, but=seeing)
-        self.get_logger().info(f"scheduled {said}, but for {len(seeing)} threads that render")
+        self._log.info(f"scheduled {said}, but for {len(seeing)} threads that render")
 
     def close(self) -> None:
         """Ends the physics thread; the running trial is recorded as aborted."""
@@ -148,7 +150,7 @@ class TwinNode(Node):
                 if live.trial is not None:
                     self._pace(live, cameras)
         except Exception:  # a thread must not die unheard
-            self.get_logger().fatal(traceback.format_exc())
+            self._log.fatal(traceback.format_exc())
             self._fault = self._fault or "the physics thread failed; see the log"
         finally:
             live.abort("the twin was ended")
@@ -209,7 +211,7 @@ class TwinNode(Node):
                 if live.send(trajectory, arrival):
                     self._announce(live)
             except (NacError, TrajectoryRejected) as error:
-                self.get_logger().warning(f"trajectory rejected: {error}")
+                self._log.warning(f"trajectory rejected: {error}", "trajectory")
 
     def _arrivals(self) -> Iterator[Received]:
         for polled in self._trajectories:

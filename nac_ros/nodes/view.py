@@ -21,6 +21,7 @@ from nac_ros.errors import ConfigError, NacError
 from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import convert, images, params, qos
 from nac_ros.nodes.diagnostics import ERROR, OK
+from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.spin import leave, run
 from nac_ros.nodes.viewer import find_viewer, split_address
 from nac_ros.robot import load_robot
@@ -55,6 +56,7 @@ class ViewNode(Node):
 
     def __init__(self) -> None:
         super().__init__("view")
+        self._lines = NodeLog(self)
         parameters = params.declare(self, ViewParameters)
         self._spec = load_robot(parameters.robot)
         self._refusal, self._taken = "", True
@@ -71,19 +73,19 @@ class ViewNode(Node):
             self._log.connect(find_viewer(parameters.connect))
         self._subscribe()
         self._drains = self.create_timer(DRAIN_PERIOD_S, self._drain)
-        self.get_logger().info(f"logging to {parameters.save or parameters.connect}")
+        self._lines.info(f"logging to {parameters.save or parameters.connect}")
 
     def close(self) -> None:
         """The file is complete, or the viewer has everything."""
         if not self._log.close():
-            self.get_logger().warning("not everything was written")
+            self._lines.warning("not everything was written")
 
     def _drain(self) -> None:
         before, self._taken = self._taken, self._log.drain()
         if before and not self._taken:
-            self.get_logger().warning("file or viewer is gone or too slow; what comes is dropped")
+            self._lines.warning("file or viewer is gone or too slow; what comes is dropped")
         elif self._taken and not before:
-            self.get_logger().info("everything is taken again")
+            self._lines.info("everything is taken again")
 
     def _subscribe(self) -> None:
         on_measured = partial(self._on_joints, "measured")
@@ -137,7 +139,7 @@ class ViewNode(Node):
         """Says what cannot be shown, once until it is something else."""
         if str(error) != self._refusal:
             self._refusal = str(error)
-            self.get_logger().warning(f"not shown: {error}")
+            self._lines.warning(f"not shown: {error}", "not shown")
 
 
 def main() -> None:

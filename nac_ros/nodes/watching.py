@@ -1,6 +1,5 @@
 """What a node sees of the others: diagnostics, pictures, the twin's judge; it only stores."""
 
-import json
 import time
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from std_msgs.msg import String
 from nac_ros.errors import BadObservation
 from nac_ros.nodes import convert, images, qos
 from nac_ros.nodes.images import Feed
+from nac_ros.nodes.polled import bounded_callback
 from nac_ros.robot import RobotSpec
 
 NODES = ("guard", "policy", "recorder")
@@ -35,8 +35,12 @@ class Watching:
         self._heard: dict[str, float] = {}
         self._pictures: dict[str, tuple[float, Any, Feed]] = {}
         self._cameras = [camera.name for camera in spec.cameras]
-        node.create_subscription(DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD)
-        node.create_subscription(String, "twin/outcome", self._on_outcome, qos.LATCHED)
+        for kind, topic, take, profile in (
+            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
+            (String, "twin/outcome", self._on_outcome, qos.LATCHED),
+        ):
+            callback = bounded_callback(kind, take, convert.MAX_REPORT_BYTES)
+            node.create_subscription(kind, topic, callback, profile, raw=True)
         for camera in spec.cameras:
             feed = images.feed(camera)
             take = partial(self._on_picture, camera.name, feed)
@@ -88,4 +92,4 @@ class Watching:
                 self.reports[status.name].append(row)
 
     def _on_outcome(self, message: String) -> None:
-        self.outcome = json.loads(message.data)
+        self.outcome = convert.from_outcome(message.data)

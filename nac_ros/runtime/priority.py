@@ -10,6 +10,8 @@ import resource
 from collections.abc import Collection
 from pathlib import Path
 
+from nac_ros.errors import ConfigError
+
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>
 HELP = "give the user `rtprio` and `memlock` in /etc/security/limits.d, see docs/bring-up.md"
 
@@ -32,6 +34,44 @@ def go_first(priority: int, but: Collection[int] = ()) -> str:
         except ProcessLookupError:  # it has ended meanwhile
             continue
     return f"real time, priority {priority}, {_locked()}"
+
+
+def use_cpus(cpus: Collection[int]) -> str:
+    """Keeps every thread of this process, and those that they start, on some of the machine's
+    CPUs; none named = all. Returns what came of it, for people.
+
+    Raises ConfigError for a CPU that the machine does not have, or that the process may not use.
+    """
+    if not cpus:
+        return "any CPU"
+    shown = ", ".join(map(str, sorted(set(cpus))))
+    if not hasattr(os, "sched_setaffinity"):
+        raise ConfigError(f"cpus is {shown}, but this system cannot keep a process on some CPUs")
+    there = _cpus()
+    if unknown := sorted(set(cpus) - there):
+        named, known = ", ".join(map(str, unknown)), ", ".join(map(str, sorted(there)))
+        raise ConfigError(f"cpus: this machine has no CPU {named}; it has {known}")
+    for thread in _threads():
+        try:
+            os.sched_setaffinity(thread, cpus)
+        except ProcessLookupError:  # it has ended meanwhile
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"cpus: this process may not use CPU {shown}: {error.strerror}; name others"
+            ) from None
+    return f"on CPU {shown}"
+
+
+def _cpus() -> set[int]:
+    """CPUs of this machine that are switched on."""
+    place, found = Path("/sys/devices/system/cpu/online"), set[int]()
+    if not place.exists():
+        return set(range(os.cpu_count() or 1))
+    for part in place.read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
 
 
 def threads_named(beginning: str) -> set[int]:

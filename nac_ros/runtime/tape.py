@@ -9,6 +9,7 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
@@ -18,17 +19,19 @@ import numpy as np
 
 from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import DatasetError
-from nac_ros.runtime.call_log import back as back
-from nac_ros.runtime.call_log import read as read
 
 SEGMENT_S, AGAIN_S = 60.0, 5.0  # of a segment; until the next one after a disk said no
+CLOSE_S = 2.0  # that a process waits for the disk at its end
 MOST_WAITING = 20_000  # lines; more than a minute of a guard
+MOST_BYTES = 200_000_000  # of arrays in them
 SMALL = 4096  # bytes: larger arrays are packed, smaller ones stay readable
-HEAD, GAP = "head", "gap"
+HEAD, GAP = "head", "gap"  # what a line is
+LOST = "lost"  # key of both: how many lines were not written until then
 
 
 class Tape:
-    """Writes `<folder>/<name>-<n>.jsonl` in a thread of its own, so that no disk holds anybody up.
+    """Writes `<folder>/<name>-<n>.jsonl` in a thread of its own, so that neither a disk nor JSON
+    holds anybody up.
 
     facts: of the head of each segment; keep_s: how far back [s] segments are kept
     lost counts lines that came too fast for the disk, or found it full; trouble says what is wrong
@@ -37,7 +40,8 @@ class Tape:
     def __init__(self, folder: Path | str, name: str, facts: Mapping[str, Any], keep_s: float):
         self.folder, self._name, self._facts = Path(folder), name, dict(facts)
         self._most = max(int(np.ceil(keep_s / SEGMENT_S)), 1) + 1
-        self._queue: Queue[str | None] = Queue(MOST_WAITING)
+        self._queue: Queue[tuple[dict[str, Any], int] | None] = Queue(MOST_WAITING)
+        self._put_bytes = self._written_bytes = 0  # each counted by one thread
         self._count, self._begun = 0, -np.inf
         self.lost, self.trouble, self._gap = 0, "", False
         self._thread = Thread(target=self._write, name="tape", daemon=True)
@@ -48,42 +52,67 @@ class Tape:
         """Whether it is time for a segment, which has to know what is remembered."""
         return time.monotonic() - self._begun > SEGMENT_S
 
+    @property
+    def waiting(self) -> int:
+        """Lines that are not written yet."""
+        return self._queue.qsize()
+
     def put(self, what: str, facts: Mapping[str, Any], memory: Any = None) -> None:
         """One line; with `memory`, what was remembered before it, it begins a segment."""
         if memory is not None:
-            self._begun = time.monotonic()
-            self._send({"what": HEAD, **self._facts, "memory": memory})
-        if self._gap and not self._queue.full():
-            self._gap = False
-            self._send({"what": GAP, "lost": self.lost})
+            self._begun, self._gap = time.monotonic(), False
+            self._send({"what": HEAD, **self._facts, LOST: self.lost, "memory": memory})
+        self._mark_gap()
         self._send({"what": what, "at": time.time(), **facts})
 
     def close(self) -> None:
-        """Ends the thread when all is written."""
-        self._queue.put(None)
-        self._thread.join(timeout=5.0)
+        """Ends the thread when all is written; a disk that takes nothing is not waited for."""
+        self._mark_gap()
+        try:
+            self._queue.put(None, timeout=CLOSE_S)
+        except Full:
+            return
+        self._thread.join(CLOSE_S)
+
+    def _mark_gap(self) -> None:
+        """Writes where lines were lost, as soon as there is room: nothing after it is replayed."""
+        if self._gap and not self._queue.full():
+            self._gap = False
+            self._send({"what": GAP, LOST: self.lost})
 
     def _send(self, row: Mapping[str, Any]) -> None:
+        kept, size = _copied(row)
+        if self._put_bytes + size - self._written_bytes > MOST_BYTES:
+            self.lost, self._gap = self.lost + 1, True
+            return
         try:
-            self._queue.put_nowait(json.dumps(plain(row)) + "\n")
+            self._queue.put_nowait((kept, size))
+            self._put_bytes += size
         except Full:
             self.lost, self._gap = self.lost + 1, True
 
     def _write(self) -> None:
         file = None
-        while (line := self._queue.get()) is not None:
+        while (sent := self._queue.get()) is not None:
+            row, size = sent
+            self._written_bytes += size
             try:
-                if line.startswith(_BEGINS):
-                    file = self._begin(file, line)
-                elif file is None:
-                    self.lost += 1
-                else:
-                    file.write(line)
-                    file.flush()
+                file = self._write_row(file, row)
             except OSError as error:
                 file, self.lost = None, self.lost + 1
                 self.trouble = f"{self.folder}: {error.strerror}; free space or set another folder"
                 self._begun = time.monotonic() - SEGMENT_S + AGAIN_S
+
+    def _write_row(self, file: TextIO | None, row: dict[str, Any]) -> TextIO | None:
+        line = json.dumps(plain(row)) + "\n"
+        if row["what"] == HEAD:
+            return self._begin(file, line)
+        if file is None:
+            self.lost += 1
+        else:
+            file.write(line)
+            file.flush()
+        return file
 
     def _begin(self, before: TextIO | None, head: str) -> TextIO:
         """A new segment; the oldest goes only once this one holds something."""
@@ -100,9 +129,6 @@ class Tape:
 
     def _path(self, n: int) -> Path:
         return self.folder / f"{self._name}-{n:05d}.jsonl"
-
-
-_BEGINS = json.dumps({"what": HEAD})[:-1]
 
 
 def segments(folder: Path | str, name: str) -> list[Path]:
@@ -133,3 +159,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def _copied(value: Any) -> tuple[Any, int]:
+    """A value that nobody else changes, and the bytes of the arrays in it."""
+    if isinstance(value, np.ndarray):
+        return value.copy(), value.nbytes
+    if isinstance(value, (Chunk, Observation)):
+        fields, size = _copied(vars(value))
+        return replace(value, **fields), size
+    if isinstance(value, Mapping):
+        pairs = {key: _copied(item) for key, item in value.items()}
+        return {key: kept for key, (kept, _) in pairs.items()}, sum(n for _, n in pairs.values())
+    if isinstance(value, (list, tuple)):
+        items = [_copied(item) for item in value]
+        return [kept for kept, _ in items], sum(n for _, n in items)
+    return value, 0
