@@ -189,7 +189,7 @@ def test_lines_that_were_dropped_make_a_log_incomplete(tmp_path, capsys):
     found = replay_guard(tmp_path)
     assert (found.gaps, found.lost, found.calls, found.differences) == (1, 7, 199, 0)
     assert main(["replay", str(tmp_path)]) == 0
-    assert "the log is incomplete: 1 gaps of 7 calls" in capsys.readouterr().out
+    assert "the log is incomplete: 1 gaps, 7 lines lost" in capsys.readouterr().out
 
 
 def attack_cases(folder: Path, seed: int, count: int):

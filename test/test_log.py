@@ -85,7 +85,7 @@ def test_lines_are_escaped_and_cut_and_of_one_reason_there_is_one_a_second():
     lines = done.stderr.splitlines()
     assert r"first\x1b[2J\n[FATAL] [guard]: all is well" in lines[0]
     assert "another reason" in lines[1] and "second" not in done.stderr
-    assert lines[2].endswith("x... (2000 characters)") and len(lines[2]) < 600
+    assert "x...x" in lines[2] and len(lines[2]) < 600
     assert [line.strip() for line in lines[4:6]] == ["line 1", r"Error: \x07"]
     shown = sum("]: line " in line for line in lines)
     dropped = int(done.stdout)

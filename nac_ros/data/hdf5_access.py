@@ -188,8 +188,8 @@ def _follow(group: h5py.Group, path: str, left: int) -> h5py.Group | h5py.Datase
             here = here[name]
         else:
             raise DatasetError(
-                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} leads to another "
-                "file, which is not read; copy its content into this one"
+                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} leads to "
+                "another file, which is not read; copy its content into this one"
             )
     return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
 

@@ -45,7 +45,13 @@ class Bridge:
         self._spec, self._lock, self._since = spec, Lock(), 0.0
         self._aligner = Aligner(spec, cameras, n_obs_steps)
         self._node = node
-        joints = Polled(node, JointState, spec.joint_states_topic, _kept(self._aligner.N_JOINTS))
+        joints = Polled(
+            node,
+            JointState,
+            spec.joint_states_topic,
+            _kept(self._aligner.N_JOINTS),
+            convert.max_joint_state_bytes(spec),
+        )
         self._sources = [_Source(joints, JOINTS, self._on_joints)]
         self._sources += [self._look(node, spec.camera(name)) for name in cameras]
 
