@@ -13,6 +13,7 @@ from nac_ros.chunk import Motion
 from nac_ros.errors import ConfigError, UnknownName
 
 Align = Literal["nearest", "hold", "interpolate"]  # which sample of a stream counts at a time
+MAX_OFFSET = 0.5  # [rad or m] an arm that rests farther from its set-point does not follow it
 # what a bundle depends on
 LEARNED = ("joint_names", "units", "action_rate_hz", "joint_states_align", "views")
 
@@ -22,6 +23,8 @@ class JointSpec:
     """One joint: name, unit, and limits in the unit, per s, s^2 and s^3.
 
     relative: whether codecs describe it relative to the measured state (grippers stay absolute)
+    max_offset: how far the measured position may lie from the controller's set-point at rest, in
+        the unit, such as by gravity: the arm is not started from farther off
     """
 
     name: str
@@ -32,6 +35,7 @@ class JointSpec:
     jerk: float
     home: float
     relative: bool = True
+    max_offset: float = 0.05
 
     def __post_init__(self) -> None:
         low, high = self.position
@@ -44,6 +48,11 @@ class JointSpec:
                 raise ConfigError(
                     f"joint {self.name}: {limit} must be above 0, got {getattr(self, limit)}"
                 )
+        if not 0 < self.max_offset <= MAX_OFFSET:
+            raise ConfigError(
+                f"joint {self.name}: max_offset must be above 0 and at most {MAX_OFFSET} "
+                f"{self.unit}, got {self.max_offset}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +187,11 @@ class RobotSpec:
     def jerk_limit(self) -> np.ndarray:
         """Float64 `[D]`, per second cubed."""
         return np.array([joint.jerk for joint in self.joints])
+
+    @cached_property
+    def max_offset(self) -> np.ndarray:
+        """Float64 `[D]`."""
+        return np.array([joint.max_offset for joint in self.joints])
 
     @cached_property
     def home(self) -> np.ndarray:

@@ -14,6 +14,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, qos
+from nac_ros.nodes.controller_state import ControllerStates
+from nac_ros.nodes.guard_clock import NodeClock
 from nac_ros.nodes.polled import Polled, Received
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.guard import Guard, Source
@@ -26,7 +28,7 @@ MAX_SENDERS = 4  # whose commands are looked at in one tick
 class GuardInputs:
     """Joint states, heartbeats and commands of `node`, told to a guard.
 
-    origin_ns: where the guard's time begins
+    clock: the guard's time
     refused: is told of each thing that the guard did not take, None where it did
     """
 
@@ -34,11 +36,13 @@ class GuardInputs:
         self,
         node: Node,
         spec: RobotSpec,
-        origin_ns: int,
+        clock: NodeClock,
         refused: Callable[[Refusal | None], None],
     ):
-        self._node, self._spec, self._origin_ns, self._refused = node, spec, origin_ns, refused
+        self._node, self._spec, self._clock, self._refused = node, spec, clock, refused
         self._joints = Polled(node, JointState, spec.joint_states_topic, qos.SENSOR)
+        self._controllers = ControllerStates(node, spec)
+        self.reference_text = self._controllers.text
         self._beats = Polled(node, Header, "policy/heartbeat", qos.COMMAND)
         self._commands = {
             source: Polled(node, JointTrajectory, topic, qos.CROWD)
@@ -49,6 +53,7 @@ class GuardInputs:
         """The guard hears nothing more."""
         for polled in (self._joints, self._beats, *self._commands.values()):
             self._node.destroy_subscription(polled.subscription)
+        self._controllers.destroy()
 
     def take(self, guard: Guard, now: float, active: bool) -> None:
         """Tells what came since the last call, which is `now` [s].
@@ -57,6 +62,8 @@ class GuardInputs:
         """
         for received in self._joints.take():
             self._measure(guard, received)
+        for refusal in self._controllers.take(guard, now):
+            self._refused(refusal)
         if list(self._beats.take()):
             guard.beat(now)
         newest = self._newest_commands()
@@ -75,7 +82,7 @@ class GuardInputs:
         except NacError as error:
             self._refused(Refusal("joint_states_names", str(error)))
         else:
-            stamp = convert.to_seconds(message.header.stamp, self._origin_ns)
+            stamp = convert.to_seconds(message.header.stamp, self._clock.origin_ns)
             self._refused(guard.measure(stamp, positions))
 
     def _newest_commands(self) -> dict[tuple[Source, bytes], Received]:
@@ -90,7 +97,8 @@ class GuardInputs:
         self, guard: Guard, now: float, source: Source, received: Received
     ) -> Refusal | None:
         try:
-            chunk = convert.from_chunk_message(received.message(JointTrajectory), self._origin_ns)
+            message = received.message(JointTrajectory)
+            chunk = convert.from_chunk_message(message, self._clock.origin_ns)
         except NacError as error:
             return guard.refuse("shape", str(error))
         return guard.accept(chunk, now, source)
