@@ -8,6 +8,7 @@ from nac_ros.chunk import Motion
 from nac_ros.errors import SimulationError
 from nac_ros.robot import Reading, RobotSpec
 from nac_ros.simulation.arm import Arm
+from nac_ros.simulation.droop import RIGID, Droop
 from nac_ros.simulation.gl import mujoco, open_renderer
 from nac_ros.simulation.jtc import Trajectory, TrajectoryController
 from nac_ros.simulation.scene import TIMESTEP, build_scene
@@ -33,12 +34,18 @@ class Twin:
     """A RobotIO in MuJoCo; one model is compiled per task and reused across trials.
 
     variation: how scenes differ, from the next `reset` on
+    droop: how far the arm rests beside its set-points
     """
 
     def __init__(
-        self, spec: RobotSpec, task: str, render: bool = True, variation: Variation = NOMINAL
+        self,
+        spec: RobotSpec,
+        task: str,
+        render: bool = True,
+        variation: Variation = NOMINAL,
+        droop: Droop = RIGID,
     ):
-        self.spec = spec
+        self.spec, self._droop = spec, droop
         self.task = make_task(task)
         scene = build_scene(spec)
         self.task.add_objects(scene)
@@ -61,6 +68,7 @@ class Twin:
         self._look.vary(self.variation, np.random.default_rng([scene_seed, 2]))
         self.task.place(self.data, rng, self.variation.start_share)
         start = self._start_pose(rng)
+        self.arm.place(self.data, start + self._beside())
         mujoco.mj_step(self.model, self.data, round(_SETTLE_S / TIMESTEP))
         self.data.time = 0.0
         self.controller.reset(start, 0.0)
@@ -78,7 +86,8 @@ class Twin:
         if n <= 0:
             return
         times = self.data.time + TIMESTEP * np.arange(n)
-        for servo in self.arm.servo(self.controller.sample(times).positions):
+        set_points = self.controller.sample(times).positions + self._beside()
+        for servo in self.arm.servo(set_points):
             self.data.ctrl[:] = servo
             mujoco.mj_step(self.model, self.data)
             self.task.update(self.data)
@@ -155,6 +164,10 @@ class Twin:
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
+
+    def _beside(self) -> np.ndarray:
+        """How far from its set-points the arm rests `[D]`; the gripper does not."""
+        return np.append(self._droop.of(self.arm.gravity(self.data)), 0.0)
 
     def _judge(self) -> None:
         if self._outcome.state != "running":
