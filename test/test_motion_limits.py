@@ -86,10 +86,10 @@ class Sequence:
         self.reports = self.rng.random() < 0.4
         most = np.minimum(OFFSET, 0.9 * spec.max_offset)
         self.offset = most * self.rng.uniform(-1, 1, spec.action_dim)
-        self.ticks, self.cuts, self.running = [], [], 0
+        self.ticks, self.cuts, self.sent, self.running = [], [], [], 0
         self.skew = 0.0  # of the controller's clock from the guard's while it moves [s]
         self.read_clock()
-        start = anywhere(spec, self.rng, 0.49)
+        start = anywhere(spec, self.rng, 0.45)
         self.follower, self.arrival = Follower(spec, start, self.now), self.now
         self.step(0.0)
         self.guard.set_mode("policy")
@@ -103,6 +103,9 @@ class Sequence:
     def play(self):
         for _ in range(self.rng.integers(3, 8)):
             self.order()
+            if self.guard.mode == "hold" and self.rng.random() < 0.7:
+                self.start()
+            self.step(0.01)
             while self.guard.hold == "settling" and self.rng.random() < 0.999:
                 self.step(0.01)
             self.offer()
@@ -192,6 +195,7 @@ class Sequence:
         motion = guard.news(self.now)
         if motion is not None and guard.fault != "tick_gap":  # as the node sends
             self.arrival = max(self.arrival, self.now + self.rng.uniform(0, 0.029))  # in order
+            self.sent.append(motion)
             self.follower.send(replace(motion, stamp=motion.stamp + self.skew), self.arrival)
         if guard.rests(self.now):
             self.skew = 0.0
