@@ -46,6 +46,8 @@ class JointSpec:
         that each reaches the one before it within MAX_RAMP_S
     home: within the position limits
     relative: whether codecs describe it relative to the measured state (grippers stay absolute)
+    max_offset: how far the measured position may lie from the controller's set-point at rest, in
+        the unit, such as by gravity: the arm is not started from farther off; 1e-5 .. 0.5
     """
 
     name: str = named(REQUIRED, JOINT_NAME)
@@ -56,6 +58,7 @@ class JointSpec:
     jerk: float = bounded(REQUIRED, 1e-7, 1e7, unit="rad/s^3 or m/s^3")
     home: float = bounded(REQUIRED, -1000.0, 1000.0, unit="rad or m")
     relative: bool = True
+    max_offset: float = bounded(0.05, 1e-5, 0.5, unit="rad or m")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -250,6 +253,11 @@ class RobotSpec:
     def jerk_limit(self) -> np.ndarray:
         """Float64 `[D]`, per second cubed."""
         return np.array([joint.jerk for joint in self.joints])
+
+    @cached_property
+    def max_offset(self) -> np.ndarray:
+        """Float64 `[D]`."""
+        return np.array([joint.max_offset for joint in self.joints])
 
     @cached_property
     def home(self) -> np.ndarray:

@@ -15,6 +15,7 @@ class Follower:
         self._arm = TrajectoryController(spec.joint_names)
         self._arm.reset(positions, now)
         self._start, self._next, self._rows = now, 0, []
+        self._moved = []
 
     def send(self, motion, now):
         """A motion that arrives at `now` [s]."""
@@ -28,12 +29,23 @@ class Follower:
         if len(times):
             self._rows.append(self._arm.sample(times).positions)
         self._next = max(self._next, last + 1)
-        return self.positions[-1] if self._rows else self._arm.sample(until).positions[0]
+        return self._rows[-1][-1] if self._rows else self._arm.sample(until).positions[0]
+
+    def activate(self, positions, now):
+        """The controller is activated anew where the arm was measured, and holds that."""
+        self.run(now)
+        self._arm.reset(positions, now)
+        self._moved.append(self._next)
 
     @property
     def positions(self):
         """All samples, `[N, D]`."""
         return np.concatenate(self._rows)
+
+    @property
+    def pieces(self):
+        """All samples, cut where the controller was activated anew."""
+        return np.split(self.positions, self._moved)
 
 
 def assert_inside(spec, positions, period):

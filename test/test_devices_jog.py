@@ -205,6 +205,7 @@ class Rig:
             self.now += DT
             if self.guard.setpoint is not None:
                 self.guard.measure(self.now, self.guard.setpoint)
+                self.guard.update_reference(self.now, self.guard.setpoint)
             for tick in self.guard.tick(self.now):
                 self.rows.append(tick.positions)
                 self.pilot.commanded(self.now, tick.positions, tick.velocities)

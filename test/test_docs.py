@@ -12,7 +12,7 @@ import yaml
 from nac_ros import cli, config
 from nac_ros.body import BodySpec, CapsuleSpec, LinkSpec, PointSpec
 from nac_ros.robot import CameraSpec, ControllerGroup, Intrinsics, JointSpec, RobotSpec
-from nac_ros.safety.limits import CLOCK_SKEW_S, OVERSHOOT, STILL
+from nac_ros.safety.limits import CLOCK_SKEW_S, OVERSHOOT
 
 ROOT = Path(__file__).resolve().parent.parent
 BRING_UP = (ROOT / "docs/bring-up.md").read_text()
@@ -160,7 +160,7 @@ def test_the_collected_reasons_are_those_that_are_known_to_exist():
 def test_the_limits_in_words_are_those_of_the_code():
     assert BRING_UP.count(f"| {CLOCK_SKEW_S} s |") == 2
     assert f"more than {OVERSHOOT:.0%}".replace("%", " %") in BRING_UP
-    assert f"more than {STILL} rad or m" in BRING_UP
+    assert f"more than {JointSpec.max_offset} rad or m" in BRING_UP
 
 
 def test_the_table_of_the_guard_s_parameters_has_their_names_and_defaults():

@@ -88,7 +88,7 @@ def test_every_fault_ends_as_it_should_over_dds(tmp_path):
 def graph_of(row):
     """What tells the graphs of `nac faults` apart."""
     fault = FAULTS[row["fault"]]
-    return fault.sim_time, fault.before, fault.prepare
+    return fault.sim_time, fault.before, fault.prepare, fault.twin
 
 
 def segments():

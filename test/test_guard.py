@@ -39,6 +39,7 @@ class Rig:
     def __init__(self, config=None, start=START, spec=SPEC):
         self.guard, self.now, self.ticks = Guard(spec, config or GuardConfig()), 50.0, []
         self.guard.measure(self.now, start)
+        self.guard.update_reference(self.now, start)
         self.ticks += self.guard.tick(self.now)
         assert self.guard.set_mode("policy") is None
 
@@ -47,8 +48,17 @@ class Rig:
             self.now += PERIOD
             if measure:
                 self.guard.measure(self.now, self.guard.setpoint)
+                self.guard.update_reference(self.now, self.guard.setpoint)
             self.ticks += self.guard.tick(self.now)
         return self.ticks[-1]
+
+    def rest_at(self, positions, seconds=0.2):
+        """The arm was moved by other means; its controller holds it there."""
+        for _ in range(round(seconds / PERIOD)):
+            self.now += PERIOD
+            self.guard.measure(self.now, positions)
+            self.guard.update_reference(self.now, positions)
+            self.ticks += self.guard.tick(self.now)
 
     def reset_and_start(self):
         """What an operator does after a fault."""
@@ -99,6 +109,8 @@ def test_an_arm_that_was_moved_since_is_taken_over_only_by_a_reset():
     refusal = rig.guard.set_mode("policy")
     assert refusal.reason == "displaced" and "0.110 rad" in refusal.text
     assert rig.guard.mode == "hold"
+    rig.rest_at(moved)
+    assert rig.guard.set_mode("policy").reason == "displaced"
     rig.guard.reset()
     assert rig.guard.set_mode("policy") is None
     np.testing.assert_allclose(rig.guard.setpoint[:6], moved[:6])
@@ -127,7 +139,7 @@ def test_a_scene_that_was_set_up_anew_is_started_with_the_gripper_as_it_is_now()
     anew = START + 0.08 * SPEC.relative_mask
     anew[6] = 0.07
     rig.guard.set_mode("hold")
-    rig.guard.measure(rig.now, anew)
+    rig.rest_at(anew)
     rig.guard.reset()
     assert rig.guard.set_mode("policy") is None
     np.testing.assert_allclose(rig.guard.setpoint, anew)
@@ -403,6 +415,28 @@ def test_after_a_fault_nothing_moves_until_a_reset_and_the_mode_is_set_again(fau
     rig.guard.beat(rig.now)
     assert rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now) is None
     assert rig.run(0.1).state == "running"
+
+
+def test_when_the_clock_is_set_the_set_points_go_on_to_where_the_controllers_rest():
+    rig, follower = Rig(), Follower(SPEC, START, 50.0)
+    rig.guard.accept(swing(rig.now), rig.now)
+    for k in range(100):
+        if k == 40:
+            rig.guard.note_clock_jump()  # nothing is sent from here on
+            before = rig.guard.setpoint
+            assert rig.guard.set_mode("policy").reason == "fault"
+            rig.guard.reset()
+            assert rig.guard.set_mode("policy").reason == "tick_gap", "it still moves"
+        rig.run(PERIOD)
+        motion = rig.guard.news(rig.now)
+        if k < 40:
+            follower.send(motion, rig.now)
+        else:
+            assert motion is None
+    assert_inside(SPEC, rig.positions, PERIOD)
+    assert np.abs(rig.guard.setpoint - before).max() > 0.01, "it did not jump to its rest"
+    np.testing.assert_allclose(follower.run(rig.now), rig.guard.setpoint, atol=1e-9)
+    assert rig.guard.set_mode("policy") is None
 
 
 def test_a_driver_that_is_silent_while_the_guard_holds_is_no_fault():

@@ -102,6 +102,7 @@ class Bench:
         self.operator.trigger("guard/reset")  # the arm is elsewhere now
         self.operator.set_mode("policy")
         time.sleep(0.1)
+        self.wait(lambda: self.guard("hold") != "settling", "the controller's set-point")
         self.joints.clear(), self.commands.clear()
         self.wait(lambda: len(self.joints) > 3 and len(self.commands) > 3, "the arm")
 

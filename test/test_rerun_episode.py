@@ -38,7 +38,9 @@ def test_an_episode_is_commanded_as_it_was_recorded_wherever_the_arm_is(tmp_path
     assert max(figures["commanded_max"].values()) < 0.01
     assert max(figures["measured_rms"].values()) < 0.08  # the twin's servos lag
     assert ("jump" in figures["refusals"]) == bool(away)
-    assert set(figures["holds"]) <= {"mode_hold", "no_chunk", "chunk_ended", "no_joint_states"}
+    assert set(figures["holds"]) <= {
+        "mode_hold", "settling", "no_chunk", "chunk_ended", "no_joint_states",
+    }  # fmt: skip
 
 
 def test_an_episode_of_other_joints_is_refused_before_anything_starts(tmp_path, capsys):

@@ -6,6 +6,7 @@ import pytest
 from nac_ros.chunk import Motion
 from nac_ros.errors import UnknownName
 from nac_ros.robot import load_robot
+from nac_ros.simulation.droop import Droop
 from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
@@ -126,3 +127,14 @@ def test_a_twin_without_rendering_reads_no_images():
 def test_an_unknown_task_is_refused_with_the_known_ones():
     with pytest.raises(UnknownName, match="grapes, marker, place_stone"):
         Twin(SPEC, "juggling")
+
+
+def test_an_arm_that_droops_rests_beside_the_set_points_its_controller_holds():
+    droop = Droop(offset_rad=0.01, compliance_rad_per_nm=0.008)
+    twin = Twin(SPEC, "marker", render=False, droop=droop)
+    beside = (twin.proprio() - twin.command())[:-1]
+    twin.step_until(1.0)
+    np.testing.assert_allclose((twin.proprio() - twin.command())[:-1], beside, atol=1e-3)
+    np.testing.assert_allclose(beside[[0, 3, 5]], 0.01, atol=1.5e-3)  # which gravity does not load
+    assert beside[2] == pytest.approx(0.01 + 0.008 * 2.5, abs=0.003), "the elbow gives way"
+    assert twin.proprio()[-1] == pytest.approx(twin.command()[-1], abs=1e-3)

@@ -124,6 +124,7 @@ class Rehearsal:
         self._aligner.clear()
         self._guard = Guard(self.spec)
         self._guard.measure(twin.now(), twin.proprio())
+        self._guard.update_reference(twin.now(), twin.command())
         self._guard.set_mode("policy")
         self._due: list[Chunk] = []
         self._newest: Chunk | None = None

@@ -132,33 +132,35 @@ def to_trajectory_message(
     spare: points of messages that were sent, to be used again (making them takes longest)
     """
     message = JointTrajectory(joint_names=list(names))
-    times = motion.times
+    due_ns, rows = _on_the_nanosecond(motion)
     if sent is None:
         message.header.stamp = to_time(motion.stamp, origin_ns)
+        from_start = due_ns - due_ns[0]  # the first point is due at the stamp
     else:
-        times = times + max(motion.stamp - sent, MIN_AHEAD_S)
-    rows = _on_the_nanosecond(motion, times)
+        ahead_ns = max(int(due_ns[0]) - round(sent * NANO), round(MIN_AHEAD_S * NANO))
+        from_start = due_ns - due_ns[0] + ahead_ns
     spare = [] if spare is None else spare
-    spare += [JointTrajectoryPoint() for _ in range(len(times) - len(spare))]
-    message.points = spare[: len(times)]
-    for point, t, place, speed, change in zip(
-        message.points, times.tolist(), *(part[:, columns].tolist() for part in rows)
+    spare += [JointTrajectoryPoint() for _ in range(len(due_ns) - len(spare))]
+    message.points = spare[: len(due_ns)]
+    for point, nanos, place, speed, change in zip(
+        message.points, from_start.tolist(), *(part[:, columns].tolist() for part in rows)
     ):
         point.positions, point.velocities, point.accelerations = place, speed, change
-        point.time_from_start.sec, point.time_from_start.nanosec = divmod(round(t * NANO), NANO)
+        point.time_from_start.sec, point.time_from_start.nanosec = divmod(nanos, NANO)
     return message
 
 
-def _on_the_nanosecond(motion: Motion, times: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Positions, velocities and accelerations as they are when a message says that they are.
+def _on_the_nanosecond(motion: Motion) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """When its points are due, int64 [ns], and positions, velocities and accelerations then.
 
     Half a nanosecond off is nothing to an arm, but two points 0.1 ms apart that do not fit one
     another to 1e-13 are an acceleration beyond its limits.
     """
-    stamp = motion.stamp
-    late = (np.round(times * NANO) / NANO - times + round(stamp * NANO) / NANO - stamp)[:, None]
+    exact_ns = (motion.stamp + motion.times) * NANO
+    due_ns = np.rint(exact_ns).astype(np.int64)
+    late = ((due_ns - exact_ns) / NANO)[:, None]
     places, speeds, changes = motion.positions, motion.velocities, motion.accelerations
-    return places + late * speeds, speeds + late * changes, changes
+    return due_ns, (places + late * speeds, speeds + late * changes, changes)
 
 
 def from_trajectory_message(message: JointTrajectory, origin_ns: int = 0) -> Trajectory:

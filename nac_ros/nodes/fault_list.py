@@ -36,7 +36,7 @@ def _nothing(rig: FaultRig) -> None:
 class Fault:
     """text: for people; act: makes it; after: undoes it; reasons: of which one has to be given
     stop_s: by when the arm has to rest; None: it may go on
-    sim_time, before: of the graph it needs, see FaultRig; prepare: its folder
+    sim_time, before, twin: of the graph it needs, see FaultRig; prepare: its folder
     """
 
     name: str
@@ -48,6 +48,7 @@ class Fault:
     sim_time: bool = False
     before: tuple[tuple[str, str], ...] = ()
     prepare: Callable[[Path], None] | None = None
+    twin: tuple[tuple[str, float], ...] = ()
 
 
 def _spoil(what: str) -> Act:
@@ -204,5 +205,8 @@ _ALL = (
           after=_disk_again),
     Fault("disk-slow", "the flight recorder's disk takes nothing", _nothing, None,
           prepare=_slow_disk),
+    Fault("arm-droops", "the arm rests 20 mrad beside its set-points and more by gravity, and is "
+          "started from there", lambda rig: rig.start_again(), None,
+          twin=(("offset_rad", 0.02), ("compliance_rad_per_nm", 0.005))),
 )  # fmt: skip
 FAULTS = {fault.name: fault for fault in _ALL}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lifecycle_msgs.msg import Transition
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -53,14 +54,16 @@ class FaultRig:
     def __init__(
         self, folder: Path, bundle: Path, robot: Path, spec: RobotSpec, domain: int,
         sim_time: bool = False, before: dict[str, str] | None = None,
+        twin: dict[str, Any] | None = None,
     ):  # fmt: skip
+        """twin: parameters of its node"""
         self.spec, self.folder, self.sim_time = spec, folder, sim_time
         variables = {
             "ROS_DOMAIN_ID": str(domain),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         }
         self.processes = Processes(folder, variables)
-        self.nodes = _graph(bundle, robot, spec, folder, sim_time, before or {})
+        self.nodes = _graph(bundle, robot, spec, folder, sim_time, before or {}, twin or {})
         self._domain = domain
         self._rows: list[tuple[float, JointState]] = []
         self._newest = b""  # chunk, serialized
@@ -88,6 +91,15 @@ class FaultRig:
         """Starts a node that was killed again."""
         self.processes.start(self.nodes[name])
         self.operator.activate(name)
+
+    def start_again(self) -> None:
+        """The guard is deactivated and activated, and the policy goes on from rest."""
+        operator = self.operator
+        operator.set_mode("hold")
+        operator.wait(lambda: operator.newest("guard").get("state") in AT_REST, "rest", 10)
+        operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+        operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
+        operator.set_mode("policy")
 
     def spoil(self, what: str) -> None:
         """Tells the relay what to do from now on."""
@@ -219,10 +231,13 @@ def _graph(
     folder: Path,
     sim_time: bool,
     before: dict[str, str],
+    twin_given: dict[str, Any],
 ) -> dict[str, NodeProcess]:
     senders = (spec.joint_states_topic, *(camera.topic for camera in spec.cameras))
     clock: dict[str, Any] = {"use_sim_time": True} if sim_time else {}
-    twin = twin_graph(str(robot), set_points=True)[0]  # the arm has a clock of its own
+    twin = twin_graph(str(robot), set_points=True, **twin_given)[
+        0
+    ]  # the arm has a clock of its own
     remaps = {topic: f"raw/{topic}" for topic in senders}
     relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if sim_time else 0.0}
     given = policy_graph(str(bundle), str(robot), str(folder / "tape"))

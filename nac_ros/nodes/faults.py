@@ -69,7 +69,9 @@ def _by_graph(faults: Sequence[Fault]) -> Iterator[tuple[Fault, list[Fault]]]:
     """Faults that can share a graph, one after the other."""
     kinds: dict[tuple, list[Fault]] = {}
     for fault in faults:
-        kinds.setdefault((fault.sim_time, fault.before, fault.prepare), []).append(fault)
+        kinds.setdefault((fault.sim_time, fault.before, fault.prepare, fault.twin), []).append(
+            fault
+        )
     for group in kinds.values():
         yield group[0], group
 
@@ -80,10 +82,11 @@ def _rig(config: FaultsConfig, spec: RobotSpec, folder: Path, kind: Fault) -> It
     robot = folder / "robot.yaml"
     robot.write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
     domain = 1 + (os.getpid() + int(kind.sim_time)) % 100
-    bundle, before = Path(config.bundle).resolve(), dict(kind.before)
+    bundle, before, twin = Path(config.bundle).resolve(), dict(kind.before), dict(kind.twin)
     if kind.prepare is not None:
         kind.prepare(folder)
-    with FaultRig(folder, bundle, robot.resolve(), spec, domain, kind.sim_time, before) as rig:
+    given = (kind.sim_time, before, twin)
+    with FaultRig(folder, bundle, robot.resolve(), spec, domain, *given) as rig:
         yield rig
 
 

@@ -23,6 +23,7 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.controller import Controller
 from nac_ros.nodes.diagnostics import ERROR, OK, WARN, QueuedDiagnostics, Status
+from nac_ros.nodes.guard_clock import NodeClock
 from nac_ros.nodes.guard_inputs import GuardInputs
 from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.modes import MODES, ModeRequest, ModeRequests
@@ -38,7 +39,7 @@ from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode
 from nac_ros.runtime.timing import Intervals
 from nac_ros.safety.limits import Refusal
 
-PLANNED = ("", "mode_hold", "no_chunk")  # holds that need nobody's attention
+PLANNED = ("", "mode_hold", "no_chunk", "settling")  # holds that need nobody's attention
 COMMAND_S = 0.03  # so long before it is due a set-point is told, whatever planning takes
 QUIET_S = 1.0  # refusals for the same reason are reported at once at most this often
 MAX_TEXT = 500  # characters of a refusal that are kept
@@ -75,7 +76,7 @@ class GuardNode(LifecycleNode):
             **{f.name: getattr(config, f.name) for f in fields(GuardConfig)}
         )
         self._spec = load_robot(config.robot)
-        self._origin_ns: int = self.get_clock().now().nanoseconds  # the guard's time begins here
+        self._time = NodeClock(self, config.max_gap_s)
         self._guard = self._new_guard(config.tape)
         self._intervals = Intervals(self._guard.period)
         self._active, self._lock = False, RLock()  # ticks have a thread of their own
@@ -105,7 +106,8 @@ class GuardNode(LifecycleNode):
             self.create_service(Trigger, "guard/reset", self._on_reset),
             self.create_service(Trigger, "guard/ramp", self._on_ramp),
         ]
-        self._inputs = GuardInputs(self, self._spec, self._origin_ns, self._refused)
+        self._inputs = GuardInputs(self, self._spec, self._time, self._refused)
+        self._log.info(self._inputs.reference_text)
         self._collector.freeze()
         self._metronome = Metronome(self._guard.period, self._beat, "ticks")
         return TransitionCallbackReturn.SUCCESS
@@ -171,11 +173,15 @@ class GuardNode(LifecycleNode):
         self._metronome = self._inputs = None
 
     def _now(self) -> float:
-        return 1e-9 * (self.get_clock().now().nanoseconds - self._origin_ns)
+        return self._time.now()
 
     def _beat(self) -> None:
         with self._lock:
             assert self._inputs is not None
+            if self._time.read():
+                self._guard.note_clock_jump()
+            if not self._time.begun:  # simulated time that nobody has published yet
+                return
             if self._modes is not None and (requests := self._modes.take()):
                 self._set_modes(requests)
             self._inputs.take(self._guard, self._now(), self._active)
@@ -188,7 +194,7 @@ class GuardNode(LifecycleNode):
         now, steady = self._now(), time.monotonic()
         guard, names = self._guard, self._spec.joint_names
         for tick in guard.tick(now):
-            set_point = (tick.positions, tick.velocities, self._origin_ns)
+            set_point = (tick.positions, tick.velocities, self._time.origin_ns)
             message = convert.to_joint_state(tick.stamp, names, *set_point)
             self._pacer.put(tick.stamp, now, steady, partial(self._command.publish, message))
         before, self._shown = self._shown, (guard.state, guard.hold)
@@ -198,7 +204,7 @@ class GuardNode(LifecycleNode):
         if moves and guard.fault != "tick_gap":
             motion, here = guard.news(self._now()), guard.setpoint
             for controller in self._controllers:
-                controller.send(motion, here, now, self._origin_ns)
+                controller.send(motion, here, now, self._time.origin_ns)
         if guard.setpoint is not None:
             self._intervals.mark(now)
         if self._shown != before:
@@ -261,7 +267,7 @@ class GuardNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _refused(self, refusal: Refusal | None) -> None:
-        if refusal is None or refusal.reason == "mode":
+        if refusal is None or refusal.reason in ("mode", "settling"):
             return
         self._refusal, reason = refusal.text[:MAX_TEXT], refusal.reason
         self._log.warning(f"refused, {reason}: {refusal.text[:MAX_TEXT]}", reason)
@@ -285,9 +291,10 @@ class GuardNode(LifecycleNode):
             "fault": guard.fault,
         }
         values |= guard.ages(self._now())
+        values["reference_known"] = guard.knows_reference(self._now())
         if guard.mode == "policy" and guard.chunk is not None:
             jump = np.abs(guard.jump[self._spec.relative_mask]).max()
-            stamp = guard.chunk.stamp + 1e-9 * self._origin_ns  # as the policy tells it
+            stamp = guard.chunk.stamp + 1e-9 * self._time.origin_ns  # as the policy tells it
             values |= {"chunk_stamp": stamp, "seam_jump": float(jump)}
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}

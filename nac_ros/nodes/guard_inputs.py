@@ -16,6 +16,8 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.errors import BadObservation, NacError
 from nac_ros.joint_states import JointStateMerger
 from nac_ros.nodes import convert, qos
+from nac_ros.nodes.controller_state import ControllerStates
+from nac_ros.nodes.guard_clock import NodeClock
 from nac_ros.nodes.polled import Polled, Received
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.guard import Guard, Source
@@ -35,7 +37,7 @@ JOINT_REASONS = {
 class GuardInputs:
     """Joint states, heartbeats and commands of `node`, told to a guard.
 
-    origin_ns: where the guard's time begins
+    clock: the guard's time
     refused: is told of each thing that the guard did not take, None where it did
     """
 
@@ -43,14 +45,16 @@ class GuardInputs:
         self,
         node: Node,
         spec: RobotSpec,
-        origin_ns: int,
+        clock: NodeClock,
         refused: Callable[[Refusal | None], None],
     ):
-        self._node, self._spec, self._origin_ns, self._refused = node, spec, origin_ns, refused
+        self._node, self._spec, self._clock, self._refused = node, spec, clock, refused
         joint_bytes = convert.max_joint_state_bytes(spec)
         chunk_bytes = convert.max_chunk_bytes(spec)
         self._joints = Polled(node, JointState, spec.joint_states_topic, qos.SENSOR, joint_bytes)
         self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
+        self._controllers = ControllerStates(node, spec)
+        self.reference_text = self._controllers.text
         self._beats = Polled(node, Header, "policy/heartbeat", qos.COMMAND)
         self._commands = {
             source: Polled(node, JointTrajectory, topic, qos.CROWD, chunk_bytes)
@@ -62,6 +66,7 @@ class GuardInputs:
         """The guard hears nothing more."""
         for polled in (self._joints, self._beats, *self._commands.values()):
             self._node.destroy_subscription(polled.subscription)
+        self._controllers.destroy()
 
     def take(self, guard: Guard, now: float, active: bool) -> None:
         """Tells what came since the last call, which is `now` [s].
@@ -70,6 +75,8 @@ class GuardInputs:
         """
         for received in self._joints.take():
             self._measure(guard, received)
+        for refusal in self._controllers.take(guard, now):
+            self._refused(refusal)
         if list(self._beats.take()):
             guard.beat(now)
         self._waiting |= self._newest_commands()
@@ -96,7 +103,7 @@ class GuardInputs:
     def _measure(self, guard: Guard, received: Received) -> None:
         try:
             message = received.message(JointState)
-            sample = self._merger.push_message(message, self._origin_ns)
+            sample = self._merger.push_message(message, self._clock.origin_ns)
         except BadObservation as error:
             reason = JOINT_REASONS.get(error.reason, "joint_states_names")
             self._refused(guard.refuse(reason, str(error)))
@@ -120,7 +127,8 @@ class GuardInputs:
         try:
             if not received.refusal:
                 convert.check_chunk_size(received.data, self._spec)
-            chunk = convert.from_chunk_message(received.message(JointTrajectory), self._origin_ns)
+            message = received.message(JointTrajectory)
+            chunk = convert.from_chunk_message(message, self._clock.origin_ns)
         except NacError as error:
             return guard.refuse("shape", str(error))
         return guard.accept(chunk, now, source)

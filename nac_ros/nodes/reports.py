@@ -6,7 +6,8 @@ from typing import Any
 
 from nac_ros.evaluation.trace import Hold
 
-PLANNED = ("", "mode_hold", "no_chunk")  # told to hold, or waiting for a trial's first chunk
+# told to hold, bringing the set-point to where motion begins, waiting for a trial's first chunk
+PLANNED = ("", "mode_hold", "settling", "no_chunk")
 HAND = "teleop"  # the mode in which the guard follows a hand
 
 Report = dict[str, Any]

@@ -22,6 +22,7 @@ from nac_ros.nodes.polled import Polled, Received
 from nac_ros.nodes.spin import leave, run
 from nac_ros.robot import load_robot
 from nac_ros.runtime.priority import go_first, threads_named
+from nac_ros.simulation.droop import Droop
 from nac_ros.simulation.jtc import TrajectoryRejected
 from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
 from nac_ros.simulation.noise import IMAGE_NOISE, MAX_IMAGE_NOISE
@@ -46,6 +47,7 @@ class TwinParameters:
     set_points: whether what the controller interpolates is published too, on `~/set_point`
     priority: real time on Linux (SCHED_FIFO) where the system lets it, but for its cameras, which
         take what a policy needs on few cores; 0 = as other processes
+    offset_rad, compliance_rad_per_nm: how far the arm rests beside its set-points, see Droop
     recordings: folder for one .npz per trial; nothing is recorded when empty
     """
 
@@ -59,6 +61,8 @@ class TwinParameters:
     image_noise: float = bounded(IMAGE_NOISE, 0.0, MAX_IMAGE_NOISE)
     set_points: bool = False
     priority: int = bounded(40, 0, 98)
+    offset_rad: float = bounded(0.0, -0.2, 0.2)
+    compliance_rad_per_nm: float = bounded(0.0, 0.0, 0.1)
     recordings: str = ""
 
     def __post_init__(self) -> None:
@@ -142,7 +146,11 @@ class TwinNode(Node):
     def _run(self) -> None:
         folder = Path(self._config.recordings) if self._config.recordings else None
         epoch = self._origin_ns / convert.NANO
-        live = LiveTwin(self._spec, folder, self._config.states_hz, epoch)
+        config = self._config
+        droop = Droop(
+            offset_rad=config.offset_rad, compliance_rad_per_nm=config.compliance_rad_per_nm
+        )
+        live = LiveTwin(self._spec, folder, config.states_hz, epoch, droop)
         cameras = self._cameras
         try:
             while not self._closing.is_set():

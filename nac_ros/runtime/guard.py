@@ -14,9 +14,10 @@ from nac_ros.robot import RobotSpec
 from nac_ros.runtime.bounds import Bounds
 from nac_ros.runtime.course import Course
 from nac_ros.runtime.intake import Intake, Rules
+from nac_ros.runtime.reference import SAME, ControllerReference
 from nac_ros.runtime.tick import GuardConfig, Mode, Phase, Source, Tick
 from nac_ros.runtime.witness import Witness
-from nac_ros.safety.limits import Refusal, check_displaced, check_inside
+from nac_ros.safety.limits import Refusal, check_displaced, check_inside, check_offset
 from nac_ros.safety.stopping import State
 
 
@@ -33,7 +34,8 @@ class Guard:
     """
 
     MEMORY = ("_mode", "_hold", "_fault", "_interrupted", "_changed", "_last", "holds", "refusals",
-              "course", "_witness", "bounds", "_intakes")  # fmt: skip
+              "course", "_witness", "bounds", "_intakes", "_reference", "_starting",
+              "_left")  # fmt: skip
 
     def __init__(self, spec: RobotSpec, config: GuardConfig | None = None):
         self.spec, self.config = spec, (config := config or GuardConfig())
@@ -42,6 +44,7 @@ class Guard:
         self.refusals: Counter[str] = Counter()
         self.course = Course(spec, config.lookahead_s, config.lead_s)
         self._witness = Witness(spec)
+        self._reference = ControllerReference(spec)
         self.bounds = Bounds(spec)
         play, silence = Rules(config.max_chunk_age_s, config.max_play_s), config.max_silence_s
         hand = Rules(silence, silence, True, "teleop_silent", "teleop_silent")
@@ -57,6 +60,8 @@ class Guard:
         self._hold, self._fault = "no_joint_states", ""
         self._interrupted = ""  # why motion ended, until a chunk comes or the mode is set
         self._changed = False  # what is followed is another than at the last tick
+        self._starting = False  # the mode was set, the controllers' set-point not looked at yet
+        self._left = False  # the controllers come to rest as they were told last, told no more
         self._last = -np.inf
         self._witness.forget()
         for intake in self._intakes.values():
@@ -126,6 +131,24 @@ class Guard:
             self.course.settle(stamp, self._witness.measured)
         return None
 
+    def update_reference(self, now: float, positions: np.ndarray) -> Refusal | None:
+        """The set-point `[D]` that the controllers say at `now` [s] they hold. While it is known,
+        motion begins there; otherwise the first trajectory leads slowly to where it begins."""
+        if (refusal := self._reference.update(now, positions)) is not None:
+            return self.refuse(*refusal)
+        return None
+
+    def knows_reference(self, now: float) -> bool:
+        """Whether the controllers have said lately what they hold."""
+        return self._reference.known(now) is not None
+
+    def note_clock_jump(self) -> None:
+        """Somebody set the clock: the arm comes to rest as the controllers were told, who are
+        told nothing meanwhile."""
+        if self._mode != "hold":
+            self._fail("tick_gap")
+        self._left = True
+
     def beat(self, now: float) -> None:
         """The policy said at `now` [s] that it infers."""
         self._witness.beat(now)
@@ -137,7 +160,10 @@ class Guard:
             return None
         if mode != "hold" and (refusal := self._why_no_start()) is not None:
             return self.refuse(*refusal)
+        self._starting = mode != "hold" and (self._starting or self._mode == "hold")
         self._mode, self._interrupted = mode, ""
+        if self._starting and self._can_start:
+            self._start(self._latest)
         for intake in self._intakes.values():
             intake.restart(self._last)  # chunks seen before do not count
         return None
@@ -166,7 +192,7 @@ class Guard:
         if measured is None or not self.rests(self._last):
             return
         if check_displaced(self.spec, measured, self.course.rest()) is not None:
-            self.course.settle(self._last, measured)
+            self.course.settle_at(self._last, measured)
 
     def ramp(self) -> Refusal | None:
         """Moves slowly to where the chunk that was refused as a jump begins; None: under way."""
@@ -184,6 +210,9 @@ class Guard:
         if not self.course.settled:
             text = "no joint state came yet; is the driver running?"
             return self.refuse("no_joint_states", text)
+        if self._starting or self.course.approaching(now):
+            text = "the controllers' set-point is still brought to where the motion begins"
+            return self.refuse("settling", text)
         refusal = intake.accept(chunk, now, self.course, resting=bool(self._hold))
         if refusal is not None:
             return self.refuse(*refusal)
@@ -200,10 +229,13 @@ class Guard:
         elif not course.touched:
             course.anchor(now)
         self._last = now
+        self._left = self._left and not self.rests(now)
+        if self._starting and self._can_start:
+            self._start(now)
         self._note(self._why_hold(now))
-        if self._hold:
+        if self._hold and not self._left:
             course.stop(now)
-        else:
+        elif not self._hold:
             self._follow(now)
             self._note_breach(now)
         return [
@@ -248,33 +280,79 @@ class Guard:
     def _phase_of(self, state: State) -> Phase:
         if not self._hold:
             return "running"
-        if state.moves:
+        if state.moves or self.course.approaching(self._last):
             return "stopping"
         return "fault" if self._fault else "idle" if self._mode == "hold" else "armed"
 
     def _missed(self, now: float) -> None:
         """After a pause the arm rests at the end of what was sent, wherever the clock is."""
-        if self._mode != "hold":
-            self._fail("tick_gap")
+        self.note_clock_jump()
         if now < self._last:
-            self.course.settle(now, self.course.rest())
+            self.course.settle_at(now, self.course.rest())
         self.course.skip(now)
 
     def _fail(self, reason: str) -> None:
         self.set_mode("hold")
         self._fault = reason
 
+    @property
+    def _latest(self) -> float:
+        """The newest time that it was told [s]."""
+        return self._last if np.isfinite(self._last) else self._witness.measured_at
+
+    @property
+    def _can_start(self) -> bool:
+        return self._mode != "hold" and self._witness.measured is not None
+
     def _why_no_start(self) -> Refusal | None:
         if self._fault:
             return Refusal("fault", f"the guard stopped, {self._fault}; call guard/reset first")
+        if self._left and not self.rests(self._latest):
+            return Refusal(
+                "tick_gap", "the clock jumped, and the arm comes to rest before it starts"
+            )
+        return self._settle(self._latest)
+
+    def _settle(self, now: float) -> Refusal | None:
+        """Begins, at rest, where the controllers are, as far as that is known, or says why not."""
         course, measured = self.course, self._witness.measured
-        if measured is None or not self.rests(self._last):
+        if measured is None or not self.rests(now):
             return None
         refusal = check_inside(self.spec, measured)
-        if course.touched or refusal is not None:
-            return refusal or check_displaced(self.spec, measured, course.rest())
-        course.settle(self._last, measured)
+        if refusal is None and course.touched:
+            refusal = check_displaced(self.spec, measured, course.rest())
+        if refusal is not None:
+            return refusal
+        if (reference := self._reference.known(now)) is not None:
+            return self._settle_at_reference(now, reference, measured)
+        if not course.touched:
+            course.settle(now, measured)
         return None
+
+    def _settle_at_reference(
+        self, now: float, reference: np.ndarray, measured: np.ndarray
+    ) -> Refusal | None:
+        if self._reference.moves(now):
+            text = "a controller follows somebody else's trajectory; end that first"
+            return Refusal("reference_moves", text)
+        if (refusal := check_offset(self.spec, measured, reference)) is not None:
+            return refusal
+        if np.abs(reference - self.course.rest()).max() > SAME:
+            self.course.settle_at(now, reference)
+        return None
+
+    def _start(self, now: float) -> None:
+        """Before anything moves: from where the controllers are, or slowly to where it begins."""
+        self._starting = False
+        if not self.rests(now):
+            return  # under what it told the controllers itself
+        if (refusal := self._settle(now)) is not None:
+            self._fail(self.refuse(*refusal).reason)
+            return
+        measured, reference = self._witness.measured, self._reference.known(now)
+        assert measured is not None
+        if reference is None or np.abs(reference - self.course.rest()).max() > SAME:
+            self.course.approach(now, measured)
 
     def _why_hold(self, now: float) -> str:
         if self._fault:
@@ -285,6 +363,8 @@ class Guard:
             self._fail(reason)
         if reason or self._intake is None:
             return reason or "mode_hold"
+        if self._starting or self.course.approaching(now):
+            return "settling"
         reason = self._intake.over(self.course.due(now))
         return (self._interrupted or reason) if reason == "no_chunk" else reason
 

@@ -88,10 +88,18 @@ class Playback:
         inside the limits."""
         if not self._blend_s:
             return 0.0
-        size = np.abs(offset)
-        quick, steep = PEAK * size / self._velocity, np.sqrt(STEEP * size / self._acceleration)
-        sharp = np.cbrt(SHARP * size / self._jerk)
-        return float(max(self._blend_s, quick.max(), steep.max(), sharp.max()))
+        limits = (self._velocity, self._acceleration, self._jerk)
+        return max(self._blend_s, quintic_s(offset, *limits))
+
+
+def quintic_s(
+    distance: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, jerk: np.ndarray
+) -> float:
+    """Shortest time [s] in which quintics lead each joint over its `distance` `[D]` from rest to
+    rest inside the limits `[D]`."""
+    size = np.abs(distance)
+    quick, steep = PEAK * size / velocity, np.sqrt(STEEP * size / acceleration)
+    return float(max(quick.max(), steep.max(), np.cbrt(SHARP * size / jerk).max()))
 
 
 def _points(chunk: Chunk) -> np.ndarray:

@@ -17,7 +17,7 @@ from nac_ros.runtime.tick import GuardConfig
 KEEP_S, KEEP_RUNS = 600.0, 50
 CALLS = (
     "restart", "measure", "beat", "set_mode", "set_speed_scale", "refuse", "stop", "reset", "ramp",
-    "accept", "tick", "news",
+    "accept", "tick", "news", "update_reference", "note_clock_jump",
 )  # fmt: skip
 
 

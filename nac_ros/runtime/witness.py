@@ -9,7 +9,7 @@ from nac_ros.safety.limits import CLOCK_SKEW_S, Refusal
 class Witness:
     """Measured positions `[D]` or None, with times [s] by the same clock as `now`."""
 
-    MEMORY = ("measured", "_measured_at", "_beat_at")
+    MEMORY = ("measured", "measured_at", "_beat_at")
 
     def __init__(self, spec: RobotSpec):
         self._spec = spec
@@ -18,7 +18,7 @@ class Witness:
     def forget(self) -> None:
         """As if nothing had ever come."""
         self.measured: np.ndarray | None = None
-        self._measured_at = self._beat_at = -np.inf
+        self.measured_at = self._beat_at = -np.inf
 
     def measure(self, stamp: float, positions: np.ndarray) -> Refusal | None:
         """Takes a joint state, or says why not."""
@@ -35,7 +35,7 @@ class Witness:
             bad = ", ".join(n for n, ok in zip(self._spec.joint_names, finite) if not ok)
             text = f"the joint state is not finite at {bad}; check the driver"
             return Refusal("joint_states_not_finite", text)
-        self.measured, self._measured_at = positions, stamp
+        self.measured, self.measured_at = positions, stamp
         return None
 
     def beat(self, now: float) -> None:
@@ -44,12 +44,12 @@ class Witness:
 
     def ages(self, now: float) -> dict[str, float | None]:
         """Seconds since each came; None for what never did."""
-        stamps = {"joint_states_age_s": self._measured_at, "heartbeat_age_s": self._beat_at}
+        stamps = {"joint_states_age_s": self.measured_at, "heartbeat_age_s": self._beat_at}
         return {key: now - at if np.isfinite(at) else None for key, at in stamps.items()}
 
     def doubt(self, now: float, max_heartbeat_age_s: float) -> str:
         """Why the arm must not move on, or ''; a heartbeat age of 0 expects none."""
-        age = now - self._measured_at
+        age = now - self.measured_at
         if not age <= self._spec.joint_states_max_age_s:
             return "joint_states_stale"
         if not age >= -CLOCK_SKEW_S:

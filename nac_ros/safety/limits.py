@@ -14,7 +14,6 @@ CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
 OVERSHOOT = 0.1
 OUTSIDE = 0.005  # [rad or m] beyond a limit an arm may sag and still be started
 MAX_POINTS = 8  # of a command of teleoperation
-STILL = 0.05  # [rad or m] an arm this near to its set-points was not moved by other means
 
 
 class Refusal(NamedTuple):
@@ -95,16 +94,34 @@ def check_inside(spec: RobotSpec, measured: np.ndarray) -> Refusal | None:
 
 def check_displaced(spec: RobotSpec, measured: np.ndarray, rest: np.ndarray) -> Refusal | None:
     """Refuses to start from `rest` `[D]` an arm that was `measured` elsewhere; grippers may be."""
-    off = np.where(spec.relative_mask, np.abs(measured - rest), 0)
-    joint = int(off.argmax())
-    if off[joint] <= STILL:
+    if (joint := _farthest(spec, off := measured - rest)) is None:
         return None
     name, unit = spec.joint_names[joint], spec.units[joint]
     return Refusal(
         "displaced",
-        f"{name} is {off[joint]:.3f} {unit} from where the guard left it; look for contact, then "
-        "call guard/reset to start from where the arm is",
+        f"{name} is {abs(off[joint]):.3f} {unit} from where the guard left it; look for contact, "
+        "then call guard/reset to start from where the arm is",
     )
+
+
+def check_offset(spec: RobotSpec, measured: np.ndarray, reference: np.ndarray) -> Refusal | None:
+    """Refuses to start an arm that was `measured` `[D]` farther from the set-point that its
+    controllers hold, `reference` `[D]`, than the robot file allows; grippers may be."""
+    if (joint := _farthest(spec, off := measured - reference)) is None:
+        return None
+    name, unit, most = spec.joint_names[joint], spec.units[joint], spec.max_offset[joint]
+    return Refusal(
+        "offset",
+        f"{name} is {abs(off[joint]):.4f} {unit} from the set-point of its controller, its "
+        f"max_offset is {most:g}; free the arm, or have the controller hold where it is",
+    )
+
+
+def _farthest(spec: RobotSpec, off: np.ndarray) -> int | None:
+    """The joint that is farthest beyond its max_offset, if any; not a gripper."""
+    share = np.where(spec.relative_mask, np.abs(off) / spec.max_offset, 0)
+    joint = int(share.argmax())
+    return joint if share[joint] > 1 else None
 
 
 def _check_names(spec: RobotSpec, chunk: Chunk) -> Refusal | None:

@@ -28,6 +28,8 @@ class Arm:
         self.model = model
         names = [PREFIX + joint for joint in (*ARM_JOINTS, *FINGERS)]
         self._qpos = np.array([model.joint(name).qposadr[0] for name in names])
+        joints = [model.joint(PREFIX + joint) for joint in ARM_JOINTS]
+        self._dofs = np.array([joint.dofadr[0] for joint in joints])
         self._tool = model.site(TOOL_SITE).id
         self._bodies = self._subtree(model.body("vx300s_left").id)
         self.geoms = np.flatnonzero(np.isin(model.geom_bodyid, self._bodies))
@@ -40,6 +42,10 @@ class Arm:
     def state(self, data: "mujoco.MjData") -> np.ndarray:
         """Measured joint positions, float32 `[D]`."""
         return np.append(data.qpos[self._qpos[:-2]], self.opening(data)).astype(np.float32)
+
+    def gravity(self, data: "mujoco.MjData") -> np.ndarray:
+        """Torques [Nm] that hold the six joints against gravity, and keep them on their way."""
+        return data.qfrc_bias[self._dofs]
 
     def opening(self, data: "mujoco.MjData") -> float:
         """Measured opening of the gripper [m]."""

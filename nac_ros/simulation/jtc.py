@@ -104,6 +104,8 @@ class TrajectoryController:
         states = np.empty((len(t), *self._states.shape[1:]))
         for kind, splice in ((0, _line), (1, _cubic), (2, _quintic)):
             of = order == kind
+            if not of.any():
+                continue
             ends = self._states[left[of]], self._states[right[of]]
             states[of] = splice(*ends, (t - begin)[of, None], span[of, None])
         return states

@@ -9,6 +9,7 @@ from threading import get_native_id
 import numpy as np
 
 from nac_ros.robot import RobotSpec
+from nac_ros.simulation.droop import RIGID, Droop
 from nac_ros.simulation.jtc import Trajectory
 from nac_ros.simulation.noise import IMAGE_NOISE
 from nac_ros.simulation.recording import Recorder
@@ -40,14 +41,15 @@ class LiveTwin:
 
     epoch: what is added to stamps in recordings [s]; a clock's own epoch is too large a number
         for the time within a trajectory
+    droop: how far the arm rests beside its set-points
     Not thread-safe: use it in one thread. It renders nothing, see LiveCameras.
     """
 
     def __init__(
         self, spec: RobotSpec, recordings: Path | None = None, states_hz: float = 15.0,
-        epoch: float = 0.0,
+        epoch: float = 0.0, droop: Droop = RIGID,
     ):  # fmt: skip
-        self.spec, self._epoch = spec, epoch
+        self.spec, self._epoch, self._droop = spec, epoch, droop
         self._recordings, self._states_period = recordings, 1 / states_hz
         self._twins: dict[str, Twin] = {}
         self._twin: Twin | None = None
@@ -67,7 +69,7 @@ class LiveTwin:
     def prepare(self, task: str) -> None:
         """Compiles the scene of `task`; raises UnknownName."""
         if task not in self._twins:
-            self._twins[task] = Twin(self.spec, task, render=False)
+            self._twins[task] = Twin(self.spec, task, render=False, droop=self._droop)
 
     def begin(
         self, task: str, seed: int, trial: int, now: float, variation: Variation = NOMINAL

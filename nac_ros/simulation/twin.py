@@ -8,6 +8,7 @@ from nac_ros.chunk import Motion
 from nac_ros.errors import SimulationError
 from nac_ros.robot import Reading, RobotSpec
 from nac_ros.simulation.arm import Arm
+from nac_ros.simulation.droop import RIGID, Droop
 from nac_ros.simulation.gl import mujoco, open_renderer
 from nac_ros.simulation.jtc import Trajectory, TrajectoryController
 from nac_ros.simulation.noise import IMAGE_NOISE, ImageNoise
@@ -36,6 +37,7 @@ class Twin:
     variation: how scenes differ, from the next `reset` on
     image_noise: of the pictures of `read`, standard deviation [grey levels]; the same scene seed
         gives the same noise
+    droop: how far the arm rests beside its set-points
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Twin:
         render: bool = True,
         variation: Variation = NOMINAL,
         image_noise: float = IMAGE_NOISE,
+        droop: Droop = RIGID,
     ):
-        self.spec = spec
+        self.spec, self._droop = spec, droop
         self.task = make_task(task)
         scene = build_scene(spec)
         self.task.add_objects(scene)
@@ -71,6 +74,7 @@ class Twin:
         self._look.vary(self.variation, np.random.default_rng([scene_seed, 2]))
         self.task.place(self.data, rng, self.variation.start_share)
         start = self._start_pose(rng)
+        self.arm.place(self.data, start + self._beside())
         mujoco.mj_step(self.model, self.data, round(_SETTLE_S / TIMESTEP))
         self.data.time = 0.0
         self.controller.reset(start, 0.0)
@@ -88,7 +92,8 @@ class Twin:
         if n <= 0:
             return
         times = self.data.time + TIMESTEP * np.arange(n)
-        for servo in self.arm.servo(self.controller.sample(times).positions):
+        set_points = self.controller.sample(times).positions + self._beside()
+        for servo in self.arm.servo(set_points):
             self.data.ctrl[:] = servo
             mujoco.mj_step(self.model, self.data)
             self.task.update(self.data)
@@ -165,6 +170,10 @@ class Twin:
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
+
+    def _beside(self) -> np.ndarray:
+        """How far from its set-points the arm rests `[D]`; the gripper does not."""
+        return np.append(self._droop.of(self.arm.gravity(self.data)), 0.0)
 
     def _judge(self) -> None:
         if self._outcome.state != "running":

@@ -1,0 +1,105 @@
+"""What the trajectory controllers say they hold: `<controller>/controller_state` of ros2_control.
+
+The message is of control_msgs, which comes with ros2_controllers and not with every other
+installation of ROS; without it the set-point is unknown, and the guard is told nothing.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from nac_ros.errors import BadActions, NacError
+from nac_ros.nodes import convert, qos
+from nac_ros.nodes.polled import Polled
+from nac_ros.robot import RobotSpec
+from nac_ros.runtime.guard import Guard
+from nac_ros.runtime.reference import MAX_AGE_S
+from nac_ros.safety.limits import Refusal
+
+PARTS = 5  # of a message: reference, feedback, error, output, and all that is older
+
+
+class ControllerStates:
+    """The newest set-point of each controller of `spec`, told to a guard once all are known.
+
+    text: whether they can be heard, for logs
+    """
+
+    def __init__(self, node: Node, spec: RobotSpec):
+        self._node, self._spec = node, spec
+        self._positions = np.full(spec.action_dim, np.nan)
+        self._heard_at = np.full(spec.action_dim, -np.inf)
+        self._polled: list[tuple[Polled, list[int]]] = []
+        kind, mute = message_type(), [g.name for g in spec.groups if g.kind != "jtc"]
+        if kind is None:
+            self.text = "control_msgs is not installed, so the controllers' set-point is unknown"
+            return
+        if mute:
+            self.text = f"{', '.join(mute)} has no controller_state: its set-point is unknown"
+            return
+        for group in spec.groups:
+            columns = [spec.joint_names.index(joint) for joint in group.joints]
+            most = PARTS * convert.max_joint_state_bytes(spec)
+            polled = Polled(node, kind, state_topic(group.topic), qos.SENSOR, most)
+            self._polled.append((polled, columns))
+        topics = ", ".join(polled.topic for polled, _ in self._polled)
+        self.text = f"the controllers' set-point is heard on {topics}"
+
+    def destroy(self) -> None:
+        """Hears nothing more."""
+        for polled, _ in self._polled:
+            self._node.destroy_subscription(polled.subscription)
+
+    def take(self, guard: Guard, now: float) -> list[Refusal]:
+        """Tells `guard` what came since the last call, which is `now` [s]; what was wrong."""
+        came, refusals = False, []
+        for polled, columns in self._polled:
+            for received in polled.take():
+                names = [self._spec.joint_names[column] for column in columns]
+                try:
+                    positions = reference_positions(received.message(polled.kind), names)
+                except NacError as error:
+                    refusals.append(guard.refuse("reference_not_finite", str(error)))
+                    positions = np.full(len(columns), np.nan)
+                self._positions[columns], self._heard_at[columns] = positions, now
+                came = True
+        known = np.isfinite(self._positions).all() and (now - self._heard_at <= MAX_AGE_S).all()
+        if came and known:
+            refusal = guard.update_reference(now, self._positions)
+            refusals += [] if refusal is None else [refusal]
+        return refusals
+
+
+def message_type() -> Any:
+    """control_msgs/JointTrajectoryControllerState, None where it is not installed."""
+    try:
+        return import_module("control_msgs.msg").JointTrajectoryControllerState
+    except ImportError:
+        return None
+
+
+def state_topic(topic: str) -> str:
+    """`arm_controller/controller_state` beside `arm_controller/joint_trajectory`."""
+    return f"{topic.rpartition('/')[0]}/controller_state".lstrip("/")
+
+
+def reference_positions(message: Any, joints: Sequence[str]) -> np.ndarray:
+    """The set-point `[len(joints)]` of a JointTrajectoryControllerState, in the order of `joints`.
+
+    It is `reference` since Iron, `desired` before. Raises BadActions where a joint is missing or
+    a position is not finite.
+    """
+    reference = getattr(message, "reference", None)
+    if reference is None or not len(reference.positions):
+        reference = message.desired
+    found = dict(zip(message.joint_names, reference.positions))
+    positions = np.array([found.get(joint, np.nan) for joint in joints], float)
+    if not np.isfinite(positions).all():
+        bad = ", ".join(j for j, p in zip(joints, positions) if not np.isfinite(p))
+        raise BadActions(
+            f"a controller_state has no finite set-point of {bad}; see the robot's groups"
+        )
+    return positions

@@ -1,0 +1,64 @@
+"""Where the controllers' set-point stands before the guard's first message, as far as is known.
+
+A JointTrajectoryController holds the position it was activated at, or the last point of its last
+trajectory, whoever sent it. The arm rests beside that point, by gravity or contact.
+"""
+
+import numpy as np
+
+from nac_ros.robot import RobotSpec
+from nac_ros.runtime.playback import quintic_s
+from nac_ros.safety.limits import Refusal
+
+MAX_AGE_S = 0.2  # ros2_control publishes controller_state at 20 to 100 Hz
+SAME = 1e-6  # [rad or m] a set-point that changes by less is at rest
+
+
+class ControllerReference:
+    """The newest set-point `[D]` that all controllers report, and whether it is at rest."""
+
+    MEMORY = ("_positions", "_reported_at", "_moved_at")
+
+    def __init__(self, spec: RobotSpec):
+        self._spec = spec
+        self._positions: np.ndarray | None = None
+        self._reported_at = self._moved_at = -np.inf
+
+    def update(self, now: float, positions: np.ndarray) -> Refusal | None:
+        """Takes a report that came at `now` [s]; one that is not finite is refused, and then the
+        set-point is unknown."""
+        positions = np.array(positions, np.float64)
+        before, self._positions = self._positions, None
+        if positions.shape != (self._spec.action_dim,) or not np.isfinite(positions).all():
+            text = f"a controller reports the set-point {positions.tolist()}; check the controller"
+            return Refusal("reference_not_finite", text)
+        if before is not None and np.abs(positions - before).max() > SAME:
+            self._moved_at = now
+        self._positions, self._reported_at = positions, now
+        return None
+
+    def known(self, now: float) -> np.ndarray | None:
+        """The set-point `[D]` at `now` [s], None where no report is new enough."""
+        return self._positions if 0 <= now - self._reported_at <= MAX_AGE_S else None
+
+    def moves(self, now: float) -> bool:
+        """Whether it has changed within the last reports."""
+        return 0 <= now - self._moved_at <= MAX_AGE_S / 2
+
+
+def approach_s(
+    spec: RobotSpec, start: np.ndarray, measured: np.ndarray, held: np.ndarray | None
+) -> float:
+    """How long a controller needs from an unknown set-point at rest to `start` `[D]` [s], inside
+    the limits of `spec`.
+
+    Its set-point is at most max_offset from `measured` `[D]`, or the one it was told last, `held`
+    `[D]`. A gripper that was told nothing yet may be anywhere: it may stand on an object.
+    """
+    off = spec.max_offset + np.abs(measured - start)
+    if held is not None:
+        off = np.maximum(off, np.abs(held - start))
+    else:
+        anywhere = np.maximum(start - spec.position_low, spec.position_high - start)
+        off = np.where(spec.relative_mask, off, np.maximum(off, anywhere))
+    return quintic_s(off, spec.velocity_limit, spec.acceleration_limit, spec.jerk_limit)

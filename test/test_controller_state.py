@@ -1,0 +1,87 @@
+"""What the controllers report of their set-point, as ros2_control sends it, and how it is told."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nac_ros.errors import BadActions
+from nac_ros.robot import load_robot
+from nac_ros.runtime.guard import Guard
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from trajectory_msgs.msg import JointTrajectoryPoint
+
+from nac_ros.nodes.controller_state import (
+    ControllerStates,
+    message_type,
+    reference_positions,
+    state_topic,
+)
+
+SPEC = load_robot("vx300s")
+
+
+def state(names, reference, desired=()):
+    """The fields of a JointTrajectoryControllerState that are read, its points being real ones."""
+    points = [JointTrajectoryPoint(positions=list(values)) for values in (reference, desired)]
+    return SimpleNamespace(joint_names=list(names), reference=points[0], desired=points[1])
+
+
+def test_the_set_point_comes_in_the_order_that_is_asked_for():
+    message = state(("b", "a", "c"), (2.0, 1.0, 3.0))
+    np.testing.assert_array_equal(reference_positions(message, ("a", "b")), [1.0, 2.0])
+
+
+def test_an_older_controller_says_desired_where_a_newer_says_reference():
+    message = state(("a", "b"), (), (1.0, 2.0))
+    np.testing.assert_array_equal(reference_positions(message, ("a", "b")), [1.0, 2.0])
+    del message.reference
+    np.testing.assert_array_equal(reference_positions(message, ("a", "b")), [1.0, 2.0])
+
+
+@pytest.mark.parametrize("reference", [(1.0,), (1.0, np.nan), (np.inf, 1.0), ()])
+def test_a_set_point_that_is_not_whole_is_refused_with_the_joint(reference):
+    with pytest.raises(BadActions, match=r"no finite set-point of .*[ab]"):
+        reference_positions(state(("a", "b"), reference), ("a", "b"))
+
+
+def test_the_topic_is_the_one_beside_the_controller_s_trajectories():
+    assert state_topic("arm_controller/joint_trajectory") == "arm_controller/controller_state"
+    assert state_topic("joint_trajectory") == "controller_state"
+
+
+@pytest.fixture
+def node():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    made = rclpy.create_node("states", context=context)
+    yield made
+    made.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.mark.skipif(message_type() is not None, reason="control_msgs is installed")
+def test_without_control_msgs_the_set_point_is_unknown_and_the_node_says_so(node):
+    states, guard = ControllerStates(node, SPEC), Guard(SPEC)
+    assert "control_msgs is not installed" in states.text
+    assert states.take(guard, 1.0) == [] and not guard.knows_reference(1.0)
+    states.destroy()
+
+
+@pytest.mark.skipif(message_type() is None, reason="control_msgs is not installed")
+def test_a_controller_state_that_is_published_reaches_the_guard(node):
+    states, guard = ControllerStates(node, SPEC), Guard(SPEC)
+    topic = state_topic(SPEC.groups[0].topic)
+    publisher = node.create_publisher(message_type(), topic, 1)
+    message = message_type()(joint_names=list(SPEC.joint_names))
+    message.reference = JointTrajectoryPoint(positions=SPEC.home.tolist())
+    for _ in range(500):
+        publisher.publish(message)
+        states.take(guard, 1.0)
+        if guard.knows_reference(1.0):
+            break
+        rclpy.spin_once(node, timeout_sec=0.01)
+    assert guard.knows_reference(1.0)

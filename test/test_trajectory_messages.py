@@ -1,0 +1,68 @@
+"""A trajectory message is the guard's motion to the last nanosecond: no limit is passed inside."""
+
+import numpy as np
+import pytest
+from robots import random_robot
+from test_motion_limits import EPOCH_NS, Sequence
+
+from nac_ros.runtime.motion import SEGMENT_S
+
+pytest.importorskip("rclpy")
+
+from nac_ros.nodes import convert
+
+
+def seconds(duration):
+    return duration.sec + 1e-9 * duration.nanosec
+
+
+def states(points):
+    parts = ([getattr(p, name) for p in points] for name in PARTS)
+    return [np.array(part) for part in parts]
+
+
+PARTS = ("positions", "velocities", "accelerations")
+
+
+def quintics(times, positions, velocities, accelerations):
+    """Accelerations and jerks `[S, 9, D]` at nine times of each segment that a controller lays
+    through both of its ends."""
+    h = np.diff(times)[:, None]
+    a, change = accelerations, np.diff(positions, axis=0)
+    lacking = (change - velocities[:-1] * h - a[:-1] * h * h / 2) / h**3
+    turning = (np.diff(velocities, axis=0) - a[:-1] * h) / h**2
+    bending = np.diff(a, axis=0) / h
+    third = 10 * lacking - 4 * turning + bending / 2
+    fourth = (-15 * lacking + 7 * turning - bending) / h
+    fifth = (6 * lacking - 3 * turning + bending / 2) / h**2
+    u = np.linspace(0, 1, 9)[None, :, None] * h[:, None]
+    c, d, e = third[:, None], fourth[:, None], fifth[:, None]
+    steep = a[:-1, None] + 6 * c * u + 12 * d * u**2 + 20 * e * u**3
+    return steep, 6 * c + 24 * d * u + 60 * e * u**2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_inside_a_message_of_today_no_limit_is_passed_and_no_segment_is_too_short(seed):
+    spec = random_robot(np.random.default_rng([seed, 1]))
+    sent = [motion for motion in Sequence(spec, seed).play().sent if len(motion.times) > 1]
+    columns = range(spec.action_dim)
+    for motion in sent:
+        message = convert.to_trajectory_message(motion, spec.joint_names, columns, None, EPOCH_NS)
+        times = np.array([seconds(point.time_from_start) for point in message.points])
+        assert np.diff(times).min() >= SEGMENT_S - 2e-9
+        steep, sharp = quintics(times, *states(message.points))
+        assert (np.abs(steep) <= 1.001 * spec.acceleration_limit).all()
+        assert (np.abs(sharp) <= 1.001 * spec.jerk_limit).all()
+
+
+def test_points_are_due_at_the_nanosecond_next_to_the_motion_s_time():
+    spec = random_robot(np.random.default_rng([3, 1]))
+    motion = max(Sequence(spec, 3).play().sent, key=lambda motion: len(motion.times))
+    names, columns = spec.joint_names, range(spec.action_dim)
+    for sent in (None, motion.stamp - 0.03):
+        message = convert.to_trajectory_message(motion, names, columns, sent, EPOCH_NS)
+        begin = message.header.stamp.sec * convert.NANO + message.header.stamp.nanosec
+        begin = begin - EPOCH_NS if sent is None else round(sent * convert.NANO)
+        for point, t in zip(message.points, motion.stamp + motion.times):
+            due = point.time_from_start.sec * convert.NANO + point.time_from_start.nanosec
+            assert abs(begin + due - t * convert.NANO) <= 1.0
