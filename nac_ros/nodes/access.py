@@ -10,6 +10,7 @@ from xml.etree import ElementTree as xml
 
 from nac_ros.data.streams import recorded
 from nac_ros.errors import NacError
+from nac_ros.nodes.controller_state import state_topic
 from nac_ros.robot import CameraSpec, RobotSpec, load_robot
 
 ENCLAVE = "/nac_ros/{}"
@@ -53,10 +54,11 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
     cameras = tuple(t for c in spec.cameras for t in (c.topic, c.compressed_topic))
     camera_nodes = [camera_node(camera.name) for camera in spec.cameras]
     joints = (spec.joint_states_topic,)
+    held = tuple(state_topic(group.topic) for group in spec.groups if group.kind == "jtc")
     return {
         "guard": Access(
             ("guard/command", "diagnostics", *arm),
-            (*joints, "policy/chunk", "teleop/command", "policy/heartbeat", "guard/mode"),
+            (*joints, *held, "policy/chunk", "teleop/command", "policy/heartbeat", "guard/mode"),
             GUARD_SERVICES,
             lifecycle=True,
         ),
@@ -79,7 +81,7 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
             lifecycle=True,
         ),
         "twin": Access((*joints, *cameras, "~/outcome", "~/set_point"), arm, ("~/reset",)),
-        "driver": Access((*joints, *cameras), arm),
+        "driver": Access((*joints, *held, *cameras), arm),
         **{node: _camera(camera) for node, camera in zip(camera_nodes, spec.cameras)},
         "trials": _trials(spec, cameras),
         "view": Access((), (*joints, *cameras, *SEEN)),
