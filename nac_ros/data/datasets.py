@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from nac_ros.data import hub, rlds
 from nac_ros.data.aloha import AlohaDataset, episode_files, is_aloha
+from nac_ros.data.compatibility import Described
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.hdf5 import Hdf5Dataset
 from nac_ros.data.lerobot import Dataset
@@ -15,23 +16,13 @@ from nac_ros.errors import DatasetError
 HDF5 = ("*.hdf5", "*.h5")
 
 
-class AnyDataset(Protocol):
+class AnyDataset(Described, Protocol):
     """What every dataset offers, and all that training and conversion ask of one.
 
     names, units: of the D action dimensions; state_names: of the S state dimensions, S may be 0
     fps: frames per second, 0 where nobody knows; cameras: name -> (height, width) [pixels]
     """
 
-    @property
-    def root(self) -> Path: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def state_names(self) -> tuple[str, ...]: ...
-    @property
-    def units(self) -> tuple[str, ...]: ...
-    @property
-    def fps(self) -> float: ...
     @property
     def robot_type(self) -> str: ...
     @property
