@@ -48,6 +48,13 @@ def test_a_set_point_that_is_not_whole_is_refused_with_the_joint(reference):
         reference_positions(state(("a", "b"), reference), ("a", "b"))
 
 
+def test_a_newer_controller_without_a_set_point_is_refused_too():
+    message = state(("a", "b"), ())
+    del message.desired
+    with pytest.raises(BadActions, match="no finite set-point of a, b"):
+        reference_positions(message, ("a", "b"))
+
+
 def test_the_topic_is_the_one_beside_the_controller_s_trajectories():
     assert state_topic("arm_controller/joint_trajectory") == "arm_controller/controller_state"
     assert state_topic("joint_trajectory") == "controller_state"
