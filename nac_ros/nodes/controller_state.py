@@ -89,8 +89,8 @@ def state_topic(topic: str) -> str:
 def reference_positions(message: Any, joints: Sequence[str]) -> np.ndarray:
     """The set-point `[len(joints)]` of a JointTrajectoryControllerState, in the order of `joints`.
 
-    It is `reference` since Iron, `desired` before, and newer messages have that no more. Raises BadActions where a joint is missing or
-    a position is not finite.
+    It is `reference` since Iron, `desired` before; newer messages have that no more. Raises
+    BadActions where a joint is missing or a position is not finite.
     """
     points = (getattr(message, name, None) for name in ("reference", "desired"))
     told = next((p.positions for p in points if p is not None and len(p.positions)), ())
