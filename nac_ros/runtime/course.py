@@ -137,6 +137,10 @@ class Course:
         """Whether the motion is over."""
         return self.plan.rests(now - self.origin) and not self.approaching(now)
 
+    def rested_s(self, now: float) -> float:
+        """For how long [s] the motion has been over at `now` [s]; negative while it is not."""
+        return now - max(self.origin + self.plan.end, self._approached)
+
     def at(self, t: float) -> State:
         """What is commanded at `t` [s], `[D]`."""
         return self.plan.at(t - self.origin)
