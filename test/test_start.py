@@ -141,6 +141,16 @@ def test_an_arm_that_was_moved_by_hand_is_taken_over_inside_its_limits(moved, re
     rig.assert_smooth()
 
 
+def test_after_a_restart_there_are_no_news_of_the_motion_before():
+    rig = Rig(0.03)
+    assert rig.guard.set_mode("policy") is None
+    rig.guard.tick(rig.now + PERIOD)
+    rig.guard.restart()
+    assert rig.guard.news(rig.now + PERIOD) is None
+    rig.run(0.1)
+    assert rig.sent == []
+
+
 def test_after_a_stop_and_a_reset_the_set_point_stays_where_the_stop_ended():
     rig = Rig(0.03)
     rig.start()

@@ -91,6 +91,7 @@ class Course:
     def clear(self) -> None:
         """Forgets where the arm is, not what its controllers were told."""
         self._held, self.touched = self.held, False
+        self._fresh, self._repeated = False, -np.inf
         self._plan = None
 
     def settle(self, now: float, measured: np.ndarray) -> None:
