@@ -54,10 +54,11 @@ class ControllerStates:
             self._node.destroy_subscription(polled.subscription)
 
     def take(self, guard: Guard, now: float) -> list[Refusal]:
-        """Tells `guard` what came since the last call, which is `now` [s]; what was wrong."""
+        """Tells `guard` what came since the last call, which is `now` [s]; what was wrong. Of each
+        controller only the newest message is read, however many came."""
         came, refusals = False, []
         for polled, columns in self._polled:
-            for received in polled.take():
+            for received in list(polled.take())[-1:]:
                 names = [self._spec.joint_names[column] for column in columns]
                 try:
                     positions = reference_positions(received.message(polled.kind), names)
