@@ -206,6 +206,18 @@ def test_the_guard_s_own_stop_that_controllers_still_report_is_nobody_else_s(per
     rig.assert_smooth()
 
 
+def test_somebody_else_s_trajectory_just_after_the_guard_s_own_stop_is_an_offset():
+    rig = Rig(0.0, reports=True)
+    rig.start()
+    rig.swing(0.5)
+    rig.guard.set_mode("hold")
+    while not rig.guard.rests(rig.now):
+        rig.run(PERIOD)
+    rig.run(2 * PERIOD)
+    rig.guard.update_reference(rig.now, rig.guard.setpoint + 0.2)
+    assert rig.guard.set_mode("policy").reason == "offset"
+
+
 def test_a_set_point_that_is_not_finite_or_old_is_unknown():
     rig = Rig(0.0, reports=True)
     assert rig.guard.knows_reference(rig.now)

@@ -332,14 +332,14 @@ class Guard:
     def _settle_at_reference(
         self, now: float, reference: np.ndarray, measured: np.ndarray
     ) -> Refusal | None:
-        if self._reference.moves(now):
-            if self.course.touched and self.course.rested_s(now) < MAX_AGE_S:
-                return None  # its own motion, reported a little later
+        moves = self._reference.moves(now)
+        own = self.course.touched and self.course.rested_s(now) < MAX_AGE_S  # reported a bit later
+        if moves and not own:
             text = "a controller follows somebody else's trajectory; end that first"
             return Refusal("reference_moves", text)
         if (refusal := check_offset(self.spec, measured, reference)) is not None:
             return refusal
-        if np.abs(reference - self.course.rest()).max() > SAME:
+        if not moves and np.abs(reference - self.course.rest()).max() > SAME:
             self.course.settle_at(now, reference)
         return None
 
