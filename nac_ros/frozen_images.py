@@ -51,7 +51,10 @@ class FrozenImageDetector:
         self._rested, self._measured = inf, -inf  # stamps [s]
 
     def push_joints(self, stamp: float, positions: np.ndarray) -> None:
-        """Joint positions `[D]` [rad or m] at `stamp` [s], in the order of stamps."""
+        """Joint positions `[D]` [rad or m] at `stamp` [s]; one that is before the last one begins
+        anew."""
+        if stamp < self._measured:
+            self.clear()
         self._measured = stamp
         if self._place is None or (np.abs(positions - self._place) > self._tolerance).any():
             self._place, self._rested = positions, stamp
@@ -60,16 +63,28 @@ class FrozenImageDetector:
         """A picture uint8 `[H, W, 3]` taken at `stamp` [s], in the order of stamps."""
         content = self._contents[camera]
         differs = content.image is None or not np.array_equal(content.image, image)
-        if content.image is not None and self._is_at_rest(content.newest, stamp):
+        if differs:
+            content.image = image
+        self.push_content(camera, stamp, differs)
+
+    def push_content(self, camera: str, stamp: float, differs: bool) -> None:
+        """The same for whoever compares the pictures: whether the one taken at `stamp` [s] differs
+        from the one before it; the first one does."""
+        content = self._contents[camera]
+        if self._is_at_rest(content.newest, stamp):
             content.differed = content.differed + 1 if differs else 0
             content.has_noise |= content.differed >= NOISE_PAIRS
         else:
             content.differed = 0
         if differs or stamp < content.newest:
-            content.image, content.since, content.equal = image, stamp, 0
+            content.since, content.equal = stamp, 0
         else:
             content.equal += 1
         content.newest = stamp
+
+    def has_noise(self, camera: str) -> bool:
+        """Whether a camera has shown noise, so that its content is checked."""
+        return self._contents[camera].has_noise
 
     def frozen_s(self, camera: str) -> float:
         """For how long [s] a camera with noise has shown one picture; 0 while it is not frozen."""

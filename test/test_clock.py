@@ -37,6 +37,18 @@ def test_a_system_clock_that_is_set_by_a_little_is_noticed_and_one_that_is_slewe
     assert clock.read(TODAY_NS + round(999 * 0.010005 * NANO) + NANO // 20, 9.99)
 
 
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_clock_that_is_set_back_by_less_than_a_period_is_noticed_and_no_time_passes_twice(
+    simulated,
+):
+    clock = GuardClock(0.2)
+    clock.read(TODAY_NS, 0.0, simulated)
+    clock.read(TODAY_NS + NANO // 100, 0.01, simulated)
+    back_ns = TODAY_NS + NANO // 200
+    assert clock.read(back_ns, 0.02, simulated)
+    assert clock.seconds(back_ns) == pytest.approx(0.02, abs=1e-8)
+
+
 def test_simulated_time_may_stand_and_pass_at_any_rate():
     clock = GuardClock(0.2)
     clock.read(10 * NANO, 0.0, simulated=True)

@@ -1,5 +1,6 @@
 """What the controllers report of their set-point, as ros2_control sends it, and how it is told."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,10 @@ from nac_ros.runtime.guard import Guard
 pytest.importorskip("rclpy")
 
 import rclpy
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectoryPoint
 
+from nac_ros.nodes import controller_state
 from nac_ros.nodes.controller_state import (
     ControllerStates,
     message_type,
@@ -46,6 +49,13 @@ def test_an_older_controller_says_desired_where_a_newer_says_reference():
 def test_a_set_point_that_is_not_whole_is_refused_with_the_joint(reference):
     with pytest.raises(BadActions, match=r"no finite set-point of .*[ab]"):
         reference_positions(state(("a", "b"), reference), ("a", "b"))
+
+
+def test_a_newer_controller_without_a_set_point_is_refused_too():
+    message = state(("a", "b"), ())
+    del message.desired
+    with pytest.raises(BadActions, match="no finite set-point of a, b"):
+        reference_positions(message, ("a", "b"))
 
 
 def test_the_topic_is_the_one_beside_the_controller_s_trajectories():
@@ -85,3 +95,31 @@ def test_a_controller_state_that_is_published_reaches_the_guard(node):
             break
         rclpy.spin_once(node, timeout_sec=0.01)
     assert guard.knows_reference(1.0)
+
+
+def test_of_a_flood_of_states_only_the_newest_of_a_tick_is_read(node, monkeypatch):
+    """control_msgs need not be installed: another message of positions by name stands for it."""
+    read = []
+
+    def positions_of(message, joints):
+        read.append(message.header.frame_id)
+        return np.array([dict(zip(message.name, message.position))[joint] for joint in joints])
+
+    monkeypatch.setattr(controller_state, "message_type", lambda: JointState)
+    monkeypatch.setattr(controller_state, "reference_positions", positions_of)
+    states, guard = ControllerStates(node, SPEC), Guard(SPEC)
+    topics = {state_topic(group.topic) for group in SPEC.groups}
+    publishers = [node.create_publisher(JointState, topic, 10) for topic in topics]
+    deadline = time.monotonic() + 10
+    while any(p.get_subscription_count() < 1 for p in publishers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for k in range(5):
+        message = JointState(name=list(SPEC.joint_names), position=(SPEC.home + 0.01 * k).tolist())
+        message.header.frame_id = str(k)
+        for publisher in publishers:
+            publisher.publish(message)
+    time.sleep(0.5)
+    assert states.take(guard, 50.0) == []
+    assert read == ["4"] * len(SPEC.groups)
+    assert guard.knows_reference(50.0)

@@ -7,17 +7,23 @@ import pytest
 
 from nac_ros.data.gate import KEPT, Gate, GateConfig, StreamSpec
 from nac_ros.errors import ConfigError
+from nac_ros.frozen_images import FrozenImageDetector
+from nac_ros.robot import load_robot
 
 MS = 1_000_000
+ROBOT = load_robot("vx300s")
 JOINTS = StreamSpec(topic="joint_states", kind="j", rate_hz=30.0)
 SCENE = StreamSpec(topic="scene", kind="i", rate_hz=30.0, image=True)
 
 
 def watched(seconds=3.0, image=lambda k: bytes(12) + b"%d" % k, late=0, skip=lambda t: False,
-            stamped=lambda t: t):  # fmt: skip
-    """Joints at 100 Hz and a camera at 30 Hz whose images come `late` [ms]."""
-    gate = Gate((JOINTS, SCENE), GateConfig(), 0)
+            stamped=lambda t: t, speed=0.0):  # fmt: skip
+    """Joints at 100 Hz and a camera at 30 Hz whose images come `late` [ms]; speed: of the arm
+    [rad/s]."""
+    content = FrozenImageDetector(ROBOT, ("scene",))
+    gate = Gate((JOINTS, SCENE), GateConfig(), 0, content)
     for k in range(int(seconds * 100)):
+        content.push_joints(stamped(10 * k) / 1000, ROBOT.home + speed * k / 100)
         gate.take("joint_states", stamped(10 * k) * MS, 0, 10 * k * MS, b"")
         if k % 3 == 0 and not skip(10 * k):
             gate.take("scene", (stamped(10 * k) - late) * MS, late * MS, 10 * k * MS, image(k))
@@ -39,7 +45,7 @@ def test_good_streams_are_good():
     [
         ({"skip": lambda t: t > 1500}, "scene: 1.50 s without a message"),
         ({"skip": lambda t: (t // 30) % 2}, "scene: 16.7 Hz, 30 Hz are promised"),
-        ({"image": lambda k: bytes(12) + b"x"}, "scene: the same picture for 3.0 s"),
+        ({"image": lambda k: bytes(12) + b"%d" % min(k, 99)}, "scene: the same picture for 2.0 s"),
         ({"late": 400}, "scene: stamped 0.40 s before it comes, at most 0.25 s is allowed"),
         ({"stamped": lambda t: t - 3600_000 * (t > 1000)}, "its clock was set back at 1.0 s"),
         ({"stamped": lambda t: t // 60 * 60}, "stamps come twice"),
@@ -62,9 +68,41 @@ def test_what_is_wrong_is_said_while_it_is_and_no_longer():
 
 
 def test_a_picture_that_differs_in_its_stamp_alone_is_the_same():
-    gate, end = watched(image=lambda k: k.to_bytes(12, "little") + b"same")
-    assert gate.facts()["scene"]["repeated"] == 99
+    gate, end = watched(image=lambda k: k.to_bytes(12, "little") + b"%d" % min(k, 99))
+    assert gate.facts()["scene"]["repeated"] == 66
     assert any("same picture" in text for text in gate.now(end))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [{"image": lambda k: bytes(12) + b"x"}, {"image": lambda k: bytes(12) + b"%d" % min(k, 99),
+                                              "speed": 0.3}],
+    ids=["no noise", "noise only in motion"],
+)  # fmt: skip
+def test_a_camera_that_showed_no_noise_at_rest_is_judged_by_its_stamps_alone(shown):
+    gate, end = watched(**shown)
+    assert gate.now(end) == [] == gate.verdict(end, "joint_states")
+    assert gate.unchecked == ["scene"]
+    gate, end = watched(skip=lambda t: t > 1500, **shown)
+    assert gate.verdict(end, "joint_states") == ["scene: 17.0 Hz, 30 Hz are promised",
+                                                 "scene: 1.50 s without a message"]  # fmt: skip
+
+
+def test_the_noise_of_a_camera_is_known_in_the_next_episode_too():
+    before, end = watched()
+    assert before.unchecked == []
+    gate = Gate((SCENE,), GateConfig(), end, before._content)
+    for k in range(60):
+        now = end + 33 * k * MS
+        gate.take("scene", now, 0, now, bytes(12) + b"x")
+    assert gate.now(now) == ["scene: the same picture for 1.9 s; is the camera stuck?"]
+
+
+def test_without_an_arm_to_watch_no_content_is_judged():
+    gate = Gate((SCENE,), GateConfig(), 0)
+    for k in range(60):
+        gate.take("scene", 33 * k * MS, 0, 33 * k * MS, bytes(12) + b"%d" % min(k, 30))
+    assert gate.now(60 * 33 * MS) == [] and gate.unchecked == ["scene"]
 
 
 def image_message(encoding="rgb8", width=8, step=24, n_bytes=192):

@@ -53,7 +53,7 @@ class Arm:
         began, k = time.monotonic(), 0
         while not self._ending.is_set():
             now = time.time() + self.offset_s
-            positions = SPEC.home + 0.01 * np.sin(k / 50)
+            positions = SPEC.home + 0.001 * np.sin(k / 50)  # at rest, but for its encoders
             names, positions = SPEC.joint_names[: self.n_joints], positions[: self.n_joints]
             self._joints.publish(convert.to_joint_state(now, names, positions))
             self.sent["joint_states"] = self.sent.get("joint_states", 0) + 1
@@ -102,6 +102,7 @@ class Desk:
     def start(self):
         self.wait(lambda: self.said().get("state") == "ready" and not self.wrong(), "streams")
         self.wait(lambda: self.said().get("task") == PROMPT, "the task")
+        self.wait(lambda: "content_not_checked" not in self.said(), "the cameras' noise")
         assert self.operator.trigger("recorder/start").startswith("recording ")
 
     def close(self):
@@ -231,3 +232,18 @@ def test_a_disk_without_room_is_said_before_anything_is_begun(desk):
     desk.wait(lambda: any("GB free" in text for text in desk.wrong()), "the disk")
     with pytest.raises(NacError, match="GB free, 1e\\+06 are wanted; make room"):
         desk.operator.trigger("recorder/start")
+
+
+def test_a_camera_without_noise_may_show_one_picture_and_the_episode_says_so(desk):
+    desk = desk()
+    desk.arm.frozen.add("scene")
+    topic = SPEC.camera("scene").topic
+    desk.wait(lambda: desk.said().get("content_not_checked") == topic, "the other camera's noise")
+    time.sleep(1.0)
+    desk.wait(lambda: desk.said().get("state") == "ready" and not desk.wrong(), "streams")
+    desk.operator.trigger("recorder/start")
+    time.sleep(1.5)
+    said = desk.operator.trigger("recorder/stop")
+    assert said.endswith(f"all streams as promised (content not checked: {topic})"), said
+    facts = bagfile.facts_of(desk.episodes()[0])
+    assert facts["content_not_checked"] == topic and facts["findings"] == ""

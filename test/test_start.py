@@ -141,6 +141,16 @@ def test_an_arm_that_was_moved_by_hand_is_taken_over_inside_its_limits(moved, re
     rig.assert_smooth()
 
 
+def test_after_a_restart_there_are_no_news_of_the_motion_before():
+    rig = Rig(0.03)
+    assert rig.guard.set_mode("policy") is None
+    rig.guard.tick(rig.now + PERIOD)
+    rig.guard.restart()
+    assert rig.guard.news(rig.now + PERIOD) is None
+    rig.run(0.1)
+    assert rig.sent == []
+
+
 def test_after_a_stop_and_a_reset_the_set_point_stays_where_the_stop_ended():
     rig = Rig(0.03)
     rig.start()
@@ -182,6 +192,32 @@ def test_a_controller_that_follows_somebody_else_is_not_taken_over():
     assert rig.guard.set_mode("policy") is None
 
 
+@pytest.mark.parametrize("periods", range(0, 12, 2))
+def test_the_guard_s_own_stop_that_controllers_still_report_is_nobody_else_s(periods):
+    rig = Rig(0.02, reports=True)
+    rig.start()
+    rig.swing(0.5)
+    rig.guard.set_mode("hold")
+    while not rig.guard.rests(rig.now):
+        rig.run(PERIOD)
+    rig.run(periods * PERIOD)
+    rig.start()
+    rig.swing()
+    rig.assert_smooth()
+
+
+def test_somebody_else_s_trajectory_just_after_the_guard_s_own_stop_is_an_offset():
+    rig = Rig(0.0, reports=True)
+    rig.start()
+    rig.swing(0.5)
+    rig.guard.set_mode("hold")
+    while not rig.guard.rests(rig.now):
+        rig.run(PERIOD)
+    rig.run(2 * PERIOD)
+    rig.guard.update_reference(rig.now, rig.guard.setpoint + 0.2)
+    assert rig.guard.set_mode("policy").reason == "offset"
+
+
 def test_a_set_point_that_is_not_finite_or_old_is_unknown():
     rig = Rig(0.0, reports=True)
     assert rig.guard.knows_reference(rig.now)
@@ -192,5 +228,5 @@ def test_a_set_point_that_is_not_finite_or_old_is_unknown():
 
 @pytest.mark.parametrize("value", [0.0, -0.1, np.nan, np.inf, 0.6])
 def test_a_max_offset_that_means_nothing_is_refused(value):
-    with pytest.raises(ConfigError, match="waist: max_offset must be above 0"):
+    with pytest.raises(ConfigError, match="max_offset must be in 1e-05"):
         replace(SPEC.joints[0], max_offset=value)

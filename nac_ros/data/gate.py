@@ -8,6 +8,7 @@ import numpy as np
 from nac_ros.config import bounded, check_bounds
 from nac_ros.decode import NANO, check_image, image_header
 from nac_ros.errors import BadObservation
+from nac_ros.frozen_images import FrozenImageDetector
 
 STAMP_END = 12  # bytes of a serialized message up to where its header's stamp ends
 REMEMBERED_S = 5.0  # how long an event is told of
@@ -20,7 +21,7 @@ class GateConfig:
 
     min_rate_share: of the rate that the robot's YAML promises
     max_gap_s: longest time without a message of a stream, also before its first one
-    max_frozen_s: longest time of one and the same picture
+    max_frozen_s: longest time of one and the same picture of a camera that has shown noise
     max_skew_s: how far stamps may lie from when messages come: another clock, or a slow way
     max_offset_s: between an image and the joint state nearest to it
     """
@@ -69,10 +70,21 @@ class Seen:
 
 
 class Gate:
-    """Watches streams from `began` [ns] on, on a clock that nobody sets."""
+    """Watches streams from `began` [ns] on, on a clock that nobody sets.
 
-    def __init__(self, streams: Sequence[StreamSpec], config: GateConfig, began: int):
-        self.config, self.began = config, began
+    content: knows of each topic of pictures whether its camera has noise, also from earlier
+        episodes; it is told of the pictures here, and by its owner of the arm's joints. Cameras
+        without noise are judged by their stamps alone, and so are all of them where it is None
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[StreamSpec],
+        config: GateConfig,
+        began: int,
+        content: FrozenImageDetector | None = None,
+    ):
+        self.config, self.began, self._content = config, began, content
         self._streams = {stream.topic: stream for stream in streams}
         self._seen = {stream.topic: Seen() for stream in streams}
 
@@ -94,6 +106,8 @@ class Gate:
         seen.repeated += same
         if not same:
             seen.picture, seen.changed = data, received
+        if self._content is not None:
+            self._content.push_content(topic, stamp / NANO, not same)
         seen.frozen = max(seen.frozen, received - seen.changed)
 
     def trim(self) -> None:
@@ -117,7 +131,7 @@ class Gate:
             yield f"{topic}: {what}; is its node running?"
         if not seen.receipts:
             return
-        if seen.picture and frozen > config.max_frozen_s:
+        if seen.picture and frozen > config.max_frozen_s and self._is_checked(topic):
             yield f"{topic}: the same picture for {frozen:.1f} s; is the camera stuck?"
         if seen.unusable:
             yield f"{topic}: {seen.unusable}"
@@ -138,6 +152,18 @@ class Gate:
             if self._streams[topic].image and len(reference):
                 found += self._offset(topic, np.array(seen.stamps), reference)
         return found
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Topics of pictures whose content is not checked: their cameras have shown no noise."""
+        return [
+            topic
+            for topic, stream in self._streams.items()
+            if stream.image and not self._is_checked(topic)
+        ]
+
+    def _is_checked(self, topic: str) -> bool:
+        return self._content is not None and self._content.has_noise(topic)
 
     def facts(self) -> dict[str, dict[str, float]]:
         """Of each stream: messages, rate [Hz], largest gap [s], repeated pictures."""
@@ -161,7 +187,7 @@ class Gate:
             found.append(f"{topic}: its clock was set back at {at:.1f} s")
         if seen.n_unusable:
             found.append(f"{topic}: {seen.n_unusable} unusable images: {seen.first_unusable}")
-        if seen.frozen / NANO > config.max_frozen_s:
+        if seen.frozen / NANO > config.max_frozen_s and self._is_checked(topic):
             found.append(f"{topic}: the same picture for {seen.frozen / NANO:.1f} s")
         worst = max(seen.delays, key=abs) / NANO
         if abs(worst) > config.max_skew_s:

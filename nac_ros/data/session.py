@@ -14,6 +14,7 @@ from nac_ros.data.streams import Source
 from nac_ros.data.take import Take, free_bytes, new_folder
 from nac_ros.decode import NANO
 from nac_ros.errors import DatasetError
+from nac_ros.frozen_images import FrozenImageDetector
 
 GIGA = 1e9
 INTERRUPTED = "interrupted"  # the outcome of an episode that nobody judged
@@ -39,12 +40,14 @@ class Session:
 
     wrong: what is wrong at present, a sentence each; last: what became of the last episode
     joints_wrong: what the node found wrong with the content of joint states, '' when nothing is
+    content: see Gate; the node tells it the arm's joints
     """
 
     def __init__(
         self, config: SessionConfig, watched: Sequence[StreamSpec], sources: Sequence[Source],
-        joints: str,
+        joints: str, content: FrozenImageDetector | None = None,
     ):  # fmt: skip
+        self._content = content
         self.config, self._watched, self._joints = config, watched, joints
         self._kinds = {source.topic: source.kind for source in sources}
         self.take: Take | None = None
@@ -56,7 +59,7 @@ class Session:
 
     def watch(self) -> None:
         """Forgets what was seen of the streams."""
-        self._gate = Gate(self._watched, self.config, time.monotonic_ns())
+        self._gate = Gate(self._watched, self.config, time.monotonic_ns(), self._content)
         self.lost.clear()
         self._joints_found = ""  # what was wrong with joint states first
 
@@ -122,18 +125,21 @@ class Session:
         findings += [f"{take.lost} messages were not written"] if take.lost else []
         facts = {"outcome": outcome, "findings": "; ".join(findings)}
         facts["streams"] = json.dumps(self._gate.facts())
+        facts |= self._unchecked()
         try:
             place = (take.discard if outcome == DISCARDED else take.finish)(facts)
         except DatasetError as error:
             self.last = str(error)
             return None
         verdict = "; ".join(findings) or "all streams as promised"
+        if unchecked := facts.get("content_not_checked"):
+            verdict += f" (content not checked: {unchecked})"
         self.last = f"{place.name}: {outcome}, {seconds:.1f} s, {verdict}"
         return place
 
     def status(self) -> dict[str, Any]:
         """For diagnostics."""
-        values: dict[str, Any] = {"last": self.last}
+        values: dict[str, Any] = {"last": self.last, **self._unchecked()}
         values |= {f"wrong.{i}": text for i, text in enumerate(self.wrong)}
         values |= {f"lost.{topic}": n for topic, n in self.lost.items() if n}
         if (take := self.take) is not None:
@@ -141,6 +147,11 @@ class Session:
             values |= {"megabytes": take.size / 1e6, "not_written": take.lost}
             values |= {f"messages.{topic}": n for topic, n in take.messages.items() if n}
         return values
+
+    def _unchecked(self) -> dict[str, str]:
+        """Of which pictures the content is not checked, where there are any."""
+        topics = ", ".join(self._gate.unchecked)
+        return {"content_not_checked": topics} if topics else {}
 
     def _give_up(self, why: str) -> None:
         """The disk takes no more; what is on it can be repaired."""

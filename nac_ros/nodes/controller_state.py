@@ -54,10 +54,11 @@ class ControllerStates:
             self._node.destroy_subscription(polled.subscription)
 
     def take(self, guard: Guard, now: float) -> list[Refusal]:
-        """Tells `guard` what came since the last call, which is `now` [s]; what was wrong."""
+        """Tells `guard` what came since the last call, which is `now` [s]; what was wrong. Of each
+        controller only the newest message is read, however many came."""
         came, refusals = False, []
         for polled, columns in self._polled:
-            for received in polled.take():
+            for received in list(polled.take())[-1:]:
                 names = [self._spec.joint_names[column] for column in columns]
                 try:
                     positions = reference_positions(received.message(polled.kind), names)
@@ -89,13 +90,12 @@ def state_topic(topic: str) -> str:
 def reference_positions(message: Any, joints: Sequence[str]) -> np.ndarray:
     """The set-point `[len(joints)]` of a JointTrajectoryControllerState, in the order of `joints`.
 
-    It is `reference` since Iron, `desired` before. Raises BadActions where a joint is missing or
-    a position is not finite.
+    It is `reference` since Iron, `desired` before; newer messages have that no more. Raises
+    BadActions where a joint is missing or a position is not finite.
     """
-    reference = getattr(message, "reference", None)
-    if reference is None or not len(reference.positions):
-        reference = message.desired
-    found = dict(zip(message.joint_names, reference.positions))
+    points = (getattr(message, name, None) for name in ("reference", "desired"))
+    told = next((p.positions for p in points if p is not None and len(p.positions)), ())
+    found = dict(zip(message.joint_names, told))
     positions = np.array([found.get(joint, np.nan) for joint in joints], float)
     if not np.isfinite(positions).all():
         bad = ", ".join(j for j, p in zip(joints, positions) if not np.isfinite(p))

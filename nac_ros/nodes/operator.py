@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.modes import ModePublisher
+from nac_ros.nodes.modes import HOLD, ModePublisher
 from nac_ros.nodes.polled import bounded_callback
 
 POLL_S = 0.05
@@ -79,16 +79,23 @@ class Operator:
 
     def set_mode(self, mode: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Whose input counts; returns when the guard says so, and asks again until it does, for a
-        guard that was activated just now may not be matched yet."""
-        asked = 0.0
+        guard that was activated just now may not be matched yet.
+
+        Raises NacError where the guard then has a fault or is not active: whoever resets or
+        activates it did not ask for this mode.
+        """
+        asked, words_before = 0.0, 0
 
         def told() -> bool:
-            nonlocal asked
-            if time.monotonic() - asked > ASK_S:
-                self._modes.ask(mode)
-                asked = time.monotonic()
-                return False
-            return self.newest("guard").get("mode") == mode
+            nonlocal asked, words_before
+            if asked and time.monotonic() - asked <= ASK_S:
+                return self.newest("guard").get("mode") == mode
+            words = self.diagnostics.get("guard", [])
+            if asked and mode != HOLD and len(words) > words_before:
+                _check_obeys(words[-1], mode)
+            self._modes.ask(mode)
+            asked, words_before = time.monotonic(), len(words)
+            return False
 
         self.wait(told, f"guard mode {mode}", timeout_s)
 
@@ -196,3 +203,11 @@ class Operator:
         while not self._ending.is_set():
             executor.spin_once(timeout_sec=0.1)
         executor.shutdown()
+
+
+def _check_obeys(said: Mapping[str, Any], mode: str) -> None:
+    """Raises NacError where the guard, by what it `said` of itself, cannot take `mode`."""
+    if fault := said.get("fault"):
+        raise NacError(f"the guard stopped, {fault}; call guard/reset, then ask for {mode} again")
+    if said.get("state") == "inactive":
+        raise NacError(f"the guard is not active; activate it, then ask for {mode} again")

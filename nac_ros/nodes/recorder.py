@@ -5,7 +5,7 @@ Active it watches the streams; between `~/start` and `~/stop` it keeps every mes
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,16 @@ from std_srvs.srv import Trigger
 
 from nac_ros.config import bounded
 from nac_ros.data import streams
+from nac_ros.data.gate import StreamSpec
 from nac_ros.data.recordings import robot_fact
 from nac_ros.data.session import DISCARDED, INTERRUPTED, Session, SessionConfig
 from nac_ros.data.streams import Source
 from nac_ros.data.take import free_bytes
 from nac_ros.decode import to_seconds
 from nac_ros.errors import BadObservation, ConfigError, DatasetError, NacError
+from nac_ros.frozen_images import FrozenImageDetector
 from nac_ros.joint_states import JointStateMerger
-from nac_ros.nodes import images, params
+from nac_ros.nodes import convert, images, params
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.log import NodeLog
 from nac_ros.nodes.spin import STEADY, leave, run
@@ -36,6 +38,7 @@ from nac_ros.robot import load_robot
 from nac_ros.runtime.priority import go_first
 
 LOOK_S = 0.25  # how often new publishers are looked for, and the streams judged
+ARM_S = 0.02  # how often the joint states of a publisher are read to see whether the arm rests
 DEPTH = 1000  # messages that wait in the middleware while this process does not run
 OUTCOMES = {"stop": "success", "fail": "failure", "discard": DISCARDED}
 SAID = ("operator", "note")  # parameters that are read anew for each episode
@@ -75,18 +78,21 @@ class RecorderNode(LifecycleNode):
         self._joint_states: dict[bytes, bytes] = {}  # publisher -> its newest message
         jpeg = [camera.name for camera in spec.cameras if images.lacks_room(camera)]
         self._sources = streams.recorded(spec, _extra(config.extra_topics), jpeg)
-        limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
-        self._session = Session(
-            SessionConfig(**limits),
-            streams.watched(spec, jpeg),
-            self._sources,
-            spec.joint_states_topic,
-        )
+        self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
+        self._arm_heard: dict[bytes, float] = {}  # publisher -> when it was read last [s]
+        self._session = self._new_session(config, streams.watched(spec, jpeg))
         self._heard: dict[str, Any] = {}
         self._offered: list[Any] = []
         self._latest: dict[str, bytes] = {}  # of topics whose last message still holds
         self._diagnostics = Diagnostics(self, self._status)
         self._log.info(f"scheduled {go_first(config.priority)}")
+
+    def _new_session(self, config: RecorderParameters, watched: Sequence[StreamSpec]) -> Session:
+        limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
+        pictures = [stream.topic for stream in watched if stream.image]
+        self._content = FrozenImageDetector(self._spec, pictures)
+        joints = self._spec.joint_states_topic
+        return Session(SessionConfig(**limits), watched, self._sources, joints, self._content)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
@@ -142,6 +148,7 @@ class RecorderNode(LifecycleNode):
         """What is wrong with the joint states that came since the last look, '' when nothing is;
         only the newest message of each publisher is read."""
         newest, self._joint_states = self._joint_states, {}
+        self._arm_heard.clear()
         if not newest:
             return ""
         merger = JointStateMerger(self._spec.joint_names, self._spec.joint_states_max_age_s)
@@ -155,6 +162,22 @@ class RecorderNode(LifecycleNode):
         except RuntimeError as error:  # bytes that are no such message
             return f"joint_states: {error}"
         return ""
+
+    def _watch_arm(self, publisher: bytes, data: bytes) -> None:
+        """Whether the arm rests, which a camera's noise is told from; a sample each ARM_S [s] and
+        publisher will do."""
+        now = time.monotonic()
+        if now - self._arm_heard.get(publisher, -ARM_S) < ARM_S:
+            return
+        self._arm_heard[publisher] = now
+        if len(data) > convert.max_joint_state_bytes(self._spec):
+            return
+        try:
+            sample = self._merger.push_message(deserialize_message(data, JointState))
+        except (BadObservation, RuntimeError):  # told by `_check_joint_states`
+            return
+        if sample is not None:
+            self._content.push_joints(*sample)
 
     def _tell(self) -> None:
         for text in (*self._session.wrong, self._session.last):
@@ -186,6 +209,7 @@ class RecorderNode(LifecycleNode):
         self._session.see(source.topic, stamp, received, published, data)
         if source.topic == self._spec.joint_states_topic:
             self._joint_states[bytes(publisher)] = data
+            self._watch_arm(bytes(publisher), data)
         if source.topic in streams.STATIC:
             self._latest[source.topic] = data
         if source.topic == streams.TASK:

@@ -35,7 +35,8 @@ class GuardClock:
             return False
         passed, steady = (clock_ns - self._clock_ns) / NANO, steady_s - self._steady_s
         self._clock_ns, self._steady_s = clock_ns, steady_s
-        if (simulated and 0 <= passed <= self._max_gap_s) or abs(passed - steady) <= JUMP_S:
+        as_steady = passed >= 0 and abs(passed - steady) <= JUMP_S  # back by any time it was set
+        if as_steady or (simulated and 0 <= passed <= self._max_gap_s):
             return False
         self.origin_ns += round((passed - steady) * NANO)
         return True

@@ -91,6 +91,7 @@ class Course:
     def clear(self) -> None:
         """Forgets where the arm is, not what its controllers were told."""
         self._held, self.touched = self.held, False
+        self._fresh, self._repeated = False, -np.inf
         self._plan = None
 
     def settle(self, now: float, measured: np.ndarray) -> None:
@@ -136,6 +137,10 @@ class Course:
     def rests(self, now: float) -> bool:
         """Whether the motion is over."""
         return self.plan.rests(now - self.origin) and not self.approaching(now)
+
+    def rested_s(self, now: float) -> float:
+        """For how long [s] the motion has been over at `now` [s]; negative while it is not."""
+        return now - max(self.origin + self.plan.end, self._approached)
 
     def at(self, t: float) -> State:
         """What is commanded at `t` [s], `[D]`."""

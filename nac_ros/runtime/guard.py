@@ -14,7 +14,7 @@ from nac_ros.robot import RobotSpec
 from nac_ros.runtime.bounds import Bounds
 from nac_ros.runtime.course import Course
 from nac_ros.runtime.intake import Intake, Rules
-from nac_ros.runtime.reference import SAME, ControllerReference
+from nac_ros.runtime.reference import MAX_AGE_S, SAME, ControllerReference
 from nac_ros.runtime.tick import GuardConfig, Mode, Phase, Source, Tick
 from nac_ros.runtime.witness import Witness
 from nac_ros.safety.limits import Refusal, check_displaced, check_inside, check_offset
@@ -332,12 +332,14 @@ class Guard:
     def _settle_at_reference(
         self, now: float, reference: np.ndarray, measured: np.ndarray
     ) -> Refusal | None:
-        if self._reference.moves(now):
+        moves = self._reference.moves(now)
+        own = self.course.touched and self.course.rested_s(now) < MAX_AGE_S  # reported a bit later
+        if moves and not own:
             text = "a controller follows somebody else's trajectory; end that first"
             return Refusal("reference_moves", text)
         if (refusal := check_offset(self.spec, measured, reference)) is not None:
             return refusal
-        if np.abs(reference - self.course.rest()).max() > SAME:
+        if not moves and np.abs(reference - self.course.rest()).max() > SAME:
             self.course.settle_at(now, reference)
         return None
 
