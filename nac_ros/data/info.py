@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nac_ros.data.layout import OLD_VERSION, VERSION, read_json
-from nac_ros.errors import DatasetError
+from nac_ros.errors import DatasetError, show_text, show_value
 
 MAX_FPS, MIN_FPS = 10_000.0, 1e-4  # [Hz]
 MAX_COUNT = 1_000_000  # dimensions of a vector, episodes of a chunk, numbers of files
@@ -70,8 +70,8 @@ def plain_rate(fps: float) -> float:
 
 def show(value: Any, text: bool = False) -> str:
     """A value of a file, shortened, for messages; `text`: strings without quotation marks."""
-    words = value if text and isinstance(value, str) and value.isprintable() else repr(value)
-    return words if len(words) <= SHOWN else words[:SHOWN] + "..."
+    plain = text and isinstance(value, str)
+    return show_text(value, SHOWN) if plain else show_value(value, SHOWN)
 
 
 def is_count(value: Any, low: int, high: int) -> bool:

@@ -18,6 +18,7 @@ from nac_ros.data.windows import Notice, tell
 from nac_ros.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.policies.ar import ArPolicy
 from nac_ros.policies.base import Inputs, Policy, Targets
+from nac_ros.provenance import digest_of
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import PAD
 from nac_ros.training import loop
@@ -364,7 +365,7 @@ class PolicyTrainer:
             configs.to_plain(self.config),
             policy=f"{policy.name} ({policy.preset})",
             model=configs.to_plain(policy.config),
-            tokenizer=loop.digest_of(weights, [more]),
+            tokenizer=digest_of(weights, [more]),
             data=self.data.frames.digest(),
         )
 
