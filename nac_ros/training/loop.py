@@ -134,6 +134,7 @@ def restore_checkpoint(
         raise ConfigError(
             f"{'; '.join(damaged)}; choose another --out, or remove it and train again"
         )
+    print(f"nac: {folder} has no checkpoint to resume; the run begins anew", file=sys.stderr)
     return False
 
 

@@ -227,14 +227,16 @@ class PolicyTrainer:
             self._seen = self._see_all()
         log = loop.Log(self.out / "log.jsonl")
         running: dict[str, float] = {}
+        figures: dict[str, float] = {}
         while self._step < self.config.steps:
             for key, value in self._train_step().items():
                 running[key] = 0.98 * running.get(key, value) + 0.02 * value
             self._step += 1
             if self._step % self.config.log_every == 0 or self._step == self.config.steps:
-                log.write(self._step, {**running, **self.held_out()})
+                figures = self.held_out()
+                log.write(self._step, {**running, **figures})
                 self._save()
-        return self.held_out()
+        return figures or self.held_out()
 
     def held_out(self) -> dict[str, float]:
         """Normalised L1 of the decoded tokens and of the plan on held-out frames."""
