@@ -14,7 +14,7 @@ EXTRAS = {
     # the twin, its experts, and the report and video of its trials; mujoco 4 needs mink 1.3
     "sim": ["mujoco>=3.3,<3.9", "mink>=1.0", "daqp", "gym-aloha", "ruckig", "av", "matplotlib"],
     # exporting bundles, reading LeRobot's videos, robomimic's HDF5 and BridgeData's TFRecord, and
-    # fetching datasets from the Hugging Face Hub; 1.0 is the first on httpx
+    # fetching datasets from the Hugging Face Hub
     "train": [
         "onnx",
         "onnxscript",
@@ -22,7 +22,6 @@ EXTRAS = {
         "h5py",
         "google-crc32c",
         "huggingface_hub>=1.0",
-        "httpx",
     ],
     # recording episodes, and reading them
     "record": ["mcap>=1.2,<2", "rosbags>=0.10"],

@@ -119,7 +119,8 @@ def data_check(a: Namespace) -> Figures:
     for finding in findings:
         print(finding)
     if findings:
-        raise DatasetError(f"{a.path} has {len(findings)} findings, listed above")
+        count = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+        raise DatasetError(f"{a.path} has {count}, listed above")
     print(f"{a.path} is sound")
     return {"findings": findings}
 

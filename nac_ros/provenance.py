@@ -1,12 +1,17 @@
-"""Where a result comes from: command, commit, versions and machine."""
+"""Where a result comes from: command, commit, versions, machine and data."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 PACKAGES = (
     "nac_ros", "torch", "numpy", "onnxruntime", "onnxruntime-gpu", "safetensors",
@@ -30,6 +35,18 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
+
+
+def digest_of(arrays: Sequence[np.ndarray | None], texts: Sequence[str] = ()) -> str:
+    """Hash of every number, shape and dtype of the arrays, and of the texts."""
+    found = hashlib.sha256(json.dumps(list(texts)).encode())
+    for array in arrays:
+        if array is None:
+            found.update(b"none")
+            continue
+        found.update(f"{array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def git_commit() -> str:

@@ -79,6 +79,15 @@ def test_a_run_is_found_again_and_another_seed_is_not(compared, capsys):
     assert "found in" not in capsys.readouterr().out
 
 
+def test_figures_that_are_cut_off_in_the_cache_are_named(tmp_path):
+    common = {"steps": 1, "batch": 4, "discriminator": "none"}
+    train(Candidate(name="vqvla"), material(), common, 0, tmp_path)
+    (figures,) = tmp_path.glob("*/figures.json")
+    figures.write_text(figures.read_text()[:9])
+    with pytest.raises(DatasetError, match=r"figures\.json is not valid JSON"):
+        train(Candidate(name="vqvla"), material(), common, 0, tmp_path)
+
+
 def test_the_table_shows_the_papers_figures_beside(compared):
     text = table(compared[0])
     assert f"({TABLE_3['nac'].params_m:g})" in text and "round trip" in text

@@ -119,6 +119,43 @@ def test_another_robot_is_refused(tiny_bundle):
         bundle.check_robot(replace(robot, cameras=wider))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"action_rate_hz": 15.0}, r"data at 30 Hz, and robot vx300s has action_rate_hz 15"),
+        ({"cameras": ()}, r"sees camera '\w+', robot vx300s has: none"),
+    ],
+)
+def test_export_for_another_robot_names_what_differs(tiny_bundle, tmp_path, changes, words):
+    parts, robot = load_bundle(tiny_bundle), replace(load_robot("vx300s"), **changes)
+    with pytest.raises(ConfigError, match=words):
+        write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, robot, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"names": tuple("abcdefg")},
+            r"names are a, b, .*, those of robot vx300s waist, .*--robot",
+        ),
+        ({"units": ("",) * 7}, r"units are unknown, .*, those of robot vx300s rad, .*--robot"),
+    ],
+)
+def test_export_of_a_tokenizer_of_other_columns_names_them(tiny_bundle, tmp_path, changes, words):
+    parts, robot = load_bundle(tiny_bundle), load_robot("vx300s")
+    parts.tokenizer.config = replace(parts.tokenizer.config, **changes)
+    with pytest.raises(ConfigError, match=words):
+        write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, robot, {}, "")
+
+
+def test_a_rate_rounded_otherwise_is_the_same(tiny_bundle, tmp_path):
+    parts, robot = load_bundle(tiny_bundle), load_robot("vx300s")
+    rounded = replace(robot, action_rate_hz=robot.action_rate_hz + 1e-4)
+    made = write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, rounded, {}, "")
+    assert load_bundle(made).rate_hz == rounded.action_rate_hz
+
+
 def test_a_bundle_names_no_folder_of_the_machine_it_was_made_on(tiny_bundle):
     here = str(Path(__file__).resolve().parent.parent).encode()
     for path in tiny_bundle.rglob("*"):

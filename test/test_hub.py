@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -39,7 +40,9 @@ class HubHandler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.asked.append(path)
         api, files = f"/api/datasets/{ID}", f"/datasets/{ID}/resolve/"
-        if path in (api, *(f"{api}/revision/{name}" for name in ("main", "v1", COMMIT))):
+        if path == f"{api}/revision/broken":
+            self._break_off()
+        elif path in (api, *(f"{api}/revision/{name}" for name in ("main", "v1", COMMIT))):
             self._send(json.dumps(self._info()).encode(), "application/json", with_body)
         elif path.startswith(f"{api}/tree/"):
             self._send(json.dumps(self._tree()).encode(), "application/json", with_body)
@@ -52,6 +55,13 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Message", "Repository not found")
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+    def _break_off(self) -> None:
+        """Half an answer."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"{")
 
     def _names(self) -> list[str]:
         found = [p for p in self.root.rglob("*") if p.is_file()]
@@ -144,6 +154,34 @@ def test_without_a_network_or_with_an_empty_cache_it_is_one_sentence(tmp_path):
     done = nac(tmp_path, nobody, "data", "info", ID, HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_never_answers_is_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = nac(tmp_path, endpoint, "data", "info", ID, HF_HUB_ETAG_TIMEOUT="1")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{endpoint} could not be reached (ReadTimeout)" in done.stderr
+
+
+def test_a_download_that_breaks_off_is_one_sentence(tmp_path, server):
+    endpoint, _ = server
+    done = nac(tmp_path, endpoint, "data", "info", f"{ID}@broken")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{endpoint} could not be reached (RemoteProtocolError)" in done.stderr
+
+
+def test_without_a_network_the_copy_in_the_cache_is_used_and_named(tmp_path, server):
+    endpoint, _ = server
+    assert nac(tmp_path, endpoint, "data", "info", ID).returncode == 0
+    done = nac(tmp_path, "http://127.0.0.1:9", "data", "info", ID)
+    assert done.returncode == 0 and f"revision   {COMMIT}" in done.stdout
+    assert done.stderr.count("\n") == 1 and "the copy in the cache is used" in done.stderr
+
+
+def test_an_id_that_the_hub_cannot_have_is_not_called_unreachable(tmp_path):
+    done = nac(tmp_path, "http://127.0.0.1:9", "data", "info", "lab/push--t")
+    assert done.returncode == 2 and "can have that name" in done.stderr
 
 
 def test_only_what_looks_like_an_id_is_asked_for(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_data_video import SIZE, number_of, numbered
 
+from nac_ros.data import layout
 from nac_ros.data.check import check
 from nac_ros.data.datasets import open_dataset
 from nac_ros.data.episode import Episode
@@ -105,6 +106,14 @@ def test_a_v21_folder_that_misses_an_episode_is_refused(tmp_path):
     table.unlink()
     with pytest.raises(DatasetError, match=r"episodes\.jsonl is missing"):
         _ = open_dataset(tmp_path).episodes
+
+
+def test_tasks_of_no_plausible_size_are_refused_unread(tmp_path):
+    write_v21(tmp_path)
+    with (tmp_path / "meta/tasks.jsonl").open("ab") as file:
+        file.truncate(layout.MAX_JSON + 1)
+    with pytest.raises(DatasetError, match=r"tasks\.jsonl has \d+ bytes, more than"):
+        _ = open_dataset(tmp_path).tasks
 
 
 def test_a_v21_folder_is_not_written_to(tmp_path):

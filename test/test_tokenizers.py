@@ -159,6 +159,15 @@ def test_hostile_actions_are_refused_with_a_sentence(fitted, bad, words):
         fitted.encode(bad, np.zeros((1, 7)))
 
 
+def test_columns_that_no_saved_tokenizer_may_have_are_refused_when_it_is_fitted():
+    actions = np.random.default_rng(0).uniform(-1, 1, (40, 8, 3)).astype(np.float32)
+    actions[..., 1] *= 65_536  # ticks of an encoder
+    made = make_tokenizer("bin", "small", 8, 3, names=("a", "b", "c"))
+    with pytest.raises(BadActions, match=r"action 'b' goes from -6.* beyond 10000"):
+        made.fit(actions)
+    assert not made.fitted
+
+
 @pytest.mark.parametrize("reference", [None, np.zeros((2, 7)), np.full((1, 7), np.nan)])
 def test_relative_codecs_demand_a_usable_reference(fitted, reference):
     with pytest.raises(BadActions, match="reference"):

@@ -210,6 +210,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, monk
             torch.testing.assert_close(value, wanted[key], atol=1e-6, rtol=0)
 
 
+def test_resuming_where_no_run_was_begun_is_told(tmp_path, capsys):
+    trainer(tmp_path, steps=1, **TINY).run(waves(70, 0), waves(20, 1), resume=True)
+    told = capsys.readouterr().err
+    assert told == f"nac: {tmp_path} has no checkpoint to resume; the run begins anew\n"
+
+
 def test_checkpoints_that_are_all_damaged_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train, held_out = short_run(tmp_path)

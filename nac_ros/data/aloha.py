@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import h5py
 import numpy as np
 
 from nac_ros.data import hdf5_access as access
+from nac_ros.data import png
 from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.hdf5 import LARGEST_IMAGE, is_images
 from nac_ros.data.hdf5_access import open_hdf5
@@ -29,9 +29,6 @@ CAMERA = re.compile(r"[\w.-]+")
 ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 NAMES = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ARM)
 VECTORS = (ACTION, STATE)  # whose 14 columns are the joints of two arms
-JPEG_START = b"\xff\xd8"
-# markers of a JPEG frame header, which has the image's size
-FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class Columns(NamedTuple):
@@ -243,20 +240,10 @@ def is_aloha(path: Path) -> bool:
 
 def jpeg_size(data: bytes, where: str) -> tuple[int, int]:
     """(height, width) [pixels] that a JPEG's header says, without decoding it."""
-    at = 2
-    while data[:2] == JPEG_START and at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in FRAME_HEADERS:
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            width = int.from_bytes(data[at + 7 : at + 9], "big")
-            if 0 < 3 * height * width <= LARGEST_IMAGE:
-                return height, width
-            break
-        at += 2 + max(2, length)
-    raise DatasetError(f"{where}: the image is no JPEG; record it again")
+    header = png.read_header(data) if data.startswith(png.JPEG) else None
+    if header is None or not 0 < 3 * header.height * header.width <= LARGEST_IMAGE:
+        raise DatasetError(f"{where}: the image is no JPEG; record it again")
+    return header.height, header.width
 
 
 def _decode_into(target: np.ndarray, data: bytes, where: str) -> None:
@@ -264,12 +251,7 @@ def _decode_into(target: np.ndarray, data: bytes, where: str) -> None:
     size = jpeg_size(data, where)
     if size != target.shape[:2]:
         raise DatasetError(f"{where}: the image is {size}, the first one is {target.shape[:2]}")
-    image = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    if image is None or image.shape != target.shape:
-        raise DatasetError(f"{where}: the image cannot be decoded")
-    target[:] = image[..., ::-1]  # OpenCV gives BGR
+    png.decode_into(target, data, where)
 
 
 def _is_jpeg(found: h5py.Dataset) -> bool:

@@ -1,7 +1,7 @@
 """Looks for what is wrong in a dataset; a sound one has no findings."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +85,7 @@ def check(
     """All findings; what is true of every episode is told once. report is called with (episodes
     checked, episodes)."""
     try:
-        count, tasks = len(dataset.episodes), dataset.tasks
+        count, tasks = len(dataset.episodes), frozenset(dataset.tasks)
     except DatasetError as error:
         return [Finding(None, str(error))]
     findings = _check_folder(dataset) if isinstance(dataset, Dataset) else []
@@ -154,7 +154,7 @@ def _check_files(dataset: Dataset, lengths: Sequence[int]) -> list[str]:
 
 
 def _check_episode(
-    dataset: AnyDataset, index: int, images: bool, tasks: Sequence[str], extent: Extent
+    dataset: AnyDataset, index: int, images: bool, tasks: Set[str], extent: Extent
 ) -> list[str]:
     try:
         episode = dataset.episode(index, images=False)
@@ -175,9 +175,7 @@ def _check_episode(
     return messages + (_check_images(dataset, index, episode) if images else [])
 
 
-def _check_tasks(
-    dataset: AnyDataset, index: int, episode: Episode, known: Sequence[str]
-) -> list[str]:
+def _check_tasks(dataset: AnyDataset, index: int, episode: Episode, known: Set[str]) -> list[str]:
     messages = [] if any(episode.tasks) else ["it has no task"]
     messages += [
         f"its task {show(task)} is not among those of the dataset"

@@ -11,7 +11,7 @@ from nac_ros.data.episode import Episode, EpisodeInfo
 from nac_ros.data.hdf5 import Hdf5Dataset
 from nac_ros.data.lerobot import Dataset
 from nac_ros.data.rlds import RldsDataset
-from nac_ros.errors import DatasetError
+from nac_ros.errors import DatasetError, show_text
 
 HDF5 = ("*.hdf5", "*.h5")
 
@@ -91,7 +91,7 @@ def locate(path: Path | str) -> Path:
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # too long, or with a NUL
-        raise DatasetError(f"no dataset at {str(path)[:80]!r}: that is no path") from error
+        raise DatasetError(f"no dataset at {show_text(path)}: that is no path") from error
     if there:
         return path
     if hub.is_dataset_id(str(path)):

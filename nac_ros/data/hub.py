@@ -2,12 +2,14 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from nac_ros.errors import DatasetError
 
 # owner/name, at a branch, tag or commit if one is named
 DATASET_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
+NOT_FOR_YOU = (401, 403, 404)  # statuses of a dataset that is private or absent
 SNAPSHOT = re.compile(r"datasets--(?P<owner>.+?)--(?P<name>.+)")
 
 
@@ -27,33 +29,65 @@ def fetch(dataset: str) -> Path:
     if match is None:
         raise DatasetError(f"{dataset} is no id of a dataset on the Hugging Face Hub: owner/name")
     try:
-        import httpx
-        import huggingface_hub
-        from huggingface_hub import constants
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        import huggingface_hub  # noqa: F401
     except ImportError as error:
         raise DatasetError(
             f"there is no folder {dataset}, and fetching it from the Hugging Face Hub needs "
             f"{error.name}: pip install 'nac_ros[train]'"
         ) from error
-    tried = f"there is no folder {dataset} here, and "
     try:
-        folder = huggingface_hub.snapshot_download(
-            match["id"], repo_type="dataset", revision=match["revision"]
+        return Path(_download(match["id"], match["revision"]))
+    except Exception as error:  # of the library, and of its HTTP client, another one by version
+        raise DatasetError(f"there is no folder {dataset} here, and {_reason(error)}") from error
+
+
+def _download(name: str, revision: str | None) -> str:
+    """The folder with the dataset's files, what the cache has where the Hub does not answer.
+
+    `snapshot_download` waits for ever for its first answer, so that one is asked for before.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        HfApi().dataset_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # as in `fetch`
+        try:
+            folder = snapshot_download(
+                name, repo_type="dataset", revision=revision, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            raise error from None
+        if not constants.HF_HUB_OFFLINE:
+            print(f"nac: {_reason(error)}; the copy in the cache is used", file=sys.stderr)
+        return folder
+    return snapshot_download(name, repo_type="dataset", revision=revision)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no dataset, and what to do, as the end of a sentence."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+
+    hub, status = constants.ENDPOINT, getattr(getattr(error, "response", None), "status_code", 0)
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"the cache {constants.HF_HUB_CACHE} has none of that id (HF_HUB_OFFLINE is set); "
+            "check the path or the network"
         )
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "an error")
-        raise DatasetError(
-            f"{tried}{constants.ENDPOINT} has no such dataset for you (it answered {status}); "
-            "check the name, or set HF_TOKEN where it is private"
-        ) from error
-    except (LocalEntryNotFoundError, OSError, ValueError, httpx.HTTPError) as error:
-        if constants.HF_HUB_OFFLINE:
-            why = f"the cache {constants.HF_HUB_CACHE} has none of that id (HF_HUB_OFFLINE is set)"
-        else:
-            why = f"{constants.ENDPOINT} could not be reached ({_kind(error)})"
-        raise DatasetError(f"{tried}{why}; check the path or the network") from error
-    return Path(folder)
+    if isinstance(error, HFValidationError):
+        return "no dataset on the Hugging Face Hub can have that name; check the path"
+    if status in NOT_FOR_YOU:
+        return (
+            f"{hub} has no such dataset for you (it answered {status}); check the name, or set "
+            "HF_TOKEN where it is private"
+        )
+    if status:
+        return f"{hub} answered {status}; try again later, or check HF_ENDPOINT"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be written ({error.strerror}); make room, or set HF_HOME"
+    kind = type(error.__cause__ or error).__name__
+    return f"{hub} could not be reached ({kind}); check the path or the network"
 
 
 def origin_of(folder: Path) -> dict[str, str]:
@@ -66,8 +100,3 @@ def origin_of(folder: Path) -> dict[str, str]:
             endpoint = os.environ.get("HF_ENDPOINT")
             return {**found, "endpoint": endpoint} if endpoint else found
     return {}
-
-
-def _kind(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return type(cause).__name__

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nac_ros.data.layout import OLD_VERSION, VERSION, read_json
-from nac_ros.errors import DatasetError
+from nac_ros.data.layout import DATA_PATH, OLD_VERSION, VERSION, VIDEO_PATH, read_json
+from nac_ros.errors import DatasetError, show_text, show_value
 
 MAX_FPS, MIN_FPS = 10_000.0, 1e-4  # [Hz]
 MAX_COUNT = 1_000_000  # dimensions of a vector, episodes of a chunk, numbers of files
@@ -14,11 +14,11 @@ MAX_FRAMES = 100_000_000  # of an episode: 38 days at 30 Hz
 MAX_SIDE = 16_384  # pixels
 PICTURES, VECTORS = ("image", "video"), ("float32", "float64")
 DATA_PATHS = {
-    VERSION: "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+    VERSION: DATA_PATH,
     OLD_VERSION: "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
 }
 VIDEO_PATHS = {
-    VERSION: "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    VERSION: VIDEO_PATH,
     OLD_VERSION: "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
 }
 NUMBERS = {
@@ -70,8 +70,8 @@ def plain_rate(fps: float) -> float:
 
 def show(value: Any, text: bool = False) -> str:
     """A value of a file, shortened, for messages; `text`: strings without quotation marks."""
-    words = value if text and isinstance(value, str) and value.isprintable() else repr(value)
-    return words if len(words) <= SHOWN else words[:SHOWN] + "..."
+    plain = text and isinstance(value, str)
+    return show_text(value, SHOWN) if plain else show_value(value, SHOWN)
 
 
 def is_count(value: Any, low: int, high: int) -> bool:

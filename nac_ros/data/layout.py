@@ -19,6 +19,7 @@ STAMP, INTERVENTION = "observation.stamp_ns", "intervention"
 IMAGE_PREFIX, AGE_SUFFIX = "observation.images.", ".age_ms"
 # columns of meta/episodes: which trial of a generator made it; success, failure or unjudged
 TRIAL, OUTCOME = "nac/trial", "nac/outcome"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TEMPORARY = ".partial"
 MAX_JSON = 256 << 20  # [bytes] of meta/info.json and of statistics, where NaN may stand
@@ -61,7 +62,7 @@ def make_info(features: Mapping[str, Any], fps: float, robot_type: str) -> dict[
         "video_files_size_in_mb": 200,
         "fps": fps,
         "splits": {"train": "0:0"},
-        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "data_path": DATA_PATH,
         "video_path": VIDEO_PATH if videos else None,
         "features": dict(features),
     }

@@ -16,6 +16,8 @@ from mcap.exceptions import EndOfFile, McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, ChunkIndex, Footer, Metadata, Schema, Statistics
 
+from nac_ros.errors import show_text
+
 MAGIC = b"\x89MCAP0\r\n"
 MAX_RECORD = 128 << 20  # bytes of a chunk or a message; an image of 8K has 100 MB
 MAX_FACTS = 16 << 20  # bytes of any other record
@@ -112,7 +114,7 @@ def open_chunk(chunk: Chunk) -> bytes:
     if chunk.uncompressed_size > MAX_CHUNK:
         raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
     if chunk.compression not in _OPENERS:
-        raise ValueError(f"unknown compression {chunk.compression[:20]!r}")
+        raise ValueError(f"unknown compression {show_text(chunk.compression, 20)}")
     content = _OPENERS[chunk.compression](chunk.data, chunk.uncompressed_size + 1)
     if len(content) != chunk.uncompressed_size:
         raise ValueError("the chunk's size is another than its header states")

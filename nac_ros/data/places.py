@@ -16,6 +16,7 @@ from nac_ros.data.info import (
 )
 from nac_ros.data.layout import OLD_VERSION, OUTCOME
 from nac_ros.errors import DatasetError
+from nac_ros.json_reader import read_bytes
 
 CONTENTS = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
 CLIP = ("chunk_index", "file_index", "from_timestamp")
@@ -83,8 +84,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file with one JSON object a line; raises DatasetError naming the line."""
     if not path.is_file():
         raise DatasetError(f"{path} is missing; copy the folder again")
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    rows, content = [], read_bytes(path, DatasetError, layout.MAX_JSON)
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         row = layout.parse_json(line, f"{path}, line {number},")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nac_ros.errors import DatasetError
+from nac_ros.errors import DatasetError, show_text
 
 # What a file may claim: constant columns compress well, but each row has an index of its own,
 # which takes about a byte.
@@ -41,8 +41,7 @@ def reading(path: Path, what: str = "parquet file") -> Iterator[None]:
 
 def quote(error: BaseException) -> str:
     """A library's message as a part of one sentence."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= MESSAGE else words[:MESSAGE] + "..."
+    return show_text(" ".join(str(error).split()) or type(error).__name__, MESSAGE)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

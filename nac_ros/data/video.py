@@ -11,6 +11,7 @@ import numpy as np
 
 from nac_ros.config import bounded, check_bounds
 from nac_ros.data import layout
+from nac_ros.data.tables import quote
 from nac_ros.errors import ConfigError, DatasetError
 
 PIXELS = "yuv420p"
@@ -89,9 +90,8 @@ def read_into(out: np.ndarray, path: Path, first: int, fps: float) -> None:
     try:
         found = _decode(out, path, first, fps)
     except FAULTS as error:
-        words = " ".join(str(error).split())[:160] or type(error).__name__
         raise DatasetError(
-            f"{path}: the video cannot be decoded ({words}); copy it again"
+            f"{path}: the video cannot be decoded ({quote(error)}); copy it again"
         ) from error
     if found != len(out):
         raise DatasetError(

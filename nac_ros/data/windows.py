@@ -129,9 +129,9 @@ class _Side:
     ) -> None:
         """Takes in episodes of a dataset; those shorter than a chunk are padded or skipped."""
         self._roots.append(str(dataset.root))
-        short: list[int] = []
+        short, infos = list[int](), dataset.episodes
         for index in map(int, episodes):
-            if dataset.episodes[index].length < self._horizon and not pad_end:
+            if infos[index].length < self._horizon and not pad_end:
                 short.append(index)
             else:
                 self._take(dataset, index, pad_end)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nac_ros import config as configs
 from nac_ros.chunk import Chunk, Observation
-from nac_ros.errors import BundleError, DatasetError, NacError, show_text
+from nac_ros.errors import BundleError, DatasetError, NacError, show_text, show_value
 from nac_ros.robot import RobotSpec
 from nac_ros.runtime.call_log import back, read
 from nac_ros.runtime.guard import Guard
@@ -169,7 +169,7 @@ def _call(guard: Guard, row: Mapping[str, Any]) -> Any:
         raise DatasetError(f"{what}: {show_text(error)}") from error
     for name, value in bound.arguments.items():
         if name not in ARGUMENTS or not ARGUMENTS[name](value):
-            raise DatasetError(f"{what}: {name} cannot be {show_text(repr(value), 60)}")
+            raise DatasetError(f"{what}: {name} cannot be {show_value(value, 60)}")
     if what == "tick":
         _check_backlog(guard, bound.arguments["now"])
     return told(what, call(*bound.args, **bound.kwargs))
@@ -198,9 +198,9 @@ def _plan(engine: Any, row: Mapping[str, Any]) -> Chunk:
         raise DatasetError("a plan needs an observation and the generator's state")
     if going is not None:
         if not isinstance(going, list) or len(going) != 2 or not ARGUMENTS["chunk"](going[0]):
-            raise DatasetError(f"underway cannot be {show_text(repr(going), 60)}")
+            raise DatasetError(f"underway cannot be {show_value(going, 60)}")
         if not _is_number(going[1]):
-            raise DatasetError(f"underway until {show_text(repr(going[1]), 60)} is no time")
+            raise DatasetError(f"underway until {show_value(going[1], 60)} is no time")
         going = Underway(*going)
     engine.restore(generator)
     return engine.plan(observation, going)
@@ -229,9 +229,9 @@ def _engine(head: dict[str, Any], other: Path | None) -> Any:
         ("n_action_steps", 1 if steps is None else steps, MAX_SETPOINTS),
     ):
         if type(value) is not int or not 0 <= value <= most:
-            raise DatasetError(f"{what} must be in 0 .. {most}, got {show_text(repr(value), 60)}")
+            raise DatasetError(f"{what} must be in 0 .. {most}, got {show_value(value, 60)}")
     if not isinstance(head["bundle"], str):
-        raise DatasetError(f"bundle must be a folder, got {show_text(repr(head['bundle']), 60)}")
+        raise DatasetError(f"bundle must be a folder, got {show_value(head['bundle'], 60)}")
     path = other or Path(head["bundle"])
     bundle = load_bundle(path)
     if other is None and sha256(path / MANIFEST) != head["manifest"]:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from nac_ros import config as configs
+from nac_ros.data.compatibility import same_rate
 from nac_ros.errors import BundleError, ConfigError, NacError, show_text
 from nac_ros.export import golden
 from nac_ros.export.manifest import MANIFEST, Manifest, read_manifest, write_manifest
@@ -219,7 +220,6 @@ def _check_parts(bundle: Bundle) -> None:
         (policy_file, "state_dim", policy.state_dim, ROBOT, robot.action_dim),
         (codec_file, "names", codec.names or robot.joint_names, ROBOT, robot.joint_names),
         (codec_file, "units", codec.units or robot.units, ROBOT, robot.units),
-        (codec_file, "rate_hz", codec.rate_hz or manifest.rate_hz, MANIFEST, manifest.rate_hz),
     ]
     for file, what, ours, other, theirs in facts:
         if ours != theirs:
@@ -227,6 +227,11 @@ def _check_parts(bundle: Bundle) -> None:
                 f"{bundle.path}: {what} is {show_text(ours)} in {file} and {show_text(theirs)} in "
                 f"{other}; export the bundle again"
             )
+    if codec.rate_hz and not same_rate(codec.rate_hz, manifest.rate_hz):
+        raise BundleError(
+            f"{bundle.path}: rate_hz is {codec.rate_hz} in {codec_file} and "
+            f"{manifest.rate_hz} in {MANIFEST}; export the bundle again"
+        )
     if policy.n_action_steps > codec.horizon:
         raise BundleError(
             f"{bundle.path}: n_action_steps {policy.n_action_steps} in {policy_file} is beyond "
@@ -300,8 +305,32 @@ def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
             f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions; robot {robot.name} "
             f"has {robot.action_dim} joints"
         )
-    if policy.config.n_action_steps > tokenizer.config.horizon:
+    codec = tokenizer.config
+    facts = (("names", codec.names, robot.joint_names), ("units", codec.units, robot.units))
+    for what, ours, theirs in facts:
+        if ours and ours != theirs:
+            raise ConfigError(
+                f"the tokenizer's {what} are {_listed(ours)}, those of robot {robot.name} "
+                f"{_listed(theirs)}; export for the robot of the data, or train the tokenizer "
+                f"with --robot {robot.name} on data that has its {what}"
+            )
+    if codec.rate_hz and not same_rate(codec.rate_hz, robot.action_rate_hz):
         raise ConfigError(
-            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon "
-            f"{tokenizer.config.horizon}"
+            f"the tokenizer is of data at {codec.rate_hz:.10g} Hz, and robot {robot.name} has "
+            f"action_rate_hz {robot.action_rate_hz:.10g}; train on data of that rate, or correct "
+            "the robot's YAML"
         )
+    known = [camera.name for camera in robot.cameras]
+    if missing := [name for name in policy.config.cameras if name not in known]:
+        raise ConfigError(
+            f"the policy sees camera '{missing[0]}', robot {robot.name} has: "
+            f"{', '.join(known) or 'none'}; add it to the robot's YAML, or train with --cameras"
+        )
+    if policy.config.n_action_steps > codec.horizon:
+        raise ConfigError(
+            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon {codec.horizon}"
+        )
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(value or "unknown" for value in values)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nac_ros.chunk import Chunk, Observation
-from nac_ros.errors import DatasetError, NacError, show_text
+from nac_ros.errors import DatasetError, NacError, show_text, show_value
 from nac_ros.json_reader import parse_json
 
 MAX_LINE = 32 << 20  # bytes of a line that is read; the images of an observation are packed
@@ -130,7 +130,7 @@ def _check_fields(facts: Any, of: str, wanted: Mapping[str, tuple[type, ...]]) -
         raise DatasetError(f"a {of} of {show_text(facts, 60)}; wanted {', '.join(wanted)}")
     for name, types in wanted.items():
         if not isinstance(facts[name], types) or isinstance(facts[name], bool):
-            raise DatasetError(f"a {of} whose {name} is {show_text(repr(facts[name]), 60)}")
+            raise DatasetError(f"a {of} whose {name} is {show_value(facts[name], 60)}")
         if np.ndarray in types and facts[name].ndim != _DIMENSIONS[name]:
             raise DatasetError(f"a {of} whose {name} has the shape {facts[name].shape}")
 

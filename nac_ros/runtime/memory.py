@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nac_ros.errors import DatasetError, show_text
+from nac_ros.errors import DatasetError, show_text, show_value
 
 
 def remember(thing: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def recall(thing: Any, memory: dict[str, Any]) -> None:
             setattr(thing, name, value)
         else:
             raise DatasetError(
-                f"{of}.{name} must be {_kind(held)}, the log has {show_text(repr(value), 60)}"
+                f"{of}.{name} must be {_kind(held)}, the log has {show_value(value, 60)}"
             )
 
 

@@ -151,6 +151,13 @@ class Tokenizer(nn.Module, ABC):
         absolute = LinearNormalizer.fit(chunks.numpy())
         shifted = LinearNormalizer.fit((chunks - offsets).numpy())
         self._store(shifted, absolute)
+        if (found := self._odd_column()) is not None:
+            column, least, most = found
+            name = (self.config.names or range(self.config.action_dim))[column]
+            raise BadActions(
+                f"action '{name}' goes from {least:g} to {most:g}, beyond {MAX_STATISTIC:g}, as "
+                "no joint does; give it in rad, m, degrees or normalised"
+            )
         self.fit_codes(self.normalize(chunks, reference), seed)
         self.fitted.fill_(True)
         return self
@@ -266,15 +273,22 @@ class Tokenizer(nn.Module, ABC):
         """Raises BundleError where a column's minimum is above its maximum, or far too large."""
         if not bool(self.fitted):
             raise BundleError(f"{weights}: the tokenizer has no statistics; fit it, then save it")
+        if (found := self._odd_column()) is not None:
+            column, least, most = found
+            raise BundleError(
+                f"{weights}: {least:g} to {most:g} of column {column} is no range within "
+                f"{MAX_STATISTIC:g} rad or m; fit it again"
+            )
+
+    def _odd_column(self) -> tuple[int, float, float] | None:
+        """A column whose minimum is above its maximum, or that goes too far, with both; or None"""
         for low, high in (("low", "high"), ("absolute_low", "absolute_high")):
-            least, most = getattr(self, low).numpy(), getattr(self, high).numpy()
-            wrong = (least > most) | (np.maximum(np.abs(least), np.abs(most)) > MAX_STATISTIC)
-            if wrong.any():
-                column = int(np.argmax(wrong))
-                raise BundleError(
-                    f"{weights}: {low} {least[column]:g} and {high} {most[column]:g} of column "
-                    f"{column} are no range within {MAX_STATISTIC:g} rad or m; fit it again"
-                )
+            least, most = getattr(self, low).cpu().numpy(), getattr(self, high).cpu().numpy()
+            odd = (least > most) | (np.maximum(np.abs(least), np.abs(most)) > MAX_STATISTIC)
+            if odd.any():
+                column = int(np.argmax(odd))
+                return column, float(least[column]), float(most[column])
+        return None
 
     @abstractmethod
     def _encode(self, normalised: Tensor) -> Tensor: ...

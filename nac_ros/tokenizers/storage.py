@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from nac_ros import config as configs
-from nac_ros.errors import BundleError, ConfigError, NacError, show_text
+from nac_ros.errors import BundleError, ConfigError, NacError, show_text, show_value
 from nac_ros.json_reader import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -64,12 +64,10 @@ def read_facts(folder: Path, kind: str = "tokenizer") -> dict[str, Any]:
         raise BundleError(f"{path} lacks {', '.join(sorted(missing))}; copy the {kind} again")
     for key in ("name", "preset"):
         if not isinstance(facts[key], str):
-            raise BundleError(f"{path}: {key} must be text, got {show_text(repr(facts[key]))}")
+            raise BundleError(f"{path}: {key} must be text, got {show_value(facts[key])}")
     for key in wanted & {"config", "state"}:
         if not isinstance(facts[key], dict):
-            raise BundleError(
-                f"{path}: {key} must be a mapping, got {show_text(repr(facts[key]))}"
-            )
+            raise BundleError(f"{path}: {key} must be a mapping, got {show_value(facts[key])}")
     return facts
 
 

@@ -1,6 +1,5 @@
 """What every training run shares: schedule, averaged weights, checkpoints, a log."""
 
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.data import layout
-from nac_ros.errors import ConfigError
+from nac_ros.errors import ConfigError, show_text
 from nac_ros.provenance import environment
 
 CHECKPOINT, PREVIOUS, RUN = "checkpoint.pt", "checkpoint.previous.pt", "run.json"
@@ -135,6 +134,7 @@ def restore_checkpoint(
         raise ConfigError(
             f"{'; '.join(damaged)}; choose another --out, or remove it and train again"
         )
+    print(f"nac: {folder} has no checkpoint to resume; the run begins anew", file=sys.stderr)
     return False
 
 
@@ -143,18 +143,6 @@ def identity_of(config: Mapping[str, Any], **parts: Any) -> dict[str, str]:
     when it is resumed, and further `parts` such as the model's settings and `data`, a digest."""
     fixed = {f"setting {k}": v for k, v in config.items() if k not in MAY_CHANGE}
     return {k: json.dumps(v, sort_keys=True) for k, v in {**parts, **fixed}.items()}
-
-
-def digest_of(arrays: Sequence[np.ndarray | None], texts: Sequence[str] = ()) -> str:
-    """Hash of every number, shape and dtype of the arrays, and of the texts."""
-    found = hashlib.sha256(json.dumps(list(texts)).encode())
-    for array in arrays:
-        if array is None:
-            found.update(b"none")
-            continue
-        found.update(f"{array.dtype.str} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -175,13 +163,12 @@ def _check_identity(folder: Path, begun: Mapping[str, str], now: Mapping[str, st
 
 
 def _cut(text: str | None, most: int = 60) -> str:
-    text = "none" if text is None else text.strip('"')
-    return text if len(text) <= most else text[:most] + "..."
+    return "none" if text is None else show_text(text.strip('"'), most)
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0].strip().rstrip(".:") if lines else type(error).__name__
+    return show_text(lines[0].strip().rstrip(".:"), 160) if lines else type(error).__name__
 
 
 def has_checkpoint(folder: Path) -> bool:

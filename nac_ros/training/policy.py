@@ -18,6 +18,7 @@ from nac_ros.data.windows import Notice, tell
 from nac_ros.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.policies.ar import ArPolicy
 from nac_ros.policies.base import Inputs, Policy, Targets
+from nac_ros.provenance import digest_of
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import PAD
 from nac_ros.training import loop
@@ -226,14 +227,16 @@ class PolicyTrainer:
             self._seen = self._see_all()
         log = loop.Log(self.out / "log.jsonl")
         running: dict[str, float] = {}
+        figures: dict[str, float] = {}
         while self._step < self.config.steps:
             for key, value in self._train_step().items():
                 running[key] = 0.98 * running.get(key, value) + 0.02 * value
             self._step += 1
             if self._step % self.config.log_every == 0 or self._step == self.config.steps:
-                log.write(self._step, {**running, **self.held_out()})
+                figures = self.held_out()
+                log.write(self._step, {**running, **figures})
                 self._save()
-        return self.held_out()
+        return figures or self.held_out()
 
     def held_out(self) -> dict[str, float]:
         """Normalised L1 of the decoded tokens and of the plan on held-out frames."""
@@ -364,7 +367,7 @@ class PolicyTrainer:
             configs.to_plain(self.config),
             policy=f"{policy.name} ({policy.preset})",
             model=configs.to_plain(policy.config),
-            tokenizer=loop.digest_of(weights, [more]),
+            tokenizer=digest_of(weights, [more]),
             data=self.data.frames.digest(),
         )
 

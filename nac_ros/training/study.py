@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from nac_ros import config as configs
+from nac_ros.data import layout
 from nac_ros.data.windows import Windows
+from nac_ros.provenance import digest_of
 from nac_ros.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.training.loop import drop_checkpoints, has_checkpoint, seed_everything
@@ -55,10 +57,7 @@ class Material:
     def digest(self) -> str:
         """Hash of every number of both sides."""
         arrays = [part for side in (self.train, self.held_out) for part in side]
-        found = hashlib.sha256()
-        for array in arrays:
-            found.update(b"none" if array is None else array.tobytes())
-        return found.hexdigest()
+        return digest_of(arrays)
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,13 @@ def train(
     folder = cache / _key(made, training, material)
     if (folder / FIGURES).is_file():
         print(f"{candidate.title}, seed {seed}: found in {folder}")
-        return Run(candidate, load_tokenizer(folder), json.loads((folder / FIGURES).read_text()))
+        return Run(candidate, load_tokenizer(folder), layout.read_json(folder / FIGURES))
     print(f"{candidate.title}, seed {seed}: {made.params_m:.3f} M parameters")
     figures = TokenizerTrainer(made, training, folder).run(
         material.train, material.held_out, resume=has_checkpoint(folder)
     )
     drop_checkpoints(folder)
-    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    layout.write_json(folder / FIGURES, figures)
     return Run(candidate, made, figures)
 
 

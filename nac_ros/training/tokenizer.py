@@ -16,6 +16,7 @@ from nac_ros.codec.losses import ControlLoss, Kind, ReconstructionLoss
 from nac_ros.config import bounded, check_bounds
 from nac_ros.data.windows import Windows
 from nac_ros.errors import ConfigError
+from nac_ros.provenance import digest_of
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.training import loop
 from nac_ros.training.judge import evaluate
@@ -235,7 +236,7 @@ class TokenizerTrainer:
             configs.to_plain(self.config),
             tokenizer=f"{tokenizer.name} ({tokenizer.preset})",
             model=configs.to_plain(tokenizer.config),
-            data=loop.digest_of([*train, *held_out]),
+            data=digest_of([*train, *held_out]),
         )
 
 
