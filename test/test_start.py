@@ -230,3 +230,17 @@ def test_a_set_point_that_is_not_finite_or_old_is_unknown():
 def test_a_max_offset_that_means_nothing_is_refused(value):
     with pytest.raises(ConfigError, match="max_offset must be in 1e-05"):
         replace(SPEC.joints[0], max_offset=value)
+
+
+def test_a_clock_that_is_set_while_motion_settles_leaves_nothing_to_send():
+    rig = Rig(0.02)
+    assert rig.guard.set_mode("policy") is None
+    rig.guard.tick(rig.now + PERIOD / 2)  # begins to settle, and nothing was sent yet
+    rig.guard.note_clock_jump()
+    rig.guard.reset()
+    rig.sent.clear()
+    rig.run(1.0)
+    assert not rig.sent, "neither before the motion is over nor, without time to come there, after"
+    rig.start()
+    rig.swing()
+    rig.assert_smooth()

@@ -148,6 +148,7 @@ class Guard:
         if self._mode != "hold":
             self._fail("tick_gap")
         self._left = True
+        self.course.drop_news()
 
     def beat(self, now: float) -> None:
         """The policy said at `now` [s] that it infers."""
@@ -248,8 +249,9 @@ class Guard:
         return self.course.motion(now)
 
     def news(self, now: float) -> Motion | None:
-        """What the controllers have to be told at `now` [s], None if nothing."""
-        return self.course.news(now)
+        """What the controllers have to be told at `now` [s], None if nothing; after a jump of the
+        clock nothing, whatever was reset since, until the motion is over."""
+        return None if self._left else self.course.news(now)
 
     @property
     def _intake(self) -> Intake | None:
