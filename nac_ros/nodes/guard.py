@@ -198,8 +198,8 @@ class GuardNode(LifecycleNode):
             message = convert.to_joint_state(tick.stamp, names, *set_point)
             self._pacer.put(tick.stamp, now, steady, partial(self._command.publish, message))
         before, self._shown = self._shown, (guard.state, guard.hold)
-        # An arm at rest is left alone, and so is one whose clock was set: what its controllers have
-        # ends at rest by itself.
+        # An arm at rest is left alone, and so is one whose clock was set: what its controllers
+        # have ends at rest by itself.
         moves = guard.state not in AT_REST or before[0] in ("running", "stopping")
         if moves and guard.fault != "tick_gap":
             motion, here = guard.news(self._now()), guard.setpoint
