@@ -101,10 +101,15 @@ class FieldError(ConfigError):
 def show_text(value: object, width: int = 80) -> str:
     """`value` as text for a message: control characters escaped, the middle left out beyond
     `width` characters."""
-    text = str(value)
-    if len(text) > width:
-        text = f"{text[: width - width // 3 - 3]}...{text[-(width // 3) :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = _without_middle(str(value), width)
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _without_middle("".join(shown), width)
+
+
+def _without_middle(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    return f"{text[: width - width // 3 - 3]}...{text[-(width // 3) :]}"
 
 
 def show_value(value: object, width: int = 80) -> str:

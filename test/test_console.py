@@ -174,7 +174,8 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
     crashed = [p.name for p in (tmp_path / "run/recordings").iterdir() if "discarded" in p.name]
     assert len(crashed) == 2, "the invalid trial's, and that of the crash"
     assert records[0]["seconds"] > 0 and records[0]["plan_ms"]
-    assert records[0]["jerk"] > 0 and records[0]["sparc"] < 0
+    moved = [r for r in records if r["jerk"] > 0]  # an untrained policy's chunks may be refused
+    assert moved and all(r["sparc"] < 0 for r in moved)
     assert (tmp_path / "run" / "report.html").is_file()
 
 

@@ -199,7 +199,7 @@ def test_the_guard_tells_how_far_a_chunk_lay_off_as_it_took_over(arm):
         aside = arm.swing(0.0)
         aside.actions[:, 0] += 0.05
         arm.send(aside)
-        arm.beat(0.3, until=lambda at=aside.stamp: abs(arm.guard("chunk_stamp") - at) < 1e-3)
+        arm.beat(1.05, until=lambda at=aside.stamp: abs(arm.guard("chunk_stamp") - at) < 1e-3)
         if abs(arm.guard("chunk_stamp") - aside.stamp) < 1e-3:
             break
     assert arm.guard("chunk_stamp") == pytest.approx(aside.stamp, abs=1e-3)

@@ -98,3 +98,12 @@ def test_a_guard_that_did_not_hear_is_asked_again(pair):
     asking.start()
     operator.wait(obeys, "the second request", 20)
     asking.join()
+
+
+def test_a_mode_is_taken_only_when_the_guard_has_settled(pair):
+    guard, operator = pair(mode="policy", state="stopping", hold="settling", fault="")
+    with pytest.raises(NacError, match="waited 2 s for guard mode policy"):
+        operator.set_mode("policy", 2)
+    assert guard.modes.count("policy") == 1, "it is in that mode, and is not asked again"
+    guard.said["hold"] = "no_chunk"
+    operator.set_mode("policy", 20)

@@ -23,6 +23,7 @@ MODES = get_args(Mode)
 MAX_BYTES = 1024
 MAX_PUBLISHERS = 256  # that are remembered
 WAIT_TAKES = 20  # after which a message that came on the latched reader alone is an old one
+BEFORE_START = ("mode_hold", "settling")  # holds of a guard in which a mode has not begun to count
 FIRST = "send hold first, then the mode"
 
 

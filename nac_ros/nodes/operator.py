@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.chunk import Chunk
 from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.modes import HOLD, ModePublisher
+from nac_ros.nodes.modes import BEFORE_START, HOLD, ModePublisher
 from nac_ros.nodes.polled import bounded_callback
 
 POLL_S = 0.05
@@ -78,8 +78,8 @@ class Operator:
         return seen[-1] if seen else {}
 
     def set_mode(self, mode: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Whose input counts; returns when the guard says so, and asks again until it does, for a
-        guard that was activated just now may not be matched yet.
+        """Whose input counts; returns when the guard says so and would take a chunk. It is asked
+        again until then, for a guard that was activated just now may not be matched yet.
 
         Raises NacError where the guard then has a fault or is not active: whoever resets or
         activates it did not ask for this mode.
@@ -88,8 +88,10 @@ class Operator:
 
         def told() -> bool:
             nonlocal asked, words_before
+            if asked and self.newest("guard").get("mode") == mode:
+                return mode == HOLD or self.newest("guard").get("hold") not in BEFORE_START
             if asked and time.monotonic() - asked <= ASK_S:
-                return self.newest("guard").get("mode") == mode
+                return False
             words = self.diagnostics.get("guard", [])
             if asked and mode != HOLD and len(words) > words_before:
                 _check_obeys(words[-1], mode)

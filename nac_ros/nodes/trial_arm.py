@@ -17,7 +17,7 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import qos
 from nac_ros.nodes.calls import Calls
 from nac_ros.nodes.doubts import doubts
-from nac_ros.nodes.modes import HOLD, ModePublisher
+from nac_ros.nodes.modes import BEFORE_START, HOLD, ModePublisher
 from nac_ros.nodes.reports import counts, grown, interventions, of_chunks, seam_jumps
 from nac_ros.nodes.watching import Watching
 from nac_ros.robot import RobotSpec
@@ -93,7 +93,7 @@ class RosArm:
         self._began, self._ended, self._asked = time.monotonic(), 0.0, None
         try:
             self._modes.ask("policy")
-            self._wait(lambda: self._says("guard", "mode") == "policy", "the guard's mode policy")
+            self._wait(self._takes_chunks, "the guard's mode policy")
             self._calls.trigger("policy/start")
             self._began = time.monotonic()
         except NacError:
@@ -237,6 +237,12 @@ class RosArm:
 
     def _state(self) -> int:
         return self._calls.state("policy")
+
+    def _takes_chunks(self) -> bool:
+        """Whether the guard is in mode policy and would take a chunk; a policy that began before
+        that would go on from one that was never played."""
+        ready = self._says("guard", "hold") not in BEFORE_START
+        return ready and self._says("guard", "mode") == "policy"
 
     def _says(self, node: str, key: str) -> Any:
         return self._seen.newest(node).get(key)
