@@ -24,7 +24,7 @@ EXTRAS = {
         "huggingface_hub>=1.0",
     ],
     # recording episodes, and reading them
-    "record": ["mcap>=1.2,<2", "rosbags>=0.10"],
+    "record": ["mcap>=1.2,<2", "rosbags>=0.10", "lz4", "zstandard"],
     "realsense": ["pyrealsense2"],
     # the live view; 0.26 has the last wheel below 100 MB, and needs numpy 2
     "view": ["rerun-sdk>=0.26,<0.27"],

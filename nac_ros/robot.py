@@ -34,6 +34,7 @@ LEARNED = ("joint_names", "units", "action_rate_hz", "joint_states_align", "view
 
 
 MIN_RANGE = 1e-4  # rad or m between a joint's position limits
+MIN_SPEED = 1e-4  # [rad/s or m/s] of a limit in a file
 MAX_RAMP_S = 20.0  # to the velocity limit, and to the acceleration limit, of a plausible joint
 
 
@@ -42,8 +43,9 @@ class JointSpec:
     """One joint: name, unit, and limits in the unit, per s, s^2 and s^3.
 
     position: low and high in -1000 .. 1000 rad or m, at least MIN_RANGE apart
-    velocity: 1e-4 .. 100; acceleration: 1e-6 .. 1e4; jerk: 1e-7 .. 1e7; in a file also so large
-        that each reaches the one before it within MAX_RAMP_S
+    velocity: 1e-5 .. 100; acceleration: 1e-6 .. 1e4; jerk: 1e-7 .. 1e7; in a file the velocity is
+        at least MIN_SPEED, and each of the others so large that it reaches the one before it
+        within MAX_RAMP_S
     home: within the position limits
     relative: whether codecs describe it relative to the measured state (grippers stay absolute)
     max_offset: how far the measured position may lie from the controller's set-point at rest, in
@@ -53,7 +55,7 @@ class JointSpec:
     name: str = named(REQUIRED, JOINT_NAME)
     unit: Literal["rad", "m"]
     position: tuple[float, float] = bounded(REQUIRED, -1000.0, 1000.0, unit="rad or m")
-    velocity: float = bounded(REQUIRED, 1e-4, 100.0, unit="rad/s or m/s")
+    velocity: float = bounded(REQUIRED, 1e-5, 100.0, unit="rad/s or m/s")
     acceleration: float = bounded(REQUIRED, 1e-6, 1e4, unit="rad/s^2 or m/s^2")
     jerk: float = bounded(REQUIRED, 1e-7, 1e7, unit="rad/s^3 or m/s^3")
     home: float = bounded(REQUIRED, -1000.0, 1000.0, unit="rad or m")
@@ -73,6 +75,9 @@ class JointSpec:
     def check_plausible(self) -> None:
         """Raises FieldError for limits of a file that no joint has; planning uses shares of the
         limits that are in it."""
+        if self.velocity < MIN_SPEED:
+            problem = f"must be at least {MIN_SPEED:g} {self.unit}/s, got {self.velocity:g}"
+            raise FieldError(problem, ("velocity",), owner=f"joint {self.name}")
         for what, below in (("acceleration", "velocity"), ("jerk", "acceleration")):
             limit, ramp_s = getattr(self, below), getattr(self, below) / getattr(self, what)
             if ramp_s > MAX_RAMP_S:

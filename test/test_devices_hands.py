@@ -225,11 +225,12 @@ class Hand:
     def __init__(self, mode="policy", hand_back="previous"):
         self.clutch, self.now = Clutch(hand_back), 100.0
         self.mode, self.fault, self.obeys, self.asked = mode, "", True, []
+        self.settling = False
 
     def run(self, held, doubt="", steps=3):
         for _ in range(steps):
             self.now += 0.01
-            word = GuardWord(self.now, self.mode, self.fault, "")
+            word = GuardWord(self.now, self.mode, self.fault, "", self.settling)
             if asked := self.clutch.update(self.now, held, doubt, word):
                 self.asked.append(asked)
                 self.mode = asked if self.obeys else self.mode
@@ -247,6 +248,15 @@ def test_the_clutch_takes_the_arm_and_gives_it_back(mode, hand_back, after):
     assert hand.run(held=True).confirmed and hand.mode == "teleop"
     assert not hand.run(held=False).engaged
     assert hand.asked == ["teleop", after] and hand.mode == after
+
+
+def test_the_hand_leads_nothing_until_the_guard_has_settled():
+    hand = Hand("hold")
+    hand.run(held=False)
+    hand.settling = True
+    assert hand.run(held=True, steps=200).engaged and not hand.clutch.confirmed
+    hand.settling = False
+    assert hand.run(held=True).confirmed and hand.asked == ["teleop"]
 
 
 def test_a_clutch_that_is_held_from_the_start_takes_nothing():

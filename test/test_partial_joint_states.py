@@ -14,6 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
 from nac_ros.nodes import convert, qos
+from nac_ros.nodes.guard_clock import NodeClock
 from nac_ros.nodes.guard_inputs import GuardInputs
 from nac_ros.robot import load_robot
 from nac_ros.runtime.guard import Guard
@@ -30,7 +31,7 @@ class Inputs:
         self.context = Context()
         rclpy.init(context=self.context, domain_id=10 + (os.getpid() + 31) % 80)
         self.node, self.guard, self.refused = Node("guard", context=self.context), Guard(SPEC), []
-        self._inputs = GuardInputs(self.node, SPEC, 0, self.refused.append)
+        self._inputs = GuardInputs(self.node, SPEC, NodeClock(self.node, 0.2), self.refused.append)
         self._outputs = [
             self.node.create_publisher(JointState, SPEC.joint_states_topic, qos.SENSOR_OUT)
             for _ in range(2)

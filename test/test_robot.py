@@ -95,7 +95,7 @@ def test_a_robot_of_one_joint_and_no_camera_is_a_robot(tmp_path):
         ),
         (
             changed(joints=[{**JOINT, "velocity": 0}]),
-            r"joints\[0\]\.velocity must be in 0.0001 .. 100 rad/s",
+            r"joints\[0\]\.velocity must be in 1e-05 .. 100 rad/s",
         ),
         (
             changed(joints=[{**JOINT, "jerk": -1}]),
@@ -179,7 +179,7 @@ OUT_OF_RANGE = [
     ((*J, "position"), [-1e300, 1e300], r"position\[0\] must be in -1000 \.\. 1000 rad or m"),
     ((*J, "position"), [0.0, 1e-9], "position must be .* low below high by 0.0001"),
     ((*J, "position", 1), float("inf"), r"position\[1\] must be a finite number, got inf"),
-    ((*J, "velocity"), 1e300, "velocity must be in 0.0001 .. 100 rad/s or m/s, got 1e.300"),
+    ((*J, "velocity"), 1e300, "velocity must be in 1e-05 .. 100 rad/s or m/s, got 1e.300"),
     ((*J, "acceleration"), 1e-300, "acceleration must be in 1e-06 .. 10000 rad/s"),
     ((*J, "acceleration"), 0.1, "acceleration must be at least 0.157079, got 0.1: .* 31.4 s"),
     ((*J, "jerk"), 10**400, "jerk: wanted float, got a whole number of 1329 bits"),

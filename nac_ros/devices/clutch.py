@@ -17,12 +17,16 @@ LET_GO = "let the clutch go and press it again"
 
 @dataclass(frozen=True)
 class GuardWord:
-    """What the guard said at `stamp` [s]: its mode, fault and newest refusal, '' for none."""
+    """What the guard said at `stamp` [s]: its mode, fault and newest refusal, '' for none.
+
+    settling: whether it does not follow yet, for the controllers' set-point is still on its way
+    """
 
     stamp: float = -np.inf
     mode: str = ""
     fault: str = ""
     refusal: str = ""
+    settling: bool = False
 
     def doubt(self, now: float) -> str:
         """Why nobody can take over at `now` [s], or ''."""
@@ -100,7 +104,8 @@ class Clutch:
             self.engaged, self.confirmed, self._released = False, False, True
             return HOLD if self._hand_back == "hold" else self._before
         if guard.mode == TELEOP:
-            self.confirmed = self.confirmed or guard.stamp >= self._asked
+            follows = guard.stamp >= self._asked and not guard.settling
+            self.confirmed = self.confirmed or follows
             return ""
         if not self.confirmed and now - self._asked <= CONFIRM_S:
             return ""

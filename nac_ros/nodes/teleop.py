@@ -28,7 +28,7 @@ from nac_ros.errors import NacError
 from nac_ros.nodes import convert, params, qos
 from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.modes import ModePublisher
+from nac_ros.nodes.modes import BEFORE_START, ModePublisher
 from nac_ros.nodes.polled import Polled
 from nac_ros.nodes.spin import STEADY, leave, run
 from nac_ros.robot import load_robot
@@ -194,7 +194,8 @@ class TeleopNode(LifecycleNode):
             if status.name == "guard":
                 said = convert.values_from_status(status)
                 facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_refusal")]
-                self._pilot.told(GuardWord(time.monotonic(), *facts))
+                settling = said.get("hold") in BEFORE_START
+                self._pilot.told(GuardWord(time.monotonic(), *facts, settling))
 
     def _call(self, action: str) -> None:
         """Calls the service of an action; one that is absent is said and nothing more."""
