@@ -1,8 +1,8 @@
 """Joint states of one robot, merged by joint name from messages that may hold only some joints.
 
-The arm and the gripper, or two arms, often publish on one topic in messages of their own. Each
-joint keeps its newest position and the stamp of that position. The same class serves the live
-nodes and recordings.
+The arm and the gripper, or two arms, often publish separate messages on one topic. Each joint
+keeps its newest position and the stamp of that position. The live nodes and the readers of
+recordings use the same class.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from nac_ros.decode import named, positions_by_name, to_seconds
 from nac_ros.errors import BadObservation
 
-STRANGERS = 10  # so many messages in a row without a joint of this robot are worth a refusal
+STRANGERS = 10  # messages in a row without a joint of this robot before one is rejected
 
 
 class JointSample(NamedTuple):
@@ -31,7 +31,7 @@ class JointStateMerger:
     A message that holds every joint is a sample at its own stamp. Partial messages give a sample
     whenever the oldest stamp among the joints advances. In a sample every joint was measured
     within `max_age_s` after the sample's stamp; the arm at t and the gripper at t - 9 ms are one
-    sample at t - 9 ms. A larger spread is refused, and the joint that is behind is named.
+    sample at t - 9 ms. A larger spread is rejected, and the error names the late joint.
 
     names: the robot's joints, in the order of every sample
     max_age_s: how much older [s] than the newest message a joint's position may be
@@ -52,19 +52,19 @@ class JointStateMerger:
         self._strangers = 0  # messages in a row without a joint of this robot
 
     def push_message(self, message: Any, origin_ns: int = 0) -> JointSample | None:
-        """A sensor_msgs/JointState, its stamp counted from `origin_ns`; see `push`."""
+        """Adds a sensor_msgs/JointState, its stamp counted from `origin_ns`; see `push`."""
         stamp = to_seconds(message.header.stamp, origin_ns)
         return self.push(stamp, message.name, message.position)
 
     def push(
         self, stamp: float, names: Sequence[str], positions: Sequence[float]
     ) -> JointSample | None:
-        """The sample that a message stamped `stamp` [s] completes, None where it completes none.
+        """Adds a message stamped `stamp` [s]; returns the sample that it completes, or None.
 
-        Joints of other robots are ignored. Raises BadObservation that names the joint: for a
-        joint named twice, without a position, not finite, or not newer than the one before it,
-        and then the message changes nothing; also for a joint that is missing for longer than
-        `max_age_s`, or whose position is older than that.
+        Joints of other robots are ignored. Raises BadObservation that names the joint if a joint
+        is named twice, has no position, is not finite, or has a stamp that is not newer than its
+        last one; then the message changes nothing. Also raises it if a joint is missing for longer
+        than `max_age_s`, or its position is older than that.
         """
         found = positions_by_name(names, positions, self._columns)
         if len(found) == len(self.names):
@@ -108,8 +108,8 @@ class JointStateMerger:
         return JointSample(stamp, self._positions.copy())
 
     def _check_order(self, stamp: float, found: dict[str, float]) -> None:
-        """Refuses a position that is no newer than the one known; after a clock that was set back
-        by more than `max_age_s` everything begins anew."""
+        """Rejects a position that is not newer than the known one. If the stamp went back by more
+        than `max_age_s`, the clock was set back, and all positions are forgotten."""
         known = {name: self._stamps[self._columns[name]] for name in found}
         late = [name for name, before in known.items() if stamp <= before]
         if not late:

@@ -1,7 +1,7 @@
-"""JSON that nobody vouches for: read within limits of size, depth, numbers and text.
+"""Reads untrusted JSON within limits of size, depth, numbers and text.
 
-Python's parser takes NaN, numbers of thousands of digits, keys that stand twice and text that no
-file can hold. Files that drive a robot may hold none of them.
+Python's parser accepts NaN, numbers with thousands of digits, duplicate keys and lone surrogates.
+Files that control a robot must contain none of them.
 """
 
 import json
@@ -12,15 +12,15 @@ from typing import Any
 
 from nac_ros.errors import NacError, show_text
 
-MAX_BYTES = 1 << 20  # of a file, unless its reader says otherwise
-MAX_DEPTH = 64  # of lists and mappings in one another
-MAX_DIGITS = 20  # of a whole number; those of 64 bits have at most as many
+MAX_BYTES = 1 << 20  # of a file, unless the caller sets another limit
+MAX_DEPTH = 64  # of nested lists and mappings
+MAX_DIGITS = 20  # of an integer; 64-bit integers have at most 20
 
 
 def read_json(
     path: Path, error: type[NacError], max_bytes: int = MAX_BYTES, finite: bool = True
 ) -> Any:
-    """What the JSON file at `path` holds; see `parse_json`. Raises `error`."""
+    """The content of the JSON file at `path`; see `parse_json`. Raises `error`."""
     return parse_json(read_bytes(path, error, max_bytes), str(path), error, finite)
 
 
@@ -42,10 +42,11 @@ def read_bytes(path: Path, error: type[NacError], max_bytes: int) -> bytes:
 
 
 def parse_json(text: bytes, where: str, error: type[NacError], finite: bool = True) -> Any:
-    """The value of a JSON text in UTF-8; raises `error`, with `where` and what is wrong in it.
+    """The value of a JSON text in UTF-8; raises `error` that names `where` and the fault.
 
-    finite: whether NaN and Infinity are refused; keys that stand twice, whole numbers of more
-        than MAX_DIGITS, NUL, lone surrogates and more than MAX_DEPTH levels always are
+    Duplicate keys, integers with more than MAX_DIGITS digits, NUL characters, lone surrogates and
+    more than MAX_DEPTH levels are always rejected.
+    finite: whether NaN and Infinity are rejected too
     """
     try:
         value = json.loads(
@@ -104,7 +105,7 @@ def _check_text(text: str) -> None:
 
 
 def _parts(value: Any) -> Iterator[tuple[int, Any]]:
-    """Every value inside `value` and itself, with its depth; keys were looked at before."""
+    """`value` and every value inside it, each with its depth; keys are checked elsewhere."""
     left = [(1, value)]
     while left:
         depth, part = left.pop()

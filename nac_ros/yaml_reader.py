@@ -1,7 +1,7 @@
 """The only reader of YAML in the package: plain values, limited in size, with line numbers.
 
-A file is refused before it is built where it is larger, deeper or, its aliases expanded, longer
-than a configuration can be. Tags that would make Python objects are unknown and refused.
+A file that is too large, too deep, or too long after its aliases are expanded is rejected before
+its values are built. Tags that would construct Python objects are rejected.
 """
 
 import re
@@ -14,21 +14,21 @@ import yaml
 from nac_ros.errors import ConfigError, show_text, show_value
 
 MAX_BYTES = 1 << 20  # of a file
-MAX_NODES = 20_000  # keys, values and lists with every alias expanded; a robot file has 700
+MAX_NODES = 20_000  # keys, values and lists after aliases are expanded; a robot file has 700
 MAX_DEPTH = 20  # of nesting; a robot file has 5
 _INTEGER, _REAL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 
 
 class YamlMapping(dict[Any, Any]):
-    """The mapping in a YAML document, which knows the lines of its fields."""
+    """The mapping in a YAML document, with the line numbers of its fields."""
 
     def __init__(self, content: dict[Any, Any], root: yaml.Node):
         super().__init__(content)
         self._root = root
 
     def line_of(self, path: Iterable[Any]) -> int:
-        """Line, counted from 1, of the value that keys and indices lead to; where there is none,
-        of the last one on the way."""
+        """Line, counted from 1, of the value at a path of keys and indices; if there is none, the
+        line of the last value on the path that exists."""
         node, line = self._root, self._root.start_mark.line
         for key in path:
             found = _child(node, key)
@@ -39,8 +39,8 @@ class YamlMapping(dict[Any, Any]):
 
 
 def load_yaml(path: Path) -> YamlMapping:
-    """The mapping in a YAML file; raises ConfigError when it is missing, beyond a limit of this
-    module, or not a mapping."""
+    """The mapping in a YAML file; raises ConfigError if the file is missing, exceeds a limit of
+    this module, or does not hold a mapping."""
     shown = show_text(str(path), 300)
     try:
         if not Path(path).is_file():
@@ -53,7 +53,9 @@ def load_yaml(path: Path) -> YamlMapping:
             error
         )
     except OSError as error:
-        raise ConfigError(f"{shown} cannot be read: {error.strerror}; allow it") from error
+        raise ConfigError(
+            f"{shown} cannot be read: {error.strerror}; check path and permissions"
+        ) from error
 
 
 def parse_mapping(text: str, where: str) -> YamlMapping:
@@ -72,7 +74,7 @@ def parse_value(text: str, where: str) -> Any:
 
 def _parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
     if len(text) > MAX_BYTES:
-        raise ConfigError(f"{where} is longer than {MAX_BYTES >> 10} KiB; a file of values is not")
+        raise ConfigError(f"{where} is longer than {MAX_BYTES >> 10} KiB; shorten it")
     try:
         loader = _Loader(text)
         try:
@@ -87,11 +89,11 @@ def _parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
 
 
 class _Limit(yaml.MarkedYAMLError):
-    """A document is beyond a limit of this module."""
+    """A document exceeds a limit of this module."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes within the limits and refuses a key that a mapping holds twice.
+    """Composes nodes within the limits and rejects duplicate keys in a mapping.
 
     `010` and `1:30` are text: YAML 1.1 would read them as the numbers 8 and 90.
     """
@@ -151,7 +153,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _without_numbers() -> dict[Any, Any]:
-    """PyYAML's rules for what a plain scalar is, but those for numbers."""
+    """PyYAML's rules for the type of a plain scalar, without those for numbers."""
     resolvers = yaml.SafeLoader.yaml_implicit_resolvers
     return {
         first: [(tag, rule) for tag, rule in rules if tag not in (_INTEGER, _REAL)]
@@ -176,7 +178,7 @@ _Loader.add_implicit_resolver(
 
 
 def _child(node: yaml.Node, key: Any) -> tuple[yaml.Node, int] | None:
-    """What `key` leads to within a node, and its line from 0."""
+    """The child of a node at `key`, and its line, counted from 0."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             if name.value == str(key):
@@ -191,7 +193,7 @@ def _line(error: yaml.MarkedYAMLError) -> int:
 
 
 def _problem(error: yaml.YAMLError, text: str) -> str:
-    """What is wrong and where, in one line."""
+    """The fault and its position, in one line."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"the character U+{ord(text[error.position]):04X} is not allowed, line {line}"

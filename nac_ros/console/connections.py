@@ -1,8 +1,8 @@
-"""Limits on the connections of the web server, so that a stop gets through whatever others do.
+"""Limits on the connections of the web server, so that a stop request is always served.
 
-A server that keeps every connection runs out of file descriptors as soon as one client opens some
-thousand and sends nothing. Here a request has to be complete in time, and beyond a number of
-connections the oldest one that asks for nothing is closed in favour of a new one.
+A server that keeps every connection runs out of file descriptors when one client opens thousands
+and sends nothing. Here a request must be complete within a time limit, and beyond a number of
+connections a new one replaces the oldest idle one.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ try:
 except ImportError:  # uvicorn without its `standard` extra parses by h11
     from uvicorn.protocols.http.h11_impl import H11Protocol as HTTPProtocol  # type: ignore
 
-WEBSOCKET_LINE, WEBSOCKET_HEADERS = 8000, 120  # what the library for websockets reads
-FILES = 4096  # descriptors asked for; more would be of no use with the limits below
+WEBSOCKET_LINE, WEBSOCKET_HEADERS = 8000, 120  # limits of the websockets library
+FILES = 4096  # file descriptors; enough for the limits below
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 TOO_LONG = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
@@ -29,10 +29,11 @@ TOO_LONG = (
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
     """per_client, total: HTTP connections from one address and from all
-    websockets_per_client, websockets: open pages, of which each holds one
-    request_s: from a connection's beginning, or a request's first byte, until it is complete
-    answer_s: from there until its answer is taken; a page polls for up to 25 s
-    header_bytes, request_bytes: of a request's head, and of all of it
+    websockets_per_client, websockets: open pages; each page holds one websocket
+    request_s: time limit [s] from the connection, or the first byte, to the complete request
+    answer_s: time limit [s] from there until the client has the answer; a page polls for up to
+        25 s
+    header_bytes, request_bytes: largest size of a request's headers, and of the whole request
     """
 
     per_client: int = bounded(64, 8, 1000)
@@ -49,7 +50,7 @@ class ConnectionLimits:
 
 
 class ConnectionTable:
-    """All connections of a server; used on the thread of its event loop alone."""
+    """All connections of a server. Use it only on the thread of the server's event loop."""
 
     def __init__(self, limits: ConnectionLimits):
         self.limits = limits
@@ -60,7 +61,7 @@ class ConnectionTable:
         return len(self._open)
 
     def add(self, connection: Any) -> None:
-        """Takes a new connection; closes the one that is of least use where there are too many."""
+        """Adds a connection; closes the one with the lowest `use` if there are too many."""
         self._open[connection] = None
         same = [one for one in self._open if one.address == connection.address]
         if len(same) > self.limits.per_client:
@@ -72,7 +73,8 @@ class ConnectionTable:
         self._open.pop(connection, None)
 
     def add_websocket(self, address: str, transport: asyncio.Transport) -> bool:
-        """Whether there is room for one more; one that ended makes room."""
+        """Adds a websocket if the limits allow it; returns whether they do. Closed ones do not
+        count."""
         still = [(where, one) for where, one in self._websockets if not one.is_closing()]
         same = sum(where == address for where, _ in still)
         room = same < self.limits.websockets_per_client and len(still) < self.limits.websockets
@@ -80,25 +82,24 @@ class ConnectionTable:
         return room
 
     def _close_one(self, candidates: list[Any], newest: Any) -> None:
-        """One without a whole request before one that waits for its next, before one that is
-        being answered; of these the oldest."""
+        """Closes the connection with the lowest `use`, the oldest of these; never the newest."""
         others = [one for one in candidates if one is not newest]
-        victim = min(others, key=lambda one: one.use)  # the first, so the oldest, of the least use
+        victim = min(others, key=lambda one: one.use)  # the first is the oldest
         self.remove(victim)
         victim.transport.abort()
 
 
 class LimitedProtocol(HTTPProtocol):
-    """uvicorn's protocol of an HTTP connection, within the limits of `table`.
+    """uvicorn's HTTP protocol with the limits of `table`.
 
-    use: 0 without a whole request, 1 between two, 2 while one is answered
+    use: 0 while no complete request was received, 1 between two requests, 2 during an answer
     """
 
     table: ConnectionTable
 
     address = ""
     _timer: asyncio.TimerHandle | None = None
-    _received = 0  # bytes of the request that is coming in
+    _received = 0  # bytes of the current request so far
     _is_websocket = False
 
     @property
@@ -140,9 +141,9 @@ class LimitedProtocol(HTTPProtocol):
 
     def on_response_complete(self) -> None:
         self._received = 0
-        self._stop_timer()  # uvicorn's own for idle connections follows
+        self._stop_timer()  # then uvicorn starts its own timer for idle connections
         super().on_response_complete()
-        if self.use == 2:  # requests sent without waiting for answers: the next one
+        if self.use == 2:  # pipelined: the next request is already complete
             self._start_timer(self.table.limits.answer_s)
 
     def handle_websocket_upgrade(self, *event: Any) -> None:
@@ -164,7 +165,7 @@ class LimitedProtocol(HTTPProtocol):
         self.transport.close()
 
     def _has_head(self) -> bool:
-        """Whether the request that is coming in has its headers, and only its body lacks."""
+        """Whether all headers of the current request were received, and its body was not."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _start_timer(self, seconds: float) -> None:
@@ -188,12 +189,12 @@ def _close_unless_open(transport: Any) -> None:
 
 
 def limited_protocol(table: ConnectionTable) -> type:
-    """The class of a server's HTTP connections, all of which are in `table`."""
+    """The protocol class of a server whose connections are in `table`."""
     return type("LimitedProtocolOfTable", (LimitedProtocol,), {"table": table})
 
 
 def allow_files() -> None:
-    """Raises the soft limit of open files towards the hard one: nodes use many for DDS, too."""
+    """Raises the soft limit of open files towards the hard one; DDS needs many as well."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,8 +1,8 @@
 """Reads HDF5 episodes of ACT and ALOHA: `/action`, `/observations/qpos`, `/observations/images`.
 
 One file is one episode; a folder of `episode_*.hdf5` is a dataset. Images are uint8
-`[T, H, W, 3]`, or JPEG: in rows of equal length, `[T, L]`, whose true lengths are in
-`/compress_len` `[cameras, T]`, or each of its own length, `[T]`.
+`[T, H, W, 3]`, or JPEG: in padded rows `[T, L]` with the true lengths in `/compress_len`
+`[cameras, T]`, or in rows of variable length `[T]`.
 """
 
 import re
@@ -28,11 +28,11 @@ ACTION, STATE, IMAGES, LENGTHS = (
 CAMERA = re.compile(r"[\w.-]+")
 ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 NAMES = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ARM)
-VECTORS = (ACTION, STATE)  # whose 14 columns are the joints of two arms
+VECTORS = (ACTION, STATE)  # with 14 columns: the joints of two arms
 
 
 class Columns(NamedTuple):
-    """Which data sets actions and joint states are, `[T, D]` and `[T, S]`."""
+    """HDF5 paths of the actions `[T, D]` and the joint states `[T, S]`."""
 
     action: str
     state: str
@@ -44,10 +44,10 @@ class Columns(NamedTuple):
 
 
 class AlohaDataset:
-    """A file or a folder of files, opened by `AlohaDataset.open`; images are read when asked for.
+    """A file or a folder of files, opened by `AlohaDataset.open`; images are read on demand.
 
-    Actions are `/action` and states `/observations/qpos` unless other data sets are named, such as
-    `observations/qvel`. JPEG is read as its standard says, as RGB.
+    Actions are `/action` and states `/observations/qpos` unless other HDF5 paths are given, such
+    as `observations/qvel`. JPEG is decoded to RGB according to its standard.
     """
 
     units: tuple[str, ...]
@@ -87,7 +87,7 @@ class AlohaDataset:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Task texts in the order in which they come first."""
+        """Task texts in the order of their first episode."""
         return list(dict.fromkeys(info.task for info in self._infos))
 
     @property
@@ -123,7 +123,7 @@ class AlohaDataset:
         return self._infos[index]
 
     def _add(self, path: Path) -> None:
-        """Lists one file; raises DatasetError where it does not go with those before it."""
+        """Adds one file; raises DatasetError if its shapes or cameras differ from the first's."""
         with open_hdf5(path) as file:
             tables = [self._table(file, key) for key in self._columns]
             if len(tables[0]) != len(tables[1]):
@@ -137,15 +137,15 @@ class AlohaDataset:
             if (dims, cameras) != (self._dims, self.cameras):
                 raise DatasetError(
                     f"{path} has {dims} dimensions of action and state and cameras {cameras}, "
-                    f"{self.files[0]} has {self._dims} and {self.cameras}; put them into folders "
-                    "of their own"
+                    f"{self.files[0]} has {self._dims} and {self.cameras}; put them into "
+                    "separate folders"
                 )
             task = access.text_attribute(file.attrs, "task") or self._folder_name()
             length = max(0, len(tables[0]) - self._columns.shifted)
             self._infos.append(EpisodeInfo(length, task))
 
     def _folder_name(self) -> str:
-        """The task: ACT keeps the episodes of each task in a folder of its name."""
+        """Default task: ACT keeps the episodes of each task in a folder with the task's name."""
         folder = self.root if self.root.is_dir() else self.root.absolute().parent
         return folder.resolve().name
 
@@ -204,10 +204,13 @@ class AlohaDataset:
                     _decode_into(out[k], data, f"{file.filename}, {camera} frame {k}")
 
     def _lengths(self, file: h5py.File, camera: str, count: int) -> np.ndarray:
-        """Bytes of each frame, int64 `[T]`: `compress_len` has a row for each camera, in the order
-        in which the episode was recorded; its padding is zeros, so the longest fits all."""
+        """Bytes to read of each frame, int64 `[T]`.
+
+        `compress_len` has one row per camera, in an order that the file does not name. The
+        padding is zeros, so the longest of the rows is safe for every camera.
+        """
         found = access.find(file, f"{IMAGES}/{camera}")
-        if found.ndim == 1:  # each of its own length
+        if found.ndim == 1:  # rows of variable length
             return np.full(count, LARGEST_IMAGE)
         whole = np.full(count, found.shape[1], np.int64)
         known = access.table(file, LENGTHS)
@@ -239,7 +242,7 @@ def is_aloha(path: Path) -> bool:
 
 
 def jpeg_size(data: bytes, where: str) -> tuple[int, int]:
-    """(height, width) [pixels] that a JPEG's header says, without decoding it."""
+    """(height, width) [pixels] in the header of a JPEG, without decoding it."""
     header = png.read_header(data) if data.startswith(png.JPEG) else None
     if header is None or not 0 < 3 * header.height * header.width <= LARGEST_IMAGE:
         raise DatasetError(f"{where}: the image is no JPEG; record it again")
@@ -247,7 +250,7 @@ def jpeg_size(data: bytes, where: str) -> tuple[int, int]:
 
 
 def _decode_into(target: np.ndarray, data: bytes, where: str) -> None:
-    """JPEG -> uint8 `[H, W, 3]` RGB `target`; never decodes more pixels than that has."""
+    """Decodes a JPEG into `target`, uint8 `[H, W, 3]` RGB; raises if its size differs."""
     size = jpeg_size(data, where)
     if size != target.shape[:2]:
         raise DatasetError(f"{where}: the image is {size}, the first one is {target.shape[:2]}")

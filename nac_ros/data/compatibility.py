@@ -1,4 +1,4 @@
-"""Whether several datasets may be joined: the same joints in the same order, unit and rate."""
+"""Checks that datasets can be joined: the same joints in the same order, units and rate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 from nac_ros.errors import DatasetError
 
-RATE_TOLERANCE = 1e-4  # share: 29.97 and 30000/1001 Hz are one rate, 29.97 and 30 Hz are two
+RATE_TOLERANCE = 1e-4  # relative: 29.97 equals 30000/1001 Hz and differs from 30 Hz
 VECTORS = {"names": "action dimensions", "state_names": "state dimensions", "units": "units"}
 
 
 class Described(Protocol):
-    """What is compared of a dataset: dimension names and units (str each), and fps [Hz]."""
+    """The compared facts of a dataset: names and units of its dimensions, and fps [Hz]."""
 
     @property
     def root(self) -> Path: ...
@@ -29,8 +29,8 @@ def check_compatible(datasets: Sequence[Described], rate_hz: float = 0.0) -> Non
     """Raises DatasetError unless the datasets can be joined frame by frame.
 
     Action dimensions, state dimensions and units must be the same in the same order, and the
-    rates within `RATE_TOLERANCE`. Dimensions without names fit other ones without names.
-    rate_hz: rate that replaces what the datasets say [Hz], 0 to compare what they say
+    rates within `RATE_TOLERANCE`. Dimensions without names match other dimensions without names.
+    rate_hz: rate that replaces the datasets' own [Hz]; 0 compares their own rates
     """
     for other in datasets[1:]:
         for key in VECTORS:
@@ -40,12 +40,12 @@ def check_compatible(datasets: Sequence[Described], rate_hz: float = 0.0) -> Non
 
 
 def same_rate(first: float, other: float) -> bool:
-    """Whether two rates [Hz] are one, up to how their fractions were rounded."""
+    """Whether two rates [Hz] are equal up to the rounding of their fractions."""
     return abs(first - other) <= RATE_TOLERANCE * max(abs(first), abs(other))
 
 
 def is_numbered(names: Sequence[str]) -> bool:
-    """Whether the names are those that a reader gives to dimensions without names."""
+    """Whether the names are the numbered ones that a reader gives to unnamed dimensions."""
     return all(str(name).rpartition(".")[2] == str(k) for k, name in enumerate(names))
 
 

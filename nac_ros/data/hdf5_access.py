@@ -1,7 +1,7 @@
-"""Reads groups, tables, images and attributes of HDF5 files that nobody vouches for.
+"""Reads groups, tables, images and attributes of untrusted HDF5 files.
 
-A file may name other files (external links, virtual data sets, external storage), may ask for
-filters that HDF5 loads as code, and may promise terabytes in a few bytes. All of that is refused
+A file may refer to other files (external links, virtual data sets, external storage), may need
+filters that HDF5 loads as code, and may state terabytes in a few bytes. All of that is rejected
 before anything is read. Links inside the file are followed one by one.
 """
 
@@ -19,14 +19,14 @@ from nac_ros.json_reader import parse_json
 
 # gzip, shuffle, Fletcher's checksum, szip, n-bit, scale-offset, h5py's LZF; others are plug-ins
 FILTERS = (1, 2, 3, 4, 5, 6, 32000)
-INFLATION = 1100  # times its stored size that a data set may have: DEFLATE's most is 1032
+INFLATION = 1100  # largest compression ratio of a data set; DEFLATE reaches 1032
 MAX_TABLE = 1 << 28  # [bytes] of one demonstration's actions or states
-MAX_CHUNK = 1 << 28  # [bytes] that HDF5 unpacks at once
+MAX_CHUNK = 1 << 28  # [bytes] that HDF5 decompresses at once
 MAX_COLUMNS = 4096
 BLOCK = 1 << 25  # [bytes] of images that are read at once
-MAX_LINKS = 16  # soft links that lead to one another
-SMALLEST_CHECKED = 1 << 20  # [bytes] below this much nothing can be a bomb
-# what h5py, HDF5 and JSON end in over a damaged file
+MAX_LINKS = 16  # in a chain of soft links
+SMALLEST_CHECKED = 1 << 20  # [bytes]; smaller data cannot exhaust the memory
+# what h5py, HDF5 and JSON raise for a damaged file
 DAMAGE = (
     OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError,
     OverflowError, MemoryError, SystemError, struct.error,
@@ -35,7 +35,7 @@ DAMAGE = (
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """The file to read; whatever h5py raises of it, also later on, becomes a DatasetError."""
+    """Opens the file for reading. Errors of h5py in the `with` block become DatasetErrors."""
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -47,9 +47,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def find(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
-    """What `path` leads to from the group, None where nothing has that name.
+    """The group or data set at `path` from the group, None if there is none.
 
-    Raises DatasetError where the way leads out of the file, or in a circle.
+    Raises DatasetError if a link on the path leaves the file or links form a circle.
     """
     return _follow(group, path, MAX_LINKS)
 
@@ -61,14 +61,14 @@ def subgroup(group: h5py.Group, path: str) -> h5py.Group | None:
 
 
 def names_in(group: h5py.Group | None) -> list[str]:
-    """Names of a group's members, none of which is opened."""
+    """Names of a group's members; does not open them."""
     return [] if group is None else [name for name in group if isinstance(name, str)]
 
 
 def table(group: h5py.Group, path: str) -> h5py.Dataset | None:
-    """A data set of real numbers `[T, D]` that may be read; None where there is none.
+    """A data set of real numbers `[T, D]`, None if there is none.
 
-    Raises DatasetError for one that is stored elsewhere, or is larger than a table of joints is.
+    Raises DatasetError if it is stored in other files or is too large for a table of joints.
     """
     found = find(group, path)
     if not isinstance(found, h5py.Dataset) or found.ndim != 2 or found.dtype.kind not in "fiu":
@@ -76,14 +76,14 @@ def table(group: h5py.Group, path: str) -> h5py.Dataset | None:
     check_storage(found)
     if _size(found) > MAX_TABLE or found.shape[1] > MAX_COLUMNS:
         raise DatasetError(
-            f"{_place(found)} has the shape {found.shape}; no joints have that many"
+            f"{_place(found)} has the shape {found.shape}; too large for actions or states"
         )
     return found
 
 
 def tables_in(group: h5py.Group, below: str = "", depth: int = 3) -> list[str]:
-    """Paths of the tables of real numbers below a group, for messages; other files are not
-    opened."""
+    """Paths of the two-dimensional data sets below a group, for messages; does not open other
+    files."""
     found: list[str] = []
     for name in names_in(group):
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -97,7 +97,10 @@ def tables_in(group: h5py.Group, below: str = "", depth: int = 3) -> list[str]:
 
 
 def column(group: h5py.Group, path: str, length: int) -> np.ndarray | None:
-    """The first `length` values of a data set of numbers or truth values `[T]`; None without."""
+    """The first `length` values of a numeric or boolean data set `[T]`, None if there is none.
+
+    Raises DatasetError if it is shorter, or of another type or shape.
+    """
     found = find(group, path)
     if not isinstance(found, h5py.Dataset):
         return None
@@ -110,10 +113,12 @@ def column(group: h5py.Group, path: str, length: int) -> np.ndarray | None:
 
 
 def check_storage(found: h5py.Dataset) -> None:
-    """Raises DatasetError where a data set lies in other files, needs a plug-in, or holds much
-    less than it promises."""
+    """Raises DatasetError if a data set is stored in other files, needs a plug-in, or stores far
+    fewer bytes than its shape needs."""
     if found.is_virtual or found.external:
-        raise DatasetError(f"{_place(found)} lies in other files; copy its content into this one")
+        raise DatasetError(
+            f"{_place(found)} is stored in other files; copy its content into this one"
+        )
     plist = found.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     strange = [code for code in filters if code not in FILTERS]
@@ -138,7 +143,7 @@ def check_storage(found: h5py.Dataset) -> None:
 
 
 def blocks(found: h5py.Dataset, length: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The first `length` frames of a data set, a few at a time: where they begin, and they."""
+    """The first `length` frames of a data set in blocks: (index of the first, the frames)."""
     frame = max(1, _size(found) // max(1, len(found)))
     rows = max(1, BLOCK // frame)
     for first in range(0, length, rows):
@@ -146,21 +151,21 @@ def blocks(found: h5py.Dataset, length: int) -> Iterator[tuple[int, np.ndarray]]
 
 
 def text_attribute(attributes: Mapping[str, Any], name: str) -> str | None:
-    """An attribute that is a text, None without it; raises DatasetError where it is none."""
+    """A text attribute, None if it is missing; raises DatasetError if it is not a text."""
     value = attributes.get(name)
     if value is None:
         return None
     if isinstance(value, bytes):
         value = value.decode()
     elif isinstance(value, str):
-        value.encode()  # raises ValueError where its bytes are no text
+        value.encode()  # raises ValueError if it is not valid UTF-8
     if not isinstance(value, str):
         raise DatasetError(f"the attribute '{name}' is no text but {type(value).__name__}")
     return value
 
 
 def json_attribute(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """An attribute that is a JSON object, {} without it; raises DatasetError."""
+    """A JSON object in an attribute, {} if it is missing; raises DatasetError if it is invalid."""
     text = text_attribute(attributes, name)
     if text is None:
         return {}
@@ -181,7 +186,7 @@ def _follow(group: h5py.Group, path: str, left: int) -> h5py.Group | h5py.Datase
         if isinstance(link, h5py.SoftLink):
             if not left:
                 raise DatasetError(
-                    f"{group.file.filename}: the links at {show_text(path)} go in a circle"
+                    f"{group.file.filename}: the links at {show_text(path)} form a circle"
                 )
             here = _follow(here, link.path, left - 1)
         elif isinstance(link, h5py.HardLink):
@@ -195,7 +200,7 @@ def _follow(group: h5py.Group, path: str, left: int) -> h5py.Group | h5py.Datase
 
 
 def _size(found: h5py.Dataset) -> int:
-    """[bytes] unpacked; of any size, without overflow."""
+    """Decompressed size [bytes], computed without overflow."""
     return int(np.prod(found.shape, dtype=object)) * found.dtype.itemsize
 
 

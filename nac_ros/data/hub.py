@@ -1,4 +1,4 @@
-"""Fetches datasets from the Hugging Face Hub into its cache, each at a revision that is known."""
+"""Downloads datasets from the Hugging Face Hub into its cache, each at a known revision."""
 
 import os
 import re
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nac_ros.errors import DatasetError
 
-# owner/name, at a branch, tag or commit if one is named
+# owner/name, with @branch, @tag or @commit if wanted
 DATASET_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
-NOT_FOR_YOU = (401, 403, 404)  # statuses of a dataset that is private or absent
+NOT_FOR_YOU = (401, 403, 404)  # HTTP statuses for a dataset that is private or absent
 SNAPSHOT = re.compile(r"datasets--(?P<owner>.+?)--(?P<name>.+)")
 
 
@@ -21,13 +21,15 @@ def is_dataset_id(text: str) -> bool:
 def fetch(dataset: str) -> Path:
     """The folder with all files of the Hub's dataset `owner/name[@revision]`.
 
-    What the cache holds is not fetched again. The environment of huggingface_hub is obeyed:
-    HF_ENDPOINT, HF_HOME, HF_TOKEN, and HF_HUB_OFFLINE, with which only the cache is looked at.
-    Raises DatasetError that says what was tried.
+    Cached files are not downloaded again. The environment variables of huggingface_hub apply:
+    HF_ENDPOINT, HF_HOME, HF_TOKEN, and HF_HUB_OFFLINE, which uses the cache only.
+    Raises DatasetError with the cause.
     """
     match = DATASET_ID.fullmatch(dataset)
     if match is None:
-        raise DatasetError(f"{dataset} is no id of a dataset on the Hugging Face Hub: owner/name")
+        raise DatasetError(
+            f"{dataset} is no dataset id of the Hugging Face Hub; wanted owner/name"
+        )
     try:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
@@ -37,14 +39,14 @@ def fetch(dataset: str) -> Path:
         ) from error
     try:
         return Path(_download(match["id"], match["revision"]))
-    except Exception as error:  # of the library, and of its HTTP client, another one by version
+    except Exception as error:  # its HTTP client, and so the error, differs by version
         raise DatasetError(f"there is no folder {dataset} here, and {_reason(error)}") from error
 
 
 def _download(name: str, revision: str | None) -> str:
-    """The folder with the dataset's files, what the cache has where the Hub does not answer.
+    """The folder with the dataset's files; the cached copy if the Hub does not answer.
 
-    `snapshot_download` waits for ever for its first answer, so that one is asked for before.
+    `snapshot_download` has no time-out for its first request, so `dataset_info` comes first.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -65,22 +67,22 @@ def _download(name: str, revision: str | None) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no dataset, and what to do, as the end of a sentence."""
+    """The cause of a failed download and the remedy, as the end of a sentence."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
 
     hub, status = constants.ENDPOINT, getattr(getattr(error, "response", None), "status_code", 0)
     if constants.HF_HUB_OFFLINE:
         return (
-            f"the cache {constants.HF_HUB_CACHE} has none of that id (HF_HUB_OFFLINE is set); "
+            f"the cache {constants.HF_HUB_CACHE} does not contain it (HF_HUB_OFFLINE is set); "
             "check the path or the network"
         )
     if isinstance(error, HFValidationError):
         return "no dataset on the Hugging Face Hub can have that name; check the path"
     if status in NOT_FOR_YOU:
         return (
-            f"{hub} has no such dataset for you (it answered {status}); check the name, or set "
-            "HF_TOKEN where it is private"
+            f"{hub} has no such dataset or denies access ({status}); check the name, or "
+            "set HF_TOKEN if it is private"
         )
     if status:
         return f"{hub} answered {status}; try again later, or check HF_ENDPOINT"
@@ -91,7 +93,7 @@ def _reason(error: Exception) -> str:
 
 
 def origin_of(folder: Path) -> dict[str, str]:
-    """{hub: owner/name, revision: commit} of a folder that `fetch` gave; {} of any other."""
+    """{hub: owner/name, revision: commit} of a folder from `fetch`; {} for any other folder."""
     for parent in folder.absolute().parents:
         match = SNAPSHOT.fullmatch(parent.parent.name) if parent.name == "snapshots" else None
         if match:

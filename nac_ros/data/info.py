@@ -1,4 +1,4 @@
-"""Validates meta/info.json of a LeRobot folder: every fact that is used has a range."""
+"""Validates meta/info.json of a LeRobot folder: every value that is used has a range."""
 
 import re
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ SHOWN = 60  # characters of a value in a message
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json of a LeRobot folder; raises DatasetError when there is none, or when a fact
-    in it has no sound value."""
+    """meta/info.json of a LeRobot folder; raises DatasetError if it is missing or a value in it
+    is invalid."""
     path = root / "meta/info.json"
     if not path.is_file():
         raise DatasetError(f"{root} is no LeRobot v3 folder: meta/info.json is missing")
@@ -59,17 +59,17 @@ def check_info(info: Any, path: Path) -> dict[str, Any]:
 
 
 def rate_of(info: Mapping[str, Any]) -> float:
-    """Frames per second, an int where it has no fraction."""
+    """Frames per second, as an int if it is a whole number."""
     return plain_rate(info["fps"])
 
 
 def plain_rate(fps: float) -> float:
-    """A rate [Hz] as an int where it has no fraction, as LeRobot writes it."""
+    """A rate [Hz], as an int if it is a whole number, as in LeRobot's files."""
     return int(fps) if fps == int(fps) else float(fps)
 
 
 def show(value: Any, text: bool = False) -> str:
-    """A value of a file, shortened, for messages; `text`: strings without quotation marks."""
+    """A value of a file, shortened for messages; `text` shows strings without quotation marks."""
     plain = text and isinstance(value, str)
     return show_text(value, SHOWN) if plain else show_value(value, SHOWN)
 
@@ -80,7 +80,7 @@ def is_count(value: Any, low: int, high: int) -> bool:
 
 
 def fill_path(template: str, values: Mapping[str, int | str]) -> str:
-    """A checked template with its numbers and its video key."""
+    """The path from a checked template, its numbers and its video key."""
 
     def fill(match: re.Match) -> str:
         value = values[match[1]]
@@ -104,7 +104,7 @@ def _check_chunks(info: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_template(key: str, template: Any, version: str, path: Path) -> None:
-    """A path below the folder, of the version's numbers and the key of the video only."""
+    """Checks that a template stays below the folder and has only known placeholders."""
     known = (*NUMBERS[version], "video_key")
     if not isinstance(template, str) or not template.isprintable():
         raise DatasetError(f"{path}: {key} is {show(template)}; wanted a path like {known}")

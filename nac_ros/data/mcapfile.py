@@ -1,8 +1,8 @@
-"""Records of an MCAP file that nobody vouches for: lengths, sizes and checksums are checked first.
+"""Reads the records of an untrusted MCAP file; lengths, sizes and checksums are checked first.
 
-The library reads what a file says of itself: a length of an exabyte, a chunk that decompresses to
-a terabyte. Here a record is read only if it fits into the file, and a chunk is decompressed only
-up to the size that its header states, which is limited.
+The mcap library trusts a file's lengths: a record of an exabyte, a chunk that decompresses to a
+terabyte. Here a record is read only if it fits into the file, and a chunk is decompressed only up
+to the size in its header, which is limited.
 """
 
 import struct
@@ -21,7 +21,7 @@ from nac_ros.errors import show_text
 MAGIC = b"\x89MCAP0\r\n"
 MAX_RECORD = 128 << 20  # bytes of a chunk or a message; an image of 8K has 100 MB
 MAX_FACTS = 16 << 20  # bytes of any other record
-MAX_CHUNK = 128 << 20  # bytes of a chunk when it is decompressed
+MAX_CHUNK = 128 << 20  # bytes of a decompressed chunk
 MAX_RECORDS = 1 << 20  # in one chunk
 HEAD = struct.Struct("<BQ")  # opcode and length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
@@ -29,11 +29,11 @@ DAMAGE = (
     McapError, EOFError, ValueError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 LARGE = (Opcode.CHUNK, Opcode.MESSAGE)
-INDEX = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # skipped: nothing of ours is in them
+INDEX = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # skipped: they hold no data of ours
 
 
 class RawMessage(NamedTuple):
-    """A message as it stands in the file; times [ns]."""
+    """A serialized message; times [ns]."""
 
     channel: int
     received: int
@@ -45,9 +45,11 @@ Record = Schema | Channel | Metadata | RawMessage
 
 
 class Part(NamedTuple):
-    """One record of the file, or all those of a chunk; `end`: the byte after it.
+    """One record of the file, or all records of a chunk.
 
-    records: None where the part is damaged; complete: whether the file ends here as it should
+    end: offset of the byte after it
+    records: None if the part is damaged
+    complete: whether this is a valid end of the file
     """
 
     end: int
@@ -56,10 +58,9 @@ class Part(NamedTuple):
 
 
 def read_parts(stream: BinaryIO, size: int) -> Iterator[Part]:
-    """Every record of a file of `size` bytes, up to where one does not fit into it.
+    """Every record of a file of `size` bytes, up to the first that does not fit into it.
 
-    What a single record holds may be damaged; that part has no records, and those after it
-    follow.
+    A part whose content is damaged has `records` None; reading continues after it.
     """
     if stream.read(len(MAGIC)) != MAGIC:
         return
@@ -84,7 +85,7 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[Part]:
 
 
 def _parse(opcode: int, content: bytes) -> list[Record]:
-    """The records that one record of the file holds; raises one of DAMAGE."""
+    """The messages, schemas, channels and metadata in a record; raises one of DAMAGE."""
     if opcode == Opcode.CHUNK:
         return list(_inside(open_chunk(Chunk.read(_Strict(content)))))
     if opcode in _KEPT:
@@ -110,16 +111,16 @@ def _inside(content: bytes) -> Iterator[Record]:
 
 
 def open_chunk(chunk: Chunk) -> bytes:
-    """What a chunk holds, decompressed; raises one of DAMAGE, before memory is spent on it."""
+    """The decompressed content of a chunk; raises one of DAMAGE before it allocates too much."""
     if chunk.uncompressed_size > MAX_CHUNK:
         raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
     if chunk.compression not in _OPENERS:
         raise ValueError(f"unknown compression {show_text(chunk.compression, 20)}")
     content = _OPENERS[chunk.compression](chunk.data, chunk.uncompressed_size + 1)
     if len(content) != chunk.uncompressed_size:
-        raise ValueError("the chunk's size is another than its header states")
+        raise ValueError("the chunk's size differs from its header")
     if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
-        raise ValueError("the chunk's CRC does not hold")
+        raise ValueError("the chunk's CRC does not match")
     return content
 
 
@@ -151,7 +152,7 @@ _OPENERS: dict[str, Callable[[bytes, int], bytes]] = {"": _stored, "zstd": _zstd
 
 
 class _Strict(ReadDataStream):
-    """Raises where a record is shorter than what it says that it holds."""
+    """Raises EndOfFile if a record is shorter than its fields need."""
 
     def __init__(self, content: bytes):
         super().__init__(BytesIO(content))

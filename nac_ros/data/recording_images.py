@@ -16,10 +16,10 @@ def write_images(
     """Cuts a recording and writes the frames of slice `part` into `outs`.
 
     outs: camera -> uint8 `[T, H, W, 3]` RGB; T must be the length of the slice
-    Raises DatasetError where the recording gives another number of frames.
+    Raises DatasetError if the recording has another number of frames.
     """
-    done = 0  # frames of the slice that are in `outs`
-    freed: dict[int, int] = {}  # slice -> frames whose images were let go
+    done = 0  # frames of the slice that were written
+    freed: dict[int, int] = {}  # slice -> frames whose images were released
     for message in messages:
         cutter.take(message)
         done = _move(cutter.cut, part, outs, done, freed, keep_last=True)
@@ -37,7 +37,8 @@ def _move(
     freed: dict[int, int],
     keep_last: bool,
 ) -> int:
-    """Moves images out of the frames that are complete; the newest may still be held on to."""
+    """Writes and releases the images of complete frames; `keep_last` keeps the newest frame, to
+    which images may still be added."""
     for number in range(max(0, len(cut.slices) - 2), len(cut.slices)):
         frames = cut.slices[number].observations
         newest = keep_last and number == len(cut.slices) - 1

@@ -1,7 +1,7 @@
-"""Reads parquet files and their columns, whatever type a library stored them as.
+"""Reads parquet files and their columns, in any type that a library stores them as.
 
-A file that is damaged, or that claims far more values than its bytes can hold, is refused in one
-sentence before it takes memory.
+A file that is damaged, or that states far more values than its bytes can hold, is rejected before
+it takes memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from nac_ros.errors import DatasetError, show_text
 
-# What a file may claim: constant columns compress well, but each row has an index of its own,
-# which takes about a byte.
+# Largest sizes that a file may state. Constant columns compress well, but each row has its own
+# index, which takes about a byte.
 ROWS_PER_BYTE, ROWS_IN_ANY = 64, 1_000_000
 BYTES_PER_BYTE, BYTES_IN_ANY = 1000, 64 << 20
-MESSAGE = 160  # characters of a library's own words that are quoted
+MESSAGE = 160  # characters of a library's message that are quoted
 FAULTS = (
     pa.ArrowException, OSError, MemoryError, RecursionError, ValueError, TypeError, LookupError,
     ArithmeticError, AttributeError,
@@ -30,7 +30,7 @@ SCALARS = {"int64": np.int64, "float64": np.float64, "bool": np.bool_}
 
 @contextmanager
 def reading(path: Path, what: str = "parquet file") -> Iterator[None]:
-    """Turns whatever a library raises about the content of a file into a DatasetError."""
+    """Turns the errors of a library about the content of a file into a DatasetError."""
     try:
         yield
     except FAULTS as error:
@@ -40,7 +40,7 @@ def reading(path: Path, what: str = "parquet file") -> Iterator[None]:
 
 
 def quote(error: BaseException) -> str:
-    """A library's message as a part of one sentence."""
+    """A library's message on one line, shortened."""
     return show_text(" ".join(str(error).split()) or type(error).__name__, MESSAGE)
 
 
@@ -106,10 +106,10 @@ def read_scalars(column: pa.ChunkedArray, kind: str, where: str) -> np.ndarray:
 def read_vectors(
     column: pa.ChunkedArray, width: int, where: str
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Lists of any kind -> float32 `[R, width]`, and what is wrong at which rows.
+    """Lists of any kind -> float32 `[R, width]`, and row -> fault.
 
-    A row that is null, of another length or holds a null is NaN. Raises DatasetError where the
-    column holds no lists of numbers.
+    A row that is null, has another length or holds a null is NaN. Raises DatasetError if the
+    column does not hold lists of numbers.
     """
     faults: dict[int, str] = {}
     with reading(Path(where), "column of vectors"):
@@ -137,7 +137,7 @@ def read_vectors(
 
 
 def read_texts(column: pa.ChunkedArray, where: str) -> list[str]:
-    """Strings of any kind, one per row; raises DatasetError where one is null."""
+    """Strings of any kind, one per row; raises DatasetError if one is null."""
     with reading(Path(where), "column of texts"):
         values = plain_array(column)
         if not is_text(values.type):
@@ -227,10 +227,10 @@ def _flat_scalars(values: pa.Array, where: str) -> pa.Array:
 
 
 def _check_sizes(path: Path, metadata: pq.FileMetaData) -> None:
-    """Raises DatasetError where rows or bytes are out of proportion to the file.
+    """Raises DatasetError if rows or bytes are implausibly many for the size of the file.
 
-    Only facts of row groups are asked for: pyarrow ends the process where those of a column are
-    damaged (`RowGroupMetaData.column` has no handler of C++ exceptions), while reading raises.
+    Only metadata of row groups is read: pyarrow aborts the process if the metadata of a column is
+    damaged (`RowGroupMetaData.column` does not handle C++ exceptions), while reading raises.
     """
     size = path.stat().st_size
     groups = [metadata.row_group(k) for k in range(metadata.num_row_groups)]

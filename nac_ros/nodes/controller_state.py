@@ -1,7 +1,7 @@
-"""What the trajectory controllers say they hold: `<controller>/controller_state` of ros2_control.
+"""Reads the controllers' set-points from `<controller>/controller_state` of ros2_control.
 
-The message is of control_msgs, which comes with ros2_controllers and not with every other
-installation of ROS; without it the set-point is unknown, and the guard is told nothing.
+The message type is in control_msgs, which comes with ros2_controllers and is missing in other
+installations of ROS. Without it the set-point is unknown, and the guard gets no update.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from nac_ros.runtime.guard import Guard
 from nac_ros.runtime.reference import MAX_AGE_S
 from nac_ros.safety.limits import Refusal
 
-PARTS = 5  # of a message: reference, feedback, error, output, and all that is older
+PARTS = 5  # sets of joint values in a message: reference, feedback, error, output, older fields
 
 
 class ControllerStates:
-    """The newest set-point of each controller of `spec`, told to a guard once all are known.
+    """The newest set-point of each controller of `spec`; updates a guard once all are known.
 
-    text: whether they can be heard, for logs
+    text: for the log, whether the set-points can be received
     """
 
     def __init__(self, node: Node, spec: RobotSpec):
@@ -46,16 +46,16 @@ class ControllerStates:
             polled = Polled(node, kind, state_topic(group.topic), qos.SENSOR, most)
             self._polled.append((polled, columns))
         topics = ", ".join(polled.topic for polled, _ in self._polled)
-        self.text = f"the controllers' set-point is heard on {topics}"
+        self.text = f"the controllers' set-point is read from {topics}"
 
     def destroy(self) -> None:
-        """Hears nothing more."""
+        """Destroys the subscriptions."""
         for polled, _ in self._polled:
             self._node.destroy_subscription(polled.subscription)
 
     def take(self, guard: Guard, now: float) -> list[Refusal]:
-        """Tells `guard` what came since the last call, which is `now` [s]; what was wrong. Of each
-        controller only the newest message is read, however many came."""
+        """Updates `guard` with the messages that were received since the last call; the time is
+        `now` [s]. Only the newest message of each controller is read. Returns the refusals."""
         came, refusals = False, []
         for polled, columns in self._polled:
             for received in list(polled.take())[-1:]:
@@ -75,7 +75,7 @@ class ControllerStates:
 
 
 def message_type() -> Any:
-    """control_msgs/JointTrajectoryControllerState, None where it is not installed."""
+    """control_msgs/JointTrajectoryControllerState, None if it is not installed."""
     try:
         return import_module("control_msgs.msg").JointTrajectoryControllerState
     except ImportError:
@@ -83,15 +83,15 @@ def message_type() -> Any:
 
 
 def state_topic(topic: str) -> str:
-    """`arm_controller/controller_state` beside `arm_controller/joint_trajectory`."""
+    """`arm_controller/controller_state` for `arm_controller/joint_trajectory`."""
     return f"{topic.rpartition('/')[0]}/controller_state".lstrip("/")
 
 
 def reference_positions(message: Any, joints: Sequence[str]) -> np.ndarray:
     """The set-point `[len(joints)]` of a JointTrajectoryControllerState, in the order of `joints`.
 
-    It is `reference` since Iron, `desired` before; newer messages have that no more. Raises
-    BadActions where a joint is missing or a position is not finite.
+    The field is `reference` since Iron and `desired` before; newer messages lack `desired`. Raises
+    BadActions if a joint is missing or a position is not finite.
     """
     points = (getattr(message, name, None) for name in ("reference", "desired"))
     told = next((p.positions for p in points if p is not None and len(p.positions)), ())

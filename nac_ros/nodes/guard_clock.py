@@ -1,4 +1,4 @@
-"""The guard's time in a node: read before each tick, even where somebody sets the clock."""
+"""The guard's time in a node: read before each tick, and continuous when the clock is set."""
 
 import time
 
@@ -11,7 +11,7 @@ TRIES = 5
 
 
 class NodeClock:
-    """Seconds after the first valid reading of `node`'s clock, also of one that is simulated."""
+    """Seconds since the first valid reading of `node`'s clock, which may be simulated."""
 
     def __init__(self, node: Node, max_gap_s: float):
         self._clock, self._time = node.get_clock(), GuardClock(max_gap_s)
@@ -19,16 +19,16 @@ class NodeClock:
 
     @property
     def origin_ns(self) -> int:
-        """What the guard's 0 is on the node's clock [ns]; 0 before it has begun."""
+        """The node's clock [ns] at the guard's time 0; 0 before the first valid reading."""
         return self._time.origin_ns
 
     @property
     def begun(self) -> bool:
-        """Whether there is a time, which simulated time may have yet to become."""
+        """Whether there was a valid reading; simulated time may not have been published yet."""
         return self._time.begun
 
     def read(self) -> bool:
-        """Looks at the clock; whether it was set since the last time."""
+        """Reads the clock; returns whether it was set since the last reading."""
         for _ in range(TRIES):
             before = time.monotonic()
             clock_ns, after = self._clock.now().nanoseconds, time.monotonic()
@@ -39,8 +39,8 @@ class NodeClock:
         return jumped
 
     def now(self) -> float:
-        """The guard's time [s], 0 before it has begun; a clock that was set counts from the next
-        reading on."""
+        """The guard's time [s], 0 before the first valid reading. A clock that was set takes
+        effect at the next `read`."""
         if not self._clock.ros_time_is_active:
             return self._latest_s + (time.monotonic() - self._steady_s) * self.begun
         now = self._time.seconds(self._clock.now().nanoseconds)

@@ -1,6 +1,6 @@
-"""A node's log that never makes its caller wait: a thread hands the lines on, the rest is counted.
+"""A node's log that never blocks its caller: a thread writes the lines; dropped ones are counted.
 
-Text of others is put on one line: control characters are escaped, and what is too long is cut off.
+Text from other nodes is put on one line: control characters are escaped, long text is truncated.
 """
 
 import time
@@ -22,9 +22,9 @@ _logs: list["NodeLog"] = []
 
 
 class NodeLog:
-    """Lines for ROS 2's log, at levels of that; any thread may write them.
+    """Writes lines to ROS 2's log, at its levels. Thread-safe.
 
-    dropped: lines that came too fast, or while the terminal took nothing
+    dropped: number of lines that came too fast, or while the terminal was blocked
     """
 
     def __init__(self, node: Node):
@@ -41,7 +41,7 @@ class NodeLog:
         self._put("info", show_text(text, MAX_TEXT))
 
     def warning(self, text: str, reason: str = "") -> None:
-        """reason: lines with the same one come once a second at most, with how many there were"""
+        """reason: at most one line a second is written for a reason, with the number of lines"""
         if (text := self._limited(text, reason)) is not None:
             self._put("warning", text)
 
@@ -49,21 +49,21 @@ class NodeLog:
         self._put("error", show_text(text, MAX_TEXT))
 
     def debug(self, traceback: str) -> None:
-        """All lines of a traceback that the node lives on after, each as long as a text may be."""
+        """All lines of a traceback after which the node continues; each is truncated."""
         self._put("debug", _lines(traceback))
 
     def fatal(self, traceback: str) -> None:
-        """All lines of a traceback that ends the node, each as long as a text may be."""
+        """All lines of a traceback that ends the node; each is truncated."""
         self._put("fatal", _lines(traceback))
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
-        """Waits until every line was handed on, or so long [s]."""
+        """Waits until every line is written, at most `timeout_s` [s]."""
         deadline = time.monotonic() + timeout_s
         while self._queue.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def _limited(self, text: str, reason: str) -> str | None:
-        """The line to write, None where one for the same reason was written just now."""
+        """The line to write, None if one for the same reason was written within QUIET_S."""
         line = show_text(text, MAX_TEXT)
         if not reason:
             return line
@@ -90,7 +90,7 @@ class NodeLog:
             self._queue.task_done()
 
     def _write(self, level: str, text: str) -> None:
-        """The logger knows a place in the code by its line and wants one level at each."""
+        """Writes one line. ROS 2's logger allows only one level for each line of code."""
         if level == "debug":
             self._logger.debug(text)
         elif level == "info":
@@ -108,6 +108,6 @@ def _lines(traceback: str) -> str:
 
 
 def flush_logs() -> None:
-    """What this process's nodes have logged is handed on before it ends, if that is soon."""
+    """Writes the queued lines of all nodes of this process, each node within FLUSH_S."""
     for log in _logs:
         log.flush()

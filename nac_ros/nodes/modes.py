@@ -1,10 +1,9 @@
-"""The topic `guard/mode`: how a mode is asked for, and which of the requests count.
+"""The topic `guard/mode`: how a mode is requested, and which requests count.
 
-A mode other than `hold` can set an arm in motion, so it counts only where somebody asked for it
-since the guard was activated. A publisher's clock says nothing about that, and neither does the
-time of receipt: a latched message is delivered whenever its reader is discovered. What does is a
-reader without history that is created by the activation, which the middleware gives only what is
-published after the two have met.
+A mode other than `hold` can move the arm, so it counts only if it was published after the guard
+was activated. Neither the publisher's clock nor the time of receipt shows this: a latched message
+is delivered whenever its reader is discovered. Therefore the activation creates a reader without
+history. The middleware delivers to it only messages published after the two were matched.
 """
 
 from collections.abc import Iterator
@@ -21,47 +20,47 @@ from nac_ros.runtime.tick import Mode
 TOPIC, HOLD = "guard/mode", "hold"
 MODES = get_args(Mode)
 MAX_BYTES = 1024
-MAX_PUBLISHERS = 256  # that are remembered
-WAIT_TAKES = 20  # after which a message that came on the latched reader alone is an old one
-BEFORE_START = ("mode_hold", "settling")  # holds of a guard in which a mode has not begun to count
+MAX_PUBLISHERS = 256  # whose newest number is stored
+WAIT_TAKES = 20  # calls of `take` after which a message on the latched reader alone is old
+BEFORE_START = ("mode_hold", "settling")  # hold reasons before a mode takes effect
 FIRST = "send hold first, then the mode"
 
 
 class ModePublisher:
-    """Asks the guard for modes on `guard/mode`; the last one stays for those that join later."""
+    """Requests modes of the guard on `guard/mode`; the last one is latched for later readers."""
 
     def __init__(self, node: Node):
         self.publisher = node.create_publisher(String, TOPIC, qos.LATCHED)
 
     def send(self, mode: str) -> None:
-        """The mode alone: `hold`, or one that goes on from a `hold` that was sent before."""
+        """Publishes one mode: `hold`, or a mode after a `hold` that was sent before."""
         self.publisher.publish(String(data=mode))
 
     def ask(self, mode: str) -> None:
-        """`hold`, then the mode, which counts after it only."""
+        """Publishes `hold`, then the mode, which counts only after a hold."""
         self.send(HOLD)
         if mode != HOLD:
             self.send(mode)
 
 
 class ModeRequest(NamedTuple):
-    """mode: what was asked for, known or not; refusal: why it does not count, or ''."""
+    """mode: the requested mode, possibly unknown; refusal: why it does not count, or ''."""
 
     mode: str
     refusal: str = ""
 
 
 class ModeRequests:
-    """What is asked for on `guard/mode` while the guard is active: create it by the activation.
+    """Requests on `guard/mode` while the guard is active; create it in the activation.
 
-    `hold` always counts. Another mode counts after a `hold` that was received in this activation,
-    where its publisher is the one that sent the newest `hold`, or sends for the first time (so
-    two commands of a terminal will do), and where it was published since the activation.
+    `hold` always counts. Another mode counts if it was published since the activation, a `hold`
+    was received before it in this activation, and its publisher sent the newest `hold` or sends
+    its first message (so two `ros2 topic pub` commands work).
     """
 
     def __init__(self, node: Node):
         self._node = node
-        # First: a publisher that waits for one reader to be matched has matched this one too.
+        # Created first: a publisher that waits for one matched reader has then matched this one.
         self._live = Polled(node, String, TOPIC, qos.CROWD, MAX_BYTES)
         self._kept = Polled(node, String, TOPIC, qos.LATCHED_CROWD, MAX_BYTES)
         self._newest: dict[bytes, int] = {}  # publisher -> number of its newest live message
@@ -69,18 +68,18 @@ class ModeRequests:
         self.renew()
 
     def destroy(self) -> None:
-        """Nothing more is received."""
+        """Destroys the subscriptions."""
         for polled in (self._live, self._kept):
             self._node.destroy_subscription(polled.subscription)
 
     def renew(self) -> None:
-        """What was asked for until now does not count, and neither does a `hold`."""
+        """Discards all earlier requests, also a `hold`."""
         for received in self._live.take():
             self._note(received)
         self._holder: bytes | None = None  # publisher of the newest hold
 
     def take(self) -> list[ModeRequest]:
-        """What was asked for since the last call, in order; of equal refusals the first."""
+        """The requests since the last call, in order; equal refusals are reported once."""
         found: list[ModeRequest] = []
         for request in (*self._take_live(), *self._take_kept()):
             if not request.refusal or request not in found:
@@ -108,7 +107,7 @@ class ModeRequests:
         return ""
 
     def _take_kept(self) -> Iterator[ModeRequest]:
-        """Of the latched reader what the live one does not deliver: sent before the activation."""
+        """Messages of the latched reader only; these were published before the activation."""
         for received in self._kept.take():
             if self._was_live(received.sender, received.number):
                 continue
@@ -134,7 +133,7 @@ class ModeRequests:
         return number is not None and number <= self._newest.get(sender, 0)
 
     def _note(self, received: Received) -> None:
-        """The newest number of a publisher; who was silent for longest is forgotten."""
+        """Stores the newest number of a publisher; drops the publisher silent for longest."""
         self._newest.pop(received.sender, None)
         self._newest[received.sender] = received.number or 0
         if len(self._newest) > MAX_PUBLISHERS:
@@ -142,7 +141,7 @@ class ModeRequests:
 
 
 def _mode_of(received: Received) -> str:
-    """Text of the message; bytes that are none are a mode that nobody knows."""
+    """Text of the message; the error text, an unknown mode, if it cannot be parsed."""
     try:
         return received.message(String).data
     except NacError as error:

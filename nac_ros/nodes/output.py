@@ -1,8 +1,8 @@
-"""Standard output and error of a node's process: what nobody reads is dropped, never waited for.
+"""Non-blocking standard output and error of a node's process: output that would block is dropped.
 
-A terminal that is paused (Ctrl-S), a stalled ssh and a full pipe make a write wait. ROS 2's log
-writes while it holds the interpreter's lock, so a process would stop as a whole, whichever thread
-logs. A stream to the same place, opened anew without blocking, costs its other users nothing.
+A write to a paused terminal (Ctrl-S), a stalled ssh or a full pipe blocks. ROS 2's log writes
+while it holds the interpreter's lock, so one blocked write would stop every thread of the process.
+The same terminal or pipe is opened again without blocking, so its other users are not affected.
 """
 
 import io
@@ -16,7 +16,7 @@ OUT, ERR = 1, 2
 
 
 class DroppingFile(io.RawIOBase):
-    """Writes to a descriptor what it takes at once; `dropped` counts the other writes."""
+    """Writes to a descriptor without blocking; `dropped` counts the incomplete writes."""
 
     def __init__(self, descriptor: int):
         super().__init__()
@@ -32,7 +32,8 @@ class DroppingFile(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        """Says that everything was written; OSError only where the place itself is broken."""
+        """Returns the length of `data`, also if bytes were dropped. Raises OSError if the
+        descriptor is broken."""
         try:
             written = os.write(self._descriptor, data)
         except BlockingIOError:
@@ -42,7 +43,7 @@ class DroppingFile(io.RawIOBase):
 
 
 def unblock_output() -> None:
-    """No write to standard output or error of this process waits any more, in C or in Python."""
+    """Makes standard output and error of this process non-blocking, in C and in Python."""
     for descriptor, stream in ((OUT, "stdout"), (ERR, "stderr")):
         try:
             _unblock(descriptor)
@@ -60,7 +61,7 @@ def unblock_output() -> None:
 
 
 def takes_output(descriptor: int = ERR) -> bool:
-    """Whether a line that is written now arrives."""
+    """Whether a write to the descriptor would not block now."""
     try:
         return bool(select.select([], [descriptor], [], 0)[1])
     except (OSError, ValueError):  # closed
@@ -69,11 +70,11 @@ def takes_output(descriptor: int = ERR) -> bool:
 
 def _unblock(descriptor: int) -> None:
     mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):  # a disk takes what it is given
+    if stat.S_ISREG(mode):  # writes to a regular file do not block
         return
     try:
         own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:  # a socket, or no /proc: then the stream is unblocked for all who share it
+    except OSError:  # a socket, or no /proc: then non-blocking for all who share the stream
         os.set_blocking(descriptor, False)
         return
     os.dup2(own, descriptor)

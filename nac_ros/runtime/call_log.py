@@ -1,7 +1,8 @@
-"""Reads the lines of a flight recorder's log, which nobody vouches for: call by call, bounded.
+"""Reads an untrusted log of the flight recorder line by line, within size limits.
 
-A packed array can stand for gigabytes, and a mapping for any object. Here a line has a longest
-length, its arrays a largest size together, and only arrays, chunks and observations are made.
+A packed array can expand to gigabytes, and a mapping could name any object. Here the length of a
+line and the total size of its arrays are limited, and only arrays, chunks and observations are
+constructed.
 """
 
 import base64
@@ -17,7 +18,7 @@ from nac_ros.chunk import Chunk, Observation
 from nac_ros.errors import DatasetError, NacError, show_text, show_value
 from nac_ros.json_reader import parse_json
 
-MAX_LINE = 32 << 20  # bytes of a line that is read; the images of an observation are packed
+MAX_LINE = 32 << 20  # bytes of a line; the images of an observation are compressed
 MAX_ARRAYS = 128 << 20  # bytes of all arrays of one line
 MAX_POINTS = 10_000  # of a chunk
 MAX_DIMENSIONS = 8  # of an array
@@ -26,9 +27,9 @@ DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", *NUMBERS)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a segment, `plain`; a last one that was cut off is left out.
+    """The lines of a segment as JSON values, as `plain` wrote them; skips a truncated last line.
 
-    Raises DatasetError for a line that is no mapping, or longer than MAX_LINE.
+    Raises DatasetError if a line is not a mapping or is longer than MAX_LINE.
     """
     for number, line in enumerate(_lines(path), 1):
         where = f"{path}, line {number}"
@@ -59,14 +60,14 @@ def _lines(path: Path) -> Iterator[bytes]:
 def back(value: Any) -> Any:
     """The inverse of `plain`; tuples come back as lists.
 
-    Raises DatasetError for an array, a chunk or an observation that is none, and for arrays of
-    more than MAX_ARRAYS bytes together.
+    Raises DatasetError for an invalid array, chunk or observation, and for arrays of more than
+    MAX_ARRAYS bytes in total.
     """
     return _back(value, [MAX_ARRAYS])
 
 
 def _back(value: Any, left: list[int]) -> Any:
-    """`left`: of one number, the bytes that arrays may still take."""
+    """left: one number, the bytes that arrays may still use."""
     if isinstance(value, list):
         return [_back(item, left) for item in value]
     if not isinstance(value, dict):
@@ -108,7 +109,7 @@ def _numbers(values: Any) -> list[Any]:
 
 
 def _chunk(facts: Any) -> Chunk:
-    """Of the log, so that its values may be any, as they were when a guard refused them."""
+    """A logged chunk; its values may be invalid, as the guard logs rejected chunks too."""
     _check_fields(facts, "Chunk", _CHUNK)
     if len(facts["actions"]) > MAX_POINTS or not all(isinstance(n, str) for n in facts["names"]):
         raise DatasetError(f"a chunk of {len(facts['actions'])} points of {facts['names']}")

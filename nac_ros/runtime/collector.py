@@ -1,7 +1,7 @@
-"""Python's garbage collection, kept out of an arm's motion.
+"""Keeps Python's full garbage collections out of the arm's motion.
 
-What is there once a process is set up is never looked at again (`gc.freeze`), and the collection
-of old objects, which takes as long as there are many, happens only when somebody says that it may.
+Objects that exist after set-up are excluded from collection (`gc.freeze`). The oldest generation,
+whose collection time grows with the number of objects, is collected only in `rest`.
 """
 
 import gc
@@ -12,14 +12,17 @@ EVERY_S = 30.0
 
 
 class Collector:
-    """Collections of this process; longest_s: of the longest one since `freeze` [s]."""
+    """Controls the garbage collection of this process.
+
+    longest_s: longest collection since `freeze` [s]
+    """
 
     def __init__(self) -> None:
         self.longest_s, self._began, self._last = 0.0, 0.0, 0.0
         self._frozen = False
 
     def freeze(self) -> None:
-        """Collects once, and leaves alone from now on whatever is there."""
+        """Collects once, excludes all present objects, and disables automatic full collections."""
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG, MIDDLE, NEVER)
@@ -29,7 +32,7 @@ class Collector:
         self._frozen = True
 
     def rest(self) -> None:
-        """It may take a while now: collects old objects, once in EVERY_S."""
+        """Runs a full collection, at most once in EVERY_S; call it while the arm is at rest."""
         if self._frozen and time.monotonic() - self._last > EVERY_S:
             gc.collect()
             self._last = time.monotonic()

@@ -1,7 +1,7 @@
-"""Where the controllers' set-point stands before the guard's first message, as far as is known.
+"""The controllers' set-point before the guard's first message, if it is known.
 
-A JointTrajectoryController holds the position it was activated at, or the last point of its last
-trajectory, whoever sent it. The arm rests beside that point, by gravity or contact.
+A JointTrajectoryController holds the position at which it was activated, or the last point of its
+last trajectory from any sender. Gravity or contact keeps the arm some distance from that point.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from nac_ros.runtime.playback import quintic_s
 from nac_ros.safety.limits import Refusal
 
 MAX_AGE_S = 0.2  # ros2_control publishes controller_state at 20 to 100 Hz
-SAME = 1e-6  # [rad or m] a set-point that changes by less is at rest
+SAME = 1e-6  # [rad or m] a set-point that changes by at most this is at rest
 
 
 class ControllerReference:
@@ -25,8 +25,8 @@ class ControllerReference:
         self._reported_at = self._moved_at = -np.inf
 
     def update(self, now: float, positions: np.ndarray) -> Refusal | None:
-        """Takes a report that came at `now` [s]; one that is not finite is refused, and then the
-        set-point is unknown."""
+        """Stores a set-point `[D]` received at `now` [s]. One that is not finite or of another
+        shape is rejected, and the set-point is unknown."""
         positions = np.array(positions, np.float64)
         before, self._positions = self._positions, None
         if positions.shape != (self._spec.action_dim,) or not np.isfinite(positions).all():
@@ -38,22 +38,23 @@ class ControllerReference:
         return None
 
     def known(self, now: float) -> np.ndarray | None:
-        """The set-point `[D]` at `now` [s], None where no report is new enough."""
+        """The set-point `[D]` at `now` [s], None if the last one is older than MAX_AGE_S."""
         return self._positions if 0 <= now - self._reported_at <= MAX_AGE_S else None
 
     def moves(self, now: float) -> bool:
-        """Whether it has changed within the last reports."""
+        """Whether the set-point changed in the last MAX_AGE_S / 2."""
         return 0 <= now - self._moved_at <= MAX_AGE_S / 2
 
 
 def approach_s(
     spec: RobotSpec, start: np.ndarray, measured: np.ndarray, held: np.ndarray | None
 ) -> float:
-    """How long a controller needs from an unknown set-point at rest to `start` `[D]` [s], inside
+    """Time [s] that a controller needs from an unknown set-point at rest to `start` `[D]` inside
     the limits of `spec`.
 
-    Its set-point is at most max_offset from `measured` `[D]`, or the one it was told last, `held`
-    `[D]`. A gripper that was told nothing yet may be anywhere: it may stand on an object.
+    The set-point is at most max_offset from `measured` `[D]`, or is `held` `[D]`, the last one
+    that the guard sent. If it has sent none, a gripper's set-point may be anywhere in its range,
+    because an object may block the gripper.
     """
     off = spec.max_offset + np.abs(measured - start)
     if held is not None:

@@ -1,4 +1,4 @@
-"""How far a simulated arm rests beside its set-points: by servos that are off, and by gravity."""
+"""Distance of a simulated arm at rest from its set-points: servo offset and gravity droop."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from nac_ros.config import bounded, check_bounds
 class Droop:
     """The joints of the arm, not its gripper, rest at set-point + offset - compliance x torque.
 
-    offset_rad: of each joint
-    compliance_rad_per_nm: by which a joint gives way to the torque that gravity asks of it
+    offset_rad: offset of each joint [rad]
+    compliance_rad_per_nm: deflection of a joint per torque of gravity [rad/Nm]
     """
 
     offset_rad: float = bounded(0.0, -0.2, 0.2)
@@ -22,8 +22,8 @@ class Droop:
         check_bounds(self)
 
     def of(self, torques: np.ndarray) -> np.ndarray:
-        """How far the joints rest beside their set-points [rad] under gravity's `torques` [Nm],
-        both `[joints]`."""
+        """Distance of the joints at rest from their set-points [rad] under the gravity `torques`
+        [Nm], both `[joints]`."""
         return self.offset_rad - self.compliance_rad_per_nm * torques
 
 
