@@ -23,8 +23,11 @@ from nac_ros.errors import DatasetError, show_text
 
 FPS = 50  # Hz: DT = 0.02 s of ACT and ALOHA
 ACTION, STATE, IMAGES, LENGTHS = (
-    "action", "observations/qpos", "observations/images", "compress_len",
-)  # fmt: skip
+    "action",
+    "observations/qpos",
+    "observations/images",
+    "compress_len",
+)
 CAMERA = re.compile(r"[\w.-]+")
 ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 NAMES = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ARM)

@@ -28,9 +28,19 @@ MAX_LINKS = 16  # in a chain of soft links
 SMALLEST_CHECKED = 1 << 20  # [bytes]; smaller data cannot exhaust the memory
 # what h5py, HDF5 and JSON raise for a damaged file
 DAMAGE = (
-    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError,
-    OverflowError, MemoryError, SystemError, struct.error,
-)  # fmt: skip
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    SystemError,
+    struct.error,
+)
 
 
 @contextmanager

@@ -26,8 +26,14 @@ MAX_RECORDS = 1 << 20  # in one chunk
 HEAD = struct.Struct("<BQ")  # opcode and length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 DAMAGE = (
-    McapError, EOFError, ValueError, OverflowError, MemoryError, struct.error, zlib.error,
-)  # fmt: skip
+    McapError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 LARGE = (Opcode.CHUNK, Opcode.MESSAGE)
 INDEX = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # skipped: they hold no data of ours
 

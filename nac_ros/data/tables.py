@@ -22,9 +22,16 @@ ROWS_PER_BYTE, ROWS_IN_ANY = 64, 1_000_000
 BYTES_PER_BYTE, BYTES_IN_ANY = 1000, 64 << 20
 MESSAGE = 160  # characters of a library's message that are quoted
 FAULTS = (
-    pa.ArrowException, OSError, MemoryError, RecursionError, ValueError, TypeError, LookupError,
-    ArithmeticError, AttributeError,
-)  # fmt: skip
+    pa.ArrowException,
+    OSError,
+    MemoryError,
+    RecursionError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
 SCALARS = {"int64": np.int64, "float64": np.float64, "bool": np.bool_}
 
 
