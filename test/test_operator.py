@@ -45,6 +45,11 @@ class ToldGuard:
     def _word(self):
         return DiagnosticArray(status=[convert.to_status("guard", b"\0", "", self.said)])
 
+    def hears(self, operator):
+        """Whether a mode that `operator` sends now reaches it, by one that was sent before."""
+        operator.set_mode("hold", 20)
+        return "hold" in self.modes
+
     def close(self):
         self._ending.set()
         self._thread.join()
@@ -101,7 +106,10 @@ def test_a_guard_that_did_not_hear_is_asked_again(pair):
 
 
 def test_a_mode_is_taken_only_when_the_guard_has_settled(pair):
-    guard, operator = pair(mode="policy", state="stopping", hold="settling", fault="")
+    guard, operator = pair(mode="hold", state="stopping", hold="settling", fault="")
+    operator.wait(lambda: guard.hears(operator), "the two to meet", 20)
+    guard.said["mode"] = "policy"
+    operator.wait(lambda: operator.newest("guard")["mode"] == "policy", "its word", 20)
     with pytest.raises(NacError, match="waited 2 s for guard mode policy"):
         operator.set_mode("policy", 2)
     assert guard.modes.count("policy") == 1, "it is in that mode, and is not asked again"
