@@ -89,7 +89,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "nac = nac_ros.cli:main",
+            "nac = nac_ros.cli.main:main",
             "policy = nac_ros.nodes.policy:main",
             "guard = nac_ros.nodes.guard:main",
             "recorder = nac_ros.nodes.recorder:main",

@@ -1,7 +1,7 @@
 """One camera; start it once for each."""
 
-from nac_ros.nodes.graph import camera_graph
-from nac_ros.nodes.launching import describe
+from nac_ros.ros.launch_actions import describe
+from nac_ros.ros.node_graph import camera_graph
 
 ARGUMENTS = {
     "camera": ("scene", "its name in the robot's YAML"),

@@ -1,7 +1,7 @@
 """Blind trials judged by a person in a browser, on an arm whose driver runs, or on the twin."""
 
-from nac_ros.nodes.graph import evaluate_graph
-from nac_ros.nodes.launching import describe
+from nac_ros.ros.launch_actions import describe
+from nac_ros.ros.node_graph import evaluate_graph
 
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; `twin` starts the simulated arm"),

@@ -1,7 +1,7 @@
 """Guard and policy for an arm whose driver, controllers and cameras run, or with the twin."""
 
-from nac_ros.nodes.graph import stack
-from nac_ros.nodes.launching import describe
+from nac_ros.ros.launch_actions import describe
+from nac_ros.ros.node_graph import stack
 
 ARGUMENTS = {
     "bundle": ("", "folder of the bundle; empty = models/default of the package"),

@@ -1,7 +1,7 @@
 """Demonstrating by hand: cameras, teleoperation, guard and recorder, or with the simulated arm."""
 
-from nac_ros.nodes.graph import record_graph
-from nac_ros.nodes.launching import describe
+from nac_ros.ros.launch_actions import describe
+from nac_ros.ros.node_graph import record_graph
 
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; `twin` starts the simulated arm"),

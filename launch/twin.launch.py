@@ -1,7 +1,7 @@
 """The simulated arm with its controller and cameras, for policy.launch.py to drive."""
 
-from nac_ros.nodes.graph import twin_graph
-from nac_ros.nodes.launching import describe
+from nac_ros.ros.launch_actions import describe
+from nac_ros.ros.node_graph import twin_graph
 
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),

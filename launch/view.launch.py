@@ -1,7 +1,7 @@
 """Cameras, joints, tokens, latency and guard state of the running graph, in a rerun viewer."""
 
-from nac_ros.nodes.graph import view_graph
-from nac_ros.nodes.launching import describe
+from nac_ros.ros.launch_actions import describe
+from nac_ros.ros.node_graph import view_graph
 
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),

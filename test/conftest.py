@@ -43,7 +43,7 @@ def tiny_bundle(tmp_path_factory):
 
     from nac_ros.export.bundle import write_bundle
     from nac_ros.policies.base import make_policy
-    from nac_ros.robot import load_robot
+    from nac_ros.robot.spec import load_robot
     from nac_ros.simulation.tasks import make_task
     from nac_ros.tokenizers import make_tokenizer
 

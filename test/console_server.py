@@ -7,12 +7,12 @@ ends with its standard input.
 import resource
 import sys
 
-from sitting import StandIn
+from fake_trial_robot import StandIn
 
-from nac_ros.console.app import Console
-from nac_ros.console.connections import ConnectionLimits
-from nac_ros.console.desk import Desk
-from nac_ros.errors import TrialError
+from nac_ros.core.errors import TrialError
+from nac_ros.trials.console.connections import ConnectionLimits
+from nac_ros.trials.console.controller import ConsoleController
+from nac_ros.trials.console.server import Console
 
 FILES = 1024  # a usual limit of a process
 
@@ -29,7 +29,7 @@ def refuse():
 def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
     limits = ConnectionLimits(request_s=float(sys.argv[1]))
-    console = Console(Desk(refuse, CountedArm(), 8.0), "127.0.0.1", 0, limits)
+    console = Console(ConsoleController(refuse, CountedArm(), 8.0), "127.0.0.1", 0, limits)
     print(console.address, flush=True)
     sys.stdin.read()
     console.close()

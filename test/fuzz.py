@@ -175,7 +175,7 @@ def _change_place(
 
 
 def _run(name: str, function: str, folder: Path, seed: int, count: int) -> dict[str, Any]:
-    from nac_ros.errors import NacError
+    from nac_ros.core.errors import NacError
 
     result: dict[str, Any] = {"accepted": 0, "refused": 0, "faults": []}
     cases = getattr(importlib.import_module(name), function)(folder, seed, count)

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nac_ros.data import png
-from nac_ros.data.video import VideoConfig, write_video
+from nac_ros.core import image_codec
+from nac_ros.datasets.lerobot.video import VideoConfig, write_video
 
 V3, V21 = "v3.0", "v2.1"
 DATA, CONTENTS = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
@@ -116,7 +116,10 @@ def _table(folder: Folder, index: int, first: int) -> pa.Table:
     states, steps = joints(index, length, len(folder.names or "ab")), np.arange(length)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     encoded = {
-        key: [{"bytes": png.encode(image), "path": None} for image in images(index, length, size)]
+        key: [
+            {"bytes": image_codec.encode_png(image), "path": None}
+            for image in images(index, length, size)
+        ]
         for key, size in folder.pictures.items()
     }
     return pa.table({

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from nac_ros.chunk import Chunk
-from nac_ros.errors import NacError
-from nac_ros.robot import config_dir, load_robot
-from nac_ros.runtime.guard import Guard
+from nac_ros.control.guard import Guard
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import NacError
+from nac_ros.core.types import ActionChunk
+from nac_ros.robot.spec import load_robot
 
 CASE_S, MEMORY = 10, 1 << 30
 NUMBERS = (
@@ -168,7 +169,7 @@ def drive(spec):
     way = np.where(home < (spec.position_low + spec.position_high) / 2, steps, -steps)
     actions = (home + way * np.arange(1, 33)[:, None]).astype(np.float32)
     names = spec.joint_names
-    guard.accept(Chunk(now, spec.action_rate_hz, names, actions, np.empty(0, np.int64)), now)
+    guard.accept(ActionChunk(now, spec.action_rate_hz, names, actions, np.empty(0, np.int64)), now)
     for _ in range(round(min(spec.guard_rate_hz, 200))):
         now += guard.period
         guard.measure(now, guard.setpoint)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nac_ros.robot import CameraSpec, ControllerGroup, JointSpec, RobotSpec
+from nac_ros.robot.spec import CameraSpec, ControllerGroup, JointSpec, RobotSpec
 
 
 def random_robot(rng: np.random.Generator) -> RobotSpec:

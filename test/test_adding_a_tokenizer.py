@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import nac_ros.tokenizers as package
-from nac_ros.cli import main
-from nac_ros.errors import BadActions, BadTokens
+from nac_ros.cli.main import main
+from nac_ros.core.errors import BadActions, BadTokens
 from nac_ros.tokenizers import list_tokenizers, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_hdf5_damage import write_aloha
 
-from nac_ros.data.aloha import NAMES, AlohaDataset, jpeg_size
-from nac_ros.data.datasets import open_all, open_dataset
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.aloha import NAMES, AlohaDataset, jpeg_size
+from nac_ros.datasets.factory import open_all, open_dataset
 
 
 def write_episode(path, seed=0, jpeg=False) -> None:

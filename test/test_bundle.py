@@ -8,13 +8,14 @@ from shutil import copytree
 import numpy as np
 import pytest
 
-from nac_ros.chunk import Observation
-from nac_ros.errors import BadObservation, BundleError, ConfigError
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import BadObservation, BundleError, ConfigError
+from nac_ros.core.types import Observation
 from nac_ros.export.bundle import load_bundle, write_bundle
 from nac_ros.export.manifest import write_manifest
 from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, parity
-from nac_ros.robot import config_dir, load_robot
-from nac_ros.runtime.engine import Engine
+from nac_ros.inference.engine import Engine
+from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import load_tokenizer
 
 MODELS = config_dir().parent / "models"

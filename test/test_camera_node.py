@@ -14,14 +14,16 @@ pytest.importorskip("rclpy")
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
-from nac_ros.devices import jpeg
-from nac_ros.errors import BadObservation, NacError
-from nac_ros.nodes import convert, doctor, images, qos
-from nac_ros.nodes.bridge import Bridge
-from nac_ros.nodes.graph import camera_graph
-from nac_ros.nodes.operator import Operator
-from nac_ros.nodes.processes import Processes
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.apps import doctor
+from nac_ros.core import image_codec
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import BadObservation, NacError
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import image_transport, messages, qos
+from nac_ros.ros.graph_client import GraphClient
+from nac_ros.ros.node_graph import camera_graph
+from nac_ros.ros.observation_source import ObservationSource
+from nac_ros.ros.processes import ProcessGroup
 
 DOMAIN = 150 + os.getpid() % 50
 VARIABLES = {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
@@ -63,11 +65,11 @@ def robot(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """Processes on a domain of their own, and an operator there."""
-    before = {name: os.environ.get(name) for name in (*VARIABLES, images.PROFILES)}
+    before = {name: os.environ.get(name) for name in (*VARIABLES, image_transport.PROFILES)}
     os.environ.update(VARIABLES)
-    os.environ.update(images.environment())  # as every process that takes pictures
+    os.environ.update(image_transport.environment())  # as every process that takes pictures
     folder = tmp_path_factory.mktemp("nodes")
-    with Operator(DOMAIN) as operator, Processes(folder, VARIABLES) as processes:
+    with GraphClient(DOMAIN) as operator, ProcessGroup(folder, VARIABLES) as processes:
         yield operator, processes
     for name, value in before.items():
         os.environ.pop(name, None)
@@ -107,18 +109,18 @@ def listen(bench, kind, topic, enough):
 def test_raw_pictures_come_bit_for_bit_with_stamps_at_their_rate(bench, scene):
     seen = listen(bench, Image, "scene/image_raw", 20)
     for message in seen:
-        image = convert.from_image(message)
+        image = messages.from_image(message)
         np.testing.assert_array_equal(image, picture(int(image[0, 0, 0])))
-    stamps = np.array([convert.to_seconds(message.header.stamp) for message in seen])
+    stamps = np.array([messages.to_seconds(message.header.stamp) for message in seen])
     assert (np.diff(stamps) > 0).all()
     assert np.median(np.diff(stamps)) == pytest.approx(1 / 30, rel=0.2)
-    now = convert.to_seconds(bench[0].node.get_clock().now().to_msg())
+    now = messages.to_seconds(bench[0].node.get_clock().now().to_msg())
     assert 0 <= now - stamps[-1] < 5
 
 
 def test_jpeg_is_the_same_picture_smaller(bench, scene):
     for message in listen(bench, CompressedImage, "scene/image_raw/compressed", 5):
-        image = jpeg.decode(message.data)
+        image = image_codec.decode(message.data)
         assert len(message.data) < image.size / 5
         red = int(np.median(image[..., 0]))
         assert np.abs(image.astype(int) - picture(red)).mean() < 4
@@ -143,14 +145,14 @@ def test_the_bridge_takes_jpeg_where_the_robot_s_yaml_says_so(bench, robot, pict
     name = activate(
         bench, "wrist", robot=str(robot), source="file", path=str(pictures), rate_hz=30.0
     )
-    bridge = Bridge(operator.node, spec, ["wrist"], 1)
+    bridge = ObservationSource(operator.node, spec, ["wrist"], 1)
     joints = operator.node.create_publisher(JointState, "joint_states", qos.SENSOR_OUT)
 
     seen = []
 
     def observed():
-        now = convert.to_seconds(operator.node.get_clock().now().to_msg())
-        joints.publish(convert.to_joint_state(now, spec.joint_names, spec.home))
+        now = messages.to_seconds(operator.node.get_clock().now().to_msg())
+        joints.publish(messages.to_joint_state(now, spec.joint_names, spec.home))
         with contextlib.suppress(BadObservation):  # not yet
             seen.append(bridge.observe(now, "marker"))
         return seen

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from stage import SPEC, outcome, put, put_tool, run, to_the_horizon
+from twin_setup import SPEC, outcome, put, put_tool, run, to_the_horizon
 
-from nac_ros.simulation.parts import Part
+from nac_ros.simulation.bodies import FreeBody
 from nac_ros.simulation.tasks.chess import ASIDE, BOARD, HALF_BOARD, MEN, SQUARE, THICK, square
 from nac_ros.simulation.twin import Twin
 
@@ -77,7 +77,7 @@ def test_men_stand_by_themselves_and_wait_for_the_horizon(twin):
     twin.reset(0)
     run(twin, 1.5)
     assert twin.outcome().state == "running"
-    assert max(Part(twin.model, name).tilt(twin.data) for name in MEN) < np.deg2rad(1)
+    assert max(FreeBody(twin.model, name).tilt(twin.data) for name in MEN) < np.deg2rad(1)
     to_the_horizon(twin)
     assert outcome(twin) == "failure: the queen is not off the board at the end"
 

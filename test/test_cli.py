@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from nac_ros import tokenizer_commands
-from nac_ros.cli import main
+from nac_ros.cli import tokenizer
+from nac_ros.cli.main import main
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -137,7 +137,7 @@ def test_a_disk_without_room_for_what_is_printed_is_one_sentence(
     def failing(said):
         raise OSError(number, "it went wrong")
 
-    monkeypatch.setattr(tokenizer_commands, "sizes", failing)
+    monkeypatch.setattr(tokenizer, "sizes", failing)
     if told:
         code, _, error = run(capsys, "tokenizer", "list")
         assert code == 2 and "it went wrong: no room for what the command" in error

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nac_ros.codec.codebook import EmaCodebook
 from nac_ros.codec.discriminators import Discriminator, discriminator_loss, feature_loss
 from nac_ros.codec.model import Codec, CodecConfig
-from nac_ros.codec.quantizer import MultiScaleQuantizer
+from nac_ros.codec.quantizer import EmaCodebook, MultiScaleQuantizer
 from nac_ros.codec.seanet import SeanetEncoder, fold_weight_norm, folded_parameters
 from nac_ros.codec.vocos import MAX_MAGNITUDE, IstftHead
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nac_ros.data.compatibility import check_compatible, same_rate
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.compatibility import check_compatible, same_rate
 
 JOINTS = ("waist", "elbow", "gripper")
 

@@ -8,9 +8,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nac_ros.config import NAME, bounded, build, check_bounds, load_yaml, named, to_plain
-from nac_ros.errors import ConfigError, show_text, show_value
-from nac_ros.robot import config_dir
+from nac_ros.core.config import (
+    NAME,
+    bounded,
+    build,
+    check_bounds,
+    config_dir,
+    load_yaml,
+    named,
+    to_plain,
+)
+from nac_ros.core.errors import ConfigError, show_text, show_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +262,7 @@ def test_elements_and_texts_of_a_field_are_checked():
     ],
 )
 def test_a_parameter_file_that_is_none_is_refused(tmp_path, monkeypatch, text, words):
-    graph = pytest.importorskip("nac_ros.nodes.graph")
+    graph = pytest.importorskip("nac_ros.ros.node_graph")
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes/guard.yaml").write_text(text)
     monkeypatch.setattr(graph, "config_dir", lambda: tmp_path)

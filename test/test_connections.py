@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("nicegui")
 
-from nac_ros.console.connections import ConnectionLimits, ConnectionTable
-from nac_ros.console.door import parse_host, parse_origin
+from nac_ros.trials.console.auth import parse_host, parse_origin
+from nac_ros.trials.console.connections import ConnectionLimits, ConnectionTable
 
 SERVER = Path(__file__).resolve().parent / "console_server.py"
 HALF_OPEN = 1500

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from allowed import forbidden
+from security_audit import forbidden
 
 pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
@@ -18,11 +18,12 @@ pytest.importorskip("nicegui")
 
 from rcl_interfaces.srv import GetParameters
 
-from nac_ros.data import bagfile
-from nac_ros.errors import NacError
-from nac_ros.nodes.demo import running
-from nac_ros.nodes.graph import evaluate_graph
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.apps.demo import running
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import NacError
+from nac_ros.datasets.mcap import reader
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros.node_graph import evaluate_graph
 
 WAIT_S = 90.0
 PATIENT = {"min_rate_share": 0.0, "max_gap_s": 10.0, "max_offset_s": 1.0, "min_free_gb": 0.0}
@@ -164,7 +165,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
     assert records[0]["rubric"] == 2 and records[0]["operator"] == "Ada"
     assert records[1]["reason"] == "the cable was caught" and records[2]["attempt"] == 2
     for record in records:
-        facts = bagfile.facts_of(tmp_path / "run" / record["recording"])
+        facts = reader.facts_of(tmp_path / "run" / record["recording"])
         assert (
             facts["operator"] == "Ada"
             and facts["bundle"] == ""

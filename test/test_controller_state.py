@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nac_ros.errors import BadActions
-from nac_ros.robot import load_robot
-from nac_ros.runtime.guard import Guard
+from nac_ros.control.guard import Guard
+from nac_ros.core.errors import BadActions
+from nac_ros.robot.spec import load_robot
 
 pytest.importorskip("rclpy")
 
@@ -16,8 +16,8 @@ import rclpy
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from nac_ros.nodes import controller_state
-from nac_ros.nodes.controller_state import (
+from nac_ros.ros import controller_state
+from nac_ros.ros.controller_state import (
     ControllerStates,
     message_type,
     reference_positions,

@@ -16,17 +16,18 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("torch")
 
-from nac_ros.errors import ConfigError, NacError
-from nac_ros.evaluation.replay import replay
-from nac_ros.evaluation.trace import TrialTrace
-from nac_ros.nodes.collect import Trials, hold_spans, interventions
-from nac_ros.nodes.demo import DemoConfig, run_demo, running
-from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
-from nac_ros.nodes.processes import Processes
-from nac_ros.nodes.results import figures, print_table, render
-from nac_ros.robot import config_dir, load_robot
-from nac_ros.simulation.live import LiveTwin
-from nac_ros.simulation.recording import load_recording
+from nac_ros.apps.demo import DemoConfig, run_demo, running
+from nac_ros.apps.demo_results import figures, print_table, render
+from nac_ros.apps.demo_trials import Trials, hold_spans, interventions
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import ConfigError, NacError
+from nac_ros.evaluation.log_replay import replay
+from nac_ros.reporting.trial_trace import TrialTrace
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.ros.processes import ProcessGroup
+from nac_ros.simulation.realtime_twin import LiveTwin
+from nac_ros.simulation.state_log import load_recording
 
 SPEC = load_robot("vx300s")
 SHIPPED = str(config_dir().parent / "models" / "default")
@@ -56,7 +57,7 @@ def events_of(out):
 
 def test_ctrl_c_ends_every_process_of_a_running_demo(tiny_bundle, tmp_path):
     code = (
-        "import sys; from nac_ros.nodes.demo import *;"
+        "import sys; from nac_ros.apps.demo import *;"
         "run_demo(DemoConfig(bundle=sys.argv[1], trials=1, out=sys.argv[2]))"
     )
     demo = subprocess.Popen(
@@ -202,7 +203,7 @@ def test_a_demo_without_trials_is_refused():
 def test_a_node_that_cannot_start_is_named_with_its_last_words(tmp_path):
     broken = NodeProcess(name="guard", parameters={"robot": "r2d2"})
     variables = {"ROS_DOMAIN_ID": "3", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    with Processes(tmp_path, variables) as processes:
+    with ProcessGroup(tmp_path, variables) as processes:
         pid = processes.start(broken)
         wait_for(lambda: processes._running["guard"].poll() is not None, "the guard's end")
         with pytest.raises(NacError, match=r"guard ended with code 2: .*unknown robot 'r2d2'"):
@@ -212,8 +213,8 @@ def test_a_node_that_cannot_start_is_named_with_its_last_words(tmp_path):
 
 def test_a_node_whose_starter_was_killed_ends_by_itself(tmp_path):
     code = (
-        "import sys, time, pathlib; from nac_ros.nodes.processes import Processes;"
-        "from nac_ros.nodes.graph import policy_graph;"
+        "import sys, time, pathlib; from nac_ros.ros.processes import Processes;"
+        "from nac_ros.ros.node_graph import policy_graph;"
         "print(Processes(pathlib.Path(sys.argv[1]), {'ROS_DOMAIN_ID': '4'})"
         ".start(policy_graph()[0]), flush=True); time.sleep(600)"
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nac_ros import cli, config
-from nac_ros.body import BodySpec, CapsuleSpec, LinkSpec, PointSpec
-from nac_ros.robot import CameraSpec, ControllerGroup, Intrinsics, JointSpec, RobotSpec
-from nac_ros.safety.limits import CLOCK_SKEW_S, OVERSHOOT
+from nac_ros.cli import main
+from nac_ros.control.checks import CLOCK_SKEW_S, OVERSHOOT
+from nac_ros.core import config
+from nac_ros.robot.geometry import BodySpec, CapsuleSpec, LinkSpec, PointSpec
+from nac_ros.robot.spec import CameraSpec, ControllerGroup, Intrinsics, JointSpec, RobotSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 BRING_UP = (ROOT / "docs/bring-up.md").read_text()
@@ -264,7 +265,7 @@ def subcommands(parser):
 def test_every_nac_command_in_a_document_exists_with_its_options(document):
     for line in code_in(document):
         for call in re.findall(r"(?:^|[ /])nac ([a-z].*)", line.split(" #")[0]):
-            parser, words = cli._parser(), call.split()
+            parser, words = main._parser(), call.split()
             while (known := subcommands(parser)) and words:
                 word = words.pop(0)
                 for name in word.split("|"):
@@ -290,19 +291,19 @@ def test_what_a_document_starts_exists(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
 def test_services_and_parameters_that_a_document_calls_exist(document):
-    sources = "\n".join(path.read_text() for path in (ROOT / "nac_ros/nodes").glob("*.py"))
+    sources = "\n".join(path.read_text() for path in (ROOT / "nac_ros").glob("[nr]o*s/*.py"))
     for line in code_in(document):
         for node, name in re.findall(r"ros2 service call /?(\w+)/(\w+) ", line):
             offered = (f'Trigger, "{node}/{name}"', f'Trigger, "~/{name}"')
             assert any(text in sources for text in offered), line
         for node, given in re.findall(r"ros2 run nac_ros (\w+) --ros-args(.*)", line):
             own = (ROOT / f"nac_ros/nodes/{node}.py").read_text()
-            own += (ROOT / "nac_ros/runtime/tick.py").read_text()
+            own += (ROOT / "nac_ros/control/types.py").read_text()
             beside = {
-                "policy": ["nodes/loading.py"],
-                "teleop": ["devices/pilot.py"],
-                "camera": ["devices/sources.py", "devices/capture.py"],
-                "recorder": ["data/session.py", "data/gate.py"],
+                "policy": ["ros/policy_loading.py"],
+                "teleop": ["teleop/teleoperator.py"],
+                "camera": ["cameras/factory.py", "cameras/capture.py"],
+                "recorder": ["datasets/mcap/recorder.py", "datasets/mcap/stream_monitor.py"],
             }
             for name in beside.get(node, ()):
                 own += (ROOT / "nac_ros" / name).read_text()

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nac_ros import cli
-from nac_ros.errors import ConfigError
-from nac_ros.evaluation import health
-from nac_ros.evaluation.health import examine
-from nac_ros.robot import load_robot
+from nac_ros.cli import main
+from nac_ros.core.errors import ConfigError
+from nac_ros.evaluation import system_checks
+from nac_ros.evaluation.system_checks import examine
+from nac_ros.robot.spec import load_robot
 
 SPEC = load_robot("vx300s")
 
@@ -36,44 +36,44 @@ def test_whatever_a_look_raises_is_a_finding():
 
 
 def test_limits_that_fit_are_said_and_others_come_with_what_to_do():
-    (fine,) = health.limits(SPEC)
+    (fine,) = system_checks.limits(SPEC)
     assert fine.level == "ok" and "stops in 0.29 s" in fine.seen
-    lazy = list(health.limits(slower(acceleration=0.5)))
+    lazy = list(system_checks.limits(slower(acceleration=0.5)))
     assert levels(lazy)[:2] == ["warn", "warn"] and "raise its acceleration" in lazy[0].todo
-    stiff = list(health.limits(slower(jerk=1e6)))
+    stiff = list(system_checks.limits(slower(jerk=1e6)))
     assert any("limits nothing" in finding.seen for finding in stiff)
 
 
 def test_a_full_disk_is_a_failure_and_a_small_one_a_warning(tmp_path, monkeypatch):
     free = {"bytes": 1e9}
     usage = type("Usage", (), {"free": property(lambda self: free["bytes"])})
-    monkeypatch.setattr(health.shutil, "disk_usage", lambda place: usage())
-    assert levels(health.disk(tmp_path / "not/yet/there")) == ["fail"]
+    monkeypatch.setattr(system_checks.shutil, "disk_usage", lambda place: usage())
+    assert levels(system_checks.disk(tmp_path / "not/yet/there")) == ["fail"]
     free["bytes"] = 10e9
-    assert levels(health.disk(tmp_path)) == ["warn"]
+    assert levels(system_checks.disk(tmp_path)) == ["warn"]
     free["bytes"] = 100e9
-    assert levels(health.disk(tmp_path)) == ["ok"]
+    assert levels(system_checks.disk(tmp_path)) == ["ok"]
 
 
 def test_a_machine_with_a_gpu_and_the_wheel_without_is_told_which_to_install(monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(health.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    finding = next(iter(health.providers(None)))
+    monkeypatch.setattr(system_checks.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    finding = next(iter(system_checks.providers(None)))
     assert finding.level == "warn" and "ONNX=gpu" in finding.todo
-    monkeypatch.setattr(health.shutil, "which", lambda name: None)
-    assert next(iter(health.providers(None))).level == "ok"
+    monkeypatch.setattr(system_checks.shutil, "which", lambda name: None)
+    assert next(iter(system_checks.providers(None))).level == "ok"
 
 
 def test_a_bundle_is_verified_and_compared_with_the_robot(tiny_bundle):
-    assert levels(health.bundle(tiny_bundle, SPEC)) == ["ok", "ok"]
+    assert levels(system_checks.bundle(tiny_bundle, SPEC)) == ["ok", "ok"]
     other = replace(SPEC, action_rate_hz=50.0)
-    found = examine("bundle", lambda: health.bundle(tiny_bundle, other))
+    found = examine("bundle", lambda: system_checks.bundle(tiny_bundle, other))
     assert found[-1].level == "fail" and "action_rate_hz" in found[-1].seen
 
 
 def heard(ages, rate=30.0, promised=30.0, max_age=0.2):
     pytest.importorskip("rclpy")
-    from nac_ros.nodes.doctor import Heard
+    from nac_ros.apps.doctor import Heard
 
     arrivals = 100 + np.arange(len(ages)) / rate
     return Heard("scene/image_raw", promised, max_age, arrivals.tolist(), list(arrivals - ages))
@@ -93,7 +93,7 @@ def heard(ages, rate=30.0, promised=30.0, max_age=0.2):
 )
 def test_a_topic_is_judged_by_rate_age_and_clock(facts, level, words):
     pytest.importorskip("rclpy")
-    from nac_ros.nodes.doctor import judge
+    from nac_ros.apps.doctor import judge
 
     (finding,) = judge(heard(**facts), 1.0)
     assert finding.level == level and words in finding.todo
@@ -101,7 +101,7 @@ def test_a_topic_is_judged_by_rate_age_and_clock(facts, level, words):
 
 def test_seconds_that_make_no_sense_are_refused():
     pytest.importorskip("rclpy")
-    from nac_ros.nodes.doctor import DoctorConfig
+    from nac_ros.apps.doctor import DoctorConfig
 
     with pytest.raises(ConfigError, match="seconds must lie in"):
         DoctorConfig(robot="vx300s", bundle="b", seconds=-1)
@@ -112,8 +112,8 @@ def twin(tmp_path, monkeypatch):
     """A running twin on a domain of its own, which this process shares."""
     pytest.importorskip("rclpy")
     pytest.importorskip("mujoco")
-    from nac_ros.nodes.graph import twin_graph
-    from nac_ros.nodes.processes import Processes
+    from nac_ros.ros.node_graph import twin_graph
+    from nac_ros.ros.processes import ProcessGroup
 
     variables = {
         "ROS_DOMAIN_ID": str(55 + os.getpid() % 40),
@@ -121,7 +121,7 @@ def twin(tmp_path, monkeypatch):
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    processes = Processes(tmp_path / "logs", variables)
+    processes = ProcessGroup(tmp_path / "logs", variables)
     try:
         for node in twin_graph(task="weighing"):
             processes.start(node)
@@ -132,7 +132,7 @@ def twin(tmp_path, monkeypatch):
 
 def doctor(capsys, *options):
     """Exit code of `nac doctor` and its lines by the check they are about."""
-    code = cli.main(["doctor", *options])
+    code = main.main(["doctor", *options])
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  ")]
     return code, {line[6:].split()[0]: line for line in lines}
 
@@ -167,7 +167,7 @@ def test_the_doctor_names_what_is_missing_where_no_arm_is(capsys, monkeypatch, t
 
 def test_an_unknown_robot_is_one_sentence(capsys):
     pytest.importorskip("rclpy")
-    assert cli.main(["doctor", "--robot", "nope"]) == 2
+    assert main.main(["doctor", "--robot", "nope"]) == 2
     assert "unknown robot 'nope'; known are: vx300s" in capsys.readouterr().err
 
 
@@ -177,7 +177,8 @@ def test_the_doctor_merges_joint_states_in_parts_and_names_what_it_cannot_read(m
     from rclpy.node import Node
     from sensor_msgs.msg import Image, JointState
 
-    from nac_ros.nodes import convert, doctor, qos
+    from nac_ros.apps import doctor
+    from nac_ros.ros import messages, qos
 
     domain = 10 + (os.getpid() + 63) % 80
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
@@ -193,9 +194,9 @@ def test_the_doctor_merges_joint_states_in_parts_and_names_what_it_cannot_read(m
         while not ending.wait(0.02):
             for part in parts:
                 names, places = spec.joint_names[part], spec.home[part]
-                joints.publish(convert.to_joint_state(time.time(), names, places))
+                joints.publish(messages.to_joint_state(time.time(), names, places))
             for name, out in images.items():
-                message = convert.to_image(time.time(), name, image)
+                message = messages.to_image(time.time(), name, image)
                 message.encoding = "rgb8" if name == "scene" else "16UC1"
                 out.publish(message)
 

@@ -8,14 +8,14 @@ import pytest
 from lerobot_folder import write_folder
 from test_cli import run
 
-from nac_ros.data.check import check
-from nac_ros.data.episode import Episode, EpisodeInfo
-from nac_ros.data.features import Extras
-from nac_ros.data.frames import load_frames
-from nac_ros.data.interventions import Interventions
-from nac_ros.data.lerobot import Dataset
-from nac_ros.data.writer import DatasetWriter
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.episode import Episode, EpisodeInfo
+from nac_ros.datasets.frames import load_frames
+from nac_ros.datasets.interventions import Interventions
+from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.schema import Extras
+from nac_ros.datasets.lerobot.writer import DatasetWriter
+from nac_ros.datasets.validate import check
 
 TASKS = ("open it", "close it")
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from stage import SPEC, put
+from twin_setup import SPEC, put
 
-from nac_ros.simulation.demonstrate import advance, demonstrate, expert, make_mover
+from nac_ros.simulation.expert import advance, demonstrate, expert, make_mover
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import list_tasks
 from nac_ros.simulation.twin import Twin

@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nac_ros.cli import main
-from nac_ros.errors import UnknownName
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.cli.main import main
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import UnknownName
+from nac_ros.robot.spec import load_robot
 
 pytest.importorskip("rclpy")
 
-from nac_ros.nodes.fault_list import FAULTS
-from nac_ros.nodes.fault_rig import Motion
-from nac_ros.nodes.faults import FaultsConfig, judge, run_faults
-from nac_ros.nodes.processes import SHARED_MEMORY
+from nac_ros.apps.fault_injection import FaultsConfig, judge, run_faults
+from nac_ros.apps.fault_scenarios import FAULTS
+from nac_ros.apps.fault_test_bench import MeasuredMotion
+from nac_ros.ros.processes import SHARED_MEMORY
 
 SPEC = load_robot("vx300s")
 SHIPPED = str(config_dir().parent / "models" / "default")
@@ -33,7 +34,7 @@ def stopping(rest_s=0.3, speed=0.5, steps=300):
     rows[2, :, 1] = np.where(after < rest_s, -speed / rest_s, 0.0)
     smooth = np.convolve(rows[2, :, 1], np.full(5, 0.2), "same")
     rows[2, :, 1] = smooth
-    return Motion(times, times, *rows)
+    return MeasuredMotion(times, times, *rows)
 
 
 def judged(motion, fault="policy-killed", heard=("heartbeat_lost",), stopped_for=()):

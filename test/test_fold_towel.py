@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stage import SPEC, outcome, put_tool, run, to_the_horizon
+from twin_setup import SPEC, outcome, put_tool, run, to_the_horizon
 
 from nac_ros.simulation.tasks.fold_towel import LOW, SHAPE, SPACING, START
 from nac_ros.simulation.twin import Twin

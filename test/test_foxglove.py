@@ -3,7 +3,8 @@
 import json
 import re
 
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.core.config import config_dir
+from nac_ros.robot.spec import load_robot
 
 SPEC = load_robot("vx300s")
 LAYOUT = json.loads((config_dir() / "foxglove/nac_ros.json").read_text())

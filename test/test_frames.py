@@ -8,13 +8,13 @@ import pytest
 from test_aloha import write_episode
 from test_hdf5_damage import STATES, write_layout
 
-from nac_ros.data.datasets import open_dataset
-from nac_ros.data.episode import Episode
-from nac_ros.data.frames import ImageStack, load_frames
-from nac_ros.data.lerobot import Dataset
-from nac_ros.data.windows import splits
-from nac_ros.data.writer import DatasetWriter
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.action_chunks import splits
+from nac_ros.datasets.episode import Episode
+from nac_ros.datasets.factory import open_dataset
+from nac_ros.datasets.frames import ImageStack, load_frames
+from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 CAMERAS = {"scene": (8, 8), "wrist": (6, 10)}
 

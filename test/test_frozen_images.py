@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nac_ros.align import Aligner
-from nac_ros.errors import BadObservation
-from nac_ros.frozen_images import FROZEN_S, NOISE_PAIRS
-from nac_ros.robot import load_robot
-from nac_ros.simulation.noise import ImageNoise
+from nac_ros.core.errors import BadObservation
+from nac_ros.robot.frozen_images import FROZEN_S, NOISE_PAIRS
+from nac_ros.robot.observation_buffer import ObservationBuffer
+from nac_ros.robot.spec import load_robot
+from nac_ros.simulation.image_noise import ImageNoise
 
 ROBOT = load_robot("vx300s")
 HZ = 30
@@ -20,7 +20,7 @@ class Scene:
     """A fixed camera and an arm on a clock of their own, 30 times a second."""
 
     def __init__(self, sigma: float = 1.0):
-        self.aligner = Aligner(ROBOT, ("scene",), 1)
+        self.aligner = ObservationBuffer(ROBOT, ("scene",), 1)
         self.noise, self.now, self.place = ImageNoise(sigma), 0.0, ROBOT.home.copy()
         self.shown = GREY
 

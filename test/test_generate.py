@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nac_ros.chunk import Chunk
-from nac_ros.data import generate as module
-from nac_ros.data.check import check
-from nac_ros.data.episode import Episode
-from nac_ros.data.generate import Attempt, GenerateConfig, Progress, generate
-from nac_ros.data.lerobot import Dataset
-from nac_ros.errors import ConfigError, DatasetError, SimulationError
-from nac_ros.evaluation import aggregate
-from nac_ros.evaluation.evaluate import Rehearsal
-from nac_ros.robot import load_robot
+from nac_ros.core.errors import ConfigError, DatasetError, SimulationError
+from nac_ros.core.types import ActionChunk
+from nac_ros.datasets.episode import Episode
+from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.validate import check
+from nac_ros.demonstrations import dagger
+from nac_ros.demonstrations import generate as module
+from nac_ros.demonstrations.generate import Attempt, GenerateConfig, Progress, generate
+from nac_ros.evaluation.rollout import Rollout
+from nac_ros.robot.spec import load_robot
 
 CONFIG = GenerateConfig(task="weighing", noise=0.5)
 
@@ -122,24 +122,24 @@ class Turning:
         spec = load_robot("vx300s")
         ramp = 0.01 * np.arange(32)[:, None] * (np.arange(spec.action_dim) == 0)
         actions = (observation.reference + ramp).astype(np.float32)
-        return Chunk(observation.stamp, 30.0, spec.joint_names, actions, None)
+        return ActionChunk(observation.stamp, 30.0, spec.joint_names, actions, None)
 
 
 def test_the_expert_takes_over_where_a_policy_went(tmp_path, monkeypatch):
     spec = load_robot("vx300s")
-    rehearsal = Rehearsal(spec, "weighing", Turning(), latency_s=0.1)
-    monkeypatch.setattr(aggregate, "DRIVEN", (30, 31))
-    monkeypatch.setattr(aggregate, "_rehearsal", lambda *_: rehearsal)
+    rehearsal = Rollout(spec, "weighing", Turning(), latency_s=0.1)
+    monkeypatch.setattr(dagger, "DRIVEN", (30, 31))
+    monkeypatch.setattr(dagger, "_rehearsal", lambda *_: rehearsal)
     config = GenerateConfig(task="weighing", seed=4, bundle="turning")
-    made = aggregate.attempt_after_policy(config, 0)
+    made = dagger.demonstrate_after_policy(config, 0)
     assert made.reason == "the display is on and the arm has retracted"
     plain = module.attempt_episode(replace(config, bundle="", noise=0.0), 0)
     turned = made.episode.proprio[0] - plain.episode.proprio[0]
     assert 0.1 < turned[0] < 0.3 and np.abs(turned[1:6]).max() < 0.05
     speed = np.abs(np.diff(made.episode.actions, axis=0)).max(0) * spec.action_rate_hz
     assert (speed < spec.velocity_limit).all()
-    again = aggregate.attempt_after_policy(config, 0)
+    again = dagger.demonstrate_after_policy(config, 0)
     np.testing.assert_array_equal(again.episode.actions, made.episode.actions)
-    generate(config, 1, tmp_path, workers=1, attempt=aggregate.attempt_after_policy)
+    generate(config, 1, tmp_path, workers=1, attempt=dagger.demonstrate_after_policy)
     with pytest.raises(DatasetError, match="bundle"):
         generate(replace(config, bundle=""), 2, tmp_path, workers=1)

@@ -16,11 +16,12 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("torch")
 
-from nac_ros.nodes.collect import Trials
-from nac_ros.nodes.demo import running
-from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.apps.demo import running
+from nac_ros.apps.demo_trials import Trials
+from nac_ros.core.config import config_dir
 from nac_ros.nodes.guard import PLANNED
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 
 SPEC = load_robot("vx300s")
 SHIPPED = str(config_dir().parent / "models" / "default")

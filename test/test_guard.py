@@ -6,24 +6,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from limits import Follower, assert_inside
+from motion_assertions import Follower, assert_inside
 
-from nac_ros.chunk import Chunk
-from nac_ros.errors import ConfigError
-from nac_ros.robot import load_robot
-from nac_ros.runtime.guard import Guard
-from nac_ros.runtime.tick import GuardConfig
-from nac_ros.safety.shape import Shape
-from nac_ros.simulation.jtc import Trajectory, TrajectoryController
+from nac_ros.control.guard import Guard
+from nac_ros.control.types import GuardConfig
+from nac_ros.core.errors import ConfigError
+from nac_ros.core.types import ActionChunk, Trajectory
+from nac_ros.robot.kinematics import CollisionModel
+from nac_ros.robot.spec import load_robot
+from nac_ros.simulation.joint_trajectory_controller import TrajectoryController
 
 SPEC = load_robot("vx300s")
 PERIOD = 1 / SPEC.guard_rate_hz
 START = SPEC.home * [1, 1, 1, 1, 1, 1, 0.5]
-SHAPE = Shape(SPEC, SPEC.body)
+SHAPE = CollisionModel(SPEC, SPEC.body)
 
 
 def chunk(actions, stamp, names=SPEC.joint_names):
-    return Chunk(stamp, 30.0, tuple(names), np.asarray(actions, np.float32), np.empty(0, np.int64))
+    return ActionChunk(
+        stamp, 30.0, tuple(names), np.asarray(actions, np.float32), np.empty(0, np.int64)
+    )
 
 
 def swing(stamp, start=START, joint=1, amplitude=0.3, steps=32):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_lerobot import NAMES, assert_same, make_episode
 
-from nac_ros.data.datasets import open_all, open_dataset
-from nac_ros.data.hdf5_writer import Facts, own_facts, write_hdf5
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.factory import open_all, open_dataset
+from nac_ros.datasets.hdf5 import Facts, own_facts, write_hdf5
 
 TASKS = ("Open it.", "Close it.")
 

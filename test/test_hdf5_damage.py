@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, run_cases
 
-from nac_ros.data.datasets import open_all, open_dataset
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.factory import open_all, open_dataset
 
 SECRET = 42.5  # fills a file that no other file may lead to
 LAYOUTS = ("robomimic", "libero", "aloha", "aloha-jpeg")

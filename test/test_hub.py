@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from test_frames import add_episodes
 
-from nac_ros.data import hub
-from nac_ros.data.datasets import open_dataset
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets import hub
+from nac_ros.datasets.factory import open_dataset
 
 ID, COMMIT = "lab/pusht", "0123456789abcdef0123456789abcdef01234567"
 
@@ -108,7 +108,7 @@ def nac(tmp_path: Path, endpoint: str, *words, **more: str) -> subprocess.Comple
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), **more}
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1"}
-    command = [sys.executable, "-c", "from nac_ros.cli import main; raise SystemExit(main())"]
+    command = [sys.executable, "-c", "from nac_ros.cli.main import main; raise SystemExit(main())"]
     return subprocess.run(
         [*command, *map(str, words)], capture_output=True, text=True, env=environment,
         cwd=tmp_path,

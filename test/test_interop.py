@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_convert_mcap import moving, noted, quiet, robot
-from test_data_convert import hdf5_source
+from test_dataset_conversion import hdf5_source
+from test_mcap_exporter import moving, noted, quiet, robot
 
-from nac_ros.data.convert import Conversion
-from nac_ros.data.convert_mcap import to_mcap
+from nac_ros.datasets.convert import Conversion
+from nac_ros.datasets.mcap.exporter import to_mcap
 
 ROOT = Path(__file__).resolve().parent.parent
 assert robot is not None  # the fixture

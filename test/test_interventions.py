@@ -6,23 +6,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_cli import run
-from test_convert_mcap import with_episodes
-from test_data_convert import quiet
+from test_dataset_conversion import quiet
 from test_frames import CAMERAS, add_episodes
 from test_lerobot import make_episode
+from test_mcap_exporter import with_episodes
 
 pytest.importorskip("mcap")
 pytest.importorskip("rosbags")
 
-from test_slices import recorded
+from test_resampler import recorded
 
-from nac_ros.data.convert import Conversion, to_lerobot
-from nac_ros.data.convert_mcap import to_mcap
-from nac_ros.data.datasets import open_dataset
-from nac_ros.data.features import Extras
-from nac_ros.data.frames import load_frames
-from nac_ros.data.interventions import Interventions, alone, odds, runs_of, split_rows
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.convert import Conversion, to_lerobot
+from nac_ros.datasets.factory import open_dataset
+from nac_ros.datasets.frames import load_frames
+from nac_ros.datasets.interventions import (
+    Interventions,
+    interventions_only,
+    runs_of,
+    sampling_weights,
+    split_rows,
+)
+from nac_ros.datasets.lerobot.schema import Extras
+from nac_ros.datasets.mcap.exporter import to_mcap
 from nac_ros.tokenizers import load_tokenizer
 
 TWICE = [(0.0, "policy"), (1.0, "teleop"), (2.5, "policy"), (4.0, "teleop"), (5.5, "policy")]
@@ -49,7 +55,7 @@ def marked(root, marks):
 
 def test_each_stretch_is_an_episode_of_what_the_hand_did(recording):
     dataset = open_dataset(recording)
-    whole, (view,) = dataset.episode(0), alone([dataset], 32)
+    whole, (view,) = dataset.episode(0), interventions_only([dataset], 32)
     assert [44 <= info.length <= 46 for info in view.episodes] == [True, True]
     for index, (first, end) in enumerate(runs_of(whole.intervention)):
         part = view.episode(index)
@@ -110,9 +116,9 @@ def test_interventions_are_drawn_as_often_as_they_weigh(tmp_path):
     frames = load_frames([marked(tmp_path, ["..xx."] * 5)], [])
     train, _ = split_rows(frames, "everything", 4)
     assert len(train) == 20
-    assert odds(frames, train, 3.0).tolist() == [1, 1, 3, 3, 1] * 4
+    assert sampling_weights(frames, train, 3.0).tolist() == [1, 1, 3, 3, 1] * 4
     alone_ = train[frames.intervention[train]]
-    assert odds(frames, alone_, 3.0).tolist() == [1] * 8
+    assert sampling_weights(frames, alone_, 3.0).tolist() == [1] * 8
 
 
 def test_a_folder_that_nobody_marked_has_no_interventions(tmp_path):

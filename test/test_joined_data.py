@@ -10,9 +10,9 @@ from test_aloha import write_episode
 from test_cli import run
 from test_hdf5_damage import STATES, write_layout
 
-from nac_ros.data.episode import Episode
-from nac_ros.data.frames import load_frames
-from nac_ros.data.writer import DatasetWriter
+from nac_ros.datasets.episode import Episode
+from nac_ros.datasets.frames import load_frames
+from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 NAMES = tuple("abcdef")
 TINY = [
@@ -166,16 +166,16 @@ def test_what_was_left_out_is_told_on_stderr_and_the_rest_goes_on(tmp_path, caps
 def test_images_of_recordings_are_decoded_a_few_at_a_time(tmp_path):
     pytest.importorskip("mcap")
     pytest.importorskip("rosbags")
-    from test_slices import recorded
+    from test_resampler import recorded
 
-    from nac_ros.data import slices
-    from nac_ros.data.datasets import open_dataset
+    from nac_ros.datasets.factory import open_dataset
+    from nac_ros.datasets.mcap import resampler
 
     for name, seed in (("a", 2.0), ("b", 3.0)):
         recorded(tmp_path / name, seconds=seed)
     dataset = open_dataset(tmp_path)
     most = 0
-    take = slices.Cutter.take
+    take = resampler.RecordingResampler.take
 
     def counted(cutter, message):
         nonlocal most
@@ -184,11 +184,11 @@ def test_images_of_recordings_are_decoded_a_few_at_a_time(tmp_path):
         most = max(most, sum(bool(frame.images) for frame in frames))
 
     cameras = list(dataset.cameras)
-    slices.Cutter.take = counted
+    resampler.RecordingResampler.take = counted
     try:
         frames = load_frames([dataset], cameras)
     finally:
-        slices.Cutter.take = take
+        resampler.RecordingResampler.take = take
     assert 0 < most <= 4
     episodes = [dataset.episode(i) for i in range(len(dataset.episodes))]
     for camera in cameras:

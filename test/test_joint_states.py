@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nac_ros.align import Aligner
-from nac_ros.errors import BadObservation
-from nac_ros.joint_states import STRANGERS, JointStateMerger
-from nac_ros.robot import load_robot
+from nac_ros.core.errors import BadObservation
+from nac_ros.robot.joint_states import STRANGERS, JointStateMerger
+from nac_ros.robot.observation_buffer import ObservationBuffer
+from nac_ros.robot.spec import load_robot
 
 ROBOT = load_robot("vx300s")
 ARM, GRIPPER = ("shoulder", "elbow"), ("gripper",)
@@ -142,7 +142,7 @@ def test_every_joint_of_a_sample_was_measured_at_its_stamp_or_within_the_limit_a
 
 
 def test_the_aligner_observes_partial_joint_states_at_their_oldest_stamp():
-    aligner = Aligner(ROBOT, (), 1)
+    aligner = ObservationBuffer(ROBOT, (), 1)
     arm, gripper = ROBOT.joint_names[:6], ROBOT.joint_names[6:]
     for k in range(20):
         aligner.push_joint_state(k / 100 + 0.001, arm, ROBOT.home[:6] + k)
@@ -153,7 +153,7 @@ def test_the_aligner_observes_partial_joint_states_at_their_oldest_stamp():
 
 
 def test_the_aligner_s_stale_joint_states_name_the_joint():
-    aligner = Aligner(ROBOT, (), 1)
+    aligner = ObservationBuffer(ROBOT, (), 1)
     arm, gripper = ROBOT.joint_names[:6], ROBOT.joint_names[6:]
     aligner.push_joint_state(0.0, arm, ROBOT.home[:6])
     aligner.push_joint_state(0.0, gripper, ROBOT.home[6:])

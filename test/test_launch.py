@@ -9,8 +9,9 @@ import yaml
 
 pytest.importorskip("rclpy")
 
-from nac_ros import config
-from nac_ros.nodes.graph import (
+from nac_ros.core import config
+from nac_ros.core.config import config_dir
+from nac_ros.ros.node_graph import (
     NodeProcess,
     camera_graph,
     evaluate_graph,
@@ -19,7 +20,6 @@ from nac_ros.nodes.graph import (
     stack,
     twin_graph,
 )
-from nac_ros.robot import config_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -52,7 +52,7 @@ def test_every_parameter_file_holds_only_what_its_node_knows(name):
 @pytest.mark.parametrize("name", NODES)
 def test_every_parameter_is_described(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
-    from nac_ros.nodes.params import _descriptions
+    from nac_ros.ros.parameters import _descriptions
 
     cls = parameters_of(name)
     texts = _descriptions(cls)

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dying import die_at
+from crash_injection import die_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nac_ros.data import feature_stats, layout
-from nac_ros.data.check import check
-from nac_ros.data.episode import Episode
-from nac_ros.data.lerobot import Dataset
-from nac_ros.data.writer import DatasetWriter
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.episode import Episode
+from nac_ros.datasets.lerobot import layout, statistics
+from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.writer import DatasetWriter
+from nac_ros.datasets.validate import check
 
 NAMES = ("waist", "elbow", "gripper")
 SHAPES = {"scene": (12, 16), "wrist": (8, 8)}
@@ -233,7 +233,7 @@ def test_the_state_as_action_is_the_next_state(tmp_path):
 def test_statistics_of_merged_episodes_are_exactly_those_of_all_values(lengths, seed):
     rng = np.random.default_rng(seed)
     pieces = [rng.normal(rng.normal(), 2, (n, 3)).astype(np.float32) for n in lengths]
-    pool = feature_stats.Pool()
+    pool = statistics.FeatureStatistics()
     for piece in pieces:
         pool.add(piece)
     whole = np.concatenate(pieces).astype(np.float64)
@@ -245,7 +245,7 @@ def test_statistics_of_merged_episodes_are_exactly_those_of_all_values(lengths, 
 def test_statistics_of_merged_images_are_exactly_those_of_all_pixels(lengths, seed):
     rng = np.random.default_rng(seed)
     pieces = [rng.integers(0, 256, (n, 4, 6, 3)).astype(np.uint8) for n in lengths]
-    levels = [feature_stats.levels(piece) for piece in pieces]
+    levels = [statistics.levels(piece) for piece in pieces]
     stats = sum(levels[1:], levels[0]).stats()
     assert stats.pop("count") == sum(lengths) and stats["mean"].shape == (3, 1, 1)
     flat = {key: value.reshape(3) for key, value in stats.items()}
@@ -257,7 +257,7 @@ def assert_describes(stats: dict[str, np.ndarray], rows: np.ndarray) -> None:
     np.testing.assert_allclose(stats["mean"], rows.mean(0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(stats["std"], rows.std(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal([stats["min"], stats["max"]], [rows.min(0), rows.max(0)])
-    for name, share in feature_stats.QUANTILES.items():
+    for name, share in statistics.QUANTILES.items():
         wanted = np.quantile(rows, share, axis=0)
         np.testing.assert_allclose(stats[name], wanted, rtol=1e-12, atol=1e-12)
 

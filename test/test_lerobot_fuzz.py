@@ -15,11 +15,11 @@ import pytest
 from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, pickle_payload, run_cases
 from lerobot_folder import V3, V21, write_folder
 
-from nac_ros.data import edit_lerobot
-from nac_ros.data.check import check_path
-from nac_ros.data.convert import Conversion, to_lerobot
-from nac_ros.data.datasets import open_dataset
-from nac_ros.errors import NacError
+from nac_ros.core.errors import NacError
+from nac_ros.datasets.convert import Conversion, to_lerobot
+from nac_ros.datasets.factory import open_dataset
+from nac_ros.datasets.lerobot import editing
+from nac_ros.datasets.validate import check_path
 
 MARKER = "executed"  # a file that a pickle in the data would create
 CONVERTED_EVERY = 5  # cases of which one is also converted, and one edited
@@ -89,7 +89,7 @@ def read_all(root: Path, number: int) -> None:
     if number % CONVERTED_EVERY == 0:
         to_lerobot([dataset], root.with_name("out"), Conversion(), quiet)
     if number % CONVERTED_EVERY == 1:
-        edit_lerobot.discard(root, [0], quiet)
+        editing.discard(root, [0], quiet)
 
 
 def damage_file(root: Path, rng: random.Random, marker: Path) -> str:

@@ -7,14 +7,14 @@ from multiprocessing import Pool
 
 import numpy as np
 import pytest
-from limits import Follower, assert_inside
+from motion_assertions import Follower, assert_inside
 from robots import random_robot
 
-from nac_ros.chunk import Chunk
-from nac_ros.robot import load_robot
-from nac_ros.runtime.clock import NANO, GuardClock
-from nac_ros.runtime.guard import Guard
-from nac_ros.runtime.tick import GuardConfig
+from nac_ros.control.guard import Guard
+from nac_ros.control.guard_clock import NANO, GuardClock
+from nac_ros.control.types import GuardConfig
+from nac_ros.core.types import ActionChunk
+from nac_ros.robot.spec import load_robot
 
 ARM = replace(load_robot("vx300s"), body=None)  # the body is test_guard.py's
 EPOCH_NS = 1_795_942_000 * NANO  # a system clock of today
@@ -122,7 +122,7 @@ class Sequence:
         actions = kind(self.spec, self.rng, self.guard.setpoint).astype(np.float32)
         stamp = self.now - self.rng.choice([0.0, 0.0, 0.02, 0.1])
         names, tokens = self.spec.joint_names, np.empty(0, np.int64)
-        self.guard.accept(Chunk(stamp, 30.0, names, actions, tokens), self.now)
+        self.guard.accept(ActionChunk(stamp, 30.0, names, actions, tokens), self.now)
 
     def order(self):
         """Now and then something other than a chunk."""

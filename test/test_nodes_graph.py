@@ -18,19 +18,20 @@ import rclpy
 import rclpy.node
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from limits import assert_inside
+from motion_assertions import assert_inside
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.chunk import Chunk
-from nac_ros.errors import NacError
-from nac_ros.nodes import convert, qos
-from nac_ros.nodes.graph import NodeProcess, policy_graph, twin_graph
-from nac_ros.nodes.modes import ModePublisher
-from nac_ros.nodes.operator import Operator
-from nac_ros.nodes.processes import Processes
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import NacError
+from nac_ros.core.types import ActionChunk
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, qos
+from nac_ros.ros.graph_client import GraphClient
+from nac_ros.ros.guard_mode import ModePublisher
+from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
+from nac_ros.ros.processes import ProcessGroup
 
 WAIT_S = 60.0
 BEAT_S = 0.05
@@ -60,9 +61,9 @@ class Bench:
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         }
         os.environ.update(variables)
-        self.processes = Processes(folder, variables)
+        self.processes = ProcessGroup(folder, variables)
         self.pids = {node.name: self.processes.start(node) for node in nodes}
-        self.operator = Operator(domain)
+        self.operator = GraphClient(domain)
         self.joints, self.commands, self.chunks = [], [], []
         node = self.operator.node
         for kind, topic, seen in (
@@ -91,7 +92,7 @@ class Bench:
         return self.operator.newest("guard").get(key, 0)
 
     def measured(self):
-        return convert.from_joint_state(self.joints[-1], self.spec.joint_names)
+        return messages.from_joint_state(self.joints[-1], self.spec.joint_names)
 
     def ready(self):
         """A fresh scene, the guard in mode policy, nothing moving."""
@@ -112,10 +113,10 @@ class Bench:
         actions[:, 1] += amplitude * (1 - np.cos(np.arange(1, 33) / 32 * np.pi / 2))
         facts = {"stamp": time.time() - 0.01, "rate_hz": 30.0, "names": self.spec.joint_names}
         facts |= {"actions": actions.astype(np.float32), "tokens": np.empty(0, np.int64)}
-        return Chunk(**{**facts, **changes})
+        return ActionChunk(**{**facts, **changes})
 
     def send(self, chunk):
-        self.chunk_out.publish(convert.to_chunk_message(chunk))
+        self.chunk_out.publish(messages.to_chunk_message(chunk))
 
     def beat(self, seconds, until=lambda: False):
         """Is a living policy for so long."""
@@ -142,14 +143,14 @@ class Bench:
         shape = (size.get("height", 96), size.get("width", 96), 3)
         for _ in range(round(seconds * 30)):
             now = time.time()
-            self.joints_out.publish(convert.to_joint_state(now, self.spec.joint_names, positions))
+            self.joints_out.publish(messages.to_joint_state(now, self.spec.joint_names, positions))
             for name in self.images_out if cameras is None else cameras:
-                self.images_out[name].publish(convert.to_image(now, name, np.zeros(shape, "u1")))
+                self.images_out[name].publish(messages.to_image(now, name, np.zeros(shape, "u1")))
             time.sleep(1 / 30)
 
     def speeds(self):
         """Times and joint speeds `[N, D]` of the commands seen since `ready`."""
-        rows = [(convert.to_seconds(m.header.stamp), np.array(m.position)) for m in self.commands]
+        rows = [(messages.to_seconds(m.header.stamp), np.array(m.position)) for m in self.commands]
         gaps = [(b[0], (b[1] - a[1]) / max(b[0] - a[0], 1e-9)) for a, b in pairwise(rows)]
         return np.array([t for t, _ in gaps]), np.array([v for _, v in gaps])
 
@@ -216,7 +217,7 @@ def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
     _, speeds = arm.speeds()
     assert np.abs(speeds[:, 1]).max() > 0.3, "it was moving"
     commands = np.array([message.position for message in arm.commands])
-    stamps = np.array([convert.to_seconds(message.header.stamp) for message in arm.commands])
+    stamps = np.array([messages.to_seconds(message.header.stamp) for message in arm.commands])
     period = 1 / arm.spec.guard_rate_hz
     uneven = np.flatnonzero(np.abs(np.diff(stamps) - period) > 1e-5) + 1
     for piece in np.split(commands, uneven):
@@ -230,8 +231,8 @@ def test_teleoperation_takes_over_by_its_clutch_and_its_silence_stops_the_arm(ar
     facts = {"rate_hz": 30.0, "names": arm.spec.joint_names, "tokens": np.empty(0, np.int64)}
     for _ in range(90):
         actions = away[None].astype(np.float32)
-        command = Chunk(stamp=time.time(), actions=actions, **facts)
-        arm.teleop_out.publish(convert.to_chunk_message(command))
+        command = ActionChunk(stamp=time.time(), actions=actions, **facts)
+        arm.teleop_out.publish(messages.to_chunk_message(command))
         time.sleep(1 / 30)
     arm.wait(lambda: arm.guard("hold") == "teleop_silent", "silence", 5)
     arm.assert_arm_rests()
@@ -288,13 +289,13 @@ def test_nothing_that_was_sent_before_the_activation_sets_the_arm_in_motion(arm)
             with pytest.raises(NacError, match="the guard is not active"):
                 operator.trigger("guard/ramp")
             operator.trigger("guard/reset")
-            arm.teleop_out.publish(convert.to_chunk_message(arm.swing()))
+            arm.teleop_out.publish(messages.to_chunk_message(arm.swing()))
             arm.send(arm.swing())
             with console("hold", "policy"):  # found when the guard is active already
                 operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
                 for _ in range(10):
                     arm.send(arm.swing())
-                    arm.teleop_out.publish(convert.to_chunk_message(arm.swing()))
+                    arm.teleop_out.publish(messages.to_chunk_message(arm.swing()))
                     arm.beat(0.1)
                 counts = operator.newest("guard")
                 assert (counts["mode"], counts["state"]) == ("hold", "idle"), attempt
@@ -345,7 +346,7 @@ def test_bad_chunks_are_refused_with_their_reasons_and_the_arm_holds(arm):
 
 def test_a_chunk_with_ragged_points_is_refused(arm):
     arm.ready()
-    message = convert.to_chunk_message(arm.swing())
+    message = messages.to_chunk_message(arm.swing())
     message.points[3].positions = [0.0]
     arm.chunk_out.publish(message)
     arm.wait(lambda: "point 3 has 1 positions" in arm.guard("last_refusal"), "the refusal", 5)
@@ -362,7 +363,7 @@ def test_bytes_that_are_no_chunk_are_refused(arm):
 def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_escaped(arm):
     arm.ready()
     names = arm.spec.joint_names
-    long = Chunk(time.time(), 30.0, names, np.zeros((10_000, 7), "f4"), np.empty(0))
+    long = ActionChunk(time.time(), 30.0, names, np.zeros((10_000, 7), "f4"), np.empty(0))
     before = arm.guard("refusals.shape")
     arm.send(long)
     arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
@@ -370,7 +371,7 @@ def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_e
     assert "on policy/chunk; at most" in arm.guard("last_refusal")
     time.sleep(1.1)
     many = [*names, *(f"j{n}" for n in range(20_000))]
-    arm.joints_out.publish(convert.to_joint_state(time.time(), many, np.zeros(len(many))))
+    arm.joints_out.publish(messages.to_joint_state(time.time(), many, np.zeros(len(many))))
     arm.wait(lambda: "a JointState of" in arm.guard("last_refusal"), "the refusal", 5)
     time.sleep(1.1)
     arm.send(arm.swing(names=("waist\n[FATAL] [guard]: well \x1b[2J" + "A" * 3000,) * 7))
@@ -406,7 +407,7 @@ def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
     before = arm.guard("refusals.crowd")
     for _ in range(20):
         for one in crowd:
-            one.publish(convert.to_chunk_message(arm.swing(names=arm.spec.joint_names[::-1])))
+            one.publish(messages.to_chunk_message(arm.swing(names=arm.spec.joint_names[::-1])))
         time.sleep(0.1)
     arm.wait(lambda: arm.guard("refusals.crowd") > before, "the refusal", 5)
     for one in crowd:
@@ -416,7 +417,7 @@ def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
 def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
     arm.ready()
     broken = arm.spec.home * [1, 1, np.nan, 1, 1, 1, 1]
-    arm.joints_out.publish(convert.to_joint_state(time.time(), arm.spec.joint_names, broken))
+    arm.joints_out.publish(messages.to_joint_state(time.time(), arm.spec.joint_names, broken))
     arm.wait(lambda: "not finite at elbow" in arm.guard("last_refusal"), "the refusal", 5)
 
 
@@ -473,7 +474,7 @@ def policy_says(brain, text):
 
 def test_a_policy_plans_from_what_the_sensors_send(brain):
     assert planning(brain)
-    chunk = convert.from_chunk_message(brain.chunks[-1])
+    chunk = messages.from_chunk_message(brain.chunks[-1])
     assert chunk.names == brain.spec.joint_names and chunk.actions.shape == (32, 7)
     assert 0 < time.time() - chunk.stamp < WAIT_S
     brain.wait(lambda: "decode_ms" in brain.operator.newest("policy"), "the report", 5)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nac_ros.errors import BadActions
-from nac_ros.normalize import FLAT_RANGE, LinearNormalizer
+from nac_ros.core.errors import BadActions
+from nac_ros.core.normalize import FLAT_RANGE, LinearNormalizer
 
 values = arrays(
     np.float32,

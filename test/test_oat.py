@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.errors import ConfigError
+from nac_ros.core.errors import ConfigError
 from nac_ros.export.onnx import (
     TOLERANCE,
     OnnxDetokenizer,

@@ -80,7 +80,8 @@ def test_package_xml_and_setup_name_the_same_dependencies(facts, package_xml):
 
 def test_every_message_package_that_a_node_imports_is_declared(package_xml):
     declared = {depend.text for depend in package_xml.iter("exec_depend")}
-    for path in (ROOT / "nac_ros/nodes").glob("*.py"):
+    folders = (ROOT / "nac_ros" / folder for folder in ("nodes", "ros", "apps"))
+    for path in (path for folder in folders for path in sorted(folder.glob("*.py"))):
         for top in _tops(path):
             if top.endswith(("_msgs", "_srvs", "_interfaces")) or top in ("launch", "launch_ros"):
                 assert top in declared, f"{path.name} imports {top}; name it in package.xml"

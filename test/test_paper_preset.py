@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.data.windows import Windows
+from nac_ros.datasets.action_chunks import Windows
 from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, parity
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
-from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining
+from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraining
 
 
 def walks(n, horizon=32, dim=7, seed=0):

@@ -13,11 +13,11 @@ from rclpy.context import Context
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
-from nac_ros.nodes import convert, qos
-from nac_ros.nodes.guard_clock import NodeClock
-from nac_ros.nodes.guard_inputs import GuardInputs
-from nac_ros.robot import load_robot
-from nac_ros.runtime.guard import Guard
+from nac_ros.control.guard import Guard
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, qos
+from nac_ros.ros.guard_io import GuardInputs
+from nac_ros.ros.node_clock import NodeClock
 
 SPEC = load_robot("vx300s")
 ARM, GRIPPER = SPEC.joint_names[:6], SPEC.joint_names[6:]
@@ -48,7 +48,7 @@ class Inputs:
         assert ready()
 
     def publish(self, stamp, names, positions, publisher=0):
-        message = convert.to_joint_state(stamp, names, np.asarray(positions, float))
+        message = messages.to_joint_state(stamp, names, np.asarray(positions, float))
         self._outputs[publisher].publish(message)
 
     def said(self):

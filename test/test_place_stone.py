@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stage import SPEC, outcome, put, put_tool, run, to_the_horizon
+from twin_setup import SPEC, outcome, put, put_tool, run, to_the_horizon
 
 from nac_ros.simulation.tasks.place_stone import (
     BLACK,

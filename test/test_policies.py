@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.chunk import Observation
-from nac_ros.errors import BadObservation, BadTokens, BundleError, ConfigError, UnknownName
+from nac_ros.core.errors import BadObservation, BadTokens, BundleError, ConfigError, UnknownName
+from nac_ros.core.types import Observation
 from nac_ros.policies import list_policies
 from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy, warm_start
-from nac_ros.policies.geometry import TokenGeometry
+from nac_ros.policies.codeword_head import CodewordHead
 from nac_ros.policies.sampling import Sampling, sample
 from nac_ros.policies.vision import expected_positions
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
@@ -138,7 +138,7 @@ def test_what_a_beam_chose_is_what_is_taught():
 def test_codewords_that_stand_twice_and_one_alone_leave_targets_finite():
     vectors = torch.randn(4, 3).repeat(2, 1)
     for known in (vectors, vectors[:1]):
-        geometry = TokenGeometry(known, 8, 2)
+        geometry = CodewordHead(known, 8, 2)
         legal = torch.ones(5, 2, len(known), dtype=torch.bool)
         geometry.fit(torch.randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64), legal)
         assert (geometry.widths > 1e-3).all()

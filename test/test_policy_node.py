@@ -16,14 +16,16 @@ from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.errors import NacError
-from nac_ros.export.manifest import MANIFEST, sha256
-from nac_ros.nodes import convert, qos
-from nac_ros.nodes.graph import NodeProcess
-from nac_ros.nodes.operator import Operator
-from nac_ros.nodes.processes import Processes
-from nac_ros.robot import config_dir, load_robot
-from nac_ros.simulation.noise import ImageNoise
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import NacError
+from nac_ros.core.files import sha256
+from nac_ros.export.manifest import MANIFEST
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, qos
+from nac_ros.ros.graph_client import GraphClient
+from nac_ros.ros.node_graph import NodeProcess
+from nac_ros.ros.processes import ProcessGroup
+from nac_ros.simulation.image_noise import ImageNoise
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
@@ -67,7 +69,7 @@ class Sensors:
             places["waist"] = 0.3 * np.sin(phase)
             for names in self.parts:
                 values = np.array([places.get(name, 0.0) for name in names])
-                self._joints.publish(convert.to_joint_state(time.time(), names, values))
+                self._joints.publish(messages.to_joint_state(time.time(), names, values))
             for name, out in self._images.items():
                 out.publish(self._picture(name))
             self._ending.wait(1 / 30)
@@ -76,7 +78,7 @@ class Sensors:
         if name not in self.frozen or name not in self._shown:
             self._shown[name] = PIXELS if name in self.noiseless else self._noise.add(PIXELS)
         image = np.resize(self._shown[name], (self.size, self.size, 3))
-        message = convert.to_image(time.time(), name, image)
+        message = messages.to_image(time.time(), name, image)
         encoding = self.encodings.get(name, "rgb8")
         if encoding in ("rgba8", "bgra8"):
             message.data = np.insert(image, 3, 255, axis=2).tobytes()
@@ -97,10 +99,10 @@ class Brain:
         }
         os.environ.update(variables)
         self.folder, self.spec = folder, load_robot(robot)
-        self.processes = Processes(folder / "logs", variables)
+        self.processes = ProcessGroup(folder / "logs", variables)
         given = {"robot": str(robot), "task": "marker", "tape": "none", **parameters}
         self.pid = self.processes.start(NodeProcess(name="policy", parameters=given))
-        self.operator = Operator(domain, watch=self.processes.check)
+        self.operator = GraphClient(domain, watch=self.processes.check)
         self.sensors, self.chunks = Sensors(self.operator.node, self.spec), []
         self.operator.node.create_subscription(
             JointTrajectory, "policy/chunk", self.chunks.append, qos.RECORD

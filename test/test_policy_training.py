@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.data.frames import Frames, ImageStack
-from nac_ros.errors import BadActions, ConfigError
+from nac_ros.core.errors import BadActions, ConfigError
+from nac_ros.datasets.frames import Frames, ImageStack
 from nac_ros.policies.base import load_policy, make_policy
 from nac_ros.tokenizers import make_tokenizer
-from nac_ros.training.policy import Demonstrations, PolicyTrainer, PolicyTraining
+from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTraining
 
 SIZE, LENGTH, EPISODES = 32, 20, 40
 QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3, "bfloat16": False}

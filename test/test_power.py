@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import barnard_exact, binom
 
-from nac_ros.errors import ConfigError
-from nac_ros.trials.power import power, power_table, rejected, trials_needed
+from nac_ros.core.errors import ConfigError
+from nac_ros.stats.power import power, power_table, rejected, trials_needed
 
 
 @pytest.mark.parametrize("trials", [4, 9])

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from nac_ros.nodes.graph import NodeProcess
-from nac_ros.nodes.processes import Processes, sweep_shared_memory
+from nac_ros.ros.node_graph import NodeProcess
+from nac_ros.ros.processes import ProcessGroup, sweep_shared_memory
 
 SHARED = Path("/dev/shm")
 
@@ -24,7 +24,7 @@ def started(folder, domain):
     """A guard on a domain of its own, and the shared memory that came with it."""
     before = segments()
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    processes = Processes(folder, variables)
+    processes = ProcessGroup(folder, variables)
     processes.start(NodeProcess(name="guard", parameters={"tape": "none"}))
     deadline = time.monotonic() + 30
     while len(segments() - before) < 2 and time.monotonic() < deadline:

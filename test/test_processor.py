@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NacError
-from nac_ros.robot import config_dir
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NacError
 from nac_ros.tokenizers import ActionProcessor, list_tokenizers, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.tokenizers.grammar import PAD

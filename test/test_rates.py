@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from nac_ros.align import Aligner
-from nac_ros.chunk import Chunk
-from nac_ros.robot import config_dir, load_robot
-from nac_ros.runtime.guard import Guard
+from nac_ros.control.guard import Guard
+from nac_ros.core.config import config_dir
+from nac_ros.core.types import ActionChunk
+from nac_ros.robot.observation_buffer import ObservationBuffer
+from nac_ros.robot.spec import load_robot
 
 SPEC = load_robot("vx300s")
 CAMERAS = [camera.name for camera in SPEC.cameras]
@@ -41,7 +42,7 @@ def replanned(seconds: float) -> Iterator[tuple[Guard, float, float]]:
         if now > LATENCY and now - planned >= EXECUTED / rate:
             planned, stamp = now, now - LATENCY
             actions = sway(stamp + np.arange(1, 33) / rate).astype(np.float32)
-            chunk = Chunk(stamp, rate, SPEC.joint_names, actions, NO_TOKENS)
+            chunk = ActionChunk(stamp, rate, SPEC.joint_names, actions, NO_TOKENS)
             assert guard.accept(chunk, now) is None
         guard.tick(now)
         guard.motion(now)
@@ -50,7 +51,7 @@ def replanned(seconds: float) -> Iterator[tuple[Guard, float, float]]:
 
 def observing(seconds: float) -> Iterator[float]:
     """CPU time [s] of each observation while joints and images come at their rates."""
-    aligner = Aligner(SPEC, CAMERAS, 2)
+    aligner = ObservationBuffer(SPEC, CAMERAS, 2)
     for k in range(round(seconds * SPEC.cameras[0].rate_hz)):
         now = 1.7e9 + k / SPEC.cameras[0].rate_hz  # as large as the stamps of a system clock
         aligner.push_joints(now, SPEC.home)
@@ -82,7 +83,7 @@ def test_an_observation_costs_less_than_a_tenth_of_a_control_period():
 @pytest.mark.bench
 def test_planning_costs_less_than_half_of_the_executed_steps(request):
     from nac_ros.export.bundle import load_bundle
-    from nac_ros.runtime.engine import Engine
+    from nac_ros.inference.engine import Engine
 
     shipped = config_dir().parent / "models/default"
     known = (shipped / "manifest.json").is_file()

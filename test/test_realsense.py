@@ -15,9 +15,9 @@ pytest.importorskip(
 
 import pyrealsense2 as rs
 
-from nac_ros.devices.capture import Capture, CaptureConfig
-from nac_ros.devices.realsense import RealSense, connected
-from nac_ros.errors import CameraError
+from nac_ros.cameras.capture import Capture, CaptureConfig
+from nac_ros.cameras.realsense import RealSense, connected
+from nac_ros.core.errors import CameraError
 
 pytestmark = pytest.mark.alone  # it measures time
 

@@ -16,13 +16,13 @@ from lifecycle_msgs.msg import Transition
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import Image, JointState
 
-from nac_ros.data import bagfile
-from nac_ros.errors import NacError
-from nac_ros.nodes import convert, qos
-from nac_ros.nodes.graph import recorder_graph
-from nac_ros.nodes.operator import Operator
-from nac_ros.nodes.processes import Processes
-from nac_ros.robot import load_robot
+from nac_ros.core.errors import NacError
+from nac_ros.datasets.mcap import reader as mcap_reader
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, qos
+from nac_ros.ros.graph_client import GraphClient
+from nac_ros.ros.node_graph import recorder_graph
+from nac_ros.ros.processes import ProcessGroup
 
 SPEC = load_robot("vx300s")
 PROMPT = "Place the marker in the bin."
@@ -55,12 +55,12 @@ class Arm:
             now = time.time() + self.offset_s
             positions = SPEC.home + 0.001 * np.sin(k / 50)  # at rest, but for its encoders
             names, positions = SPEC.joint_names[: self.n_joints], positions[: self.n_joints]
-            self._joints.publish(convert.to_joint_state(now, names, positions))
+            self._joints.publish(messages.to_joint_state(now, names, positions))
             self.sent["joint_states"] = self.sent.get("joint_states", 0) + 1
             if k % 3 == 0:
                 for name, out in self._cameras.items():
                     if name not in self.stopped:
-                        message = convert.to_image(now, name, self._picture(name))
+                        message = messages.to_image(now, name, self._picture(name))
                         message.encoding = self.encoding
                         out.publish(message)
                         self.sent[name] = self.sent.get(name, 0) + 1
@@ -82,9 +82,9 @@ class Desk:
         variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         os.environ.update(variables)
         given = {"out": str(self.out), "min_free_gb": 0.0, **parameters}
-        self.processes = Processes(folder / "logs", variables)
+        self.processes = ProcessGroup(folder / "logs", variables)
         self.pid = self.processes.start(recorder_graph(**given)[0])
-        self.operator = Operator(domain, watch=self.processes.check)
+        self.operator = GraphClient(domain, watch=self.processes.check)
         self.arm = Arm(self.operator.node)
         self.operator.publish_task(PROMPT)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
@@ -138,7 +138,7 @@ def test_an_episode_holds_every_message_as_it_came_and_says_what_it_is(desk):
     assert "success" in said and said.endswith("all streams as promised"), said
     (folder,) = desk.episodes()
     assert folder.name.endswith("_place-the-marker-in-the-bin")
-    facts = bagfile.facts_of(folder)
+    facts = mcap_reader.facts_of(folder)
     assert facts["task"] == PROMPT and facts["outcome"] == "success" and facts["lost"] == "0"
     assert facts["operator"] == "Ada" and facts["note"] == "third lamp off"
     assert facts["robot"] == "vx300s" and facts["git_commit"] and facts["findings"] == ""
@@ -150,7 +150,7 @@ def test_an_episode_holds_every_message_as_it_came_and_says_what_it_is(desk):
     for name, topic in (("joint_states", "/joint_states"), ("scene", "/scene/image_raw")):
         assert last[name] - first[name] <= counts[topic] <= last[name] - first[name] + 60
     assert counts["/task"] == 1 and counts["/recorder/mark"] == 1
-    stamps = [convert.to_seconds(row.header.stamp) for row in rows]
+    stamps = [messages.to_seconds(row.header.stamp) for row in rows]
     assert np.diff(stamps) == pytest.approx(0.03, abs=0.025)
 
 
@@ -190,8 +190,8 @@ def test_what_goes_wrong_is_said_within_a_second_and_stays_with_the_episode(
     said = desk.operator.trigger("recorder/stop")
     assert later in said
     (folder,) = desk.episodes()
-    assert later in bagfile.facts_of(folder)["findings"]
-    list(bagfile.messages(folder))
+    assert later in mcap_reader.facts_of(folder)["findings"]
+    list(mcap_reader.messages(folder))
 
 
 def test_what_is_not_wanted_lies_aside_and_a_second_start_is_refused(desk):
@@ -212,8 +212,8 @@ def test_a_killed_recorder_leaves_its_finished_episodes_and_most_of_the_open_one
     time.sleep(3.0)
     os.kill(desk.pid, signal.SIGKILL)
     finished, partial = desk.episodes()
-    assert len(list(bagfile.messages(finished))) > 50
-    done = bagfile.repair(partial)
+    assert len(list(mcap_reader.messages(finished))) > 50
+    done = mcap_reader.repair(partial)
     assert done.seconds > 1.5 and done.messages["/joint_states"] > 150
     desk.processes.kill("recorder")
 
@@ -224,7 +224,7 @@ def test_a_recorder_that_is_told_to_end_keeps_the_episode(desk):
     time.sleep(0.5)
     desk.processes.end()
     (folder,) = desk.episodes()
-    assert bagfile.facts_of(folder)["outcome"] == "interrupted"
+    assert mcap_reader.facts_of(folder)["outcome"] == "interrupted"
 
 
 def test_a_disk_without_room_is_said_before_anything_is_begun(desk):
@@ -245,5 +245,5 @@ def test_a_camera_without_noise_may_show_one_picture_and_the_episode_says_so(des
     time.sleep(1.5)
     said = desk.operator.trigger("recorder/stop")
     assert said.endswith(f"all streams as promised (content not checked: {topic})"), said
-    facts = bagfile.facts_of(desk.episodes()[0])
+    facts = mcap_reader.facts_of(desk.episodes()[0])
     assert facts["content_not_checked"] == topic and facts["findings"] == ""

@@ -22,13 +22,14 @@ pytest.importorskip("mcap")
 
 from sensor_msgs.msg import JointState
 
-from nac_ros.data import bag, bagfile, streams
-from nac_ros.errors import DatasetError, NacError
-from nac_ros.nodes import convert, images, qos
-from nac_ros.nodes.graph import camera_graph, recorder_graph
-from nac_ros.nodes.operator import Operator
-from nac_ros.nodes.processes import Processes
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import DatasetError, NacError
+from nac_ros.datasets.mcap import reader, topics, writer
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import image_transport, messages, qos
+from nac_ros.ros.graph_client import GraphClient
+from nac_ros.ros.node_graph import camera_graph, recorder_graph
+from nac_ros.ros.processes import ProcessGroup
 
 WIDTH, HEIGHT, RATE_HZ, JOINTS_HZ = 640, 480, 30.0, 100.0
 JOINTS = "/joint_states"
@@ -78,10 +79,10 @@ class Joints:
         began = time.monotonic()
         for k in itertools.count():
             place = self._spec.home + 0.01 * np.sin(k / 50)
-            message = convert.to_joint_state(time.time(), self._spec.joint_names, place)
+            message = messages.to_joint_state(time.time(), self._spec.joint_names, place)
             self._out.publish(message)
             stamp = message.header.stamp
-            self.sent.append(stamp.sec * convert.NANO + stamp.nanosec)
+            self.sent.append(stamp.sec * messages.NANO + stamp.nanosec)
             if self._ending.wait(max(began + (k + 1) / JOINTS_HZ - time.monotonic(), 0)):
                 return
 
@@ -95,10 +96,10 @@ class Line:
             "ROS_DOMAIN_ID": str(10 + os.getpid() % 80),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         }
-        self._before = {key: os.environ.get(key) for key in (*variables, images.PROFILES)}
-        os.environ.update({**variables, **images.environment()})
-        self.processes = Processes(folder / "logs", variables)
-        self.operator = Operator(int(variables["ROS_DOMAIN_ID"]))
+        self._before = {key: os.environ.get(key) for key in (*variables, image_transport.PROFILES)}
+        os.environ.update({**variables, **image_transport.environment()})
+        self.processes = ProcessGroup(folder / "logs", variables)
+        self.operator = GraphClient(int(variables["ROS_DOMAIN_ID"]))
         given = {"out": str(self.out), "min_free_gb": 0.0, "robot": str(robot), **recorder}
         (self._recorder,) = recorder_graph(**given)
         playing = {"source": "file", "path": str(film), "rate_hz": RATE_HZ}
@@ -165,8 +166,8 @@ def line(tmp_path, robot, film):
 def stamps_of(folder):
     """Topic -> stamps [ns] of an episode's messages."""
     found = {}
-    for message in bagfile.messages(folder):
-        stamp = streams.stamp_of(message.kind, message.data)
+    for message in reader.messages(folder):
+        stamp = topics.stamp_of(message.kind, message.data)
         found.setdefault(message.topic, []).append(stamp)
     return found
 
@@ -210,13 +211,13 @@ def test_five_minutes_are_recorded_without_losing_one_message(line, priority):
     said = line.operator.trigger("recorder/stop")
     dropped = {topic: n - before[topic] for topic, n in drops(line).items()}
     (folder,) = line.episodes()
-    size = (folder / bag.FILE).stat().st_size / 1e9
+    size = (folder / writer.FILE).stat().st_size / 1e9
     stamps = stamps_of(folder)
     lost = missing(line, stamps)
     counts = {topic: len(rows) for topic, rows in stamps.items()}
     print(f"\npriority {priority}: {share:.0%} of a core, {size:.1f} GB, {counts}; missing "
           f"{lost}, of these the cameras left out {dropped}; {said}")  # fmt: skip
-    assert bagfile.facts_of(folder)["lost"] == "0"
+    assert reader.facts_of(folder)["lost"] == "0"
     assert [topic for topic, n in lost.items() if n > dropped.get(topic, 0)] == []
     assert min(counts[f"/{c.topic}"] for c in line.spec.cameras) > 290 * RATE_HZ
 
@@ -250,12 +251,12 @@ def look_back(line, kept, killed):
         assert folder.is_dir()
         stamps = stamps_of(folder)
         assert len(stamps) >= 1 + len(line.spec.cameras)
-    left = [folder for folder in line.episodes() if folder.name.endswith(bag.PARTIAL)]
+    left = [folder for folder in line.episodes() if folder.name.endswith(writer.PARTIAL)]
     assert len(left) <= 1
     for folder in left:
         last = folder.stat().st_mtime_ns  # when its file was begun
         with suppress(DatasetError):  # there is nothing in it yet
-            repaired = bagfile.repair(folder)
+            repaired = reader.repair(folder)
             last = stamps_of(repaired.folder).get(JOINTS, [last])[-1]
         return (killed - last) * 1e-9
     return None

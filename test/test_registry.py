@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from nac_ros.errors import UnknownName
-from nac_ros.registry import Registry
+from nac_ros.core.errors import UnknownName
+from nac_ros.core.registry import Registry
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def shapes(tmp_path, monkeypatch):
     package = tmp_path / "shapes_for_test"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from nac_ros.registry import Registry\n"
-        "SHAPES = Registry('shape', 'shapes_for_test', seams=('base',))\n"
+        "from nac_ros.core.registry import Registry\n"
+        "SHAPES = Registry('shape', 'shapes_for_test', helpers=('base',))\n"
     )
     (package / "base.py").write_text("raise ImportError('a seam is not a shape')\n")
     (package / "disc.py").write_text(
@@ -55,7 +55,7 @@ def test_a_registered_class_is_found_by_its_name_and_returned_unchanged():
     class Plain:
         pass
 
-    registry = Registry("thing", "nac_ros.safety", seams=("limits",))
+    registry = Registry("thing", "nac_ros.control", helpers=("checks",))
     assert registry.register("plain")(Plain) is Plain
     assert registry.get("plain") is Plain
     assert "plain" in registry.names()

@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from nac_ros.errors import DatasetError
-from nac_ros.evaluation.report import write_report
-from nac_ros.evaluation.trace import Hold, TrialTrace
+from nac_ros.core.errors import DatasetError
+from nac_ros.reporting.run_report import write_report
+from nac_ros.reporting.trial_trace import Hold, TrialTrace
 
 RESULT = {
     "bundle": "models/default",

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nac_ros.data import tfrecord
-from nac_ros.data.datasets import open_dataset
-from nac_ros.data.rlds import RldsDataset
-from nac_ros.errors import DatasetError
+from nac_ros.core.errors import DatasetError
+from nac_ros.datasets import tfrecord
+from nac_ros.datasets.factory import open_dataset
+from nac_ros.datasets.rlds import RldsDataset
 
 STEPS = 4
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from nac_ros.robot import config_dir
+from nac_ros.core.config import config_dir
 
 sys.path.insert(0, str(config_dir().parent / "tools"))
 

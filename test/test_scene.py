@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from nac_ros.errors import SimulationError
-from nac_ros.robot import load_robot
+from nac_ros.core.errors import SimulationError
+from nac_ros.robot.spec import load_robot
 from nac_ros.simulation import scene
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.rendering import mujoco
 
 SPEC = load_robot("vx300s")
 
@@ -25,9 +25,9 @@ def model():
 
 def imported_with(gl: str) -> subprocess.CompletedProcess:
     code = (
-        "from nac_ros.errors import SimulationError\n"
+        "from nac_ros.core.errors import SimulationError\n"
         "try:\n"
-        "    from nac_ros.simulation.gl import mujoco, open_renderer\n"
+        "    from nac_ros.simulation.rendering import mujoco, open_renderer\n"
         "    open_renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8)\n"
         "except SimulationError as error:\n"
         "    print(error)\n"
@@ -80,7 +80,7 @@ def test_the_robots_limits_are_those_of_the_model(model):
 
 
 def test_a_placed_pose_is_read_back(model):
-    data, arm = mujoco.MjData(model), Arm(model)
+    data, arm = mujoco.MjData(model), SimulatedArm(model)
     wanted = SPEC.home + 0.01
     wanted[-1] = 0.03
     arm.place(data, wanted)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nac_ros.errors import ConfigError
-from nac_ros.trials.sequential import Bet, bet
+from nac_ros.core.errors import ConfigError
+from nac_ros.stats.sequential import BettingTest, bet
 
 EXPERIMENTS, TRIALS = 2000, 200
 
@@ -69,7 +69,7 @@ def test_under_a_fair_coin_the_next_stake_is_the_present_one_on_average(gained, 
 
 
 def test_scenes_on_which_both_or_none_succeed_change_nothing():
-    made = Bet()
+    made = BettingTest()
     assert [made.add(True, False), made.add(True, True), made.add(False, False)] == [1.0] * 3
     assert made.add(True, False) == pytest.approx(4 / 3)
 

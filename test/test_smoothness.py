@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nac_ros.errors import ConfigError
-from nac_ros.trials.smoothness import sparc
+from nac_ros.core.errors import ConfigError
+from nac_ros.stats.smoothness import sparc
 
 
 def reach(seconds, rate=30.0):

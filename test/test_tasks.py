@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stage import SPEC, put, put_tool, run
+from twin_setup import SPEC, put, put_tool, run
 
+from nac_ros.simulation.domain_randomization import load_variation
 from nac_ros.simulation.tasks import list_tasks, make_task
 from nac_ros.simulation.tasks import marker as marker_file
 from nac_ros.simulation.tasks import weighing as weighing_file
 from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.simulation.twin import Twin
-from nac_ros.simulation.variation import load_variation
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/tasks.md").read_text()

@@ -17,19 +17,20 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
 from lifecycle_msgs.msg import Transition
-from limits import assert_inside
+from motion_assertions import assert_inside
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from test_nodes_graph import PATIENCE, Bench
 from test_nodes_graph import robot as patient_robot  # noqa: F401
 
-from nac_ros.devices.mapping import ACTIONS, load_hand_map
-from nac_ros.devices.tool import Tool
-from nac_ros.nodes import convert, qos
-from nac_ros.nodes.access import RECORDING, accesses
-from nac_ros.nodes.graph import NodeProcess, teleop_graph, twin_graph
-from nac_ros.robot import config_dir, load_robot
+from nac_ros.core.config import config_dir
+from nac_ros.robot.differential_ik import DifferentialIk
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, qos
+from nac_ros.ros.node_graph import NodeProcess, teleop_graph, twin_graph
+from nac_ros.ros.security_policy import RECORDING, accesses
+from nac_ros.teleop.input_mapping import ACTIONS, load_hand_map
 
 ROOT = config_dir().parent
 DOCUMENT = (ROOT / "docs/teleoperation.md").read_text()
@@ -49,7 +50,7 @@ class Studio(Bench):
         node = self.operator.node
         self.joy_out = node.create_publisher(Joy, "joy", qos.SENSOR_OUT)
         self.lead_out = node.create_publisher(JointState, "leader/joint_states", qos.SENSOR_OUT)
-        self.tool, self.called = Tool(self.spec), []
+        self.tool, self.called = DifferentialIk(self.spec), []
         for name in ("guard", "teleop"):
             self.activate(name)
 
@@ -112,7 +113,7 @@ class Studio(Bench):
 
     def assert_limits_kept(self):
         rows = np.array([message.position for message in self.commands])
-        stamps = np.array([convert.to_seconds(m.header.stamp) for m in self.commands])
+        stamps = np.array([messages.to_seconds(m.header.stamp) for m in self.commands])
         period = 1 / self.spec.guard_rate_hz
         uneven = np.flatnonzero(np.abs(np.diff(stamps) - period) > 1e-5) + 1
         for piece in np.split(rows, uneven):

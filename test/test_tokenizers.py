@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted, UnknownName
+from nac_ros.core.errors import (
+    BadActions,
+    BadTokens,
+    BundleError,
+    ConfigError,
+    NotFitted,
+    UnknownName,
+)
 from nac_ros.tokenizers import list_tokenizers, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.tokenizers.grammar import PAD

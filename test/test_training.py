@@ -17,15 +17,15 @@ import torch
 from fuzz import pickle_payload
 from safetensors.torch import load_file
 
-from nac_ros.cli import main
-from nac_ros.data.datasets import open_dataset
-from nac_ros.data.windows import Windows, action_windows, benchmark_split
-from nac_ros.errors import ConfigError
+from nac_ros.cli.main import main
+from nac_ros.core.errors import ConfigError
+from nac_ros.datasets.action_chunks import Windows, action_windows, benchmark_split
+from nac_ros.datasets.factory import open_dataset
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
 from nac_ros.training import loop
-from nac_ros.training.augment import jitter_colours, random_shift
-from nac_ros.training.judge import evaluate
-from nac_ros.training.tokenizer import TokenizerTrainer, TokenizerTraining, augment
+from nac_ros.training.image_augmentation import jitter_colours, random_shift
+from nac_ros.training.tokenizer_metrics import evaluate
+from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraining, augment
 
 SMALL = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 8}
 SMALL |= {"latent_dim": 16, "codebook_size": 64}

@@ -5,11 +5,11 @@ import pytest
 from robots import random_robot
 from test_motion_limits import EPOCH_NS, Sequence
 
-from nac_ros.runtime.motion import SEGMENT_S
+from nac_ros.control.trajectory_generator import SEGMENT_S
 
 pytest.importorskip("rclpy")
 
-from nac_ros.nodes import convert
+from nac_ros.ros import messages
 
 
 def seconds(duration):
@@ -47,7 +47,7 @@ def test_inside_a_message_of_today_no_limit_is_passed_and_no_segment_is_too_shor
     sent = [motion for motion in Sequence(spec, seed).play().sent if len(motion.times) > 1]
     columns = range(spec.action_dim)
     for motion in sent:
-        message = convert.to_trajectory_message(motion, spec.joint_names, columns, None, EPOCH_NS)
+        message = messages.to_trajectory_message(motion, spec.joint_names, columns, None, EPOCH_NS)
         times = np.array([seconds(point.time_from_start) for point in message.points])
         assert np.diff(times).min() >= SEGMENT_S - 2e-9
         steep, sharp = quintics(times, *states(message.points))
@@ -60,9 +60,9 @@ def test_points_are_due_at_the_nanosecond_next_to_the_motion_s_time():
     motion = max(Sequence(spec, 3).play().sent, key=lambda motion: len(motion.times))
     names, columns = spec.joint_names, range(spec.action_dim)
     for sent in (None, motion.stamp - 0.03):
-        message = convert.to_trajectory_message(motion, names, columns, sent, EPOCH_NS)
-        begin = message.header.stamp.sec * convert.NANO + message.header.stamp.nanosec
-        begin = begin - EPOCH_NS if sent is None else round(sent * convert.NANO)
+        message = messages.to_trajectory_message(motion, names, columns, sent, EPOCH_NS)
+        begin = message.header.stamp.sec * messages.NANO + message.header.stamp.nanosec
+        begin = begin - EPOCH_NS if sent is None else round(sent * messages.NANO)
         for point, t in zip(message.points, motion.stamp + motion.times):
-            due = point.time_from_start.sec * convert.NANO + point.time_from_start.nanosec
-            assert abs(begin + due - t * convert.NANO) <= 1.0
+            due = point.time_from_start.sec * messages.NANO + point.time_from_start.nanosec
+            assert abs(begin + due - t * messages.NANO) <= 1.0

@@ -10,25 +10,24 @@ from shutil import copytree
 
 import pytest
 import yaml
-from judged import play, protocol
+from fake_trial_runs import play, protocol
 
-from nac_ros import config
-from nac_ros.errors import BundleError, ConfigError, TrialError
+from nac_ros.core import config
+from nac_ros.core.errors import BundleError, ConfigError, TrialError
 from nac_ros.export.manifest import add_file
-from nac_ros.runtime.conditions import Conditions
+from nac_ros.inference.conditions import Conditions
 from nac_ros.simulation.tasks.base import HORIZON
-from nac_ros.trials.criteria import TABLE_7
-from nac_ros.trials.log import Log, read_log
-from nac_ros.trials.plan import codes, plan
-from nac_ros.trials.protocol import Limits, Protocol, StopRule, digest, load_protocol
-from nac_ros.trials.run import Run, Verdict
+from nac_ros.trials.protocol import TABLE_7, Limits, Protocol, StopRule, digest, load_protocol
+from nac_ros.trials.run import TrialRun, Verdict
+from nac_ros.trials.schedule import codes, plan
+from nac_ros.trials.trial_log import TrialLog, read_log
 
 EXPERT = {"expert": "expert"}
 SUCCESS = Verdict(outcome="success", reason="it lies there")
 
 
 def begin(folder, bundle, **changes):
-    return closing(Run.begin(folder, protocol(bundle, **changes)))
+    return closing(TrialRun.begin(folder, protocol(bundle, **changes)))
 
 
 def test_a_protocol_file_names_what_differs_and_finds_bundles_beside_it(tmp_path, tiny_bundle):
@@ -134,13 +133,13 @@ def test_a_changed_protocol_is_refused_with_what_changed(tmp_path, tiny_bundle):
     with pytest.raises(
         TrialError, match=r"another protocol: protocol\.trials was 12, is 13; give"
     ):
-        Run.begin(folder, protocol(tiny_bundle, trials=13))
+        TrialRun.begin(folder, protocol(tiny_bundle, trials=13))
     content = json.loads((folder / "protocol.json").read_text())
     content["protocol"]["alpha"] = 0.1
     cunning = {**content, "sha256": digest({k: v for k, v in content.items() if k != "sha256"})}
     for tampered in (content, cunning):  # the second knows of the hash, but not of the log
         (folder / "protocol.json").write_text(json.dumps(tampered))
-        for opened in (Run.read, Run.go_on):
+        for opened in (TrialRun.read, TrialRun.go_on):
             with pytest.raises(TrialError, match=r"protocol\.json was changed after it was froz"):
                 opened(folder)
 
@@ -151,7 +150,7 @@ def test_another_bundle_under_the_same_name_is_refused(tmp_path, tiny_bundle):
     begin(folder, bundle).__enter__().close()
     add_file(bundle, "note.txt", "trained a little longer")
     with pytest.raises(TrialError, match=r"another protocol: bundles\.nac was \w{64}, is \w{64}"):
-        Run.begin(folder, protocol(bundle))
+        TrialRun.begin(folder, protocol(bundle))
 
 
 def test_scenes_are_frozen_by_what_they_are_not_by_their_name(tmp_path, tiny_bundle):
@@ -175,14 +174,14 @@ def test_scenes_are_frozen_by_what_they_are_not_by_their_name(tmp_path, tiny_bun
 def test_what_cannot_be_played_is_refused_before_anything_is_written(tmp_path, tiny_bundle):
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"did not learn juggle; it learned: .*weighing"):
-        Run.begin(
+        TrialRun.begin(
             folder,
             protocol(tiny_bundle, tasks=("juggle",), criteria={"juggle": TABLE_7["marker"]}),
         )
     with pytest.raises(ConfigError, match="method 'expert': experts drive the twin alone"):
-        Run.begin(folder, protocol(tiny_bundle, methods=EXPERT, robot="vx300s"))
+        TrialRun.begin(folder, protocol(tiny_bundle, methods=EXPERT, robot="vx300s"))
     with pytest.raises(BundleError, match="no bundle at nowhere"):
-        Run.begin(folder, protocol(tiny_bundle, methods={"nac": "nowhere"}))
+        TrialRun.begin(folder, protocol(tiny_bundle, methods={"nac": "nowhere"}))
     assert not folder.exists()
     folder.mkdir()
     (folder / "protocol.json.partial").write_text("{")  # killed while it was written
@@ -190,9 +189,9 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(tmp_path, t
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "thesis.txt").write_text("mine")
     with pytest.raises(TrialError, match="holds something else than a run"):
-        Run.begin(tmp_path / "else", protocol(tiny_bundle))
+        TrialRun.begin(tmp_path / "else", protocol(tiny_bundle))
     with pytest.raises(TrialError, match=r"holds no run, protocol\.json is missing"):
-        Run.read(tmp_path / "else")
+        TrialRun.read(tmp_path / "else")
 
 
 def test_a_run_goes_on_after_the_last_verdict_and_repeats_none(tmp_path, tiny_bundle):
@@ -204,7 +203,7 @@ def test_a_run_goes_on_after_the_last_verdict_and_repeats_none(tmp_path, tiny_bu
         with pytest.raises(TrialError, match="is judged already"):
             run.judge(run.slots[0], SUCCESS)
         play(run, lambda task, trial, method: True)
-    again = Run.read(tmp_path / "run")
+    again = TrialRun.read(tmp_path / "run")
     assert [record.slot for record in again.records] == list(range(48))
     assert [e["entry"] for e in read_log(tmp_path / "run/log.jsonl")].count("resume") == 1
 
@@ -228,9 +227,9 @@ def test_an_unblinded_run_takes_no_more_verdicts(tmp_path, tiny_bundle):
         assert sorted(run.unblind().values()) == ["fast", "nac"]
         with pytest.raises(TrialError, match="is unblinded, so no more trials count"):
             run.judge(run.slots[0], SUCCESS)
-    assert Run.read(tmp_path / "run").unblinded
+    assert TrialRun.read(tmp_path / "run").unblinded
     with pytest.raises(TrialError, match="was opened to be read"):
-        Run.read(tmp_path / "run")._write({})
+        TrialRun.read(tmp_path / "run")._write({})
 
 
 def test_the_sequential_rule_ends_a_task_as_soon_as_it_is_decided(tmp_path, tiny_bundle):
@@ -257,7 +256,7 @@ def test_verdicts_from_beyond_the_stop_do_not_count(tmp_path, tiny_bundle):
 
 def test_a_last_line_cut_anywhere_costs_nothing_but_itself(tmp_path):
     path = tmp_path / "log.jsonl"
-    with closing(Log(path)) as log:
+    with closing(TrialLog(path)) as log:
         for number in range(3):
             log.append({"entry": "trial", "slot": number})
     whole = path.read_bytes()
@@ -265,7 +264,7 @@ def test_a_last_line_cut_anywhere_costs_nothing_but_itself(tmp_path):
     for cut in range(len(kept), len(whole)):
         path.write_bytes(whole[:cut])
         assert len(read_log(path)) == 2
-        with closing(Log(path)) as log:
+        with closing(TrialLog(path)) as log:
             assert log.torn == cut - len(kept) and len(log.entries) == 2
             log.append({"entry": "trial", "slot": 2})
         assert path.read_bytes() == whole
@@ -280,9 +279,9 @@ def test_a_line_damaged_in_the_middle_is_named(tmp_path):
 
 def test_a_log_has_one_writer(tmp_path):
     path = tmp_path / "log.jsonl"
-    with closing(Log(path)), pytest.raises(TrialError, match="is being written by another"):
-        Log(path)
-    Log(path).close()
+    with closing(TrialLog(path)), pytest.raises(TrialError, match="is being written by another"):
+        TrialLog(path)
+    TrialLog(path).close()
 
 
 def test_a_full_disk_leaves_the_log_as_it_was_and_the_trial_to_be_judged(tmp_path, tiny_bundle):
@@ -297,7 +296,7 @@ def test_a_full_disk_leaves_the_log_as_it_was_and_the_trial_to_be_judged(tmp_pat
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert path.read_bytes() == before and next(run.pending()) == slot
         run.judge(slot, SUCCESS)
-    assert len(Run.read(tmp_path / "run").records) == 1
+    assert len(TrialRun.read(tmp_path / "run").records) == 1
 
 
 def test_every_task_of_the_twin_has_criteria():

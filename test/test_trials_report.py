@@ -7,15 +7,15 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from judged import play, protocol
+from fake_trial_runs import play, protocol
 from scipy.stats import barnard_exact, binomtest
 
-from nac_ros.devices.jpeg import encode
-from nac_ros.evaluation.published import TABLE_6
+from nac_ros.core.image_codec import encode_jpeg
+from nac_ros.evaluation.published_results import TABLE_6
 from nac_ros.trials.protocol import StopRule
 from nac_ros.trials.report import write_report
-from nac_ros.trials.run import Run, Verdict
-from nac_ros.trials.summary import figures, outcomes_of
+from nac_ros.trials.results import figures, outcomes_of
+from nac_ros.trials.run import TrialRun, Verdict
 
 
 def better(task, trial, method):
@@ -28,15 +28,15 @@ def run(tmp_path_factory, tiny_bundle):
     """A finished run with all that can be recorded."""
     folder = tmp_path_factory.mktemp("runs") / "one"
     made = protocol(tiny_bundle, rubric={"marker": ("grasped", "lifted", "in the bin")})
-    with closing(Run.begin(folder, made)) as run:
+    with closing(TrialRun.begin(folder, made)) as run:
         play(
             run, better, steps=200, seconds=6.5, clips=4, jumps=(0.01, 0.02), jerk=0.1, sparc=-3.0,
             plan_ms=(80.0, 90.0), holds={"no_chunk": 1}, strip="strips/one.jpg",
         )  # fmt: skip
         run.unblind()
     (folder / "strips").mkdir()
-    (folder / "strips/one.jpg").write_bytes(encode(np.zeros((8, 48, 3), np.uint8), 80))
-    return Run.read(folder)
+    (folder / "strips/one.jpg").write_bytes(encode_jpeg(np.zeros((8, 48, 3), np.uint8), 80))
+    return TrialRun.read(folder)
 
 
 def test_the_figures_have_the_keys_that_others_read_and_the_numbers_of_the_log(run):
@@ -93,7 +93,7 @@ def test_the_page_is_one_file_with_every_number_and_picture(run):
 
 def test_a_run_that_goes_on_is_blind_and_says_what_may_be_looked_at(tmp_path, tiny_bundle):
     made = protocol(tiny_bundle, methods=dict.fromkeys(("mine", "theirs"), str(tiny_bundle)))
-    with closing(Run.begin(tmp_path / "run", made)) as run:
+    with closing(TrialRun.begin(tmp_path / "run", made)) as run:
         path, found = write_report(run)
         assert "No trial is judged yet" in path.read_text()
         for slot in list(run.slots)[:7]:
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_is_blind_and_says_what_may_be_looked_at(tmp_path, ti
 
 def test_a_stopped_task_and_trials_that_do_not_count_are_told(tmp_path, tiny_bundle):
     made = protocol(tiny_bundle, stop=StopRule(rule="sequential", pair=("nac", "fast")))
-    with closing(Run.begin(tmp_path / "run", made)) as run:
+    with closing(TrialRun.begin(tmp_path / "run", made)) as run:
         run.judge(run.slots[0], Verdict(outcome="invalid", reason="the light failed"))
         play(run, lambda task, trial, method: method == "nac")
         run.unblind()
@@ -123,7 +123,9 @@ def test_a_stopped_task_and_trials_that_do_not_count_are_told(tmp_path, tiny_bun
 
 def test_where_the_stop_rule_ended_a_task_the_page_says_which_p_to_quote(tmp_path, tiny_bundle):
     for rule in (StopRule(), StopRule(rule="sequential", pair=("nac", "fast"))):
-        with closing(Run.begin(tmp_path / rule.rule, protocol(tiny_bundle, stop=rule))) as run:
+        with closing(
+            TrialRun.begin(tmp_path / rule.rule, protocol(tiny_bundle, stop=rule))
+        ) as run:
             play(run, lambda task, trial, method: method == "nac")
             run.unblind()
             page = write_report(run)[0].read_text()
@@ -131,7 +133,7 @@ def test_where_the_stop_rule_ended_a_task_the_page_says_which_p_to_quote(tmp_pat
 
 
 def test_a_run_that_was_unblinded_early_does_not_go_on(tmp_path, tiny_bundle):
-    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
         for slot in run.slots[:7]:
             run.judge(slot, Verdict(outcome="aborted", reason="the arm shook"))
         run.unblind()
@@ -141,8 +143,10 @@ def test_a_run_that_was_unblinded_early_does_not_go_on(tmp_path, tiny_bundle):
 
 
 def test_trials_without_a_picture_are_not_passed_over_in_silence(tmp_path, tiny_bundle):
-    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle, tasks=("marker",)))) as run:
-        (run.folder / "one.jpg").write_bytes(encode(np.zeros((8, 48, 3), np.uint8), 80))
+    with closing(
+        TrialRun.begin(tmp_path / "run", protocol(tiny_bundle, tasks=("marker",)))
+    ) as run:
+        (run.folder / "one.jpg").write_bytes(encode_jpeg(np.zeros((8, 48, 3), np.uint8), 80))
         for slot in run.slots:
             strip = "one.jpg" if slot.trial > 2 else "lost.jpg"
             run.judge(slot, Verdict(outcome="success", strip=strip))
@@ -152,7 +156,7 @@ def test_trials_without_a_picture_are_not_passed_over_in_silence(tmp_path, tiny_
 
 def test_one_method_has_no_letters_and_invalid_verdicts_are_no_trials(tmp_path, tiny_bundle):
     alone = protocol(tiny_bundle, tasks=("marker",), methods={"nac": str(tiny_bundle)})
-    with closing(Run.begin(tmp_path / "run", alone)) as run:
+    with closing(TrialRun.begin(tmp_path / "run", alone)) as run:
         run.judge(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))
         page = write_report(run)[0].read_text()
         assert "All verdicts are `invalid`" in page and "How it went" not in page
@@ -162,7 +166,7 @@ def test_one_method_has_no_letters_and_invalid_verdicts_are_no_trials(tmp_path, 
 
 
 def test_over_all_tasks_the_stake_waits_for_whoever_is_slow(tmp_path, tiny_bundle):
-    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
         first, second = sorted(run.codes.values())
         late = next(s for s in run.slots if (s.trial, s.code) == (3, first))
         for slot in run.slots:
@@ -177,24 +181,24 @@ def test_over_all_tasks_the_stake_waits_for_whoever_is_slow(tmp_path, tiny_bundl
 
 
 def test_the_stop_rule_is_asked_once_for_what_is_judged(tmp_path, tiny_bundle, monkeypatch):
-    rule, asked, ask = StopRule(rule="sequential", pair=("nac", "fast")), [], Run._bet
-    with closing(Run.begin(tmp_path / "run", protocol(tiny_bundle, stop=rule))) as run:
+    rule, asked, ask = StopRule(rule="sequential", pair=("nac", "fast")), [], TrialRun._bet
+    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle, stop=rule))) as run:
         play(run, better)
-        monkeypatch.setattr(Run, "_bet", lambda *given: asked.append(given) or ask(*given))
+        monkeypatch.setattr(TrialRun, "_bet", lambda *given: asked.append(given) or ask(*given))
         figures(run)
     assert len(asked) <= 4  # rule and test, on two tasks; for each trial it would be hundreds
 
 
 def test_two_reports_at_once_do_not_meet(tmp_path, tiny_bundle):
-    Run.begin(tmp_path / "run", protocol(tiny_bundle)).close()
-    runs = [Run.read(tmp_path / "run") for _ in range(8)]
+    TrialRun.begin(tmp_path / "run", protocol(tiny_bundle)).close()
+    runs = [TrialRun.read(tmp_path / "run") for _ in range(8)]
     with ThreadPoolExecutor(len(runs)) as pool:
         assert len({path for path, _ in pool.map(write_report, runs)}) == 1
 
 
 def test_a_rubric_is_the_mean_share_of_steps_with_an_interval(tmp_path, tiny_bundle):
     made = protocol(tiny_bundle, rubric={"marker": ("grasped", "in the bin")}, tasks=("marker",))
-    with closing(Run.begin(tmp_path / "run", made)) as run:
+    with closing(TrialRun.begin(tmp_path / "run", made)) as run:
         for slot in run.slots:
             run.judge(slot, Verdict(outcome="failure", reason="late", rubric=slot.trial % 2))
         row = figures(run)["methods"][run.slots[0].code]["marker"]["rubric"]

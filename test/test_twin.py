@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from nac_ros.chunk import Motion
-from nac_ros.errors import UnknownName
-from nac_ros.robot import load_robot
-from nac_ros.simulation.droop import Droop
-from nac_ros.simulation.jtc import Trajectory, TrajectoryPoint
+from nac_ros.core.errors import UnknownName
+from nac_ros.core.types import JointTrajectory, Trajectory, TrajectoryPoint
+from nac_ros.robot.spec import load_robot
 from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.servo_droop import Droop
 from nac_ros.simulation.twin import Twin
 
 SPEC = load_robot("vx300s")
@@ -83,7 +82,7 @@ def test_a_motion_is_followed_by_its_stamps(twin):
     twin.reset(2)
     start, rest = twin.command(), np.zeros((2, SPEC.action_dim))
     row = np.stack([start, start + 0.01])
-    twin.write(Motion(0.1, np.array([0.0, 0.2]), row, rest, rest))
+    twin.write(JointTrajectory(0.1, np.array([0.0, 0.2]), row, rest, rest))
     twin.step_until(0.1)
     np.testing.assert_allclose(twin.command(), start, atol=1e-9)
     twin.step_until(0.2)

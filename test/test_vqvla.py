@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.codec.codebook import mixed
-from nac_ros.errors import BadTokens, ConfigError
+from nac_ros.codec.quantizer import mixed
+from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, parity
 from nac_ros.tokenizers import make_tokenizer
 from nac_ros.tokenizers.vqvla import CausalConv

@@ -71,7 +71,7 @@ def check_images() -> str:
 
 
 def check_gl() -> str:
-    from nac_ros.simulation.gl import mujoco, open_renderer
+    from nac_ros.simulation.rendering import mujoco, open_renderer
     from nac_ros.simulation.scene import assets_dir
 
     if not (assets_dir() / "vx300s_left.xml").is_file():
@@ -126,7 +126,7 @@ def check_onnx() -> str:
 
 def check_package() -> str:
     import nac_ros
-    from nac_ros.robot import list_robots
+    from nac_ros.robot.spec import list_robots
 
     share = Path(sys.prefix) / "share/nac_ros"
     absent = [name for name in ("package.xml", "config", "launch") if not (share / name).exists()]

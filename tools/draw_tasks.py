@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nac_ros.robot import load_robot
-from nac_ros.simulation.demonstrate import advance, expert
+from nac_ros.robot.spec import load_robot
+from nac_ros.simulation.expert import advance, expert
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import list_tasks
 from nac_ros.simulation.twin import Twin

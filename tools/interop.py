@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from nac_ros.cli import main as nac
-from nac_ros.data.episode import Episode
-from nac_ros.data.features import Extras
-from nac_ros.data.lerobot import Dataset
-from nac_ros.data.writer import DatasetWriter
-from nac_ros.robot import config_dir
+from nac_ros.cli.main import main as nac
+from nac_ros.core.config import config_dir
+from nac_ros.datasets.episode import Episode
+from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.schema import Extras
+from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 READER = ROOT / "tools/interop_reader.py"

@@ -13,7 +13,7 @@ trap 'rm -f "$policy"' EXIT
 command -v ros2 >/dev/null || { echo "ros2 is not found: source your ROS 2 first" >&2; exit 2; }
 ros2 security --help >/dev/null 2>&1 ||
     { echo "ros2 knows no 'security': install ros-<distribution>-sros2" >&2; exit 2; }
-PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" python3 -m nac_ros.nodes.access "$robot" >"$policy"
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" python3 -m nac_ros.ros.security_policy "$robot" >"$policy"
 [ -d "$keystore/enclaves" ] || ros2 security create_keystore "$keystore"
 for enclave in $(sed -n 's/.*enclave path="\([^"]*\)".*/\1/p' "$policy"); do
     [ -d "$keystore/enclaves$enclave" ] || ros2 security create_enclave "$keystore" "$enclave"

@@ -1,1 +1,1 @@
-"""The Neural Action Codec in torch alone: SEANet encoder, multi-scale RVQ, Vocos decoder."""
+"""The neural action codec in torch alone: SEANet encoder, multi-scale RVQ, Vocos decoder."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nac_ros.codec.linear_path import LinearPath
 from nac_ros.codec.quantizer import MultiScaleQuantizer, Quantized
+from nac_ros.codec.rotated_quantizer import RotatedResidualQuantizer
 from nac_ros.codec.seanet import SeanetEncoder, folded_parameters
-from nac_ros.codec.transform import DensePath
-from nac_ros.codec.turns import TurnQuantizer
 from nac_ros.codec.vocos import VocosDecoder
 
 
@@ -23,8 +23,8 @@ class CodecConfig:
     layout: flat, one waveform of H * D samples as in the paper, or channels, D waveforms of H;
         the hop, prod(ratios), is in samples of a waveform
     span: what a token names. step: a stretch of the latent, as in the paper; chunk: what the
-        tokens before left of the whole chunk, one vector of `chunk_dim` (nac_ros.codec.turns),
-        with a dense path of `path_hidden` beside the networks (nac_ros.codec.transform)
+        tokens before left of the whole chunk, one vector of `chunk_dim` (nac_ros.codec.rotated_quantizer),
+        with a dense path of `path_hidden` beside the networks (nac_ros.codec.linear_path)
     beam: beginnings kept while the codes of a chunk are chosen, with span chunk
     prefix_dropout: share of training chunks decoded from their first codes alone, so that these
         can be: of the first scale with span step, any number with span chunk
@@ -152,10 +152,10 @@ class Codec(nn.Module):
             config.norm_ids,
             config.channels,
         )
-        self.path: DensePath | None = None
+        self.path: LinearPath | None = None
         if config.span == "chunk":
             whole = config.chunk_dim
-            self.path = DensePath(config.horizon, config.action_dim, whole, config.path_hidden)
+            self.path = LinearPath(config.horizon, config.action_dim, whole, config.path_hidden)
             self.join = nn.Linear(dim * steps, whole)  # the encoder's latent to one of the chunk
             self.divide = nn.Linear(whole, dim * steps)
             self.encoder.hush()
@@ -239,7 +239,9 @@ class Codec(nn.Module):
 def _quantizer(config: CodecConfig) -> nn.Module:
     size, ema = config.codebook_size, (config.ema_decay, config.revive_below)
     if config.span == "chunk":
-        return TurnQuantizer(config.chunk_dim, size, config.tokens_per_scale, *ema, config.beam)
+        return RotatedResidualQuantizer(
+            config.chunk_dim, size, config.tokens_per_scale, *ema, config.beam
+        )
     return MultiScaleQuantizer(config.latent_dim, size, config.vq_scales, *ema)
 
 

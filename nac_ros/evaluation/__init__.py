@@ -1,1 +1,1 @@
-"""Judged trials: intervals, pictures and the report of a run."""
+"""Policies and tokenizers measured in one process: rollouts, baselines, benchmarks, log replay."""

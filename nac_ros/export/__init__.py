@@ -1,1 +1,1 @@
-"""The one door from training to a robot: bundles and their ONNX graphs."""
+"""Bundles: policy, tokenizer and robot exported with ONNX graphs and hashes."""

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from nac_ros import config as configs
-from nac_ros.data.compatibility import same_rate
-from nac_ros.errors import BundleError, ConfigError, NacError, show_text
-from nac_ros.export import golden
+from nac_ros.core import config as configs
+from nac_ros.core.errors import BundleError, ConfigError, NacError, show_text
+from nac_ros.core.json_reader import read_bytes, read_json
+from nac_ros.datasets.compatibility import same_rate
+from nac_ros.export import golden_vectors
 from nac_ros.export.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from nac_ros.export.onnx import OnnxDetokenizer, export_detokenizer
-from nac_ros.json_reader import read_bytes, read_json
 from nac_ros.policies.base import Policy, load_policy
-from nac_ros.robot import RobotSpec, list_robots, load_robot
+from nac_ros.robot.spec import RobotSpec, list_robots, load_robot
 from nac_ros.tokenizers import load_tokenizer
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.storage import CONFIG_FILE, WEIGHTS_FILE
+from nac_ros.tokenizers.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 ROBOT, STATISTICS, CARD = "robot.yaml", "statistics.json", "README.md"
 DETOKENIZER, GOLDEN = "detokenizer.onnx", "golden.safetensors"
@@ -118,7 +118,7 @@ def write_bundle(
         }
         write_manifest(made, **facts)
         parts = _load_parts(made, read_manifest(made))
-        golden.write(parts.policy, parts.decode, robot, made / GOLDEN)
+        golden_vectors.write(parts.policy, parts.decode, robot, made / GOLDEN)
         write_manifest(made, **facts)
         load_bundle(made)
         copytree(made, folder, dirs_exist_ok=True)
@@ -140,7 +140,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     _check_parts(bundle)
     _check_statistics(bundle)
     _check_limits(bundle)
-    golden.verify(bundle.policy, bundle.decode, folder / GOLDEN)
+    golden_vectors.verify(bundle.policy, bundle.decode, folder / GOLDEN)
     return bundle
 
 

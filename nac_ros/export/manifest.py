@@ -3,23 +3,21 @@
 import hashlib
 import json
 import math
-import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nac_ros import config as configs
-from nac_ros.errors import BundleError, ConfigError, show_text
-from nac_ros.json_reader import read_json
+from nac_ros.core import config as configs
+from nac_ros.core.errors import BundleError, ConfigError, show_text
+from nac_ros.core.files import put, sha256
+from nac_ros.core.json_reader import read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_FILES = 1000
 MAX_FILE = 2 << 30  # bytes
 MAX_RATE_HZ, MAX_HORIZON = 1000.0, 10_000
-BLOCK = 1 << 20  # bytes hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,27 +76,6 @@ def add_file(folder: Path, name: str, content: str) -> Manifest:
     put(folder / name, content)
     put(folder / MANIFEST, json.dumps(configs.to_plain(manifest), indent=1) + "\n")
     return manifest
-
-
-def put(path: Path, content: str) -> None:
-    """Writes a file whole or not at all; raises BundleError where that is not allowed."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise BundleError(f"cannot write {path}: {error.strerror}; free the place") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 _HASH = re.compile("[0-9a-f]{64}")

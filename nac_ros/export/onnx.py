@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.codec.seanet import fold_weight_norm
-from nac_ros.errors import BundleError, ConfigError, show_text
+from nac_ros.core.errors import BundleError, ConfigError, show_text
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import random_sequences
 

@@ -1,1 +1,1 @@
-"""ROS 2: the only importer of rclpy and messages; one thin file per node, the rest serves them."""
+"""The nine ROS 2 nodes, one file for each executable."""

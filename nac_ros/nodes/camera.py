@@ -10,17 +10,17 @@ from typing import Literal
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from nac_ros.config import bounded
-from nac_ros.devices import jpeg
-from nac_ros.devices.capture import Capture, CaptureConfig, State
-from nac_ros.devices.frame import Frame
-from nac_ros.devices.sources import SourceConfig, make_source
-from nac_ros.errors import NacError
-from nac_ros.nodes import convert, images, params, qos
-from nac_ros.nodes.diagnostics import ERROR, OK, WARN, Diagnostics, Status
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.spin import STEADY, leave, run
-from nac_ros.robot import load_robot
+from nac_ros.cameras.camera import Frame
+from nac_ros.cameras.capture import Capture, CaptureConfig, State
+from nac_ros.cameras.factory import SourceConfig, make_source
+from nac_ros.core import image_codec
+from nac_ros.core.config import bounded
+from nac_ros.core.errors import NacError
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import image_transport, messages, parameters, qos
+from nac_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Status
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import STEADY, exit_process, run
 
 LOOK_S = 0.2  # how soon a change is reported
 LEVELS: dict[State, bytes] = {
@@ -42,7 +42,7 @@ class CameraParameters(SourceConfig, CaptureConfig):
     robot: str = "vx300s"
     camera: str = ""
     compressed: Literal["asked", "always"] = "asked"
-    jpeg_quality: int = bounded(jpeg.QUALITY, 1, 100)
+    jpeg_quality: int = bounded(image_codec.QUALITY, 1, 100)
 
     def __post_init__(self) -> None:
         SourceConfig.__post_init__(self)
@@ -55,7 +55,7 @@ class CameraNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("camera")
         self._log = NodeLog(self)
-        params.declare(self, CameraParameters)
+        parameters.declare(self, CameraParameters)
         self._capture: Capture | None = None
         self._reason, self._seen = "not configured", ("off", "")
         self._diagnostics = Diagnostics(self, self._status)
@@ -63,7 +63,7 @@ class CameraNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
-            self._prepare(params.read(self, CameraParameters))
+            self._prepare(parameters.read(self, CameraParameters))
         except NacError as error:
             self._log.error(str(error))
             self._set_reason(str(error))
@@ -77,7 +77,7 @@ class CameraNode(LifecycleNode):
         self._source = make_source(settings, camera, self._now)
         self._settings, self._camera = settings, camera
         self._capture = Capture(self._source, self._deliver, self._now, settings, settings.depth)
-        if advice := images.why_compressed(camera) or images.advice(camera):
+        if advice := image_transport.why_compressed(camera) or image_transport.advice(camera):
             self._log.warning(advice)
 
     def _offer(self) -> None:
@@ -122,20 +122,20 @@ class CameraNode(LifecycleNode):
             self._log.error(f"{self._source.name} does not return; end this process")
 
     def _now(self) -> float:
-        return convert.to_seconds(self.get_clock().now().to_msg())
+        return messages.to_seconds(self.get_clock().now().to_msg())
 
     def _deliver(self, frame: Frame) -> None:
         """In the thread that reads."""
         stamp, name = frame.stamp, self._camera.name
         if self._raw.get_subscription_count():
-            self._raw.publish(convert.to_image(stamp, name, frame.image))
+            self._raw.publish(messages.to_image(stamp, name, frame.image))
         if self._settings.compressed == "always" or self._jpeg.get_subscription_count():
-            data = jpeg.encode(frame.image, self._settings.jpeg_quality)
-            self._jpeg.publish(convert.to_compressed(stamp, name, data))
+            data = image_codec.encode_jpeg(frame.image, self._settings.jpeg_quality)
+            self._jpeg.publish(messages.to_compressed(stamp, name, data))
         intrinsics = self._camera.intrinsics or self._source.intrinsics
-        self._info.publish(convert.to_camera_info(stamp, self._camera, intrinsics))
+        self._info.publish(messages.to_camera_info(stamp, self._camera, intrinsics))
         if frame.depth_mm is not None and self._depth.get_subscription_count():
-            self._depth.publish(convert.to_depth(stamp, name, frame.depth_mm))
+            self._depth.publish(messages.to_depth(stamp, name, frame.depth_mm))
 
     def _look(self) -> None:
         """Reports a change at once, and says it in the log."""
@@ -168,7 +168,7 @@ class CameraNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of the executable `camera`."""
-    leave(run(CameraNode))
+    exit_process(run(CameraNode))
 
 
 if __name__ == "__main__":

@@ -18,26 +18,23 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from nac_ros.config import bounded
-from nac_ros.errors import NacError
-from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.controller import Controller
-from nac_ros.nodes.diagnostics import ERROR, OK, WARN, QueuedDiagnostics, Status
-from nac_ros.nodes.guard_clock import NodeClock
-from nac_ros.nodes.guard_inputs import GuardInputs
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.modes import MODES, ModeRequest, ModeRequests
-from nac_ros.nodes.spin import leave, run
-from nac_ros.robot import load_robot
-from nac_ros.runtime.collector import Collector
-from nac_ros.runtime.guard import Guard
-from nac_ros.runtime.metronome import Metronome
-from nac_ros.runtime.pacer import Pacer
-from nac_ros.runtime.priority import go_first, use_cpus
-from nac_ros.runtime.taped import TapedGuard, tape_folder
-from nac_ros.runtime.tick import AT_REST, GuardConfig, Mode
-from nac_ros.runtime.timing import Intervals
-from nac_ros.safety.limits import Refusal
+from nac_ros.control.checks import Rejection
+from nac_ros.control.guard import Guard
+from nac_ros.control.logged_guard import LoggedGuard, tape_folder
+from nac_ros.control.types import AT_REST, GuardConfig, Mode
+from nac_ros.core.config import bounded
+from nac_ros.core.errors import NacError
+from nac_ros.core.garbage_collection import GarbageCollection
+from nac_ros.core.realtime import DelayedExecutor, PeriodicTimer, set_realtime_priority, use_cpus
+from nac_ros.core.timing import Intervals
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, parameters, qos
+from nac_ros.ros.diagnostics import ERROR, OK, WARN, QueuedDiagnostics, Status
+from nac_ros.ros.guard_io import Controller, GuardInputs
+from nac_ros.ros.guard_mode import MODES, ModeRequest, ModeRequests
+from nac_ros.ros.node_clock import NodeClock
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import exit_process, run
 
 PLANNED = ("", "mode_hold", "no_chunk", "settling")  # holds that need nobody's attention
 COMMAND_S = 0.03  # so long before it is due a set-point is told, whatever planning takes
@@ -66,11 +63,11 @@ class GuardNodeConfig(GuardConfig):
 
 
 class GuardNode(LifecycleNode):
-    """Messages in, set-points out; every decision is nac_ros.runtime.guard's."""
+    """Messages in, set-points out; every decision is nac_ros.control.guard's."""
 
     def __init__(self) -> None:
         super().__init__("guard")
-        config = params.declare(self, GuardNodeConfig, changeable=("speed_scale",))
+        config = parameters.declare(self, GuardNodeConfig, changeable=("speed_scale",))
         self.add_on_set_parameters_callback(self._on_parameters)
         self._config = GuardConfig(
             **{f.name: getattr(config, f.name) for f in fields(GuardConfig)}
@@ -82,21 +79,21 @@ class GuardNode(LifecycleNode):
         self._active, self._lock = False, RLock()  # ticks have a thread of their own
         self._shown, self._refusal = ("inactive", ""), ""
         self._reported: dict[str, float] = {}  # reason of a refusal -> when it was reported last
-        self._collector, self._log = Collector(), NodeLog(self)
-        self._scheduling = f"{use_cpus(config.cpus)}, {go_first(config.priority)}"
+        self._collector, self._log = GarbageCollection(), NodeLog(self)
+        self._scheduling = f"{use_cpus(config.cpus)}, {set_realtime_priority(config.priority)}"
         self._diagnostics = QueuedDiagnostics(self, self._status)
         self._offered: list[Any] = []
         self._inputs: GuardInputs | None = None
         self._modes: ModeRequests | None = None
-        self._metronome: Metronome | None = None
-        self._pacer = Pacer(COMMAND_S)
+        self._metronome: PeriodicTimer | None = None
+        self._pacer = DelayedExecutor(COMMAND_S)
         self._log.info(f"scheduled {self._scheduling}")
 
     def _new_guard(self, folder: str) -> Guard:
         place = tape_folder(folder)
         if place is None:
             return Guard(self._spec, self._config)
-        return TapedGuard(self._spec, self._config, place)
+        return LoggedGuard(self._spec, self._config, place)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._command = self.create_publisher(JointState, "guard/command", qos.RECORD)
@@ -109,7 +106,7 @@ class GuardNode(LifecycleNode):
         self._inputs = GuardInputs(self, self._spec, self._time, self._refused)
         self._log.info(self._inputs.reference_text)
         self._collector.freeze()
-        self._metronome = Metronome(self._guard.period, self._beat, "ticks")
+        self._metronome = PeriodicTimer(self._guard.period, self._beat, "ticks")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -146,7 +143,7 @@ class GuardNode(LifecycleNode):
         self.rest()
         self._end_beats()
         self._pacer.close()
-        if isinstance(self._guard, TapedGuard):
+        if isinstance(self._guard, LoggedGuard):
             self._guard.tape.close()
         self._diagnostics.close()
 
@@ -195,7 +192,7 @@ class GuardNode(LifecycleNode):
         guard, names = self._guard, self._spec.joint_names
         for tick in guard.tick(now):
             set_point = (tick.positions, tick.velocities, self._time.origin_ns)
-            message = convert.to_joint_state(tick.stamp, names, *set_point)
+            message = messages.to_joint_state(tick.stamp, names, *set_point)
             self._pacer.put(tick.stamp, now, steady, partial(self._command.publish, message))
         before, self._shown = self._shown, (guard.state, guard.hold)
         # An arm at rest is left alone, and so is one whose clock was set: what its controllers
@@ -266,7 +263,7 @@ class GuardNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _refused(self, refusal: Refusal | None) -> None:
+    def _refused(self, refusal: Rejection | None) -> None:
         if refusal is None or refusal.reason in ("mode", "settling"):
             return
         self._refusal, reason = refusal.text[:MAX_TEXT], refusal.reason
@@ -304,9 +301,9 @@ class GuardNode(LifecycleNode):
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
         values |= {"last_refusal": self._refusal, "scheduling": self._scheduling}
         values["collection_ms.longest"] = 1e3 * self._collector.longest_s
-        if isinstance(guard, TapedGuard) and guard.tape.trouble:
+        if isinstance(guard, LoggedGuard) and guard.tape.trouble:
             values["tape"] = guard.tape.trouble
-        if isinstance(guard, TapedGuard) and guard.tape.lost:
+        if isinstance(guard, LoggedGuard) and guard.tape.lost:
             values["tape_lost"] = guard.tape.lost
         if dropped := self._log.dropped:
             values["log_dropped"] = dropped
@@ -315,7 +312,7 @@ class GuardNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of the executable `guard`."""
-    leave(run(GuardNode))
+    exit_process(run(GuardNode))
 
 
 if __name__ == "__main__":

@@ -21,18 +21,19 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.chunk import Chunk
-from nac_ros.errors import NacError, UnknownName
-from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.bridge import Bridge
-from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.nodes.loading import LOADED, PolicyParameters, load_engine
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.spin import STEADY, leave, run
-from nac_ros.runtime.cadence import Cadence
-from nac_ros.runtime.doubt import slowed
-from nac_ros.runtime.engine import Engine
-from nac_ros.runtime.seams import Underway
+from nac_ros.core.errors import NacError, UnknownName
+from nac_ros.core.types import ActionChunk
+from nac_ros.inference.chunk_transition import CurrentChunk
+from nac_ros.inference.engine import Engine
+from nac_ros.inference.replanning import ReplanScheduler
+from nac_ros.inference.uncertainty import time_stretched
+from nac_ros.ros import messages, qos
+from nac_ros.ros import parameters as ros_parameters
+from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.observation_source import ObservationSource
+from nac_ros.ros.policy_loading import LOADED, PolicyParameters, load_engine
 
 HEARTBEAT_S = 0.05  # 20 Hz
 # reasons that need nobody's attention
@@ -49,10 +50,10 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy")
         self._log = NodeLog(self)
-        params.declare(self, PolicyParameters, changeable=LOADED)
+        ros_parameters.declare(self, PolicyParameters, changeable=LOADED)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._engine: Engine | None = None
-        self._bridge: Bridge | None = None
+        self._bridge: ObservationSource | None = None
         self._thread: Thread | None = None
         self._closing, self._wake, self._started = Event(), Event(), Event()
         self._frozen = ""  # the verdict that stopped planning, until the next start or stop
@@ -61,7 +62,7 @@ class PolicyNode(LifecycleNode):
         self._logged: dict[str, float] = {}  # code of a reason -> when, on a steady clock
         self._task, self._fault, self._reason = "", "", "not configured"
         self._n_chunks, self._alive = 0, 0.0
-        self._sent: Chunk | None = None
+        self._sent: ActionChunk | None = None
         self._unusable = Counter[str]()
         self._newest: dict[str, Any] = {}
         self._diagnostics = Diagnostics(self, self._status)
@@ -69,7 +70,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the bundle; a node that cannot says why, and may be configured again."""
         try:
-            self._load(params.read(self, PolicyParameters))
+            self._load(ros_parameters.read(self, PolicyParameters))
             self._connect()
         except NacError as error:
             self._fail(_one_line(str(error)))
@@ -100,7 +101,9 @@ class PolicyNode(LifecycleNode):
         engine, self.spec = load_engine(parameters)
         self._engine = engine
         plan_s = engine.timing.plan_s
-        self._cadence = Cadence(engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s)
+        self._cadence = ReplanScheduler(
+            engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s
+        )
         self._settings, self._task = parameters, parameters.task
         self._log.info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
 
@@ -110,7 +113,9 @@ class PolicyNode(LifecycleNode):
         self._undo.append(partial(self.destroy_publisher, self._chunks))
         self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
         self._undo.append(partial(self.destroy_publisher, self._heartbeats))
-        self._bridge = Bridge(self, self.spec, self._engine.cameras, self._engine.n_obs_steps)
+        self._bridge = ObservationSource(
+            self, self.spec, self._engine.cameras, self._engine.n_obs_steps
+        )
         for notice in self._bridge.notices:
             self._log.warning(notice)
         task = self.create_subscription(String, "task", self._on_task, qos.LATCHED)
@@ -175,7 +180,7 @@ class PolicyNode(LifecycleNode):
         self._thread = None
 
     def _now(self) -> float:
-        return convert.to_seconds(self.get_clock().now().to_msg())
+        return messages.to_seconds(self.get_clock().now().to_msg())
 
     def _on_task(self, message: String) -> None:
         assert self._engine is not None
@@ -220,7 +225,7 @@ class PolicyNode(LifecycleNode):
         """Says that the inference loop is alive, as long as it is."""
         now = self._now()
         if now - self._alive <= self._settings.max_stall_s:
-            self._heartbeats.publish(Header(stamp=convert.to_time(now)))
+            self._heartbeats.publish(Header(stamp=messages.to_time(now)))
 
     def _run(self) -> None:
         """The inference loop; it comes round once per heartbeat while it waits."""
@@ -280,7 +285,7 @@ class PolicyNode(LifecycleNode):
             text = f"stopped: the pictures that were frozen change again; {START}"
             self._set_reason(text, "unfrozen")
 
-    def _send(self, chunk: Chunk, start: np.ndarray) -> float:
+    def _send(self, chunk: ActionChunk, start: np.ndarray) -> float:
         """Publishes a chunk from joint positions `start` on, or what comes of a doubtful one;
         seconds until the next look."""
         assert self._engine is not None
@@ -293,20 +298,20 @@ class PolicyNode(LifecycleNode):
             self._set_reason(why, "unsure")
             return settings.retry_s
         if why and settings.unsure == "slow":
-            chunk = slowed(chunk, start, settings.slow_scale)
+            chunk = time_stretched(chunk, start, settings.slow_scale)
         self._publish(chunk)
         return 0.0
 
-    def _underway(self, stamp: float) -> Underway | None:
+    def _underway(self, stamp: float) -> CurrentChunk | None:
         """The chunk sent before, and when the one observed at `stamp` [s] will take over."""
         sent = self._sent
         if sent is None or sent.end <= stamp:
             return None
-        return Underway(sent, stamp + self._cadence.latency_s)
+        return CurrentChunk(sent, stamp + self._cadence.latency_s)
 
-    def _publish(self, chunk: Chunk) -> None:
+    def _publish(self, chunk: ActionChunk) -> None:
         assert self._engine is not None
-        self._chunks.publish(convert.to_chunk_message(chunk))
+        self._chunks.publish(messages.to_chunk_message(chunk))
         self._sent = chunk
         arrival, timing = self._now(), self._engine.timing
         self._cadence.planned(chunk.stamp, arrival)
@@ -368,7 +373,7 @@ def _without_digits(reason: str) -> str:
 
 
 def main() -> None:
-    leave(run(PolicyNode))
+    exit_process(run(PolicyNode))
 
 
 if __name__ == "__main__":

@@ -18,24 +18,25 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from nac_ros.config import bounded
-from nac_ros.data import streams
-from nac_ros.data.gate import StreamSpec
-from nac_ros.data.recordings import robot_fact
-from nac_ros.data.session import DISCARDED, INTERRUPTED, Session, SessionConfig
-from nac_ros.data.streams import Source
-from nac_ros.data.take import free_bytes
-from nac_ros.decode import to_seconds
-from nac_ros.errors import BadObservation, ConfigError, DatasetError, NacError
-from nac_ros.frozen_images import FrozenImageDetector
-from nac_ros.joint_states import JointStateMerger
-from nac_ros.nodes import convert, images, params
-from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.spin import STEADY, leave, run
-from nac_ros.provenance import environment
-from nac_ros.robot import load_robot
-from nac_ros.runtime.priority import go_first
+from nac_ros.core.config import bounded
+from nac_ros.core.errors import BadObservation, ConfigError, DatasetError, NacError
+from nac_ros.core.files import free_bytes
+from nac_ros.core.message_decoding import to_seconds
+from nac_ros.core.provenance import environment
+from nac_ros.core.realtime import set_realtime_priority
+from nac_ros.datasets.mcap import topics
+from nac_ros.datasets.mcap.dataset import robot_fact
+from nac_ros.datasets.mcap.recorder import DISCARDED, INTERRUPTED, EpisodeRecorder, SessionConfig
+from nac_ros.datasets.mcap.stream_monitor import StreamSpec
+from nac_ros.datasets.mcap.topics import RecordedTopic
+from nac_ros.robot.frozen_images import FrozenImageDetector
+from nac_ros.robot.joint_states import JointStateMerger
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import image_transport, parameters
+from nac_ros.ros import messages as ros_messages
+from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import STEADY, exit_process, run
 
 LOOK_S = 0.25  # how often new publishers are looked for, and the streams judged
 ARM_S = 0.02  # how often the joint states of a publisher are read to see whether the arm rests
@@ -71,28 +72,32 @@ class RecorderNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("recorder")
         self._log = NodeLog(self)
-        config = params.declare(self, RecorderParameters, changeable=SAID)
+        config = parameters.declare(self, RecorderParameters, changeable=SAID)
         spec = load_robot(config.robot)
         self._config, self._robot, self._task = config, robot_fact(spec), config.task
         self._spec = spec
         self._joint_states: dict[bytes, bytes] = {}  # publisher -> its newest message
-        jpeg = [camera.name for camera in spec.cameras if images.lacks_room(camera)]
-        self._sources = streams.recorded(spec, _extra(config.extra_topics), jpeg)
+        jpeg = [camera.name for camera in spec.cameras if image_transport.lacks_room(camera)]
+        self._sources = topics.recorded(spec, _extra(config.extra_topics), jpeg)
         self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
         self._arm_heard: dict[bytes, float] = {}  # publisher -> when it was read last [s]
-        self._session = self._new_session(config, streams.watched(spec, jpeg))
+        self._session = self._new_session(config, topics.watched(spec, jpeg))
         self._heard: dict[str, Any] = {}
         self._offered: list[Any] = []
         self._latest: dict[str, bytes] = {}  # of topics whose last message still holds
         self._diagnostics = Diagnostics(self, self._status)
-        self._log.info(f"scheduled {go_first(config.priority)}")
+        self._log.info(f"scheduled {set_realtime_priority(config.priority)}")
 
-    def _new_session(self, config: RecorderParameters, watched: Sequence[StreamSpec]) -> Session:
+    def _new_session(
+        self, config: RecorderParameters, watched: Sequence[StreamSpec]
+    ) -> EpisodeRecorder:
         limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
         pictures = [stream.topic for stream in watched if stream.image]
         self._content = FrozenImageDetector(self._spec, pictures)
         joints = self._spec.joint_states_topic
-        return Session(SessionConfig(**limits), watched, self._sources, joints, self._content)
+        return EpisodeRecorder(
+            SessionConfig(**limits), watched, self._sources, joints, self._content
+        )
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
@@ -170,7 +175,7 @@ class RecorderNode(LifecycleNode):
         if now - self._arm_heard.get(publisher, -ARM_S) < ARM_S:
             return
         self._arm_heard[publisher] = now
-        if len(data) > convert.max_joint_state_bytes(self._spec):
+        if len(data) > ros_messages.max_joint_state_bytes(self._spec):
             return
         try:
             sample = self._merger.push_message(deserialize_message(data, JointState))
@@ -185,7 +190,7 @@ class RecorderNode(LifecycleNode):
                 self._log.warning(text)
         self._diagnostics.publish()
 
-    def _listen(self, source: Source) -> None:
+    def _listen(self, source: RecordedTopic) -> None:
         """Subscribes as the publishers offer, once there are any."""
         offers = self.get_publishers_info_by_topic(self.resolve_topic_name(source.topic))
         if not offers:
@@ -201,19 +206,19 @@ class RecorderNode(LifecycleNode):
             kind, source.topic, take, profile, raw=True
         )
 
-    def _on_message(self, source: Source, data: bytes, info: Mapping[str, Any]) -> None:
+    def _on_message(self, source: RecordedTopic, data: bytes, info: Mapping[str, Any]) -> None:
         received, published = info["received_timestamp"], info["source_timestamp"]
-        stamp = streams.stamp_of(source.kind, data) or published
+        stamp = topics.stamp_of(source.kind, data) or published
         publisher, number = info["publisher_gid"]["data"], info["publication_sequence_number"]
         self._session.count(source.topic, publisher, number)
         self._session.see(source.topic, stamp, received, published, data)
         if source.topic == self._spec.joint_states_topic:
             self._joint_states[bytes(publisher)] = data
             self._watch_arm(bytes(publisher), data)
-        if source.topic in streams.STATIC:
+        if source.topic in topics.STATIC:
             self._latest[source.topic] = data
-        if source.topic == streams.TASK:
-            self._task = streams.text_of(data)
+        if source.topic == topics.TASK:
+            self._task = topics.text_of(data)
 
     def _answer(
         self, deed: Callable[[], str], request: Trigger.Request, response: Trigger.Response
@@ -238,7 +243,7 @@ class RecorderNode(LifecycleNode):
         if self._session.take is None:
             raise DatasetError("nothing is being recorded, so there is nothing to mark")
         now = time.time_ns()
-        self._session.write(streams.MARK, now, now, serialize_message(String(data="mark")))
+        self._session.write(topics.MARK, now, now, serialize_message(String(data="mark")))
         return f"marked at {self._session.seconds:.1f} s"
 
     def _end(self, outcome: str) -> str:
@@ -267,7 +272,7 @@ def _type_of(kind: str) -> type:
         raise ConfigError(f"message type {kind} is not installed here") from error
 
 
-def _extra(given: tuple[str, ...]) -> list[Source]:
+def _extra(given: tuple[str, ...]) -> list[RecordedTopic]:
     """`topic type` of each; raises ConfigError."""
     sources = []
     for text in filter(None, given):
@@ -275,13 +280,13 @@ def _extra(given: tuple[str, ...]) -> list[Source]:
         if kind.count("/") != 2:
             raise ConfigError(f"extra_topics: '{text}' is no `topic package/msg/Type`")
         _type_of(kind)
-        sources.append(Source(topic, kind))
+        sources.append(RecordedTopic(topic, kind))
     return sources
 
 
 def main() -> None:
     """Entry point of the executable `recorder`."""
-    leave(run(RecorderNode))
+    exit_process(run(RecorderNode))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from nac_ros.config import bounded, check_bounds
-from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.spin import leave, run
-from nac_ros.robot import load_robot
+from nac_ros.core.config import bounded, check_bounds
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, parameters, qos
+from nac_ros.ros.node_main import exit_process, run
 
 LATE = 15  # messages kept back by 'late'
 
@@ -45,7 +45,7 @@ class RelayNode(Node):
 
     def __init__(self) -> None:
         super().__init__("relay")
-        config = params.declare(self, RelayParameters)
+        config = parameters.declare(self, RelayParameters)
         spec = load_robot(config.robot)
         self._spoil: dict[str, str] = {}
         self._kept: dict[str, deque[Any]] = {}
@@ -69,7 +69,7 @@ class RelayNode(Node):
     def _begin_clock(self) -> None:
         def tick() -> None:
             while self.context.ok():
-                now = convert.to_time(time.time() + self._offset_s)
+                now = messages.to_time(time.time() + self._offset_s)
                 self._clock.publish(Clock(clock=Time(sec=now.sec, nanosec=now.nanosec)))
                 time.sleep(self._tick_s)
 
@@ -103,9 +103,9 @@ def _spoiled(how: str, message: Any, kept: deque[Any]) -> list[Any]:
         return [Image(header=message.header, height=frozen.height, width=frozen.width,
                       encoding=frozen.encoding, step=frozen.step, data=frozen.data)]  # fmt: skip
     if how == "size":
-        image = convert.from_image(message)[::2, ::2]
-        stamp = convert.to_seconds(message.header.stamp)
-        return [convert.to_image(stamp, message.header.frame_id, image)]
+        image = messages.from_image(message)[::2, ::2]
+        stamp = messages.to_seconds(message.header.stamp)
+        return [messages.to_image(stamp, message.header.frame_id, image)]
     if how == "nan":
         message.position = [np.nan] * len(message.position)
     if how == "order":
@@ -116,7 +116,7 @@ def _spoiled(how: str, message: Any, kept: deque[Any]) -> list[Any]:
 
 
 def main() -> None:
-    leave(run(RelayNode))
+    exit_process(run(RelayNode))
 
 
 if __name__ == "__main__":

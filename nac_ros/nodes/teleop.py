@@ -1,6 +1,6 @@
 """Node `teleop`: a hand leads the arm through the guard while it holds the clutch.
 
-Gamepad, SpaceMouse, keyboard or leader arm; every decision is nac_ros.devices.pilot's.
+Gamepad, SpaceMouse, keyboard or leader arm; every decision is nac_ros.teleop.teleoperator's.
 Deactivated, killed or deaf it sends nothing, so the guard brings the arm to rest.
 """
 
@@ -19,19 +19,19 @@ from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.config import bounded
-from nac_ros.devices.clutch import TELEOP, GuardWord
-from nac_ros.devices.keyboard import Keyboard
-from nac_ros.devices.mapping import load_hand_map
-from nac_ros.devices.pilot import Pilot, PilotConfig
-from nac_ros.errors import NacError
-from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.modes import BEFORE_START, ModePublisher
-from nac_ros.nodes.polled import Polled
-from nac_ros.nodes.spin import STEADY, leave, run
-from nac_ros.robot import load_robot
+from nac_ros.core.config import bounded
+from nac_ros.core.errors import NacError
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, parameters, qos
+from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.ros.guard_mode import BEFORE_START, ModePublisher
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.polled_subscription import PolledSubscription
+from nac_ros.teleop.clutch import TELEOP, GuardStatus
+from nac_ros.teleop.input_mapping import load_hand_map
+from nac_ros.teleop.keyboard import Keyboard
+from nac_ros.teleop.teleoperator import PilotConfig, Teleoperator
 
 LEADER_TOPIC = "leader/joint_states"
 MAX_BYTES = 65_536  # of a message of a device, the guard or on diagnostics
@@ -63,14 +63,14 @@ class TeleopNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("teleop")
-        self._parameters = params.declare(self, TeleopParameters)
+        self._parameters = parameters.declare(self, TeleopParameters)
         chosen = {f.name: getattr(self._parameters, f.name) for f in fields(PilotConfig)}
         self._spec = load_robot(self._parameters.robot)
         hand = load_hand_map(self._parameters.mapping)
-        self._pilot = Pilot(self._spec, PilotConfig(**chosen), hand)
+        self._pilot = Teleoperator(self._spec, PilotConfig(**chosen), hand)
         self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
         self._state, self._ticks = "not configured", list[Timer]()
-        self._inputs: list[tuple[Polled, Callable[[Any], None]]] = []
+        self._inputs: list[tuple[PolledSubscription, Callable[[Any], None]]] = []
         self._calls: dict[str, Any] = {}
         self._said: dict[str, str] = {}  # action -> what became of its newest call
         self._marked = 0  # takeovers that the recorder was told of
@@ -97,7 +97,7 @@ class TeleopNode(LifecycleNode):
         take: Callable[[Any], None],
         profile: QoSProfile = qos.SENSOR,
     ) -> None:
-        self._inputs.append((Polled(self, kind, topic, profile, MAX_BYTES), take))
+        self._inputs.append((PolledSubscription(self, kind, topic, profile, MAX_BYTES), take))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._pilot.restart()
@@ -158,11 +158,11 @@ class TeleopNode(LifecycleNode):
         now, before = time.monotonic(), self._text()
         if self._keyboard is not None and (keys := self._keyboard.poll(now)) is not None:
             self._pilot.joy(now, *keys)
-        stamp = convert.to_seconds(self.get_clock().now().to_msg())
+        stamp = messages.to_seconds(self.get_clock().now().to_msg())
         orders = self._pilot.tick(now, stamp)
         self._ask(orders.mode)
         if orders.command is not None:
-            self._commands.publish(convert.to_chunk_message(orders.command))
+            self._commands.publish(messages.to_chunk_message(orders.command))
         for action in orders.actions:
             self._call(action)
         if self._pilot.clutch.takeovers > self._marked:
@@ -186,16 +186,16 @@ class TeleopNode(LifecycleNode):
         self._pilot.lead(time.monotonic(), message.name, message.position)
 
     def _on_set_point(self, message: JointState) -> None:
-        positions = convert.from_joint_state(message, self._spec.joint_names)
+        positions = messages.from_joint_state(message, self._spec.joint_names)
         self._pilot.commanded(time.monotonic(), positions, np.array(message.velocity))
 
     def _on_reports(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name == "guard":
-                said = convert.values_from_status(status)
+                said = messages.values_from_status(status)
                 facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_refusal")]
                 settling = said.get("hold") in BEFORE_START
-                self._pilot.told(GuardWord(time.monotonic(), *facts, settling))
+                self._pilot.told(GuardStatus(time.monotonic(), *facts, settling))
 
     def _call(self, action: str) -> None:
         """Calls the service of an action; one that is absent is said and nothing more."""
@@ -251,7 +251,7 @@ class TeleopNode(LifecycleNode):
 
 def main() -> None:
     """Entry point of the executable `teleop`."""
-    leave(run(TeleopNode))
+    exit_process(run(TeleopNode))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,18 @@ from typing import Any
 
 from rclpy.node import Node
 
-from nac_ros.config import bounded, check_bounds
-from nac_ros.errors import ConfigError
-from nac_ros.nodes import params
-from nac_ros.nodes.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.nodes.spin import STEADY, leave, run
-from nac_ros.nodes.trial_arm import RosArm
-from nac_ros.nodes.watching import Watching
-from nac_ros.robot import load_robot
-from nac_ros.trials.overlay import MAX_MISMATCH
+from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.errors import ConfigError
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import parameters
+from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.ros.graph_monitor import GraphMonitor
+from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.trial_robot import RosArm
+from nac_ros.trials.operator_session import OperatorSession
 from nac_ros.trials.protocol import TWIN, Protocol, load_protocol
-from nac_ros.trials.run import Run
-from nac_ros.trials.session import Session
+from nac_ros.trials.run import TrialRun
+from nac_ros.trials.scene_reference import MAX_MISMATCH
 
 TICK_S = 0.1
 
@@ -55,18 +55,18 @@ class TrialsNode(Node):
 
     def __init__(self) -> None:
         super().__init__("trials")
-        from nac_ros.console.app import Console  # the web server loads slowly
-        from nac_ros.console.desk import Desk
+        from nac_ros.trials.console.controller import ConsoleController
+        from nac_ros.trials.console.server import Console  # the web server loads slowly
 
-        self._config = config = params.declare(self, TrialsParameters)
+        self._config = config = parameters.declare(self, TrialsParameters)
         if not config.protocol:
             raise ConfigError("say what is compared: parameter `protocol`, the path of a file")
         self._spec, self._protocol = load_robot(config.robot), load_protocol(Path(config.protocol))
         self._check_robot(self._protocol)
-        self._seen = Watching(self, self._spec)
+        self._seen = GraphMonitor(self, self._spec)
         self._arm = RosArm(self, self._spec, self._protocol, self._seen)
         self._worker = ThreadPoolExecutor(1, "sitting")
-        self._desk = Desk(self._begin, self._arm, config.max_unwatched_s)
+        self._desk = ConsoleController(self._begin, self._arm, config.max_unwatched_s)
         self._console = Console(self._desk, config.host, config.port)
         self._diagnostics = Diagnostics(self, self._status)
         self._shown: tuple[Any, ...] = ()
@@ -88,11 +88,11 @@ class TrialsNode(Node):
                 f"with robot:={protocol.robot}"
             )
 
-    def _begin(self) -> Session:
+    def _begin(self) -> OperatorSession:
         out = Path(self._config.out or "runs/trials/arm")
-        run = Run.begin(out, self._protocol)
+        run = TrialRun.begin(out, self._protocol)
         try:
-            return Session(
+            return OperatorSession(
                 run, self._arm, self._worker, self._spec.action_rate_hz, self._config.operator,
                 self._config.max_mismatch,
             )  # fmt: skip
@@ -120,7 +120,7 @@ class TrialsNode(Node):
 
 def main() -> None:
     """Entry point of the executable `trials`."""
-    leave(run(TrialsNode))
+    exit_process(run(TrialsNode))
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.config import bounded, check_bounds
-from nac_ros.errors import ConfigError, NacError, SimulationError
-from nac_ros.nodes import convert, params, qos
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.polled import Polled, Received
-from nac_ros.nodes.spin import leave, run
-from nac_ros.robot import load_robot
-from nac_ros.runtime.priority import go_first, threads_named
-from nac_ros.simulation.droop import Droop
-from nac_ros.simulation.jtc import TrajectoryRejected
-from nac_ros.simulation.live import Images, LiveCameras, LiveTwin
-from nac_ros.simulation.noise import IMAGE_NOISE, MAX_IMAGE_NOISE
-from nac_ros.simulation.variation import load_variation
+from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.errors import ConfigError, NacError, SimulationError
+from nac_ros.core.realtime import set_realtime_priority, threads_named
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import messages, parameters, qos
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import exit_process, run
+from nac_ros.ros.polled_subscription import PolledSubscription, Received
+from nac_ros.simulation.domain_randomization import load_variation
+from nac_ros.simulation.image_noise import IMAGE_NOISE, MAX_IMAGE_NOISE
+from nac_ros.simulation.joint_trajectory_controller import TrajectoryRejected
+from nac_ros.simulation.realtime_twin import Images, LiveCameras, LiveTwin
+from nac_ros.simulation.servo_droop import Droop
 
 RENDERING = "llvmpipe"  # threads of Mesa's software renderer
 START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
@@ -75,13 +75,13 @@ class TwinNode(Node):
     def __init__(self) -> None:
         super().__init__("twin")
         self._log = NodeLog(self)
-        params.declare(self, TwinParameters, changeable=("task", "seed", "trial", "scenes"))
-        self._config = params.read(self, TwinParameters)
+        parameters.declare(self, TwinParameters, changeable=("task", "seed", "trial", "scenes"))
+        self._config = parameters.read(self, TwinParameters)
         self._spec = load_robot(self._config.robot)
         self._origin_ns: int = (
-            self.get_clock().now().nanoseconds - convert.NANO
+            self.get_clock().now().nanoseconds - messages.NANO
         )  # time begins here
-        self._trajectories: list[Polled] = []
+        self._trajectories: list[PolledSubscription] = []
         self._told = 0.0  # stamp of the newest joint states
         self._wanted: deque[TwinParameters] = deque([self._config])
         self._begun, self._closing, self._fault = Event(), Event(), ""
@@ -95,7 +95,7 @@ class TwinNode(Node):
             raise SimulationError(self._fault)
         self._create_inputs()
         seeing = {self._cameras.thread(), *threads_named(RENDERING)}
-        said = go_first(self._config.priority, but=seeing)
+        said = set_realtime_priority(self._config.priority, but=seeing)
         self._log.info(f"scheduled {said}, but for {len(seeing)} threads that render")
 
     def close(self) -> None:
@@ -117,15 +117,17 @@ class TwinNode(Node):
         for group in self._spec.groups:
             if group.kind != "jtc":
                 raise ConfigError(f"the twin has no '{group.kind}' controller for {group.name}")
-            self._trajectories.append(Polled(self, JointTrajectory, group.topic, qos.COMMAND))
+            self._trajectories.append(
+                PolledSubscription(self, JointTrajectory, group.topic, qos.COMMAND)
+            )
         self.create_service(Trigger, "~/reset", self._on_reset)
 
     def _now(self) -> float:
-        return (self.get_clock().now().nanoseconds - self._origin_ns) / convert.NANO
+        return (self.get_clock().now().nanoseconds - self._origin_ns) / messages.NANO
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
-            config = params.read(self, TwinParameters)
+            config = parameters.read(self, TwinParameters)
         except NacError as error:
             response.success, response.message = False, str(error)
             return response
@@ -145,7 +147,7 @@ class TwinNode(Node):
 
     def _run(self) -> None:
         folder = Path(self._config.recordings) if self._config.recordings else None
-        epoch = self._origin_ns / convert.NANO
+        epoch = self._origin_ns / messages.NANO
         config = self._config
         droop = Droop(
             offset_rad=config.offset_rad, compliance_rad_per_nm=config.compliance_rad_per_nm
@@ -203,19 +205,19 @@ class TwinNode(Node):
         if stamp == self._told:  # no physics step since
             return
         self._told = stamp
-        measured = convert.to_joint_state(stamp, names, live.twin.proprio(), origin_ns=origin)
+        measured = messages.to_joint_state(stamp, names, live.twin.proprio(), origin_ns=origin)
         self._joint_states.publish(measured)
         if self._config.set_points:
-            wanted = convert.to_set_point(stamp, names, *live.twin.desired(), origin)
+            wanted = messages.to_set_point(stamp, names, *live.twin.desired(), origin)
             self._set_points.publish(wanted)
 
     def _take_arrivals(self, live: LiveTwin) -> None:
         for received in self._arrivals():
             # when the middleware had it: a controller would not wait for this interpreter
-            arrival = (received.at_ns - self._origin_ns) / convert.NANO
+            arrival = (received.at_ns - self._origin_ns) / messages.NANO
             try:
                 message = received.message(JointTrajectory)
-                trajectory = convert.from_trajectory_message(message, self._origin_ns)
+                trajectory = messages.from_trajectory_message(message, self._origin_ns)
                 if live.send(trajectory, arrival):
                     self._announce(live)
             except (NacError, TrajectoryRejected) as error:
@@ -228,7 +230,7 @@ class TwinNode(Node):
     def _publish_images(self, stamp: float, images: Images) -> None:
         for name, image in images.items():
             self._images[name].publish(
-                convert.to_image(self._origin_ns / convert.NANO + stamp, name, image)
+                messages.to_image(self._origin_ns / messages.NANO + stamp, name, image)
             )
 
     def _announce(self, live: LiveTwin) -> None:
@@ -244,7 +246,7 @@ def _next(due: float, period: float, now: float) -> float:
 
 
 def main() -> None:
-    leave(run(TwinNode))
+    exit_process(run(TwinNode))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Node `view`: shows the running graph in a rerun viewer, or saves it for one.
 
 It only listens. Joint states, images, chunks, set-points and diagnostics become entities in
-nac_ros.nodes.rerun_log.
+nac_ros.reporting.rerun.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,16 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.config import bounded, check_bounds
-from nac_ros.errors import ConfigError, NacError
-from nac_ros.joint_states import JointStateMerger
-from nac_ros.nodes import convert, images, params, qos
-from nac_ros.nodes.diagnostics import ERROR, OK
-from nac_ros.nodes.log import NodeLog
-from nac_ros.nodes.spin import leave, run
-from nac_ros.nodes.viewer import find_viewer, split_address
-from nac_ros.robot import load_robot
+from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.errors import ConfigError, NacError
+from nac_ros.reporting.rerun import find_viewer, split_address
+from nac_ros.robot.joint_states import JointStateMerger
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import image_transport, messages, qos
+from nac_ros.ros import parameters as ros_parameters
+from nac_ros.ros.diagnostics import ERROR, OK
+from nac_ros.ros.node_log import NodeLog
+from nac_ros.ros.node_main import exit_process, run
 
 DRAIN_PERIOD_S = 1.0
 
@@ -57,14 +58,14 @@ class ViewNode(Node):
     def __init__(self) -> None:
         super().__init__("view")
         self._lines = NodeLog(self)
-        parameters = params.declare(self, ViewParameters)
+        parameters = ros_parameters.declare(self, ViewParameters)
         self._spec = load_robot(parameters.robot)
         self._refusal, self._taken = "", True
         names, max_age_s = self._spec.joint_names, self._spec.joint_states_max_age_s
         self._mergers = {
             source: JointStateMerger(names, max_age_s) for source in ("measured", "commanded")
         }
-        from nac_ros.nodes.rerun_log import LiveLog  # says what to install where rerun is absent
+        from nac_ros.reporting.rerun import LiveLog  # says what to install where rerun is absent
 
         self._log = LiveLog(self._spec, parameters.images_hz)
         if parameters.save:
@@ -94,7 +95,7 @@ class ViewNode(Node):
         self.create_subscription(JointState, topic, on_measured, qos.SENSOR)
         self.create_subscription(JointState, "guard/command", on_commanded, qos.RECORD)
         for camera in self._spec.cameras:
-            kind, topic, read = images.feed(camera)
+            kind, topic, read = image_transport.feed(camera)
             on_image = partial(self._on_image, camera.name, read)
             self.create_subscription(kind, topic, on_image, qos.SENSOR)
         self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD)
@@ -117,18 +118,18 @@ class ViewNode(Node):
             image = read(message)
         except NacError as error:
             return self._refuse(error)
-        return self._log.image(camera, convert.to_seconds(message.header.stamp), image)
+        return self._log.image(camera, messages.to_seconds(message.header.stamp), image)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         try:
-            self._log.plan(convert.from_chunk_message(message))
+            self._log.plan(messages.from_chunk_message(message))
         except NacError as error:
             self._refuse(error)
 
     def _on_reports(self, message: DiagnosticArray) -> None:
-        stamp = convert.to_seconds(message.header.stamp)
+        stamp = messages.to_seconds(message.header.stamp)
         for status in message.status:
-            report = convert.values_from_status(status)
+            report = messages.values_from_status(status)
             level = {OK: "INFO", ERROR: "ERROR"}.get(status.level, "WARN")
             if status.name == "policy":
                 self._log.policy(stamp, report, level)
@@ -144,7 +145,7 @@ class ViewNode(Node):
 
 def main() -> None:
     """Entry point of the executable `view`."""
-    leave(run(ViewNode))
+    exit_process(run(ViewNode))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The public door to all policies: list them, make a new one."""
+"""Public interface to all policies."""
 
 from nac_ros.policies.base import POLICIES, Policy
 

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros.errors import ConfigError
+from nac_ros.core.errors import ConfigError
 from nac_ros.policies.base import POLICIES, Inputs, Policy, PolicyConfig, Targets
-from nac_ros.policies.geometry import TokenGeometry
+from nac_ros.policies.codeword_head import CodewordHead
 from nac_ros.policies.sampling import (
-    Said,
     Sampling,
+    TokenSample,
     certainty,
     legal_logits,
-    only,
+    restrict_to_forced,
     sample,
 )
 from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.policies.vision import KeypointEncoder
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.storage import check_elements
+from nac_ros.tokenizers.serialization import check_elements
 
 LEAST_STD = 0.01  # of a normalised action; steps that hardly vary are not blown up further
 FITTED = 256  # sequences from which the widths of targets are taken; all rated against all tokens
@@ -172,10 +172,10 @@ class ArPolicy(Policy):
         generator: torch.Generator | None = None,
         sampling: Sampling | None = None,
         forced: Tensor | None = None,
-    ) -> Said:
+    ) -> TokenSample:
         context, plans = self._context(inputs, self.see(inputs))
         if not self.config.token_weight:
-            return Said(self._say(self._chunk_of(plans)), *torch.empty(2, len(context), 0))
+            return TokenSample(self._say(self._chunk_of(plans)), *torch.empty(2, len(context), 0))
         naming, tokens = self._naming(plans), torch.empty(len(context), 0, dtype=torch.int64)
         planned, how = naming(tokens), sampling or self.config.sampling
         start, sureness = self._bos(context) + self._hint(planned, 0), []
@@ -186,11 +186,11 @@ class ArPolicy(Policy):
             logits = self._logits(hidden[:, -1:], planned, at)[:, 0].float()
             legal, done = self._next(tokens)
             sureness.append(torch.stack(certainty(logits, legal | done[:, None])))
-            legal = legal if forced is None else only(forced[:, at], legal)
+            legal = legal if forced is None else restrict_to_forced(forced[:, at], legal)
             chosen = sample(logits, legal, done, how, generator)
             tokens = torch.cat([tokens, chosen], 1)
             if self.grammar.done(tokens.numpy()).all():
-                return Said(tokens, *torch.stack(sureness, -1))
+                return TokenSample(tokens, *torch.stack(sureness, -1))
             planned = naming(tokens)
             said = self._embed(chosen.clamp(min=0)) + self._hint(planned, at + 1)
             step = self._with_positions(said, context.shape[1] + at + 1)
@@ -224,7 +224,7 @@ class ArPolicy(Policy):
     def _add_heads(self, tokenizer: Tokenizer) -> None:
         vectors, dim = tokenizer.embeddings(), self.config.dim
         positions = self.grammar.max_tokens
-        self.geometry = None if vectors is None else TokenGeometry(vectors, dim, positions)
+        self.geometry = None if vectors is None else CodewordHead(vectors, dim, positions)
         free = vectors is None or self.config.free_logits
         self.free_embed = nn.Embedding(self.grammar.vocab_size, dim) if vectors is None else None
         self.free_logits = nn.Linear(dim, self.grammar.vocab_size) if free else None

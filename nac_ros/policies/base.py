@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nac_ros import config as configs
-from nac_ros.chunk import Observation
-from nac_ros.errors import BadObservation, BundleError, ConfigError, UnknownName, show_text
-from nac_ros.policies.sampling import Said, Sampling
-from nac_ros.registry import Registry
+from nac_ros.core import config as configs
+from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName, show_text
+from nac_ros.core.registry import Registry
+from nac_ros.core.types import Observation
+from nac_ros.policies.sampling import Sampling, TokenSample
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.storage import (
+from nac_ros.tokenizers.serialization import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     build_config,
@@ -32,7 +32,7 @@ from nac_ros.tokenizers.storage import (
 POLICIES: Registry["Policy"] = Registry(
     "policy",
     "nac_ros.policies",
-    seams=("base", "geometry", "sampling", "transformer", "vision"),
+    helpers=("base", "codeword_head", "sampling", "transformer", "vision"),
 )
 
 
@@ -121,7 +121,7 @@ class Policy(nn.Module, ABC):
         generator: torch.Generator | None = None,
         sampling: Sampling | None = None,
         forced: Tensor | None = None,
-    ) -> Said:
+    ) -> TokenSample:
         """Complete sequences of the tokenizer's grammar.
 
         sampling: the config's own where None

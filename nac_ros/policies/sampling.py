@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nac_ros.errors import BadTokens, ConfigError
+from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.tokenizers.grammar import PAD
 
 
@@ -24,7 +24,7 @@ class Sampling:
             )
 
 
-class Said(NamedTuple):
+class TokenSample(NamedTuple):
     """Complete sequences int64 `[B, L]`, and how sure the policy was of each token, float
     `[B, L]`: entropy [nats] of its legal ones, and how much likelier the first was than the
     second; both `[B, 0]` where no token was drawn."""
@@ -43,7 +43,7 @@ def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
     return logits.masked_fill(~legal, -torch.inf)
 
 
-def only(forced: Tensor, legal: Tensor) -> Tensor:
+def restrict_to_forced(forced: Tensor, legal: Tensor) -> Tensor:
     """Legal bool `[B, V]` less all but the `forced` tokens `[B]`, where those are not negative.
 
     A forced token that is not legal leaves none, which `legal_logits` refuses.

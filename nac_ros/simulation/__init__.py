@@ -1,4 +1,4 @@
-"""The twin: a MuJoCo rehearsal of the arm, its controller, its cameras, tasks and experts."""
+"""The twin: the arm, its controller, cameras and tasks simulated in MuJoCo, and scripted experts."""
 
 import os
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nac_ros.robot import RobotSpec
-from nac_ros.simulation.gl import mujoco
+from nac_ros.robot.spec import RobotSpec
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.scene import (
     ARM_JOINTS,
     FINGER_CLOSED,
@@ -21,7 +21,7 @@ def fingers_from_opening(opening: float) -> tuple[float, float]:
     return finger, -finger
 
 
-class Arm:
+class SimulatedArm:
     """The arm inside one compiled model; actions and states are `[D]`, gripper opening last."""
 
     def __init__(self, model: "mujoco.MjModel"):

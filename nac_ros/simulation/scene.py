@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nac_ros.errors import SimulationError
-from nac_ros.robot import RobotSpec
-from nac_ros.simulation.gl import mujoco
+from nac_ros.core.errors import SimulationError
+from nac_ros.robot.spec import RobotSpec
+from nac_ros.simulation.rendering import mujoco
 
 PREFIX = "vx300s_left/"
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")

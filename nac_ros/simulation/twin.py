@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nac_ros.chunk import Motion
-from nac_ros.errors import SimulationError
-from nac_ros.robot import Reading, RobotSpec
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.droop import RIGID, Droop
-from nac_ros.simulation.gl import mujoco, open_renderer
-from nac_ros.simulation.jtc import Trajectory, TrajectoryController
-from nac_ros.simulation.noise import IMAGE_NOISE, ImageNoise
+from nac_ros.core.errors import SimulationError
+from nac_ros.core.types import JointTrajectory, Trajectory
+from nac_ros.robot.interface import RobotState
+from nac_ros.robot.spec import RobotSpec
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.domain_randomization import NOMINAL, DomainRandomization, SceneAppearance
+from nac_ros.simulation.image_noise import IMAGE_NOISE, ImageNoise
+from nac_ros.simulation.joint_trajectory_controller import TrajectoryController
+from nac_ros.simulation.rendering import mujoco, open_renderer
 from nac_ros.simulation.scene import TIMESTEP, build_scene
+from nac_ros.simulation.servo_droop import RIGID, Droop
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.tasks.base import HORIZON, RUNNING, Outcome
-from nac_ros.simulation.variation import NOMINAL, Look, Variation
 
 _SETTLE_S = 0.3
 _JUDGE_EVERY = 8  # physics steps, 62 times per second
@@ -45,7 +46,7 @@ class Twin:
         spec: RobotSpec,
         task: str,
         render: bool = True,
-        variation: Variation = NOMINAL,
+        variation: DomainRandomization = NOMINAL,
         image_noise: float = IMAGE_NOISE,
         droop: Droop = RIGID,
     ):
@@ -55,7 +56,7 @@ class Twin:
         self.task.add_objects(scene)
         self.model = scene.compile()
         self.data = mujoco.MjData(self.model)
-        self.arm = Arm(self.model)
+        self.arm = SimulatedArm(self.model)
         self.task.bind(self.model, self.arm)
         self.controller = TrajectoryController(spec.joint_names)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
@@ -63,7 +64,7 @@ class Twin:
         self._noise = ImageNoise(image_noise if render else 0.0)
         self._outcome = RUNNING
         painted = np.setdiff1d(np.arange(self.model.ngeom), self.arm.geoms)
-        self.variation, self._look = variation, Look(self.model, painted)
+        self.variation, self._look = variation, SceneAppearance(self.model, painted)
         self.reset(0)
 
     def reset(self, scene_seed: int) -> None:
@@ -101,7 +102,7 @@ class Twin:
             if self._steps % _JUDGE_EVERY == 0:
                 self._judge()
 
-    def read(self) -> Reading:
+    def read(self) -> RobotState:
         """Joint state and policy cameras of this moment, with their sensors' noise."""
         stamp = self.now()
         images = {}
@@ -109,7 +110,7 @@ class Twin:
             for camera in self.spec.cameras:
                 image = self.render(camera.name, camera.width, camera.height)
                 images[camera.name] = (stamp, self._noise.add(image))
-        return Reading(stamp, self.proprio(), images)
+        return RobotState(stamp, self.proprio(), images)
 
     def proprio(self) -> np.ndarray:
         """Measured joint positions, float32 `[D]`."""
@@ -124,7 +125,7 @@ class Twin:
         now = self.controller.sample(self.now())
         return now.positions[0], now.velocities[0], now.accelerations[0]
 
-    def write(self, motion: Motion) -> None:
+    def write(self, motion: JointTrajectory) -> None:
         """Sends what is commanded from now on; raises TrajectoryRejected with its reason."""
         self.send_trajectory(Trajectory.of(self.spec.joint_names, motion))
 

@@ -1,4 +1,4 @@
-"""The seam every tokenizer stands behind: actions in physical units <-> tokens."""
+"""What may enter a tokenizer: actions and joint states of the right shape, all finite."""
 
 import json
 from abc import ABC, abstractmethod
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nac_ros import config as configs
-from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
-from nac_ros.normalize import LinearNormalizer
-from nac_ros.registry import Registry
-from nac_ros.tokenizers.border import check_chunks, check_references
+from nac_ros.core import config as configs
+from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
+from nac_ros.core.normalize import LinearNormalizer
+from nac_ros.core.registry import Registry
 from nac_ros.tokenizers.grammar import Grammar
-from nac_ros.tokenizers.storage import (
+from nac_ros.tokenizers.serialization import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     build_config,
@@ -31,16 +30,46 @@ from nac_ros.tokenizers.storage import (
     save_weights,
 )
 
+MAX_STEPS = 100_000  # a chunk longer than this is a mistake, not a motion
+
+
+def check_actions(actions, horizon: int, action_dim: int) -> Tensor:
+    """Float32 `[B, H, D]` from tensors, arrays or lists; raises BadActions for anything else."""
+    found = torch.as_tensor(np.asarray(actions) if isinstance(actions, list) else actions)
+    if found.ndim == 3 and found.shape[1] > MAX_STEPS:
+        raise BadActions(f"{found.shape[1]} steps in a chunk; at most {MAX_STEPS}")
+    if tuple(found.shape[1:]) != (horizon, action_dim) or found.ndim != 3 or not len(found):
+        shape = tuple(found.shape)
+        raise BadActions(f"actions must be [B >= 1, {horizon}, {action_dim}], got {shape}")
+    found = found.float()
+    if not torch.isfinite(found).all():
+        place = torch.nonzero(~torch.isfinite(found))[0].tolist()  # [row, step, column]
+        raise BadActions(f"actions hold {found[tuple(place)]} at {place}")
+    return found
+
+
+def check_references(reference, batch: int, action_dim: int) -> Tensor:
+    """Float32 `[B, D]`; raises BadActions for anything else."""
+    found = torch.as_tensor(reference).float()
+    if tuple(found.shape) != (batch, action_dim):
+        raise BadActions(f"reference must be [{batch}, {action_dim}], got {tuple(found.shape)}")
+    if not torch.isfinite(found).all():
+        raise BadActions("the reference holds NaN or inf; check the joint states")
+    return found
+
+
 CHUNK_ROOM = 256  # a chunk may have 2^26 / 256 = 262,144 values
 MAX_RATE_HZ = 1000.0
 MAX_STATISTIC = 1e4  # [rad or m] no joint has moved farther
 
-Naming = Callable[[Tensor], Tensor]  # tokens said so far [B, k] -> what is to be named [B, L, E]
+ResidualTargets = Callable[
+    [Tensor], Tensor
+]  # tokens said so far [B, k] -> what is to be named [B, L, E]
 
 TOKENIZERS: Registry["Tokenizer"] = Registry(
     "tokenizer",
     "nac_ros.tokenizers",
-    seams=("base", "border", "family", "grammar", "making", "processor", "storage"),
+    helpers=("base", "cross_embodiment", "factory", "grammar", "processor", "serialization"),
 )
 
 
@@ -76,7 +105,7 @@ class TokenizerConfig:
                 )
 
 
-class Training(NamedTuple):
+class TrainingOutput(NamedTuple):
     """One training forward: reconstruction `[B, H, D]` (normalised) and the extra losses."""
 
     reconstruction: Tensor
@@ -203,7 +232,7 @@ class Tokenizer(nn.Module, ABC):
         """What each token means as a vector `[V, E]`, None where tokens have no geometry."""
         return None
 
-    def naming(self, normalised: Tensor) -> Naming | None:
+    def naming(self, normalised: Tensor) -> ResidualTargets | None:
         """How the tokens of chunks `[B, H, D]` are found, where that is by nearest embeddings.
 
         The result takes the tokens said so far `[B, k]`, which may be others than `encode`'s, and
@@ -217,7 +246,7 @@ class Tokenizer(nn.Module, ABC):
         naming = self.naming(normalised)
         return None if naming is None else naming(self.encode_normalised(normalised))
 
-    def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
+    def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
         """One training forward on `[B, H, D]`, at first without codes; learned tokenizers only."""
         raise ConfigError(f"tokenizer {self.name} has nothing to train; `fit` is all it needs")
 
@@ -332,7 +361,7 @@ class Tokenizer(nn.Module, ABC):
         return centre.to(device), half.to(device)
 
     def _chunks(self, actions) -> Tensor:
-        return check_chunks(actions, self.config.horizon, self.config.action_dim)
+        return check_actions(actions, self.config.horizon, self.config.action_dim)
 
     def _offsets(self, reference, batch: int, like: Tensor) -> Tensor:
         if not self.is_relative:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nac_ros.errors import BadActions, ConfigError
+from nac_ros.core.errors import BadActions, ConfigError
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig
 from nac_ros.tokenizers.grammar import FixedGrammar
 

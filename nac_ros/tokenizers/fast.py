@@ -14,7 +14,7 @@ import torch
 from scipy.fft import dct, idct
 from torch import Tensor
 
-from nac_ros.errors import BadActions, BadTokens, BundleError, ConfigError, show_text
+from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, show_text
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig
 from nac_ros.tokenizers.grammar import PAD, Grammar
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from nac_ros.errors import BadTokens, ConfigError
+from nac_ros.core.errors import BadTokens, ConfigError
 
 MAX_TABLE = 1 << 26  # bytes of the table of a grammar: its tokens times its positions
 PAD = -1  # fills the tail of sequences shorter than the longest of a batch

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from nac_ros.codec.model import Codec, CodecConfig
-from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
+from nac_ros.tokenizers.base import (
+    TOKENIZERS,
+    ResidualTargets,
+    Tokenizer,
+    TokenizerConfig,
+    TrainingOutput,
+)
 from nac_ros.tokenizers.grammar import FixedGrammar
-from nac_ros.tokenizers.storage import check_elements
+from nac_ros.tokenizers.serialization import check_elements
 
 BEAM_ROOM = (256, 256)  # a beam may keep 2^26 / 2^16 = 1024 beginnings
 KMEANS_CHUNKS = 4096  # chunks for k-means: every codebook then sees many latents a codeword
@@ -109,7 +115,7 @@ class Nac(Tokenizer):
         """Codewords of all scales, `[V, E]`."""
         return torch.cat([book.codewords for book in self.codec.quantizer.codebooks])
 
-    def naming(self, normalised: Tensor) -> Naming:
+    def naming(self, normalised: Tensor) -> ResidualTargets:
         """Unquantized latents, less what the codes said so far stand for."""
         latent, quantizer = self.codec.latent(normalised), self.codec.quantizer
 
@@ -118,11 +124,11 @@ class Nac(Tokenizer):
 
         return wanted
 
-    def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
+    def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
         if not quantize:
-            return Training(self.codec.plain(normalised), {})
+            return TrainingOutput(self.codec.plain(normalised), {})
         actions, quantized = self.codec(normalised)
-        return Training(actions, {"commitment": quantized.commitment})
+        return TrainingOutput(actions, {"commitment": quantized.commitment})
 
     def detokenize(self, tokens: Tensor) -> Tensor:
         """Tokens int64 `[B, L]` -> normalised chunk `[B, H, D]`, without checks: for export."""

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros import config as configs
-from nac_ros.config import bounded
-from nac_ros.errors import ConfigError
-from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
+from nac_ros.core import config as configs
+from nac_ros.core.config import bounded
+from nac_ros.core.errors import ConfigError
+from nac_ros.tokenizers.base import (
+    TOKENIZERS,
+    ResidualTargets,
+    Tokenizer,
+    TokenizerConfig,
+    TrainingOutput,
+)
 from nac_ros.tokenizers.grammar import FixedGrammar
-from nac_ros.tokenizers.storage import check_elements
+from nac_ros.tokenizers.serialization import check_elements
 
 MAX_CODES = 65_536  # the grid is kept as a table
 LOUD = 0.7  # of positions and registers at first
@@ -78,7 +84,7 @@ class Oat(Tokenizer):
         n = config.n_registers
         self.grammar = FixedGrammar([0] * n, [config.n_codes] * n)
         self.fsq = Fsq(config.levels)
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder, self.decoder = OatEncoder(config), OatDecoder(config)
 
     @property
     def codes_per_position(self) -> int:
@@ -97,17 +103,17 @@ class Oat(Tokenizer):
         """The grid, `[V, E]`."""
         return self.fsq.grid
 
-    def naming(self, normalised: Tensor) -> Naming:
+    def naming(self, normalised: Tensor) -> ResidualTargets:
         """The registers' bounded latents; no register makes up for what another said."""
         latents = self.fsq.bound(self.encoder(normalised))
         return lambda tokens: latents
 
-    def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
+    def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
         latents = self.fsq.bound(self.encoder(normalised))
         if quantize:
             latents = self.fsq.round(latents)
         kept = self._random_prefixes(latents) if self.config.nested_dropout else None
-        return Training(self.decoder(latents, kept), {})
+        return TrainingOutput(self.decoder(latents, kept), {})
 
     def detokenize(self, tokens: Tensor) -> Tensor:
         """Tokens int64 `[B, L]` -> normalised chunk `[B, H, D]`, without checks: for export."""
@@ -168,7 +174,7 @@ class Fsq(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
 
-class Encoder(nn.Module):
+class OatEncoder(nn.Module):
     """Chunk `[B, H, D]` -> unbounded latents `[B, R, E]`."""
 
     def __init__(self, config: OatConfig):
@@ -201,7 +207,7 @@ class Encoder(nn.Module):
         return self.latent(self.norm(x))
 
 
-class Decoder(nn.Module):
+class OatDecoder(nn.Module):
     """Latents `[B, R, E]`, of which `kept [B, R]` are known (None = all) -> chunk `[B, H, D]`."""
 
     def __init__(self, config: OatConfig):

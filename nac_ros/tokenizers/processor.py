@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nac_ros.errors import BadActions, BadTokens, ConfigError
+from nac_ros.core.errors import BadActions, BadTokens, ConfigError
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer
+from nac_ros.tokenizers.factory import load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.grammar import PAD
-from nac_ros.tokenizers.making import load_tokenizer, make_tokenizer
 
 
 class ActionProcessor:

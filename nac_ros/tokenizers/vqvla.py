@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros import config as configs
-from nac_ros.codec.codebook import mixed
-from nac_ros.codec.quantizer import MultiScaleQuantizer
-from nac_ros.config import bounded
-from nac_ros.errors import ConfigError
-from nac_ros.tokenizers.base import TOKENIZERS, Naming, Tokenizer, TokenizerConfig, Training
+from nac_ros.codec.quantizer import MultiScaleQuantizer, mixed
+from nac_ros.core import config as configs
+from nac_ros.core.config import bounded
+from nac_ros.core.errors import ConfigError
+from nac_ros.tokenizers.base import (
+    TOKENIZERS,
+    ResidualTargets,
+    Tokenizer,
+    TokenizerConfig,
+    TrainingOutput,
+)
 from nac_ros.tokenizers.grammar import FixedGrammar
-from nac_ros.tokenizers.storage import check_elements
+from nac_ros.tokenizers.serialization import check_elements
 
 KMEANS_CHUNKS = 2048  # for each group, two a codeword; the moving averages do the rest
 LATENTS = 4096  # of as many chunks; those for the groups are mixed from them
@@ -96,7 +101,7 @@ class Vqvla(Tokenizer):
         n, size = config.n_groups, config.codebook_size
         offsets = torch.arange(n) * size
         self.grammar = FixedGrammar(offsets.tolist(), (offsets + size).tolist())
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.encoder, self.decoder = VqvlaEncoder(config), VqvlaDecoder(config)
         self.quantizer = MultiScaleQuantizer(
             config.latent_dim, size, (1,) * n, config.ema_decay, config.revive_below
         )
@@ -119,7 +124,7 @@ class Vqvla(Tokenizer):
         """Codewords of all groups, `[V, E]`."""
         return torch.cat([book.codewords for book in self.quantizer.codebooks])
 
-    def naming(self, normalised: Tensor) -> Naming:
+    def naming(self, normalised: Tensor) -> ResidualTargets:
         """The latent less the codewords said so far, and from there on less the nearest."""
         latent = self._latent(normalised)
 
@@ -128,12 +133,12 @@ class Vqvla(Tokenizer):
 
         return wanted
 
-    def training_step(self, normalised: Tensor, quantize: bool = True) -> Training:
+    def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
         latent = self._latent(normalised)
         if not quantize:
-            return Training(self.decoder(latent[..., 0]), {})
+            return TrainingOutput(self.decoder(latent[..., 0]), {})
         quantized, _, commitment = self.quantizer(latent)
-        return Training(self.decoder(quantized[..., 0]), {"commitment": commitment})
+        return TrainingOutput(self.decoder(quantized[..., 0]), {"commitment": commitment})
 
     def detokenize(self, tokens: Tensor) -> Tensor:
         """Tokens int64 `[B, k]` -> normalised chunk `[B, H, D]`, without checks: for export."""
@@ -169,7 +174,7 @@ class Vqvla(Tokenizer):
         return [code[:, None] for code in codes.unbind(1)]  # [B, 1] a group
 
 
-class Encoder(nn.Module):
+class VqvlaEncoder(nn.Module):
     """Chunk `[B, H, D]` -> latent `[B, E]`."""
 
     def __init__(self, config: VqvlaConfig):
@@ -192,7 +197,7 @@ class Encoder(nn.Module):
         return self.causal(torch.cat([normalised, last], 1))
 
 
-class Decoder(nn.Module):
+class VqvlaDecoder(nn.Module):
     """Latent `[B, E]` -> chunk `[B, H, D]`, the encoder mirrored."""
 
     def __init__(self, config: VqvlaConfig):

@@ -1,1 +1,1 @@
-"""Offline training of tokenizers and policies, resumable and seeded."""
+"""Training loops for tokenizers and policies, resumable and seeded."""

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nac_ros.data import layout
-from nac_ros.errors import ConfigError, show_text
-from nac_ros.provenance import environment
+from nac_ros.core import files
+from nac_ros.core.errors import ConfigError, show_text
+from nac_ros.core.provenance import environment
 
 CHECKPOINT, PREVIOUS, RUN = "checkpoint.pt", "checkpoint.previous.pt", "run.json"
 MAY_CHANGE = ("steps", "seconds", "log_every")  # of a training config, when a run is resumed
@@ -65,7 +65,7 @@ class AveragedWeights:
                 self.state[key].copy_(value)
 
 
-class Log:
+class TrainingLog:
     """One JSON object a line in `path`, and a short line on the terminal."""
 
     def __init__(self, path: Path):
@@ -85,14 +85,14 @@ def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, 
 
     The checkpoint before this one is kept beside it, for the case that this one is damaged later.
     """
-    path, temporary = folder / CHECKPOINT, folder / (CHECKPOINT + layout.TEMPORARY)
+    path, temporary = folder / CHECKPOINT, folder / (CHECKPOINT + files.TEMPORARY)
     whole = {**state, "random": torch.get_rng_state(), IDENTITY: dict(identity)}
     torch.save(whole, temporary)
-    layout.sync(temporary)
+    files.sync(temporary)
     if path.is_file():
         os.replace(path, folder / PREVIOUS)
     os.replace(temporary, path)
-    layout.sync(folder)
+    files.sync(folder)
 
 
 def restore_checkpoint(
@@ -187,13 +187,13 @@ def prepare_folder(
 ) -> Path:
     """Makes `out` and writes run.json; refuses to overwrite a run that is not resumed.
 
-    data: where each dataset came from (`nac_ros.data.origins.describe`)
+    data: where each dataset came from (`nac_ros.datasets.convert.describe`)
     """
     if has_checkpoint(out) and not resume:
         raise ConfigError(f"{out} holds a run already; add --resume or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     run = {"config": config, "data": [dict(one) for one in data], **environment()}
-    layout.write_json(out / RUN, run)
+    files.write_json(out / RUN, run)
     return out
 
 

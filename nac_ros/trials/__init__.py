@@ -1,1 +1,1 @@
-"""The trial kit: protocol, plan, log, unattended runs on the twin, statistics and the report."""
+"""The trial kit: protocol, schedule, log, simulated and physical trials, report."""

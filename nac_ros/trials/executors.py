@@ -11,8 +11,8 @@ from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
-from nac_ros.data.generate import begin_worker
-from nac_ros.errors import ConfigError, TrialError
+from nac_ros.core.errors import ConfigError, TrialError
+from nac_ros.core.processes import begin_worker
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -25,14 +25,14 @@ class Executor(Protocol):
         """The result of `play` for each job; raises what `play` raised."""
 
 
-class Here:
+class InProcessExecutor:
     """One after the other in this process."""
 
     def run(self, play: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
         yield from map(play, jobs)
 
 
-class Processes:
+class ProcessExecutor:
     """Processes of this machine, which end when this one does, even when it is killed. Raises
     TrialError where one of them dies."""
 
@@ -57,7 +57,7 @@ class Processes:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Ray:
+class RayExecutor:
     """Workers of the Ray cluster at `address`; nac_ros and the bundles must be there as well."""
 
     def __init__(self, address: str, workers: int):
@@ -87,8 +87,8 @@ class Ray:
 def choose(workers: int, ray: str) -> Executor:
     """The executor for so many workers; ray: address of a cluster, '' = this machine."""
     if ray:
-        return Ray(ray, workers)
-    return Processes(workers) if workers > 1 else Here()
+        return RayExecutor(ray, workers)
+    return ProcessExecutor(workers) if workers > 1 else InProcessExecutor()
 
 
 def _windowed(

@@ -1,4 +1,4 @@
-"""What is compared, on what, how often and by which rules: written down before the first trial."""
+"""When a trial of the paper's eight tasks succeeds and fails: its Table 7, as settled here."""
 
 import hashlib
 import json
@@ -8,14 +8,58 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nac_ros import config
-from nac_ros.config import FILE, REQUIRED, SENTENCE, bounded, check_bounds, listed, named
-from nac_ros.config import NAME as NAME_RULE
-from nac_ros.errors import ConfigError, show_text, show_value
-from nac_ros.export.manifest import MANIFEST, read_manifest, sha256
-from nac_ros.runtime.conditions import Conditions
-from nac_ros.simulation.variation import NOMINAL, Variation, load_variation
-from nac_ros.trials.criteria import TABLE_7, Criterion
+from nac_ros.core import config
+from nac_ros.core.config import FILE, REQUIRED, SENTENCE, bounded, check_bounds, listed, named
+from nac_ros.core.config import NAME as NAME_RULE
+from nac_ros.core.errors import ConfigError, show_text, show_value
+from nac_ros.core.files import sha256
+from nac_ros.export.manifest import MANIFEST, read_manifest
+from nac_ros.inference.conditions import Conditions
+from nac_ros.simulation.domain_randomization import NOMINAL, DomainRandomization, load_variation
+
+STACK = "a cube falls or leaves the workspace, or the stack is not complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """What the operator is shown, and judges by; a sentence each."""
+
+    success: str = named(REQUIRED, SENTENCE)
+    failure: str = named(REQUIRED, SENTENCE)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+TABLE_7 = {
+    "weighing": Criterion(
+        success="the scale's display is on after the arm has retracted",
+        failure="the button was pressed but the display is not on",
+    ),
+    "grapes": Criterion(
+        success="the grapes lie on the plate", failure="fewer than half remain on the plate"
+    ),
+    "marker": Criterion(
+        success="the marker lies fully inside the bin at the end",
+        failure="the marker is outside the bin, or was dropped outside the workspace",
+    ),
+    "two_blocks": Criterion(success="both cubes are stacked and stable", failure=STACK),
+    "three_blocks": Criterion(success="all three cubes are stacked and stable", failure=STACK),
+    "chess": Criterion(
+        success="the rook stands on the queen's square, the queen lies off the board, every "
+        "other piece is upright",
+        failure="the queen is not off the board, or any piece was knocked over",
+    ),
+    "place_stone": Criterion(
+        success="the stone lies on the trained intersection",
+        failure="the stone lies on any other intersection",
+    ),
+    "fold_towel": Criterion(
+        success="the towel matches the folded target",
+        failure="the towel is not folded, came unfolded, or is off the workspace",
+    ),
+}
+
 
 EXPERT = "expert"  # the scripted experts of the twin, as a method
 TWIN = "twin"  # the robot that its judge stands beside
@@ -116,7 +160,7 @@ class Frozen:
 
     protocol: Protocol
     bundles: dict[str, str]
-    variation: Variation = NOMINAL
+    variation: DomainRandomization = NOMINAL
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -1,32 +1,237 @@
-"""report.html and report.json of a run: one page that opens anywhere, and its figures."""
+"""The tables of a run's report, as HTML; what a column means is said below its table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from nac_ros.data.layout import replace_with
-from nac_ros.evaluation.figures import success_rates
-from nac_ros.evaluation.page import page, table
-from nac_ros.evaluation.report import figure, section
-from nac_ros.trials import plots, tables
-from nac_ros.trials.log import locked, unwritable
+from nac_ros.core.files import locked, replace_with, unwritable
+from nac_ros.reporting import plots
+from nac_ros.reporting.html import figure, page, section, table
+from nac_ros.reporting.plots import success_rates
+from nac_ros.stats.sequential import bet
 from nac_ros.trials.protocol import POOLED
-from nac_ros.trials.run import Record, Run
-from nac_ros.trials.sequential import bet
-from nac_ros.trials.summary import Figures, figures, names_of, outcomes_of
+from nac_ros.trials.results import Figures, figures, names_of, outcomes_of
+from nac_ros.trials.run import Record, TrialRun
+
+ALL = "all tasks"
+EXACT_NOTE = "<p><small>k/n with Clopper and Pearson's exact 95 % interval.</small></p>"
+SUCCESS_NOTE = (
+    "<p><small>k/n with Clopper and Pearson's exact 95 % interval. Methods that share a "
+    "letter are not told apart (Barnard's test with Holm's correction; over all tasks the "
+    "exact stratified test).</small></p>"
+)
+TESTS_NOTE = (
+    "<p><small>Difference: points of success rate on the scenes that both played, with "
+    "Tango's paired 95 % interval. Alone: scenes on which only the first, and only the second "
+    "method succeeded. Barnard: exact test of two rates; Holm: the same p adjusted for all "
+    "tasks and pairs of methods. Over all tasks: exact conditional Cochran-Mantel-Haenszel "
+    "test, stratified by task, adjusted for all pairs. McNemar: exact test on scenes alone "
+    "won. Any time: p of the sequential test, valid at every look. McNemar and any time are not "
+    "adjusted for several tasks and pairs. Bold: at most alpha.</small></p>"
+)
+MEASURES_NOTE = (
+    "<p><small>Time: of the arm until success, median. SPARC: spectral arc length of the tool's "
+    "speed, median; nearer to 0 is smoother, to be compared within a task. Jerk: root mean square "
+    "of what was commanded, as a share of the limits. Clips: set-points of a trial that the guard "
+    "held back, mean. Seam: how far a new chunk lay from what was commanded as it took over, of "
+    "the joint that was farthest off [rad or m]; latency: observation to chunk; both p50 / p99. "
+    "Columns of what was not recorded are left out.</small></p>"
+)
+
+
+def tiles(found: Figures) -> str:
+    """All tasks of each method."""
+    cells = []
+    for method, rows in found["methods"].items():
+        k, n = (sum(row[key] for row in rows.values()) for key in ("successes", "trials"))
+        if n:
+            shown = found["letters"].get(POOLED, {}).get(method, "")
+            letters = f"; letters {shown}" if shown else ""
+            cells.append(
+                f'<div class="tile"><b>{k} of {n}</b><span>{escape(method)}</span>'
+                f"<small>{100 * k / n:.0f} % over {_some(len(rows), 'task')}{letters}"
+                "</small></div>"
+            )
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def success(found: Figures) -> str:
+    """Tasks down, methods across."""
+    methods = list(found["methods"])
+    rows = [
+        [escape(task), *(_rate(found, task, method) for method in methods)]
+        for task in _tasks(found)
+    ]
+    return table(["task", *methods], rows)
+
+
+def tests(found: Figures) -> str:
+    """A row for each two methods and task."""
+    heads = ("methods", "task", "difference", "alone", "Barnard", "Holm", "McNemar", "any time")
+    rows = []
+    for row in found["tests"]:
+        test = "stratified" if row["task"] == POOLED else "barnard"
+        task = ALL if row["task"] == POOLED else row["task"]
+        rows.append(
+            [
+                " and ".join(escape(name) for name in row["methods"]),
+                f"<b>{ALL}</b>" if task == ALL else escape(task),
+                _difference(row),
+                f"{row['gained']} : {row['lost']}",
+                _p(row[f"{test}_p"], found),
+                _p(row[f"{test}_holm_p"], found),
+                _p(row["mcnemar_p"], found),
+                _p(row["anytime_p"], found),
+            ]
+        )
+    return table(heads, rows)
+
+
+def measures(found: Figures) -> str:
+    """Everything that was measured, for each method and task."""
+    heads = (
+        "task", "method", "time [s]", "SPARC", "jerk", "clips", "seam", "latency [ms]", "rubric",
+        "by hand", "holds", "refusals",
+    )  # fmt: skip
+    rows = []
+    for task, method, row in _rows(found):
+        cells = [
+            _number(row["seconds_to_success"]["p50"], 1),
+            _number(row["sparc"]["p50"], 2),
+            _number(row["jerk_rms_ratio"], 3),
+            _number(row["guard_clips"]["mean"], 0),
+            _two(row["seam_jump"], 3),
+            _two(row["plan_ms"], 0),
+            _rubric(row["rubric"]),
+            str(row["interventions"] or ""),
+            _counts(row["holds"]),
+            _counts(row["refusals"]),
+        ]
+        rows.append([escape(task), escape(method), *cells])
+    return compact(heads, rows)
+
+
+def failures(found: Figures) -> str:
+    """Reasons, most frequent first."""
+    rows = []
+    for task, method, row in _rows(found):
+        ordered = sorted(row["failures"].items(), key=lambda item: -item[1])
+        rows += [[escape(task), escape(method), str(n), escape(why)] for why, n in ordered]
+        for what in ("aborted", "invalid"):
+            if row[what]:
+                told = {
+                    "aborted": "of these, aborted by the operator",
+                    "invalid": "invalid: played again, not counted",
+                }[what]
+                rows.append([escape(task), escape(method), str(row[what]), told])
+    return table(("task", "method", "trials", "why"), rows) if rows else "<p>No trial failed.</p>"
+
+
+def paper(found: Figures) -> str:
+    """Success in per cent: ours, then the paper's real arm."""
+    tasks, theirs = list(found["paper"]), next(iter(found["paper"].values()))
+    rows = []
+    for method, played in found["methods"].items():
+        rates = [
+            100 * played[t]["successes"] / played[t]["trials"] if t in played else None
+            for t in tasks
+        ]
+        cells = [f"<b>{_number(rate, 0)}</b>" for rate in (*rates, _mean(rates))]
+        rows.append([f"<b>{escape(method)}</b>", f"{found['robot']}, here", *cells])
+    for method in theirs:
+        rates = [found["paper"][task][method] for task in tasks]
+        rows.append([method, "the paper's arm", *(_number(r, 0) for r in (*rates, _mean(rates)))])
+    note = (
+        "<p><small>Success [%]. The paper's are 10 trials of each method on its own real arm, "
+        "here for scale, not for comparison.</small></p>"
+    )
+    return table(["method", "arm", *tasks, "mean"], rows) + note
+
+
+def compact(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table without the columns that are empty."""
+    keep = [i for i in range(len(heads)) if any(row[i] for row in rows)]
+    return table([heads[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _tasks(found: Figures) -> list[str]:
+    return list(dict.fromkeys(task for rows in found["methods"].values() for task in rows))
+
+
+def _rows(found: Figures) -> Iterator[tuple[str, str, Figures]]:
+    for task in _tasks(found):
+        for method, rows in found["methods"].items():
+            if task in rows:
+                yield task, method, rows[task]
+
+
+def _rate(found: Figures, task: str, method: str) -> str:
+    row = found["methods"][method].get(task)
+    if row is None:
+        return ""
+    low, high = (100 * bound for bound in row["clopper_pearson95"])
+    letters = found["letters"].get(task, {}).get(method, "")
+    return (
+        f"<b>{row['successes']}/{row['trials']}</b><sup>{letters}</sup> "
+        f"<small>{low:.0f} to {high:.0f} %</small>"
+    )
+
+
+def _difference(row: Figures) -> str:
+    if row.get("difference") is None:
+        return ""
+    low, high = (100 * bound for bound in row["difference95"])
+    return f"{100 * row['difference']:+.0f} <small>{low:+.0f} to {high:+.0f}</small>"
+
+
+def _p(value: float, found: Figures) -> str:
+    text = "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
+    return f"<b>{text}</b>" if value <= found["alpha"] else text
+
+
+def _rubric(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    low, high = (100 * bound for bound in row["mean95"])
+    return f"{100 * row['mean']:.0f} % <small>{low:.0f} to {high:.0f}</small>"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over tasks, where all were played."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _two(values: Mapping[str, float | None], digits: int) -> str:
+    shown: Sequence[str] = [_number(values[key], digits) for key in ("p50", "p99")]
+    return " / ".join(shown) if all(shown) else ""
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return escape(", ".join(f"{reason} {n}" for reason, n in sorted(counts.items())))
+
 
 PAGE, FIGURES = "report.html", "report.json"
 WINDOW = 10  # trials of the moving rate; a run with fewer of each method shows none
 
 
-def write_report(run: Run) -> tuple[Path, Figures]:
+def write_report(run: TrialRun) -> tuple[Path, Figures]:
     """Writes both files into the run's folder; the page's path and the figures. Raises TrialError
     where the disk does not take them."""
     found = figures(run)
     sections = [
-        tables.tiles(found), _state(found), _success(found), _comparison(run, found), _strips(run),
-        _measures(run, found), section("Why trials failed", tables.failures(found)), _order(run),
+        tiles(found), _state(found), _success(found), _comparison(run, found), _strips(run),
+        _measures(run, found), section("Why trials failed", failures(found)), _order(run),
         _paper(found), _protocol(run), _trials(run), _raw(found),
     ]  # fmt: skip
     facts = ("robot", "seed", "planned", "judged")
@@ -86,12 +291,12 @@ def _success(found: Figures) -> str:
         return section("Success", f"<p>{why}</p>")
     total = sum(n for rows in rates.values() for _, n, _ in rows.values())
     caption = f"Success by task and method, n = {total} trials; bars are Wilson's 95 % intervals."
-    body = figure(success_rates(rates), caption) + tables.success(found)
-    note = tables.SUCCESS_NOTE if found["letters"] else tables.EXACT_NOTE
+    body = figure(success_rates(rates), caption) + success(found)
+    note = SUCCESS_NOTE if found["letters"] else EXACT_NOTE
     return section("Success", body + note)
 
 
-def _comparison(run: Run, found: Figures) -> str:
+def _comparison(run: TrialRun, found: Figures) -> str:
     if not found["tests"]:
         return ""
     names, pairs = names_of(run), {}
@@ -107,10 +312,10 @@ def _comparison(run: Run, found: Figures) -> str:
         f"{found['alpha']:g} at most."
     )
     curve = figure(plots.stakes(pairs, found["alpha"]), caption)
-    return section("Do the methods differ?", tables.tests(found) + tables.TESTS_NOTE + curve)
+    return section("Do the methods differ?", tests(found) + TESTS_NOTE + curve)
 
 
-def _strips(run: Run) -> str:
+def _strips(run: TrialRun) -> str:
     """The first success and the first failure of each method on each task, as pictures."""
     blocks = []
     for task in run.protocol.tasks:
@@ -124,13 +329,13 @@ def _strips(run: Run) -> str:
     return section("First success, first failure", "".join(blocks)) if blocks else ""
 
 
-def _strip(run: Run, record: Record, name: str, word: str) -> str:
+def _strip(run: TrialRun, record: Record, name: str, word: str) -> str:
     told = f"{record.task}, {name}: first {word}, trial {record.trial}. {record.reason}"
     time = f" ({record.seconds:.1f} s)" if record.seconds is not None else ""
     return figure((run.folder / record.strip).read_bytes(), escape(told + time), "jpeg")
 
 
-def _measures(run: Run, found: Figures) -> str:
+def _measures(run: TrialRun, found: Figures) -> str:
     seconds = {
         name: {
             task: [r.seconds for r in run.counted(task, code) if _timed(r)]
@@ -148,14 +353,14 @@ def _measures(run: Run, found: Figures) -> str:
     n = sum(len(values) for rows in seconds.values() for values in rows.values())
     caption = f"Time to success, n = {n} successful trials; the line is the median."
     shown = figure(plots.times(seconds), caption) if seconds else ""
-    return section("How it went", shown + tables.measures(found) + tables.MEASURES_NOTE)
+    return section("How it went", shown + measures(found) + MEASURES_NOTE)
 
 
 def _timed(record: Record) -> bool:
     return record.outcome == "success" and record.seconds is not None
 
 
-def _order(run: Run) -> str:
+def _order(run: TrialRun) -> str:
     """Whether something changed while the trials went on."""
     played: dict[str, list[bool]] = {name: [] for name in names_of(run).values()}
     for record in run.records:
@@ -172,10 +377,10 @@ def _order(run: Run) -> str:
 
 
 def _paper(found: Figures) -> str:
-    return section("The paper's Table 6, beside", tables.paper(found)) if found["paper"] else ""
+    return section("The paper's Table 6, beside", paper(found)) if found["paper"] else ""
 
 
-def _protocol(run: Run) -> str:
+def _protocol(run: TrialRun) -> str:
     rows = [
         [escape(task), escape(criterion.success), escape(criterion.failure)]
         for task, criterion in run.protocol.criteria.items()
@@ -189,11 +394,11 @@ def _protocol(run: Run) -> str:
     return section("Protocol", f"<p>{text}</p>{table(heads, rows)}")
 
 
-def _trials(run: Run) -> str:
+def _trials(run: TrialRun) -> str:
     names = names_of(run)
     rows = [_trial(record, names[record.code]) for record in run.records]
     heads = ("task", "trial", "method", "place", "outcome", "why", "time [s]", "note", "judged")
-    body = tables.compact(heads, rows)
+    body = compact(heads, rows)
     return section(
         "Every trial",
         f"<details><summary>{len(rows)} trials in the order judged</summary>{body}</details>",

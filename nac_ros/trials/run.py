@@ -1,22 +1,65 @@
-"""One run: a frozen protocol, its plan and its log; what is judged, what comes next."""
+"""Whether a line of a log belongs to its run; what the run would not have written is refused."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nac_ros import config
-from nac_ros.config import bounded, check_bounds
-from nac_ros.errors import ConfigError, TrialError
-from nac_ros.provenance import environment
-from nac_ros.trials.entries import Order
-from nac_ros.trials.frozen import PROTOCOL, check_unchanged, freeze_into, stored
-from nac_ros.trials.log import Log, damaged, read_log
-from nac_ros.trials.plan import Slot, codes, plan
+from nac_ros.core import config
+from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.errors import ConfigError, TrialError, show_value
+from nac_ros.core.provenance import environment
+from nac_ros.stats.sequential import BettingTest
+from nac_ros.trials.frozen_protocol import PROTOCOL, check_unchanged, freeze_into, stored
 from nac_ros.trials.protocol import Protocol, first_change, freeze
-from nac_ros.trials.sequential import Bet
+from nac_ros.trials.schedule import Slot, codes, plan
+from nac_ros.trials.trial_log import TrialLog, damaged, read_log
+
+KINDS = ("begin", "resume", "start", "trial", "unblind")
+
+
+class LogSequenceCheck:
+    """Looks at the entries of a log one after the other, in their order."""
+
+    def __init__(self, slots: Sequence[Slot]):
+        self._slots = slots
+        self._kinds: Counter[str] = Counter()
+        self._attempts: dict[int, int] = {}
+        self._valid: set[int] = set()
+
+    def check(self, entry: Mapping[str, Any]) -> None:
+        """Raises TrialError for one that cannot come next."""
+        kind = entry.get("entry")
+        if kind not in KINDS:
+            raise TrialError(f"entry {show_value(kind)} is none of {', '.join(KINDS)}")
+        if (kind == "begin") == bool(self._kinds):
+            raise TrialError("`begin` is the first line, and no other")
+        self._kinds[kind] += 1
+        if kind in ("start", "trial"):
+            self._check_turn(kind, entry)
+
+    def _check_turn(self, kind: str, entry: Mapping[str, Any]) -> None:
+        index, attempt = entry.get("slot"), entry.get("attempt")
+        if type(index) is not int or not 0 <= index < len(self._slots):
+            raise TrialError(f"slot {show_value(index)} is none of the plan's {len(self._slots)}")
+        for key, planned in self._slots[index]._asdict().items():
+            if key != "index" and entry.get(key, planned) != planned:
+                found = show_value(entry[key])
+                raise TrialError(f"{key} of slot {index} is {planned!r}, not {found}")
+        if self._kinds["unblind"]:
+            raise TrialError("nothing is played after the run was unblinded")
+        if index in self._valid:
+            raise TrialError(f"slot {index} was judged before")
+        if kind == "start":
+            return
+        if type(attempt) is not int or attempt <= self._attempts.get(index, -1):
+            raise TrialError(f"attempt {show_value(attempt)} of slot {index} was judged before")
+        self._attempts[index] = attempt
+        if entry.get("outcome") != "invalid":
+            self._valid.add(index)
+
 
 LOG = "log.jsonl"
 MANY = 1e9  # more than any trial measures; larger numbers spoil means and sums
@@ -71,14 +114,14 @@ class Record(Verdict):
         check_bounds(self)
 
 
-class Run:
+class TrialRun:
     """A run's folder, to go on with (`begin`, `go_on`) or to look at (`read`).
 
     sha256: of the frozen protocol; variation: how its scenes vary; codes: method -> code
     slots: the plan; records: all that were judged, in that order
     """
 
-    def __init__(self, folder: Path, entries: list[dict[str, Any]], log: Log | None):
+    def __init__(self, folder: Path, entries: list[dict[str, Any]], log: TrialLog | None):
         frozen, self.sha256 = stored(folder)
         check_unchanged(folder, self.sha256, entries)
         self.folder, self._log, self.protocol = folder, log, frozen.protocol
@@ -91,7 +134,7 @@ class Run:
             str, tuple[int, int | None]
         ] = {}  # task -> of how many records, `stopped`
         self._valid: dict[tuple[str, int, str], Record] = {}
-        order = Order(self.slots)
+        order = LogSequenceCheck(self.slots)
         for number, entry in enumerate(entries, 1):
             try:
                 order.check(entry)
@@ -100,7 +143,7 @@ class Run:
                 raise damaged(folder / LOG, number, error) from error
 
     @classmethod
-    def begin(cls, folder: Path, protocol: Protocol) -> "Run":
+    def begin(cls, folder: Path, protocol: Protocol) -> "TrialRun":
         """A new run in an empty folder, or the one that is there if its protocol is the same;
         raises TrialError where it is not."""
         frozen = freeze(protocol)
@@ -115,11 +158,11 @@ class Run:
         return cls.go_on(folder)
 
     @classmethod
-    def go_on(cls, folder: Path) -> "Run":
+    def go_on(cls, folder: Path) -> "TrialRun":
         """The run that is there, as its only writer; raises TrialError."""
         stored(folder)
         _check_log(folder)
-        log = Log(folder / LOG)
+        log = TrialLog(folder / LOG)
         try:
             run = cls(folder, log.entries, log)
             kind = "resume" if log.entries else "begin"
@@ -131,7 +174,7 @@ class Run:
         return run
 
     @classmethod
-    def read(cls, folder: Path) -> "Run":
+    def read(cls, folder: Path) -> "TrialRun":
         """A run as it is on disk, also while it is going on; raises TrialError."""
         log = folder / LOG
         stored(folder)
@@ -206,7 +249,7 @@ class Run:
         found = (self.record(task, trial, code) for trial in range(self.protocol.trials))
         return [record for record in found if record is not None]
 
-    def bet(self, task: str, first: str, second: str) -> Bet:
+    def bet(self, task: str, first: str, second: str) -> BettingTest:
         """The test that may be looked at any time, over the trials that count and that both codes
         have played without a gap from the first on."""
         return self._bet(task, first, second, self.stopped(task) or self.protocol.trials)
@@ -224,8 +267,8 @@ class Run:
             self._stops[task] = len(self.records), stopped
         return stopped
 
-    def _bet(self, task: str, first: str, second: str, trials: int) -> Bet:
-        made = Bet()
+    def _bet(self, task: str, first: str, second: str, trials: int) -> BettingTest:
+        made = BettingTest()
         for trial in range(trials):
             pair = [self._valid.get((task, trial, code)) for code in (first, second)]
             if None in pair:

@@ -1,10 +1,10 @@
 """Tasks of the twin: one file each, found by name."""
 
-from nac_ros.registry import Registry
+from nac_ros.core.registry import Registry
 from nac_ros.simulation.tasks.base import Task
 
 TASKS: Registry[Task] = Registry(
-    "task", "nac_ros.simulation.tasks", seams=("base", "chessmen", "cloth", "stacking")
+    "task", "nac_ros.simulation.tasks", helpers=("base", "chess_pieces", "cloth", "stacking")
 )
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.motion import Mover
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 
 HORIZON = 1000  # action steps per trial
 REACH = (0.14, 0.46, -0.28, 0.28)  # where the arm can pick and lift: x from, to, y from, to [m]
@@ -60,7 +60,7 @@ class Task(ABC):
         """Adds the task's bodies to the scene before it is compiled."""
 
     @abstractmethod
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         """Looks up the task's parts in the compiled model."""
 
     @abstractmethod
@@ -81,5 +81,5 @@ class Task(ABC):
         """Why a trial that is still running at the horizon has failed."""
 
     @abstractmethod
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         """Set-points `[D]`, one per control period, from wherever the arm is to success."""

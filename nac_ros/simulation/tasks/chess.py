@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.handling import ROUND, Grip, Hand, retreat, while_true
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import Lasting, Part
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer
+from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat, while_true
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
 from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPlace, Task
-from nac_ros.simulation.tasks.chessmen import (
+from nac_ros.simulation.tasks.chess_pieces import (
     EBONY,
     HALF_BOARD,
     IVORY,
@@ -44,9 +44,9 @@ AWAY = np.array([0.2, 0.05, 0.24])  # where the arm goes when all is done [m]
 CLEAR = 0.14  # tool height at which a carried man passes over the others [m]
 
 
-def _grip(kind: str, height: float) -> Grip:
+def _grip(kind: str, height: float) -> GraspSpec:
     width = 2 * WAISTS[kind] / 1000
-    return Grip(
+    return GraspSpec(
         height=height, closed=width - 0.007, measured=(width - 0.005, width + 0.008),
         symmetry=ROUND, wide=(0.034, 0.042), reach=0.012,
     )  # fmt: skip
@@ -79,15 +79,15 @@ class Chess(Task):
         for name, (kind, colour, _, _) in MEN.items():
             add_man(scene, name, kind, colour)
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         self._arm, self._board = arm, model.body(BOARD.name).id
         self._mocap = model.body_mocapid[self._board]
-        self._men = {name: Part(model, name) for name in MEN}
+        self._men = {name: FreeBody(model, name) for name in MEN}
         self._rook, self._queen = self._men["rook"], self._men["queen"]
         self._geoms = np.concatenate([man.geoms for man in self._men.values()])
-        self._rook_hand = Hand(arm, _grip("rook", 0.021), CLEAR)
-        self._queen_hand = Hand(arm, _grip("queen", 0.026), CLEAR)
-        self._stable = Lasting(STABLE_S)
+        self._rook_hand = Grasper(arm, _grip("rook", 0.021), CLEAR)
+        self._queen_hand = Grasper(arm, _grip("queen", 0.026), CLEAR)
+        self._stable = HoldTimer(STABLE_S)
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         place, yaw = BOARD.draw(rng, share)
@@ -136,7 +136,7 @@ class Chess(Task):
         beside = np.abs(np.array([x, y]) - square(*MEN["queen"][2:]))
         return bool(beside.max() < SQUARE / 2 and abs(z - THICK) < 0.004)
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         rng = mover.style.rng
         aside = np.append(ASIDE + rng.uniform(-0.01, 0.01, 2), 0.001)
         while not self.queen_off(data):
@@ -152,7 +152,12 @@ class Chess(Task):
         yield from retreat(mover, AWAY)
 
     def _move(
-        self, data: "mujoco.MjData", mover: Mover, hand: Hand, man: Part, place: np.ndarray
+        self,
+        data: "mujoco.MjData",
+        mover: ExpertMotion,
+        hand: Grasper,
+        man: FreeBody,
+        place: np.ndarray,
     ) -> Iterator[np.ndarray]:
         if not hand.holds(data, man):
             yield from hand.take(data, mover, man)
@@ -167,6 +172,6 @@ class Chess(Task):
     def _axes(self, data: "mujoco.MjData") -> np.ndarray:
         return data.xmat[self._board].reshape(3, 3)
 
-    def _on_board(self, data: "mujoco.MjData", man: Part) -> np.ndarray:
+    def _on_board(self, data: "mujoco.MjData", man: FreeBody) -> np.ndarray:
         """Where a man's base is in the board's frame [m], `[3]`."""
         return self._axes(data).T @ (man.position(data) - data.xpos[self._board])

@@ -6,8 +6,8 @@ as one vertex was lifted. 9 x 5 vertices run 8 times faster than real time.
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.scene import TOOL_OFFSET
 from nac_ros.simulation.tasks.base import StartPlace
 
@@ -73,7 +73,7 @@ class Cloth:
     """The cloth in one compiled model: where its vertices are, and which one is held."""
 
     def __init__(
-        self, model: "mujoco.MjModel", name: str, shape: tuple[int, int], arm: Arm
+        self, model: "mujoco.MjModel", name: str, shape: tuple[int, int], arm: SimulatedArm
     ) -> None:
         self._shape, self._arm, n = shape, arm, shape[0] * shape[1]
         bodies = [model.body(f"{name}_{vertex}") for vertex in range(n)]

@@ -10,11 +10,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.handling import ROUND, Grip, Hand, Setpoints, retreat, while_true
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import REST_SPEED, Lasting
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import REST_SPEED, HoldTimer
+from nac_ros.simulation.expert_grasping import (
+    ROUND,
+    Grasper,
+    GraspSpec,
+    Setpoints,
+    retreat,
+    while_true,
+)
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.scene import PREFIX
 from nac_ros.simulation.tasks import TASKS
 from nac_ros.simulation.tasks.base import REACH, RUNNING, Outcome, StartPlace, Task
@@ -32,7 +39,7 @@ HOLD = 0.022  # tool to vertex, at most, when the fingers take hold [m]
 ARCH = 0.045  # height of the tool midway [m]
 AWAY = np.array([0.2, 0.0, 0.22])  # where the arm goes when all is done [m]
 LOW = 0.0125  # tool height at which the fingertips are 4 mm above the table [m]
-GRIP = Grip(height=LOW, closed=0.0, measured=(0, PINCHED), symmetry=ROUND, wide=(0.04, 0.055))
+GRIP = GraspSpec(height=LOW, closed=0.0, measured=(0, PINCHED), symmetry=ROUND, wide=(0.04, 0.055))
 
 
 @TASKS.register("fold_towel")
@@ -48,10 +55,10 @@ class FoldTowel(Task):
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         add_cloth(scene, START, SHAPE, SPACING, PREFIX + "gripper_link")
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         self._arm, self.cloth = arm, Cloth(model, START.name, SHAPE, arm)
-        self._hand = Hand(arm, GRIP, clear=0.09)
-        self._stable, self._spoilt = Lasting(STABLE_S), Lasting(STABLE_S)
+        self._hand = Grasper(arm, GRIP, clear=0.09)
+        self._stable, self._spoilt = HoldTimer(STABLE_S), HoldTimer(STABLE_S)
         self._was_folded = self._closed = False
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
@@ -96,7 +103,7 @@ class FoldTowel(Task):
             return False
         return self.cloth.overlap(data) >= OVERLAP
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         while not self.folded(data):
             if self.cloth.held(data) is None:
                 yield from self._pinch(data, mover)
@@ -108,7 +115,7 @@ class FoldTowel(Task):
             yield from self._hand.let_go(mover)
         yield from retreat(mover, AWAY)
 
-    def _pinch(self, data: "mujoco.MjData", mover: Mover) -> Setpoints:
+    def _pinch(self, data: "mujoco.MjData", mover: ExpertMotion) -> Setpoints:
         """Closes on the right short edge: its middle, later the corner that lies worst."""
         rng = mover.style.rng
         wide, hover = rng.uniform(0.04, 0.055), rng.uniform(0.04, 0.06)
@@ -122,7 +129,7 @@ class FoldTowel(Task):
         yield from mover.wait(int(rng.integers(2, 6)))
         yield from mover.grip(0.0, pause=int(rng.integers(5, 9)))
 
-    def _fold(self, data: "mujoco.MjData", mover: Mover) -> Setpoints:
+    def _fold(self, data: "mujoco.MjData", mover: ExpertMotion) -> Setpoints:
         """In a low arch to a little beyond where the held point belongs, and down.
 
         Low, so that the corners are drawn along the table: where they hang they fold under.

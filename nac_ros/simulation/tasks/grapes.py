@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.handling import Grip, Hand, retreat, while_true
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import Lasting, Part
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer
+from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat, while_true
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
 from nac_ros.simulation.tasks.base import REACH, RUNNING, Outcome, StartPlace, Task
 
@@ -26,7 +26,7 @@ STIFFNESS, DAMPING = 0.004, 1e-4  # of a stalk [N m/rad], [N m s/rad]: it droops
 SWAY = 0.5  # [rad/s], below which a grape hangs still
 STILL_S = 0.5
 AWAY = np.array([0.2, 0.0, 0.22])  # where the arm goes when all is done [m]
-GRIP = Grip(
+GRIP = GraspSpec(
     height=0.002, closed=0.0, measured=(0.005, 0.02), symmetry=np.pi, wide=(0.045, 0.055),
     reach=0.018,
 )  # fmt: skip
@@ -66,14 +66,14 @@ class GrapesOnPlate(Task):
                 friction=(0.8, 0.005, 0.0005), condim=4, rgba=PURPLES[index % 3],
             )  # fmt: skip
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
-        self._arm, self._bunch = arm, Part(model, "bunch")
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
+        self._arm, self._bunch = arm, FreeBody(model, "bunch")
         names = [f"grape_{index}" for index in range(len(_places()))]
         self._grapes = np.array([model.geom(name).id for name in names])
         self._swaying = np.array([model.joint(name).dofadr[0] for name in names])
         self._geoms = np.append(self._bunch.geoms, self._grapes)
-        self._hand = Hand(arm, GRIP, clear=0.16)  # a hanging bunch clears the rim
-        self._still = Lasting(STILL_S)
+        self._hand = Grasper(arm, GRIP, clear=0.16)  # a hanging bunch clears the rim
+        self._still = HoldTimer(STILL_S)
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         place, yaw = START.draw(rng, share)
@@ -110,7 +110,7 @@ class GrapesOnPlate(Task):
         over = np.linalg.norm(centres[:, :2] - PLATE, axis=1) < RADIUS
         return int((over & (centres[:, 2] > FOOT) & (centres[:, 2] < 0.06)).sum())
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         hand, bunch = self._hand, self._bunch
         while 2 * self.on_plate(data) < len(self._grapes):
             if not hand.holds(data, bunch):
@@ -122,7 +122,7 @@ class GrapesOnPlate(Task):
             yield from hand.let_go(mover)
         yield from retreat(mover, AWAY)
 
-    def _carry(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def _carry(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         """Over the plate, then down until the lowest grape touches it."""
         rng = mover.style.rng
         yaw = rng.uniform(-0.3, 0.3)

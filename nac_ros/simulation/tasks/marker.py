@@ -5,11 +5,11 @@ from itertools import product
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.handling import while_true
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import Lasting, Part
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer
+from nac_ros.simulation.expert_grasping import while_true
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
 from nac_ros.simulation.tasks.base import REACH, RUNNING, Outcome, StartPlace, Task
 
@@ -69,10 +69,10 @@ class MarkerInBin(Task):
                 name=f"bin_wall_{axis}{side:+d}", type=box, size=size, pos=place, rgba=colour
             )
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         self._arm = arm
-        self._marker = Part(model, "marker")
-        self._rests = Lasting(REST_S)
+        self._marker = FreeBody(model, "marker")
+        self._rests = HoldTimer(REST_S)
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         place, yaw = START.draw(rng, share)
@@ -116,7 +116,7 @@ class MarkerInBin(Task):
         opening = self._arm.state(data)[-1]
         return bool(between and HELD_OPENING[0] < opening < HELD_OPENING[1])
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         rng = mover.style.rng
         while not self.inside(data):
             if not self.held(data):
@@ -127,7 +127,7 @@ class MarkerInBin(Task):
                 yield from self._release(mover, rng)
         yield from self._retreat(mover, rng)
 
-    def _pick(self, data, mover: Mover, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def _pick(self, data, mover: ExpertMotion, rng: np.random.Generator) -> Iterator[np.ndarray]:
         along = rng.uniform(-0.01, 0.01)
         hover, wide = rng.uniform(0.07, 0.1), rng.uniform(0.05, 0.07)
         grasp, yaw = self._grasp(data, along)
@@ -143,23 +143,23 @@ class MarkerInBin(Task):
         yield from mover.wait(int(rng.integers(3, 8)))
         yield from mover.grip(GRIP, pause=int(rng.integers(6, 10)))
 
-    def _lift(self, mover: Mover) -> Iterator[np.ndarray]:
+    def _lift(self, mover: ExpertMotion) -> Iterator[np.ndarray]:
         """Straight up, high enough for a hanging marker to clear the bin's rim."""
         tool, yaw = mover.tool, mover.tool_yaw
         if tool[2] < CLEAR - 0.02:
             yield from mover.go(np.append(tool[:2], CLEAR), yaw, GRIP, blend=0.12)
 
-    def _carry(self, mover: Mover, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def _carry(self, mover: ExpertMotion, rng: np.random.Generator) -> Iterator[np.ndarray]:
         over = np.append(BIN + rng.uniform(-0.01, 0.01, 2), RIM + rng.uniform(0.025, 0.035))
         yaw = rng.uniform(-0.1, 0.1)
         yield from mover.go(over + [0, 0, 0.04], yaw, GRIP, blend=0.04)
         yield from mover.go(over, yaw, GRIP, slow=0.8)
         yield from mover.wait(int(rng.integers(0, 3)))
 
-    def _release(self, mover: Mover, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def _release(self, mover: ExpertMotion, rng: np.random.Generator) -> Iterator[np.ndarray]:
         yield from mover.grip(rng.uniform(0.045, 0.06), pause=int(rng.integers(6, 10)))
 
-    def _retreat(self, mover: Mover, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    def _retreat(self, mover: ExpertMotion, rng: np.random.Generator) -> Iterator[np.ndarray]:
         away = np.array([0.22, 0.08, 0.2]) + rng.uniform(-0.02, 0.02, 3)
         yield from mover.go(away, 0.35, 0.06)
         yield from mover.wait(12)

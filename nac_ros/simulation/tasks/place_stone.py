@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.handling import ROUND, Grip, Hand, retreat, while_true
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import Lasting, Part
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer
+from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat, while_true
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
 from nac_ros.simulation.tasks.base import REACH, RUNNING, Outcome, StartPlace, Task
 
@@ -26,7 +26,7 @@ WHITE = ((6, 2), (2, 4), (7, 5))
 SHELL, SLATE = (0.95, 0.95, 0.92, 1), (0.09, 0.09, 0.1, 1)
 KAYA, INK = (0.87, 0.66, 0.33, 1), (0.12, 0.09, 0.05, 1)
 AWAY = np.array([0.2, 0.0, 0.2])  # where the arm goes when all is done [m]
-GRIP = Grip(
+GRIP = GraspSpec(
     height=0.0065, closed=0.016, measured=(0.019, 0.03), symmetry=ROUND, wide=(0.036, 0.044),
     reach=0.01,
 )  # fmt: skip
@@ -55,12 +55,12 @@ class PlaceStone(Task):
             friction=(1.0, 0.01, 0.002), solref=(0.006, 1), rgba=SHELL,
         )  # fmt: skip
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         self._arm, self._board = arm, model.body(BOARD.name).id
         self._mocap = model.body_mocapid[self._board]
-        self._stone = Part(model, "stone")
-        self._hand = Hand(arm, GRIP, clear=0.1)
-        self._still = Lasting(STILL_S)
+        self._stone = FreeBody(model, "stone")
+        self._hand = Grasper(arm, GRIP, clear=0.1)
+        self._still = HoldTimer(STILL_S)
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         place, yaw = BOARD.draw(rng, share)
@@ -111,7 +111,7 @@ class PlaceStone(Task):
         row, column = np.clip(crossing, 0, LINES - 1).astype(int)
         return int(row), int(column)
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         hand, stone = self._hand, self._stone
         while not (self.on_board(data) and self.off_target(data) < NEAR):
             if not hand.holds(data, stone):

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.handling import Grip, Hand, retreat, while_true
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import Lasting, Part
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer
+from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat, while_true
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks.base import REACH, RUNNING, Outcome, StartPlace, Task
 
 HALF = 0.02  # half an edge of a cube [m]
@@ -21,7 +21,9 @@ FALLING = 0.6  # [m/s], as after a drop of 2 cm
 STABLE_S = 0.5
 APART = 0.085  # centres of cubes at the start, so that fingers fit between [m]
 AWAY = np.array([0.2, 0.03, 0.22])  # where the arm goes when all is done [m]
-GRIP = Grip(height=0.004, closed=0.032, measured=(0.036, 0.05), symmetry=np.pi / 2, reach=0.022)
+GRIP = GraspSpec(
+    height=0.004, closed=0.032, measured=(0.036, 0.05), symmetry=np.pi / 2, reach=0.022
+)
 
 
 class Stacking(Task):
@@ -42,11 +44,11 @@ class Stacking(Task):
                 rgba=self.colours[start.name],
             )  # fmt: skip
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         self._arm = arm
-        self.cubes = [Part(model, start.name) for start in self.starts]
-        self._hand = Hand(arm, GRIP, clear=2 * HALF * len(self.cubes) + 0.055)
-        self._stable = Lasting(STABLE_S)
+        self.cubes = [FreeBody(model, start.name) for start in self.starts]
+        self._hand = Grasper(arm, GRIP, clear=2 * HALF * len(self.cubes) + 0.055)
+        self._stable = HoldTimer(STABLE_S)
 
     def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
         self._stable.reset()
@@ -91,7 +93,7 @@ class Stacking(Task):
         tower = sorted(self.cubes, key=lambda cube: cube.position(data)[2])
         return all(on_top(data, upper, lower) for lower, upper in pairwise(tower))
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         while not self.stacked(data):
             for lower, upper in pairwise(self.cubes):
                 if not on_top(data, upper, lower):
@@ -103,7 +105,7 @@ class Stacking(Task):
         yield from retreat(mover, AWAY)
 
     def _stack(
-        self, data: "mujoco.MjData", mover: Mover, upper: Part, lower: Part
+        self, data: "mujoco.MjData", mover: ExpertMotion, upper: FreeBody, lower: FreeBody
     ) -> Iterator[np.ndarray]:
         hand = self._hand
         if not hand.holds(data, upper):
@@ -118,12 +120,12 @@ class Stacking(Task):
         if hand.holds(data, upper):
             yield from hand.let_go(mover)
 
-    def _let_go_of_all(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def _let_go_of_all(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         if any(self._hand.holds(data, cube) for cube in self.cubes):
             yield from self._hand.let_go(mover)
 
 
-def on_top(data: "mujoco.MjData", upper: Part, lower: Part) -> bool:
+def on_top(data: "mujoco.MjData", upper: FreeBody, lower: FreeBody) -> bool:
     """Whether one cube lies flat on another, held or not."""
     x, y, z = upper.position(data) - lower.position(data)
     return bool(np.hypot(x, y) < ON_TOP and abs(z - 2 * HALF) < LEVEL)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nac_ros.simulation.arm import Arm
-from nac_ros.simulation.gl import mujoco
-from nac_ros.simulation.motion import Mover
-from nac_ros.simulation.parts import Lasting, Part
+from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer
+from nac_ros.simulation.expert_motion import ExpertMotion
+from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
 from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPlace, Task
 
@@ -54,10 +54,10 @@ class Weighing(Task):
         button.add_geom(name="button", type=box, size=BUTTON, mass=0.01, rgba=(0.85, 0.1, 0.1, 1))
         scene.add_exclude(bodyname1="scale", bodyname2="button")
 
-    def bind(self, model: "mujoco.MjModel", arm: Arm) -> None:
+    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
         self._model, self._arm = model, arm
-        self._scale, self._button = Part(model, "scale"), model.body("button").id
-        self._away = Lasting(SETTLED_S)
+        self._scale, self._button = FreeBody(model, "scale"), model.body("button").id
+        self._away = HoldTimer(SETTLED_S)
         self._depth = model.joint("button").qposadr[0]
         self._display = model.geom("display").id
         self._button_geoms = np.array([model.geom("button").id])
@@ -95,7 +95,7 @@ class Weighing(Task):
             return "the display is on but the arm has not retracted"
         return "the display is not on"
 
-    def expert(self, data: "mujoco.MjData", mover: Mover) -> Iterator[np.ndarray]:
+    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
         rng = mover.style.rng
         tilt = rng.uniform(-0.08, 0.08)
         while not self.on:

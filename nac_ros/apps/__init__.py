@@ -1,0 +1,1 @@
+"""Programs that start a graph of nodes: demo, doctor, fault injection, episode replay."""

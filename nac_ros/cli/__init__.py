@@ -1,0 +1,1 @@
+"""The command line `nac`: one file for each group of commands, arguments next to actions."""

@@ -1,0 +1,1 @@
+"""Values, errors, configuration and small operating-system services for every other folder; numpy, no torch."""

@@ -1,0 +1,277 @@
+"""Reads HDF5 episodes of ACT and ALOHA: `/action`, `/observations/qpos`, `/observations/images`.
+
+One file is one episode; a folder of `episode_*.hdf5` is a dataset. Images are uint8
+`[T, H, W, 3]`, or JPEG: in padded rows `[T, L]` with the true lengths in `/compress_len`
+`[cameras, T]`, or in rows of variable length `[T]`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from nac_ros.core import image_codec
+from nac_ros.core.errors import DatasetError, show_text
+from nac_ros.datasets import hdf5_access as access
+from nac_ros.datasets.episode import Episode, EpisodeInfo
+from nac_ros.datasets.hdf5 import LARGEST_IMAGE, is_images
+from nac_ros.datasets.hdf5_access import open_hdf5
+
+FPS = 50  # Hz: DT = 0.02 s of ACT and ALOHA
+ACTION, STATE, IMAGES, LENGTHS = (
+    "action",
+    "observations/qpos",
+    "observations/images",
+    "compress_len",
+)
+CAMERA = re.compile(r"[\w.-]+")
+ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+NAMES = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ARM)
+VECTORS = (ACTION, STATE)  # with 14 columns: the joints of two arms
+
+
+class Columns(NamedTuple):
+    """HDF5 paths of the actions `[T, D]` and the joint states `[T, S]`."""
+
+    action: str
+    state: str
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the action of a frame is the next frame's state."""
+        return self.action == self.state
+
+
+class AlohaDataset:
+    """A file or a folder of files, opened by `AlohaDataset.open`; images are read on demand.
+
+    Actions are `/action` and states `/observations/qpos` unless other HDF5 paths are given, such
+    as `observations/qvel`. JPEG is decoded to RGB according to its standard.
+    """
+
+    units: tuple[str, ...]
+    robot_type = "aloha"
+
+    def __init__(self, root: Path, files: Sequence[Path], columns: Columns):
+        self.root, self.files, self._columns = root, list(files), columns
+        self.fps: float = FPS
+        self.cameras: dict[str, tuple[int, int]] = {}
+        self._dims = (0, 0)
+        self._infos: list[EpisodeInfo] = []
+        for file in self.files:
+            self._add(file)
+        self.units = ("",) * self._dims[0]
+
+    @classmethod
+    def open(
+        cls, path: Path | str, action_key: str | None = None, state_key: str | None = None
+    ) -> "AlohaDataset":
+        """The episodes of the file or folder; raises DatasetError naming what is missing."""
+        path = Path(path)
+        files = [path] if path.is_file() else episode_files(path)
+        if not files:
+            raise DatasetError(f"{path} holds no episode_*.hdf5")
+        keys = (action_key or ACTION).strip("/"), (state_key or STATE).strip("/")
+        return cls(path, files, Columns(*keys))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the D action dimensions: ALOHA's joints where there are 14."""
+        return _names(self._columns.action, self._dims[0])
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the S state dimensions."""
+        return _names(self._columns.state, self._dims[1])
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Task texts in the order of their first episode."""
+        return list(dict.fromkeys(info.task for info in self._infos))
+
+    @property
+    def episodes(self) -> list[EpisodeInfo]:
+        """Length and task of each file's episode."""
+        return self._infos
+
+    def episode(self, index: int, images: bool = True) -> Episode:
+        """The episode of file `index`, in the order of the files' numbers."""
+        info = self._info(index)
+        with open_hdf5(self.files[index]) as file:
+            actions = self._read(file, self._columns.action, info.length)
+            states = self._read(file, self._columns.state, info.length)
+            if self._columns.shifted:
+                actions, states = actions[1:], states[:-1]
+            pictures = {
+                camera: np.empty((info.length, *size, 3), np.uint8)
+                for camera, size in (self.cameras.items() if images else ())
+            }
+            self._read_images(file, pictures)
+        return Episode(states, actions, info.task, pictures)
+
+    def write_images(self, index: int, outs: Mapping[str, np.ndarray]) -> None:
+        """Reads images of episode `index` into `outs`: camera -> uint8 `[T, H, W, 3]` RGB, a few
+        frames at a time."""
+        self._info(index)
+        with open_hdf5(self.files[index]) as file:
+            self._read_images(file, outs)
+
+    def _info(self, index: int) -> EpisodeInfo:
+        if not 0 <= index < len(self._infos):
+            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._infos)}")
+        return self._infos[index]
+
+    def _add(self, path: Path) -> None:
+        """Adds one file; raises DatasetError if its shapes or cameras differ from the first's."""
+        with open_hdf5(path) as file:
+            tables = [self._table(file, key) for key in self._columns]
+            if len(tables[0]) != len(tables[1]):
+                raise DatasetError(
+                    f"{path} has {len(tables[0])} actions and {len(tables[1])} states"
+                )
+            dims = tables[0].shape[1], tables[1].shape[1]
+            cameras = self._find_cameras(file)
+            if not self._infos:
+                self._dims, self.cameras = dims, cameras
+            if (dims, cameras) != (self._dims, self.cameras):
+                raise DatasetError(
+                    f"{path} has {dims} dimensions of action and state and cameras {cameras}, "
+                    f"{self.files[0]} has {self._dims} and {self.cameras}; put them into "
+                    "separate folders"
+                )
+            task = access.text_attribute(file.attrs, "task") or self._folder_name()
+            length = max(0, len(tables[0]) - self._columns.shifted)
+            self._infos.append(EpisodeInfo(length, task))
+
+    def _folder_name(self) -> str:
+        """Default task: ACT keeps the episodes of each task in a folder with the task's name."""
+        folder = self.root if self.root.is_dir() else self.root.absolute().parent
+        return folder.resolve().name
+
+    def _table(self, file: h5py.File, key: str) -> h5py.Dataset:
+        found = access.table(file, key)
+        if found is None or not found.shape[1]:
+            known = ", ".join(show_text(name) for name in access.tables_in(file)[:20]) or "none"
+            raise DatasetError(
+                f"{file.filename} has no table '{key}'; choose one with --action-key or "
+                f"--state-key: {known}"
+            )
+        return found
+
+    def _read(self, file: h5py.File, key: str, length: int) -> np.ndarray:
+        found = self._table(file, key)
+        if len(found) != length + self._columns.shifted:
+            raise DatasetError(f"{file.filename} has changed: it has {len(found)} rows of {key}")
+        with np.errstate(over="ignore"):
+            return np.asarray(found[()], np.float32)
+
+    def _find_cameras(self, file: h5py.File) -> dict[str, tuple[int, int]]:
+        group = access.subgroup(file, IMAGES)
+        sizes = {}
+        for name in access.names_in(group):
+            found = access.find(group, name)
+            if not CAMERA.fullmatch(name) or not isinstance(found, h5py.Dataset):
+                continue
+            if is_images(found):
+                sizes[name] = (found.shape[1], found.shape[2])
+            elif _is_jpeg(found) and len(found):
+                access.check_storage(found)
+                sizes[name] = jpeg_size(found[0].tobytes(), f"{file.filename}, {name} frame 0")
+        return dict(sorted(sizes.items()))
+
+    def _read_images(self, file: h5py.File, outs: Mapping[str, np.ndarray]) -> None:
+        for camera, out in outs.items():
+            found = access.find(file, f"{IMAGES}/{camera}")
+            if not isinstance(found, h5py.Dataset) or len(found) < len(out):
+                raise DatasetError(
+                    f"{file.filename} should have {len(out)} images of {camera}, it has "
+                    f"{getattr(found, 'shape', 'none')}"
+                )
+            access.check_storage(found)
+            lengths = self._lengths(file, camera, len(found)) if _is_jpeg(found) else None
+            if lengths is None and found.shape[1:] != out.shape[1:]:
+                raise DatasetError(
+                    f"{file.filename}: images of {camera} are {found.shape[1:]}, not "
+                    f"{out.shape[1:]}"
+                )
+            for first, frames in access.blocks(found, len(out)):
+                for k, frame in enumerate(frames, first):
+                    if lengths is None:
+                        out[k] = frame
+                        continue
+                    data = frame[: lengths[k]].tobytes()
+                    _decode_into(out[k], data, f"{file.filename}, {camera} frame {k}")
+
+    def _lengths(self, file: h5py.File, camera: str, count: int) -> np.ndarray:
+        """Bytes to read of each frame, int64 `[T]`.
+
+        `compress_len` has one row per camera, in an order that the file does not name. The
+        padding is zeros, so the longest of the rows is safe for every camera.
+        """
+        found = access.find(file, f"{IMAGES}/{camera}")
+        if found.ndim == 1:  # rows of variable length
+            return np.full(count, LARGEST_IMAGE)
+        whole = np.full(count, found.shape[1], np.int64)
+        known = access.table(file, LENGTHS)
+        if known is None:
+            return whole
+        rows = np.asarray(known[()], np.float64)
+        if rows.shape[1] < count or not np.isfinite(rows).all() or (rows < 0).any():
+            raise DatasetError(
+                f"{file.filename}: {LENGTHS} is {rows.shape}, not a length for {count} frames"
+            )
+        longest = rows[:, :count].max(axis=0) if len(rows) else whole
+        return np.minimum(longest, whole).astype(np.int64)
+
+
+def episode_files(folder: Path) -> list[Path]:
+    """`episode_*.hdf5` of a folder, in the order of their numbers."""
+    files = [*folder.glob("episode_*.hdf5"), *folder.glob("episode_*.h5")]
+    return sorted(files, key=lambda path: (_number(path.stem), path.name))
+
+
+def is_aloha(path: Path) -> bool:
+    """Whether an HDF5 file has ACT's layout; False for a file that cannot be read."""
+    try:
+        with open_hdf5(path) as file:
+            names = access.names_in(file)
+            return ACTION in names and "observations" in names and "data" not in names
+    except DatasetError:
+        return False
+
+
+def jpeg_size(data: bytes, where: str) -> tuple[int, int]:
+    """(height, width) [pixels] in the header of a JPEG, without decoding it."""
+    header = image_codec.read_header(data) if data.startswith(image_codec.JPEG) else None
+    if header is None or not 0 < 3 * header.height * header.width <= LARGEST_IMAGE:
+        raise DatasetError(f"{where}: the image is no JPEG; record it again")
+    return header.height, header.width
+
+
+def _decode_into(target: np.ndarray, data: bytes, where: str) -> None:
+    """Decodes a JPEG into `target`, uint8 `[H, W, 3]` RGB; raises if its size differs."""
+    size = jpeg_size(data, where)
+    if size != target.shape[:2]:
+        raise DatasetError(f"{where}: the image is {size}, the first one is {target.shape[:2]}")
+    image_codec.decode_into(target, data, where)
+
+
+def _is_jpeg(found: h5py.Dataset) -> bool:
+    if found.ndim == 1:
+        return h5py.check_vlen_dtype(found.dtype) == np.uint8
+    return found.ndim == 2 and found.dtype == np.uint8 and 0 < found.shape[1] <= LARGEST_IMAGE
+
+
+def _names(key: str, count: int) -> tuple[str, ...]:
+    if key in VECTORS and count == len(NAMES):
+        return NAMES
+    return tuple(f"{key}.{i}" for i in range(count))
+
+
+def _number(stem: str) -> int:
+    digits = re.findall(r"\d+", stem[-300:])
+    return int(digits[-1]) if digits else 0

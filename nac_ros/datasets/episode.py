@@ -1,0 +1,116 @@
+"""One episode in memory, and the line that a dataset's table of contents has for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from nac_ros.core.errors import DatasetError
+
+
+class _Info(NamedTuple):
+    length: int
+    tasks: tuple[str, ...]
+    source: str = ""
+
+
+class EpisodeInfo(_Info):
+    """What is known of an episode without reading it: number of frames T, and its tasks.
+
+    tasks: none where the dataset has no text; a single text becomes a tuple of one
+    source: which episode of which dataset it is, for messages
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, length: int, tasks: str | Sequence[str], source: str = "") -> "EpisodeInfo":
+        return super().__new__(cls, length, _as_tuple(tasks), source)
+
+    @property
+    def task(self) -> str:
+        """The episode's one task, "" where it has none; raises DatasetError for several."""
+        return single_task(self.tasks, self.source)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T frames at a dataset's rate; frame k is what was seen at k / fps [s].
+
+    proprio: float32 `[T, S]`, joint state at each frame; S = 0 where none was recorded
+    actions: float32 `[T, D]`, set-point to be reached one frame later
+    tasks: texts of the episode, each once; a single text becomes a tuple of one
+    images: camera -> uint8 `[T, H, W, 3]` RGB
+    success: None where nobody judged the episode
+    stamps_ns: int64 `[T]`, true time of each frame; ages_ms: camera -> float32 `[T]`, how much
+        older its image is; intervention: bool `[T]`, where a hand had taken over; None or empty
+        where nobody noted them
+    task_index: int64 `[T]`, which of `tasks` each frame belongs to; None where there is at most
+        one, or where the dataset does not say it
+    source: which episode of which dataset it is, for messages
+    depth: camera -> T images of other than three channels, PNG as stored; nothing decodes them
+    """
+
+    proprio: np.ndarray
+    actions: np.ndarray
+    tasks: tuple[str, ...]
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    success: bool | None = None
+    stamps_ns: np.ndarray | None = None
+    ages_ms: dict[str, np.ndarray] = field(default_factory=dict)
+    intervention: np.ndarray | None = None
+    task_index: np.ndarray | None = None
+    source: str = ""
+    depth: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", _as_tuple(self.tasks))
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def task(self) -> str:
+        """The episode's one task, "" where it has none; raises DatasetError for several."""
+        return single_task(self.tasks, self.source)
+
+    def frame_tasks(self) -> list[str]:
+        """The task of each of T frames; raises DatasetError where several are not told apart."""
+        if self.task_index is None:
+            return [self.task] * len(self)
+        return [self.tasks[k] for k in self.task_index]
+
+    def piece(self, first: int, end: int) -> "Episode":
+        """Frames `first` to before `end`, with the tasks that those have."""
+        kept = slice(first, end)
+        tasks, index = self.tasks, self.task_index
+        if index is not None:
+            used, index = np.unique(index[kept], return_inverse=True)
+            tasks = tuple(self.tasks[k] for k in used)
+        return replace(
+            self,
+            proprio=self.proprio[kept],
+            actions=self.actions[kept],
+            tasks=tasks,
+            images={camera: frames[kept] for camera, frames in self.images.items()},
+            stamps_ns=None if self.stamps_ns is None else self.stamps_ns[kept],
+            ages_ms={camera: ages[kept] for camera, ages in self.ages_ms.items()},
+            intervention=None if self.intervention is None else self.intervention[kept],
+            task_index=index if len(tasks) > 1 else None,
+            depth={camera: frames[kept] for camera, frames in self.depth.items()},
+        )
+
+
+def single_task(tasks: Sequence[str], source: str) -> str:
+    """The only text, "" where there is none; raises DatasetError for several."""
+    if len(tasks) > 1:
+        listed = ", ".join(f"'{task}'" for task in tasks[:3]) + (", ..." if len(tasks) > 3 else "")
+        raise DatasetError(
+            f"{source or 'an episode'} has {len(tasks)} tasks ({listed}), and one per episode is "
+            "wanted here; `nac data edit split` it where the task changes, or `relabel` it"
+        )
+    return tasks[0] if tasks else ""
+
+
+def _as_tuple(tasks: str | Sequence[str]) -> tuple[str, ...]:
+    return (tasks,) if isinstance(tasks, str) else tuple(tasks)

@@ -1,0 +1,340 @@
+"""Two runs of `nac eval` on the same scenes, trial by trial."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from nac_ros.control.guard import Guard
+from nac_ros.core.errors import ConfigError, UnknownName
+from nac_ros.core.types import ActionChunk
+from nac_ros.evaluation.baselines import (
+    BlackImages,
+    MeanDemonstration,
+    Planner,
+    Timed,
+    mean_demonstration,
+)
+from nac_ros.export.bundle import load_bundle
+from nac_ros.inference.chunk_transition import CurrentChunk, TransitionConfig
+from nac_ros.inference.conditions import Conditions
+from nac_ros.inference.engine import Engine
+from nac_ros.robot.observation_buffer import ObservationBuffer
+from nac_ros.robot.spec import RobotSpec, current_spec_of
+from nac_ros.simulation.domain_randomization import load_variation
+from nac_ros.simulation.scene import TIMESTEP
+from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.tasks import make_task
+from nac_ros.simulation.twin import Twin
+from nac_ros.stats.intervals import paired_difference, percentiles, wilson
+
+
+def load_earlier(path: Path, seed: int, scenes: str) -> dict[str, Any]:
+    """The figures of an earlier run; raises ConfigError where they are none or of other scenes."""
+    try:
+        earlier = json.loads(path.read_text())
+        other = earlier["seed"]
+        earlier["tasks"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no figures of `nac eval --json` ({error}); name such a file"
+        ) from error
+    if other != seed:
+        raise ConfigError(f"{path} has seed {other}, this run {seed}: other scenes")
+    looked = earlier.get("scenes", "nominal")  # files from before scenes could vary say nothing
+    if looked != scenes:
+        raise ConfigError(f"{path} has {looked} scenes, this run {scenes}: other scenes")
+    return earlier
+
+
+def compare_success_rates(
+    figures: dict[str, Any], other: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """Task -> difference of the success rates to those of an earlier run on the same scenes, with
+    its paired interval; raises ConfigError where that did not judge a task."""
+    rows = {}
+    for task in figures["tasks"]:
+        ours, theirs = (_outcomes(f["tasks"].get(task)) for f in (figures, other))
+        shared = sorted(ours.keys() & theirs.keys())
+        if not shared:
+            raise ConfigError(
+                f"{name} has no trial of {task}, so there is nothing to compare with"
+            )
+        pair = [[side[trial] for trial in shared] for side in (ours, theirs)]
+        gained = float(np.mean(pair[0]) - np.mean(pair[1]))
+        bounds = list(paired_difference(*pair))
+        rows[task] = {"difference": gained, "difference95": bounds, "trials": len(shared)}
+    return rows
+
+
+def _outcomes(row: dict[str, Any] | None) -> dict[int, bool]:
+    return {r["trial"]: r["outcome"] == "success" for r in (row or {}).get("outcomes", [])}
+
+
+Control = Literal["none", "black-images", "mean-demonstration"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Conditions):
+    """What is judged, under which conditions.
+
+    data: datasets of the control `mean-demonstration`
+    """
+
+    bundle: str
+    tasks: tuple[str, ...] = ()
+    trials: int = 50
+    seed: int = 0
+    control: Control = "none"
+    data: tuple[str, ...] = ()
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials < 1 or self.workers < 1:
+            raise ConfigError(
+                f"trials {self.trials} and workers {self.workers} must be at least 1"
+            )
+        if self.control not in get_args(Control):
+            known = ", ".join(get_args(Control))
+            raise ConfigError(f"unknown control '{self.control}'; known are: {known}")
+        if self.control == "mean-demonstration" and not self.data:
+            raise ConfigError("the control mean-demonstration needs --data with demonstrations")
+
+
+class TrialResult(NamedTuple):
+    """How one trial ended; times in seconds of wall clock, holds and refusals by reason.
+
+    jumps: largest of the arm's joints at each seam [rad or m]; jerk: root mean square of what was
+        commanded, as a share of the limits
+    """
+
+    task: str
+    trial: int
+    outcome: str
+    reason: str
+    steps: int
+    plan_s: list[float]
+    decode_s: list[float]
+    holds: dict[str, int]
+    refusals: dict[str, int]
+    clips: int
+    jumps: list[float]
+    jerk: float
+
+
+class Rollout:
+    """One twin, one planner, one guard: plays trials of one task.
+
+    scenes: how they vary, a name in config/scenes or the path of a YAML file
+    twin: one of that task to go on with; a new one is compiled by default
+    """
+
+    def __init__(
+        self, spec: RobotSpec, task: str, planner: Planner, latency_s: float,
+        scenes: str = "nominal", twin: Twin | None = None,
+    ):  # fmt: skip
+        self.spec, self.planner, self._latency = spec, planner, latency_s
+        seeing = bool(planner.cameras)
+        self.twin = twin or Twin(spec, task, seeing, load_variation(scenes))
+        self._aligner = ObservationBuffer(spec, planner.cameras, planner.n_obs_steps)
+        self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
+        self.jumps: list[float] = []
+
+    def play(
+        self,
+        seed: int,
+        steps: int | None = None,
+        watch: Callable[[Twin], None] = lambda twin: None,
+    ) -> Guard:
+        """One trial on the scene of `seed`, which the task ends, or `steps` before that; the twin
+        holds the outcome afterwards, and is shown to `watch` before each control period."""
+        self.begin(seed)
+        while self.twin.outcome().state == "running" and self._step != steps:
+            watch(self.twin)
+            self.step()
+        return self._guard
+
+    def begin(self, seed: int) -> None:
+        """A new trial on the scene of `seed`, about to take its first step."""
+        twin = self.twin
+        twin.reset(seed)
+        self._aligner.clear()
+        self._guard = Guard(self.spec)
+        self._guard.measure(twin.now(), twin.proprio())
+        self._guard.update_reference(twin.now(), twin.command())
+        self._guard.set_mode("policy")
+        self._due: list[ActionChunk] = []
+        self._newest: ActionChunk | None = None
+        self._step = 0
+        self.jumps, self._commanded = [], list[np.ndarray]()
+
+    def step(self) -> None:
+        """One control period: observes, plans where a chunk is wanted, moves."""
+        self._observe(self._step)
+        if self._step % self.planner.n_action_steps == 0:
+            observation = self._aligner.observe(self.twin.now(), self._prompt)
+            until = observation.stamp + self._latency
+            underway = None if self._newest is None else CurrentChunk(self._newest, until)
+            self._newest = self.planner.plan(observation, underway)
+            self._due.append(self._newest)
+        self._step += 1
+        self._advance(self._guard, self._due, self._step / self.spec.action_rate_hz)
+
+    def jerk(self) -> float:
+        """Root mean square of the commanded jerk since `begin`, as a share of the limits."""
+        rate = self.spec.guard_rate_hz
+        jerks = np.diff(self._commanded, 3, axis=0) * rate**3 / self.spec.jerk_limit
+        return float(np.sqrt((jerks**2).mean())) if len(jerks) else 0.0
+
+    def _observe(self, step: int) -> None:
+        """Cameras are looked through only where a plan will want their images."""
+        ahead = -step % self.planner.n_action_steps
+        if step and ahead >= self.planner.n_obs_steps:
+            return
+        reading = self.twin.read()
+        self._aligner.push_joints(reading.stamp, reading.proprio)
+        for camera in self.planner.cameras:
+            self._aligner.push_image(camera, *reading.images[camera])
+
+    def _advance(self, guard: Guard, due: list[ActionChunk], until: float) -> None:
+        """Guard ticks up to `until` [s]; a planned chunk arrives `latency` after its stamp."""
+        twin = self.twin
+        while until - twin.now() > TIMESTEP / 2:  # the twin's clock ticks in physics steps
+            now = twin.now()
+            while due and now >= due[0].stamp + self._latency - 1e-6:
+                self._take(guard, due.pop(0), now)
+            guard.measure(now, twin.proprio())
+            self._commanded += [tick.positions for tick in guard.tick(now)]
+            if (motion := guard.news(now)) is not None:
+                twin.write(motion)
+            twin.step_until(min(now + guard.period, until))
+
+    def _take(self, guard: Guard, chunk: ActionChunk, now: float) -> None:
+        moving = not guard.hold
+        if guard.accept(chunk, now) is None and moving:
+            self.jumps.append(float(np.abs(guard.jump[self._arm]).max()))
+
+
+def run(config: Evaluation) -> dict[str, Any]:
+    """Judges every task and returns the figures of SPEC section 8."""
+    tasks = _tasks(config)
+    jobs = [(config, task, share) for task in tasks for share in _shares(config)]
+    if config.workers == 1:
+        results = [result for job in jobs for result in _trials(*job)]
+    else:
+        with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
+            results = [r for part in pool.map(_trials, *zip(*jobs)) for r in part]
+    return _figures(config, tasks, results)
+
+
+def _tasks(config: Evaluation) -> tuple[str, ...]:
+    known = load_bundle(config.bundle).manifest.tasks
+    unknown = [task for task in config.tasks if task not in known]
+    if unknown:
+        names = ", ".join(known)
+        raise UnknownName(f"unknown task '{unknown[0]}'; the bundle learned: {names}")
+    return config.tasks or tuple(known)
+
+
+def _shares(config: Evaluation) -> list[range]:
+    return [range(first, config.trials, config.workers) for first in range(config.workers)]
+
+
+def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialResult]:
+    import torch
+
+    torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
+    bundle = load_bundle(config.bundle)
+    seam, steps = TransitionConfig(seam=config.seam), config.n_action_steps or None
+    engine = Engine(bundle, config.seed, n_action_steps=steps, seam=seam)
+    timed = Timed(engine)
+    spec = current_spec_of(bundle.robot)
+    planner = _planner(config, task, timed, spec)
+    rehearsal = Rollout(spec, task, planner, config.latency_ms / 1000, config.scenes)
+    results = []
+    for trial in trials:
+        timed.timings.clear()
+        guard = rehearsal.play(scene_seed(task, config.seed, trial))
+        result = trial_result(rehearsal, guard, timed, task, trial)
+        print(
+            f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}"
+        )
+        sys.stdout.flush()
+        results.append(result)
+    return results
+
+
+def trial_result(
+    rehearsal: Rollout, guard: Guard, timed: Timed, task: str, trial: int
+) -> TrialResult:
+    """What is told of a trial that was just played."""
+    outcome = rehearsal.twin.outcome()
+    return TrialResult(
+        task,
+        trial,
+        outcome.state,
+        outcome.reason,
+        int(rehearsal.twin.now() * rehearsal.spec.action_rate_hz + 1e-6),
+        [timing.plan_s for timing in timed.timings],
+        [timing.decode_s for timing in timed.timings],
+        dict(guard.holds),
+        dict(guard.refusals),
+        int(guard.clips.sum()),
+        list(rehearsal.jumps),
+        rehearsal.jerk(),
+    )
+
+
+def _planner(config: Evaluation, task: str, engine: Timed, spec: RobotSpec) -> Planner:
+    if config.control == "mean-demonstration":
+        actions = mean_demonstration(config.data, make_task(task).prompt)
+        return MeanDemonstration(spec, actions, engine.horizon, engine.n_action_steps)
+    return BlackImages(engine) if config.control == "black-images" else engine
+
+
+def _figures(
+    config: Evaluation, tasks: Sequence[str], results: Sequence[TrialResult]
+) -> dict[str, Any]:
+    plans = [1000 * t for result in results for t in result.plan_s]
+    decodes = [1000 * t for result in results for t in result.decode_s]
+    holds = sum((Counter(result.holds) for result in results), Counter())
+    refusals = sum((Counter(result.refusals) for result in results), Counter())
+    return {
+        "bundle": config.bundle,
+        "seed": config.seed,
+        "scenes": config.scenes,
+        "control": config.control,
+        "latency_ms": config.latency_ms,
+        "seam": config.seam,
+        "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
+        "chunk_ms": percentiles(plans),
+        "decode_ms": percentiles(decodes),
+        "holds": dict(holds),
+        "refusals": dict(refusals),
+        "clips": sum(result.clips for result in results),
+        "seam_jump": percentiles([jump for result in results for jump in result.jumps]),
+        "jerk_rms_ratio": float(np.mean([result.jerk for result in results])),
+    }
+
+
+def _row(results: Sequence[TrialResult]) -> dict[str, Any]:
+    ordered = sorted(results, key=lambda result: result.trial)
+    successes = sum(result.outcome == "success" for result in ordered)
+    low, high = wilson(successes, len(ordered))
+    return {
+        "trials": len(ordered),
+        "successes": successes,
+        "wilson95": [low, high],
+        "outcomes": [
+            {"trial": r.trial, "outcome": r.outcome, "reason": r.reason, "steps": r.steps}
+            for r in ordered
+        ],
+    }

@@ -1,0 +1,1 @@
+"""From observations to action chunks on the robot: engine, chunk transitions, replanning."""

@@ -1,0 +1,132 @@
+"""Joint states of one robot, merged by joint name from messages that may hold only some joints.
+
+The arm and the gripper, or two arms, often publish separate messages on one topic. Each joint
+keeps its newest position and the stamp of that position. The live nodes and the readers of
+recordings use the same class.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nac_ros.core.errors import BadObservation
+from nac_ros.core.message_decoding import named, positions_by_name, to_seconds
+
+STRANGERS = 10  # messages in a row without a joint of this robot before one is rejected
+
+
+class JointSample(NamedTuple):
+    """Positions, float64 `[D]` [rad or m] in the robot's order, and the OLDEST stamp [s] among
+    them: no joint was measured before it."""
+
+    stamp: float
+    positions: np.ndarray
+
+
+class JointStateMerger:
+    """Merges messages into samples of all joints.
+
+    A message that holds every joint is a sample at its own stamp. Partial messages give a sample
+    whenever the oldest stamp among the joints advances. In a sample every joint was measured
+    within `max_age_s` after the sample's stamp; the arm at t and the gripper at t - 9 ms are one
+    sample at t - 9 ms. A larger spread is rejected, and the error names the late joint.
+
+    names: the robot's joints, in the order of every sample
+    max_age_s: how much older [s] than the newest message a joint's position may be
+    """
+
+    def __init__(self, names: Sequence[str], max_age_s: float):
+        self.names, self.max_age_s = tuple(names), max_age_s
+        self._columns = {name: column for column, name in enumerate(self.names)}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all positions, for a clock that was set back or a new episode."""
+        self._positions = np.zeros(len(self.names))
+        self._stamps = np.full(len(self.names), -inf)
+        self._first = inf  # stamp [s] of the first message
+        self._sampled = -inf  # stamp [s] of the newest sample
+        self._came = "no joint"  # names in the newest message
+        self._strangers = 0  # messages in a row without a joint of this robot
+
+    def push_message(self, message: Any, origin_ns: int = 0) -> JointSample | None:
+        """Adds a sensor_msgs/JointState, its stamp counted from `origin_ns`; see `push`."""
+        stamp = to_seconds(message.header.stamp, origin_ns)
+        return self.push(stamp, message.name, message.position)
+
+    def push(
+        self, stamp: float, names: Sequence[str], positions: Sequence[float]
+    ) -> JointSample | None:
+        """Adds a message stamped `stamp` [s]; returns the sample that it completes, or None.
+
+        Joints of other robots are ignored. Raises BadObservation that names the joint if a joint
+        is named twice, has no position, is not finite, or has a stamp that is not newer than its
+        last one; then the message changes nothing. Also raises it if a joint is missing for longer
+        than `max_age_s`, or its position is older than that.
+        """
+        found = positions_by_name(names, positions, self._columns)
+        if len(found) == len(self.names):
+            return self._sample_all(stamp, found)
+        self._check_order(stamp, found)
+        self._came = named(names)
+        self._first = min(self._first, stamp)
+        self._strangers = 0 if found else self._strangers + 1
+        if 0 < self._strangers < STRANGERS:
+            return None
+        for name, position in found.items():
+            column = self._columns[name]
+            self._positions[column], self._stamps[column] = position, stamp
+        if stamp - self._first > self.max_age_s:
+            self.check(stamp)
+        return self._sample_oldest()
+
+    def check(self, stamp: float) -> None:
+        """Raises BadObservation that names the joints without a position that is at most
+        `max_age_s` old at `stamp` [s]."""
+        missing = self._named(~np.isfinite(self._stamps))
+        if missing:
+            text = f"joint_states: {missing} missing; the newest message holds {self._came}"
+            raise BadObservation(text, "joint_names")
+        if behind := self._named(self._stamps < stamp - self.max_age_s):
+            age = stamp - self._stamps.min()
+            raise BadObservation(
+                f"joint_states: {behind} stale, {age:.3f} s older than the newest message; at "
+                f"most {self.max_age_s} s is allowed; check that publisher and its clock",
+                "stale",
+            )
+
+    def _named(self, chosen: np.ndarray) -> str:
+        return ", ".join(name for name, is_chosen in zip(self.names, chosen) if is_chosen)
+
+    def _sample_all(self, stamp: float, found: dict[str, float]) -> JointSample:
+        self._positions = np.array([found[name] for name in self.names])
+        self._stamps[:] = self._sampled = stamp
+        self._strangers = 0
+        self._first = min(self._first, stamp)
+        return JointSample(stamp, self._positions.copy())
+
+    def _check_order(self, stamp: float, found: dict[str, float]) -> None:
+        """Rejects a position that is not newer than the known one. If the stamp went back by more
+        than `max_age_s`, the clock was set back, and all positions are forgotten."""
+        known = {name: self._stamps[self._columns[name]] for name in found}
+        late = [name for name, before in known.items() if stamp <= before]
+        if not late:
+            return
+        if stamp < max(known.values()) - self.max_age_s:
+            self.clear()
+            return
+        raise BadObservation(
+            f"joint_states: {late[0]} stamped {stamp:.6f} s is not after "
+            f"{known[late[0]]:.6f} s; does another node publish the same joint?",
+            "clock",
+        )
+
+    def _sample_oldest(self) -> JointSample | None:
+        oldest, newest = float(self._stamps.min()), float(self._stamps.max())
+        torn = newest - oldest > self.max_age_s
+        if not np.isfinite(oldest) or torn or oldest == self._sampled:
+            return None
+        self._sampled = oldest
+        return JointSample(oldest, self._positions.copy())

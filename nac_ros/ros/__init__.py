@@ -1,0 +1,1 @@
+"""Adapters between ROS 2 and the package: messages, parameters, diagnostics, launch, security."""

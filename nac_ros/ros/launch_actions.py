@@ -1,0 +1,100 @@
+"""The graph as launch actions; needs ROS 2's `launch`, which only launch files import."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.events import matches_action
+from launch.launch_context import LaunchContext
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+from nac_ros.core.errors import ConfigError
+from nac_ros.ros.node_graph import NodeProcess
+
+Arguments = Mapping[str, tuple[str, str]]  # name -> (default, description)
+BOOL = ("true", "false")
+RESPAWN_S = 2.0
+LEVELS = ("debug", "info", "warn", "error", "fatal")
+
+COMMON: Arguments = {
+    "params_file": ("", "ROS parameter file, read after the package's own config/nodes"),
+    "namespace": ("", "namespace of all nodes and of their topics"),
+    "use_sim_time": ("false", "whether time comes from the topic /clock"),
+    "log_level": ("info", "least severe messages that are logged"),
+    "autostart": ("true", "whether lifecycle nodes are configured and activated at once"),
+}
+CHOICES = {"use_sim_time": BOOL, "autostart": BOOL, "log_level": LEVELS}
+
+
+def describe(
+    graph: Callable[..., Sequence[NodeProcess]], arguments: Arguments
+) -> LaunchDescription:
+    """The processes of `graph(**arguments)`, with the arguments that every launch file has."""
+
+    def start(context: LaunchContext) -> list:
+        given = context.launch_configurations
+        known = {name: given[name] for name in arguments if given[name]}
+        common = {name: given[name] for name in COMMON}
+        if common["params_file"] and not Path(common["params_file"]).is_file():
+            raise ConfigError(f"there is no params_file at {common['params_file']}")
+        return [action for process in graph(**known) for action in actions(process, common)]
+
+    declared = [
+        DeclareLaunchArgument(
+            name, default_value=default, description=text, choices=CHOICES.get(name)
+        )
+        for name, (default, text) in {**arguments, **COMMON}.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def actions(process: NodeProcess, common: Mapping[str, str]) -> list:
+    """Starts a process and, where it has a lifecycle and is to start by itself, activates it."""
+    facts = _facts(process, common)
+    if not process.lifecycle:
+        return [Node(**facts)]
+    node = LifecycleNode(**facts)
+    if common["autostart"] != "true":
+        return [node]
+    activate = OnStateTransition(
+        target_lifecycle_node=node,
+        start_state="configuring",
+        goal_state="inactive",
+        entities=[_change(node, Transition.TRANSITION_ACTIVATE)],
+    )
+    configure = _change(node, Transition.TRANSITION_CONFIGURE)
+    return [RegisterEventHandler(activate), node, configure]
+
+
+def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
+    defaults = [] if process.kind else [str(process.defaults)]  # written for another name
+    files = defaults + ([common["params_file"]] if common["params_file"] else [])
+    sim_time = {"use_sim_time": common["use_sim_time"] == "true"}
+    return {
+        "package": "nac_ros",
+        "executable": process.executable,
+        "name": process.name,
+        "namespace": common["namespace"],
+        "parameters": [*files, {**process.told, **sim_time}],
+        "additional_env": process.environment,
+        "arguments": [
+            "--ros-args",
+            "--log-level",
+            common["log_level"],
+            "--enclave",
+            process.enclave,
+        ],
+        "output": "screen",
+        "respawn": process.respawn,
+        "respawn_delay": RESPAWN_S,
+    }
+
+
+def _change(node: LifecycleNode, transition: int) -> EmitEvent:
+    matcher = matches_action(node)
+    return EmitEvent(event=ChangeState(lifecycle_node_matcher=matcher, transition_id=transition))

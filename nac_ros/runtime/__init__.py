@@ -1,1 +1,0 @@
-"""What runs on the robot: observations in, chunks and actions out."""

@@ -1,0 +1,1 @@
+"""Statistics without a robot: confidence intervals, hypothesis tests, power, smoothness of motion."""

@@ -1,0 +1,1 @@
+"""Teleoperation without ROS: input devices, dead-man clutch, jogging, leader arm."""

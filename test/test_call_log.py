@@ -1,0 +1,265 @@
+"""The flight recorder: what a guard and an engine were told happens again, the same to the bit."""
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from nac_ros.cli.main import main
+from nac_ros.control import call_log as tapes
+from nac_ros.control.call_log import CallLog, segments, to_json
+from nac_ros.control.call_log_reader import from_json, read
+from nac_ros.control.logged_guard import LoggedGuard, tape_folder
+from nac_ros.control.types import GuardConfig
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import DatasetError, NacError
+from nac_ros.core.files import sha256
+from nac_ros.core.types import ActionChunk, Observation
+from nac_ros.evaluation.log_replay import replay_guard, replay_policy
+from nac_ros.export.bundle import load_bundle
+from nac_ros.export.manifest import MANIFEST
+from nac_ros.inference.chunk_transition import CurrentChunk, TransitionConfig
+from nac_ros.inference.engine import Engine
+from nac_ros.robot.spec import load_robot
+
+SPEC = load_robot("vx300s")
+SHIPPED = config_dir().parent / "models" / "default"
+PERIOD = 1 / SPEC.guard_rate_hz
+
+
+def fly(folder, seed=0, ticks=400):
+    """A guard that is told all kinds of things, good and bad."""
+    rng = np.random.default_rng(seed)
+    guard, now = LoggedGuard(SPEC, GuardConfig(), folder), 50.0
+    here = SPEC.home.copy()
+    guard.measure(now, here)
+    guard.set_mode("policy")
+    for k in range(ticks):
+        now += PERIOD * rng.choice([1, 1, 1, 2, 0.5])
+        guard.measure(now, here if k % 97 else here * np.nan)
+        if k % 40 == 5:
+            walk = 0.01 * rng.standard_normal((32, 7)).cumsum(0) * SPEC.relative_mask
+            walk[0] = 0.0
+            actions = (here + walk).astype(np.float32)
+            chunk = ActionChunk(now - 0.05, 30.0, SPEC.joint_names, actions, np.arange(12))
+            guard.accept(chunk, now)
+        if k == 200:
+            guard.set_speed_scale(0.5)
+        if k == 250:
+            guard.stop()
+        if k == 300:
+            guard.reset()
+            guard.set_mode("teleop")
+        if k > 300 and k % 3 == 0:
+            one = (SPEC.home + 0.1 * SPEC.relative_mask).astype(np.float32)[None]
+            none = np.empty(0, np.int64)
+            guard.accept(ActionChunk(now, 30.0, SPEC.joint_names, one, none), now, "teleop")
+        guard.tick(now)
+        here = guard.setpoint
+    guard.tape.close()
+    return guard
+
+
+def test_a_guards_every_call_comes_out_the_same_again(tmp_path):
+    fly(tmp_path)
+    found = replay_guard(tmp_path)
+    assert found.calls > 800 and found.values > 5000
+    assert (found.differences, found.gaps, found.first) == (0, 0, "")
+
+
+def test_a_tape_of_which_only_the_end_is_left_comes_out_the_same_too(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(
+        tapes.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 1.0) or clock[0]
+    )
+    fly(tmp_path)
+    paths = segments(tmp_path, "guard")
+    assert len(paths) == 11, "ten minutes and the one being written"
+    assert paths[0].name != "guard-00000.jsonl"
+    found = replay_guard(tmp_path)
+    assert found.calls > 300 and found.differences == 0
+
+
+def test_a_number_that_was_changed_is_found_and_named(tmp_path, capsys):
+    fly(tmp_path)
+    (path,) = segments(tmp_path, "guard")
+    lines = path.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if json.loads(line)["what"] == "tick" and i > 300)
+    row = json.loads(lines[at])
+    row["result"][0][1]["array"][2] += 1e-15
+    lines[at] = json.dumps(row)
+    path.write_text("\n".join(lines) + "\n")
+    found = replay_guard(tmp_path)
+    assert found.differences == 1
+    assert found.first.startswith(f"guard-00000.jsonl, line {at + 1}, tick: was ...")
+
+
+def observation(bundle, stamp, seed):
+    config, rng = bundle.policy.config, np.random.default_rng(seed)
+    size = (config.n_obs_steps, config.image_size, config.image_size, 3)
+    images = {name: rng.integers(0, 256, size, dtype=np.uint8) for name in config.cameras}
+    proprio = np.repeat(SPEC.home[None].astype(np.float32), config.n_obs_steps, 0)
+    return Observation(stamp, images, proprio, "marker")
+
+
+@pytest.mark.parametrize("seam", ["blend", "best", "force"])
+def test_every_plan_comes_out_the_same_again(tmp_path, seam):
+    bundle, config = load_bundle(SHIPPED), TransitionConfig(seam=seam, candidates=3)
+    engine = Engine(bundle, seed=5, threads=1, seam=config)
+    facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
+    facts |= {"threads": 1, "n_action_steps": None, "seam": vars(config)}
+    engine.tape, chunk = CallLog(tmp_path, "policy", facts, 60.0), None
+    for k in range(3):
+        going = chunk and CurrentChunk(chunk, 50.1 + k)
+        chunk = engine.plan(observation(bundle, 50.0 + k, k), going)
+    engine.tape.close()
+    found = replay_policy(tmp_path)
+    assert found.calls == 3 and found.differences == 0
+
+
+def test_values_are_kept_exactly():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    for array in (rng.standard_normal((4, 7)), rng.standard_normal(3).astype(np.float32), image):
+        again = from_json(json.loads(json.dumps(to_json(array))))
+        assert again.dtype == array.dtype
+        np.testing.assert_array_equal(again, array)
+    assert from_json(json.loads(json.dumps(to_json({"a": [np.inf, None, np.float64(0.1)]})))) == {
+        "a": [np.inf, None, 0.1]
+    }
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_path):
+    path = tmp_path / "guard-00000.jsonl"
+    path.write_text('{"what": "head"}\n{"what": "ti')
+    assert [row["what"] for row in read(path)] == ["head"]
+    path.write_text('{"what": "head"}\n{"what": "ti\n{"what": "tick"}\n')
+    with pytest.raises(DatasetError, match="line 2 is damaged"):
+        list(read(path))
+
+
+def test_a_full_disk_is_told_and_stops_nobody(tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("a file where the folder should be")
+    guard = fly(taken / "tape", ticks=30)
+    assert guard.setpoint is not None
+    assert guard.tape.lost >= 30 and "taken" in guard.tape.trouble
+    assert "free space or set another folder" in guard.tape.trouble
+
+
+def test_a_disk_that_was_full_for_a_while_leaves_tapes_that_can_be_replayed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tapes, "AGAIN_S", 0.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # a file that grows no farther
+    try:
+        fly(tmp_path, ticks=120)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(segments(tmp_path, "guard")) > 1
+    found = replay_guard(tmp_path)
+    assert found.differences == 0 and found.calls > 60
+
+
+def test_a_disk_that_says_no_costs_no_older_segment(tmp_path):
+    made = CallLog(tmp_path, "guard", {}, 60.0)
+    made.put("one", {}, {})
+    made.close()
+    kept = segments(tmp_path, "guard")
+    again = CallLog(tmp_path / "guard-00000.jsonl", "guard", {}, 60.0)  # a file, no folder
+    again.put("two", {}, {})
+    again.close()
+    assert segments(tmp_path, "guard") == kept and "guard-00000" in again.trouble
+
+
+def test_of_two_parts_the_one_that_left_a_tape_is_replayed(tmp_path, capsys):
+    fly(tmp_path)
+    assert main(["replay", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "guard" in printed and "0 differ" in printed and "policy" not in printed
+
+
+def test_below_ros_home_old_runs_make_place_for_new_ones(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROS_HOME", str(tmp_path))
+    home = tmp_path / "nac_ros" / "tapes"
+    for n in range(60):
+        (home / f"20260101-0000{n:02d}").mkdir(parents=True)
+    (home / "kept by hand").mkdir()
+    new = tape_folder("auto")
+    left = sorted(path.name for path in home.iterdir())
+    assert len(left) == 50 and left[0] == "20260101-000011" and "kept by hand" in left
+    assert new.name > left[-2]
+
+
+def test_lines_that_were_lost_end_the_replay_of_their_segment(tmp_path):
+    fly(tmp_path)
+    (path,) = segments(tmp_path, "guard")
+    lines = path.read_text().splitlines()
+    gap = json.dumps({"what": "gap", "lost": 3})
+    path.write_text("\n".join([*lines[:200], gap, *lines[250:]]) + "\n")
+    found = replay_guard(tmp_path)
+    assert found.gaps == 1 and found.differences == 0 and found.calls == 199
+
+
+def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(tapes, "MOST_WAITING", 50)
+    slow, kept = tmp_path / "slow", tmp_path / "kept"
+    slow.mkdir(), kept.mkdir()
+    os.mkfifo(slow / "guard-00000.jsonl")  # takes nothing until somebody reads it
+    guard, now = LoggedGuard(SPEC, GuardConfig(), slow), 50.0
+    for _ in range(100):
+        now += PERIOD
+        guard.measure(now, SPEC.home)
+        guard.tick(now)
+    assert guard.tape.lost > 100
+    pipe, file = slow / "guard-00000.jsonl", kept / "guard-00000.jsonl"
+    copy = Thread(target=lambda: file.write_bytes(pipe.read_bytes()))
+    copy.start()
+    deadline = time.monotonic() + 20
+    while guard.tape.waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for _ in range(10):
+        now += PERIOD
+        guard.tick(now)
+    guard.tape.close()
+    copy.join(20)
+    found = replay_guard(kept)
+    assert found.gaps == 1 and found.differences == 0 and 0 < found.calls <= 60
+
+
+def test_a_disk_that_takes_nothing_is_not_waited_for_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tapes, "MOST_WAITING", 5)
+    monkeypatch.setattr(tapes, "CLOSE_S", 0.1)
+    os.mkfifo(tmp_path / "guard-00000.jsonl")
+    made = CallLog(tmp_path, "guard", {}, 60.0)
+    for n in range(20):
+        made.put("one", {"n": n}, {} if n == 0 else None)
+    made.close()  # returns
+    assert made.lost > 0
+
+
+def test_what_is_put_is_kept_as_it_was_then(tmp_path):
+    made, values = CallLog(tmp_path, "guard", {}, 60.0), np.zeros(3)
+    made.put("one", {"values": values, "more": [values, {"a": values}]}, {})
+    values += 1
+    made.close()
+    *_, row = read(segments(tmp_path, "guard")[0])
+    assert row["values"]["array"] == [0, 0, 0] and row["more"][1]["a"]["array"] == [0, 0, 0]
+
+
+def test_the_command_names_what_is_missing(tmp_path, capsys):
+    assert main(["replay", str(tmp_path)]) == 2
+    assert "holds no tape of guard" in capsys.readouterr().err
+    with pytest.raises(NacError, match="no tape of policy"):
+        replay_policy(tmp_path)
+
+
+def test_a_tape_lies_where_it_is_told_or_below_ros_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROS_HOME", str(tmp_path))
+    assert tape_folder("none") is None
+    assert tape_folder("x/y") == Path("x/y")
+    assert tape_folder("auto").parent == tmp_path / "nac_ros" / "tapes"

@@ -1,0 +1,434 @@
+"""Cameras without ROS: stamps on the host's clock, what was lost, reconnecting, files, V4L2."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from nac_ros.cameras.camera import ArrivalTime, EndOfPictures, Frame
+from nac_ros.cameras.capture import Capture, CaptureConfig, FrameStatistics
+from nac_ros.cameras.clock_sync import DeviceClock
+from nac_ros.cameras.factory import Scaled, SourceConfig, make_source
+from nac_ros.cameras.file import FileSource
+from nac_ros.cameras.v4l2 import V4l2Source, to_rgb
+from nac_ros.core import image_codec
+from nac_ros.core.errors import BadObservation, CameraError, ConfigError
+from nac_ros.robot.spec import Intrinsics, load_robot
+
+pytestmark = pytest.mark.alone  # it measures time
+
+EPOCH = 1.79e9  # [s] of the host's clock where its other one is at 0
+SPEC = load_robot("vx300s").camera("scene")
+QUICK = CaptureConfig(retry_s=0.05, max_retry_s=0.2, silence_s=0.3)
+
+
+def picture(i, width=96, height=96):
+    """A uint8 `[H, W, 3]` picture; `i` tells it from others."""
+    image = np.random.default_rng(i).integers(0, 255, (height // 8, width // 8, 3), np.uint8)
+    return image.repeat(8, 0).repeat(8, 1)
+
+
+def errors_of(delays, drift=0.0, rate=30.0):
+    """Stamp minus truth [s] of pictures that arrive `delays` [s] late, by a clock that drifts."""
+    stamps, errors = DeviceClock(), []
+    for i, delay in enumerate(delays):
+        true = i / rate
+        arrived = true + delay
+        device = 77.0 + true * (1 + drift)
+        errors.append(stamps.stamp(device, ArrivalTime(EPOCH + arrived, arrived)) - EPOCH - true)
+    return np.array(errors)
+
+
+def test_jitter_on_the_way_does_not_reach_the_stamps():
+    delays = 0.01 + np.random.default_rng(0).exponential(0.02, 3000)
+    errors = errors_of(delays) - 0.01  # the least delay cannot be seen
+    assert delays.std() > 0.015
+    assert np.abs(errors[300:]).max() < 0.001
+
+
+@pytest.mark.parametrize("drift", [-100e-6, 100e-6])
+def test_a_clock_that_drifts_is_followed_over_ten_minutes(drift):
+    delays = 0.01 + np.random.default_rng(1).exponential(0.02, 18000)
+    errors = errors_of(delays, drift) - 0.01
+    assert np.abs(errors[300:]).max() < 0.002
+
+
+def test_a_stamp_is_never_later_than_the_arrival():
+    delays = np.random.default_rng(2).exponential(0.02, 3000)
+    assert (errors_of(delays, 100e-6) <= delays + 1e-6).all()
+
+
+def test_a_device_that_counts_from_anew_is_mapped_anew():
+    stamps = DeviceClock()
+    for i in range(300):
+        stamps.stamp(1000 + i / 30, ArrivalTime(EPOCH + i / 30, i / 30))
+    after = stamps.stamp(2.0, ArrivalTime(EPOCH + 20, 20.0))
+    assert after == pytest.approx(EPOCH + 20)
+
+
+def test_the_host_s_clock_may_be_set_back_an_hour_without_bending_stamps():
+    stamps, ages = DeviceClock(), []
+    for i in range(600):
+        wall = EPOCH + i / 30 - (3600 if i > 300 else 0)
+        ages.append(wall - stamps.stamp(i / 30, ArrivalTime(wall, i / 30)))
+    assert np.abs(ages).max() < 1e-6
+
+
+def test_the_least_latency_is_taken_off():
+    assert DeviceClock(0.012).stamp(5.0, ArrivalTime(EPOCH, 1.0)) == pytest.approx(EPOCH - 0.012)
+
+
+def frame(i, number=True, stamped="hardware", seen=None):
+    image = picture(i if seen is None else seen)
+    return Frame(image, EPOCH + i / 30, stamped, i if number else None)
+
+
+def test_drops_are_counted_by_numbers_or_by_gaps():
+    for number in (True, False):
+        watch = FrameStatistics(30.0)
+        assert all(watch.passes(frame(i, number)) for i in (0, 1, 4, 5, 9))
+        assert (watch.drops, watch.frames) == (5, 5)
+
+
+def test_an_old_picture_is_never_passed_on_as_new():
+    watch = FrameStatistics(30.0)
+    assert watch.passes(frame(5)) and watch.passes(frame(6))
+    assert not watch.passes(frame(6)) and not watch.passes(frame(5))
+    again = Frame(picture(6), EPOCH + 1, "receipt", 6)  # handed out later, by its number the same
+    assert not watch.passes(again)
+    assert watch.repeats == 3 and watch.frames == 2
+
+
+def test_without_count_and_stamp_the_same_bytes_are_the_same_picture():
+    watch = FrameStatistics(30.0)
+    assert watch.passes(frame(0, number=False, stamped="receipt"))
+    assert not watch.passes(frame(1, number=False, stamped="receipt", seen=0))
+    assert watch.passes(frame(2, number=False, stamped="receipt"))
+    assert watch.repeats == 1
+
+
+def test_new_pictures_of_a_frozen_scene_pass_and_are_counted():
+    watch = FrameStatistics(30.0)
+    assert all(watch.passes(frame(i, seen=0)) for i in range(10))
+    assert watch.duplicates == 9 and watch.unchanged_s == pytest.approx(0.3, abs=1e-6)
+    assert watch.passes(frame(10)) and watch.unchanged_s == 0
+
+
+class Stick:
+    """A camera on a cable: `plugged`, `flows` and `changes` are what happens to it."""
+
+    name, rate_hz, intrinsics = "camera on a cable", 50.0, None
+
+    def __init__(self):
+        self.plugged = self.flows = self.changes = True
+        self.opened, self.tried, self._n = 0, [], 0
+
+    def open(self):
+        self.tried.append(time.monotonic())
+        if not self.plugged:
+            raise CameraError("camera on a cable is not connected")
+        self.opened += 1
+
+    def read(self, timeout_s):
+        if not self.plugged:
+            raise CameraError("camera on a cable was unplugged")
+        time.sleep(0.01 if self.flows else timeout_s)
+        if not self.flows:
+            return None
+        self._n += 1
+        image = picture(self._n if self.changes else 0)
+        return Frame(image, time.time(), "hardware", self._n)
+
+    def close(self):
+        pass
+
+
+def wait(ready, what, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def stick():
+    """A camera on a cable, its capture, and the pictures that came."""
+    device, came = Stick(), []
+    capture = Capture(device, came.append, time.time, QUICK)
+    yield device, capture, came
+    assert capture.close()
+    assert not any(thread.name == f"camera {device.name}" for thread in threading.enumerate())
+
+
+def test_a_camera_that_is_unplugged_is_said_and_comes_back_by_itself(stick):
+    device, capture, came = stick
+    capture.start()
+    wait(lambda: capture.status().state == "running", "running")
+    device.plugged = False
+    wait(lambda: "not connected" in capture.status().text, "the loss", 1.0)
+    assert capture.status().state == "lost" and capture.status().rate_hz == 0
+    n = len(came)
+    device.plugged = True
+    wait(lambda: len(came) > n + 5, "pictures")
+    assert capture.status().state == "running" and capture.status().reconnects == 1
+
+
+def test_a_camera_that_is_absent_at_the_start_is_waited_for_ever_longer(stick):
+    device, capture, came = stick
+    device.plugged = False
+    capture.start()
+    wait(lambda: len(device.tried) >= 5, "attempts")
+    waits = np.diff(device.tried)
+    assert waits[0] < 0.1 < waits[3] < 0.4
+    device.plugged = True
+    wait(lambda: came, "a picture")
+    assert capture.status().reconnects == 0, "it was never there before"
+
+
+def test_a_camera_that_falls_silent_is_said_and_opened_again(stick):
+    device, capture, came = stick
+    capture.start()
+    wait(lambda: came, "a picture")
+    device.flows = False
+    wait(lambda: capture.status().state in ("silent", "lost"), "the silence", 1.0)
+    assert "given no new picture" in capture.status().text
+    wait(lambda: device.opened > 1, "another attempt")
+    device.flows = True
+    wait(lambda: capture.status().state == "running", "running")
+
+
+def test_a_frozen_picture_is_said(stick):
+    device, capture, _ = stick
+    device.changes = False
+    capture.start()
+    wait(lambda: capture.status().state == "frozen", "frozen", 2.0)
+    assert "same picture" in capture.status().text
+    device.changes = True
+    wait(lambda: capture.status().state == "running", "running")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_that_nobody_foresaw_is_said_not_hidden():
+    def fail(_):
+        raise ValueError("what is that")
+
+    capture = Capture(Stick(), fail, time.time, QUICK)
+    capture.start()
+    wait(lambda: "what is that" in capture.status().text, "the error")
+    assert capture.status().state == "lost"
+    assert capture.close()
+
+
+def test_limits_of_the_capture_are_refused_by_name():
+    with pytest.raises(ConfigError, match="max_retry_s"):
+        CaptureConfig(retry_s=5.0, max_retry_s=1.0)
+    with pytest.raises(ConfigError, match="silence_s"):
+        CaptureConfig(silence_s=0.0)
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A real mp4 of 20 pictures, 128x96 at 50 Hz; brightness counts."""
+    path = tmp_path / "a.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 50.0, (128, 96))
+    for i in range(20):
+        writer.write(np.full((96, 128, 3), 10 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def play(source, n):
+    source.open()
+    found = []
+    while len(found) < n:
+        if (frame := source.read(0.2)) is not None:
+            found.append(frame)
+    source.close()
+    return found
+
+
+def test_a_video_is_played_at_its_own_rate_and_from_the_start_again(video):
+    source = FileSource(video, (128, 96), time.time)
+    frames = play(source, 25)
+    assert source.rate_hz == 50
+    shown = [round(frame.image.mean() / 10) for frame in frames]
+    assert shown == [frame.number % 20 for frame in frames]
+    played = frames[-1].stamp - frames[0].stamp
+    assert played == pytest.approx((frames[-1].number - frames[0].number) / 50, abs=0.1)
+
+
+def test_a_video_that_is_played_once_ends_with_a_sentence(video):
+    source = FileSource(video, (128, 96), time.time, rate_hz=500.0, loop=False)
+    with pytest.raises(EndOfPictures, match="is over after 20 pictures"):
+        play(source, 21)
+    came = []
+    capture = Capture(source, came.append, time.time, QUICK)
+    capture.start()
+    wait(lambda: capture.status().state == "ended", "the end")
+    assert capture.close() and came
+
+
+def test_a_reader_that_is_late_sees_by_the_numbers_what_it_missed(video):
+    source = FileSource(video, (128, 96), time.time)
+    source.open()
+    first = source.read(0.1)
+    time.sleep(0.2)
+    late = source.read(0.1)
+    assert late.number - first.number >= 8
+    assert round(late.image.mean() / 10) == late.number
+    source.close()
+
+
+def test_pictures_of_another_size_are_not_scaled_in_silence(video):
+    with pytest.raises(CameraError, match="128x96, but 96x96 were asked for; set width:=128"):
+        play(FileSource(video, (96, 96), time.time), 1)
+
+
+def test_pictures_are_scaled_where_that_is_asked_for(video):
+    config = SourceConfig(source="file", path=str(video), width=128, height=96)
+    (frame,) = play(make_source(config, SPEC, time.time), 1)
+    assert frame.image.shape == (96, 96, 3)
+
+
+def test_a_scaled_camera_sees_the_same_rays():
+    class Wide:
+        name, rate_hz = "wide", 30.0
+        intrinsics = Intrinsics(fx=600.0, fy=600.0, cx=319.5, cy=239.5)
+
+    scaled = Scaled(Wide(), (640, 480), (96, 96)).intrinsics
+    assert (scaled.fx, scaled.fy) == pytest.approx((90, 120))
+    assert (scaled.cx, scaled.cy) == pytest.approx((47.5, 47.5)), "the middle stays the middle"
+
+
+def test_a_folder_is_played_in_the_order_of_its_names(tmp_path):
+    for i in (2, 0, 1):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((96, 96, 3), 50 * i, np.uint8))
+    frames = play(FileSource(tmp_path, (96, 96), time.time, rate_hz=100.0), 3)
+    assert [frame.image[0, 0, 0] for frame in frames] == [50 * f.number % 150 for f in frames]
+
+
+def test_a_folder_does_not_know_its_rate(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), picture(0))
+    with pytest.raises(CameraError, match="set the parameter rate_hz"):
+        FileSource(tmp_path, (96, 96), time.time).open()
+
+
+def test_colours_come_as_rgb(tmp_path):
+    image = np.zeros((96, 96, 3), np.uint8)
+    image[..., 0] = 200
+    cv2.imwrite(str(tmp_path / "0.png"), image[..., ::-1])
+    (frame,) = play(FileSource(tmp_path, (96, 96), time.time, rate_hz=100.0), 1)
+    np.testing.assert_array_equal(frame.image, image)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.mp4", b"no video", "cannot be read as a video"),
+        ("b.png", b"no picture", "cannot be read as a picture"),
+        ("c.txt", b"", "holds no picture"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    path = tmp_path / name if name == "a.mp4" else tmp_path
+    with pytest.raises(CameraError, match=words):
+        play(FileSource(path, (96, 96), time.time, rate_hz=30.0), 1)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(CameraError, match="no file or folder at"):
+        FileSource(tmp_path / "none.mp4", (96, 96), time.time)
+
+
+def test_a_v4l2_camera_that_is_absent_is_one_sentence_with_those_there_are():
+    with pytest.raises(CameraError, match=r"no camera at /dev/video97; .*There are: "):
+        V4l2Source("97", (640, 480), 30.0, time.time).open()
+
+
+def test_what_is_no_camera_is_one_sentence(video):
+    with pytest.raises(CameraError, match="cannot be opened; is it a camera"):
+        V4l2Source(str(video), (128, 96), 50.0, time.time).open()
+
+
+def test_a_camera_without_permission_says_which_group_is_missing(tmp_path):
+    device = tmp_path / "video0"
+    device.touch(mode=0o000)
+    leave_root = ""
+    if os.getuid() == 0:
+        leave_root = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(0o755)
+    code = f"""
+import os, time
+from nac_ros.cameras.v4l2 import V4l2Source
+{leave_root}
+V4l2Source({str(device)!r}, (640, 480), 30.0, time.time).open()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "CameraError: no permission to use" in done.stderr and "video" in done.stderr
+
+
+def test_a_picture_in_another_format_is_one_sentence():
+    for bad in (np.zeros((96, 96), np.uint8), np.zeros((96, 96, 3), np.uint16)):
+        with pytest.raises(CameraError, match="set the parameter fourcc"):
+            to_rgb(bad, "camera x", (96, 96))
+    with pytest.raises(CameraError, match="gives pictures of 96x96, but 64x48 were asked for"):
+        to_rgb(np.zeros((96, 96, 3), np.uint8), "camera x", (64, 48))
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"source": "file"}, "give the parameter path"),
+        ({"source": "v4l2", "depth": True}, "RealSense only"),
+        ({"width": 640}, "width and height together"),
+        ({"source": "v4l2", "device": "0", "fourcc": "MJPEG"}, "four letters"),
+        ({"latency_s": -1.0}, "latency_s"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused(facts, words):
+    with pytest.raises(ConfigError, match=words):
+        SourceConfig(**facts)
+
+
+def test_a_v4l2_camera_without_a_device_asks_for_it():
+    with pytest.raises(ConfigError, match="give `device` in the robot's YAML"):
+        make_source(SourceConfig(source="v4l2"), SPEC, time.time)
+
+
+def test_jpeg_comes_back_as_rgb_and_nonsense_is_refused():
+    image = picture(3)
+    back = image_codec.decode(image_codec.encode_jpeg(image, 95))
+    assert back.shape == image.shape and np.abs(back.astype(int) - image).mean() < 20
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 200
+    np.testing.assert_allclose(
+        image_codec.decode(image_codec.encode_jpeg(red, 95))[32, 32], red[0, 0], atol=4
+    )
+    for bad in (b"", b"no picture"):
+        with pytest.raises(BadObservation, match="no picture in JPEG"):
+            image_codec.decode(bad)
+
+
+def test_a_realsense_without_its_library_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)  # as where it is not installed
+    with pytest.raises(CameraError, match="pip install pyrealsense2, and apt install libusb"):
+        make_source(SourceConfig(source="realsense"), SPEC, time.time)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_png_of_any_number_of_channels_becomes_rgb_and_one_of_16_bits_is_refused(channels):
+    colours = np.random.default_rng(0).integers(0, 256, (8, 9, channels), dtype=np.uint8)
+    _, data = cv2.imencode(".png", colours)
+    rgb = np.repeat(colours, 3, -1) if channels == 1 else colours[..., 2::-1]
+    np.testing.assert_array_equal(image_codec.decode(data.tobytes()), rgb)
+    _, data = cv2.imencode(".png", colours.astype(np.uint16) * 256)
+    with pytest.raises(BadObservation, match="a PNG of 16 bits a value") as caught:
+        image_codec.decode(data.tobytes())
+    assert caught.value.reason == "image_encoding"

@@ -1,0 +1,114 @@
+"""Scenes that vary: within the ranges of a file, by the seed alone, by default not at all."""
+
+import numpy as np
+import pytest
+from twin_setup import SPEC
+
+from nac_ros.core.errors import ConfigError, UnknownName
+from nac_ros.simulation.domain_randomization import (
+    NOMINAL,
+    DomainRandomization,
+    list_variations,
+    load_variation,
+)
+from nac_ros.simulation.tasks import list_tasks, make_task
+from nac_ros.simulation.twin import Twin
+
+VARIED = load_variation("varied")
+
+
+@pytest.fixture(scope="module")
+def plain():
+    made = Twin(SPEC, "marker")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def varied():
+    made = Twin(SPEC, "marker", variation=VARIED)
+    yield made
+    made.close()
+
+
+def seen(twin, seed):
+    twin.reset(seed)
+    return {camera.name: twin.render(camera.name, 96, 96) for camera in SPEC.cameras}
+
+
+def test_nominal_is_the_default_and_every_file_is_sound():
+    assert load_variation("nominal") == NOMINAL == DomainRandomization()
+    assert NOMINAL.plain and not VARIED.plain
+    assert {"nominal", "varied"} <= set(list_variations())
+
+
+def test_the_same_seed_gives_the_same_picture_after_any_other_trial(varied):
+    first = seen(varied, 3)
+    seen(varied, 4)
+    again = seen(varied, 3)
+    for camera, image in first.items():
+        np.testing.assert_array_equal(image, again[camera])
+
+
+def test_looks_vary_while_the_objects_stay_where_the_seed_puts_them(plain, varied):
+    for seed in range(3):
+        nominal, other = seen(plain, seed), seen(varied, seed)
+        np.testing.assert_array_equal(plain.state().physics, varied.state().physics)
+        for camera, image in nominal.items():
+            assert np.abs(image.astype(int) - other[camera]).mean() > 2
+
+
+def test_the_nominal_scene_is_untouched_by_a_variation_of_nothing(plain):
+    look = plain.state().look
+    for seed in range(3):
+        plain.reset(seed)
+        np.testing.assert_array_equal(plain.state().look, look)
+
+
+def test_each_range_is_kept_and_used(plain):
+    model, wanted = (
+        plain.model,
+        DomainRandomization(camera_shift_m=0.02, camera_turn_rad=0.05, light=0.4),
+    )
+    twin = Twin(SPEC, "marker", render=False, variation=wanted)
+    shifts, lamps = [], []
+    for seed in range(40):
+        twin.reset(seed)
+        shifts.append(twin.model.cam_pos - model.cam_pos)
+        lamps.append(twin.model.light_diffuse / model.light_diffuse)
+        np.testing.assert_allclose(np.linalg.norm(twin.model.cam_quat, axis=1), 1, atol=1e-6)
+        np.testing.assert_array_equal(twin.model.geom_rgba, model.geom_rgba)
+    assert 0.018 < np.abs(shifts).max() <= 0.02 + 1e-9
+    assert 0.6 - 1e-6 <= np.min(lamps) < 0.7 and 1.3 < np.max(lamps) <= 1.4 + 1e-6
+
+
+def test_the_arm_keeps_its_colours(varied, plain):
+    varied.reset(1)
+    arm = plain.arm.geoms
+    np.testing.assert_array_equal(varied.model.geom_rgba[arm], plain.model.geom_rgba[arm])
+    table = plain.model.geom("table").id
+    assert (varied.model.geom_rgba[table] != plain.model.geom_rgba[table]).any()
+
+
+def test_without_spread_every_object_stands_on_its_mark():
+    for task in list_tasks():
+        twin = Twin(SPEC, task, render=False, variation=DomainRandomization(start_share=0.0))
+        for start in make_task(task).starts:
+            place = twin.data.body(start.name).xpos[:2]
+            np.testing.assert_allclose(place, (start.x, start.y), atol=2e-3, err_msg=task)
+
+
+def test_a_snapshot_carries_the_look_to_another_twin(plain, varied):
+    varied.reset(5)
+    image = varied.render("scene", 96, 96)
+    before = plain.state()
+    plain.restore(varied.state())
+    np.testing.assert_array_equal(plain.render("scene", 96, 96), image)
+    plain.restore(before)
+
+
+def test_ranges_without_meaning_and_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match=r"light must be in 0 \.\. 0\.9, got 2"):
+        DomainRandomization(light=2.0)
+    with pytest.raises(UnknownName, match="unknown scenes 'dusk'; known are: nominal, varied"):
+        load_variation("dusk")

@@ -1,0 +1,45 @@
+"""Garbage collection of a process with a rhythm: old objects are looked at only when it may be."""
+
+import json
+import subprocess
+import sys
+
+CODE = """
+import gc, json
+from nac_ros.runtime import collector
+from nac_ros.core.garbage_collection import Collector
+
+class Loop:
+    gone = 0
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        Loop.gone += 1
+
+kept = [[k] for k in range(300_000)]  # what a process has once it is set up
+made = Collector()
+made.freeze()
+frozen, oldest = gc.get_freeze_count(), []
+gc.callbacks.append(lambda phase, info: oldest.append(info["generation"]))
+for _ in range(100_000):
+    held = [[] for _ in range(20)]
+motion = 2 in oldest
+loops = [Loop() for _ in range(10)]
+gc.collect(1)  # they are old objects now
+loops.clear()
+made.rest()
+early = Loop.gone
+collector.EVERY_S = 0.0
+made.rest()
+print(json.dumps([frozen, motion, early, Loop.gone, made.longest_s]))
+"""
+
+
+def test_old_objects_are_frozen_and_collected_only_at_rest():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    frozen, in_motion, early, late, longest_s = json.loads(done.stdout)
+    assert frozen > 300_000
+    assert not in_motion, "a full collection happened by itself"
+    assert (early, late) == (0, 10)
+    assert longest_s > 0

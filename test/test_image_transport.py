@@ -1,0 +1,175 @@
+"""How pictures travel: shared memory where there is room, else JPEG; what a user set stays."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from xml.etree import ElementTree as xml
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from nac_ros.core.config import config_dir
+from nac_ros.robot.spec import load_robot
+from nac_ros.ros import image_transport, qos
+from nac_ros.ros.node_graph import camera_graph, policy_graph, view_graph
+
+SMALL = load_robot("vx300s").camera("scene")
+LARGE = replace(SMALL, width=640, height=480)
+DOMAIN = 150 + (os.getpid() + 25) % 50
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch):
+    for name in (
+        image_transport.PROFILES,
+        image_transport.OLD_PROFILES,
+        image_transport.IMAGES,
+        "ROS_DISTRO",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+def room(monkeypatch, megabytes):
+    usage = SimpleNamespace(free=megabytes << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+
+def test_with_room_every_process_that_sends_or_takes_pictures_gets_the_profile(monkeypatch):
+    room(monkeypatch, 1000)
+    expected = str(config_dir() / "dds" / "large_images.xml")
+    for node in (*camera_graph("scene"), *policy_graph(), *view_graph()):
+        given = node.environment.get(image_transport.PROFILES)
+        assert given == (None if node.name == "guard" else expected)
+        assert node.environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_older_distributions_know_the_variable_by_its_old_name(monkeypatch):
+    room(monkeypatch, 1000)
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    assert list(image_transport.environment()) == [image_transport.OLD_PROFILES]
+
+
+def test_without_room_large_pictures_come_as_jpeg_and_that_is_said(monkeypatch):
+    room(monkeypatch, 64)
+    given = image_transport.environment()
+    assert given == {image_transport.IMAGES: "jpeg"}
+    monkeypatch.setenv(image_transport.IMAGES, "jpeg")
+    assert image_transport.feed(LARGE)[:2] == (CompressedImage, "scene/image_raw/compressed")
+    assert "less than 192 MB free" in image_transport.why_compressed(LARGE)
+    assert image_transport.feed(SMALL)[:2] == (Image, "scene/image_raw")
+    assert not image_transport.why_compressed(SMALL)
+
+
+def test_what_the_user_has_set_stays(monkeypatch):
+    monkeypatch.setenv(image_transport.PROFILES, "/home/me/own.xml")
+    assert image_transport.environment() == {} and not image_transport.advice(LARGE)
+
+
+def test_a_large_raw_picture_without_a_profile_is_warned_of():
+    assert "640x480" in image_transport.advice(LARGE) and not image_transport.advice(SMALL)
+
+
+def test_the_robot_s_yaml_decides_for_jpeg():
+    assert image_transport.feed(replace(SMALL, transport="jpeg")).kind is CompressedImage
+    assert not image_transport.why_compressed(replace(SMALL, transport="jpeg"))
+
+
+def test_the_profile_holds_what_the_code_counts_with():
+    text = (config_dir() / "dds" / "large_images.xml").read_text()
+    sizes = [
+        e.text for e in xml.fromstring(text.encode()).iter() if e.tag.endswith("segment_size")
+    ]
+    assert sizes == [str(image_transport.SEGMENT)]
+
+
+def test_fast_dds_takes_the_profile():
+    code = """
+import os, pathlib, rclpy
+old = set(pathlib.Path("/dev/shm").iterdir())
+rclpy.init()
+node = rclpy.create_node("asks")
+new = [p for p in pathlib.Path("/dev/shm").iterdir() if p not in old]
+print(max(p.stat().st_size for p in new), flush=True)
+node.destroy_node()
+rclpy.shutdown()
+os._exit(0)
+"""
+    if (
+        not image_transport.SHM.is_dir()
+        or image_transport.PROFILES not in image_transport.environment()
+    ):
+        pytest.skip("/dev/shm has no room")
+    variables = {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = {**os.environ, **variables, **image_transport.environment()}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert int(done.stdout) >= image_transport.SEGMENT, done.stderr
+
+
+@pytest.mark.soak
+def test_two_large_cameras_lose_nothing_on_the_way(tmp_path, monkeypatch):
+    from lifecycle_msgs.msg import Transition
+
+    from nac_ros.ros.graph_client import GraphClient
+    from nac_ros.ros.processes import ProcessGroup
+
+    variables = {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    for name, value in {**variables, **image_transport.environment()}.items():
+        monkeypatch.setenv(name, value)
+    robot, path = larger(tmp_path), record(tmp_path / "a.mp4")
+    took, sent = defaultdict(set), defaultdict(set)
+    with GraphClient(DOMAIN) as operator, ProcessGroup(tmp_path / "nodes", variables) as processes:
+        for camera in load_robot(robot).cameras:
+            kind, topic, _ = image_transport.feed(camera)
+            note = partial(remember, took[camera.name])
+            operator.node.create_subscription(kind, topic, note, qos.RECORD)
+            note, topic = partial(remember, sent[camera.name]), camera.beside("camera_info")
+            operator.node.create_subscription(CameraInfo, topic, note, qos.RECORD)
+            facts = {"robot": str(robot), "source": "file", "path": str(path)}
+            (node,) = camera_graph(camera.name, **facts)
+            processes.start(node)
+            operator.change_state(node.name, Transition.TRANSITION_CONFIGURE)
+            operator.change_state(node.name, Transition.TRANSITION_ACTIVATE)
+        time.sleep(60)
+    for name, stamps in took.items():
+        between = {stamp for stamp in sent[name] if min(stamps) <= stamp <= max(stamps)}
+        lost = len(between - stamps) / len(between)
+        print(f"{name}: {len(between)} sent, {lost:.2%} lost")
+        assert len(between) > 1500 and lost == 0
+
+
+def remember(stamps, message):
+    stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
+
+
+def larger(folder):
+    """The shipped robot with pictures of 640x480."""
+    facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
+    for camera in facts["cameras"]:
+        camera |= {"width": 640, "height": 480}
+    (folder / "vx300s.yaml").write_text(yaml.safe_dump(facts))
+    return folder / "vx300s.yaml"
+
+
+def record(path):
+    """A video of 640x480 at 30 Hz, 5 s long."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (640, 480))
+    scene = np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)
+    scene = cv2.resize(scene, (800, 640))
+    for i in range(150):
+        writer.write(np.ascontiguousarray(scene[i : i + 480, i : i + 640]))
+    writer.release()
+    return path

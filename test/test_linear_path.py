@@ -1,0 +1,119 @@
+"""The dense path: begun where principal components are, in units of what errors count."""
+
+import pytest
+import torch
+
+from nac_ros.codec.linear_path import LinearPath
+from nac_ros.codec.model import Codec, CodecConfig
+
+TINY = {"n_filters": 4, "latent_dim": 24, "codebook_size": 64, "decoder_dim": 32, "lstm": False}
+TINY |= {"decoder_hidden": 64, "decoder_blocks": 1, "norm_ids": 0, "chunk_dim": 24}
+WHOLE = {**TINY, "span": "chunk"}
+
+
+def low_rank(n=600, horizon=32, dim=7, rank=6):
+    """Chunks `[n, H, D]` of a few components of falling weight."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = torch.linalg.qr(torch.randn(horizon * dim, rank, generator=generator)).Q
+    weights = torch.randn(n, rank, generator=generator) * 3.0 ** -torch.arange(rank)
+    return (weights @ shapes.T + 0.3).view(n, horizon, dim)
+
+
+def test_without_quantization_the_path_gives_back_what_it_was_fitted_to():
+    chunks = low_rank()
+    path = LinearPath(32, 7, 24, hidden=16)
+    path.begin(chunks, torch.ones(7))
+    latent = path.encode(chunks)
+    path.fit_synthesis(latent, chunks)
+    assert latent.shape == (600, 24)
+    assert (path.decode(latent) - chunks).square().mean() < 1e-4 * chunks.var()
+
+
+def test_an_error_of_the_latent_counts_what_the_metric_says():
+    metric = torch.tensor([1.0, 4.0, 0.25])
+    chunks = torch.randn(200, 8, 3, generator=torch.Generator().manual_seed(0))
+    path = LinearPath(8, 3, 24)
+    path.begin(chunks, metric)
+    apart = path.encode(chunks[:1]) - path.encode(chunks[1:2])
+    counted = ((chunks[0] - chunks[1]).square() * metric).sum()
+    assert torch.allclose(apart.square().sum(), counted, rtol=1e-3)
+
+
+def test_a_dimension_that_counts_more_is_kept_better():
+    chunks = torch.randn(800, 8, 2, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for metric in (torch.tensor([1.0, 1.0]), torch.tensor([25.0, 1.0])):
+        codec = Codec(CodecConfig(horizon=8, action_dim=2, ratios=(2,), **WHOLE)).eval()
+        codec.begin(chunks, metric, 0)
+        with torch.no_grad():
+            error = codec.decode(codec.encode(chunks)) - chunks
+        errors.append(error.square().mean((0, 1)))
+    assert errors[1][0] < 0.8 * errors[0][0]
+
+
+@pytest.mark.parametrize("layout", ["flat", "channels"])
+def test_a_codec_that_begins_there_knows_chunks_before_it_is_trained(layout):
+    torch.manual_seed(0)
+    chunks, errors = low_rank(), {}
+    ratios = (7, 4) if layout == "flat" else (2, 2)
+    for span in ("step", "chunk"):
+        settings = {**TINY, "span": span, "layout": layout, "ratios": ratios}
+        codec = Codec(CodecConfig(**settings)).eval()
+        codec.begin(chunks, torch.ones(7), 0)
+        with torch.no_grad():
+            made = codec.decode(codec.encode(chunks))
+        errors[span] = float((made - chunks).square().mean())
+    assert errors["chunk"] < 0.05 * chunks.var() < errors["step"]
+
+
+@pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (30, 6), (50, 14), (5, 3), (1, 1)])
+@pytest.mark.parametrize("span", ["step", "chunk"])
+def test_channels_of_any_horizon_and_dimension_keep_their_shape(horizon, dim, span):
+    settings = {**TINY, "layout": "channels", "ratios": (2, 2), "span": span}
+    codec = Codec(CodecConfig(horizon=horizon, action_dim=dim, **settings)).eval()
+    chunks = torch.randn(40, horizon, dim)
+    codec.begin(chunks, torch.ones(dim), 0)
+    codes = codec.encode(chunks[:2])
+    assert [len(c[0]) for c in codes] == list(codec.config.tokens_per_scale)
+    made = codec.decode(codes)
+    assert made.shape == (2, horizon, dim) and torch.isfinite(made).all()
+
+
+def test_gradients_reach_the_networks_and_the_path():
+    codec = Codec(CodecConfig(**WHOLE, path_hidden=16)).train()
+    chunks = low_rank(64)
+    codec.begin(chunks, torch.ones(7), 0)
+    made, quantized = codec(chunks)
+    ((made - chunks).square().mean() + quantized.commitment).backward()
+    quiet = [name for name, p in codec.named_parameters() if p.grad is None]
+    assert not quiet
+    for part in (codec.encoder, codec.decoder, codec.path, codec.join, codec.divide):
+        assert sum(float(p.grad.abs().sum()) for p in part.parameters()) > 0
+
+
+def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
+    codec = Codec(CodecConfig(**{**TINY, "prefix_dropout": 0.5})).train()
+    chunks = low_rank(64)
+    codec.begin(chunks, torch.ones(7), 0)
+    quantizer, latent = codec.quantizer.eval(), codec.latent(chunks)
+    torch.manual_seed(0)
+    total = quantizer(latent, dropout=0.5).latent
+    coarse = quantizer.dequantize(quantizer(latent).codes[:1])
+    alone = (total - coarse).abs().amax((1, 2)) < 1e-5
+    assert 0.2 < alone.float().mean() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"prefix_dropout": 1.0}, r"prefix_dropout 1\.0"),
+        ({"beam": 4}, "beam 4 needs span chunk.* set beam to 1"),
+        ({"path_hidden": 4}, "path_hidden 4 must be 0 with span step"),
+        ({"path_hidden": -1, "span": "chunk"}, "path_hidden -1"),
+        ({"beam": 0, "span": "chunk"}, "beam must be at least 1"),
+        ({"chunk_dim": 0}, "chunk_dim must be at least 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        CodecConfig(**settings)

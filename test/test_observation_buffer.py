@@ -1,0 +1,190 @@
+"""Streams become observations; what is missing, old, early or broken is refused with a reason."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nac_ros.core.errors import BadObservation
+from nac_ros.robot.observation_buffer import ObservationBuffer, TimeSeriesBuffer
+from nac_ros.robot.spec import load_robot
+
+ROBOT = load_robot("vx300s")
+SCENE = ROBOT.camera("scene")
+STAMPS = st.lists(st.floats(0, 100), min_size=1, max_size=30, unique=True).map(sorted)
+
+
+def image(value: int = 0, camera=SCENE) -> np.ndarray:
+    return np.full((camera.height, camera.width, 3), value, np.uint8)
+
+
+def filled(until: float = 1.0, cameras: tuple[str, ...] = ("scene", "wrist"), steps: int = 2):
+    """An aligner that got joints at 100 Hz and images at 30 Hz from 0 to `until` [s]."""
+    aligner = ObservationBuffer(ROBOT, cameras, steps)
+    for k in range(int(until * 100) + 1):
+        aligner.push_joints(k / 100, ROBOT.home + k / 100)
+    for k in range(int(until * 30) + 1):
+        for name in cameras:
+            aligner.push_image(name, k / 30, image(k, ROBOT.camera(name)))
+    return aligner
+
+
+def reason_of(call, *arguments) -> str:
+    with pytest.raises(BadObservation) as caught:
+        call(*arguments)
+    return caught.value.reason
+
+
+@given(STAMPS, st.floats(-10, 110))
+def test_the_nearest_sample_is_the_nearest_of_all(stamps, wanted):
+    stream = TimeSeriesBuffer("s", depth=64)
+    for stamp in stamps:
+        stream.push(stamp, np.array(stamp))
+    found, value = stream.nearest(wanted)
+    assert found == value and abs(found - wanted) == min(abs(s - wanted) for s in stamps)
+
+
+@given(STAMPS, st.integers(1, 8))
+def test_a_stream_keeps_only_its_newest_samples(stamps, depth):
+    stream = TimeSeriesBuffer("s", depth)
+    for stamp in stamps:
+        stream.push(stamp, np.array(stamp))
+    assert stream.newest == stamps[-1]
+    assert stream.nearest(-1.0)[0] == stamps[-depth:][0]
+
+
+@given(st.floats(0, 10), st.floats(0, 10))
+def test_time_that_does_not_advance_is_refused(first, back):
+    stream = TimeSeriesBuffer("s", depth=4)
+    stream.push(first, np.zeros(1))
+    assert reason_of(stream.push, first - back, np.zeros(1)) == "clock"
+
+
+@given(st.sampled_from([np.nan, np.inf, -np.inf]), st.booleans())
+def test_a_stamp_that_is_not_finite_is_refused_and_changes_nothing(stamp, first):
+    stream = TimeSeriesBuffer("s", depth=4)
+    if not first:
+        stream.push(1.0, np.zeros(1))
+    with pytest.raises(BadObservation, match=r"s: stamp -?(nan|inf) s is not finite") as caught:
+        stream.push(stamp, np.zeros(1))
+    assert caught.value.reason == "clock"
+    assert stream.newest == (None if first else 1.0)
+
+
+def test_an_observation_has_the_history_oldest_first():
+    seen = filled().observe(1.0, "marker")
+    assert seen.images["scene"].shape == (2, SCENE.height, SCENE.width, 3)
+    assert seen.images["scene"][:, 0, 0, 0].tolist() == [29, 30]
+    assert seen.proprio.shape == (2, ROBOT.action_dim) and seen.task == "marker"
+    assert np.allclose(seen.proprio - ROBOT.home, [[0.97], [1.0]], atol=1e-6)
+
+
+def test_an_observation_is_taken_where_the_slowest_camera_is():
+    aligner = ObservationBuffer(ROBOT, ("scene", "wrist"), 1)
+    for k in range(101):
+        aligner.push_joints(k / 100, ROBOT.home + k / 100)
+    aligner.push_image("scene", 0.99, image())
+    aligner.push_image("wrist", 0.90, image(camera=ROBOT.camera("wrist")))
+    seen = aligner.observe(1.0, "t")
+    assert seen.stamp == 0.90
+    assert np.allclose(seen.reference - ROBOT.home, 0.90, atol=1e-6)
+
+
+def test_without_cameras_the_joints_give_the_stamp():
+    aligner = ObservationBuffer(ROBOT, (), 1)
+    aligner.push_joints(3.0, ROBOT.home)
+    assert aligner.observe(3.01, "t").stamp == 3.0
+
+
+@given(st.floats(0.001, 5))
+def test_anything_older_than_allowed_is_stale(extra):
+    aligner = filled(0.1)
+    limit = min(ROBOT.joint_states_max_age_s, SCENE.max_age_s)
+    assert reason_of(aligner.observe, 0.1 + limit + extra, "t") == "stale"
+
+
+def test_a_camera_that_stopped_is_named():
+    aligner = filled(0.1)
+    for k in range(11, 101):
+        aligner.push_joints(k / 100, ROBOT.home)
+    with pytest.raises(BadObservation, match=r"camera scene: stale, .* at most 0\.2 s"):
+        aligner.observe(1.0, "t")
+
+
+@given(st.floats(0.01, 5))
+def test_stamps_of_the_future_are_refused(extra):
+    aligner = filled(0.1)
+    limit = max(ROBOT.joint_states_max_age_s, SCENE.max_age_s)
+    assert reason_of(aligner.observe, 0.1 - limit - extra, "t") == "future"
+
+
+def test_nothing_received_is_missing_and_named():
+    aligner = ObservationBuffer(ROBOT, ("scene",), 1)
+    assert reason_of(aligner.observe, 0.0, "t") == "missing"
+    aligner.push_joints(0.0, ROBOT.home)
+    with pytest.raises(BadObservation, match="camera scene: nothing received yet"):
+        aligner.observe(0.0, "t")
+
+
+def test_clearing_forgets_everything_and_allows_an_earlier_clock():
+    aligner = filled()
+    aligner.clear()
+    assert reason_of(aligner.observe, 1.0, "t") == "missing"
+    aligner.push_joints(0.0, ROBOT.home)
+
+
+@given(st.integers(0, ROBOT.action_dim - 1), st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_a_joint_that_is_not_finite_is_refused_by_name(joint, value):
+    positions = ROBOT.home.copy()
+    positions[joint] = value
+    aligner = ObservationBuffer(ROBOT, (), 1)
+    with pytest.raises(BadObservation, match=f"not finite at {ROBOT.joint_names[joint]}"):
+        aligner.push_joints(0.0, positions)
+    assert reason_of(aligner.observe, 0.0, "t") == "missing"
+
+
+@given(st.integers(0, 20).filter(lambda n: n != ROBOT.action_dim))
+def test_another_number_of_joints_is_refused(count):
+    assert (
+        reason_of(ObservationBuffer(ROBOT, (), 1).push_joints, 0.0, np.zeros(count))
+        == "joint_names"
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        image()[1:],
+        image()[..., :1],
+        image()[..., 0],
+        image().astype(np.float32),
+    ],
+    ids=["rows", "channels", "grey", "float"],
+)
+def test_an_image_of_another_kind_is_refused_with_both_sizes(wrong):
+    with pytest.raises(BadObservation, match=r"camera scene: wanted a uint8 image") as caught:
+        ObservationBuffer(ROBOT, ("scene",), 1).push_image("scene", 0.0, wrong)
+    assert caught.value.reason == "image_size"
+
+
+def test_a_stale_camera_s_sentence_holds_why_newer_images_were_refused():
+    aligner = filled(1.0)
+    encoding = BadObservation("an image of encoding '16UC1'; known are: rgb8", "image_encoding")
+    aligner.refuse("scene", encoding)
+    assert aligner.observe(1.0, "t").stamp == 1.0  # as long as it is not stale
+    for k in range(101, 151):
+        aligner.push_joints(k / 100, ROBOT.home)
+    with pytest.raises(BadObservation, match=r"camera scene: stale, .*'16UC1'; known") as caught:
+        aligner.observe(1.5, "t")
+    assert caught.value.reason == "image_encoding"
+    aligner.push_image("scene", 1.5, image())
+    with pytest.raises(BadObservation, match=r"camera wrist: stale, [^;]*; at most [^;]*$"):
+        aligner.observe(1.5, "t")
+
+
+def test_a_camera_whose_images_were_all_refused_says_why():
+    aligner = ObservationBuffer(ROBOT, ("scene",), 1)
+    aligner.push_joints(0.0, ROBOT.home)
+    aligner.refuse("scene", BadObservation("an image of encoding 'bayer'", "image_encoding"))
+    with pytest.raises(BadObservation, match="camera scene: nothing usable received yet: an im"):
+        aligner.observe(0.0, "t")

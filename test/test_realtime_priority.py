@@ -1,0 +1,108 @@
+"""Real-time priority: all threads or none, said in words, and never a reason to fail."""
+
+import os
+import subprocess
+import sys
+from threading import Event, Thread
+
+import pytest
+
+from nac_ros.core.errors import ConfigError
+from nac_ros.core.realtime import realtime_obstacle, use_cpus
+from nac_ros.evaluation import system_checks
+
+pytestmark = pytest.mark.alone  # it measures time
+
+ALLOWED = not realtime_obstacle()
+
+
+def told(code):
+    """What a process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not ALLOWED, reason="this user may have no real-time priority")
+def test_every_thread_goes_first_also_one_that_comes_later():
+    out = told(
+        "import os, threading\n"
+        "from nac_ros.core.realtime import go_first\n"
+        "wait = threading.Event()\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        "print(go_first(7))\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        "ids = [int(t) for t in os.listdir('/proc/self/task')]\n"
+        "print({(os.sched_getscheduler(t) == os.SCHED_FIFO, os.sched_getparam(t).sched_priority)"
+        " for t in ids}, len(ids))\n"
+    )
+    assert "real time, priority 7, memory locked" in out and "{(True, 7)} 3" in out
+
+
+@pytest.mark.skipif(not ALLOWED, reason="this user may have no real-time priority")
+def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
+    out = told(
+        "import os, threading\n"
+        "from pathlib import Path\n"
+        "from nac_ros.core.realtime import go_first, threads_named\n"
+        "wait, ids = threading.Event(), []\n"
+        "def stay(name):\n"
+        "    ids.append(threading.get_native_id())\n"
+        "    Path('/proc/thread-self/comm').write_text(name)\n"
+        "    wait.wait()\n"
+        "for name in ('slow-0', 'slow-1', 'other'):\n"
+        "    threading.Thread(target=stay, args=(name,), daemon=True).start()\n"
+        "while len(threads_named('slow-')) < 2 or not threads_named('other'): pass\n"
+        "go_first(7, but={*threads_named('slow-'), ids[2]})\n"
+        "print([os.sched_getscheduler(t) == os.SCHED_FIFO for t in (os.getpid(), *ids)])\n"
+    )
+    assert out == "[True, False, False, False]\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without the right")
+def test_who_may_not_goes_on_as_before_and_says_how_to_mend_it():
+    code = (
+        "import os\n"
+        "from nac_ros.core.realtime import go_first\n"
+        "os.setuid(65534)\n"
+        "print(go_first(7)); print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
+    )
+    out = told(code)
+    assert "as others, not real time: Operation not permitted; give the user `rtprio`" in out
+    assert out.endswith("True\n")
+
+
+def test_looking_and_priority_zero_change_nothing():
+    from nac_ros.core.realtime import set_realtime_priority
+
+    stop = Event()
+    Thread(target=stop.wait, daemon=True).start()
+    (finding,) = system_checks.scheduling()
+    assert finding.level == ("ok" if ALLOWED else "warn")
+    assert set_realtime_priority(0) == "as others"
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    stop.set()
+
+
+def test_all_threads_stay_on_the_cpus_that_are_named():
+    one = min(os.sched_getaffinity(0))
+    out = told(
+        "import os, threading\n"
+        "from nac_ros.core.realtime import use_cpus\n"
+        "wait = threading.Event()\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        f"print(use_cpus(()), '/', use_cpus(({one},)))\n"
+        "threading.Thread(target=wait.wait, daemon=True).start()\n"
+        "ids = [int(t) for t in os.listdir('/proc/self/task')]\n"
+        "print([os.sched_getaffinity(t) for t in ids])\n"
+    )
+    assert f"any CPU / on CPU {one}\n" in out
+    assert out.splitlines()[1] == str([{one}] * 3)
+
+
+@pytest.mark.parametrize("cpus", [(4095,), (-1,), (0, 4095)])
+def test_a_cpu_that_the_machine_lacks_is_refused_with_those_it_has(cpus):
+    with pytest.raises(
+        ConfigError, match=rf"this machine has no CPU {max(cpus, key=abs)}; it has"
+    ):
+        use_cpus(cpus)

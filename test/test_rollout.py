@@ -1,0 +1,159 @@
+"""`nac eval` in one process: experts through the real runtime, controls, figures."""
+
+import dataclasses
+import json
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from nac_ros.cli.main import main
+from nac_ros.core.errors import ConfigError, DatasetError
+from nac_ros.core.types import ActionChunk
+from nac_ros.evaluation.baselines import MeanDemonstration, mean_demonstration
+from nac_ros.evaluation.rollout import (
+    Control,
+    Evaluation,
+    Rollout,
+    compare_success_rates,
+    load_earlier,
+    run,
+)
+from nac_ros.inference.chunk_transition import Seam
+from nac_ros.robot.spec import load_robot
+from nac_ros.simulation.expert import demonstrate
+from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.twin import Twin
+
+
+class ExpertChunks:
+    """A planner that knows the demonstration of the very scene and cuts it into chunks."""
+
+    cameras = ()
+    n_obs_steps = 1
+    n_action_steps = 16
+
+    def __init__(self, spec, actions):
+        self._spec, self._actions = spec, actions
+
+    def plan(self, observation, underway=None):
+        first = round(observation.stamp * self._spec.action_rate_hz)
+        index = np.minimum(first + np.arange(32), len(self._actions) - 1)
+        names, rate = self._spec.joint_names, self._spec.action_rate_hz
+        return ActionChunk(
+            observation.stamp, rate, names, self._actions[index], np.empty(0, np.int64)
+        )
+
+
+def test_an_unknown_control_is_refused_and_the_command_line_offers_only_known_ones(capsys):
+    with pytest.raises(ConfigError, match="unknown control 'expert'; known are: none"):
+        Evaluation(bundle="b", control="expert")
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    offered = capsys.readouterr().out
+    for known in (Control, Seam):
+        assert "{" + ",".join(get_args(known)) + "}" in offered
+
+
+@pytest.mark.parametrize("task", ["weighing", "marker"])
+def test_an_experts_chunks_succeed_through_guard_and_controller(task):
+    spec, seed = load_robot("vx300s"), scene_seed(task, 7, 0)
+    twin = Twin(spec, task, render=False)
+    shown = demonstrate(twin, seed, np.random.default_rng(0))
+    assert shown.success
+    rehearsal = Rollout(spec, task, ExpertChunks(spec, shown.actions), latency_s=0.0)
+    guard = rehearsal.play(seed)
+    assert rehearsal.twin.outcome().state == "success"
+    assert not guard.refusals and not guard.clips.any()
+
+
+def test_a_trial_of_an_untrained_policy_ends_at_the_horizon_with_figures(tiny_bundle, tmp_path):
+    config = Evaluation(bundle=str(tiny_bundle), tasks=("weighing",), trials=1, seed=3)
+    figures = run(config)
+    json.dumps(figures)
+    row = figures["tasks"]["weighing"]
+    assert row["trials"] == 1 and row["successes"] == 0 and row["wilson95"][0] == 0.0
+    assert row["outcomes"][0]["outcome"] == "failure" and row["outcomes"][0]["reason"]
+    assert figures["chunk_ms"]["p99"] >= figures["chunk_ms"]["p50"] > 0
+    assert figures["decode_ms"]["p50"] > 0
+
+
+class Seeing(ExpertChunks):
+    """Knows the demonstration, and is shown what the fixed camera sees."""
+
+    cameras = ("scene",)
+    n_obs_steps = 2
+
+
+def test_an_arm_out_of_a_fixed_cameras_view_may_move_on(monkeypatch):
+    spec, seed = load_robot("vx300s"), scene_seed("weighing", 7, 0)
+    shown = demonstrate(Twin(spec, "weighing", render=False), seed, np.random.default_rng(0))
+    rehearsal = Rollout(spec, "weighing", Seeing(spec, shown.actions), latency_s=0.0)
+    read, pictures = rehearsal.twin.read, {}
+
+    def unchanged():
+        reading = read()
+        for name, (_, picture) in reading.images.items():
+            pictures.setdefault(name, picture)
+        images = {name: (reading.stamp, picture) for name, picture in pictures.items()}
+        return dataclasses.replace(reading, images=images)
+
+    monkeypatch.setattr(rehearsal.twin, "read", unchanged)
+    rehearsal.play(seed)
+    assert rehearsal.twin.outcome().state == "success"
+
+
+def test_controls_replace_the_eyes_or_the_policy():
+    spec = load_robot("vx300s")
+    actions = np.linspace(0, 1, 40)[:, None] * np.ones(spec.action_dim)
+    planner = MeanDemonstration(spec, actions, horizon=32, n_action_steps=16)
+
+    class Seen:
+        stamp = 0.5  # 15 control periods after the trial began
+
+    chunk = planner.plan(Seen())
+    assert np.allclose(chunk.actions[0], actions[15]) and np.allclose(
+        chunk.actions[-1], actions[39]
+    )
+
+
+def test_mean_demonstration_needs_demonstrations_of_the_task(tmp_path):
+    with pytest.raises(DatasetError):
+        mean_demonstration([tmp_path], "Juggle.")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"trials": 0}, {"latency_ms": -1.0}, {"control": "mean-demonstration"}]
+)
+def test_nonsense_evaluations_are_refused(bad):
+    with pytest.raises(ConfigError):
+        Evaluation(bundle="x", **bad)
+
+
+def judged(seed, **outcomes):
+    rows = {
+        task: {"outcomes": [{"trial": i, "outcome": o} for i, o in enumerate(several)]}
+        for task, several in outcomes.items()
+    }
+    return {"seed": seed, "tasks": rows}
+
+
+def test_runs_on_the_same_scenes_are_compared_trial_by_trial(tmp_path):
+    ours = judged(7, marker=["success", "failure", "success", "success"])
+    theirs = judged(7, marker=["failure", "failure", "success"], weighing=["success"])
+    row = compare_success_rates(ours, theirs, "old.json")["marker"]
+    assert row["trials"] == 3 and row["difference"] == pytest.approx(1 / 3)
+    assert row["difference95"][0] < 1 / 3 < row["difference95"][1]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(judged(8)))
+    with pytest.raises(ConfigError, match=r"old\.json has seed 8, this run 7"):
+        load_earlier(path, 7, "nominal")
+    assert load_earlier(path, 8, "nominal")["tasks"] == {}
+    with pytest.raises(ConfigError, match=r"old\.json has nominal scenes, this run varied"):
+        load_earlier(path, 8, "varied")
+    path.write_text("{}")
+    for wrong in (path, tmp_path / "none.json"):
+        with pytest.raises(ConfigError, match="holds no figures of `nac eval --json`"):
+            load_earlier(wrong, 7, "nominal")
+    with pytest.raises(ConfigError, match="has no trial of marker"):
+        compare_success_rates(ours, judged(7, weighing=["success"]), "old.json")

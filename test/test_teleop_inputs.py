@@ -1,0 +1,328 @@
+"""Hands without ROS: mappings and their refusals, the keyboard on a real terminal, the clutch."""
+
+import os
+import pty
+import termios
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nac_ros.core import config
+from nac_ros.core.config import config_dir
+from nac_ros.core.errors import BadInput, ConfigError, UnknownName
+from nac_ros.robot.spec import load_robot
+from nac_ros.teleop.clutch import CONFIRM_S, Clutch, GuardStatus, Presses
+from nac_ros.teleop.input_mapping import InputMapping, LeaderJoint, load_hand_map
+from nac_ros.teleop.keyboard import CLUTCH_S, HELD_S, Keyboard
+from nac_ros.teleop.leader_arm import Leader
+
+SPEC = load_robot("vx300s")
+MAPPINGS = sorted(path.stem for path in (config_dir() / "teleop").glob("*.yaml"))
+PAD = load_hand_map("gamepad")
+
+
+def pad(axes=None, *buttons):
+    """Axes and buttons of a gamepad with some of them moved."""
+    values, down = np.zeros(6), np.zeros(15, int)
+    for axis, value in (axes or {}).items():
+        values[axis] = value
+    down[list(buttons)] = 1
+    return values, down
+
+
+@pytest.mark.parametrize("name", MAPPINGS)
+def test_every_shipped_mapping_is_read_and_asks_for_nothing_at_rest(name):
+    hand = load_hand_map(name)
+    wish = hand.read(np.zeros(hand.n_axes), np.zeros(hand.n_buttons, int))
+    assert not wish.twist.any() and not wish.joints.any() and wish.gripper == 0
+    assert not wish.clutch and not wish.pressed
+    assert "stop" in hand.buttons or name == "spacemouse"
+
+
+@given(st.lists(st.floats(-5, 5), min_size=6, max_size=6))
+def test_axes_become_shares_of_full_speed_and_the_dead_zone_nothing(axes):
+    wish = PAD.read(axes, np.zeros(15, int))
+    assert (np.abs(wish.twist) <= 1).all() and (np.abs(wish.joints) <= 1).all()
+    for axis, direction in ((1, 0), (0, 1), (3, 2), (2, 5)):
+        value = axes[axis]
+        if abs(value) <= PAD.dead_zone:
+            assert wish.twist[direction] == 0
+        elif abs(value) > PAD.dead_zone + 1e-6:
+            assert np.sign(wish.twist[direction]) == np.sign(value)
+
+
+def test_a_gamepad_s_stick_moves_the_tool_and_its_buttons_are_actions():
+    wish = PAD.read(*pad({1: 1.0, 3: -1.0}, 10, 2, 3))
+    np.testing.assert_allclose(wish.twist, [1, 0, -1, 0, 0, 0])
+    assert wish.clutch and wish.gripper == 1 and wish.pressed == {"success"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "buttons", "said"),
+    [
+        (np.zeros(2), np.zeros(15), "has 2 axes, the mapping reads 4"),
+        (np.zeros(6), np.zeros(3), "has 3 buttons, the mapping reads 15"),
+        ([0, np.nan, 0, 0, 0, 0], np.zeros(15), "axis 1 is not finite"),
+        ([0, 0, 0, 0, 0, np.inf], np.zeros(15), "axis 5 is not finite"),
+    ],
+)
+def test_a_message_that_does_not_fit_is_refused_with_one_sentence(axes, buttons, said):
+    with pytest.raises(BadInput, match=said):
+        PAD.read(axes, buttons)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"buttons": {"strat": 1}}, "no button for 'strat'; known are: start"),
+        ({"buttons": {"start": -1}}, "counted from 0"),
+        ({"axes": {"up": {"axis": 1}}}, "no axis for 'up'; known are: x, y"),
+        ({"axes": {"x": {"axs": 1}}}, "unknown key 'axs'; did you mean 'axis'"),
+        ({"dead_zone": 1.0}, "dead_zone must be in 0 .. 0.9"),
+        ({"clutch": -1}, r"clutch must be in 0 \.\. 999, got -1"),
+        ({"leader": {"gripper": {"name": "g", "scale": float("nan")}}}, "scale must be a finite"),
+        ({"leader": {"gripper": {"name": "g\n", "scale": 1.0}}}, "name must be 1 to 64"),
+        ({"axes": {"x": {"axis": 10**9}}}, r"axes.x.axis must be in -1 \.\. 999"),
+        ({"source": "keyboard"}, "names no `keys`"),
+        ({"keys": {"w": {"axis": 1, "button": 2}}}, "either an axis or a button"),
+        ({"leader": {"gripper": {"name": "g", "range": [1, 1]}}}, "range .* is empty"),
+    ],
+)
+def test_a_mapping_that_makes_no_sense_is_refused(values, said):
+    with pytest.raises(ConfigError, match=said):
+        config.build(InputMapping, {"source": "joy", "clutch": 0, **values}, "pad.yaml")
+
+
+def test_an_unknown_mapping_is_refused_with_those_that_exist():
+    with pytest.raises(UnknownName, match="gamepad, keyboard, leader, spacemouse"):
+        load_hand_map("wheel")
+
+
+JOINTS = {
+    "waist": LeaderJoint(name="j1", scale=-1.0, offset=0.1),
+    "gripper": LeaderJoint(name="jaw", range=(1.0, 0.0)),
+}
+LED = ("j1", *SPEC.joint_names[1:6], "jaw")
+
+
+def test_a_leader_s_joints_are_turned_shifted_and_its_gripper_mapped():
+    leader = Leader(SPEC, JOINTS)
+    values = [0.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.25]
+    wanted = [-0.2, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75 * 0.072]
+    np.testing.assert_allclose(leader.read(LED, values), wanted)
+    np.testing.assert_allclose(leader.read(LED[::-1], values[::-1]), wanted)
+    assert leader.mapped.tolist() == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "said"),
+    [
+        (SPEC.joint_names, np.zeros(7), "lacks j1, jaw; it holds waist"),
+        (LED, [0, 0, np.nan, 0, 0, 0, 0], "joint elbow is not finite"),
+        ((), (), "holds no joint"),
+    ],
+)
+def test_a_leader_s_message_that_does_not_fit_is_refused(names, values, said):
+    with pytest.raises(BadInput, match=said):
+        Leader(SPEC, JOINTS).read(names, values)
+
+
+def test_a_mapping_for_a_joint_that_the_robot_has_not_is_refused():
+    with pytest.raises(ConfigError, match="no joint 'knee'; it has: waist"):
+        Leader(SPEC, {"knee": LeaderJoint(name="knee")})
+
+
+@pytest.fixture
+def terminal():
+    """A real terminal: where a hand types, and where the node reads."""
+    typed, read = pty.openpty()
+    yield typed, read
+    for handle in (typed, read):
+        try:
+            os.close(handle)
+        except OSError:  # closed by the test
+            continue
+
+
+def test_keys_are_axes_and_buttons_for_as_long_as_they_come(terminal):
+    typed, read = terminal
+    hand = load_hand_map("keyboard")
+    with Keyboard(hand, read) as keyboard:
+        os.write(typed, b" ws1")
+        wish = hand.read(*keyboard.poll(10.0))
+        assert wish.clutch and wish.twist[0] == 0 and wish.pressed == {"start"}
+        os.write(typed, b"w")
+        assert hand.read(*keyboard.poll(11.0)).twist[0] == 1
+        wish = hand.read(*keyboard.poll(11.0 + HELD_S + 0.01))
+        assert wish.clutch and not wish.twist.any() and not wish.pressed
+        assert hand.read(*keyboard.poll(11.0 + CLUTCH_S)).clutch
+        assert not hand.read(*keyboard.poll(11.1 + CLUTCH_S)).clutch
+
+
+def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
+    typed, read = terminal
+    hand = load_hand_map("keyboard")
+    with Keyboard(hand, read) as keyboard:
+        os.write(typed, b"w")
+        assert not hand.read(*keyboard.poll(1.0)).clutch
+
+
+@pytest.mark.parametrize("key", [b"q", b"\n", b"\x1b[A"])
+def test_any_other_key_lets_the_clutch_go_at_once(terminal, key):
+    typed, read = terminal
+    hand = load_hand_map("keyboard")
+    with Keyboard(hand, read) as keyboard:
+        os.write(typed, b" w")
+        assert hand.read(*keyboard.poll(1.0)).clutch
+        os.write(typed, key)
+        wish = hand.read(*keyboard.poll(1.1))
+        assert not wish.clutch and not wish.twist.any()
+
+
+def test_the_terminal_is_given_back_as_it_was_even_after_an_error(terminal):
+    _, read = terminal
+    before = termios.tcgetattr(read)
+
+    def fail():
+        with Keyboard(load_hand_map("keyboard"), read) as keyboard:
+            assert termios.tcgetattr(read) != before and keyboard.poll(0.0) is not None
+            raise BadInput("as any error")
+
+    with pytest.raises(BadInput):
+        fail()
+    assert termios.tcgetattr(read) == before
+
+
+def test_a_terminal_that_is_closed_is_lost_and_a_file_is_refused(terminal, tmp_path):
+    typed, read = terminal
+    hand = load_hand_map("keyboard")
+    keyboard = Keyboard(hand, read)
+    os.close(typed)
+    assert keyboard.poll(0.0) is None and keyboard.lost
+    keyboard.close()
+    with (tmp_path / "x").open("w") as file, pytest.raises(ConfigError, match="needs a terminal"):
+        Keyboard(hand, file.fileno())
+
+
+def test_a_press_counts_once_however_it_bounces():
+    presses, seen = Presses(0.05), []
+    for now, down in ((0, 0), (1, 1), (1.01, 0), (1.02, 1), (1.03, 0), (1.5, 0), (2, 1), (2.1, 1)):
+        seen += presses.update(now, {"start"} if down else set(), ("start", "stop"))
+    assert seen == ["start", "start"]
+
+
+def test_a_button_that_is_down_from_the_start_is_no_press():
+    presses = Presses(0.05)
+    assert presses.update(0.0, {"start"}, ("start",)) == []
+    assert presses.update(1.0, set(), ("start",)) == []
+    assert presses.update(2.0, {"start"}, ("start",)) == ["start"]
+
+
+class Hand:
+    """A clutch, a guard that obeys, and time that goes by in steps of 10 ms."""
+
+    def __init__(self, mode="policy", hand_back="previous"):
+        self.clutch, self.now = Clutch(hand_back), 100.0
+        self.mode, self.fault, self.obeys, self.asked = mode, "", True, []
+        self.settling = False
+
+    def run(self, held, doubt="", steps=3):
+        for _ in range(steps):
+            self.now += 0.01
+            word = GuardStatus(self.now, self.mode, self.fault, "", self.settling)
+            if asked := self.clutch.update(self.now, held, doubt, word):
+                self.asked.append(asked)
+                self.mode = asked if self.obeys else self.mode
+        return self.clutch
+
+
+@pytest.mark.parametrize(
+    ("mode", "hand_back", "after"),
+    [("policy", "previous", "policy"), ("hold", "previous", "hold"), ("policy", "hold", "hold"),
+     ("teleop", "previous", "hold")],
+)  # fmt: skip
+def test_the_clutch_takes_the_arm_and_gives_it_back(mode, hand_back, after):
+    hand = Hand(mode, hand_back)
+    hand.run(held=False)
+    assert hand.run(held=True).confirmed and hand.mode == "teleop"
+    assert not hand.run(held=False).engaged
+    assert hand.asked == ["teleop", after] and hand.mode == after
+
+
+def test_the_hand_leads_nothing_until_the_guard_has_settled():
+    hand = Hand("hold")
+    hand.run(held=False)
+    hand.settling = True
+    assert hand.run(held=True, steps=200).engaged and not hand.clutch.confirmed
+    hand.settling = False
+    assert hand.run(held=True).confirmed and hand.asked == ["teleop"]
+
+
+def test_a_clutch_that_is_held_from_the_start_takes_nothing():
+    hand = Hand()
+    assert not hand.run(held=True, steps=50).engaged and not hand.asked
+    assert "let the clutch go" in hand.clutch.reason
+    assert not hand.run(held=True, doubt="nothing came on leader yet").engaged
+    assert hand.clutch.reason == "nothing came on leader yet"
+    assert not hand.run(held=True).engaged and "let the clutch go" in hand.clutch.reason
+    hand.run(held=False)
+    assert hand.run(held=True).engaged
+
+
+def test_input_that_is_lost_hands_back_to_nobody_and_needs_a_new_press():
+    hand = Hand()
+    hand.run(held=False)
+    hand.run(held=True)
+    assert not hand.run(held=True, doubt="joy fell silent for 0.1 s").engaged
+    assert hand.clutch.reason.startswith("joy fell silent for 0.1 s; let the clutch go")
+    assert not hand.run(held=True).engaged and hand.asked == ["teleop"]
+    hand.run(held=False)
+    assert hand.asked == ["teleop", "hold"], "the policy does not drive on by itself"
+    assert hand.run(held=True).engaged
+
+
+def test_the_clutch_wins_over_a_policy_and_gives_way_to_hold():
+    hand = Hand("hold")
+    hand.run(held=False)
+    hand.run(held=True)
+    hand.mode = "policy"
+    assert hand.run(held=True).engaged and hand.mode == "teleop"
+    hand.mode = "hold"
+    assert not hand.run(held=True).engaged and "in mode hold, not in teleop" in hand.clutch.reason
+    assert hand.asked == ["teleop", "teleop"]
+
+
+def test_a_guard_with_a_fault_is_not_taken_over_and_one_that_fails_is_let_go():
+    hand = Hand()
+    hand.fault = "stopped"
+    hand.run(held=False)
+    assert not hand.run(held=True).engaged and "call guard/reset first" in hand.clutch.reason
+    hand.run(held=False)
+    hand.fault = ""
+    assert hand.run(held=True).engaged
+    hand.fault = "heartbeat_lost"
+    assert not hand.run(held=True).engaged and "heartbeat_lost" in hand.clutch.reason
+
+
+def test_a_guard_that_does_not_obey_or_is_silent_is_said():
+    hand = Hand()
+    hand.run(held=False)
+    hand.obeys = False
+    assert hand.run(held=True).engaged and not hand.clutch.confirmed
+    assert not hand.run(held=True, steps=round(CONFIRM_S / 0.01) + 2).engaged
+    assert "the guard is in mode policy, not in teleop" in hand.clutch.reason
+    silent = Clutch("previous")
+    silent.update(1.0, False, "", GuardStatus())
+    assert silent.update(2.0, True, "", GuardStatus()) == ""
+    assert "says nothing on diagnostics" in silent.reason
+
+
+def test_a_node_that_is_deactivated_leaves_the_arm_to_nobody():
+    hand = Hand()
+    hand.run(held=False)
+    assert hand.clutch.disengage() == "", "it had nothing"
+    hand.run(held=False)
+    hand.run(held=True)
+    assert hand.clutch.disengage() == "hold" and not hand.clutch.engaged

@@ -1,0 +1,41 @@
+"""Setting a twin's stage by hand: things put where a test wants them, time let pass."""
+
+import numpy as np
+
+from nac_ros.robot.spec import load_robot
+from nac_ros.simulation.bodies import FreeBody
+from nac_ros.simulation.expert import make_mover
+from nac_ros.simulation.tasks.base import HORIZON
+
+SPEC = load_robot("vx300s")
+
+
+def run(twin, seconds):
+    """Lets physics and judge go on."""
+    twin.step_until(twin.now() + seconds)
+
+
+def put(twin, name, position, yaw=0.0):
+    """Puts the free body called so there, upright and at rest."""
+    FreeBody(twin.model, name).place(twin.data, np.asarray(position), yaw)
+    joint = twin.model.joint(name)
+    twin.data.qvel[joint.dofadr[0] : joint.dofadr[0] + 6] = 0
+
+
+def put_tool(twin, position, opening=0.0, yaw=0.0):
+    """Places the arm at once with its tool at `position`, pointing down."""
+    mover = make_mover(twin, np.random.default_rng(0))
+    joints = mover.kinematics.solve(np.asarray(position), yaw)
+    twin.arm.place(twin.data, np.append(joints, opening))
+    twin.controller.reset(np.append(joints, opening), twin.now())
+
+
+def to_the_horizon(twin):
+    """Jumps to the end of the trial's time."""
+    twin.data.time = HORIZON / SPEC.action_rate_hz
+    run(twin, 0.1)
+
+
+def outcome(twin):
+    """State and reason as one line."""
+    return f"{twin.outcome().state}: {twin.outcome().reason}"
