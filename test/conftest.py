@@ -72,6 +72,6 @@ def tiny_bundle(tmp_path_factory):
     policy.fit_state(actions[:, 0])
     with torch.no_grad():
         chunks = tokenizer.normalize(actions, actions[:, 0])
-        policy.fit_tokens(tokenizer.latents(chunks), tokenizer.encode_normalised(chunks))
+        policy.fit_tokens(tokenizer.latents(chunks), tokenizer.encode_normalized(chunks))
     folder = tmp_path_factory.mktemp("bundle")
     return write_bundle(folder, policy.eval(), tokenizer, robot, {"made by": "tests"}, "a card")

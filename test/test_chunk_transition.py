@@ -63,12 +63,12 @@ def strayed(bundle, chunk, before):
 
 def test_forced_tokens_are_those_that_name_what_is_committed(bundle):
     observation, going = seen(bundle, 50.0), underway(bundle, 50.0)
-    engine = Engine(bundle, seam=TransitionConfig(seam="force"))
-    chunk = engine.plan(observation, going)
+    engine = Engine(bundle, transition=TransitionConfig(transition="constrained"))
+    chunk = engine.predict_chunk(observation, going)
     times = observation.stamp + (np.arange(32) + 1) / 30
     ahead = np.stack([np.interp(times, going.chunk.times, c) for c in going.chunk.actions.T], 1)
     named = bundle.tokenizer.encode(ahead[None].astype(np.float32), observation.reference[None])
-    stretches = bundle.tokenizer.grammar.stretches
+    stretches = bundle.tokenizer.grammar.token_time_spans
     committed = (stretches[:, 0] < 6) & (stretches[:, 1] <= 16)  # 0.2 s of 30 Hz; 16 steps known
     assert committed.any() and not committed.all()
     np.testing.assert_array_equal(chunk.tokens[committed], named.numpy()[0, committed])
@@ -76,23 +76,23 @@ def test_forced_tokens_are_those_that_name_what_is_committed(bundle):
 
 def test_forcing_and_choosing_stray_less_from_what_is_under_way_than_blending(bundle):
     found = {}
-    for name in ("blend", "best", "force"):
-        engine = Engine(bundle, seam=TransitionConfig(seam=name))
-        chunks = [(engine.plan(seen(bundle, 50.0, k), underway(bundle, 50.0))) for k in range(4)]
+    for name in ("blend", "best-of-n", "constrained"):
+        engine = Engine(bundle, transition=TransitionConfig(transition=name))
+        chunks = [(engine.predict_chunk(seen(bundle, 50.0, k), underway(bundle, 50.0))) for k in range(4)]
         before = underway(bundle, 50.0).chunk
         found[name] = np.mean([strayed(bundle, chunk, before) for chunk in chunks])
-    assert found["best"] <= found["blend"] and found["force"] < found["blend"]
+    assert found["best-of-n"] <= found["blend"] and found["constrained"] < found["blend"]
 
 
-@pytest.mark.parametrize("seam", ["best", "force"])
-def test_with_nothing_under_way_every_seam_says_the_same(bundle, seam):
-    plain = Engine(bundle).plan(seen(bundle, 50.0))
-    chunk = Engine(bundle, seam=TransitionConfig(seam=seam)).plan(seen(bundle, 50.0))
+@pytest.mark.parametrize("transition", ["best-of-n", "constrained"])
+def test_with_nothing_under_way_every_transition_says_the_same(bundle, transition):
+    plain = Engine(bundle).predict_chunk(seen(bundle, 50.0))
+    chunk = Engine(bundle, transition=TransitionConfig(transition=transition)).predict_chunk(seen(bundle, 50.0))
     np.testing.assert_array_equal(chunk.tokens, plain.tokens)
 
 
 def test_of_several_chunks_the_one_that_goes_on_best_is_taken(bundle):
-    continuation = ChunkTransition(bundle, TransitionConfig(seam="best"))
+    continuation = ChunkTransition(bundle, TransitionConfig(transition="best-of-n"))
     observation, going = seen(bundle, 50.0), underway(bundle, 50.0)
     times = observation.stamp + (np.arange(32) + 1) / 30
     ahead = np.stack([np.interp(times, going.chunk.times, c) for c in going.chunk.actions.T], 1)
@@ -105,21 +105,21 @@ def test_of_several_chunks_the_one_that_goes_on_best_is_taken(bundle):
 def test_forcing_needs_tokens_that_name_a_stretch_of_time(bundle):
     whole = SimpleNamespace(robot=SPEC, tokenizer=make_tokenizer("oat"))
     with pytest.raises(ConfigError, match="oat tokenizer names one stretch"):
-        ChunkTransition(whole, TransitionConfig(seam="force"))
-    with pytest.raises(ConfigError, match="unknown seam 'hope'"):
-        Evaluation(bundle="b", seam="hope")
+        ChunkTransition(whole, TransitionConfig(transition="constrained"))
+    with pytest.raises(ConfigError, match="unknown transition 'hope'"):
+        Evaluation(bundle="b", transition="hope")
 
 
 def test_tokens_know_the_steps_they_are_about():
-    flat = make_tokenizer("nac", "small-flat").grammar.stretches
+    flat = make_tokenizer("nac", "small-flat").grammar.token_time_spans
     assert flat[:4].tolist() == [[0, 8], [8, 16], [16, 24], [24, 32]]
     assert flat[4:].tolist() == [[4 * k, 4 * k + 4] for k in range(8)]
-    assert make_tokenizer("nac").grammar.stretches is None
-    assert make_tokenizer("bin").grammar.stretches[[0, 6, 7, 223]].tolist() == [
+    assert make_tokenizer("nac").grammar.token_time_spans is None
+    assert make_tokenizer("bin").grammar.token_time_spans[[0, 6, 7, 223]].tolist() == [
         [0, 1], [0, 1], [1, 2], [31, 32],
     ]  # fmt: skip
     channels = make_tokenizer("nac", "small-flat", layout="channels", ratios=(2, 2))
-    assert channels.grammar.stretches[0].tolist() == [0, 8]
+    assert channels.grammar.token_time_spans[0].tolist() == [0, 8]
 
 
 def test_certainty_is_that_of_the_legal_tokens_alone():
@@ -139,20 +139,20 @@ def test_a_forced_token_that_is_not_legal_is_refused(bundle):
     forced = torch.full((1, 12), -1)
     forced[0, 3] = 2000  # of scale 1, in a place of scale 0
     with pytest.raises(BadTokens, match="no token is legal"):
-        bundle.policy.say(inputs, forced=forced)
+        bundle.policy.sample_tokens(inputs, forced=forced)
 
 
 def test_an_engine_says_how_sure_the_policy_was(bundle):
     engine = Engine(bundle)
-    engine.plan(seen(bundle, 0.0))
-    assert engine.certainty.entropy > 0 and 0 <= engine.certainty.margin <= 1
+    engine.predict_chunk(seen(bundle, 0.0))
+    assert engine.confidence.entropy > 0 and 0 <= engine.confidence.margin <= 1
 
 
 def test_latency_and_seam_reach_the_trial_and_its_figures():
     config = Evaluation(
-        bundle=str(SHIPPED), tasks=("weighing",), trials=1, seam="force", latency_ms=200.0
+        bundle=str(SHIPPED), tasks=("weighing",), trials=1, seam="constrained", latency_ms=200.0
     )
     figures = run(config)
-    assert figures["seam"] == "force" and figures["latency_ms"] == 200.0
+    assert figures["transition"] == "constrained" and figures["latency_ms"] == 200.0
     assert figures["seam_jump"]["p99"] >= figures["seam_jump"]["p50"] >= 0
     assert figures["jerk_rms_ratio"] > 0 and figures["tasks"]["weighing"]["successes"] == 1

@@ -98,7 +98,7 @@ def test_each_stage_names_what_the_stages_before_left():
     total, codes, _ = quantizer(latent)
     assert [tuple(c.shape) for c in codes] == [(3, 4), (3, 8)]
     assert torch.allclose(quantizer.dequantize(codes), total, atol=1e-6)
-    wanted = quantizer.stage_latents(latent)
+    wanted = quantizer.residual_targets(latent)
     for book, stage, code in zip(quantizer.codebooks, wanted, codes):
         assert torch.equal(book.nearest(stage.reshape(-1, 4)).view_as(code), code)
 

@@ -6,10 +6,10 @@ import torch
 
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.tokenizers import load_tokenizer
 from nac_ros.tokenizers.cross_embodiment import make_cross_embodiment
-from nac_ros.training.tokenizer_trainer import TokenizerTraining, train_family
+from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig, train_cross_embodiment
 
 TINY = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
 TINY |= {"latent_dim": 24, "codebook_size": 64, "chunk_dim": 32}
@@ -20,7 +20,7 @@ def walks(dim, n=200, seed=0):
     """Random walks `[n, 32, dim]`, wider for the robot of 6, and where they start."""
     steps = np.random.default_rng(seed).standard_normal((n, 32, dim)) * (0.02 if dim == 7 else 0.2)
     actions = steps.cumsum(1).astype(np.float32)
-    return Windows(actions, actions[:, 0])
+    return ActionChunks(actions, actions[:, 0])
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("family")
     data = {name: (walks(dim), walks(dim, 40, 1)) for name, dim in ROBOTS.items()}
     quick = {"steps": 30, "batch": 32, "log_every": 30, "discriminator": "none", "warmup": 5}
-    config = TokenizerTraining(**quick, plain_share=0.0, learning_rate=2e-5)
-    return out, train_family(family, data, config, out)
+    config = TokenizerTrainingConfig(**quick, unquantized_share=0.0, learning_rate=2e-5)
+    return out, train_cross_embodiment(family, data, config, out)
 
 
 def test_each_robot_is_decoded_to_its_own_dimensions_in_its_own_units(trained):

@@ -17,15 +17,15 @@ pytest.importorskip("rosbags")
 from test_resampler import recorded
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.convert import Conversion, to_lerobot
+from nac_ros.datasets.convert import ConversionConfig, to_lerobot
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.frames import load_frames
 from nac_ros.datasets.interventions import (
     Interventions,
     interventions_only,
-    runs_of,
+    find_runs,
     sampling_weights,
-    split_rows,
+    split_frames,
 )
 from nac_ros.datasets.lerobot.schema import Extras
 from nac_ros.datasets.mcap.exporter import to_mcap
@@ -57,7 +57,7 @@ def test_each_stretch_is_an_episode_of_what_the_hand_did(recording):
     dataset = open_dataset(recording)
     whole, (view,) = dataset.episode(0), interventions_only([dataset], 32)
     assert [44 <= info.length <= 46 for info in view.episodes] == [True, True]
-    for index, (first, end) in enumerate(runs_of(whole.intervention)):
+    for index, (first, end) in enumerate(find_runs(whole.intervention)):
         part = view.episode(index)
         np.testing.assert_array_equal(part.actions, whole.actions[first:end])
         np.testing.assert_array_equal(part.images["scene"], whole.images["scene"][first:end])
@@ -71,10 +71,10 @@ def test_each_stretch_is_an_episode_of_what_the_hand_did(recording):
 def test_the_mark_is_a_column_in_lerobot_and_comes_back_through_recordings(recording, tmp_path):
     source = open_dataset(recording)
     wanted = source.episode(0).intervention
-    to_lerobot([source], tmp_path / "lerobot", Conversion(), quiet)
+    to_lerobot([source], tmp_path / "lerobot", ConversionConfig(), quiet)
     there = open_dataset(tmp_path / "lerobot")
     assert there.features["intervention"]["dtype"] == "bool"
-    to_mcap([there], tmp_path / "mcap", Conversion(), quiet)
+    to_mcap([there], tmp_path / "mcap", ConversionConfig(), quiet)
     for dataset in (there, open_dataset(tmp_path / "mcap")):
         np.testing.assert_array_equal(dataset.episode(0).intervention, wanted)
     assert Interventions(there).stretches == Interventions(source).stretches
@@ -86,12 +86,12 @@ def test_a_tokenizer_learns_from_one_intervention_and_is_judged_on_the_other(
     call = ("tokenizer", "train", "--data", recording, *BIN)
     code, out, _ = run(capsys, *call, "--only", "interventions", "--out", tmp_path / "run")
     dataset = open_dataset(recording)
-    first, second = runs_of(dataset.episode(0).intervention)
+    first, second = find_runs(dataset.episode(0).intervention)
     sizes = [end - begin - 7 for begin, end in (first, second)]
     assert code == 0 and f"{sizes[0]} chunks to train on, {sizes[1]} held out" in out
     tokenizer = load_tokenizer(tmp_path / "run")
     seen = dataset.episode(0).actions[slice(*first)]
-    np.testing.assert_allclose(tokenizer.absolute.half_range, np.ptp(seen, axis=0) / 2, rtol=1e-4)
+    np.testing.assert_allclose(tokenizer.absolute_normalizer.half_range, np.ptp(seen, axis=0) / 2, rtol=1e-4)
 
 
 def test_too_few_or_too_short_interventions_are_named(recording, tmp_path, capsys):
@@ -104,17 +104,17 @@ def test_too_few_or_too_short_interventions_are_named(recording, tmp_path, capsy
 def test_a_policy_s_rows_are_those_whose_chunk_the_hand_made(tmp_path):
     rows = ["..xxxxx...", "xxx", ".xxxx.xxxx", "xx........"]
     frames = load_frames([marked(tmp_path, rows)], [])
-    train, held_out = split_rows(frames, "interventions", 4)
+    train, held_out = split_frames(frames, "interventions", 4)
     assert train.tolist() == [2, 3, 10, 11, 12, 14] and held_out.tolist() == [19, 20, 21, 22]
     assert frames.intervention[train].all() and frames.intervention[held_out].all()
     with pytest.raises(DatasetError, match="1 interventions of at least 9 steps"):
-        split_rows(load_frames([marked(tmp_path / "b", ["." + 9 * "x" + "."])], []),
+        split_frames(load_frames([marked(tmp_path / "b", ["." + 9 * "x" + "."])], []),
                    "interventions", 9)  # fmt: skip
 
 
 def test_interventions_are_drawn_as_often_as_they_weigh(tmp_path):
     frames = load_frames([marked(tmp_path, ["..xx."] * 5)], [])
-    train, _ = split_rows(frames, "everything", 4)
+    train, _ = split_frames(frames, "all", 4)
     assert len(train) == 20
     assert sampling_weights(frames, train, 3.0).tolist() == [1, 1, 3, 3, 1] * 4
     alone_ = train[frames.intervention[train]]
@@ -126,7 +126,7 @@ def test_a_folder_that_nobody_marked_has_no_interventions(tmp_path):
     frames = load_frames([tmp_path], [])
     assert not frames.intervention.any() and set(CAMERAS) == {"scene", "wrist"}
     with pytest.raises(DatasetError, match="0 interventions"):
-        split_rows(frames, "interventions", 2)
+        split_frames(frames, "interventions", 2)
 
 
 def test_a_policy_learns_from_interventions_alone(recording, tmp_path, capsys):
@@ -142,4 +142,4 @@ def test_a_policy_learns_from_interventions_alone(recording, tmp_path, capsys):
         "--cameras", "scene", "--set", "steps=2", "--set", "batch=4", "--threads", 1, *changes,
     )  # fmt: skip
     assert code == 0
-    assert json.loads((out / "run.json").read_text())["config"]["only"] == "interventions"
+    assert json.loads((out / "run.json").read_text())["config"]["train_on"] == "interventions"

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, parity
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
-from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraining
+from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 
 
 def walks(n, horizon=32, dim=7, seed=0):
     """Smooth random chunks `[n, H, D]` with their references `[n, D]`."""
     steps = np.random.default_rng(seed).standard_normal((n, horizon, dim)).cumsum(1)
-    return Windows((0.02 * steps).astype(np.float32), (0.02 * steps[:, 0]).astype(np.float32))
+    return ActionChunks((0.02 * steps).astype(np.float32), (0.02 * steps[:, 0]).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def trained(tmp_path_factory):
     tokenizer = make_tokenizer("nac", preset="paper")
     before = [p.detach().clone() for p in tokenizer.codec.parameters()]
     out = tmp_path_factory.mktemp("paper") / "run"
-    settings = {"steps": 3, "batch": 8, "log_every": 3, "warmup": 1, "plain_share": 0.0}
-    config = TokenizerTraining(**settings, discriminator="dac", adversary_from=0.0)
+    settings = {"steps": 3, "batch": 8, "log_every": 3, "warmup": 1, "unquantized_share": 0.0}
+    config = TokenizerTrainingConfig(**settings, discriminator="dac", adversarial_start=0.0)
     figures = TokenizerTrainer(tokenizer, config, out).run(walks(160), walks(16, seed=1))
     moved = [not torch.equal(p, q) for p, q in zip(tokenizer.codec.parameters(), before)]
     assert np.isfinite(figures["mse"]) and np.mean(moved) > 0.95

@@ -77,7 +77,7 @@ def test_a_policy_over_any_tokenizer_gives_no_mass_to_what_is_not_legal(each):
     inputs = random_inputs(4)
     tokens = policy.act(inputs)
     each.grammar.check(tokens.numpy())
-    likelihood = policy.likelihood(inputs, tokens).exp()  # [B, L, V]
+    likelihood = policy.token_log_probs(inputs, tokens).exp()  # [B, L, V]
     for position in range(tokens.shape[1]):
         going = ~each.grammar.done(tokens.numpy()[:, :position])
         illegal = ~each.grammar.legal(tokens.numpy()[:, :position])[going]
@@ -102,7 +102,7 @@ def test_cache_gives_what_a_full_pass_gives(tokenizer):
     policy = make(tokenizer)
     inputs = random_inputs(3)
     greedy = policy.act(inputs)
-    assert torch.equal(policy.likelihood(inputs, greedy).argmax(-1), greedy)
+    assert torch.equal(policy.token_log_probs(inputs, greedy).argmax(-1), greedy)
 
 
 def test_later_tokens_do_not_change_earlier_ones(tokenizer):
@@ -110,7 +110,7 @@ def test_later_tokens_do_not_change_earlier_ones(tokenizer):
     inputs, tokens = random_inputs(2), policy.act(random_inputs(2))
     changed = tokens.clone()
     changed[:, 6:] = tokenizer.encode(np.ones((2, 32, 7)))[:, 6:]
-    before, after = policy.likelihood(inputs, tokens), policy.likelihood(inputs, changed)
+    before, after = policy.token_log_probs(inputs, tokens), policy.token_log_probs(inputs, changed)
     assert torch.allclose(before[:, :7].exp(), after[:, :7].exp(), atol=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_what_a_beam_chose_is_what_is_taught():
     policy.fit_tokens(latents, tokens)
     targets = Targets(normalised, tokens, latents, normalised)
     wanted = policy._target_distribution(targets, policy._legal(tokens))
-    assert searched.searches and torch.equal(wanted.argmax(-1), tokens)
+    assert searched.uses_beam_search and torch.equal(wanted.argmax(-1), tokens)
 
 
 def test_codewords_that_stand_twice_and_one_alone_leave_targets_finite():

@@ -11,7 +11,7 @@ from nac_ros.core.errors import BadActions, ConfigError
 from nac_ros.datasets.frames import Frames, ImageStack
 from nac_ros.policies.base import load_policy, make_policy
 from nac_ros.tokenizers import make_tokenizer
-from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTraining
+from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTrainingConfig
 
 SIZE, LENGTH, EPISODES = 32, 20, 40
 QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3, "bfloat16": False}
@@ -44,7 +44,7 @@ def tokenizer(frames):
     rows = np.arange(len(frames))
     small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
     made = make_tokenizer("nac", action_dim=2, relative=[True, True], latent_dim=8, **small)
-    return made.fit(frames.actions[frames.future(rows, 32)], frames.proprio).eval()
+    return made.fit(frames.actions[frames.future_indices(rows, 32)], frames.proprio).eval()
 
 
 def trainer(frames, tokenizer, out, model=None, **training) -> PolicyTrainer:
@@ -54,19 +54,19 @@ def trainer(frames, tokenizer, out, model=None, **training) -> PolicyTrainer:
     facts |= {"image_size": SIZE, "dim": 32, "n_layers": 1, "n_heads": 2}
     policy = make_policy("ar", "small", tokenizer, vision_width=32, **{**facts, **(model or {})})
     demonstrations = Demonstrations.build(frames, tokenizer, policy)
-    return PolicyTrainer(policy, demonstrations, PolicyTraining(**{**QUICK, **training}), out)
+    return PolicyTrainer(policy, demonstrations, PolicyTrainingConfig(**{**QUICK, **training}), out)
 
 
 def test_the_later_targets_are_the_actions_further_ahead(frames, tokenizer, tmp_path):
     made = trainer(frames, tokenizer, tmp_path)
-    targets = made.data.targets(np.array([3]), foresight=4)
-    later = tokenizer.denormalize(targets.later, frames.proprio[[3]])[0].numpy()
+    targets = made.data.targets(np.array([3]), future_stride=4)
+    later = tokenizer.denormalize(targets.future_actions, frames.proprio[[3]])[0].numpy()
     wanted = frames.actions[np.minimum(3 + 4 * np.arange(32), LENGTH - 1)]
     np.testing.assert_allclose(later, wanted, atol=1e-5)
 
 
 def test_the_plan_alone_is_learned_without_touching_what_says_tokens(frames, tokenizer, tmp_path):
-    fast = {"learning_rate": 3e-3, "vision_learning_rate": 3e-3, "batch": 32, "averaging": 0.9}
+    fast = {"learning_rate": 3e-3, "vision_learning_rate": 3e-3, "batch": 32, "ema_decay": 0.9}
     made = trainer(frames, tokenizer, tmp_path, {"token_weight": 0.0}, steps=100, **fast)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}
     first = made.held_out()["l1_plan"]
@@ -79,7 +79,7 @@ def test_the_plan_alone_is_learned_without_touching_what_says_tokens(frames, tok
 
 
 def test_frozen_eyes_stay_as_they_are_and_the_rest_learns(frames, tokenizer, tmp_path):
-    made = trainer(frames, tokenizer, tmp_path, frozen_views=2)
+    made = trainer(frames, tokenizer, tmp_path, cached_views=2)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}
     made.run()
     after = load_policy(tmp_path / "policy", tokenizer).state_dict()
@@ -91,13 +91,13 @@ def test_frozen_eyes_stay_as_they_are_and_the_rest_learns(frames, tokenizer, tmp
 
 def test_frozen_features_are_those_of_the_very_frames(frames, tokenizer, tmp_path):
     plain = {"shift": 0, "brightness": 0.0, "contrast": 0.0, "state_noise": 0.0}
-    made = trainer(frames, tokenizer, tmp_path, frozen_views=1, **plain)
+    made = trainer(frames, tokenizer, tmp_path, cached_views=1, **plain)
     made.run()
     rows = made._train[[0, 7, 50]]
-    cached = made._inputs(rows).seen.float()
+    cached = made._inputs(rows).image_features.float()
     made.policy.eval()
     with torch.no_grad():
-        fresh = made.policy.see(made.data.inputs(rows, made.policy.config.n_obs_steps))
+        fresh = made.policy.encode_images(made.data.inputs(rows, made.policy.config.n_obs_steps))
     torch.testing.assert_close(cached, fresh, atol=2e-3, rtol=2e-3)  # kept in float16
 
 
@@ -156,7 +156,7 @@ def test_a_policy_is_not_resumed_with_other_settings_or_another_tokenizer(
         trainer(frames, tokenizer, begun, steps=2, batch=4).run(resume=True)
     with pytest.raises(ConfigError, match="another model"):
         trainer(frames, tokenizer, begun, {"dim": 16}, steps=2).run(resume=True)
-    other = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future(
+    other = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future_indices(
         np.arange(len(frames)), 32)])  # fmt: skip
     with pytest.raises(ConfigError, match="another"):
         trainer(frames, other, begun, steps=2).run(resume=True)
@@ -184,7 +184,7 @@ def test_frames_that_cannot_be_learned_from_are_left_out_and_counted(frames, tok
 
 def test_a_chunk_without_tokens_costs_its_frame_alone(frames, capsys):
     rows = np.arange(len(frames))
-    narrow = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future(rows[:40], 32)])
+    narrow = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future_indices(rows[:40], 32)])
     policy = trainer(frames, narrow, None).policy
     made = Demonstrations.build(frames, narrow, policy)
     told = capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_a_chunk_without_tokens_costs_its_frame_alone(frames, capsys):
 
 @pytest.mark.parametrize("name", ["bin", "fast"])
 def test_a_policy_over_another_tokenizer_trains_and_says_what_decodes(frames, name, tmp_path):
-    actions, ahead = frames.actions, frames.future(np.arange(len(frames)), 32)
+    actions, ahead = frames.actions, frames.future_indices(np.arange(len(frames)), 32)
     other = make_tokenizer(name, action_dim=2).fit(actions[ahead])
     made = trainer(frames, other, tmp_path, steps=4, log_every=4)
     figures = made.run()

@@ -82,10 +82,10 @@ def test_training_moves_codewords_and_turns_to_less_error_on_new_latents():
 def test_what_is_named_is_nearest_in_the_turn_of_each_token():
     quantizer, rows = begun(), latents(40, seed=1)
     codes = quantizer.codes(rows)
-    for book, wanted, code in zip(quantizer.codebooks, quantizer.stage_latents(rows), codes):
+    for book, wanted, code in zip(quantizer.codebooks, quantizer.residual_targets(rows), codes):
         assert torch.equal(book.nearest(wanted.flatten(0, 1)).view_as(code), code)
     other = [codes[0].roll(1, 0), codes[1][:, :1]]
-    wanted = torch.cat(quantizer.stage_latents(rows, other), 1)
+    wanted = torch.cat(quantizer.residual_targets(rows, other), 1)
     left = rows - quantizer.dequantize(other)
     turned = left @ quantizer.turns[3].T / quantizer.gains[3]
     assert torch.allclose(wanted[:, 3], turned, atol=1e-4)

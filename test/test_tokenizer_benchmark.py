@@ -9,14 +9,14 @@ import torch
 
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError, DatasetError
-from nac_ros.datasets.action_chunks import Windows, splits
+from nac_ros.datasets.action_chunks import ActionChunks, benchmark_splits
 from nac_ros.evaluation.published_results import TABLE_1, TABLE_3
 from nac_ros.evaluation.token_effects import token_effects
 from nac_ros.evaluation.tokenizer_ablation import GROUPS, AblationConfig, ablate, grid
 from nac_ros.evaluation.tokenizer_benchmark import BenchConfig, bench, dominating, ranking, table
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 from nac_ros.training.experiment import BenchmarkData, Candidate, train
-from nac_ros.training.tokenizer_trainer import TokenizerTraining
+from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
 KEYS = {
     "name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms",
@@ -27,7 +27,7 @@ KEYS = {
 def material(n=160):
     """Random walks `[n, 8, 3]` relative to where they start."""
     steps = np.random.default_rng(0).standard_normal((n, 8, 3)).cumsum(1).astype(np.float32)
-    sides = [Windows(part, part[:, 0]) for part in (steps[40:], steps[:40])]
+    sides = [ActionChunks(part, part[:, 0]) for part in (steps[40:], steps[:40])]
     return BenchmarkData("walks", *sides, {"relative": [True, True, False]})
 
 
@@ -74,7 +74,7 @@ def test_a_run_is_found_again_and_another_seed_is_not(compared, capsys):
     _, _, config = compared
     common = {"seconds": 0.5, "batch": 16}
     again = train(Candidate(name="vqvla"), material(), common, 0, Path(config.cache))
-    assert "found in" in capsys.readouterr().out and again.figures["train_steps"] > 0
+    assert "found in" in capsys.readouterr().out and again.metrics["train_steps"] > 0
     train(Candidate(name="vqvla"), material(), common, 1, Path(config.cache))
     assert "found in" not in capsys.readouterr().out
 
@@ -82,9 +82,9 @@ def test_a_run_is_found_again_and_another_seed_is_not(compared, capsys):
 def test_figures_that_are_cut_off_in_the_cache_are_named(tmp_path):
     common = {"steps": 1, "batch": 4, "discriminator": "none"}
     train(Candidate(name="vqvla"), material(), common, 0, tmp_path)
-    (figures,) = tmp_path.glob("*/figures.json")
+    (figures,) = tmp_path.glob("*/metrics.json")
     figures.write_text(figures.read_text()[:9])
-    with pytest.raises(DatasetError, match=r"figures\.json is not valid JSON"):
+    with pytest.raises(DatasetError, match=r"metrics\.json is not valid JSON"):
         train(Candidate(name="vqvla"), material(), common, 0, tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_every_setting_of_our_groups_can_be_built(group):
         values = {"relative": (True,) * 7, **dict(candidate.model)}
         made = make_tokenizer(candidate.name, candidate.preset, **values)
         assert made.is_relative == (setting != "absolute")
-        TokenizerTraining(**dict(candidate.training))
+        TokenizerTrainingConfig(**dict(candidate.training))
 
 
 def test_an_ablation_tells_each_setting_and_refuses_an_unknown_group(tmp_path):
@@ -151,12 +151,12 @@ def test_the_picture_shows_one_joint_and_step_a_token_for_bin_and_all_steps_for_
 
 
 def test_small_datasets_are_counted_through_and_one_episode_is_not_enough():
-    kept = splits([1, 1, 1, 1, 1])
+    kept = benchmark_splits([1, 1, 1, 1, 1])
     assert [len(split.held_out) for split in kept] == [0, 0, 0, 0, 1]
-    assert [s.held_out.tolist() for s in splits([4])] == [[3]]
-    assert [s.held_out.tolist() for s in splits([10, 2])] == [[4, 9], []]
+    assert [s.held_out.tolist() for s in benchmark_splits([4])] == [[3]]
+    assert [s.held_out.tolist() for s in benchmark_splits([10, 2])] == [[4, 9], []]
     with pytest.raises(DatasetError, match="at least 2 are needed"):
-        splits([1])
+        benchmark_splits([1])
 
 
 def test_nonsense_is_refused(capsys, tmp_path):

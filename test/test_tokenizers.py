@@ -76,7 +76,7 @@ def test_saved_and_loaded_tokenizers_agree(fitted, tmp_path):
 
 def nearest_tokens(tokenizer, normalised):
     """Tokens whose embeddings are nearest to what is to be named after those before."""
-    naming, vectors = tokenizer.naming(normalised), tokenizer.embeddings()
+    naming, vectors = tokenizer.residual_targets(normalised), tokenizer.embeddings()
     tokens = torch.zeros(len(normalised), 0, dtype=torch.int64)
     while not tokenizer.grammar.done(tokens.numpy()).all():
         legal = torch.from_numpy(tokenizer.grammar.legal(tokens.numpy()).copy())
@@ -98,7 +98,7 @@ def test_tokens_are_the_nearest_embeddings_or_decode_nearer_than_these(fitted):
         (fitted.decode(said, chunks[:, 0]) - torch.from_numpy(chunks)).square().mean()
         for said in (tokens, nearest)
     )
-    assert fitted.searches and own < other
+    assert fitted.uses_beam_search and own < other
 
 
 def test_without_a_beam_nac_says_the_nearest():
@@ -126,7 +126,7 @@ def test_what_is_named_next_makes_up_for_what_was_said(fitted):
     if vectors is None:
         pytest.skip(f"{fitted.name} has no geometry")
     normalised = fitted.normalize(chunks, chunks[:, 0])
-    naming, own = fitted.naming(normalised), nearest_tokens(fitted, normalised)
+    naming, own = fitted.residual_targets(normalised), nearest_tokens(fitted, normalised)
     said = own.roll(1, 0)  # the tokens of another chunk
     for k in range(1, own.shape[1]):
         legal = torch.from_numpy(fitted.grammar.legal(said.numpy()[:, :k]).copy())

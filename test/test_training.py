@@ -19,25 +19,25 @@ from safetensors.torch import load_file
 
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError
-from nac_ros.datasets.action_chunks import Windows, action_windows, benchmark_split
+from nac_ros.datasets.action_chunks import ActionChunks, extract_chunks, benchmark_split
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
 from nac_ros.training import loop
 from nac_ros.training.image_augmentation import jitter_colours, random_shift
 from nac_ros.training.tokenizer_metrics import evaluate
-from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraining, augment
+from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig, augment
 
 SMALL = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 8}
 SMALL |= {"latent_dim": 16, "codebook_size": 64}
 
 
-def waves(n: int, seed: int) -> Windows:
+def waves(n: int, seed: int) -> ActionChunks:
     """Sines of random phase and amplitude, `[n, 32, 7]`, and where they start."""
     generator = np.random.default_rng(seed)
     phase, height = generator.uniform(0, 6, (n, 1, 1)), generator.uniform(0.2, 1, (n, 1, 1))
     sines = height * np.sin(phase + np.linspace(0, 3, 32)[None, :, None])
     actions = sines * np.linspace(0.5, 1, 7)
-    return Windows(actions.astype(np.float32), actions[:, 0].astype(np.float32))
+    return ActionChunks(actions.astype(np.float32), actions[:, 0].astype(np.float32))
 
 
 def trainer(out, preset="small-flat", **changes) -> TokenizerTrainer:
@@ -46,8 +46,8 @@ def trainer(out, preset="small-flat", **changes) -> TokenizerTrainer:
     torch.set_num_threads(1)
     tokenizer = make_tokenizer("nac", preset, relative=[True] * 6 + [False], **SMALL)
     quick = {"steps": 60, "batch": 32, "log_every": 60, "warmup": 5, "learning_rate": 1e-2}
-    quick |= {"plain_share": 0.0}
-    config = TokenizerTraining(**{**quick, "discriminator": "none", **changes})
+    quick |= {"unquantized_share": 0.0}
+    config = TokenizerTrainingConfig(**{**quick, "discriminator": "none", **changes})
     return TokenizerTrainer(tokenizer, config, out)
 
 
@@ -75,7 +75,7 @@ def test_every_loss_of_the_ablation_trains(tmp_path, loss):
 def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
     tokenizer = make_tokenizer("nac", "small-flat", horizon=5, action_dim=3, **SMALL)
     with pytest.raises(ConfigError, match="no discriminator 'mrd' for 15 samples"):
-        TokenizerTrainer(tokenizer, TokenizerTraining(discriminator="mrd"), tmp_path)
+        TokenizerTrainer(tokenizer, TokenizerTrainingConfig(discriminator="mrd"), tmp_path)
 
 
 def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
@@ -91,14 +91,14 @@ def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
     assert first[1] < first[0]
 
 
-def noisy(n: int, seed: int) -> Windows:
+def noisy(n: int, seed: int) -> ActionChunks:
     """Random walks `[n, 32, 7]` that two codebooks do not know by heart."""
     steps = np.random.default_rng(seed).standard_normal((n, 32, 7)).cumsum(1)
-    return Windows(steps.astype(np.float32), steps[:, 0].astype(np.float32))
+    return ActionChunks(steps.astype(np.float32), steps[:, 0].astype(np.float32))
 
 
 def test_time_for_fitting_counts_and_takes_nothing_from_the_first_share(tmp_path):
-    made = trainer(tmp_path / "run", seconds=3.0, plain_share=0.5)
+    made = trainer(tmp_path / "run", seconds=3.0, unquantized_share=0.5)
     fit_codes, coded = made.tokenizer.fit_codes, []
 
     def slow(normalised, seed):
@@ -115,8 +115,8 @@ def test_time_for_fitting_counts_and_takes_nothing_from_the_first_share(tmp_path
 @pytest.mark.parametrize("preset", ["small-flat", "small"])
 def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, preset):
     train, held_out = waves(400, 0), waves(60, 1)
-    run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversary_from": 0.0}
-    run |= {"plain_share": 0.4, "preset": preset}
+    run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversarial_start": 0.0}
+    run |= {"unquantized_share": 0.4, "preset": preset}
     whole = trainer(tmp_path / "whole", **run)
     whole.run(train, held_out)
     broken = trainer(tmp_path / "broken", **run)
@@ -134,7 +134,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, preset):
 TINY = {"batch": 8, "log_every": 1}
 
 
-def short_run(out, steps=2) -> tuple[Windows, Windows]:
+def short_run(out, steps=2) -> tuple[ActionChunks, ActionChunks]:
     """A run with a checkpoint after each step, and its data."""
     train, held_out = waves(70, 0), waves(20, 1)
     trainer(out, steps=steps, **TINY).run(train, held_out)
@@ -144,11 +144,11 @@ def short_run(out, steps=2) -> tuple[Windows, Windows]:
 def test_a_run_is_not_resumed_on_other_data(tmp_path):
     train, held_out = short_run(tmp_path, steps=1)
     before = (tmp_path / "run.json").read_text()
-    other = Windows(train.actions * 50, train.references)
+    other = ActionChunks(train.actions * 50, train.references)
     with pytest.raises(ConfigError, match=r"begun with other data \(.*now .*choose another --out"):
         trainer(tmp_path, steps=2, **TINY).run(other, held_out, resume=True)
     assert (tmp_path / "run.json").read_text() == before
-    changed = Windows(held_out.actions + np.float32(1e-6), held_out.references)
+    changed = ActionChunks(held_out.actions + np.float32(1e-6), held_out.references)
     with pytest.raises(ConfigError, match="other data"):
         trainer(tmp_path, steps=2, **TINY).run(train, changed, resume=True)
 
@@ -295,7 +295,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, twin_like):
     for run in ("a", "b"):
         sizes = [f"--model={key}={value}" for key, value in SMALL.items()]
         arguments = ["tokenizer", "train", "--data", str(twin_like), "--out", str(tmp_path / run)]
-        arguments += [*sizes, "--set", "steps=6", "--set", "adversary_from=0.3", "--seed", "0"]
+        arguments += [*sizes, "--set", "steps=6", "--set", "adversarial_start=0.3", "--seed", "0"]
         assert main(arguments) == 0
         weights = (tmp_path / run / "model.safetensors").read_bytes()
         hashes.add(hashlib.sha256(weights).hexdigest())
@@ -373,9 +373,9 @@ def test_mirror_images_leave_the_gripper_alone():
     assert torch.allclose(mirrored, torch.where(relative, -chunks, chunks))
 
 
-def augmenting(**changes) -> TokenizerTraining:
+def augmenting(**changes) -> TokenizerTrainingConfig:
     """No augmentation but what is asked for."""
-    return TokenizerTraining(**{"scale_range": 0.0, "warp_probability": 0.0, **changes})
+    return TokenizerTrainingConfig(**{"scale_range": 0.0, "warp_probability": 0.0, **changes})
 
 
 def test_all_steps_of_an_observation_are_augmented_alike():
@@ -404,22 +404,22 @@ def test_averaged_weights_follow_the_live_ones():
     assert torch.allclose(averaged.state["weight"], torch.ones(2, 2), atol=1e-3)
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"adversary_from": 2.0}])
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"adversarial_start": 2.0}])
 def test_nonsense_training_configs_are_refused(bad):
     with pytest.raises(ConfigError):
-        TokenizerTraining(**bad)
+        TokenizerTrainingConfig(**bad)
 
 
 def test_real_demonstrations_are_learned(nac_data, tmp_path):
     """Published split; repeating the first action scores .105, predicting the mean .195."""
     dataset = open_dataset(nac_data / "piper_real", action_key="observation.state")
     split = benchmark_split(len(dataset.episodes))
-    train = action_windows(dataset, split.train, 32)
-    held_out = action_windows(dataset, split.held_out[:4], 32)
+    train = extract_chunks(dataset, split.train, 32)
+    held_out = extract_chunks(dataset, split.held_out[:4], 32)
     tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
     begun = evaluate(tokenizer.fit(*train), held_out)["mse"]
-    quick = {"steps": 80, "batch": 32, "learning_rate": 2e-5, "plain_share": 0.0}
-    config = TokenizerTraining(**quick, discriminator="none", log_every=80)
+    quick = {"steps": 80, "batch": 32, "learning_rate": 2e-5, "unquantized_share": 0.0}
+    config = TokenizerTrainingConfig(**quick, discriminator="none", log_every=80)
     figures = TokenizerTrainer(tokenizer, config, tmp_path).run(train, held_out)
     assert figures["mse"] < 0.0035 and figures["mse"] < 0.8 * begun < 0.005
     assert figures["decode_failures"] == 0

@@ -77,11 +77,11 @@ def policy_list(a: Namespace) -> Figures:
 
 def policy_train(a: Namespace) -> Figures:
     """Behavioural cloning over a trained tokenizer."""
-    from nac_ros.datasets.convert import describe
+    from nac_ros.datasets.convert import describe_datasets
     from nac_ros.datasets.frames import load_frames
     from nac_ros.policies.base import make_policy, warm_start
     from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTraining
+    from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTrainingConfig
 
     tokenizer, datasets = load_tokenizer(a.tokenizer), open_data(a.data, a)
     check_tokenizer_fits(tokenizer, datasets, a.tokenizer)
@@ -96,13 +96,13 @@ def policy_train(a: Namespace) -> Figures:
     )
     tasks, state_dim = _task_ids(frames.tasks), frames.proprio.shape[1]
     facts = {"cameras": cameras, "tasks": tasks, "state_dim": state_dim}
-    training = training_config(PolicyTraining, a, {"only": a.only})
+    training = training_config(PolicyTrainingConfig, a, {"train_on": a.train_on})
     policy = make_policy(a.policy, a.preset, tokenizer, **{**facts, **dict(a.model)})
     if a.init:
         print(f"{warm_start(policy, a.init)} tensors taken over from {a.init}")
     demonstrations = Demonstrations.build(frames, tokenizer, policy)
     print(f"{a.policy} ({a.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames")
-    trainer = PolicyTrainer(policy, demonstrations, training, a.out, describe(datasets))
+    trainer = PolicyTrainer(policy, demonstrations, training, a.out, describe_datasets(datasets))
     return trainer.run(a.resume)
 
 

@@ -107,7 +107,7 @@ class CodecConfig:
         return tuple(self.n_steps // scale for scale in self.vq_scales)
 
     @property
-    def stretches(self) -> np.ndarray | None:
+    def token_time_spans(self) -> np.ndarray | None:
         """Steps of the chunk `[first, end)` that each code is about, int64 `[L, 2]`, as far as
         the hop goes (the networks look farther); None with span chunk."""
         if self.span == "chunk":

@@ -148,7 +148,7 @@ class MultiScaleQuantizer(nn.Module):
             indices = codebook.nearest(rows).view(latent.shape[0], -1)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
 
-    def stage_latents(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
+    def residual_targets(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
         """What each stage is asked to name: pooled residuals `[B, T'/scale, E]`, not quantized.
 
         said: codes `[B, T'/scale]` of the first stages, where others than the nearest were chosen;

@@ -80,7 +80,7 @@ class RotatedResidualQuantizer(nn.Module):
         """Codes int64 `[B, n]` per stage, all or the first ones -> latent `[B, E]`."""
         return self._parts(torch.cat(list(codes), 1)).sum(1)
 
-    def stage_latents(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
+    def residual_targets(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
         """What each token is asked to name, in its own turn and scale: `[B, n, E]` per stage.
 
         said: the first codes, which may be others than the nearest

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nac_ros.core.errors import BadActions
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.export.output_envelope import alternatives
 from nac_ros.reporting.plots import METHOD_COLOURS, OTHER_METHOD, STYLE, png
 from nac_ros.tokenizers.base import Tokenizer
@@ -29,9 +29,9 @@ class Anatomy(NamedTuple):
     n_tokens: int
 
 
-def token_effects(tokenizer: Tokenizer, windows: Windows, seed: int = 0) -> Anatomy:
+def token_effects(tokenizer: Tokenizer, windows: ActionChunks, seed: int = 0) -> Anatomy:
     """Of the chunk among `windows` that moves most and has tokens."""
-    scale = tokenizer.absolute.half_range
+    scale = tokenizer.absolute_normalizer.half_range
     chunk, reference, tokens = _most_dynamic_chunk(tokenizer, windows)
     decoded = tokenizer.decode(tokens[None], reference).numpy()
     generator = np.random.default_rng(seed)
@@ -51,10 +51,10 @@ def token_effects(tokenizer: Tokenizer, windows: Windows, seed: int = 0) -> Anat
 
 
 def _most_dynamic_chunk(
-    tokenizer: Tokenizer, windows: Windows
+    tokenizer: Tokenizer, windows: ActionChunks
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Chunk `[1, H, D]`, reference `[1, D]` and tokens `[L]`."""
-    moved = np.ptp(windows.actions / tokenizer.absolute.half_range, axis=1).sum(1)
+    moved = np.ptp(windows.actions / tokenizer.absolute_normalizer.half_range, axis=1).sum(1)
     for row in np.argsort(-moved):
         chunk = windows.actions[row : row + 1]
         reference = None if windows.references is None else windows.references[row : row + 1]

@@ -97,7 +97,7 @@ def ablate(config: AblationConfig, material: BenchmarkData, out: Path) -> dict[s
     for group, setting, candidate in grid(config.preset, config.groups):
         seeds = [config.seed + k for k in range(config.seeds)]
         runs = [train(candidate, material, common, seed, Path(config.cache)) for seed in seeds]
-        rows.append(_row(group, setting, [run.figures for run in runs]))
+        rows.append(_row(group, setting, [run.metrics for run in runs]))
     figures = {
         "data": material.label,
         "machine": machine(),

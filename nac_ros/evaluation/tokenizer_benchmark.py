@@ -148,7 +148,7 @@ def _runs(
 
 def _middle(runs: Sequence[TrainedCandidate]) -> TrainedCandidate:
     """The run of the median error (the better of two in the middle)."""
-    ordered = sorted(runs, key=lambda run: run.figures["mse"])
+    ordered = sorted(runs, key=lambda run: run.metrics["mse"])
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -178,9 +178,9 @@ def _timed_rows(
 
 
 def _row(run: TrainedCandidate, all_seeds: Sequence[TrainedCandidate]) -> dict[str, Any]:
-    tokenizer, figures = run.tokenizer, run.figures
+    tokenizer, figures = run.tokenizer, run.metrics
     keys = ("mse", "l1", "max_error", "velocity_error", "decode_failures", "encode_failures")
-    numbers = {key: median(other.figures[key] for other in all_seeds) for key in keys}
+    numbers = {key: median(other.metrics[key] for other in all_seeds) for key in keys}
     return {
         "name": tokenizer.name,
         "title": run.candidate.title,
@@ -191,7 +191,7 @@ def _row(run: TrainedCandidate, all_seeds: Sequence[TrainedCandidate]) -> dict[s
         "vocabulary": tokenizer.codes_per_position,
         "bits": figures["bits"],
         **numbers,
-        "mse_seeds": [other.figures["mse"] for other in all_seeds],
+        "mse_seeds": [other.metrics["mse"] for other in all_seeds],
         "train_steps": figures["train_steps"],
         "codebook_use": figures["codebook_use"],
     }
@@ -219,7 +219,7 @@ def _points(
 
 def _of_run(title: str, run: TrainedCandidate, kind: str) -> list[dict[str, Any]]:
     facts = {"name": run.tokenizer.name, "label": title, "settings": dict(run.candidate.model)}
-    figures = run.figures
+    figures = run.metrics
     points = [{**facts, "bits": figures["bits"], "mse": figures["mse"], "kind": kind}]
     for row in figures["prefixes"]:
         points.append({**facts, "bits": row["bits"], "mse": row["mse"], "kind": "prefix"})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.export.onnx import (
     OnnxDetokenizer,
     OnnxTokenizer,
@@ -69,7 +69,7 @@ def export_both(tokenizer: Tokenizer) -> OnnxPair:
 
 
 def measure(
-    candidates: Mapping[Any, Coder], chunks: Windows, batch: int
+    candidates: Mapping[Any, Coder], chunks: ActionChunks, batch: int
 ) -> dict[Any, tuple[float, float, float]]:
     """Candidate -> median ms to encode, decode and do both, of `batch` chunks on one thread."""
     threads = torch.get_num_threads()
@@ -92,7 +92,7 @@ def measure(
     return {key: (ms[key, "encode"], ms[key, "decode"], ms[key, "both"]) for key in candidates}
 
 
-def parity(tokenizer: Tokenizer, pair: OnnxPair, chunks: Windows, n: int = 1000) -> Parity:
+def parity(tokenizer: Tokenizer, pair: OnnxPair, chunks: ActionChunks, n: int = 1000) -> Parity:
     """Compares both ways on `n` chunks spread over all."""
     rows = np.linspace(0, len(chunks.actions) - 1, min(n, len(chunks.actions))).astype(int)
     actions, references = chunks.actions[rows], _references(chunks)[rows]
@@ -116,9 +116,9 @@ def _margin(
     vectors = tokenizer.embeddings()
     if vectors is None or not len(ours):
         return 0.0
-    naming, rows = tokenizer.naming(normalised), torch.arange(len(ours))
+    naming, rows = tokenizer.residual_targets(normalised), torch.arange(len(ours))
     place = (ours != theirs).int().argmax(1)
-    if tokenizer.searches:
+    if tokenizer.uses_beam_search:
         place = torch.full_like(place, ours.shape[1] - 1)
     near, far = (
         (naming(t)[rows, place] - vectors[t[rows, place]]).square().sum(-1).double()
@@ -127,7 +127,7 @@ def _margin(
     return float(((far - near).abs() / near.clamp(min=1e-12)).max())
 
 
-def _references(chunks: Windows) -> np.ndarray:
+def _references(chunks: ActionChunks) -> np.ndarray:
     """References, or zeros, which absolute tokenizers ignore."""
     if chunks.references is not None:
         return chunks.references

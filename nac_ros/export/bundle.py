@@ -162,8 +162,8 @@ def _statistics(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> dict[
     return {
         "names": list(robot.joint_names),
         "units": list(robot.units),
-        "action_min": tokenizer.absolute.low.tolist(),
-        "action_max": tokenizer.absolute.high.tolist(),
+        "action_min": tokenizer.absolute_normalizer.low.tolist(),
+        "action_max": tokenizer.absolute_normalizer.high.tolist(),
         "state_mean": policy.state_mean.tolist(),
         "state_std": policy.state_std.tolist(),
     }

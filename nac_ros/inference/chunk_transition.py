@@ -15,7 +15,7 @@ from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.types import ActionChunk, Observation
 from nac_ros.export.bundle import Bundle
-from nac_ros.inference.conditions import Seam
+from nac_ros.inference.conditions import Transition
 from nac_ros.policies.base import Inputs
 from nac_ros.policies.sampling import Sampling, TokenSample
 from nac_ros.tokenizers.grammar import PAD
@@ -23,14 +23,14 @@ from nac_ros.tokenizers.grammar import PAD
 
 @dataclass(frozen=True, kw_only=True)
 class TransitionConfig:
-    """seam: what is done before the guard blends: nothing; of several sampled chunks the one taken
+    """transition: what is done before the guard blends: nothing; of several sampled chunks the one taken
     that goes on best from what is under way; or the tokens that name what is under way forced
 
     candidates: chunks of `best`; the first is the policy's own choice
     top_k, temperature: how the others are sampled
     """
 
-    seam: Seam = "blend"
+    transition: Transition = "blend"
     candidates: int = bounded(16, 2, 256)
     top_k: int = bounded(10, 1)
     temperature: float = bounded(1.0, 1e-3, 100.0)
@@ -55,15 +55,15 @@ class ChunkTransition:
     def __init__(self, bundle: Bundle, config: TransitionConfig):
         self._bundle, self._config = bundle, config
         self._range = bundle.robot.position_high - bundle.robot.position_low
-        name, stretches = bundle.tokenizer.name, bundle.tokenizer.grammar.stretches
+        name, stretches = bundle.tokenizer.name, bundle.tokenizer.grammar.token_time_spans
         self._stretches = np.empty((0, 2)) if stretches is None else stretches
-        if config.seam == "force" and stretches is None:
+        if config.transition == "constrained" and stretches is None:
             raise ConfigError(
-                f"seam force: no token of this bundle's {name} tokenizer names one stretch of "
-                "time alone; choose blend or best"
+                f"transition constrained: no token of this bundle's {name} tokenizer names one stretch of "
+                "time alone; choose blend or best-of-n"
             )
 
-    def say(
+    def sample_tokens(
         self,
         inputs: Inputs,
         observation: Observation,
@@ -72,14 +72,14 @@ class ChunkTransition:
     ) -> TokenSample:
         """One sequence, or the candidates."""
         policy, config = self._bundle.policy, self._config
-        if underway is None or config.seam == "blend":
-            return policy.say(inputs, generator)
-        if config.seam == "force":
-            return policy.say(inputs, generator, forced=self._forced(observation, underway))
-        one = inputs._replace(seen=policy.see(inputs))
+        if underway is None or config.transition == "blend":
+            return policy.sample_tokens(inputs, generator)
+        if config.transition == "constrained":
+            return policy.sample_tokens(inputs, generator, forced=self._forced(observation, underway))
+        one = inputs._replace(image_features=policy.encode_images(inputs))
         many = Inputs({}, *(_repeat(part, config.candidates - 1) for part in one[1:]))
         sampling = Sampling(top_k=config.top_k, temperature=config.temperature)
-        own, others = policy.say(one, generator), policy.say(many, generator, sampling)
+        own, others = policy.sample_tokens(one, generator), policy.sample_tokens(many, generator, sampling)
         return TokenSample(*(_joined(*pair) for pair in zip(own, others)))
 
     def choose(

@@ -43,7 +43,7 @@ class ArConfig(PolicyConfig):
 
     softness: width of the softened targets, in those of `TokenGeometry.fit`; 0 = hard
     free_logits: learned logits per token beside the geometric ones
-    plan_weight, later_weight: weights of the regression heads' L1 losses, on the chunk and on
+    plan_weight, future_weight: weights of the regression heads' L1 losses, on the chunk and on
         where the motion leads after it
     token_weight: weight of the tokens' loss; 0 = teach only eyes and plan, and act by the plan,
         in the tokenizer's words
@@ -58,7 +58,7 @@ class ArConfig(PolicyConfig):
     softness: float = 2.0
     free_logits: bool = False
     plan_weight: float = 1.0
-    later_weight: float = 0.3
+    future_weight: float = 0.3
     token_weight: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -89,8 +89,8 @@ class ArPolicy(Policy):
 
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset)
-        self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalised
-        self._name, self._searched = tokenizer.naming, tokenizer.searches
+        self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalized
+        self._name, self._searched = tokenizer.residual_targets, tokenizer.uses_beam_search
         facts = tokenizer.config
         self._chunk = (facts.horizon, facts.action_dim)
         flat, dim = facts.horizon * facts.action_dim, config.dim
@@ -126,9 +126,9 @@ class ArPolicy(Policy):
     def vision_parameters(self) -> list[nn.Parameter]:
         return list(self.vision.parameters())
 
-    def see(self, inputs: Inputs) -> Tensor:
-        if inputs.seen is not None:
-            return inputs.seen.float()
+    def encode_images(self, inputs: Inputs) -> Tensor:
+        if inputs.image_features is not None:
+            return inputs.image_features.float()
         seen = [self.vision[name](inputs.images[name]).float() for name in self.config.cameras]
         return torch.stack(seen, 1)  # [B, cameras, dim]
 
@@ -150,12 +150,12 @@ class ArPolicy(Policy):
         self.plan_std.copy_(std)
 
     def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        config, seen = self.config, self.see(inputs)
+        config, seen = self.config, self.encode_images(inputs)
         with torch.autocast("cpu", enabled=False):  # a plan needs float32, and so do distances
             context, plans = self._context(inputs, seen)
-        wanted = torch.stack([targets.chunk, targets.later], 1)  # [B, 2, H, D]
+        wanted = torch.stack([targets.chunk, targets.future_actions], 1)  # [B, 2, H, D]
         error = (plans - (wanted - self.plan_mean) / self.plan_std).abs().mean((0, 2, 3))
-        losses = {"plan": config.plan_weight * error[0], "later": config.later_weight * error[1]}
+        losses = {"plan": config.plan_weight * error[0], "later": config.future_weight * error[1]}
         if config.token_weight:
             with torch.autocast("cpu", enabled=False):
                 planned = self._naming(plans)(targets.tokens)
@@ -166,14 +166,14 @@ class ArPolicy(Policy):
         return losses
 
     @torch.no_grad()
-    def say(
+    def sample_tokens(
         self,
         inputs: Inputs,
         generator: torch.Generator | None = None,
         sampling: Sampling | None = None,
         forced: Tensor | None = None,
     ) -> TokenSample:
-        context, plans = self._context(inputs, self.see(inputs))
+        context, plans = self._context(inputs, self.encode_images(inputs))
         if not self.config.token_weight:
             return TokenSample(self._say(self._chunk_of(plans)), *torch.empty(2, len(context), 0))
         naming, tokens = self._naming(plans), torch.empty(len(context), 0, dtype=torch.int64)
@@ -198,11 +198,11 @@ class ArPolicy(Policy):
     @torch.no_grad()
     def plan(self, inputs: Inputs) -> Tensor:
         """The regression head's normalised chunk `[B, H, D]`, for comparison."""
-        return self._chunk_of(self._context(inputs, self.see(inputs))[1])
+        return self._chunk_of(self._context(inputs, self.encode_images(inputs))[1])
 
-    def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
+    def token_log_probs(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
-        context, plans = self._context(inputs, self.see(inputs))
+        context, plans = self._context(inputs, self.encode_images(inputs))
         planned = self._naming(plans)(tokens)
         logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
         legal = self._legal(tokens) | (tokens < 0)[..., None]  # padding is rated, and left out

@@ -24,7 +24,7 @@ from nac_ros.tokenizers.serialization import (
     fill,
     limit_size,
     load_weights,
-    read_facts,
+    read_config,
     refuse_misfit,
     save_weights,
 )
@@ -75,24 +75,24 @@ class PolicyConfig:
 
 class Inputs(NamedTuple):
     """A batch of observations: uint8 images `[B, K, S, S, 3]` per camera, proprio float32
-    `[B, K, D]`, task index int64 `[B]`; `seen`: what the policy's `see` made of the images
-    before, float `[B, cameras, E]`, which then may be missing."""
+    `[B, K, D]`, task index int64 `[B]`; `image_features`: the output of `encode_images`
+    for these images, float `[B, cameras, E]`; `images` may then be empty."""
 
     images: dict[str, Tensor]
     proprio: Tensor
     task: Tensor
-    seen: Tensor | None = None
+    image_features: Tensor | None = None
 
 
 class Targets(NamedTuple):
     """What the demonstrations did: normalised chunk `[B, H, D]`, tokens int64 `[B, L]`, the
-    latents `[B, L, E]` the tokens stand for (None for tokenizers without geometry), and `later`
+    latents `[B, L, E]` the tokens stand for (None for tokenizers without geometry), and `future_actions`
     `[B, H, D]`, normalised actions ahead at wider spacing."""
 
     chunk: Tensor
     tokens: Tensor
     latents: Tensor | None
-    later: Tensor
+    future_actions: Tensor
 
 
 class Policy(nn.Module, ABC):
@@ -115,7 +115,7 @@ class Policy(nn.Module, ABC):
         """Scalar losses; their sum is minimised."""
 
     @abstractmethod
-    def say(
+    def sample_tokens(
         self,
         inputs: Inputs,
         generator: torch.Generator | None = None,
@@ -133,11 +133,11 @@ class Policy(nn.Module, ABC):
         return self.say(inputs, generator).tokens
 
     @abstractmethod
-    def likelihood(self, inputs: Inputs, tokens: Tensor) -> Tensor:
+    def token_log_probs(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
 
     @abstractmethod
-    def see(self, inputs: Inputs) -> Tensor:
+    def encode_images(self, inputs: Inputs) -> Tensor:
         """Features `[B, cameras, E]` of the images, all that `losses` and `act` use of them."""
 
     @abstractmethod
@@ -237,7 +237,7 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
 
 def _known_tasks(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
     """`own` rows `[tasks, D]` with those of tasks that the policy saved in `folder` knew."""
-    before = list(read_facts(folder, "policy")["config"].get("tasks", ()))
+    before = list(read_config(folder, "policy")["config"].get("tasks", ()))
     rows = own.clone()
     for index, task in enumerate(policy.config.tasks):
         if task in before and saved.shape[1:] == own.shape[1:]:
@@ -248,7 +248,7 @@ def _known_tasks(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Te
 def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
     """The policy saved in `folder`, over its `tokenizer`; raises BundleError."""
     folder = Path(folder)
-    facts, weights = read_facts(folder, "policy"), folder / WEIGHTS_FILE
+    facts, weights = read_config(folder, "policy"), folder / WEIGHTS_FILE
     try:
         cls = POLICIES.get(facts["name"])
     except UnknownName as error:

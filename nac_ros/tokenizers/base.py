@@ -25,7 +25,7 @@ from nac_ros.tokenizers.serialization import (
     check_sizes,
     fill,
     limit_size,
-    read_facts,
+    read_config,
     refuse_misfit,
     save_weights,
 )
@@ -123,13 +123,13 @@ class Tokenizer(nn.Module, ABC):
     name: ClassVar[str]
     learned: ClassVar[bool] = False
     supports_prefix: ClassVar[bool] = False
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {}  # by preset: what differs in its training
+    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # by preset: what differs in its training
     grammar: Grammar
 
     def __init__(self, config: TokenizerConfig, preset: str = "small"):
         super().__init__()
         self.config, self.preset = config, preset
-        self.searches = False  # True where tokens are chosen together, none by itself the nearest
+        self.uses_beam_search = False  # True where tokens are chosen together, none by itself the nearest
         dim = config.action_dim
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         for statistic in ("low", "high", "absolute_low", "absolute_high"):
@@ -168,9 +168,9 @@ class Tokenizer(nn.Module, ABC):
         return ()
 
     @property
-    def metric(self) -> Tensor:
+    def mse_weights(self) -> Tensor:
         """`[D]`: what the square of a normalised error counts in the published MSE."""
-        return (self._scale()[1] / torch.from_numpy(self.absolute.half_range).to(self.low)) ** 2
+        return (self._scale()[1] / torch.from_numpy(self.absolute_normalizer.half_range).to(self.low)) ** 2
 
     def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
         """Statistics, and whatever depends on data, from actions `[N, H, D]`; returns self."""
@@ -194,9 +194,9 @@ class Tokenizer(nn.Module, ABC):
     def encode(self, actions, reference=None) -> Tensor:
         """Actions `[B, H, D]` -> int64 `[B, L]`; relative codecs need `reference [B, D]`."""
         self._demand_fitted()
-        return self.encode_normalised(self.normalize(actions, reference))
+        return self.encode_normalized(self.normalize(actions, reference))
 
-    def encode_normalised(self, normalised: Tensor) -> Tensor:
+    def encode_normalized(self, normalised: Tensor) -> Tensor:
         """What `normalize` made, `[B, H, D]` -> int64 `[B, L]`."""
         self._demand_fitted()
         with torch.no_grad():
@@ -232,7 +232,7 @@ class Tokenizer(nn.Module, ABC):
         """What each token means as a vector `[V, E]`, None where tokens have no geometry."""
         return None
 
-    def naming(self, normalised: Tensor) -> ResidualTargets | None:
+    def residual_targets(self, normalised: Tensor) -> ResidualTargets | None:
         """How the tokens of chunks `[B, H, D]` are found, where that is by nearest embeddings.
 
         The result takes the tokens said so far `[B, k]`, which may be others than `encode`'s, and
@@ -243,8 +243,8 @@ class Tokenizer(nn.Module, ABC):
     def latents(self, normalised: Tensor) -> Tensor | None:
         """The vectors `[B, L, E]` that the tokens of chunks `[B, H, D]` name, each after those
         before it; None without geometry."""
-        naming = self.naming(normalised)
-        return None if naming is None else naming(self.encode_normalised(normalised))
+        naming = self.residual_targets(normalised)
+        return None if naming is None else naming(self.encode_normalized(normalised))
 
     def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
         """One training forward on `[B, H, D]`, at first without codes; learned tokenizers only."""
@@ -264,7 +264,7 @@ class Tokenizer(nn.Module, ABC):
         return chunks + self._offsets(reference, len(chunks), chunks)
 
     @property
-    def absolute(self) -> LinearNormalizer:
+    def absolute_normalizer(self) -> LinearNormalizer:
         """Minimum and maximum of the absolute training actions, for published errors."""
         return LinearNormalizer(self.absolute_low.numpy(), self.absolute_high.numpy())
 
@@ -286,7 +286,7 @@ class Tokenizer(nn.Module, ABC):
     def from_pretrained(cls, folder: Path | str) -> "Tokenizer":
         """The tokenizer saved in `folder`; raises BundleError when it is not one of this class."""
         folder = Path(folder)
-        facts, weights = read_facts(folder), folder / WEIGHTS_FILE
+        facts, weights = read_config(folder), folder / WEIGHTS_FILE
         if facts["name"] != cls.name:
             raise BundleError(f"{folder} holds a '{facts['name']}' tokenizer, not '{cls.name}'")
         config = build_config(cls.Config, facts, folder)

@@ -48,7 +48,7 @@ class BinTokenizer(Tokenizer):
         self.grammar = FixedGrammar([0] * length, [config.n_bins] * length)
         if self._steps == config.horizon:
             steps = np.arange(length) // config.action_dim
-            self.grammar.stretches = np.stack([steps, steps + 1], 1)
+            self.grammar.token_time_spans = np.stack([steps, steps + 1], 1)
         # due times of the knots, in steps after the first action; the reference is one before it
         every = config.horizon / self._steps
         due = torch.arange(1, self._steps + 1) * every - 1

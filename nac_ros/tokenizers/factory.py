@@ -6,7 +6,7 @@ from typing import Any
 from nac_ros.core import config as configs
 from nac_ros.core.errors import BundleError, UnknownName, show_text
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer
-from nac_ros.tokenizers.serialization import read_facts
+from nac_ros.tokenizers.serialization import read_config
 
 
 def list_tokenizers() -> list[str]:
@@ -30,7 +30,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     """The tokenizer saved in `folder`, or in `folder`/tokenizer of a bundle."""
     folder = tokenizer_folder(folder)
     try:
-        cls = TOKENIZERS.get(read_facts(folder)["name"])
+        cls = TOKENIZERS.get(read_config(folder)["name"])
     except UnknownName as error:
         raise BundleError(f"{folder} cannot be loaded: {show_text(error, 400)}") from error
     return cls.from_pretrained(folder)

@@ -13,13 +13,13 @@ PAD = -1  # fills the tail of sequences shorter than the longest of a batch
 class Grammar(ABC):
     """The language of a tokenizer's sequences over `vocab_size` tokens.
 
-    stretches: int64 `[L, 2]`, the first step of a chunk that each token is about and the one
+    token_time_spans: int64 `[L, 2]`, the first step of a chunk that each token is about and the one
         after its last; None where any token is about the whole chunk
     """
 
     vocab_size: int
     max_tokens: int
-    stretches: np.ndarray | None = None
+    token_time_spans: np.ndarray | None = None
 
     @abstractmethod
     def legal(self, prefix: np.ndarray) -> np.ndarray:

@@ -81,18 +81,18 @@ class Nac(Tokenizer):
         "small": {**SMALL, **WHOLE},
         "small-flat": SMALL,  # the paper's layout, a token for each stretch of time
     }
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {
+    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
-        "small": {"plain_share": 0.0, "learning_rate": 2e-5, "discriminator": "none"},
+        "small": {"unquantized_share": 0.0, "learning_rate": 2e-5, "discriminator": "none"},
     }
 
     def __init__(self, config: NacConfig, preset: str = "small"):
         super().__init__(config, preset)
-        self.codec, self.searches = Codec(config.codec), config.beam > 1
+        self.codec, self.uses_beam_search = Codec(config.codec), config.beam > 1
         size = config.codebook_size
         scales = [s for s, n in enumerate(config.tokens_per_scale) for _ in range(n)]
         self.grammar = FixedGrammar([s * size for s in scales], [(s + 1) * size for s in scales])
-        self.grammar.stretches = config.codec.stretches
+        self.grammar.token_time_spans = config.codec.token_time_spans
         offsets = torch.tensor(scales, dtype=torch.int64) * size
         self.register_buffer("offsets", offsets, persistent=False)
 
@@ -115,12 +115,12 @@ class Nac(Tokenizer):
         """Codewords of all scales, `[V, E]`."""
         return torch.cat([book.codewords for book in self.codec.quantizer.codebooks])
 
-    def naming(self, normalised: Tensor) -> ResidualTargets:
+    def residual_targets(self, normalised: Tensor) -> ResidualTargets:
         """Unquantized latents, less what the codes said so far stand for."""
         latent, quantizer = self.codec.latent(normalised), self.codec.quantizer
 
         def wanted(tokens: Tensor) -> Tensor:
-            return torch.cat(quantizer.stage_latents(latent, self._codes(tokens)), 1)
+            return torch.cat(quantizer.residual_targets(latent, self._codes(tokens)), 1)
 
         return wanted
 
@@ -156,4 +156,4 @@ class Nac(Tokenizer):
         if bool(self.fitted):
             self.codec.begin_codes(chosen, seed)
         else:
-            self.codec.begin(chosen, self.metric, seed)
+            self.codec.begin(chosen, self.mse_weights, seed)

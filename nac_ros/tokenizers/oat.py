@@ -74,7 +74,7 @@ class Oat(Tokenizer):
         "paper": {},
         "small": {"width": 136, "n_heads": 4, "encoder_layers": 3, "decoder_layers": 3},
     }
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {
+    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "discriminator": "none"},
         "small": {"discriminator": "none"},
     }
@@ -103,7 +103,7 @@ class Oat(Tokenizer):
         """The grid, `[V, E]`."""
         return self.fsq.grid
 
-    def naming(self, normalised: Tensor) -> ResidualTargets:
+    def residual_targets(self, normalised: Tensor) -> ResidualTargets:
         """The registers' bounded latents; no register makes up for what another said."""
         latents = self.fsq.bound(self.encoder(normalised))
         return lambda tokens: latents

@@ -1,6 +1,6 @@
 """How networks lie on disk: config.json beside model.safetensors, never a pickle.
 
-Neither is trusted: `read_facts` and `load_weights` check sizes, types and that every number is
+Neither is trusted: `read_config` and `load_weights` check sizes, types and that every number is
 finite, and `limit_size` keeps a config from asking for more memory than its weights fill.
 """
 
@@ -48,7 +48,7 @@ def save_weights(
     save_file(weights, path)
 
 
-def read_facts(folder: Path, kind: str = "tokenizer") -> dict[str, Any]:
+def read_config(folder: Path, kind: str = "tokenizer") -> dict[str, Any]:
     """config.json of a saved tokenizer or policy; raises BundleError when it is none."""
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -210,7 +210,7 @@ def check_elements(what: str, *shape: int) -> None:
 
 
 def build_config(cls: type, facts: Mapping[str, Any], folder: Path) -> Any:
-    """The config of `read_facts` as an object of `cls`; raises BundleError."""
+    """The config of `read_config` as an object of `cls`; raises BundleError."""
     try:
         return configs.build(cls, facts["config"], "config")
     except NacError as error:

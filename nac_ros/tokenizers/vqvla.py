@@ -86,7 +86,7 @@ class Vqvla(Tokenizer):
             "ema_decay": 0.97,
         },
     }
-    recipes: ClassVar[dict[str, dict[str, Any]]] = {
+    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "learning_rate": 5e-5,
             "commitment_weight": 5.0,
@@ -124,12 +124,12 @@ class Vqvla(Tokenizer):
         """Codewords of all groups, `[V, E]`."""
         return torch.cat([book.codewords for book in self.quantizer.codebooks])
 
-    def naming(self, normalised: Tensor) -> ResidualTargets:
+    def residual_targets(self, normalised: Tensor) -> ResidualTargets:
         """The latent less the codewords said so far, and from there on less the nearest."""
         latent = self._latent(normalised)
 
         def wanted(tokens: Tensor) -> Tensor:
-            return torch.cat(self.quantizer.stage_latents(latent, self._codes(tokens)), 1)
+            return torch.cat(self.quantizer.residual_targets(latent, self._codes(tokens)), 1)
 
         return wanted
 

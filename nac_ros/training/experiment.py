@@ -11,14 +11,14 @@ import torch
 from nac_ros.core import config as configs
 from nac_ros.core import files
 from nac_ros.core.provenance import digest_of
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.datasets.lerobot import layout
 from nac_ros.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.training.loop import drop_checkpoints, has_checkpoint, seed_everything
-from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraining
+from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 
-FIGURES = "figures.json"
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,12 @@ class BenchmarkData:
     """What all candidates are trained and judged on, and how they see it.
 
     facts: names, units, rate_hz, relative of the columns
-    constant: names of dimensions that are held still (`nac_ros.datasets.action_chunks.Sides`)
+    constant: names of dimensions that are held still (`nac_ros.datasets.action_chunks.ChunkSplit`)
     """
 
     label: str
-    train: Windows
-    held_out: Windows
+    train: ActionChunks
+    held_out: ActionChunks
     facts: dict[str, Any]
     constant: tuple[str, ...] = ()
 
@@ -63,11 +63,11 @@ class BenchmarkData:
 
 @dataclass(frozen=True)
 class TrainedCandidate:
-    """A trained candidate and its figures on the held-out side."""
+    """A trained candidate and its metrics on the held-out side."""
 
     candidate: Candidate
     tokenizer: Tokenizer
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 def train(
@@ -82,24 +82,24 @@ def train(
     seed_everything(seed)
     values = {**material.facts, **dict(candidate.model)}
     made = make_tokenizer(candidate.name, candidate.preset, horizon, dim, **values)
-    given = {**cls.recipes.get(candidate.preset, {}), **common, **dict(candidate.training)}
-    training = configs.build(TokenizerTraining, {**given, "seed": seed}, candidate.title)
+    given = {**cls.training_defaults.get(candidate.preset, {}), **common, **dict(candidate.training)}
+    training = configs.build(TokenizerTrainingConfig, {**given, "seed": seed}, candidate.title)
     folder = cache / _key(made, training, material)
-    if (folder / FIGURES).is_file():
+    if (folder / METRICS).is_file():
         print(f"{candidate.title}, seed {seed}: found in {folder}")
         return TrainedCandidate(
-            candidate, load_tokenizer(folder), layout.read_json(folder / FIGURES)
+            candidate, load_tokenizer(folder), layout.read_json(folder / METRICS)
         )
     print(f"{candidate.title}, seed {seed}: {made.params_m:.3f} M parameters")
-    figures = TokenizerTrainer(made, training, folder).run(
+    metrics = TokenizerTrainer(made, training, folder).run(
         material.train, material.held_out, resume=has_checkpoint(folder)
     )
     drop_checkpoints(folder)
-    files.write_json(folder / FIGURES, figures)
-    return TrainedCandidate(candidate, made, figures)
+    files.write_json(folder / METRICS, metrics)
+    return TrainedCandidate(candidate, made, metrics)
 
 
-def _key(made: Tokenizer, training: TokenizerTraining, material: BenchmarkData) -> str:
+def _key(made: Tokenizer, training: TokenizerTrainingConfig, material: BenchmarkData) -> str:
     """Of everything that decides the outcome but the code itself."""
     parts = {
         "name": made.name,

@@ -14,9 +14,9 @@ from nac_ros.core import config as configs
 from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.core.provenance import digest_of
-from nac_ros.datasets.action_chunks import Notice, tell
+from nac_ros.datasets.action_chunks import NoticeCallback, print_notice
 from nac_ros.datasets.frames import Frames
-from nac_ros.datasets.interventions import Only, sampling_weights, split_rows
+from nac_ros.datasets.interventions import TrainOn, sampling_weights, split_frames
 from nac_ros.policies.ar import ArPolicy
 from nac_ros.policies.base import Inputs, Policy, Targets
 from nac_ros.tokenizers.base import Tokenizer
@@ -31,16 +31,16 @@ SCALED_FRAMES = 8192  # drawn for the spread of the targets
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyTraining:
+class PolicyTrainingConfig:
     """How a policy is trained.
 
     shift: pixels an image may be moved; brightness, contrast: largest relative change
     state_noise: joint offset [normalised by its spread] common to all observed steps
-    foresight: spacing [steps] of the H further actions that the policy learns to foresee
-    frozen_views: 0 = the vision encoder learns; else it stays as it is, and sees each frame this
+    future_stride: spacing [steps] of the H further actions that the policy learns to foresee
+    cached_views: 0 = the vision encoder learns; else it stays as it is, and sees each frame this
         many times, differently augmented, before training begins. Steps are then far cheaper.
-    averaging: decay of the averaged weights, which are what is saved
-    only: what is learned from, everything or interventions alone, of which every fifth is then
+    ema_decay: decay of the averaged weights, which are what is saved
+    train_on: what is learned from, everything or interventions alone, of which every fifth is then
         held out (`nac_ros.datasets.interventions.rows_alone`)
     intervention_weight: how much more often a frame by a hand that had taken over is drawn
     """
@@ -51,17 +51,17 @@ class PolicyTraining:
     vision_learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup: int = 200
-    averaging: float = 0.999
+    ema_decay: float = 0.999
     shift: int = 1
     brightness: float = 0.15
     contrast: float = 0.15
     state_noise: float = 0.02
-    foresight: int = 4
-    frozen_views: int = 0
+    future_stride: int = 4
+    cached_views: int = 0
     bfloat16: bool = True
     gradient_clip: float = 1.0
     log_every: int = 500
-    only: Only = "everything"
+    train_on: TrainOn = "all"
     intervention_weight: float = bounded(1.0, 1e-3, 1e3)
     seed: int = 0
 
@@ -69,8 +69,8 @@ class PolicyTraining:
         if min(self.steps, self.batch, self.log_every) < 1:
             raise ConfigError("steps, batch and log_every must be at least 1")
         check_bounds(self)
-        if not 0 <= self.averaging < 1:
-            raise ConfigError(f"averaging {self.averaging} must lie in 0 .. 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay {self.ema_decay} must lie in 0 .. 1")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Demonstrations:
 
     @classmethod
     def build(
-        cls, frames: Frames, tokenizer: Tokenizer, policy: Policy, notice: Notice = tell
+        cls, frames: Frames, tokenizer: Tokenizer, policy: Policy, notice: NoticeCallback = print_notice
     ) -> "Demonstrations":
         """Encodes the chunk that starts at every frame once.
 
@@ -120,22 +120,22 @@ class Demonstrations:
 
     def inputs(self, rows: np.ndarray, n_obs_steps: int, images: bool = True) -> Inputs:
         """Observations of frames `[B]`, with or without their images."""
-        history = self.frames.history(rows, n_obs_steps)  # [B, K]
+        history = self.frames.history_indices(rows, n_obs_steps)  # [B, K]
         stacks = self.frames.images if images else {}
         seen = {camera: torch.from_numpy(stack[history]) for camera, stack in stacks.items()}
         proprio = torch.from_numpy(self.frames.proprio[history])
         return Inputs(seen, proprio, self.task[self.frames.episode[rows]])
 
-    def targets(self, rows: np.ndarray, foresight: int) -> Targets:
-        """What is learned from frames `[B]`; `foresight`: spacing of the later actions."""
+    def targets(self, rows: np.ndarray, future_stride: int) -> Targets:
+        """What is learned from frames `[B]`; `future_stride`: spacing of the later actions."""
         latents = None if self.latents is None else self.latents[rows]
         chunk = self._chunk(self.frames, self.tokenizer, rows)
-        later = self._chunk(self.frames, self.tokenizer, rows, foresight)
+        later = self._chunk(self.frames, self.tokenizer, rows, future_stride)
         return Targets(chunk, self.tokens[rows], latents, later)
 
     @staticmethod
     def _physical(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1):
-        ahead = frames.future(rows, tokenizer.config.horizon, stride)  # [B, H]
+        ahead = frames.future_indices(rows, tokenizer.config.horizon, stride)  # [B, H]
         return frames.actions[ahead], frames.proprio[rows]
 
     @classmethod
@@ -153,7 +153,7 @@ class Encoded(NamedTuple):
     latents: Tensor | None
 
 
-def _finite(frames: Frames, notice: Notice) -> np.ndarray:
+def _finite(frames: Frames, notice: NoticeCallback) -> np.ndarray:
     """Bool `[N]`: frames of episodes that hold neither NaN nor inf."""
     finite = np.isfinite(frames.actions).all(1) & np.isfinite(frames.proprio).all(1)
     spoilt = np.unique(frames.episode[~finite])
@@ -175,7 +175,7 @@ def _encode(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray) -> tuple[lis
         halves = [_encode(frames, tokenizer, half) for half in np.array_split(rows, 2)]
         return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
     with torch.no_grad():
-        naming = tokenizer.naming(Demonstrations._chunk(frames, tokenizer, rows))
+        naming = tokenizer.residual_targets(Demonstrations._chunk(frames, tokenizer, rows))
         latents = None if naming is None else naming(tokens)
     return [Encoded(rows, tokens, latents)], []
 
@@ -187,7 +187,7 @@ class PolicyTrainer:
         self,
         policy: Policy,
         demonstrations: Demonstrations,
-        config: PolicyTraining,
+        config: PolicyTrainingConfig,
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
     ):
@@ -195,7 +195,7 @@ class PolicyTrainer:
         self.policy, self.data, self.config, self.out = policy, demonstrations, config, out
         self._sources = sources
         frames, horizon = demonstrations.frames, demonstrations.tokenizer.config.horizon
-        split = split_rows(frames, config.only, horizon)
+        split = split_frames(frames, config.train_on, horizon)
         self._train, self._held_out = (rows[demonstrations.usable[rows]] for rows in split)
         if not len(self._train) or not len(self._held_out):
             raise DatasetError(
@@ -211,10 +211,10 @@ class PolicyTrainer:
             kept = None if latents is None else latents[self._train]
             policy.fit_tokens(kept, demonstrations.tokens[self._train])
             some = np.random.default_rng(config.seed).choice(self._train, SCALED_FRAMES)
-            targets = demonstrations.targets(some, config.foresight)
-            policy.fit_plan(targets.chunk, targets.later)
+            targets = demonstrations.targets(some, config.future_stride)
+            policy.fit_plan(targets.chunk, targets.future_actions)
         self._optimizer = _optimizer(policy, config)
-        self._averaged = loop.AveragedWeights(policy, config.averaging)
+        self._averaged = loop.AveragedWeights(policy, config.ema_decay)
         self._step = 0
         self._seen: Tensor | None = None
 
@@ -225,7 +225,7 @@ class PolicyTrainer:
         if resume:
             loop.restore_checkpoint(self.out, self._identity, self._apply)
         loop.prepare_folder(self.out, configs.to_plain(self.config), resume, self._sources)
-        if self.config.frozen_views:
+        if self.config.cached_views:
             self._seen = self._see_all()
         log = loop.TrainingLog(self.out / "log.jsonl")
         running: dict[str, float] = {}
@@ -247,7 +247,7 @@ class PolicyTrainer:
         self.policy.eval()
         rows = np.random.default_rng(0).choice(self._held_out, HELD_OUT_FRAMES)
         inputs = self.data.inputs(rows, self.policy.config.n_obs_steps)
-        targets = self.data.targets(rows, self.config.foresight)
+        targets = self.data.targets(rows, self.config.future_stride)
         tokens = self.policy.act(inputs, torch.Generator().manual_seed(0))
         figures = {
             "l1_tokens": self._l1(tokens, rows),
@@ -274,7 +274,7 @@ class PolicyTrainer:
         self._set_rates()
         self.policy.train()
         rows = self._train[self._drawn().numpy()]
-        inputs, targets = self._inputs(rows), self.data.targets(rows, self.config.foresight)
+        inputs, targets = self._inputs(rows), self.data.targets(rows, self.config.future_stride)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
             losses = self.policy.losses(inputs, targets)
         loop.gradient_step(
@@ -296,7 +296,7 @@ class PolicyTrainer:
         else:
             inputs = self.data.inputs(rows, self.policy.config.n_obs_steps, images=False)
             view = torch.randint(len(self._seen), (len(rows),))
-            inputs = inputs._replace(seen=self._seen[view, self._place[rows]])
+            inputs = inputs._replace(image_features=self._seen[view, self._place[rows]])
         offset = torch.randn(len(inputs.task), 1, inputs.proprio.shape[-1])
         proprio = inputs.proprio + self.config.state_noise * offset * self.policy.state_std
         return inputs._replace(proprio=proprio)
@@ -313,7 +313,7 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def _see_all(self) -> Tensor:
-        """Features of all training frames in `frozen_views` augmentations, float16
+        """Features of all training frames in `cached_views` augmentations, float16
         `[V, N, cameras, E]`; the vision encoder no longer learns."""
         for parameter in self.policy.vision_parameters():
             parameter.requires_grad_(False)
@@ -324,14 +324,14 @@ class PolicyTrainer:
             devices=[]
         ):  # a resumed run draws as one that was never stopped
             torch.manual_seed(self.config.seed)
-            return torch.stack([self._view() for _ in range(self.config.frozen_views)])
+            return torch.stack([self._view() for _ in range(self.config.cached_views)])
 
     def _view(self) -> Tensor:
         parts = []
         for rows in np.array_split(self._train, -(-len(self._train) // SEE_BATCH)):
             inputs = self._augment(self.data.inputs(rows, self.policy.config.n_obs_steps))
             with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-                parts.append(self.policy.see(inputs).half())
+                parts.append(self.policy.encode_images(inputs).half())
         return torch.cat(parts)
 
     def _set_rates(self) -> None:
@@ -374,7 +374,7 @@ class PolicyTrainer:
         )
 
 
-def _optimizer(policy: Policy, config: PolicyTraining) -> torch.optim.AdamW:
+def _optimizer(policy: Policy, config: PolicyTrainingConfig) -> torch.optim.AdamW:
     vision = {id(parameter) for parameter in policy.vision_parameters()}
     rest = [p for p in policy.parameters() if id(p) not in vision]
     groups = [

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nac_ros.core.errors import BadActions, BadTokens
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import PAD
 
@@ -15,7 +15,7 @@ EVALUATION_BATCH = 512
 
 
 @torch.no_grad()
-def evaluate(tokenizer: Tokenizer, windows: Windows) -> dict[str, Any]:
+def evaluate(tokenizer: Tokenizer, windows: ActionChunks) -> dict[str, Any]:
     """Errors of the decoded absolute actions, codebook use and size (SPEC section 8).
 
     mse, l1, max_error and velocity_error (rms of first differences) are normalised by the
@@ -28,7 +28,7 @@ def evaluate(tokenizer: Tokenizer, windows: Windows) -> dict[str, Any]:
         raise BadTokens(f"tokenizer {tokenizer.name}: none of {len(kept)} chunks came back")
     error = decoded[kept] - windows.actions[kept]  # [N, H, D]
     length = float((tokens[kept] != PAD).sum(1).mean())
-    normalised = error / tokenizer.absolute.half_range
+    normalised = error / tokenizer.absolute_normalizer.half_range
     return {
         "mse": float(np.mean(normalised**2)),
         "l1": float(np.mean(np.abs(normalised))),
@@ -49,7 +49,7 @@ def evaluate(tokenizer: Tokenizer, windows: Windows) -> dict[str, Any]:
 
 
 def prefix_errors(
-    tokenizer: Tokenizer, windows: Windows, tokens: np.ndarray
+    tokenizer: Tokenizer, windows: ActionChunks, tokens: np.ndarray
 ) -> list[dict[str, Any]]:
     """MSE of what the first tokens of `[N, L]` alone decode to, for every length that does."""
     rows = []
@@ -59,7 +59,7 @@ def prefix_errors(
             for k in range(0, len(tokens), EVALUATION_BATCH)
             for reference in [_part(windows.references, slice(k, k + EVALUATION_BATCH))]
         ]
-        error = (np.concatenate(decoded) - windows.actions) / tokenizer.absolute.half_range
+        error = (np.concatenate(decoded) - windows.actions) / tokenizer.absolute_normalizer.half_range
         bits = length * log2(tokenizer.codes_per_position)
         rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(error**2))})
     return rows
@@ -93,7 +93,7 @@ class RoundTripResult(NamedTuple):
     decode_failures: int
 
 
-def round_trip(tokenizer: Tokenizer, windows: Windows) -> RoundTripResult:
+def round_trip(tokenizer: Tokenizer, windows: ActionChunks) -> RoundTripResult:
     """Every chunk through tokens and back, in batches; one that fails is tried by itself."""
     decoded = np.full_like(windows.actions, np.nan)
     tokens = np.full((len(decoded), tokenizer.grammar.max_tokens), PAD, np.int64)

@@ -16,7 +16,7 @@ from nac_ros.core import config as configs
 from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.provenance import digest_of
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.cross_embodiment import begin_codes
 from nac_ros.tokenizers.nac import Nac
@@ -27,16 +27,16 @@ LOG_CHUNKS = 1024  # of each side, for the figures of the log
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerTraining:
+class TokenizerTrainingConfig:
     """How a tokenizer is trained.
 
     commitment_weight: the paper's 1000 starves the reconstruction in short runs; 0.25 is ours
-    plain_share: first share of the steps, without quantization: k-means sees trained latents
+    unquantized_share: first share of the steps, without quantization: k-means sees trained latents
     loss: mse, l1, or for comparison dct, spectrogram, mel (nac_ros.codec.losses)
     early_steps, late_weight: with mse and l1 steps after the first `early_steps` count this much;
         0 = all alike. A receding horizon never executes the last steps of a chunk.
     discriminator: dac is mpd (periods) and mrd (spectra) together
-    adversary_from: fraction of the steps after which the discriminator joins
+    adversarial_start: fraction of the steps after which the discriminator joins
     velocity_weight, acceleration_weight, transition_weight: of `ControlLoss`; the gripper is what
         a relative codec leaves absolute, else the last column
     scale_range, warp_probability, mirror_probability: augmentation, amplitude per dimension,
@@ -48,7 +48,7 @@ class TokenizerTraining:
     batch: int = 128
     learning_rate: float = 1e-3
     warmup: int = 100
-    plain_share: float = 0.15
+    unquantized_share: float = 0.15
     loss: Kind = "mse"
     early_steps: int = 0
     late_weight: float = 1.0
@@ -56,8 +56,8 @@ class TokenizerTraining:
     discriminator: Literal["dac", "mpd", "mrd", "none"] = "dac"
     adversarial_weight: float = 1e-4
     feature_weight: float = 1e-3
-    adversary_from: float = 0.7
-    adversary_every: int = 2
+    adversarial_start: float = 0.7
+    adversarial_every: int = 2
     velocity_weight: float = bounded(0.0, 0.0)
     acceleration_weight: float = bounded(0.0, 0.0)
     transition_weight: float = bounded(0.0, 0.0)
@@ -73,7 +73,7 @@ class TokenizerTraining:
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(f"steps {self.steps} and batch {self.batch} must be at least 1")
         check_bounds(self)
-        for name in ("adversary_from", "plain_share", "warp_probability", "mirror_probability"):
+        for name in ("adversarial_start", "unquantized_share", "warp_probability", "mirror_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in 0 .. 1")
 
@@ -84,7 +84,7 @@ class TokenizerTrainer:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        config: TokenizerTraining,
+        config: TokenizerTrainingConfig,
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
     ):
@@ -94,17 +94,17 @@ class TokenizerTrainer:
         self.discriminator = _discriminator(tokenizer, config)
         self._optimizer = _adam(tokenizer, config.learning_rate)
         self._judge = _adam(self.discriminator, config.learning_rate)
-        self._step, self._coding = 0, config.plain_share == 0
+        self._step, self._coding = 0, config.unquantized_share == 0
         self._fitting, self._spent = 0.0, 0.0  # [s] before the first step, and in steps
 
-    def run(self, train: Windows, held_out: Windows, resume: bool = False) -> dict[str, Any]:
+    def run(self, train: ActionChunks, held_out: ActionChunks, resume: bool = False) -> dict[str, Any]:
         """Trains to the end, saves the tokenizer in `out` and returns its figures."""
         self.begin(train, held_out, resume)
         while not self.done:
             self.advance()
         return self.finish()
 
-    def begin(self, train: Windows, held_out: Windows, resume: bool = False) -> bool:
+    def begin(self, train: ActionChunks, held_out: ActionChunks, resume: bool = False) -> bool:
         """Statistics and first codes, or the state of the run in `out`; whether it is resumed."""
         loop.seed_everything(self.config.seed)
         self._identity = self._identify(train, held_out)
@@ -158,7 +158,7 @@ class TokenizerTrainer:
         config = self.config
         self._set_rates()
         self.tokenizer.train()
-        if not self._coding and self._progress >= config.plain_share:
+        if not self._coding and self._progress >= config.unquantized_share:
             self.tokenizer.fit_codes(chunks, config.seed)
             self._coding = True
         rows = torch.randint(len(chunks), (config.batch,))
@@ -175,9 +175,9 @@ class TokenizerTrainer:
         }
 
     def _adversary_joins(self) -> bool:
-        started = self._progress >= self.config.adversary_from
+        started = self._progress >= self.config.adversarial_start
         on = self.config.discriminator != "none"
-        return on and started and self._step % self.config.adversary_every == 0
+        return on and started and self._step % self.config.adversarial_every == 0
 
     def _adversarial(self, real: Tensor, fake: Tensor) -> Tensor:
         judged = adversary.discriminator_loss(
@@ -197,7 +197,7 @@ class TokenizerTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * factor
 
-    def _brief(self, train: Windows, held_out: Windows) -> dict[str, Any]:
+    def _brief(self, train: ActionChunks, held_out: ActionChunks) -> dict[str, Any]:
         figures = evaluate(self.tokenizer, _some(held_out))
         return {
             "mse_train": evaluate(self.tokenizer, _some(train))["mse"],
@@ -231,7 +231,7 @@ class TokenizerTrainer:
         self._step, self._coding = int(state["step"]), bool(state["coding"])
         self._spent, self._fitting = float(state["spent"]), float(state["fitting"])
 
-    def _identify(self, train: Windows, held_out: Windows) -> dict[str, str]:
+    def _identify(self, train: ActionChunks, held_out: ActionChunks) -> dict[str, str]:
         """What the run depends on and must be the same when it is resumed."""
         tokenizer = self.tokenizer
         return loop.identity_of(
@@ -242,7 +242,7 @@ class TokenizerTrainer:
         )
 
 
-def augment(chunks: Tensor, config: TokenizerTraining, relative: Tensor) -> Tensor:
+def augment(chunks: Tensor, config: TokenizerTrainingConfig, relative: Tensor) -> Tensor:
     """Random amplitude, slower time and mirror images of normalised chunks `[B, H, D]`."""
     batch, horizon, dim = chunks.shape
     scale = 1 + config.scale_range * (2 * torch.rand(batch, 1, dim) - 1)
@@ -261,13 +261,13 @@ def augment(chunks: Tensor, config: TokenizerTraining, relative: Tensor) -> Tens
     return scale * (pick(left) * (1 - fraction) + pick(right) * fraction)
 
 
-def _some(windows: Windows) -> Windows:
+def _some(windows: ActionChunks) -> ActionChunks:
     rows = np.linspace(0, len(windows.actions) - 1, LOG_CHUNKS).astype(int)
     references = None if windows.references is None else windows.references[rows]
-    return Windows(windows.actions[rows], references)
+    return ActionChunks(windows.actions[rows], references)
 
 
-def _discriminator(tokenizer: Tokenizer, config: TokenizerTraining) -> torch.nn.Module:
+def _discriminator(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> torch.nn.Module:
     if config.discriminator == "none":
         return torch.nn.Identity()
     facts = tokenizer.config
@@ -277,7 +277,7 @@ def _discriminator(tokenizer: Tokenizer, config: TokenizerTraining) -> torch.nn.
         raise ConfigError(str(error)) from error
 
 
-def _losses(tokenizer: Tokenizer, config: TokenizerTraining) -> list[torch.nn.Module]:
+def _losses(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> list[torch.nn.Module]:
     """Of a decoded and a real chunk; errors count as they do in the published MSE."""
     facts = tokenizer.config
     weights = torch.ones(facts.horizon)
@@ -285,7 +285,7 @@ def _losses(tokenizer: Tokenizer, config: TokenizerTraining) -> list[torch.nn.Mo
     absolute = [k for k, relative in enumerate(facts.relative) if not relative]
     felt = (config.velocity_weight, config.acceleration_weight, config.transition_weight)
     losses: list[torch.nn.Module] = [
-        ReconstructionLoss(config.loss, weights, tokenizer.metric.sqrt())
+        ReconstructionLoss(config.loss, weights, tokenizer.mse_weights.sqrt())
     ]
     if any(felt):
         losses.append(ControlLoss(*felt, tuple(absolute or [facts.action_dim - 1])))
@@ -297,13 +297,13 @@ def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(learned, rate, betas=(0.9, 0.99), fused=True)
 
 
-Data = Mapping[str, tuple[Windows, Windows]]  # robot -> what to train on, what is held out
+Data = Mapping[str, tuple[ActionChunks, ActionChunks]]  # robot -> what to train on, what is held out
 
 
-def train_family(
+def train_cross_embodiment(
     family: Mapping[str, Nac],
     data: Data,
-    config: TokenizerTraining,
+    config: TokenizerTrainingConfig,
     out: Path,
     resume: bool = False,
     sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
