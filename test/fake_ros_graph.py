@@ -25,7 +25,7 @@ RAMP = np.arange(SPEC.action_dim) / 10  # one value per joint
 TOKENS = [3, 1023, 512, 7]
 RED = np.broadcast_to(np.array([250, 10, 10], np.uint8), (96, 96, 3))
 POLICY = {"chunk_stamp": STAMP, "latency_ms": 81.5, "plan_ms": 70.0, "decode_ms": 1.5, "chunks": 1}
-GUARD = {"mode": "policy", "fault": "", "last_refusal": ""}
+GUARD = {"mode": "policy", "fault": "", "last_rejection": ""}
 
 
 def chunk():
@@ -43,11 +43,11 @@ class Robot:
         self.context.init(domain_id=domain)
         self.node = Node("robot", context=self.context)
         out = self.node.create_publisher
-        self.joints = out(JointState, SPEC.joint_states_topic, qos.SENSOR_OUT)
-        self.images = {c.name: out(Image, c.topic, qos.SENSOR_OUT) for c in SPEC.cameras}
+        self.joints = out(JointState, SPEC.joint_states_topic, qos.SENSOR_PUBLISHER)
+        self.images = {c.name: out(Image, c.topic, qos.SENSOR_PUBLISHER) for c in SPEC.cameras}
         self.chunks = out(JointTrajectory, "policy/chunk", qos.COMMAND)
-        self.commands = out(JointState, "guard/command", qos.RECORD)
-        self.reports = out(DiagnosticArray, "diagnostics", qos.RECORD)
+        self.commands = out(JointState, "guard/command", qos.MONITOR)
+        self.reports = out(DiagnosticArray, "diagnostics", qos.MONITOR)
 
     def seen(self):
         """Whether something listens to all of it."""

@@ -101,7 +101,7 @@ def scene(bench, robot, pictures):
 def listen(bench, kind, topic, enough):
     operator, seen = bench[0], []
     subscription = operator.node.create_subscription(kind, topic, seen.append, qos.SENSOR)
-    operator.wait(lambda: len(seen) >= enough, topic, 20)
+    operator.wait_until(lambda: len(seen) >= enough, topic, 20)
     operator.node.destroy_subscription(subscription)
     return seen
 
@@ -134,8 +134,8 @@ def test_a_camera_that_nobody_calibrated_says_so_with_zeros(bench, scene):
 
 def test_diagnostics_tell_rate_drops_and_age(bench, scene):
     operator = bench[0]
-    operator.wait(lambda: operator.newest(scene).get("rate_hz", 0) > 20, "the rate", 20)
-    newest = operator.newest(scene)
+    operator.wait_until(lambda: operator.latest_diagnostics(scene).get("rate_hz", 0) > 20, "the rate", 20)
+    newest = operator.latest_diagnostics(scene)
     assert newest["state"] == "running" and newest["stamped"] == "schedule"
     assert 0 <= newest["age_s"] < 1 and newest["reconnects"] == 0
 
@@ -146,7 +146,7 @@ def test_the_bridge_takes_jpeg_where_the_robot_s_yaml_says_so(bench, robot, pict
         bench, "wrist", robot=str(robot), source="file", path=str(pictures), rate_hz=30.0
     )
     bridge = ObservationSource(operator.node, spec, ["wrist"], 1)
-    joints = operator.node.create_publisher(JointState, "joint_states", qos.SENSOR_OUT)
+    joints = operator.node.create_publisher(JointState, "joint_states", qos.SENSOR_PUBLISHER)
 
     seen = []
 
@@ -154,10 +154,10 @@ def test_the_bridge_takes_jpeg_where_the_robot_s_yaml_says_so(bench, robot, pict
         now = messages.to_seconds(operator.node.get_clock().now().to_msg())
         joints.publish(messages.to_joint_state(now, spec.joint_names, spec.home))
         with contextlib.suppress(BadObservation):  # not yet
-            seen.append(bridge.observe(now, "marker"))
+            seen.append(bridge.get_observation(now, "marker"))
         return seen
 
-    operator.wait(observed, "an observation", 20)
+    operator.wait_until(observed, "an observation", 20)
     image = seen[0].images["wrist"][0]
     red = int(np.median(image[..., 0]))
     assert np.abs(image.astype(int) - picture(red)).mean() < 4
@@ -184,13 +184,13 @@ def test_a_file_that_vanishes_is_reported_and_played_again_when_it_is_back(bench
         bench, "vanishing", robot=str(robot), source="file", path=str(folder), rate_hz=30.0,
         retry_s=0.2,
     )  # fmt: skip
-    operator.wait(lambda: operator.newest(name).get("state") == "running", "running", 20)
+    operator.wait_until(lambda: operator.latest_diagnostics(name).get("state") == "running", "running", 20)
     folder.rename(away)
-    operator.wait(lambda: operator.newest(name).get("state") == "lost", "the loss", 5)
-    assert str(folder) in operator.newest(name)["message"]
+    operator.wait_until(lambda: operator.latest_diagnostics(name).get("state") == "lost", "the loss", 5)
+    assert str(folder) in operator.latest_diagnostics(name)["message"]
     away.rename(folder)
-    operator.wait(lambda: operator.newest(name).get("state") == "running", "running again", 10)
-    assert operator.newest(name)["reconnects"] == 1
+    operator.wait_until(lambda: operator.latest_diagnostics(name).get("state") == "running", "running again", 10)
+    assert operator.latest_diagnostics(name)["reconnects"] == 1
     bench[1].end([name])
 
 
@@ -199,6 +199,6 @@ def test_what_cannot_be_opened_is_refused_in_a_sentence(bench, robot):
     with pytest.raises(NacError, match="camera_impossible"):
         configure(bench, "impossible", robot=str(robot), source="file", path="/nowhere/a.mp4")
     words = "no file or folder at /nowhere/a.mp4"
-    operator.wait(lambda: words in operator.newest("camera_impossible")["message"], words, 10)
+    operator.wait_until(lambda: words in operator.latest_diagnostics("camera_impossible")["message"], words, 10)
     assert words in processes.log("camera_impossible").read_text()
     assert "Traceback" not in processes.log("camera_impossible").read_text()

@@ -267,4 +267,4 @@ def test_a_parameter_file_that_is_none_is_refused(tmp_path, monkeypatch, text, w
     (tmp_path / "nodes/guard.yaml").write_text(text)
     monkeypatch.setattr(graph, "config_dir", lambda: tmp_path)
     with pytest.raises(ConfigError, match=words):
-        graph.usual_robot("guard")
+        graph.default_robot("guard")

@@ -120,8 +120,8 @@ class Operator:
 
 def console_of(bench):
     """The page's address, once the node is there."""
-    bench.wait(lambda: bench.newest("trials").get("address"), "the console", WAIT_S)
-    return bench.newest("trials")["address"]
+    bench.wait_until(lambda: bench.latest_diagnostics("trials").get("address"), "the console", WAIT_S)
+    return bench.latest_diagnostics("trials")["address"]
 
 
 def scenes_of(bench):
@@ -165,7 +165,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
     assert records[0]["rubric"] == 2 and records[0]["operator"] == "Ada"
     assert records[1]["reason"] == "the cable was caught" and records[2]["attempt"] == 2
     for record in records:
-        facts = reader.facts_of(tmp_path / "run" / record["recording"])
+        facts = reader.read_metadata(tmp_path / "run" / record["recording"])
         assert (
             facts["operator"] == "Ada"
             and facts["bundle"] == ""
@@ -209,8 +209,8 @@ def play_through_a_crash(browser, one, processes, bench, node):
     one.begin()
     processes.kill("trials")
     processes.start(node)
-    bench.wait(lambda: console_of(bench) != before, "the console again", WAIT_S)
-    bench.wait(lambda: bench.newest("guard").get("mode") == "hold", "the arm to hold", WAIT_S)
+    bench.wait_until(lambda: console_of(bench) != before, "the console again", WAIT_S)
+    bench.wait_until(lambda: bench.latest_diagnostics("guard").get("mode") == "hold", "the arm to hold", WAIT_S)
     one.page.close()
     one = Operator(browser, bench, console_of(bench))
     one.may("start")
@@ -241,7 +241,7 @@ def play_aborted(one, processes, bench):
     one.page.keyboard.type("si")
     processes.pause("policy")
     one.press("Escape")
-    bench.wait(lambda: bench.newest("guard").get("fault") == "stopped", "the stop", WAIT_S)
+    bench.wait_until(lambda: bench.latest_diagnostics("guard").get("fault") == "stopped", "the stop", WAIT_S)
     one.sees(".phase", "How did it go? aborted")
     one.sees(".alarm", "service policy/stop was not answered within 5 s")
     processes.signal("policy", signal.SIGCONT)

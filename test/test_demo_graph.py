@@ -213,7 +213,7 @@ def test_a_node_that_cannot_start_is_named_with_its_last_words(tmp_path):
 
 def test_a_node_whose_starter_was_killed_ends_by_itself(tmp_path):
     code = (
-        "import sys, time, pathlib; from nac_ros.ros.processes import Processes;"
+        "import sys, time, pathlib; from nac_ros.ros.processes import ProcessGroup;"
         "from nac_ros.ros.node_graph import policy_graph;"
         "print(Processes(pathlib.Path(sys.argv[1]), {'ROS_DOMAIN_ID': '4'})"
         ".start(policy_graph()[0]), flush=True); time.sleep(600)"

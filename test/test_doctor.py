@@ -186,8 +186,8 @@ def test_the_doctor_merges_joint_states_in_parts_and_names_what_it_cannot_read(m
     spec, context = load_robot("vx300s"), Context()
     rclpy.init(context=context, domain_id=domain)
     node = Node("arm", context=context)
-    joints = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_OUT)
-    images = {c.name: node.create_publisher(Image, c.topic, qos.SENSOR_OUT) for c in spec.cameras}
+    joints = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER)
+    images = {c.name: node.create_publisher(Image, c.topic, qos.SENSOR_PUBLISHER) for c in spec.cameras}
     image, ending, parts = np.zeros((96, 96, 3), np.uint8), threading.Event(), [slice(6)]
 
     def publish():

@@ -25,7 +25,7 @@ class ToldGuard:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         node = rclpy.create_node("lab", context=self._context)
-        out = node.create_publisher(DiagnosticArray, "diagnostics", qos.RECORD)
+        out = node.create_publisher(DiagnosticArray, "diagnostics", qos.MONITOR)
         node.create_subscription(String, "guard/mode", self._hear, 10)
         node.create_timer(0.1, lambda: out.publish(self._word()))
         executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
@@ -82,13 +82,13 @@ def pair(monkeypatch):
 )
 def test_a_guard_that_cannot_move_is_not_asked_until_somebody_else_lets_it(pair, said, why):
     guard, operator = pair(**said)
-    operator.wait(lambda: operator.newest("guard"), "its word", 20)
+    operator.wait_until(lambda: operator.latest_diagnostics("guard"), "its word", 20)
     with pytest.raises(NacError, match=why):
         operator.set_mode("policy", 15)
     asked = guard.modes.count("policy")
     guard.said = {"mode": "hold", "state": "idle", "fault": ""}
     with pytest.raises(NacError, match="waited 2 s"):
-        operator.wait(lambda: guard.modes.count("policy") > asked, "another", 2)
+        operator.wait_until(lambda: guard.modes.count("policy") > asked, "another", 2)
 
 
 def test_a_guard_that_did_not_hear_is_asked_again(pair):
@@ -97,19 +97,19 @@ def test_a_guard_that_did_not_hear_is_asked_again(pair):
     def obeys():
         if guard.modes.count("policy") > 1:
             guard.said = {"mode": "policy", "state": "armed", "fault": ""}
-        return operator.newest("guard").get("mode") == "policy"
+        return operator.latest_diagnostics("guard").get("mode") == "policy"
 
     asking = Thread(target=operator.set_mode, args=("policy", 20))
     asking.start()
-    operator.wait(obeys, "the second request", 20)
+    operator.wait_until(obeys, "the second request", 20)
     asking.join()
 
 
 def test_a_mode_is_taken_only_when_the_guard_has_settled(pair):
     guard, operator = pair(mode="hold", state="stopping", hold="settling", fault="")
-    operator.wait(lambda: guard.hears(operator), "the two to meet", 20)
+    operator.wait_until(lambda: guard.hears(operator), "the two to meet", 20)
     guard.said["mode"] = "policy"
-    operator.wait(lambda: operator.newest("guard")["mode"] == "policy", "its word", 20)
+    operator.wait_until(lambda: operator.latest_diagnostics("guard")["mode"] == "policy", "its word", 20)
     with pytest.raises(NacError, match="waited 2 s for guard mode policy"):
         operator.set_mode("policy", 2)
     assert guard.modes.count("policy") == 1, "it is in that mode, and is not asked again"

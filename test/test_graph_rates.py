@@ -102,7 +102,7 @@ def test_commands_come_as_evenly_while_the_policy_infers(tmp_path):
             for _ in range(SLICES):
                 for infers, rows in taken.items():
                     rows.append(intervals_s(trials, operator, infers))
-            scheduled = operator.newest("guard")["scheduling"]
+            scheduled = operator.latest_diagnostics("guard")["scheduling"]
             chunks = len(operator.chunks)
         errors = {k: 1e3 * np.abs(np.concatenate(v) - 0.01) for k, v in taken.items()}
         (_, p99, worst), (_, floor, top) = (
@@ -168,7 +168,7 @@ def unexplained(guard, policy, still):
     """
     refused = [
         after["stamp"] for before, after in pairwise(guard)
-        if any(key.startswith("refusals.") and key not in ("refusals.mode", "refusals.old")
+        if any(key.startswith("rejections.") and key not in ("rejections.mode", "rejections.old")
                and after[key] > before.get(key, 0) for key in after)
     ]  # fmt: skip
     slow = [report["stamp"] for report in policy if report.get("latency_ms", 0) > SLOW_MS]
@@ -185,11 +185,11 @@ def test_only_a_cause_on_record_explains_a_hold():
     rows = [{"stamp": 0.0, "mode": "hold"}]
     rows += [{"stamp": 0.5, "mode": "hold", "holds.stopped": 1}]  # while the scene is set up
     rows += [{**rows[-1], "stamp": 1.0, "mode": "policy", "holds.mode_hold": 1}]
-    rows += [{**rows[-1], "stamp": 2.0, "refusals.stale": 1}]
+    rows += [{**rows[-1], "stamp": 2.0, "rejections.stale": 1}]
     rows += [{**rows[-1], "stamp": 2.2, "holds.chunk_stale": 1}]
     rows += [{**rows[-1], "stamp": 5.0, "holds.chunk_stale": 2}]
     rows += [{**rows[-1], "stamp": 7.0, "holds.heartbeat_lost": 1}]
-    rows += [{**rows[-1], "stamp": 9.0, "refusals.mode": 8}]
+    rows += [{**rows[-1], "stamp": 9.0, "rejections.mode": 8}]
     rows += [{**rows[-1], "stamp": 9.1, "holds.chunk_stale": 3}]
     assert unexplained(rows, [], []) == [
         (5.0, "chunk_stale"), (7.0, "heartbeat_lost"), (9.1, "chunk_stale"),
@@ -225,7 +225,7 @@ def test_half_an_hour_of_trials_takes_no_more_memory_and_holds_for_no_unknown_re
             outcomes.append(trials.play(task, len(outcomes)).outcome)
             for name, rows in seen.items():
                 minute = (time.monotonic() - began) / 60
-                rows.append((minute, processes.held(name)["memory_kib"]))
+                rows.append((minute, processes.resource_usage(name)["memory_kib"]))
     grown = {}
     for name, rows in seen.items():
         minutes, sizes = np.array(rows).T
@@ -234,7 +234,7 @@ def test_half_an_hour_of_trials_takes_no_more_memory_and_holds_for_no_unknown_re
         print(f"\n{name}: {reference / 1024:.0f} MiB after {AFTER} minutes, "
               f"{100 * grown[name]:+.1f} % in the end, most {sizes.max() / 1024:.0f}")  # fmt: skip
     print(f"{outcomes.count('success')} of {len(outcomes)} trials; holds {dict(trials.holds)}, "
-          f"refusals {dict(trials.refusals)}")  # fmt: skip
+          f"rejections {dict(trials.rejections)}")  # fmt: skip
     print(
         f"observation to chunk p50, p99, p99.9 {np.percentile(trials.chunk_ms, [50, 99, 99.9])} ms"
     )

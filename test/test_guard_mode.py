@@ -16,7 +16,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
 from nac_ros.ros import qos
-from nac_ros.ros.guard_mode import WAIT_TAKES, ModePublisher, ModeRequest, ModeRequests
+from nac_ros.ros.guard_mode import TAKES_UNTIL_LATE, ModePublisher, ModeRequest, ModeRequests
 
 DEEP = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 # Every process sees the clock of the machine moved by SHIFT_S.
@@ -39,7 +39,7 @@ import sys, time
 import rclpy
 from rclpy.node import Node
 from std_msgs.msg import String
-from nac_ros.nodes import qos
+from nac_ros.ros import qos
 rclpy.init()
 publisher = Node("console").create_publisher(String, "guard/mode", qos.LATCHED)
 publisher.publish(String(data="policy"))
@@ -82,15 +82,15 @@ class Graph:
         while not any(map(wanted, found)) and time.monotonic() < deadline:
             found += self.requests.take()
             time.sleep(0.005)
-        for _ in range(WAIT_TAKES + 2):
+        for _ in range(TAKES_UNTIL_LATE + 2):
             found += self.requests.take()
             time.sleep(0.005)
         return found
 
     def counted(self, wanted, seconds=10.0):
-        """Modes that counted, up to `wanted` or a refusal."""
-        found = self.take(lambda request: request.refusal or request.mode == wanted, seconds)
-        return [request.mode for request in found if not request.refusal]
+        """Modes that counted, up to `wanted` or a rejection."""
+        found = self.take(lambda request: request.rejection or request.mode == wanted, seconds)
+        return [request.mode for request in found if not request.rejection]
 
     def close(self):
         for context in self._contexts:
@@ -113,9 +113,9 @@ def test_a_mode_that_was_latched_before_the_activation_does_not_count(graph):
     console = graph.console()
     publish(console, "policy")
     graph.activate()
-    (request,) = graph.take(lambda request: request.refusal)
+    (request,) = graph.take(lambda request: request.rejection)
     assert request.mode == "policy"
-    assert request.refusal == (
+    assert request.rejection == (
         "guard/mode policy was sent before the guard was activated; send hold first, then the mode"
     )
 
@@ -138,7 +138,7 @@ def test_hold_and_then_the_mode_count_and_each_is_told_once(graph):
     modes = ModePublisher(console)
     graph.activate()
     graph.matched(modes.publisher)
-    modes.ask("policy")
+    modes.request("policy")
     found = graph.take(lambda request: request.mode == "policy")
     assert found[-1] == ModeRequest("policy")
     assert [request.mode for request in found if request.mode != "hold"] == ["policy"]
@@ -168,9 +168,9 @@ def test_a_mode_without_a_hold_is_refused_with_what_to_do(graph):
     console = graph.console()
     graph.matched(console)
     publish(console, "policy")
-    (request,) = graph.take(lambda request: request.refusal)
-    assert "came before any hold since the guard was activated or reset" in request.refusal
-    assert "send hold first" in request.refusal
+    (request,) = graph.take(lambda request: request.rejection)
+    assert "came before any hold since the guard was activated or reset" in request.rejection
+    assert "send hold first" in request.rejection
 
 
 def test_a_console_that_repeats_a_mode_does_not_end_the_hold_of_another(graph):
@@ -182,8 +182,8 @@ def test_a_console_that_repeats_a_mode_does_not_end_the_hold_of_another(graph):
     publish(second, "hold")
     assert graph.counted("hold") == ["hold"]
     publish(first, "policy")
-    (request,) = graph.take(lambda request: request.refusal)
-    assert "another publisher than the newest hold" in request.refusal
+    (request,) = graph.take(lambda request: request.rejection)
+    assert "another publisher than the newest hold" in request.rejection
 
 
 def test_after_a_reset_a_hold_is_needed_again_and_what_waits_is_forgotten(graph):
@@ -235,8 +235,8 @@ def test_a_publisher_s_clock_makes_no_difference(graph, shifted_clock, shift_s):
         said = float(process.stdout.readline())
         assert said - time.time() == pytest.approx(shift_s, abs=1.5)
         graph.activate()
-        (request,) = graph.take(lambda request: request.refusal, PATIENCE_S)
-        assert "was sent before the guard was activated" in request.refusal
+        (request,) = graph.take(lambda request: request.rejection, PATIENCE_S)
+        assert "was sent before the guard was activated" in request.rejection
         process.stdin.write("policy\n")
         process.stdin.flush()
         assert graph.counted("policy", PATIENCE_S) == []

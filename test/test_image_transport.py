@@ -66,24 +66,24 @@ def test_without_room_large_pictures_come_as_jpeg_and_that_is_said(monkeypatch):
     given = image_transport.environment()
     assert given == {image_transport.IMAGES: "jpeg"}
     monkeypatch.setenv(image_transport.IMAGES, "jpeg")
-    assert image_transport.feed(LARGE)[:2] == (CompressedImage, "scene/image_raw/compressed")
-    assert "less than 192 MB free" in image_transport.why_compressed(LARGE)
-    assert image_transport.feed(SMALL)[:2] == (Image, "scene/image_raw")
-    assert not image_transport.why_compressed(SMALL)
+    assert image_transport.image_topic(LARGE)[:2] == (CompressedImage, "scene/image_raw/compressed")
+    assert "less than 192 MB free" in image_transport.jpeg_notice(LARGE)
+    assert image_transport.image_topic(SMALL)[:2] == (Image, "scene/image_raw")
+    assert not image_transport.jpeg_notice(SMALL)
 
 
 def test_what_the_user_has_set_stays(monkeypatch):
     monkeypatch.setenv(image_transport.PROFILES, "/home/me/own.xml")
-    assert image_transport.environment() == {} and not image_transport.advice(LARGE)
+    assert image_transport.environment() == {} and not image_transport.shared_memory_advice(LARGE)
 
 
 def test_a_large_raw_picture_without_a_profile_is_warned_of():
-    assert "640x480" in image_transport.advice(LARGE) and not image_transport.advice(SMALL)
+    assert "640x480" in image_transport.shared_memory_advice(LARGE) and not image_transport.shared_memory_advice(SMALL)
 
 
 def test_the_robot_s_yaml_decides_for_jpeg():
-    assert image_transport.feed(replace(SMALL, transport="jpeg")).kind is CompressedImage
-    assert not image_transport.why_compressed(replace(SMALL, transport="jpeg"))
+    assert image_transport.image_topic(replace(SMALL, transport="jpeg")).message_type is CompressedImage
+    assert not image_transport.jpeg_notice(replace(SMALL, transport="jpeg"))
 
 
 def test_the_profile_holds_what_the_code_counts_with():
@@ -133,11 +133,11 @@ def test_two_large_cameras_lose_nothing_on_the_way(tmp_path, monkeypatch):
     took, sent = defaultdict(set), defaultdict(set)
     with GraphClient(DOMAIN) as operator, ProcessGroup(tmp_path / "nodes", variables) as processes:
         for camera in load_robot(robot).cameras:
-            kind, topic, _ = image_transport.feed(camera)
+            kind, topic, _ = image_transport.image_topic(camera)
             note = partial(remember, took[camera.name])
-            operator.node.create_subscription(kind, topic, note, qos.RECORD)
+            operator.node.create_subscription(kind, topic, note, qos.MONITOR)
             note, topic = partial(remember, sent[camera.name]), camera.beside("camera_info")
-            operator.node.create_subscription(CameraInfo, topic, note, qos.RECORD)
+            operator.node.create_subscription(CameraInfo, topic, note, qos.MONITOR)
             facts = {"robot": str(robot), "source": "file", "path": str(path)}
             (node,) = camera_graph(camera.name, **facts)
             processes.start(node)

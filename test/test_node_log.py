@@ -24,12 +24,12 @@ from nac_ros.ros.graph_client import GraphClient
 SPEC = load_robot("vx300s")
 WRITES = """
 import ctypes, os, sys
-from nac_ros.ros.output import takes_output, unblock_output
-before = takes_output()
+from nac_ros.ros.output import is_writable, unblock_output
+before = is_writable()
 unblock_output()
 print("a line of Python's", file=sys.stderr)
 ctypes.CDLL(None).write(2, b"a line of C's", 13)
-os.write(1, f"{before} {takes_output()} {sys.stderr.buffer.dropped}".encode())
+os.write(1, f"{before} {is_writable()} {sys.stderr.buffer.dropped}".encode())
 """
 LINES = """
 import rclpy
@@ -140,7 +140,7 @@ def start(full_pipe, tmp_path):
 def test_a_node_whose_terminal_takes_nothing_starts_and_ends(start, name):
     operator, run = start
     process = run(name)
-    operator.wait(lambda: operator.newest(name), f"a word of {name}", 60)
+    operator.wait_until(lambda: operator.latest_diagnostics(name), f"a word of {name}", 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
 
@@ -150,17 +150,17 @@ def test_a_guard_whose_terminal_takes_nothing_refuses_stops_and_ends(start):
     process = run("guard", "tape:=none", "priority:=0")
     operator.activate("guard")
     chunks = operator.node.create_publisher(messages.JointTrajectory, "policy/chunk", qos.COMMAND)
-    operator.wait(lambda: chunks.get_subscription_count() > 0, "the guard", 10)
+    operator.wait_until(lambda: chunks.get_subscription_count() > 0, "the guard", 10)
     for k in range(300):
         names = tuple(f"joint {k} {n}" for n in range(7))
         actions = np.zeros((3, 7), np.float32)
         chunk = ActionChunk(time.time(), 30.0, names, actions, np.empty(0, np.int64))
-        operator._modes.send("policy")  # without a hold, which is refused
+        operator._modes.publish("policy")  # without a hold, which is refused
         chunks.publish(messages.to_chunk_message(chunk))
         time.sleep(0.005)
     assert operator.trigger("guard/stop", 10).startswith("stopping")
-    operator.wait(lambda: operator.newest("guard").get("fault") == "stopped", "the stop", 10)
-    operator.wait(lambda: operator.newest("guard").get("log_dropped", 0) > 0, "the count", 10)
+    operator.wait_until(lambda: operator.latest_diagnostics("guard").get("fault") == "stopped", "the stop", 10)
+    operator.wait_until(lambda: operator.latest_diagnostics("guard").get("log_dropped", 0) > 0, "the count", 10)
     operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

@@ -71,13 +71,13 @@ class Bench:
             (JointState, "guard/command", self.commands),
             (JointTrajectory, "policy/chunk", self.chunks),
         ):
-            node.create_subscription(kind, topic, seen.append, qos.RECORD)
+            node.create_subscription(kind, topic, seen.append, qos.MONITOR)
         self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         self.teleop_out = node.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
         self.beat_out = node.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
-        self.joints_out = node.create_publisher(JointState, "joint_states", qos.SENSOR_OUT)
+        self.joints_out = node.create_publisher(JointState, "joint_states", qos.SENSOR_PUBLISHER)
         self.images_out = {
-            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
             for camera in self.spec.cameras
         }
 
@@ -86,10 +86,10 @@ class Bench:
         self.operator.change_state(name, Transition.TRANSITION_ACTIVATE)
 
     def wait(self, ready, what, seconds=WAIT_S):
-        self.operator.wait(ready, what, seconds)
+        self.operator.wait_until(ready, what, seconds)
 
     def guard(self, key):
-        return self.operator.newest("guard").get(key, 0)
+        return self.operator.latest_diagnostics("guard").get(key, 0)
 
     def measured(self):
         return messages.from_joint_state(self.joints[-1], self.spec.joint_names)
@@ -135,7 +135,7 @@ class Bench:
             self.beat(0.8, until=lambda at=start: self.measured()[1] - at > 0.08)
             if self.guard("state") == "running" and self.measured()[1] - start > 0.08:
                 return
-        pytest.fail(f"the arm did not move: {self.operator.newest('guard')}")
+        pytest.fail(f"the arm did not move: {self.operator.latest_diagnostics('guard')}")
 
     def sense(self, seconds, positions=None, cameras=None, **size):
         """Is an arm with cameras for so long."""
@@ -206,7 +206,7 @@ def test_the_guard_tells_how_far_a_chunk_lay_off_as_it_took_over(arm):
     assert arm.guard("chunk_stamp") == pytest.approx(aside.stamp, abs=1e-3)
     assert arm.guard("seam_jump") > 0.045
     arm.operator.set_mode("hold")
-    arm.wait(lambda: "seam_jump" not in arm.operator.newest("guard"), "nothing followed")
+    arm.wait(lambda: "seam_jump" not in arm.operator.latest_diagnostics("guard"), "nothing followed")
 
 
 def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
@@ -246,7 +246,7 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
     arm.move()
     arm.operator.trigger("guard/stop")
     arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "fault", "stop", 5)
-    arm.operator._modes.ask("policy")
+    arm.operator._modes.request("policy")
     arm.send(arm.swing(0.2))
     arm.beat(0.2)
     assert arm.guard("mode") == "hold"
@@ -255,9 +255,9 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
 
 def test_a_mode_that_nobody_knows_holds_the_arm(arm):
     arm.ready()
-    arm.operator._modes.send("autopilot")
+    arm.operator._modes.publish("autopilot")
     arm.wait(lambda: arm.guard("mode") == "hold", "mode hold", 5)
-    assert "'autopilot' is unknown" in arm.guard("last_refusal")
+    assert "'autopilot' is unknown" in arm.guard("last_rejection")
 
 
 @contextmanager
@@ -268,7 +268,7 @@ def console(*modes):
     try:
         modes_out = ModePublisher(rclpy.node.Node("console", context=context))
         for mode in modes:
-            modes_out.send(mode)
+            modes_out.publish(mode)
         yield modes_out
     finally:
         context.try_shutdown()
@@ -297,10 +297,10 @@ def test_nothing_that_was_sent_before_the_activation_sets_the_arm_in_motion(arm)
                     arm.send(arm.swing())
                     arm.teleop_out.publish(messages.to_chunk_message(arm.swing()))
                     arm.beat(0.1)
-                counts = operator.newest("guard")
+                counts = operator.latest_diagnostics("guard")
                 assert (counts["mode"], counts["state"]) == ("hold", "idle"), attempt
         np.testing.assert_allclose(arm.measured(), start, atol=2e-3)
-    assert "was sent before the guard was activated; send hold first" in arm.guard("last_refusal")
+    assert "was sent before the guard was activated; send hold first" in arm.guard("last_rejection")
 
 
 def test_a_mode_alone_is_refused_in_one_sentence_and_hold_and_the_mode_start_the_arm(arm):
@@ -308,14 +308,14 @@ def test_a_mode_alone_is_refused_in_one_sentence_and_hold_and_the_mode_start_the
     operator = arm.operator
     operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
     operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
-    before = arm.guard("refusals.hold_first")
+    before = arm.guard("rejections.hold_first")
     for _ in range(20):
-        operator._modes.send("policy")
+        operator._modes.publish("policy")
         arm.send(arm.swing())
         arm.beat(0.1)
-    arm.wait(lambda: arm.guard("refusals.hold_first") > before, "the refusal", 5)
+    arm.wait(lambda: arm.guard("rejections.hold_first") > before, "the rejection", 5)
     assert arm.guard("mode") == "hold"
-    assert "send hold first, then the mode" in arm.guard("last_refusal")
+    assert "send hold first, then the mode" in arm.guard("last_rejection")
     arm.move()
 
 
@@ -336,9 +336,9 @@ def test_bad_chunks_are_refused_with_their_reasons_and_the_arm_holds(arm):
     arm.ready()
     here = arm.measured()
     for reason, change in BAD.items():
-        before, good = arm.guard(f"refusals.{reason}"), arm.swing(0.2)
+        before, good = arm.guard(f"rejections.{reason}"), arm.swing(0.2)
         arm.send(arm.swing(0.2, **change(good)))
-        arm.wait(lambda r=reason, n=before: arm.guard(f"refusals.{r}") > n, reason, 5)
+        arm.wait(lambda r=reason, n=before: arm.guard(f"rejections.{r}") > n, reason, 5)
     arm.beat(0.3)
     assert arm.guard("state") == "armed"
     np.testing.assert_allclose(arm.measured(), here, atol=2e-3)
@@ -349,34 +349,34 @@ def test_a_chunk_with_ragged_points_is_refused(arm):
     message = messages.to_chunk_message(arm.swing())
     message.points[3].positions = [0.0]
     arm.chunk_out.publish(message)
-    arm.wait(lambda: "point 3 has 1 positions" in arm.guard("last_refusal"), "the refusal", 5)
+    arm.wait(lambda: "point 3 has 1 positions" in arm.guard("last_rejection"), "the rejection", 5)
 
 
 def test_bytes_that_are_no_chunk_are_refused(arm):
     arm.ready()
-    before = arm.guard("refusals.shape")
+    before = arm.guard("rejections.shape")
     arm.chunk_out.publish(b"\0\1\0\0" + b"\xff" * 40)
-    arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
-    assert "44 bytes are no JointTrajectory" in arm.guard("last_refusal")
+    arm.wait(lambda: arm.guard("rejections.shape") > before, "the rejection", 5)
+    assert "44 bytes are no JointTrajectory" in arm.guard("last_rejection")
 
 
 def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_escaped(arm):
     arm.ready()
     names = arm.spec.joint_names
     long = ActionChunk(time.time(), 30.0, names, np.zeros((10_000, 7), "f4"), np.empty(0))
-    before = arm.guard("refusals.shape")
+    before = arm.guard("rejections.shape")
     arm.send(long)
-    arm.wait(lambda: arm.guard("refusals.shape") > before, "the refusal", 5)
-    assert "a JointTrajectory of" in arm.guard("last_refusal")
-    assert "on policy/chunk; at most" in arm.guard("last_refusal")
+    arm.wait(lambda: arm.guard("rejections.shape") > before, "the rejection", 5)
+    assert "a JointTrajectory of" in arm.guard("last_rejection")
+    assert "on policy/chunk; at most" in arm.guard("last_rejection")
     time.sleep(1.1)
     many = [*names, *(f"j{n}" for n in range(20_000))]
     arm.joints_out.publish(messages.to_joint_state(time.time(), many, np.zeros(len(many))))
-    arm.wait(lambda: "a JointState of" in arm.guard("last_refusal"), "the refusal", 5)
+    arm.wait(lambda: "a JointState of" in arm.guard("last_rejection"), "the rejection", 5)
     time.sleep(1.1)
     arm.send(arm.swing(names=("waist\n[FATAL] [guard]: well \x1b[2J" + "A" * 3000,) * 7))
-    arm.wait(lambda: "[FATAL]" in arm.guard("last_refusal"), "the refusal", 5)
-    said = arm.guard("last_refusal")
+    arm.wait(lambda: "[FATAL]" in arm.guard("last_rejection"), "the rejection", 5)
+    said = arm.guard("last_rejection")
     assert said.isprintable() and len(said) < 600
     log = arm.processes.log("guard").read_text()
     assert not any(line.startswith("[FATAL]") for line in log.splitlines())
@@ -404,12 +404,12 @@ def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
     for one in crowd:
         arm.wait(lambda out=one: out.get_subscription_count() > 0, "a guard that listens", 10)
     time.sleep(0.5)
-    before = arm.guard("refusals.crowd")
+    before = arm.guard("rejections.crowd")
     for _ in range(20):
         for one in crowd:
             one.publish(messages.to_chunk_message(arm.swing(names=arm.spec.joint_names[::-1])))
         time.sleep(0.1)
-    arm.wait(lambda: arm.guard("refusals.crowd") > before, "the refusal", 5)
+    arm.wait(lambda: arm.guard("rejections.crowd") > before, "the rejection", 5)
     for one in crowd:
         node.destroy_publisher(one)
 
@@ -418,7 +418,7 @@ def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
     arm.ready()
     broken = arm.spec.home * [1, 1, np.nan, 1, 1, 1, 1]
     arm.joints_out.publish(messages.to_joint_state(time.time(), arm.spec.joint_names, broken))
-    arm.wait(lambda: "not finite at elbow" in arm.guard("last_refusal"), "the refusal", 5)
+    arm.wait(lambda: "not finite at elbow" in arm.guard("last_rejection"), "the rejection", 5)
 
 
 def test_deactivating_the_guard_is_a_planned_stop(arm):
@@ -465,7 +465,7 @@ def planning(brain):
 
 
 def policy_says(brain, text):
-    brain.wait(lambda: text in brain.operator.newest("policy").get("message", ""), text, 10)
+    brain.wait(lambda: text in brain.operator.latest_diagnostics("policy").get("message", ""), text, 10)
     time.sleep(0.3)
     n_chunks = len(brain.chunks)
     time.sleep(0.8)
@@ -477,8 +477,8 @@ def test_a_policy_plans_from_what_the_sensors_send(brain):
     chunk = messages.from_chunk_message(brain.chunks[-1])
     assert chunk.names == brain.spec.joint_names and chunk.actions.shape == (32, 7)
     assert 0 < time.time() - chunk.stamp < WAIT_S
-    brain.wait(lambda: "decode_ms" in brain.operator.newest("policy"), "the report", 5)
-    report = brain.operator.newest("policy")
+    brain.wait(lambda: "decode_ms" in brain.operator.latest_diagnostics("policy"), "the report", 5)
+    report = brain.operator.latest_diagnostics("policy")
     assert report["decode_ms"] <= report["plan_ms"] <= report["latency_ms"]
     assert report["tokens"] and all(type(token) is int for token in report["tokens"])
 
@@ -493,13 +493,13 @@ def test_a_task_and_a_start_from_before_the_activation_start_no_planning(brain):
     operator.change_state("policy", Transition.TRANSITION_ACTIVATE)
     brain.sense(1.5)
     assert len(brain.chunks) == n_chunks
-    assert operator.newest("policy")["message"] == "not started"
+    assert operator.latest_diagnostics("policy")["message"] == "not started"
 
 
 def test_what_strangers_report_neither_ends_nor_floods_who_looks_on(brain):
     node, seen = brain.operator.node, brain.operator.diagnostics
     outcomes = node.create_publisher(String, "twin/outcome", qos.LATCHED)
-    reports = node.create_publisher(DiagnosticArray, "diagnostics", qos.RECORD)
+    reports = node.create_publisher(DiagnosticArray, "diagnostics", qos.MONITOR)
     for text in ("not JSON", "[1]", "1" * 5000, "[" * 50_000, "x" * 1_000_000):
         outcomes.publish(String(data=text))
     large = DiagnosticStatus(name="stranger", message="x" * 1_000_000)
@@ -519,24 +519,24 @@ def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle,
     assert planning(brain)
     brain.processes.kill("policy")
     unsure = {"bundle": str(tiny_bundle), "robot": str(robot), "task": "marker"}
-    unsure |= {"unsure": "replan", "min_margin": 1.0}
+    unsure |= {"on_low_confidence": "replan", "min_margin": 1.0}
     brain.operator.diagnostics.pop("policy")
     try:
         brain.processes.start(NodeProcess(name="policy", parameters=unsure))
-        brain.wait(lambda: brain.operator.newest("policy"), "a word of the policy")
+        brain.wait(lambda: brain.operator.latest_diagnostics("policy"), "a word of the policy")
         time.sleep(0.5)
         brain.activate("policy")
         brain.operator.trigger("policy/start")
         n_chunks = len(brain.chunks)
         brain.sense(1.0)
-        report = brain.operator.newest("policy")
+        report = brain.operator.latest_diagnostics("policy")
         assert report["message"].startswith("unsure: margin") and report["unusable.unsure"] > 1
         assert len(brain.chunks) == n_chunks
     finally:
         brain.processes.kill("policy")
         brain.operator.diagnostics.pop("policy")
         brain.processes.start(policy_graph(str(tiny_bundle), str(robot), task="marker")[1])
-        brain.wait(lambda: brain.operator.newest("policy"), "a word of the policy")
+        brain.wait(lambda: brain.operator.latest_diagnostics("policy"), "a word of the policy")
         time.sleep(0.5)
         brain.activate("policy")
 
@@ -544,7 +544,7 @@ def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle,
 def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
     assert planning(brain)
     brain.sense(2.0, cameras=["scene"])
-    assert "camera wrist: stale" in brain.operator.newest("policy")["message"]
+    assert "camera wrist: stale" in brain.operator.latest_diagnostics("policy")["message"]
     brain.sense(0.3, cameras=["scene"])
     policy_says(brain, "stale")
 
@@ -552,17 +552,17 @@ def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
 def test_joint_states_that_are_not_finite_end_planning(brain):
     assert planning(brain)
     brain.sense(2.0, positions=brain.spec.home * np.nan)
-    report = brain.operator.newest("policy")
-    assert "joint_states: stale" in report["message"] and "not finite" in report["last_refusal"]
+    report = brain.operator.latest_diagnostics("policy")
+    assert "joint_states: stale" in report["message"] and "not finite" in report["last_rejection"]
     policy_says(brain, "stale")
 
 
 def test_images_of_another_size_are_refused(brain):
     assert planning(brain)
     brain.sense(2.0, height=48)
-    report = brain.operator.newest("policy")
+    report = brain.operator.latest_diagnostics("policy")
     assert "camera" in report["message"] and "stale" in report["message"]
-    assert "wanted a uint8 image of (96, 96, 3)" in report["last_refusal"]
+    assert "wanted a uint8 image of (96, 96, 3)" in report["last_rejection"]
     policy_says(brain, "stale")
 
 
@@ -579,7 +579,7 @@ def test_a_policy_that_is_killed_is_noticed_by_the_guard(brain):
     while brain.guard("state") != "running" and time.monotonic() < deadline:
         brain.sense(0.2)
     if brain.guard("state") != "running":
-        pytest.fail(f"the guard played no chunk: {brain.operator.newest('guard')}")
+        pytest.fail(f"the guard played no chunk: {brain.operator.latest_diagnostics('guard')}")
     brain.processes.kill("policy")
     brain.sense(1.5)
     assert brain.guard("hold") == "heartbeat_lost"

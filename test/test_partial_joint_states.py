@@ -33,7 +33,7 @@ class Inputs:
         self.node, self.guard, self.refused = Node("guard", context=self.context), Guard(SPEC), []
         self._inputs = GuardInputs(self.node, SPEC, NodeClock(self.node, 0.2), self.refused.append)
         self._outputs = [
-            self.node.create_publisher(JointState, SPEC.joint_states_topic, qos.SENSOR_OUT)
+            self.node.create_publisher(JointState, SPEC.joint_states_topic, qos.SENSOR_PUBLISHER)
             for _ in range(2)
         ]
         self.wait(lambda: all(out.get_subscription_count() for out in self._outputs), take=False)
@@ -52,7 +52,7 @@ class Inputs:
         self._outputs[publisher].publish(message)
 
     def said(self):
-        return [refusal.text for refusal in self.refused if refusal is not None]
+        return [rejection.text for rejection in self.refused if rejection is not None]
 
     def age(self, now):
         return self.guard.ages(now)["joint_states_age_s"]
@@ -83,7 +83,7 @@ def test_a_gripper_that_fell_silent_makes_the_joint_states_stale_and_is_named(in
     inputs.publish(1.00, GRIPPER, SPEC.home[6:], publisher=1)
     inputs.wait(lambda: inputs.age(1.0) is not None)
     inputs.publish(1.15, ARM, SPEC.home[:6])
-    inputs.wait(lambda: inputs.guard.refusals["joint_states_partial"] == 1)
+    inputs.wait(lambda: inputs.guard.rejections["joint_states_partial"] == 1)
     assert inputs.age(1.15) == pytest.approx(0.15)
     assert "gripper stale" in inputs.said()[-1]
 
@@ -100,5 +100,5 @@ def test_what_the_guard_refuses_is_counted_and_names_the_joint(
     inputs, names, positions, reason, said
 ):
     inputs.publish(1.0, names, positions)
-    inputs.wait(lambda: inputs.guard.refusals[reason] == 1)
+    inputs.wait(lambda: inputs.guard.rejections[reason] == 1)
     assert said in inputs.said()[-1] and inputs.age(1.0) is None

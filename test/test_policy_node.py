@@ -43,9 +43,9 @@ class Sensors:
 
     def __init__(self, node, spec):
         self._spec, self._noise = spec, ImageNoise(1.0)
-        self._joints = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_OUT)
+        self._joints = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER)
         self._images = {
-            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
             for camera in spec.cameras
         }
         self._shown: dict[str, np.ndarray] = {}
@@ -105,14 +105,14 @@ class Brain:
         self.operator = GraphClient(domain, watch=self.processes.check)
         self.sensors, self.chunks = Sensors(self.operator.node, self.spec), []
         self.operator.node.create_subscription(
-            JointTrajectory, "policy/chunk", self.chunks.append, qos.RECORD
+            JointTrajectory, "policy/chunk", self.chunks.append, qos.MONITOR
         )
 
     def says(self):
-        return self.operator.newest("policy")
+        return self.operator.latest_diagnostics("policy")
 
     def wait(self, ready, what, seconds=20.0):
-        self.operator.wait(ready, what, seconds)
+        self.operator.wait_until(ready, what, seconds)
 
     def start(self):
         """Planning, from cameras that have shown what they can."""

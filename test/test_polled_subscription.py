@@ -60,8 +60,8 @@ def connected(publisher, n=1):
 
 def test_messages_wait_until_somebody_looks_and_no_executor_takes_them(nodes):
     sender, reader = nodes
-    polled = PolledSubscription(reader, String, "words", qos.CROWD)
-    first, second = (sender.create_publisher(String, "words", qos.CROWD) for _ in range(2))
+    polled = PolledSubscription(reader, String, "words", qos.COMMAND_QUEUE)
+    first, second = (sender.create_publisher(String, "words", qos.COMMAND_QUEUE) for _ in range(2))
     connected(first), connected(second)
     before = time.time_ns()
     first.publish(String(data="one"))
@@ -80,7 +80,7 @@ def test_messages_wait_until_somebody_looks_and_no_executor_takes_them(nodes):
 def test_of_a_flood_the_newest_are_kept_as_many_as_the_profile_is_deep(nodes):
     sender, reader = nodes
     polled = PolledSubscription(reader, String, "words", qos.COMMAND)
-    flood = sender.create_publisher(String, "words", qos.CROWD)
+    flood = sender.create_publisher(String, "words", qos.COMMAND_QUEUE)
     connected(flood)
     for n in range(500):
         flood.publish(String(data=str(n)))
@@ -101,8 +101,8 @@ def test_bytes_that_are_no_message_are_named(nodes):
 
 def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
     sender, reader = nodes
-    polled = PolledSubscription(reader, String, "words", qos.CROWD, max_bytes=100)
-    stranger = sender.create_publisher(String, "words", qos.CROWD)
+    polled = PolledSubscription(reader, String, "words", qos.COMMAND_QUEUE, max_bytes=100)
+    stranger = sender.create_publisher(String, "words", qos.COMMAND_QUEUE)
     connected(stranger)
     stranger.publish(String(data="x" * 5000))
     stranger.publish(String(data="short"))
@@ -116,8 +116,8 @@ def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
 
 def test_of_very_large_messages_few_are_taken_at_once(nodes):
     sender, reader = nodes
-    polled = PolledSubscription(reader, String, "words", qos.CROWD, max_bytes=100)
-    stranger = sender.create_publisher(String, "words", qos.CROWD)
+    polled = PolledSubscription(reader, String, "words", qos.COMMAND_QUEUE, max_bytes=100)
+    stranger = sender.create_publisher(String, "words", qos.COMMAND_QUEUE)
     connected(stranger)
     for _ in range(4):
         stranger.publish(String(data="x" * 3_000_000))

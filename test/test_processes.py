@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from nac_ros.ros.node_graph import NodeProcess
-from nac_ros.ros.processes import ProcessGroup, sweep_shared_memory
+from nac_ros.ros.processes import ProcessGroup, remove_stale_shared_memory
 
 SHARED = Path("/dev/shm")
 
@@ -38,7 +38,7 @@ def test_shared_memory_of_a_killed_node_goes_and_that_of_a_living_one_stays(tmp_
     killed, left = started(tmp_path / "killed", domain + 1)
     try:
         assert len(its_own) >= 2 and len(left) >= 2, "the middleware uses shared memory here"
-        sweep_shared_memory()
+        remove_stale_shared_memory()
         assert its_own | left <= segments(), "both live"
         ports = set(SHARED.glob("fastdds_port*"))
         assert ports

@@ -32,9 +32,9 @@ class Arm:
     """Joint states at 100 Hz and two cameras at 30 Hz from a thread; each can misbehave."""
 
     def __init__(self, node):
-        self._joints = node.create_publisher(JointState, SPEC.joint_states_topic, qos.SENSOR_OUT)
+        self._joints = node.create_publisher(JointState, SPEC.joint_states_topic, qos.SENSOR_PUBLISHER)
         self._cameras = {
-            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+            camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
             for camera in SPEC.cameras
         }
         self.offset_s, self.stopped, self.frozen, self.sent = 0.0, set(), set(), {}
@@ -91,10 +91,10 @@ class Desk:
             self.operator.change_state("recorder", transition)
 
     def said(self):
-        return self.operator.newest("recorder")
+        return self.operator.latest_diagnostics("recorder")
 
     def wait(self, ready, what, seconds=20.0):
-        self.operator.wait(ready, what, seconds)
+        self.operator.wait_until(ready, what, seconds)
 
     def wrong(self):
         return [text for key, text in self.said().items() if key.startswith("wrong.")]
@@ -138,13 +138,13 @@ def test_an_episode_holds_every_message_as_it_came_and_says_what_it_is(desk):
     assert "success" in said and said.endswith("all streams as promised"), said
     (folder,) = desk.episodes()
     assert folder.name.endswith("_place-the-marker-in-the-bin")
-    facts = mcap_reader.facts_of(folder)
+    facts = mcap_reader.read_metadata(folder)
     assert facts["task"] == PROMPT and facts["outcome"] == "success" and facts["lost"] == "0"
     assert facts["operator"] == "Ada" and facts["note"] == "third lamp off"
     assert facts["robot"] == "vx300s" and facts["git_commit"] and facts["findings"] == ""
     with AnyReader([folder]) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections}
-        rows = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages()
+        rows = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.read_messages()
                 if c.topic == "/scene/image_raw"]  # fmt: skip
     assert rows[0].data.size == 96 * 96 * 3 and rows[0].encoding == "rgb8"
     for name, topic in (("joint_states", "/joint_states"), ("scene", "/scene/image_raw")):
@@ -190,8 +190,8 @@ def test_what_goes_wrong_is_said_within_a_second_and_stays_with_the_episode(
     said = desk.operator.trigger("recorder/stop")
     assert later in said
     (folder,) = desk.episodes()
-    assert later in mcap_reader.facts_of(folder)["findings"]
-    list(mcap_reader.messages(folder))
+    assert later in mcap_reader.read_metadata(folder)["findings"]
+    list(mcap_reader.read_messages(folder))
 
 
 def test_what_is_not_wanted_lies_aside_and_a_second_start_is_refused(desk):
@@ -212,7 +212,7 @@ def test_a_killed_recorder_leaves_its_finished_episodes_and_most_of_the_open_one
     time.sleep(3.0)
     os.kill(desk.pid, signal.SIGKILL)
     finished, partial = desk.episodes()
-    assert len(list(mcap_reader.messages(finished))) > 50
+    assert len(list(mcap_reader.read_messages(finished))) > 50
     done = mcap_reader.repair(partial)
     assert done.seconds > 1.5 and done.messages["/joint_states"] > 150
     desk.processes.kill("recorder")
@@ -224,7 +224,7 @@ def test_a_recorder_that_is_told_to_end_keeps_the_episode(desk):
     time.sleep(0.5)
     desk.processes.end()
     (folder,) = desk.episodes()
-    assert mcap_reader.facts_of(folder)["outcome"] == "interrupted"
+    assert mcap_reader.read_metadata(folder)["outcome"] == "interrupted"
 
 
 def test_a_disk_without_room_is_said_before_anything_is_begun(desk):
@@ -245,5 +245,5 @@ def test_a_camera_without_noise_may_show_one_picture_and_the_episode_says_so(des
     time.sleep(1.5)
     said = desk.operator.trigger("recorder/stop")
     assert said.endswith(f"all streams as promised (content not checked: {topic})"), said
-    facts = mcap_reader.facts_of(desk.episodes()[0])
+    facts = mcap_reader.read_metadata(desk.episodes()[0])
     assert facts["content_not_checked"] == topic and facts["findings"] == ""

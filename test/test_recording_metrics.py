@@ -13,7 +13,7 @@ from nac_ros.datasets.mcap import exporter, topics
 from nac_ros.datasets.mcap import writer as mcap_writer
 from nac_ros.robot.kinematics import CollisionModel
 from nac_ros.robot.spec import load_robot
-from nac_ros.ros.diagnostics_summary import seam_jumps
+from nac_ros.ros.diagnostics_summary import transition_jumps
 from nac_ros.stats.smoothness import sparc
 from nac_ros.trials.recording_metrics import Smoothness, smoothness
 
@@ -34,8 +34,8 @@ def record(folder, rows, missing=()):
     wild = SPEC.home + np.random.default_rng(0).normal(0, 0.1, (30, SPEC.action_dim))
     said = [("hold", wild), ("policy", rows), ("hold", wild)]
     writer, at = mcap_writer.BagWriter(folder, {}), NANO
-    writer.open_topic(topics.MODE, topics.TEXT)
-    writer.open_topic(topics.COMMAND, topics.JOINTS)
+    writer.add_topic(topics.MODE, topics.TEXT)
+    writer.add_topic(topics.COMMAND, topics.JOINTS)
     for mode, part in said:
         writer.write(topics.MODE, at, at, exporter.text(mode))
         for k, row in enumerate(part):
@@ -81,10 +81,10 @@ def chunk(stamp, jump):
 def test_each_seam_counts_once_and_a_start_from_rest_is_none():
     before = {"hold": "mode_hold"}
     reports = [{"hold": "no_chunk"}, *[chunk(1.0, 0.3)] * 2, *[chunk(2.0, 0.01)] * 3]
-    assert seam_jumps(reports, before) == [0.01]
+    assert transition_jumps(reports, before) == [0.01]
     reports += [{"hold": "chunk_stale"}, chunk(2.5, 0.2), chunk(3.0, 0.02)]
-    assert seam_jumps(reports, before) == [0.01, 0.02]
-    assert seam_jumps([chunk(2.0, 0.01)], chunk(2.0, 0.01)) == []
+    assert transition_jumps(reports, before) == [0.01, 0.02]
+    assert transition_jumps([chunk(2.0, 0.01)], chunk(2.0, 0.01)) == []
 
 
 def test_actions_that_come_slowly_leave_smoothness_measurable(tmp_path):

@@ -66,7 +66,7 @@ class Joints:
     """Joint states at 100 Hz from a thread, and the stamps [ns] of all that were sent."""
 
     def __init__(self, node, spec):
-        self._out = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_OUT)
+        self._out = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER)
         self._spec, self.sent, self._ending = spec, [], Event()
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -130,11 +130,11 @@ class Line:
 
     def _wait_for_streams(self):
         def ready():
-            said = self.operator.newest("recorder")
+            said = self.operator.latest_diagnostics("recorder")
             wrong = any(key.startswith("wrong.") for key in said)
             return said.get("state") == "ready" and said.get("task") == PROMPT and not wrong
 
-        self.operator.wait(ready, "streams", 30)
+        self.operator.wait_until(ready, "streams", 30)
 
     def close(self):
         self.joints.close()
@@ -166,8 +166,8 @@ def line(tmp_path, robot, film):
 def stamps_of(folder):
     """Topic -> stamps [ns] of an episode's messages."""
     found = {}
-    for message in reader.messages(folder):
-        stamp = topics.stamp_of(message.kind, message.data)
+    for message in reader.read_messages(folder):
+        stamp = topics.header_stamp(message.message_type, message.data)
         found.setdefault(message.topic, []).append(stamp)
     return found
 
@@ -187,7 +187,7 @@ def missing(line, stamps):
 def drops(line):
     """Pictures that the cameras themselves left out."""
     return {
-        f"/{camera.topic}": line.operator.newest(f"camera_{camera.name}")["drops"]
+        f"/{camera.topic}": line.operator.latest_diagnostics(f"camera_{camera.name}")["drops"]
         for camera in line.spec.cameras
     }
 
@@ -217,7 +217,7 @@ def test_five_minutes_are_recorded_without_losing_one_message(line, priority):
     counts = {topic: len(rows) for topic, rows in stamps.items()}
     print(f"\npriority {priority}: {share:.0%} of a core, {size:.1f} GB, {counts}; missing "
           f"{lost}, of these the cameras left out {dropped}; {said}")  # fmt: skip
-    assert reader.facts_of(folder)["lost"] == "0"
+    assert reader.read_metadata(folder)["lost"] == "0"
     assert [topic for topic, n in lost.items() if n > dropped.get(topic, 0)] == []
     assert min(counts[f"/{c.topic}"] for c in line.spec.cameras) > 290 * RATE_HZ
 

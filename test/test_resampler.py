@@ -14,7 +14,7 @@ from test_mcap import IMAGE, JOINTS, T0, TEXT, serialized
 from nac_ros.core import image_codec
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.mcap import reader
-from nac_ros.datasets.mcap.dataset import RecordingDataset, robot_fact
+from nac_ros.datasets.mcap.dataset import RecordingDataset, robot_metadata
 from nac_ros.datasets.mcap.topics import COMPRESSED
 from nac_ros.datasets.mcap.writer import BagWriter
 from nac_ros.robot.spec import load_robot
@@ -75,11 +75,11 @@ def recorded(
 ):
     """Joints at 100 Hz, cameras at 30 Hz that take 12 ms, set-points one period ahead; in parts
     the arm and the gripper come from publishers of their own, the gripper 3 ms later."""
-    writer = BagWriter(folder, {"task": PROMPT, **robot_fact(SPEC)})
+    writer = BagWriter(folder, {"task": PROMPT, **robot_metadata(SPEC)})
     topics = {"joint_states": JOINTS, "guard/command": JOINTS, "guard/mode": TEXT}
     shown = "wrist/image_raw" + ("/compressed" if wrist[0] == COMPRESSED else "")
-    for topic, kind in {**topics, "scene/image_raw": IMAGE, shown: wrist[0]}.items():
-        writer.open_topic(topic, kind)
+    for topic, message_type in {**topics, "scene/image_raw": IMAGE, shown: wrist[0]}.items():
+        writer.add_topic(topic, message_type)
     events = []
     for k in range(int(seconds * 100)):
         stamp = T0 + k * 10_000_000
@@ -230,10 +230,10 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path, parts
     rclpy.init(context=context, domain_id=10 + os.getpid() % 80)
     node = Node("bridge", context=context)
     bridge = ObservationSource(node, SPEC, [camera.name for camera in SPEC.cameras], 1)
-    kinds = {JOINTS: JointState, IMAGE: Image}
+    message_types = {JOINTS: JointState, IMAGE: Image}
     outputs = {
-        topic: node.create_publisher(kind, topic, qos.SENSOR_OUT)
-        for topic, kind in (("/joint_states", JointState), ("/scene/image_raw", Image),
+        topic: node.create_publisher(message_type, topic, qos.SENSOR_PUBLISHER)
+        for topic, message_type in (("/joint_states", JointState), ("/scene/image_raw", Image),
                             ("/wrist/image_raw", Image))
     }  # fmt: skip
     seen, last = [], -np.inf
@@ -243,13 +243,13 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path, parts
         wait_for(bridge.take)
         assert (
             bridge.refused == {"shape": 1}
-            and "joint_states: 17 bytes are no" in bridge.last_refusal
+            and "joint_states: 17 bytes are no" in bridge.last_rejection
         )
-        for message in reader.messages(folder, set(outputs)):
-            outputs[message.topic].publish(deserialize_message(message.data, kinds[message.kind]))
+        for message in reader.read_messages(folder, set(outputs)):
+            outputs[message.topic].publish(deserialize_message(message.data, message_types[message.message_type]))
             wait_for(bridge.take)
             try:
-                observation = bridge.observe(message.received * 1e-9, PROMPT)
+                observation = bridge.get_observation(message.received * 1e-9, PROMPT)
             except BadObservation:
                 continue
             if observation.stamp > last + 0.5 / 30:

@@ -11,7 +11,7 @@ from security_audit import allowed, forbidden
 from nac_ros.core.config import config_dir
 from nac_ros.robot.spec import list_robots, load_robot
 from nac_ros.ros.node_graph import policy_graph, twin_graph
-from nac_ros.ros.security_policy import ENCLAVE, accesses, main, policy_xml
+from nac_ros.ros.security_policy import ENCLAVE, main, node_access, policy_xml
 
 ROOT = config_dir().parent
 SPEC = load_robot("vx300s")
@@ -58,7 +58,7 @@ def test_the_command_prints_the_policy_or_one_sentence(capsys, monkeypatch):
 
 
 def test_every_process_is_started_in_its_enclave(tmp_path):
-    known = {ENCLAVE.format(node) for node in accesses(SPEC)}
+    known = {ENCLAVE.format(node) for node in node_access(SPEC)}
     for process in (*twin_graph(), *policy_graph()):
         arguments = process.arguments(tmp_path / "parameters.yaml")
         assert arguments[arguments.index("--enclave") + 1] == f"/nac_ros/{process.name}" in known
@@ -95,5 +95,5 @@ def running(tmp_path):
             processes.start(process)
         for name in ("guard", "policy"):
             operator.change_state(name, Transition.TRANSITION_CONFIGURE)
-        operator.wait(lambda: operator.outcome, "the twin")
+        operator.wait_until(lambda: operator.outcome, "the twin")
         yield operator

@@ -29,7 +29,7 @@ from nac_ros.robot.differential_ik import DifferentialIk
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, qos
 from nac_ros.ros.node_graph import NodeProcess, teleop_graph, twin_graph
-from nac_ros.ros.security_policy import RECORDING, accesses
+from nac_ros.ros.security_policy import RECORDING, node_access
 from nac_ros.teleop.input_mapping import ACTIONS, load_hand_map
 
 ROOT = config_dir().parent
@@ -48,8 +48,8 @@ class Studio(Bench):
         nodes = (*twin_graph(str(robot), task="weighing"), guard, *teleop)
         super().__init__(folder, robot, domain, nodes)
         node = self.operator.node
-        self.joy_out = node.create_publisher(Joy, "joy", qos.SENSOR_OUT)
-        self.lead_out = node.create_publisher(JointState, "leader/joint_states", qos.SENSOR_OUT)
+        self.joy_out = node.create_publisher(Joy, "joy", qos.SENSOR_PUBLISHER)
+        self.lead_out = node.create_publisher(JointState, "leader/joint_states", qos.SENSOR_PUBLISHER)
         self.tool, self.called = DifferentialIk(self.spec), []
         for name in ("guard", "teleop"):
             self.activate(name)
@@ -65,7 +65,7 @@ class Studio(Bench):
         return self.operator.node.create_service(Trigger, f"recorder/{name}", answer)
 
     def said(self, key="message"):
-        return self.operator.newest("teleop").get(key, "")
+        return self.operator.latest_diagnostics("teleop").get(key, "")
 
     def press(self, seconds, *buttons, axes=None, until=lambda: False, beats=False, lead=None):
         """Is a gamepad, and whoever else is asked for, for so long."""
@@ -131,7 +131,7 @@ def studio(tmp_path_factory, patient_robot):  # noqa: F811
 
 
 def test_the_node_does_nothing_that_the_access_policy_forbids(studio):
-    node, may = studio.operator.node, accesses(studio.spec)["teleop"]
+    node, may = studio.operator.node, node_access(studio.spec)["teleop"]
     publishes = {
         t.lstrip("/") for t, _ in node.get_publisher_names_and_types_by_node("teleop", "/")
     }
@@ -207,7 +207,7 @@ def test_a_message_of_another_device_is_refused_with_one_sentence(studio, messag
         studio.joy_out.publish(message)
         time.sleep(JOY_S)
     studio.wait(lambda: said in studio.said(), said, 5)
-    assert studio.said("refusals.joy") > 10
+    assert studio.said("rejections.joy") > 10
 
 
 def test_a_guard_with_a_fault_is_not_taken_over_and_the_reason_is_said(studio):
@@ -253,7 +253,7 @@ def test_a_node_that_is_deactivated_lets_the_arm_go(studio):
 
 def restarted(studio, mapping, **parameters):
     """The studio with a teleop node of another mapping."""
-    if studio.processes.runs("teleop"):
+    if studio.processes.is_running("teleop"):
         studio.processes.end(["teleop"])
     studio.operator.diagnostics.pop("teleop", None)
     name = str(studio.robot)
@@ -293,7 +293,7 @@ def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_p
 
 
 def test_keys_of_a_terminal_lead_the_arm_and_the_terminal_is_given_back(studio, tmp_path):
-    if studio.processes.runs("teleop"):
+    if studio.processes.is_running("teleop"):
         studio.processes.end(["teleop"])
     studio.operator.diagnostics.pop("teleop", None)
     typed, read = pty.openpty()

@@ -11,7 +11,12 @@ from nac_ros.control.types import AT_REST
 from nac_ros.core.errors import NacError
 from nac_ros.reporting.trial_trace import TrialTrace
 from nac_ros.robot.spec import RobotSpec
-from nac_ros.ros.diagnostics_summary import grown, hold_spans, interventions, of_chunks
+from nac_ros.ros.diagnostics_summary import (
+    chunk_reports,
+    count_increases,
+    hold_spans,
+    interventions,
+)
 from nac_ros.ros.graph_client import GraphClient
 from nac_ros.simulation.state_log import Recording, load_recording
 from nac_ros.simulation.tasks.base import HORIZON
@@ -26,7 +31,7 @@ class Trials:
     """One after the other on one Operator.
 
     recordings: of the played trials, in order; idle_s: command intervals of the idle machine [s]
-    chunk_ms, decode_ms: of every chunk; holds, refusals: by reason, counted during trials alone
+    chunk_ms, decode_ms: of every chunk; holds, rejections: by reason, counted during trials alone
     """
 
     def __init__(self, operator: GraphClient, spec: RobotSpec, seed: int):
@@ -36,7 +41,7 @@ class Trials:
         self.chunk_ms: list[float] = []
         self.decode_ms: list[float] = []
         self.holds: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
+        self.rejections: Counter[str] = Counter()
         self._events: list[dict[str, Any]] = []
 
     @property
@@ -47,7 +52,7 @@ class Trials:
     @property
     def budget_s(self) -> float | None:
         """Executed steps of a chunk in seconds, None before the policy said so."""
-        budget = self._operator.newest("policy").get("budget_ms")
+        budget = self._operator.latest_diagnostics("policy").get("budget_ms")
         return None if budget is None else 1e-3 * budget
 
     def prepare(self, tasks: Sequence[str]) -> None:
@@ -60,7 +65,7 @@ class Trials:
         time.sleep(1.0)  # the reset before has settled
         first = len(self._operator.commands)
         deadline = time.monotonic() + IDLE_S
-        self._operator.wait(lambda: time.monotonic() > deadline, "the idle machine")
+        self._operator.wait_until(lambda: time.monotonic() > deadline, "the idle machine")
         self.idle_s = np.diff(self._operator.commands[first:])
 
     def play(self, task: str, trial: int) -> TrialTrace:
@@ -70,11 +75,11 @@ class Trials:
         self._reset(task, trial)
         marks = (len(operator.commands), len(operator.chunks))
         seen = {node: len(operator.diagnostics.get(node, [])) for node in ("policy", "guard")}
-        before = operator.newest("guard")
+        before = operator.latest_diagnostics("guard")
         operator.set_mode("policy")
         operator.trigger("policy/start")
         overdue = HORIZON / self.spec.action_rate_hz + LATE_S
-        operator.wait(lambda: self._ended(task, trial), f"the outcome of {task} {trial}", overdue)
+        operator.wait_until(lambda: self._ended(task, trial), f"the outcome of {task} {trial}", overdue)
         operator.trigger("policy/stop")
         ended = time.time()
         operator.set_mode("hold")
@@ -89,14 +94,14 @@ class Trials:
 
     def _reset(self, task: str, trial: int) -> None:
         self._operator.set_mode("hold")
-        self._operator.wait(self._rests, "the arm to rest", REST_S)
+        self._operator.wait_until(self._rests, "the arm to rest", REST_S)
         self._operator.set_parameters("twin", {"task": task, "seed": self._seed, "trial": trial})
         self._operator.trigger("twin/reset")
         time.sleep(SETTLE_S)
         self._operator.trigger("guard/reset")  # the arm is elsewhere now, and that is all right
 
     def _rests(self) -> bool:
-        return self._operator.newest("guard").get("state") in (*AT_REST, "inactive", "")
+        return self._operator.latest_diagnostics("guard").get("state") in (*AT_REST, "inactive", "")
 
     def _ended(self, task: str, trial: int) -> bool:
         now = self._operator.outcome
@@ -104,8 +109,8 @@ class Trials:
 
     def _count(self, before: dict[str, Any], reports: Sequence[dict[str, Any]]) -> None:
         """What the guard counted in the trial; that it holds afterwards was asked for."""
-        for what, total in (("holds", self.holds), ("refusals", self.refusals)):
-            total.update(grown(before, reports[-1], what))
+        for what, total in (("holds", self.holds), ("rejections", self.rejections)):
+            total.update(count_increases(before, reports[-1], what))
 
     def _trace(
         self,
@@ -142,7 +147,7 @@ class Trials:
 
     def _timings(self, reports: Sequence[dict[str, Any]]) -> list[float]:
         """Observation-to-chunk times [s]."""
-        chunks = of_chunks(reports)
+        chunks = chunk_reports(reports)
         self.chunk_ms += [report["latency_ms"] for report in chunks]
         self.decode_ms += [report["decode_ms"] for report in chunks]
         return [1e-3 * report["latency_ms"] for report in chunks]

@@ -168,7 +168,7 @@ def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
     merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
 
     def check_joints(message: JointState) -> None:
-        merger.push_message(message)
+        merger.add_message(message)
 
     def check_image(camera: Any, read: Any, message: Any) -> None:
         height, width, _ = read(message).shape
@@ -180,7 +180,7 @@ def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
                    spec.joint_states_max_age_s)  # fmt: skip
     listened: list[tuple[Heard, type, Any]] = [(joints, JointState, check_joints)]
     for camera in spec.cameras:
-        kind, topic, read = image_transport.feed(camera)
+        kind, topic, read = image_transport.image_topic(camera)
         heard = Heard(topic, camera.rate_hz, camera.max_age_s)
         listened.append((heard, kind, partial(check_image, camera, read)))
     for heard, kind, check in listened:

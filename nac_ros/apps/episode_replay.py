@@ -24,11 +24,11 @@ from nac_ros.robot.joint_states import JointStateMerger
 from nac_ros.robot.spec import RobotSpec, load_robot
 from nac_ros.ros import messages, qos
 from nac_ros.ros.graph_client import GraphClient
-from nac_ros.ros.node_graph import TWIN, policy_graph, twin_graph, usual_robot
+from nac_ros.ros.node_graph import TWIN, policy_graph, twin_graph, default_robot
 
 HORIZON, EVERY = 32, 8  # steps of a chunk, and after how many the next one follows
 BEAT_S = 0.05
-MATCH_S = 0.5  # after one side knows the other, the other knows it too
+DISCOVERY_S = 0.5  # after one side knows the other, the other knows it too
 ANSWER_S = 10.0
 RAMP_S = 60.0  # at a tenth of the speed, from anywhere to anywhere
 NO_TOKENS = np.empty(0, np.int64)
@@ -57,7 +57,7 @@ def rerun_episode(config: RerunConfig) -> dict[str, Any]:
     """Plays the episode and returns how far the arm was from it, by joint [rad or m]."""
     dataset = open_dataset(config.data, config.action_key or None)
     episode = dataset.episode(config.episode, images=False)
-    spec = load_robot(usual_robot("twin") if config.robot == TWIN else config.robot)
+    spec = load_robot(default_robot("twin") if config.robot == TWIN else config.robot)
     if tuple(dataset.names) != spec.joint_names:
         raise DatasetError(
             f"{config.data} moves {', '.join(dataset.names)}; robot {spec.name} has "
@@ -84,8 +84,8 @@ class _Player:
                 JointState, topic, lambda m, w=what: self._hear(w, m), profile
             )
             for what, topic, profile in (
-                ("commanded", "guard/command", qos.RECORD),
-                ("measured", spec.joint_states_topic, qos.ALL_SENSOR),
+                ("commanded", "guard/command", qos.MONITOR),
+                ("measured", spec.joint_states_topic, qos.SENSOR_QUEUE),
             )
         ]
         names, max_age_s = spec.joint_names, spec.joint_states_max_age_s
@@ -98,19 +98,19 @@ class _Player:
         beats = Thread(target=self._beat, daemon=True)
         beats.start()
         try:
-            self._operator.wait(
+            self._operator.wait_until(
                 lambda: self._chunks.get_subscription_count() > 0, "a guard that listens", 10
             )
-            self._operator.wait(
+            self._operator.wait_until(
                 lambda: all(self._seen.values()), "joint states and the guard's commands", 10
             )
-            time.sleep(MATCH_S)
+            time.sleep(DISCOVERY_S)
             self._operator.set_mode("policy")
-            self._before = dict(self._operator.newest("guard"))
+            self._before = dict(self._operator.latest_diagnostics("guard"))
             self._approach()
             began = self._now()
             self._send_all(began)
-            self._operator.wait(self._rests, "the arm to rest", 30)
+            self._operator.wait_until(self._rests, "the arm to rest", 30)
         finally:
             self._ending.set()
             beats.join()
@@ -123,7 +123,7 @@ class _Player:
         deadline = time.monotonic() + ANSWER_S
         while not self._told("jump") and self._state() != "running":
             if time.monotonic() > deadline:
-                refused = self._operator.newest("guard").get("last_refusal") or "it says nothing"
+                refused = self._operator.latest_diagnostics("guard").get("last_rejection") or "it says nothing"
                 raise NacError(f"the guard does not take the episode's start: {refused}")
             self._send(self._now(), start)
             time.sleep(EVERY / self._rate)
@@ -131,12 +131,12 @@ class _Player:
             print("the arm is elsewhere; it goes slowly to where the episode begins", flush=True)
             self._operator.trigger("guard/ramp")
             time.sleep(0.5)
-            self._operator.wait(lambda: self._state() in AT_REST, "the ramp to end", RAMP_S)
+            self._operator.wait_until(lambda: self._state() in AT_REST, "the ramp to end", RAMP_S)
 
     def _send_all(self, began: float) -> None:
         for first in range(0, len(self._actions), EVERY):
-            self._operator.wait(lambda f=first: self._now() >= began + f / self._rate, "its time")
-            if fault := self._operator.newest("guard").get("fault"):
+            self._operator.wait_until(lambda f=first: self._now() >= began + f / self._rate, "its time")
+            if fault := self._operator.latest_diagnostics("guard").get("fault"):
                 raise NacError(f"the guard stopped the episode: {fault}; see its diagnostics")
             rows = self._actions[first : first + HORIZON]
             self._send(began + first / self._rate, rows)
@@ -154,21 +154,21 @@ class _Player:
         return messages.to_seconds(self._operator.node.get_clock().now().to_msg())
 
     def _state(self) -> str:
-        return self._operator.newest("guard").get("state", "")
+        return self._operator.latest_diagnostics("guard").get("state", "")
 
     def _rests(self) -> bool:
         return self._state() in AT_REST
 
     def _told(self, reason: str) -> bool:
-        return self._counted(f"refusals.{reason}") > 0
+        return self._counted(f"rejections.{reason}") > 0
 
     def _counted(self, key: str) -> int:
         """By the guard, since it was begun here."""
-        return self._operator.newest("guard").get(key, 0) - self._before.get(key, 0)
+        return self._operator.latest_diagnostics("guard").get(key, 0) - self._before.get(key, 0)
 
     def _hear(self, what: str, message: JointState) -> None:
         try:
-            sample = self._mergers[what].push_message(message)
+            sample = self._mergers[what].add_message(message)
         except BadObservation:  # the guard says so, and stops the episode where it lasts
             return
         if sample is not None:
@@ -177,7 +177,7 @@ class _Player:
     def _figures(self, began: float) -> dict[str, Any]:
         """Root mean square and largest distance from the recorded actions when they were due."""
         due = began + (np.arange(len(self._actions)) + 1) / self._rate
-        report = self._operator.newest("guard")
+        report = self._operator.latest_diagnostics("guard")
         figures: dict[str, Any] = {"seconds": len(due) / self._rate}
         for what, rows in self._seen.items():
             times, places = np.array([t for t, _ in rows]), np.array([p for _, p in rows])
@@ -185,7 +185,7 @@ class _Player:
             off = np.stack(columns, 1) - self._actions
             for key, values in (("rms", np.sqrt((off**2).mean(0))), ("max", np.abs(off).max(0))):
                 figures[f"{what}_{key}"] = dict(zip(self._spec.joint_names, values.tolist()))
-        for kind in ("holds", "refusals", "clips"):
+        for kind in ("holds", "rejections", "clips"):
             counts = {
                 key.split(".", 1)[1]: self._counted(key)
                 for key in report
@@ -200,7 +200,7 @@ def _graph(config: RerunConfig) -> Iterator[GraphClient]:
     """Twin and guard of our own, or the guard that runs on this domain."""
     if config.robot != TWIN:
         with GraphClient(int(os.environ.get("ROS_DOMAIN_ID", "0"))) as operator:
-            operator.wait(lambda: operator.newest("guard"), "a guard; start policy.launch.py", 10)
+            operator.wait_until(lambda: operator.latest_diagnostics("guard"), "a guard; start policy.launch.py", 10)
             yield operator
         return
     folder = Path(config.out) / time.strftime("%Y%m%d-%H%M%S")

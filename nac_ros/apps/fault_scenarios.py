@@ -65,7 +65,7 @@ def _pause(rig: FaultTestBench) -> None:
 
 def _killed(name: str) -> Act:
     def again(rig: FaultTestBench) -> None:
-        if rig.processes.runs(name):
+        if rig.processes.is_running(name):
             rig.processes.kill(name)
         rig.restart(name)
 

@@ -18,7 +18,7 @@ from nac_ros.core.errors import NacError
 from nac_ros.core.types import ActionChunk
 from nac_ros.robot.spec import RobotSpec
 from nac_ros.ros import messages, qos
-from nac_ros.ros.graph_client import MATCH_S, GraphClient
+from nac_ros.ros.graph_client import DISCOVERY_S, GraphClient
 from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.ros.polled_subscription import PolledSubscription
 from nac_ros.ros.processes import SHARED_MEMORY, ProcessGroup
@@ -27,7 +27,7 @@ MOVING = 0.15  # share of a velocity limit at which the arm counts as moving
 MOVE_S = 12.0  # by then a policy moves the arm
 TRIES = 4
 CLOCK_HZ = 250.0
-COUNTED = ("holds.", "refusals.", "unusable.")  # by reason, in diagnostics
+COUNTED = ("holds.", "rejections.", "unusable.")  # by reason, in diagnostics
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class FaultTestBench:
     def __enter__(self) -> "FaultTestBench":
         for process in self.nodes.values():
             self.processes.start(process)
-        self.operator = GraphClient(self._domain, hears_chunks=False)
+        self.operator = GraphClient(self._domain, receive_chunks=False)
         node = self.operator.node
-        node.create_subscription(JointState, "twin/set_point", self._hear, qos.RECORD)
+        node.create_subscription(JointState, "twin/set_point", self._hear, qos.MONITOR)
         self._chunks = PolledSubscription(node, JointTrajectory, "policy/chunk", qos.COMMAND)
-        self._spoil = node.create_publisher(String, "relay/spoil", qos.RECORD)
+        self._spoil = node.create_publisher(String, "relay/spoil", qos.MONITOR)
         self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         for name in ("guard", "policy"):
             self.operator.activate(name)
@@ -96,7 +96,7 @@ class FaultTestBench:
         """The guard is deactivated and activated, and the policy goes on from rest."""
         operator = self.operator
         operator.set_mode("hold")
-        operator.wait(lambda: operator.newest("guard").get("state") in AT_REST, "rest", 10)
+        operator.wait_until(lambda: operator.latest_diagnostics("guard").get("state") in AT_REST, "rest", 10)
         operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
         operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
         operator.set_mode("policy")
@@ -114,10 +114,10 @@ class FaultTestBench:
             operator.trigger("policy/start")
             deadline = time.monotonic() + MOVE_S
             while time.monotonic() < deadline:
-                if self._moves() and operator.newest("guard").get("state") == "running":
+                if self._moves() and operator.latest_diagnostics("guard").get("state") == "running":
                     return
                 time.sleep(0.02)
-        said = {name: operator.newest(name) for name in ("guard", "policy")}
+        said = {name: operator.latest_diagnostics(name) for name in ("guard", "policy")}
         raise NacError(
             f"the policy did not move the arm: {said}; came in a second: {self._flowing()}"
         )
@@ -127,11 +127,11 @@ class FaultTestBench:
         kinds = {self.spec.joint_states_topic: JointState}
         kinds |= {camera.topic: Image for camera in self.spec.cameras}
         polled = {
-            topic: PolledSubscription(self.operator.node, kind, topic, qos.RECORD)
+            topic: PolledSubscription(self.operator.node, kind, topic, qos.MONITOR)
             for name, kind in kinds.items()
             for topic in (f"raw/{name}", name)
         }
-        time.sleep(1.0 + MATCH_S)
+        time.sleep(1.0 + DISCOVERY_S)
         return {topic: len(list(one.take())) for topic, one in polled.items()}
 
     def mark(self) -> int:
@@ -176,7 +176,7 @@ class FaultTestBench:
     def held(self) -> dict[str, int]:
         """What is held by the nodes that live through every fault, and how many segments of shared
         memory the middleware has for all."""
-        nodes = [self.processes.held(name) for name in ("twin", "relay")]
+        nodes = [self.processes.resource_usage(name) for name in ("twin", "relay")]
         held = {key: sum(node[key] for node in nodes) for key in nodes[0]}
         return {**held, "segments": len(list(SHARED_MEMORY.glob("fastdds_*")))}
 
@@ -188,7 +188,7 @@ class FaultTestBench:
     def forget(self) -> None:
         """Counts start anew."""
         for node in ("guard", "policy"):
-            self._counted[node] = _counts(self.operator.newest(node))
+            self._counted[node] = _counts(self.operator.latest_diagnostics(node))
         self.operator.diagnostics.clear()
         self.said.clear()
 
@@ -197,13 +197,13 @@ class FaultTestBench:
         self.spoil("none")
         operator.trigger("policy/stop")
         operator.set_mode("hold")
-        operator.wait(lambda: operator.newest("guard").get("state") in AT_REST, "rest", 10)
+        operator.wait_until(lambda: operator.latest_diagnostics("guard").get("state") in AT_REST, "rest", 10)
         operator.set_parameters("twin", {"task": task, "seed": 7, "trial": trial})
         operator.trigger("twin/reset")
         time.sleep(0.3)
         operator.trigger("guard/reset")
         operator.set_task(task)
-        operator.wait(lambda: not _unchecked(operator.newest("policy")), "the cameras' noise", 10)
+        operator.wait_until(lambda: not _unchecked(operator.latest_diagnostics("policy")), "the cameras' noise", 10)
 
     def _hear(self, message: JointState) -> None:
         self._rows.append((time.monotonic(), message))

@@ -21,7 +21,7 @@ from nac_ros.nodes.teleop import LEADER_TOPIC
 from nac_ros.robot.spec import RobotSpec, load_robot
 from nac_ros.ros import messages, qos
 from nac_ros.ros.graph_client import GraphClient
-from nac_ros.ros.node_graph import TWIN, record_graph, usual_robot
+from nac_ros.ros.node_graph import TWIN, record_graph, default_robot
 from nac_ros.simulation.expert import Demonstration, demonstrate
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
@@ -58,7 +58,7 @@ def record_demonstrations(config: HandConfig) -> dict[str, Any]:
 
     Raises NacError where the task is unknown, a node fails, or nothing succeeds any more.
     """
-    spec = load_robot(usual_robot("twin"))
+    spec = load_robot(default_robot("twin"))
     script = Twin(spec, config.task, render=False)
     out, began = Path(config.out).resolve(), time.monotonic()
     logs = out.parent / f"{out.name}.logs" / time.strftime("%Y%m%d-%H%M%S")
@@ -100,8 +100,8 @@ class _ScriptedOperator:
     def __init__(self, operator: GraphClient, spec: RobotSpec):
         self._operator, self._spec, self._map = operator, spec, load_hand_map(MAPPING)
         node = operator.node
-        self._leader = node.create_publisher(JointState, LEADER_TOPIC, qos.SENSOR_OUT)
-        self._joy = node.create_publisher(Joy, "joy", qos.SENSOR_OUT)
+        self._leader = node.create_publisher(JointState, LEADER_TOPIC, qos.SENSOR_PUBLISHER)
+        self._joy = node.create_publisher(Joy, "joy", qos.SENSOR_PUBLISHER)
         self._due = 0.0
 
     def episode(self, config: HandConfig, trial: int, script: Demonstration) -> str:
@@ -109,16 +109,16 @@ class _ScriptedOperator:
         operator = self._operator
         if not script.success:
             return f"not begun: the script would fail ({script.reason})"
-        operator.wait(self._rests, "the arm to rest", ANSWER_S)
+        operator.wait_until(self._rests, "the arm to rest", ANSWER_S)
         scene = {"task": config.task, "seed": config.seed, "trial": trial}
         operator.set_parameters("twin", scene)
         operator.trigger("twin/reset")
         time.sleep(SETTLE_S)
         operator.trigger("guard/reset")  # the arm is elsewhere now, and that is all right
-        operator.wait(self._streams_are_well, "the recorder's streams to be well", ANSWER_S)
+        operator.wait_until(self._streams_are_well, "the recorder's streams to be well", ANSWER_S)
         rows = self._rows(script.actions)
         self._press("start", rows[0])
-        operator.wait(lambda: self._recorder("state") == "recording", "the recorder", ANSWER_S)
+        operator.wait_until(lambda: self._recorder("state") == "recording", "the recorder", ANSWER_S)
         self._hold(GRASP_S, rows[0], self._map.clutch)
         for row in rows:
             self._send(row, self._map.clutch)
@@ -126,7 +126,7 @@ class _ScriptedOperator:
                 break
         outcome = self._look(trial, rows[-1])
         self._press("success" if outcome == "success" else "discard", rows[-1])
-        operator.wait(lambda: self._recorder("state") == "ready", "the episode's end", ANSWER_S)
+        operator.wait_until(lambda: self._recorder("state") == "ready", "the episode's end", ANSWER_S)
         return outcome
 
     def _rows(self, actions: np.ndarray) -> np.ndarray:
@@ -175,11 +175,11 @@ class _ScriptedOperator:
         self._joy.publish(Joy(header=message.header, axes=[0.0] * AXES, buttons=buttons))
 
     def _recorder(self, key: str) -> Any:
-        return self._operator.newest("recorder").get(key)
+        return self._operator.latest_diagnostics("recorder").get(key)
 
     def _streams_are_well(self) -> bool:
-        said = self._operator.newest("recorder")
+        said = self._operator.latest_diagnostics("recorder")
         return said.get("state") == "ready" and not any(k.startswith("wrong.") for k in said)
 
     def _rests(self) -> bool:
-        return self._operator.newest("guard").get("state") in (*AT_REST, "inactive", "")
+        return self._operator.latest_diagnostics("guard").get("state") in (*AT_REST, "inactive", "")

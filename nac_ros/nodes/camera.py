@@ -77,21 +77,21 @@ class CameraNode(LifecycleNode):
         self._source = make_source(settings, camera, self._now)
         self._settings, self._camera = settings, camera
         self._capture = Capture(self._source, self._deliver, self._now, settings, settings.depth)
-        if advice := image_transport.why_compressed(camera) or image_transport.advice(camera):
+        if advice := image_transport.jpeg_notice(camera) or image_transport.shared_memory_advice(camera):
             self._log.warning(advice)
 
     def _offer(self) -> None:
         camera = self._camera
-        self._raw = self.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+        self._raw = self.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
         self._jpeg = self.create_publisher(
-            CompressedImage, camera.compressed_topic, qos.SENSOR_OUT
+            CompressedImage, camera.compressed_topic, qos.SENSOR_PUBLISHER
         )
         info = camera.beside("camera_info")
-        self._info = self.create_publisher(CameraInfo, info, qos.SENSOR_OUT)
+        self._info = self.create_publisher(CameraInfo, info, qos.SENSOR_PUBLISHER)
         self._offered = [self._raw, self._jpeg, self._info]
         if self._settings.depth:
             topic = camera.beside("depth/image_raw")
-            self._depth = self.create_publisher(Image, topic, qos.SENSOR_OUT)
+            self._depth = self.create_publisher(Image, topic, qos.SENSOR_PUBLISHER)
             self._offered.append(self._depth)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

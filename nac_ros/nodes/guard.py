@@ -20,12 +20,12 @@ from std_srvs.srv import Trigger
 
 from nac_ros.control.checks import Rejection
 from nac_ros.control.guard import Guard
-from nac_ros.control.logged_guard import LoggedGuard, tape_folder
+from nac_ros.control.logged_guard import LoggedGuard, call_log_folder
 from nac_ros.control.types import AT_REST, GuardConfig, Mode
 from nac_ros.core.config import bounded
 from nac_ros.core.errors import NacError
 from nac_ros.core.garbage_collection import GarbageCollection
-from nac_ros.core.realtime import DelayedExecutor, PeriodicTimer, set_realtime_priority, use_cpus
+from nac_ros.core.realtime import DelayedExecutor, PeriodicTimer, set_realtime_priority, set_cpu_affinity
 from nac_ros.core.timing import Intervals
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, parameters, qos
@@ -38,8 +38,8 @@ from nac_ros.ros.node_main import exit_process, run
 
 PLANNED = ("", "mode_hold", "no_chunk", "settling")  # holds that need nobody's attention
 COMMAND_S = 0.03  # so long before it is due a set-point is told, whatever planning takes
-QUIET_S = 1.0  # refusals for the same reason are reported at once at most this often
-MAX_TEXT = 500  # characters of a refusal that are kept
+QUIET_S = 1.0  # rejections for the same reason are reported at once at most this often
+MAX_TEXT = 500  # characters of a rejection that are kept
 SHOWN = 80  # characters of a mode that nobody knows
 INACTIVE = "the guard is not active; activate it first"
 
@@ -77,10 +77,10 @@ class GuardNode(LifecycleNode):
         self._guard = self._new_guard(config.tape)
         self._intervals = Intervals(self._guard.period)
         self._active, self._lock = False, RLock()  # ticks have a thread of their own
-        self._shown, self._refusal = ("inactive", ""), ""
-        self._reported: dict[str, float] = {}  # reason of a refusal -> when it was reported last
+        self._shown, self._rejection = ("inactive", ""), ""
+        self._reported: dict[str, float] = {}  # reason of a rejection -> when it was reported last
         self._collector, self._log = GarbageCollection(), NodeLog(self)
-        self._scheduling = f"{use_cpus(config.cpus)}, {set_realtime_priority(config.priority)}"
+        self._scheduling = f"{set_cpu_affinity(config.cpus)}, {set_realtime_priority(config.priority)}"
         self._diagnostics = QueuedDiagnostics(self, self._status)
         self._offered: list[Any] = []
         self._inputs: GuardInputs | None = None
@@ -90,13 +90,13 @@ class GuardNode(LifecycleNode):
         self._log.info(f"scheduled {self._scheduling}")
 
     def _new_guard(self, folder: str) -> Guard:
-        place = tape_folder(folder)
+        place = call_log_folder(folder)
         if place is None:
             return Guard(self._spec, self._config)
         return LoggedGuard(self._spec, self._config, place)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._command = self.create_publisher(JointState, "guard/command", qos.RECORD)
+        self._command = self.create_publisher(JointState, "guard/command", qos.MONITOR)
         self._controllers = [Controller(self, self._spec, group) for group in self._spec.groups]
         self._offered = [
             self.create_service(Trigger, "guard/stop", self._on_stop),
@@ -113,7 +113,7 @@ class GuardNode(LifecycleNode):
         """Starts in mode hold wherever the arm is; another one counts after a hold that is sent
         from now on."""
         with self._lock:
-            if not self._guard.rests(self._now()):
+            if not self._guard.at_rest(self._now()):
                 self._log.error("the arm still comes to rest; activate again in a moment")
                 return TransitionCallbackReturn.FAILURE
             self._guard.restart()
@@ -176,7 +176,7 @@ class GuardNode(LifecycleNode):
         with self._lock:
             assert self._inputs is not None
             if self._time.read():
-                self._guard.note_clock_jump()
+                self._guard.handle_clock_jump()
             if not self._time.begun:  # simulated time that nobody has published yet
                 return
             if self._modes is not None and (requests := self._modes.take()):
@@ -194,12 +194,12 @@ class GuardNode(LifecycleNode):
             set_point = (tick.positions, tick.velocities, self._time.origin_ns)
             message = messages.to_joint_state(tick.stamp, names, *set_point)
             self._pacer.put(tick.stamp, now, steady, partial(self._command.publish, message))
-        before, self._shown = self._shown, (guard.state, guard.hold)
+        before, self._shown = self._shown, (guard.state, guard.hold_reason)
         # An arm at rest is left alone, and so is one whose clock was set: what its controllers
         # have ends at rest by itself.
         moves = guard.state not in AT_REST or before[0] in ("running", "stopping")
         if moves and guard.fault != "tick_gap":
-            motion, here = guard.news(self._now()), guard.setpoint
+            motion, here = guard.trajectory_update(self._now()), guard.setpoint
             for controller in self._controllers:
                 controller.send(motion, here, now, self._time.origin_ns)
         if guard.setpoint is not None:
@@ -210,17 +210,17 @@ class GuardNode(LifecycleNode):
     def _set_modes(self, requests: Sequence[ModeRequest]) -> None:
         """What was asked for since the last tick, in order; what nobody knows is a hold."""
         guard = self._guard
-        for mode, refusal in requests:
-            if refusal and mode == guard.mode:
+        for mode, rejection in requests:
+            if rejection and mode == guard.mode:
                 continue
-            if refusal:
-                self._refused(guard.refuse("hold_first", refusal))
+            if rejection:
+                self._refused(guard.reject("hold_first", rejection))
             elif mode in MODES:
                 self._refused(guard.set_mode(cast(Mode, mode)))
             else:
                 known = ", ".join(MODES)
                 text = f"guard/mode '{mode[:SHOWN]}' is unknown, so the arm holds; known: {known}"
-                self._refused(guard.refuse("unknown_mode", text))
+                self._refused(guard.reject("unknown_mode", text))
                 self._refused(guard.set_mode("hold"))
         self._diagnostics.publish()
 
@@ -247,10 +247,10 @@ class GuardNode(LifecycleNode):
             if not self._active:
                 response.message = INACTIVE
                 return response
-            refusal = self._guard.ramp()
-        response.success = refusal is None
+            rejection = self._guard.approach()
+        response.success = rejection is None
         text = "moving slowly to where the chunk began"
-        response.message = refusal.text if refusal else text
+        response.message = rejection.text if rejection else text
         return response
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
@@ -263,11 +263,11 @@ class GuardNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _refused(self, refusal: Rejection | None) -> None:
-        if refusal is None or refusal.reason in ("mode", "settling"):
+    def _refused(self, rejection: Rejection | None) -> None:
+        if rejection is None or rejection.reason in ("mode", "settling"):
             return
-        self._refusal, reason = refusal.text[:MAX_TEXT], refusal.reason
-        self._log.warning(f"refused, {reason}: {refusal.text[:MAX_TEXT]}", reason)
+        self._rejection, reason = rejection.text[:MAX_TEXT], rejection.reason
+        self._log.warning(f"refused, {reason}: {rejection.text[:MAX_TEXT]}", reason)
         now = time.monotonic()
         if now - self._reported.get(reason, -QUIET_S) >= QUIET_S:
             self._reported[reason] = now
@@ -283,23 +283,23 @@ class GuardNode(LifecycleNode):
         values: dict[str, Any] = {
             "mode": guard.mode,
             "state": state,
-            "ramping": guard.ramping,
+            "approaching": guard.approaching,
             "hold": hold,
             "fault": guard.fault,
         }
         values |= guard.ages(self._now())
-        values["reference_known"] = guard.knows_reference(self._now())
+        values["reference_known"] = guard.reference_known(self._now())
         if guard.mode == "policy" and guard.chunk is not None:
             jump = np.abs(guard.jump[self._spec.relative_mask]).max()
             stamp = guard.chunk.stamp + 1e-9 * self._time.origin_ns  # as the policy tells it
             values |= {"chunk_stamp": stamp, "seam_jump": float(jump)}
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
-        values |= {f"refusals.{reason}": n for reason, n in guard.refusals.items()}
+        values |= {f"rejections.{reason}": n for reason, n in guard.rejections.items()}
         values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}
-        values["clips.workspace"] = guard.bounds.held
+        values["clips.workspace"] = guard.workspace.shortened
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
-        values |= {"last_refusal": self._refusal, "scheduling": self._scheduling}
+        values |= {"last_rejection": self._rejection, "scheduling": self._scheduling}
         values["collection_ms.longest"] = 1e3 * self._collector.longest_s
         if isinstance(guard, LoggedGuard) and guard.tape.trouble:
             values["tape"] = guard.tape.trouble

@@ -100,7 +100,7 @@ class PolicyNode(LifecycleNode):
     def _load(self, parameters: PolicyParameters) -> None:
         engine, self.spec = load_engine(parameters)
         self._engine = engine
-        plan_s = engine.timing.plan_s
+        plan_s = engine.timing.predict_s
         self._cadence = ReplanScheduler(
             engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s
         )
@@ -254,18 +254,18 @@ class PolicyNode(LifecycleNode):
             if not self._task:
                 raise UnknownName(self._fault or NO_TASK)
             # the time after `take`: messages that came meanwhile are not of the future
-            observation = self._bridge.observe(self._now(), self._task)
-            chunk = self._engine.plan(observation, self._underway(observation.stamp))
+            observation = self._bridge.get_observation(self._now(), self._task)
+            chunk = self._engine.predict_chunk(observation, self._underway(observation.stamp))
         except NacError as error:
             with self._lock:
                 if self._started.is_set():
-                    self._refuse(error)
+                    self._reject(error)
             return self._settings.retry_s
         if not self._started.is_set():
             return 0.0
         return self._send(chunk, observation.reference)
 
-    def _refuse(self, error: NacError) -> None:
+    def _reject(self, error: NacError) -> None:
         """Counts and reports why nothing was planned; a frozen camera stops planning."""
         reason = getattr(error, "reason", "task")
         self._unusable[reason] += 1
@@ -289,15 +289,15 @@ class PolicyNode(LifecycleNode):
         """Publishes a chunk from joint positions `start` on, or what comes of a doubtful one;
         seconds until the next look."""
         assert self._engine is not None
-        settings, why = self._settings, self._settings.why(self._engine.certainty)
+        settings, why = self._settings, self._settings.low_confidence_reason(self._engine.confidence)
         if why:
             self._unusable["unsure"] += 1
-        if why and settings.unsure in ("replan", "stop"):
-            if settings.unsure == "stop":
+        if why and settings.on_low_confidence in ("replan", "stop"):
+            if settings.on_low_confidence == "stop":
                 self._started.clear()
             self._set_reason(why, "unsure")
             return settings.retry_s
-        if why and settings.unsure == "slow":
+        if why and settings.on_low_confidence == "slow":
             chunk = time_stretched(chunk, start, settings.slow_scale)
         self._publish(chunk)
         return 0.0
@@ -319,12 +319,12 @@ class PolicyNode(LifecycleNode):
         self._newest = {
             "chunk_stamp": chunk.stamp,
             "latency_ms": 1e3 * (arrival - chunk.stamp),
-            "plan_ms": 1e3 * timing.plan_s,
+            "plan_ms": 1e3 * timing.predict_s,
             "decode_ms": 1e3 * timing.decode_s,
             "budget_ms": 1e3 * self._cadence.executed_s,
             "tokens": chunk.tokens.tolist(),
-            "entropy": self._engine.certainty.entropy,
-            "margin": self._engine.certainty.margin,
+            "entropy": self._engine.confidence.entropy,
+            "margin": self._engine.confidence.margin,
         }
         self._reason = ""
         self._diagnostics.publish()
@@ -346,8 +346,8 @@ class PolicyNode(LifecycleNode):
         values |= {"state": self._state(), "reason": "" if text == "planning" else text}
         values |= {f"unusable.{reason}": n for reason, n in dict(self._unusable).items()}
         if self._bridge is not None:
-            values |= {f"refusals.{reason}": n for reason, n in dict(self._bridge.refused).items()}
-            values["last_refusal"] = self._bridge.last_refusal
+            values |= {f"rejections.{reason}": n for reason, n in dict(self._bridge.refused).items()}
+            values["last_rejection"] = self._bridge.last_rejection
             values["content_not_checked"] = self._bridge.unchecked
         return Status(OK if text in ("planning", *QUIET) else WARN, text, values)
 

@@ -25,8 +25,8 @@ from nac_ros.core.message_decoding import to_seconds
 from nac_ros.core.provenance import environment
 from nac_ros.core.realtime import set_realtime_priority
 from nac_ros.datasets.mcap import topics
-from nac_ros.datasets.mcap.dataset import robot_fact
-from nac_ros.datasets.mcap.recorder import DISCARDED, INTERRUPTED, EpisodeRecorder, SessionConfig
+from nac_ros.datasets.mcap.dataset import robot_metadata
+from nac_ros.datasets.mcap.recorder import DISCARDED, INTERRUPTED, EpisodeRecorder, RecorderConfig
 from nac_ros.datasets.mcap.stream_monitor import StreamSpec
 from nac_ros.datasets.mcap.topics import RecordedTopic
 from nac_ros.robot.frozen_images import FrozenImageDetector
@@ -46,7 +46,7 @@ SAID = ("operator", "note")  # parameters that are read anew for each episode
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecorderParameters(SessionConfig):
+class RecorderParameters(RecorderConfig):
     """Parameters of the node.
 
     robot: name in config/robots, or the path of a robot's YAML
@@ -74,14 +74,14 @@ class RecorderNode(LifecycleNode):
         self._log = NodeLog(self)
         config = parameters.declare(self, RecorderParameters, changeable=SAID)
         spec = load_robot(config.robot)
-        self._config, self._robot, self._task = config, robot_fact(spec), config.task
+        self._config, self._robot, self._task = config, robot_metadata(spec), config.task
         self._spec = spec
         self._joint_states: dict[bytes, bytes] = {}  # publisher -> its newest message
-        jpeg = [camera.name for camera in spec.cameras if image_transport.lacks_room(camera)]
-        self._sources = topics.recorded(spec, _extra(config.extra_topics), jpeg)
+        jpeg = [camera.name for camera in spec.cameras if image_transport.must_use_jpeg(camera)]
+        self._sources = topics.recorded_topics(spec, _extra(config.extra_topics), jpeg)
         self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
         self._arm_heard: dict[bytes, float] = {}  # publisher -> when it was read last [s]
-        self._session = self._new_session(config, topics.watched(spec, jpeg))
+        self._session = self._new_session(config, topics.monitored_streams(spec, jpeg))
         self._heard: dict[str, Any] = {}
         self._offered: list[Any] = []
         self._latest: dict[str, bytes] = {}  # of topics whose last message still holds
@@ -91,12 +91,12 @@ class RecorderNode(LifecycleNode):
     def _new_session(
         self, config: RecorderParameters, watched: Sequence[StreamSpec]
     ) -> EpisodeRecorder:
-        limits = {f.name: getattr(config, f.name) for f in fields(SessionConfig)}
+        limits = {f.name: getattr(config, f.name) for f in fields(RecorderConfig)}
         pictures = [stream.topic for stream in watched if stream.image]
         self._content = FrozenImageDetector(self._spec, pictures)
         joints = self._spec.joint_states_topic
         return EpisodeRecorder(
-            SessionConfig(**limits), watched, self._sources, joints, self._content
+            RecorderConfig(**limits), watched, self._sources, joints, self._content
         )
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -160,7 +160,7 @@ class RecorderNode(LifecycleNode):
         try:
             messages = [deserialize_message(data, JointState) for data in newest.values()]
             for message in sorted(messages, key=_stamp):
-                merger.push_message(message)
+                merger.add_message(message)
             merger.check(max(map(_stamp, messages)))
         except BadObservation as error:
             return str(error)
@@ -178,11 +178,11 @@ class RecorderNode(LifecycleNode):
         if len(data) > ros_messages.max_joint_state_bytes(self._spec):
             return
         try:
-            sample = self._merger.push_message(deserialize_message(data, JointState))
+            sample = self._merger.add_message(deserialize_message(data, JointState))
         except (BadObservation, RuntimeError):  # told by `_check_joint_states`
             return
         if sample is not None:
-            self._content.push_joints(*sample)
+            self._content.add_joint_state(*sample)
 
     def _tell(self) -> None:
         for text in (*self._session.wrong, self._session.last):
@@ -201,24 +201,24 @@ class RecorderNode(LifecycleNode):
             profile.reliability = QoSReliabilityPolicy.BEST_EFFORT
         if all(p.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL for p in profiles):
             profile.durability = QoSDurabilityPolicy.TRANSIENT_LOCAL
-        kind, take = _type_of(source.kind), partial(self._on_message, source)
+        message_type, take = _type_of(source.message_type), partial(self._on_message, source)
         self._heard[source.topic] = self.create_subscription(
-            kind, source.topic, take, profile, raw=True
+            message_type, source.topic, take, profile, raw=True
         )
 
     def _on_message(self, source: RecordedTopic, data: bytes, info: Mapping[str, Any]) -> None:
         received, published = info["received_timestamp"], info["source_timestamp"]
-        stamp = topics.stamp_of(source.kind, data) or published
+        stamp = topics.header_stamp(source.message_type, data) or published
         publisher, number = info["publisher_gid"]["data"], info["publication_sequence_number"]
         self._session.count(source.topic, publisher, number)
         self._session.see(source.topic, stamp, received, published, data)
         if source.topic == self._spec.joint_states_topic:
             self._joint_states[bytes(publisher)] = data
             self._watch_arm(bytes(publisher), data)
-        if source.topic in topics.STATIC:
+        if source.topic in topics.LATCHED:
             self._latest[source.topic] = data
         if source.topic == topics.TASK:
-            self._task = topics.text_of(data)
+            self._task = topics.decode_text(data)
 
     def _answer(
         self, deed: Callable[[], str], request: Trigger.Request, response: Trigger.Response
@@ -263,24 +263,24 @@ def _stamp(message: JointState) -> float:
     return to_seconds(message.header.stamp)
 
 
-def _type_of(kind: str) -> type:
+def _type_of(message_type: str) -> type:
     """The message class of e.g. std_msgs/msg/String; raises ConfigError."""
-    package, _, name = kind.split("/")
+    package, _, name = message_type.split("/")
     try:
         return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"message type {kind} is not installed here") from error
+        raise ConfigError(f"message type {message_type} is not installed here") from error
 
 
 def _extra(given: tuple[str, ...]) -> list[RecordedTopic]:
     """`topic type` of each; raises ConfigError."""
     sources = []
     for text in filter(None, given):
-        topic, _, kind = text.partition(" ")
-        if kind.count("/") != 2:
+        topic, _, message_type = text.partition(" ")
+        if message_type.count("/") != 2:
             raise ConfigError(f"extra_topics: '{text}' is no `topic package/msg/Type`")
-        _type_of(kind)
-        sources.append(RecordedTopic(topic, kind))
+        _type_of(message_type)
+        sources.append(RecordedTopic(topic, message_type))
     return sources
 
 

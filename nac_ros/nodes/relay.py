@@ -53,13 +53,13 @@ class RelayNode(Node):
         kinds: list[tuple[Any, str]] = [(JointState, spec.joint_states_topic)]
         kinds += [(Image, camera.topic) for camera in spec.cameras]
         for kind, topic in kinds:
-            out = self.create_publisher(kind, topic, qos.SENSOR_OUT)
+            out = self.create_publisher(kind, topic, qos.SENSOR_PUBLISHER)
             self._kept[topic] = deque(maxlen=LATE)
             pass_on = partial(self._pass, kind is Image, topic, out)
-            self.create_subscription(kind, f"raw/{topic}", pass_on, qos.RECORD)
-        self.create_subscription(String, "relay/spoil", self._on_spoil, qos.RECORD)
+            self.create_subscription(kind, f"raw/{topic}", pass_on, qos.MONITOR)
+        self.create_subscription(String, "relay/spoil", self._on_spoil, qos.MONITOR)
         if config.clock_hz:
-            self._clock = self.create_publisher(Clock, "/clock", qos.SENSOR_OUT)
+            self._clock = self.create_publisher(Clock, "/clock", qos.SENSOR_PUBLISHER)
             self._tick_s = 1 / config.clock_hz
             self._begin_clock()
 

@@ -24,7 +24,7 @@ from nac_ros.core.errors import NacError
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.ros.guard_mode import BEFORE_START, ModePublisher
+from nac_ros.ros.guard_mode import HOLDS_BEFORE_START, ModePublisher
 from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_main import STEADY, exit_process, run
 from nac_ros.ros.polled_subscription import PolledSubscription
@@ -81,7 +81,7 @@ class TeleopNode(LifecycleNode):
         self._commands = self.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
         self._modes = ModePublisher(self)
         self._listen(JointState, "guard/command", self._on_set_point)
-        self._listen(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD)
+        self._listen(DiagnosticArray, "diagnostics", self._on_reports, qos.MONITOR)
         if self._keyboard is None:
             self._listen(Joy, "joy", self._on_joy)
         if self._pilot.hand.source == "leader":
@@ -149,9 +149,9 @@ class TeleopNode(LifecycleNode):
     def _ask(self, mode: str) -> None:
         """A takeover asks with a hold before it; what hands the arm back ends no other's hold."""
         if mode == TELEOP:
-            self._modes.ask(mode)
+            self._modes.request(mode)
         elif mode:
-            self._modes.send(mode)
+            self._modes.publish(mode)
 
     def _tick(self) -> None:
         self._take_inputs()
@@ -193,8 +193,8 @@ class TeleopNode(LifecycleNode):
         for status in message.status:
             if status.name == "guard":
                 said = messages.values_from_status(status)
-                facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_refusal")]
-                settling = said.get("hold") in BEFORE_START
+                facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_rejection")]
+                settling = said.get("hold") in HOLDS_BEFORE_START
                 self._pilot.told(GuardStatus(time.monotonic(), *facts, settling))
 
     def _call(self, action: str) -> None:
@@ -243,9 +243,9 @@ class TeleopNode(LifecycleNode):
         }
         values |= {f"age_s.{name}": age for name, age in pilot.ages(time.monotonic()).items()}
         values |= {f"clips.{name}": n for name, n in pilot.clips.items()}
-        values |= {f"refusals.{name}": n for name, n in pilot.refusals.items()}
+        values |= {f"rejections.{name}": n for name, n in pilot.rejections.items()}
         values |= {f"called.{action}": said for action, said in self._said.items()}
-        values["last_refusal"] = pilot.last_refusal
+        values["last_rejection"] = pilot.last_rejection
         return Status(OK if quiet else WARN, text, values)
 
 

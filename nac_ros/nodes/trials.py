@@ -14,7 +14,7 @@ from nac_ros.ros import parameters
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.ros.graph_monitor import GraphMonitor
 from nac_ros.ros.node_main import STEADY, exit_process, run
-from nac_ros.ros.trial_robot import RosArm
+from nac_ros.ros.trial_robot import RosTrialRobot
 from nac_ros.trials.operator_session import OperatorSession
 from nac_ros.trials.protocol import TWIN, Protocol, load_protocol
 from nac_ros.trials.run import TrialRun
@@ -64,10 +64,10 @@ class TrialsNode(Node):
         self._spec, self._protocol = load_robot(config.robot), load_protocol(Path(config.protocol))
         self._check_robot(self._protocol)
         self._seen = GraphMonitor(self, self._spec)
-        self._arm = RosArm(self, self._spec, self._protocol, self._seen)
-        self._worker = ThreadPoolExecutor(1, "sitting")
-        self._desk = ConsoleController(self._begin, self._arm, config.max_unwatched_s)
-        self._console = Console(self._desk, config.host, config.port)
+        self._robot = RosTrialRobot(self, self._spec, self._protocol, self._seen)
+        self._worker = ThreadPoolExecutor(1, "operator session")
+        self._controller = ConsoleController(self._begin, self._robot, config.max_unwatched_s)
+        self._console = Console(self._controller, config.host, config.port)
         self._diagnostics = Diagnostics(self, self._status)
         self._shown: tuple[Any, ...] = ()
         self._timer = self.create_timer(TICK_S, self._tick, clock=STEADY)
@@ -75,10 +75,10 @@ class TrialsNode(Node):
 
     def close(self) -> None:
         """The arm is stopped where a trial runs; the run can be gone on with."""
-        if self._desk.view().phase == "running":
-            self._desk.abort()
+        if self._controller.state().phase == "running":
+            self._controller.abort()
         self._console.close()
-        self._desk.close()
+        self._controller.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _check_robot(self, protocol: Protocol) -> None:
@@ -93,7 +93,7 @@ class TrialsNode(Node):
         run = TrialRun.begin(out, self._protocol)
         try:
             return OperatorSession(
-                run, self._arm, self._worker, self._spec.action_rate_hz, self._config.operator,
+                run, self._robot, self._worker, self._spec.action_rate_hz, self._config.operator,
                 self._config.max_mismatch,
             )  # fmt: skip
         except BaseException:
@@ -101,21 +101,21 @@ class TrialsNode(Node):
             raise
 
     def _tick(self) -> None:
-        self._desk.tick()
-        view = self._desk.view()
-        shown = (view.phase, view.busy, view.turn, view.trouble)
+        self._controller.tick()
+        state = self._controller.state()
+        shown = (state.phase, state.operation, state.trial_id, state.error)
         if shown != self._shown:
             self._shown = shown
             self._diagnostics.publish()
 
     def _status(self) -> Status:
-        view = self._desk.view()
+        state = self._controller.state()
         values = {
-            "phase": view.phase, "busy": view.busy, "judged": view.judged, "trials": view.trials,
-            "task": view.task, "trial": view.trial, "code": view.code, "turn": str(view.turn),
-            "missing": [one.what for one in view.missing], "address": self._console.where,
+            "phase": state.phase, "operation": state.operation, "completed": state.n_completed, "trials": state.n_trials,
+            "task": state.task, "trial": state.trial, "code": state.code, "trial_id": str(state.trial_id),
+            "blockers": [one.problem for one in state.blockers], "address": self._console.where,
         }  # fmt: skip
-        return Status(WARN if view.trouble else OK, view.trouble or view.phase, values)
+        return Status(WARN if state.error else OK, state.error or state.phase, values)
 
 
 def main() -> None:

@@ -105,13 +105,13 @@ class TwinNode(Node):
 
     def _create_outputs(self) -> None:
         topic = self._spec.joint_states_topic
-        self._joint_states = self.create_publisher(JointState, topic, qos.RECORD)
+        self._joint_states = self.create_publisher(JointState, topic, qos.MONITOR)
         self._images = {
-            camera.name: self.create_publisher(Image, camera.topic, qos.SENSOR_OUT)
+            camera.name: self.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
             for camera in self._spec.cameras
         }
         self._outcomes = self.create_publisher(String, "~/outcome", qos.LATCHED)
-        self._set_points = self.create_publisher(JointState, "~/set_point", qos.RECORD)
+        self._set_points = self.create_publisher(JointState, "~/set_point", qos.MONITOR)
 
     def _create_inputs(self) -> None:
         for group in self._spec.groups:

@@ -60,7 +60,7 @@ class ViewNode(Node):
         self._lines = NodeLog(self)
         parameters = ros_parameters.declare(self, ViewParameters)
         self._spec = load_robot(parameters.robot)
-        self._refusal, self._taken = "", True
+        self._rejection, self._taken = "", True
         names, max_age_s = self._spec.joint_names, self._spec.joint_states_max_age_s
         self._mergers = {
             source: JointStateMerger(names, max_age_s) for source in ("measured", "commanded")
@@ -93,19 +93,19 @@ class ViewNode(Node):
         on_commanded = partial(self._on_joints, "commanded")
         topic = self._spec.joint_states_topic
         self.create_subscription(JointState, topic, on_measured, qos.SENSOR)
-        self.create_subscription(JointState, "guard/command", on_commanded, qos.RECORD)
+        self.create_subscription(JointState, "guard/command", on_commanded, qos.MONITOR)
         for camera in self._spec.cameras:
-            kind, topic, read = image_transport.feed(camera)
+            kind, topic, read = image_transport.image_topic(camera)
             on_image = partial(self._on_image, camera.name, read)
             self.create_subscription(kind, topic, on_image, qos.SENSOR)
-        self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD)
-        self.create_subscription(DiagnosticArray, "diagnostics", self._on_reports, qos.RECORD)
+        self.create_subscription(JointTrajectory, "policy/chunk", self._on_chunk, qos.MONITOR)
+        self.create_subscription(DiagnosticArray, "diagnostics", self._on_reports, qos.MONITOR)
 
     def _on_joints(self, source: Literal["commanded", "measured"], message: JointState) -> None:
         try:
-            sample = self._mergers[source].push_message(message)
+            sample = self._mergers[source].add_message(message)
         except NacError as error:
-            return self._refuse(error)
+            return self._reject(error)
         return None if sample is None else self._log.joints(source, *sample)
 
     def _on_image(
@@ -117,14 +117,14 @@ class ViewNode(Node):
         try:
             image = read(message)
         except NacError as error:
-            return self._refuse(error)
+            return self._reject(error)
         return self._log.image(camera, messages.to_seconds(message.header.stamp), image)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         try:
             self._log.plan(messages.from_chunk_message(message))
         except NacError as error:
-            self._refuse(error)
+            self._reject(error)
 
     def _on_reports(self, message: DiagnosticArray) -> None:
         stamp = messages.to_seconds(message.header.stamp)
@@ -136,10 +136,10 @@ class ViewNode(Node):
             elif status.name == "guard":
                 self._log.guard(stamp, report, level)
 
-    def _refuse(self, error: NacError) -> None:
+    def _reject(self, error: NacError) -> None:
         """Says what cannot be shown, once until it is something else."""
-        if str(error) != self._refusal:
-            self._refusal = str(error)
+        if str(error) != self._rejection:
+            self._rejection = str(error)
             self._lines.warning(f"not shown: {error}", "not shown")
 
 

@@ -55,23 +55,23 @@ class ControllerStates:
 
     def take(self, guard: Guard, now: float) -> list[Rejection]:
         """Updates `guard` with the messages that were received since the last call; the time is
-        `now` [s]. Only the newest message of each controller is read. Returns the refusals."""
-        came, refusals = False, []
+        `now` [s]. Only the newest message of each controller is read. Returns the rejections."""
+        came, rejections = False, []
         for polled, columns in self._polled:
             for received in list(polled.take())[-1:]:
                 names = [self._spec.joint_names[column] for column in columns]
                 try:
                     positions = reference_positions(received.message(polled.kind), names)
                 except NacError as error:
-                    refusals.append(guard.refuse("reference_not_finite", str(error)))
+                    rejections.append(guard.reject("reference_not_finite", str(error)))
                     positions = np.full(len(columns), np.nan)
                 self._positions[columns], self._heard_at[columns] = positions, now
                 came = True
         known = np.isfinite(self._positions).all() and (now - self._heard_at <= MAX_AGE_S).all()
         if came and known:
-            refusal = guard.update_reference(now, self._positions)
-            refusals += [] if refusal is None else [refusal]
-        return refusals
+            rejection = guard.update_reference(now, self._positions)
+            rejections += [] if rejection is None else [rejection]
+        return rejections
 
 
 def message_type() -> Any:

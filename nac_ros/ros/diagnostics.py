@@ -31,7 +31,7 @@ class Diagnostics:
 
     def __init__(self, node: Node, status: Callable[[], Status]):
         self._node, self._status = node, status
-        self._publisher = node.create_publisher(DiagnosticArray, "diagnostics", qos.RECORD)
+        self._publisher = node.create_publisher(DiagnosticArray, "diagnostics", qos.MONITOR)
         self._timer = node.create_timer(PERIOD_S, self.publish, clock=STEADY)
 
     def publish(self) -> None:

@@ -13,26 +13,26 @@ HAND = "teleop"  # the mode in which the guard follows a hand
 Report = dict[str, Any]
 
 
-def counts(report: Report, what: str) -> Counter[str]:
+def counts_by_reason(report: Report, what: str) -> Counter[str]:
     """The values `what.<reason>` of a report as reason -> count."""
     prefix = f"{what}."
     found = {key: n for key, n in report.items() if key.startswith(prefix)}
     return Counter({key.removeprefix(prefix): int(n) for key, n in found.items()})
 
 
-def grown(before: Report, after: Report, what: str) -> dict[str, int]:
+def count_increases(before: Report, after: Report, what: str) -> dict[str, int]:
     """What was counted between two reports, but for what was asked for."""
-    more = counts(after, what) - counts(before, what)
+    more = counts_by_reason(after, what) - counts_by_reason(before, what)
     return {reason: n for reason, n in more.items() if reason not in PLANNED}
 
 
-def of_chunks(reports: Sequence[Report]) -> list[Report]:
+def chunk_reports(reports: Sequence[Report]) -> list[Report]:
     """One report of each chunk; the policy reports once or more for each."""
     found = {r["chunk_stamp"]: r for r in reports if r.get("chunks") and "chunk_stamp" in r}
     return list(found.values())
 
 
-def seam_jumps(reports: Sequence[Report], before: Report) -> list[float]:
+def transition_jumps(reports: Sequence[Report], before: Report) -> list[float]:
     """How far each chunk that took over from another since `before` lay off [rad or m]; one that
     started an arm at rest is no seam."""
     found, last = [], before

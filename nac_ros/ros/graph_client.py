@@ -21,13 +21,13 @@ from trajectory_msgs.msg import JointTrajectory
 from nac_ros.core.errors import NacError
 from nac_ros.core.types import ActionChunk
 from nac_ros.ros import messages, parameters, qos
-from nac_ros.ros.guard_mode import BEFORE_START, HOLD, ModePublisher
-from nac_ros.ros.polled_subscription import bounded_callback
+from nac_ros.ros.guard_mode import HOLDS_BEFORE_START, HOLD, ModePublisher
+from nac_ros.ros.polled_subscription import size_limited_callback
 
 POLL_S = 0.05
 START_S, ANSWER_S = 60.0, 15.0  # for a node's first word, and for an answer to a live one
 ASK_S = 1.0  # for a mode again, where the guard does not say that it has it
-MATCH_S = 0.5  # after its first word a node's services are known too
+DISCOVERY_S = 0.5  # after its first word a node's services are known too
 CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
 
 Watch = Callable[[], None]
@@ -42,8 +42,8 @@ class GraphClient:
     outcome: the newest of the twin
     """
 
-    def __init__(self, domain_id: int, watch: Watch = lambda: None, hears_chunks: bool = True):
-        """hears_chunks: False where others see to them, for a thousand a second keep one busy."""
+    def __init__(self, domain_id: int, watch: Watch = lambda: None, receive_chunks: bool = True):
+        """receive_chunks: False where others see to them, for a thousand a second keep one busy."""
         self.commands: list[float] = []
         self.chunks: list[ActionChunk] = []
         self.malformed = 0
@@ -59,7 +59,7 @@ class GraphClient:
         self.node = Node("operator", context=self._context)
         self._modes = ModePublisher(self.node)
         self._task = self.node.create_publisher(String, "task", qos.LATCHED)
-        self._subscribe(hears_chunks)
+        self._subscribe(receive_chunks)
         self._thread = Thread(target=self._spin, name="operator", daemon=True)
         self._thread.start()
 
@@ -72,7 +72,7 @@ class GraphClient:
         self.node.destroy_node()
         self._context.try_shutdown()
 
-    def newest(self, node: str) -> dict[str, Any]:
+    def latest_diagnostics(self, node: str) -> dict[str, Any]:
         """The newest diagnostics of a node, empty before the first."""
         seen = self.diagnostics.get(node)
         return seen[-1] if seen else {}
@@ -88,42 +88,42 @@ class GraphClient:
 
         def told() -> bool:
             nonlocal asked, words_before
-            if asked and self.newest("guard").get("mode") == mode:
-                return mode == HOLD or self.newest("guard").get("hold") not in BEFORE_START
+            if asked and self.latest_diagnostics("guard").get("mode") == mode:
+                return mode == HOLD or self.latest_diagnostics("guard").get("hold") not in HOLDS_BEFORE_START
             if asked and time.monotonic() - asked <= ASK_S:
                 return False
             words = self.diagnostics.get("guard", [])
             if asked and mode != HOLD and len(words) > words_before:
                 _check_obeys(words[-1], mode)
-            self._modes.ask(mode)
+            self._modes.request(mode)
             asked, words_before = time.monotonic(), len(words)
             return False
 
-        self.wait(told, f"guard mode {mode}", timeout_s)
+        self.wait_until(told, f"guard mode {mode}", timeout_s)
 
     def publish_task(self, task: str) -> None:
         """Prompt or task id, without waiting for an answer."""
         self._task.publish(String(data=task))
 
     def set_task(self, task: str) -> None:
-        """Returns when the policy has taken the task; raises NacError with its refusal."""
+        """Returns when the policy has taken the task; raises NacError with its rejection."""
         self.publish_task(task)
-        self.wait(lambda: self.newest("policy").get("task") == task, f"task {task}")
+        self.wait_until(lambda: self.latest_diagnostics("policy").get("task") == task, f"task {task}")
 
     def change_state(self, node: str, transition: int, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """A lifecycle transition; raises NacError with what the node says about a failure."""
         request = ChangeState.Request()
         request.transition.id = transition
         if not self.call(ChangeState, f"{node}/change_state", request, timeout_s).success:
-            said = self.newest(node).get("message", "see its log")
+            said = self.latest_diagnostics(node).get("message", "see its log")
             raise NacError(f"node {node} refused transition {transition}: {said}")
 
     def activate(self, node: str) -> None:
         """Configures and activates a node that was just started, once it speaks: the services of
         one that was killed under its name seem to be there for a while."""
         self.diagnostics.pop(node, None)
-        self.wait(lambda: self.newest(node), f"a word of {node}", START_S)
-        time.sleep(MATCH_S)
+        self.wait_until(lambda: self.latest_diagnostics(node), f"a word of {node}", START_S)
+        time.sleep(DISCOVERY_S)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             self._insist(node, transition)
 
@@ -144,21 +144,21 @@ class GraphClient:
         return answer.message
 
     def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
-        """Raises NacError with the reason of a refusal."""
+        """Raises NacError with the reason of a rejection."""
         parameters.send(self.call, node, values)
 
     def call(self, kind: type, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The answer of a service, waiting for both to appear."""
         client: Any = self.node.create_client(kind, name)
         try:
-            self.wait(client.service_is_ready, f"service {name}", timeout_s)
+            self.wait_until(client.service_is_ready, f"service {name}", timeout_s)
             future = client.call_async(request)
-            self.wait(future.done, f"an answer of {name}", timeout_s)
+            self.wait_until(future.done, f"an answer of {name}", timeout_s)
             return future.result()
         finally:
             self.node.destroy_client(client)
 
-    def wait(
+    def wait_until(
         self, ready: Callable[[], bool], what: str, timeout_s: float = CALL_TIMEOUT_S
     ) -> None:
         """Until `ready()`; raises NacError when a process ends meanwhile or time is up."""
@@ -169,16 +169,16 @@ class GraphClient:
                 raise NacError(f"waited {timeout_s:.0f} s for {what}; see the nodes' logs")
             time.sleep(POLL_S)
 
-    def _subscribe(self, hears_chunks: bool) -> None:
-        self.node.create_subscription(JointState, "guard/command", self._on_command, qos.RECORD)
+    def _subscribe(self, receive_chunks: bool) -> None:
+        self.node.create_subscription(JointState, "guard/command", self._on_command, qos.MONITOR)
         inputs: list[tuple[Any, str, Callable[[Any], None], Any]] = [
-            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
+            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.MONITOR),
             (String, "twin/outcome", self._on_outcome, qos.LATCHED),
         ]
-        if hears_chunks:
-            inputs.append((JointTrajectory, "policy/chunk", self._on_chunk, qos.RECORD))
+        if receive_chunks:
+            inputs.append((JointTrajectory, "policy/chunk", self._on_chunk, qos.MONITOR))
         for kind, topic, take, profile in inputs:
-            callback = bounded_callback(kind, take, messages.MAX_REPORT_BYTES)
+            callback = size_limited_callback(kind, take, messages.MAX_REPORT_BYTES)
             self.node.create_subscription(kind, topic, callback, profile, raw=True)
 
     def _on_command(self, message: JointState, info: Mapping[str, Any]) -> None:

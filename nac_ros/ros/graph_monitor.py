@@ -12,8 +12,8 @@ from std_msgs.msg import String
 from nac_ros.core.errors import BadObservation
 from nac_ros.robot.spec import RobotSpec
 from nac_ros.ros import image_transport, messages, qos
-from nac_ros.ros.image_transport import Feed
-from nac_ros.ros.polled_subscription import bounded_callback
+from nac_ros.ros.image_transport import ImageTopic
+from nac_ros.ros.polled_subscription import size_limited_callback
 
 NODES = ("guard", "policy", "recorder")
 NEVER = float("inf")
@@ -33,20 +33,20 @@ class GraphMonitor:
         self.outcome: Report = {}
         self._marked, self._newest = False, dict[str, Report]()
         self._heard: dict[str, float] = {}
-        self._pictures: dict[str, tuple[float, Any, Feed]] = {}
+        self._pictures: dict[str, tuple[float, Any, ImageTopic]] = {}
         self._cameras = [camera.name for camera in spec.cameras]
         for kind, topic, take, profile in (
-            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.RECORD),
+            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.MONITOR),
             (String, "twin/outcome", self._on_outcome, qos.LATCHED),
         ):
-            callback = bounded_callback(kind, take, messages.MAX_REPORT_BYTES)
+            callback = size_limited_callback(kind, take, messages.MAX_REPORT_BYTES)
             node.create_subscription(kind, topic, callback, profile, raw=True)
         for camera in spec.cameras:
-            feed = image_transport.feed(camera)
+            feed = image_transport.image_topic(camera)
             take = partial(self._on_picture, camera.name, feed)
-            node.create_subscription(feed.kind, feed.topic, take, qos.SENSOR)
+            node.create_subscription(feed.message_type, feed.topic, take, qos.SENSOR)
 
-    def newest(self, node: str) -> Report:
+    def latest_diagnostics(self, node: str) -> Report:
         """The newest diagnostics of a node, empty before the first."""
         return self._newest.get(node, {})
 
@@ -73,11 +73,11 @@ class GraphMonitor:
             return None
         _, message, feed = self._pictures[camera]
         try:
-            return feed.read(message)
+            return feed.decode(message)
         except BadObservation:  # of another encoding; the policy says which
             return None
 
-    def _on_picture(self, name: str, feed: Feed, message: Any) -> None:
+    def _on_picture(self, name: str, feed: ImageTopic, message: Any) -> None:
         self._pictures[name] = (time.monotonic(), message, feed)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:

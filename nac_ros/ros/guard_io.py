@@ -85,7 +85,7 @@ class GuardInputs:
         self.reference_text = self._controllers.text
         self._beats = PolledSubscription(node, Header, "policy/heartbeat", qos.COMMAND)
         self._commands = {
-            source: PolledSubscription(node, JointTrajectoryMsg, topic, qos.CROWD, chunk_bytes)
+            source: PolledSubscription(node, JointTrajectoryMsg, topic, qos.COMMAND_QUEUE, chunk_bytes)
             for source, topic in COMMANDS.items()
         }
         self._waiting: dict[tuple[Source, bytes], Received] = {}
@@ -103,10 +103,10 @@ class GuardInputs:
         """
         for received in self._joints.take():
             self._measure(guard, received)
-        for refusal in self._controllers.take(guard, now):
-            self._refused(refusal)
+        for rejection in self._controllers.take(guard, now):
+            self._refused(rejection)
         if list(self._beats.take()):
-            guard.beat(now)
+            guard.heartbeat(now)
         self._waiting |= self._newest_commands()
         if active:
             self._take_commands(guard, now)
@@ -126,20 +126,20 @@ class GuardInputs:
             text = (
                 f"{len(senders)} senders of commands at once; {MAX_SENDERS} were heard, end some"
             )
-            self._refused(guard.refuse("crowd", text))
+            self._refused(guard.reject("crowd", text))
 
     def _measure(self, guard: Guard, received: Received) -> None:
         try:
             message = received.message(JointState)
-            sample = self._merger.push_message(message, self._clock.origin_ns)
+            sample = self._merger.add_message(message, self._clock.origin_ns)
         except BadObservation as error:
             reason = JOINT_REASONS.get(error.reason, "joint_states_names")
-            self._refused(guard.refuse(reason, str(error)))
+            self._refused(guard.reject(reason, str(error)))
         except NacError as error:
-            self._refused(guard.refuse("joint_states_names", str(error)))
+            self._refused(guard.reject("joint_states_names", str(error)))
         else:
             if sample is not None:
-                self._refused(guard.measure(*sample))
+                self._refused(guard.update_joint_state(*sample))
 
     def _newest_commands(self) -> dict[tuple[Source, bytes], Received]:
         """Each sender's newest: who sends a thousand a second takes nobody's place."""
@@ -153,10 +153,10 @@ class GuardInputs:
         self, guard: Guard, now: float, source: Source, received: Received
     ) -> Rejection | None:
         try:
-            if not received.refusal:
+            if not received.rejection:
                 messages.check_chunk_size(received.data, self._spec)
             message = received.message(JointTrajectoryMsg)
             chunk = messages.from_chunk_message(message, self._clock.origin_ns)
         except NacError as error:
-            return guard.refuse("shape", str(error))
+            return guard.reject("shape", str(error))
         return guard.accept(chunk, now, source)

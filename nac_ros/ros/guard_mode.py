@@ -21,8 +21,8 @@ TOPIC, HOLD = "guard/mode", "hold"
 MODES = get_args(Mode)
 MAX_BYTES = 1024
 MAX_PUBLISHERS = 256  # whose newest number is stored
-WAIT_TAKES = 20  # calls of `take` after which a message on the latched reader alone is old
-BEFORE_START = ("mode_hold", "settling")  # hold reasons before a mode takes effect
+TAKES_UNTIL_LATE = 20  # calls of `take` after which a message on the latched reader alone is old
+HOLDS_BEFORE_START = ("mode_hold", "settling")  # hold reasons before a mode takes effect
 FIRST = "send hold first, then the mode"
 
 
@@ -32,22 +32,22 @@ class ModePublisher:
     def __init__(self, node: Node):
         self.publisher = node.create_publisher(String, TOPIC, qos.LATCHED)
 
-    def send(self, mode: str) -> None:
+    def publish(self, mode: str) -> None:
         """Publishes one mode: `hold`, or a mode after a `hold` that was sent before."""
         self.publisher.publish(String(data=mode))
 
-    def ask(self, mode: str) -> None:
+    def request(self, mode: str) -> None:
         """Publishes `hold`, then the mode, which counts only after a hold."""
-        self.send(HOLD)
+        self.publish(HOLD)
         if mode != HOLD:
-            self.send(mode)
+            self.publish(mode)
 
 
 class ModeRequest(NamedTuple):
-    """mode: the requested mode, possibly unknown; refusal: why it does not count, or ''."""
+    """mode: the requested mode, possibly unknown; rejection: why it does not count, or ''."""
 
     mode: str
-    refusal: str = ""
+    rejection: str = ""
 
 
 class ModeRequests:
@@ -61,8 +61,8 @@ class ModeRequests:
     def __init__(self, node: Node):
         self._node = node
         # Created first: a publisher that waits for one matched reader has then matched this one.
-        self._live = PolledSubscription(node, String, TOPIC, qos.CROWD, MAX_BYTES)
-        self._kept = PolledSubscription(node, String, TOPIC, qos.LATCHED_CROWD, MAX_BYTES)
+        self._live = PolledSubscription(node, String, TOPIC, qos.COMMAND_QUEUE, MAX_BYTES)
+        self._kept = PolledSubscription(node, String, TOPIC, qos.LATCHED_QUEUE, MAX_BYTES)
         self._newest: dict[bytes, int] = {}  # publisher -> number of its newest live message
         self._late: dict[tuple[bytes, int | None], tuple[str, int]] = {}
         self.renew()
@@ -79,10 +79,10 @@ class ModeRequests:
         self._holder: bytes | None = None  # publisher of the newest hold
 
     def take(self) -> list[ModeRequest]:
-        """The requests since the last call, in order; equal refusals are reported once."""
+        """The requests since the last call, in order; equal rejections are reported once."""
         found: list[ModeRequest] = []
         for request in (*self._take_live(), *self._take_kept()):
-            if not request.refusal or request not in found:
+            if not request.rejection or request not in found:
                 found.append(request)
         return found
 
@@ -92,9 +92,9 @@ class ModeRequests:
             mode = _mode_of(received)
             if mode == HOLD:
                 self._holder = received.sender
-            yield ModeRequest(mode, self._refusal(mode, received))
+            yield ModeRequest(mode, self._rejection(mode, received))
 
-    def _refusal(self, mode: str, received: Received) -> str:
+    def _rejection(self, mode: str, received: Received) -> str:
         if mode not in MODES or mode == HOLD:
             return ""
         if self._holder is None:
@@ -113,7 +113,7 @@ class ModeRequests:
                 continue
             mode = _mode_of(received)
             if mode in MODES and mode != HOLD:
-                self._late[received.sender, received.number] = (mode, WAIT_TAKES)
+                self._late[received.sender, received.number] = (mode, TAKES_UNTIL_LATE)
                 continue
             if mode == HOLD:
                 self._holder = received.sender

@@ -22,12 +22,12 @@ PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILES, OLD_DISTROS = "FASTRTPS_DEFAULT_PROFILES_FILE", ("humble", "iron", "jazzy")
 
 
-class Feed(NamedTuple):
-    """Message type, topic, and what makes RGB uint8 `[H, W, 3]` of a message."""
+class ImageTopic(NamedTuple):
+    """How a camera's images are received; `decode(message)` returns RGB uint8 `[H, W, 3]`."""
 
-    kind: Any
+    message_type: Any
     topic: str
-    read: Callable[[Any], np.ndarray]
+    decode: Callable[[Any], np.ndarray]
 
 
 def environment(folder: Path = SHM) -> dict[str, str]:
@@ -48,23 +48,23 @@ def is_large(camera: CameraSpec) -> bool:
     return 3 * camera.width * camera.height > SMALL
 
 
-def lacks_room(camera: CameraSpec) -> bool:
+def must_use_jpeg(camera: CameraSpec) -> bool:
     """Whether this process was told that large pictures come as JPEG, and these are large."""
     return os.environ.get(IMAGES) == "jpeg" and is_large(camera)
 
 
-def feed(camera: CameraSpec) -> Feed:
+def image_topic(camera: CameraSpec) -> ImageTopic:
     """How to listen to a camera."""
     from sensor_msgs.msg import CompressedImage, Image
 
-    if camera.transport == "jpeg" or lacks_room(camera):
-        return Feed(CompressedImage, camera.compressed_topic, _from_compressed)
-    return Feed(Image, camera.topic, from_image)
+    if camera.transport == "jpeg" or must_use_jpeg(camera):
+        return ImageTopic(CompressedImage, camera.compressed_topic, _from_compressed)
+    return ImageTopic(Image, camera.topic, from_image)
 
 
-def why_compressed(camera: CameraSpec) -> str:
+def jpeg_notice(camera: CameraSpec) -> str:
     """For the log, where not the robot's YAML but this machine decides; '' otherwise."""
-    if camera.transport == "jpeg" or not lacks_room(camera):
+    if camera.transport == "jpeg" or not must_use_jpeg(camera):
         return ""
     need = N_PROCESSES * SEGMENT >> 20
     return (
@@ -73,7 +73,7 @@ def why_compressed(camera: CameraSpec) -> str:
     )
 
 
-def advice(camera: CameraSpec) -> str:
+def shared_memory_advice(camera: CameraSpec) -> str:
     """For the log, where raw pictures are large and nothing was set for them; '' otherwise."""
     told = any(os.environ.get(name) for name in (PROFILES, OLD_PROFILES, IMAGES))
     if told or not is_large(camera):

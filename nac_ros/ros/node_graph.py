@@ -123,7 +123,7 @@ def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
     return (NodeProcess(name="recorder", parameters=parameters, environment=seeing),)
 
 
-def usual_robot(node: str) -> str:
+def default_robot(node: str) -> str:
     """The robot that config/nodes gives a node."""
     robot = _shipped(node).get("robot")
     if not isinstance(robot, str):
@@ -193,7 +193,7 @@ def _seen(robot: str, source: str, **twin: Any) -> tuple[NodeProcess, ...]:
     """What shows the arm: every camera of the robot, or the twin, which is the arm too."""
     if robot == TWIN:
         return twin_graph(**twin)
-    spec = load_robot(robot or usual_robot("recorder"))
+    spec = load_robot(robot or default_robot("recorder"))
     chosen = {"source": source} if source else {}
     return tuple(node for c in spec.cameras for node in camera_graph(c.name, robot, **chosen))
 

@@ -11,7 +11,7 @@ from threading import Lock, Thread
 from rclpy.node import Node
 
 from nac_ros.core.errors import show_text
-from nac_ros.ros.output import takes_output
+from nac_ros.ros.output import is_writable
 
 MAX_WAITING = 200  # lines
 MAX_TEXT = 500  # characters of a line
@@ -85,7 +85,7 @@ class NodeLog:
     def _run(self) -> None:
         while True:
             level, text = self._queue.get()
-            self.dropped += not takes_output()
+            self.dropped += not is_writable()
             self._write(level, text)
             self._queue.task_done()
 

@@ -34,13 +34,13 @@ class _Source(NamedTuple):
 class ObservationSource:
     """Listens to the robot's joint states and cameras; `take` and `observe` belong to one thread.
 
-    refused: messages that did not fit, by reason; last_refusal: the newest one's sentence
+    refused: messages that did not fit, by reason; last_rejection: the newest one's sentence
     notices: what the operator should know of the set-up
     """
 
     def __init__(self, node: Node, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
         self.refused: Counter[str] = Counter()
-        self.last_refusal = ""
+        self.last_rejection = ""
         self.notices: list[str] = []
         self._spec, self._lock, self._since = spec, Lock(), 0.0
         self._aligner = ObservationBuffer(spec, cameras, n_obs_steps)
@@ -56,8 +56,8 @@ class ObservationSource:
         self._sources += [self._look(node, spec.camera(name)) for name in cameras]
 
     def _look(self, node: Node, camera: CameraSpec) -> _Source:
-        kind, topic, read = image_transport.feed(camera)
-        if reason := image_transport.why_compressed(camera):
+        kind, topic, read = image_transport.image_topic(camera)
+        if reason := image_transport.jpeg_notice(camera):
             self.notices.append(reason)
         polled = PolledSubscription(node, kind, topic, _kept(self._aligner.N_IMAGES))
         return _Source(polled, camera.name, partial(self._on_image, camera.name, read))
@@ -80,11 +80,11 @@ class ObservationSource:
             self._read(self._sources[i], received)
         return len(came)
 
-    def observe(self, now: float, task: str) -> Observation:
+    def get_observation(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
         self.take()
         with self._lock:
-            return self._aligner.observe(now, task)
+            return self._aligner.get_observation(now, task)
 
     @property
     def frozen(self) -> list[str]:
@@ -109,13 +109,13 @@ class ObservationSource:
             source.store(_message(source, received))
         except BadObservation as error:
             self.refused[error.reason] += 1
-            self.last_refusal = str(error)
+            self.last_rejection = str(error)
             with self._lock:
-                self._aligner.refuse(source.stream, error)
+                self._aligner.reject(source.stream, error)
 
     def _on_joints(self, message: JointState) -> None:
         def store(stamp: float) -> None:
-            self._aligner.push_joint_state(stamp, message.name, message.position)
+            self._aligner.add_named_joint_state(stamp, message.name, message.position)
 
         self._put(message, store)
 
@@ -126,7 +126,7 @@ class ObservationSource:
         message: Image | CompressedImage,
     ) -> None:
         image = read(message)  # before the lock: a JPEG takes a while
-        self._put(message, partial(self._aligner.push_image, camera, image=image))
+        self._put(message, partial(self._aligner.add_image, camera, image=image))
 
     def _put(
         self, message: JointState | Image | CompressedImage, store: Callable[[float], None]

@@ -60,7 +60,7 @@ def unblock_output() -> None:
         setattr(sys, stream, text)
 
 
-def takes_output(descriptor: int = ERR) -> bool:
+def is_writable(descriptor: int = ERR) -> bool:
     """Whether a write to the descriptor would not block now."""
     try:
         return bool(select.select([], [descriptor], [], 0)[1])

@@ -42,7 +42,7 @@ def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
 def send(call: Callable[..., Any], node: str, values: Mapping[str, Any]) -> None:
     """Sets another node's parameters.
 
-    call: of a service, by type, name and request; raises NacError with the reason of a refusal
+    call: of a service, by type, name and request; raises NacError with the reason of a rejection
     """
     request = SetParameters.Request()
     request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]

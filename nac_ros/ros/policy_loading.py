@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nac_ros.control.call_log import CallLog
-from nac_ros.control.logged_guard import KEEP_S, tape_folder
+from nac_ros.control.logged_guard import KEEP_S, call_log_folder
 from nac_ros.core import config as configs
 from nac_ros.core.config import bounded, config_dir
 from nac_ros.core.files import sha256
@@ -16,7 +16,7 @@ from nac_ros.inference.engine import Engine
 from nac_ros.inference.uncertainty import LowConfidenceConfig
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 
-LOADED = ("bundle", "seam", "n_action_steps")  # may be changed while nothing is loaded
+LOADED = ("bundle", "transition", "n_action_steps")  # may be changed while nothing is loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class PolicyParameters(LowConfidenceConfig):
     margin_s: how long before the executed steps run out the next chunk is to be ready
     retry_s: how long to wait after an observation that was missing or unusable
     max_stall_s: an inference loop that has not come round for longer is taken for stuck
-    seam: how a chunk goes on from the one under way: blend, best or force
+    transition: how a chunk goes on from the one under way: blend, best or force
     n_action_steps: executed steps of each chunk, 0 = as the bundle says
     tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
     """
@@ -44,7 +44,7 @@ class PolicyParameters(LowConfidenceConfig):
     margin_s: float = bounded(0.03, 0.0, 1.0)
     retry_s: float = bounded(0.02, 0.001, 10.0)
     max_stall_s: float = bounded(0.5, 0.05, 60.0)
-    seam: str = "blend"
+    transition: str = "blend"
     n_action_steps: int = bounded(0, 0, 1000)
     tape: str = "auto"
 
@@ -61,19 +61,19 @@ def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
     bundle.check_robot(spec)
     if parameters.task:
         bundle.policy.task_index(parameters.task)
-    seam = configs.build(TransitionConfig, {"seam": parameters.seam}, "policy")
+    transition = configs.build(TransitionConfig, {"transition": parameters.transition}, "policy")
     steps = parameters.n_action_steps or None
-    engine = Engine(bundle, parameters.seed, parameters.threads, steps, seam=seam)
+    engine = Engine(bundle, parameters.seed, parameters.threads, steps, transition=transition)
     engine.warm_up()
-    engine.tape = _tape(parameters, seam)
+    engine.tape = _tape(parameters, transition)
     return engine, spec
 
 
-def _tape(parameters: PolicyParameters, seam: TransitionConfig) -> CallLog | None:
-    folder, path = tape_folder(parameters.tape), parameters.folder.resolve()
+def _tape(parameters: PolicyParameters, transition: TransitionConfig) -> CallLog | None:
+    folder, path = call_log_folder(parameters.tape), parameters.folder.resolve()
     if folder is None:
         return None
     facts = {"bundle": str(path), "manifest": sha256(path / MANIFEST), **environment()}
-    facts |= {"seam": asdict(seam), "seed": parameters.seed, "threads": parameters.threads}
+    facts |= {"transition": asdict(transition), "seed": parameters.seed, "threads": parameters.threads}
     steps = parameters.n_action_steps or None
     return CallLog(folder, "policy", {**facts, "n_action_steps": steps}, KEEP_S)

@@ -24,20 +24,20 @@ class Received(NamedTuple):
     sender: identity of its publisher
     at_ns: when the middleware had it, in ROS time that nobody simulates [ns]
     number: of this message among its publisher's, from 1; None where the middleware has none
-    refusal: why it is not read, or ''
+    rejection: why it is not read, or ''
     """
 
     data: bytes
     sender: bytes
     at_ns: int
     number: int | None = None
-    refusal: str = ""
+    rejection: str = ""
 
     def message(self, kind: Any) -> Any:
         """Raises NacError for bytes that are no such message, which anybody may send, and for a
         message that is too large."""
-        if self.refusal:
-            raise NacError(self.refusal)
+        if self.rejection:
+            raise NacError(self.rejection)
         try:
             return deserialize_message(self.data, kind)
         except RuntimeError as error:
@@ -80,20 +80,20 @@ class PolledSubscription:
                     return
 
     def _received(self, data: bytes, info: dict[str, Any]) -> Received:
-        refusal = ""
+        rejection = ""
         if len(data) > self._max_bytes:
-            refusal = (
+            rejection = (
                 f"a {self.kind.__name__} of {len(data)} bytes on {self.topic}; at most "
                 f"{self._max_bytes} are read, find out who sends it"
             )
         sender = bytes(info["publisher_gid"]["data"])
         number = info["publication_sequence_number"]
         return Received(
-            b"" if refusal else data, sender, info["received_timestamp"], number, refusal
+            b"" if rejection else data, sender, info["received_timestamp"], number, rejection
         )
 
 
-def bounded_callback(
+def size_limited_callback(
     kind: Any, take: Callable[[Any], None], max_bytes: int
 ) -> Callable[[bytes], None]:
     """For a subscription with `raw=True` of a node that only looks on: what is larger than

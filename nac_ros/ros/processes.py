@@ -70,7 +70,7 @@ class ProcessGroup:
         process = self._running.pop(name)
         process.kill()
         process.wait()
-        sweep_shared_memory()
+        remove_stale_shared_memory()
 
     def pause(self, name: str) -> None:
         """Stops one node without ending it (SIGSTOP)."""
@@ -80,7 +80,7 @@ class ProcessGroup:
         """Sends a signal to one node."""
         self._running[name].send_signal(number)
 
-    def runs(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         """Whether a node was started and has not ended."""
         return name in self._running and self._running[name].poll() is None
 
@@ -88,7 +88,7 @@ class ProcessGroup:
         """Process id of a running node."""
         return self._running[name].pid
 
-    def held(self, name: str) -> dict[str, int]:
+    def resource_usage(self, name: str) -> dict[str, int]:
         """What a running node holds: `memory_kib` and open `handles`."""
         process = Path(f"/proc/{self.pid(name)}")
         sizes = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
@@ -109,10 +109,10 @@ class ProcessGroup:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):  # impatience ends them too
                 process.kill()
                 process.wait()
-                sweep_shared_memory()
+                remove_stale_shared_memory()
 
 
-def sweep_shared_memory(folder: Path = SHARED_MEMORY) -> int:
+def remove_stale_shared_memory(folder: Path = SHARED_MEMORY) -> int:
     """Removes segments of Fast DDS whose owner is gone, known by a lock that nobody holds any
     more; how many there were.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree as xml
 
 from nac_ros.core.errors import NacError
-from nac_ros.datasets.mcap.topics import recorded
+from nac_ros.datasets.mcap.topics import recorded_topics
 from nac_ros.robot.spec import CameraSpec, RobotSpec, load_robot
 from nac_ros.ros.controller_state import state_topic
 
@@ -47,7 +47,7 @@ def camera_node(camera: str) -> str:
     return CAMERA_NODE.format(camera)
 
 
-def accesses(spec: RobotSpec) -> dict[str, Access]:
+def node_access(spec: RobotSpec) -> dict[str, Access]:
     """Node -> what it may do on `spec`; `operator` is who starts, stops and watches the others,
     `driver` the arm's and the cameras' side."""
     arm = tuple(group.topic for group in spec.groups)
@@ -76,7 +76,7 @@ def accesses(spec: RobotSpec) -> dict[str, Access]:
         ),
         "recorder": Access(
             ("diagnostics",),
-            tuple(f.topic for f in recorded(spec)),
+            tuple(f.topic for f in recorded_topics(spec)),
             tuple(name.replace("recorder", "~") for name in RECORDING),
             lifecycle=True,
         ),
@@ -121,7 +121,7 @@ def policy_xml(spec: RobotSpec) -> str:
     """The policy file that `ros2 security create_permission` reads (its version 0.2.0)."""
     root = xml.Element("policy", version="0.2.0")
     enclaves = xml.SubElement(root, "enclaves")
-    for node, access in accesses(spec).items():
+    for node, access in node_access(spec).items():
         enclave = xml.SubElement(enclaves, "enclave", path=ENCLAVE.format(node))
         profile = xml.SubElement(xml.SubElement(enclave, "profiles"), "profile", ns="/", node=node)
         own = tuple(

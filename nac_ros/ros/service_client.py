@@ -61,7 +61,7 @@ class ServiceClient:
         return self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.id
 
     def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
-        """Raises NacError with the reason of a refusal."""
+        """Raises NacError with the reason of a rejection."""
         parameters.send(self.call, node, values)
 
     def call(self, kind: Any, name: str, request: Any, timeout_s: float = USUAL_S) -> Any:

@@ -18,9 +18,15 @@ from nac_ros.control.types import AT_REST
 from nac_ros.core.errors import NacError
 from nac_ros.robot.spec import RobotSpec
 from nac_ros.ros import qos
-from nac_ros.ros.diagnostics_summary import counts, grown, interventions, of_chunks, seam_jumps
+from nac_ros.ros.diagnostics_summary import (
+    chunk_reports,
+    count_increases,
+    counts_by_reason,
+    interventions,
+    transition_jumps,
+)
 from nac_ros.ros.graph_monitor import GraphMonitor
-from nac_ros.ros.guard_mode import BEFORE_START, HOLD, ModePublisher
+from nac_ros.ros.guard_mode import HOLDS_BEFORE_START, HOLD, ModePublisher
 from nac_ros.ros.security_policy import camera_node
 from nac_ros.ros.service_client import ServiceClient
 from nac_ros.trials.protocol import TWIN, Protocol
@@ -39,7 +45,7 @@ def readiness_problems(seen: GraphMonitor, spec: RobotSpec) -> list[Blocker]:
 
 
 def _guard(seen: GraphMonitor) -> Iterator[Blocker]:
-    said = seen.newest("guard")
+    said = seen.latest_diagnostics("guard")
     if silence := _silence(seen, "guard"):
         yield silence
     elif said.get("state") == "inactive":
@@ -67,12 +73,12 @@ def _cameras(seen: GraphMonitor, spec: RobotSpec) -> Iterator[Blocker]:
 def _policy(seen: GraphMonitor) -> Iterator[Blocker]:
     if silence := _silence(seen, "policy"):
         yield silence
-    elif seen.newest("policy").get("message") == "not configured":
+    elif seen.latest_diagnostics("policy").get("message") == "not configured":
         yield Blocker("the policy has nothing loaded", "press R (load again)", "retry")
 
 
 def _recorder(seen: GraphMonitor) -> Iterator[Blocker]:
-    said = seen.newest("recorder")
+    said = seen.latest_diagnostics("recorder")
     if silence := _silence(seen, "recorder"):
         yield silence
     elif said.get("state") == "inactive":
@@ -114,7 +120,7 @@ UP = {
 CHANGES = 8  # transitions after which a node that is still not there is given up
 
 
-class RosArm:
+class RosTrialRobot:
     """See `nac_ros.trials.trial_robot.TrialRobot`; what blocks runs in one thread, the node spins in another."""
 
     def __init__(self, node: Node, spec: RobotSpec, protocol: Protocol, seen: GraphMonitor):
@@ -145,19 +151,19 @@ class RosArm:
         if self._protocol.robot == TWIN:
             self._reset_twin(slot)
 
-    def start(self, slot: Slot, facts: Mapping[str, str]) -> None:
+    def start(self, slot: Slot, metadata: Mapping[str, str]) -> None:
         self._calls.renew()
         if self._protocol.robot == TWIN:  # whose trial has a time of its own
             self._reset_twin(slot)
-        self._calls.set_parameters("recorder", facts)
+        self._calls.set_parameters("recorder", metadata)
         said = self._calls.trigger("recorder/start")
         self._recorded = said.removeprefix("recording ")
         self._seen.mark()
-        self._before = self._seen.newest("guard")
+        self._before = self._seen.latest_diagnostics("guard")
         self._old_chunk = self._says("policy", "chunk_stamp")
         self._began, self._ended, self._asked = time.monotonic(), 0.0, None
         try:
-            self._modes.ask("policy")
+            self._modes.request("policy")
             self._wait(self._takes_chunks, "the guard's mode policy")
             self._calls.trigger("policy/start")
             self._began = time.monotonic()
@@ -174,7 +180,7 @@ class RosArm:
         finally:
             self._seen.unmark()
 
-    def keep(self, outcome: str) -> RecordingResult:
+    def finish_recording(self, outcome: str) -> RecordingResult:
         self._calls.renew()
         self._calls.trigger(f"recorder/{KEEP[outcome]}", DISK_S)
         place = self._recorded + (".discarded" if KEEP[outcome] == "discard" else "")
@@ -189,52 +195,52 @@ class RosArm:
         self._hold()
         self._calls.fire("policy/stop")
 
-    def release(self) -> None:
+    def reset_guard(self) -> None:
         self._calls.renew()
         self._asked = None
         self._hold()
         self._calls.trigger(RESET)
 
-    def missing(self) -> list[Blocker]:
+    def blockers(self) -> list[Blocker]:
         return readiness_problems(self._seen, self._spec)
 
-    def words(self) -> list[str]:
+    def messages(self) -> list[str]:
         found = []
         if self._unheard():
             found.append("the guard does not answer guard/stop: use the emergency stop")
         for node in ("guard", "policy", "recorder"):
-            if text := self._seen.newest(node).get("message", ""):
+            if text := self._seen.latest_diagnostics(node).get("message", ""):
                 found.append(f"{node}: {text}")
-        if refusal := self._seen.newest("guard").get("last_refusal", ""):
-            found.append(f"guard refused last: {refusal}")
+        if rejection := self._seen.latest_diagnostics("guard").get("last_rejection", ""):
+            found.append(f"guard refused last: {rejection}")
         return found
 
-    def ages(self) -> dict[str, float]:
+    def image_ages(self) -> dict[str, float]:
         return self._seen.ages()
 
-    def picture(self, camera: str) -> np.ndarray | None:
+    def latest_image(self, camera: str) -> np.ndarray | None:
         return self._seen.picture(camera)
 
-    def told(self) -> TrialStatus:
+    def status(self) -> TrialStatus:
         if not self._began:
             return TrialStatus()
         seconds = (self._ended or time.monotonic()) - self._began
         reports = {node: list(rows) for node, rows in self._seen.reports.items()}
         after = reports["guard"][-1] if reports["guard"] else self._before
-        clips = counts(after, "clips") - counts(self._before, "clips")
-        chunks = [r for r in of_chunks(reports["policy"]) if r["chunk_stamp"] != self._old_chunk]
+        clips = counts_by_reason(after, "clips") - counts_by_reason(self._before, "clips")
+        chunks = [r for r in chunk_reports(reports["policy"]) if r["chunk_stamp"] != self._old_chunk]
         return TrialStatus(
             steps=int(seconds * self._spec.action_rate_hz),
             seconds=seconds,
             clips=clips.total(),
             interventions=len(interventions(reports["guard"], 0.0)),
-            jumps=tuple(seam_jumps(reports["guard"], self._before)),
-            plan_ms=tuple(report["latency_ms"] for report in chunks),
-            holds=grown(self._before, after, "holds"),
-            refusals=grown(self._before, after, "refusals"),
+            transition_jumps=tuple(transition_jumps(reports["guard"], self._before)),
+            chunk_ms=tuple(report["latency_ms"] for report in chunks),
+            holds=count_increases(self._before, after, "holds"),
+            rejections=count_increases(self._before, after, "rejections"),
         )
 
-    def judged(self) -> str:
+    def detected_outcome(self) -> str:
         if self._protocol.robot != TWIN:
             return ""
         said = self._seen.outcome
@@ -298,7 +304,7 @@ class RosArm:
             self._calls.fire(name)
 
     def _hold(self) -> None:
-        self._modes.send(HOLD)
+        self._modes.publish(HOLD)
 
     def _state(self) -> int:
         return self._calls.state("policy")
@@ -306,11 +312,11 @@ class RosArm:
     def _takes_chunks(self) -> bool:
         """Whether the guard is in mode policy and would take a chunk; a policy that began before
         that would go on from one that was never played."""
-        ready = self._says("guard", "hold") not in BEFORE_START
+        ready = self._says("guard", "hold") not in HOLDS_BEFORE_START
         return ready and self._says("guard", "mode") == "policy"
 
     def _says(self, node: str, key: str) -> Any:
-        return self._seen.newest(node).get(key)
+        return self._seen.latest_diagnostics(node).get(key)
 
     def _wait(self, ready: Any, what: str, timeout_s: float = REST_S) -> None:
         deadline = time.monotonic() + timeout_s
