@@ -14,7 +14,7 @@ from nac_ros.cli.main import main
 from nac_ros.control import call_log as tapes
 from nac_ros.control.call_log import CallLog, segments, to_json
 from nac_ros.control.call_log_reader import from_json, read
-from nac_ros.control.logged_guard import LoggedGuard, tape_folder
+from nac_ros.control.logged_guard import LoggedGuard, call_log_folder
 from nac_ros.control.types import GuardConfig
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import DatasetError, NacError
@@ -37,11 +37,11 @@ def fly(folder, seed=0, ticks=400):
     rng = np.random.default_rng(seed)
     guard, now = LoggedGuard(SPEC, GuardConfig(), folder), 50.0
     here = SPEC.home.copy()
-    guard.measure(now, here)
+    guard.update_joint_state(now, here)
     guard.set_mode("policy")
     for k in range(ticks):
         now += PERIOD * rng.choice([1, 1, 1, 2, 0.5])
-        guard.measure(now, here if k % 97 else here * np.nan)
+        guard.update_joint_state(now, here if k % 97 else here * np.nan)
         if k % 40 == 5:
             walk = 0.01 * rng.standard_normal((32, 7)).cumsum(0) * SPEC.relative_mask
             walk[0] = 0.0
@@ -61,7 +61,7 @@ def fly(folder, seed=0, ticks=400):
             guard.accept(ActionChunk(now, 30.0, SPEC.joint_names, one, none), now, "teleop")
         guard.tick(now)
         here = guard.setpoint
-    guard.tape.close()
+    guard.call_log.close()
     return guard
 
 
@@ -107,17 +107,17 @@ def observation(bundle, stamp, seed):
     return Observation(stamp, images, proprio, "marker")
 
 
-@pytest.mark.parametrize("seam", ["blend", "best", "force"])
-def test_every_plan_comes_out_the_same_again(tmp_path, seam):
-    bundle, config = load_bundle(SHIPPED), TransitionConfig(seam=seam, candidates=3)
-    engine = Engine(bundle, seed=5, threads=1, seam=config)
+@pytest.mark.parametrize("transition", ["blend", "best-of-n", "constrained"])
+def test_every_plan_comes_out_the_same_again(tmp_path, transition):
+    bundle, config = load_bundle(SHIPPED), TransitionConfig(transition=transition, candidates=3)
+    engine = Engine(bundle, seed=5, threads=1, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
-    facts |= {"threads": 1, "n_action_steps": None, "seam": vars(config)}
-    engine.tape, chunk = CallLog(tmp_path, "policy", facts, 60.0), None
+    facts |= {"threads": 1, "n_action_steps": None, "transition": vars(config)}
+    engine.call_log, chunk = CallLog(tmp_path, "policy", facts, 60.0), None
     for k in range(3):
         going = chunk and CurrentChunk(chunk, 50.1 + k)
-        chunk = engine.plan(observation(bundle, 50.0 + k, k), going)
-    engine.tape.close()
+        chunk = engine.predict_chunk(observation(bundle, 50.0 + k, k), going)
+    engine.call_log.close()
     found = replay_policy(tmp_path)
     assert found.calls == 3 and found.differences == 0
 
@@ -146,10 +146,10 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_p
 def test_a_full_disk_is_told_and_stops_nobody(tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("a file where the folder should be")
-    guard = fly(taken / "tape", ticks=30)
+    guard = fly(taken / "call_log", ticks=30)
     assert guard.setpoint is not None
-    assert guard.tape.lost >= 30 and "taken" in guard.tape.trouble
-    assert "free space or set another folder" in guard.tape.trouble
+    assert guard.call_log.lost >= 30 and "taken" in guard.call_log.trouble
+    assert "free space or set another folder" in guard.call_log.trouble
 
 
 def test_a_disk_that_was_full_for_a_while_leaves_tapes_that_can_be_replayed(tmp_path, monkeypatch):
@@ -185,11 +185,11 @@ def test_of_two_parts_the_one_that_left_a_tape_is_replayed(tmp_path, capsys):
 
 def test_below_ros_home_old_runs_make_place_for_new_ones(monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_HOME", str(tmp_path))
-    home = tmp_path / "nac_ros" / "tapes"
+    home = tmp_path / "nac_ros" / "call_logs"
     for n in range(60):
         (home / f"20260101-0000{n:02d}").mkdir(parents=True)
     (home / "kept by hand").mkdir()
-    new = tape_folder("auto")
+    new = call_log_folder("auto")
     left = sorted(path.name for path in home.iterdir())
     assert len(left) == 50 and left[0] == "20260101-000011" and "kept by hand" in left
     assert new.name > left[-2]
@@ -213,19 +213,19 @@ def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, 
     guard, now = LoggedGuard(SPEC, GuardConfig(), slow), 50.0
     for _ in range(100):
         now += PERIOD
-        guard.measure(now, SPEC.home)
+        guard.update_joint_state(now, SPEC.home)
         guard.tick(now)
-    assert guard.tape.lost > 100
+    assert guard.call_log.lost > 100
     pipe, file = slow / "guard-00000.jsonl", kept / "guard-00000.jsonl"
     copy = Thread(target=lambda: file.write_bytes(pipe.read_bytes()))
     copy.start()
     deadline = time.monotonic() + 20
-    while guard.tape.waiting and time.monotonic() < deadline:
+    while guard.call_log.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
     for _ in range(10):
         now += PERIOD
         guard.tick(now)
-    guard.tape.close()
+    guard.call_log.close()
     copy.join(20)
     found = replay_guard(kept)
     assert found.gaps == 1 and found.differences == 0 and 0 < found.calls <= 60
@@ -260,6 +260,6 @@ def test_the_command_names_what_is_missing(tmp_path, capsys):
 
 def test_a_tape_lies_where_it_is_told_or_below_ros_home(monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_HOME", str(tmp_path))
-    assert tape_folder("none") is None
-    assert tape_folder("x/y") == Path("x/y")
-    assert tape_folder("auto").parent == tmp_path / "nac_ros" / "tapes"
+    assert call_log_folder("none") is None
+    assert call_log_folder("x/y") == Path("x/y")
+    assert call_log_folder("auto").parent == tmp_path / "nac_ros" / "call_logs"

@@ -40,15 +40,15 @@ ATTACKS = (
 
 def fly_policy(folder: Path) -> None:
     """Three plans of the shipped bundle, with a log."""
-    bundle, config = load_bundle(SHIPPED), TransitionConfig(seam="best", candidates=2)
-    engine = Engine(bundle, seed=5, threads=1, seam=config)
+    bundle, config = load_bundle(SHIPPED), TransitionConfig(transition="best-of-n", candidates=2)
+    engine = Engine(bundle, seed=5, threads=1, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
-    facts |= {"threads": 1, "n_action_steps": None, "seam": vars(config)}
-    engine.tape, chunk = CallLog(folder, "policy", facts, 60.0), None
+    facts |= {"threads": 1, "n_action_steps": None, "transition": vars(config)}
+    engine.call_log, chunk = CallLog(folder, "policy", facts, 60.0), None
     for k in range(2):
         going = chunk and CurrentChunk(chunk, 50.1 + k)
-        chunk = engine.plan(observation(bundle, 50.0 + k, k), going)
-    engine.tape.close()
+        chunk = engine.predict_chunk(observation(bundle, 50.0 + k, k), going)
+    engine.call_log.close()
 
 
 def damage_line(line: str, rng: random.Random) -> str:

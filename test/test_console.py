@@ -58,7 +58,7 @@ def robot(tmp_path_factory):
 def write_protocol(folder, bundle, second):
     """Two methods that are the same, on two tasks."""
     facts = {"tasks": ["marker", "weighing"], "trials": 1, "rubric": {"marker": RUBRIC}}
-    facts |= {"conditions": {"scenes": "varied"}}
+    facts |= {"conditions": {"randomization": "varied"}}
     facts |= {"methods": {"first_method": str(bundle), "second_method": str(second)}}
     path = folder / "protocol.yaml"
     path.write_text(yaml.safe_dump(facts))
@@ -69,7 +69,7 @@ def graph_of(robot, folder, names=(), **trials):
     """What evaluate.launch.py starts on the twin, all of it or the nodes named."""
     given = {"protocol": str(folder / "protocol.yaml"), "out": str(folder / "run"), "port": 0}
     nodes = evaluate_graph("twin", **{**given, **trials})
-    more = {"recorder": PATIENT, "guard": {"max_heartbeat_age_s": 5.0, "tape": "none"}}
+    more = {"recorder": PATIENT, "guard": {"max_heartbeat_age_s": 5.0, "call_log": "none"}}
     return [
         replace(node, parameters={**node.parameters, "robot": robot, **more.get(node.name, {})})
         for node in nodes
@@ -126,7 +126,7 @@ def console_of(bench):
 
 def scenes_of(bench):
     """What the twin was told of how its scenes vary."""
-    request = GetParameters.Request(names=["scenes"])
+    request = GetParameters.Request(names=["randomization"])
     return bench.call(GetParameters, "twin/get_parameters", request).values[0].string_value
 
 

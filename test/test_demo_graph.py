@@ -26,7 +26,7 @@ from nac_ros.reporting.trial_trace import TrialTrace
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.ros.processes import ProcessGroup
-from nac_ros.simulation.realtime_twin import LiveTwin
+from nac_ros.simulation.realtime_twin import RealtimeTwin
 from nac_ros.simulation.state_log import load_recording
 
 SPEC = load_robot("vx300s")
@@ -88,7 +88,7 @@ def test_ctrl_c_ends_every_process_of_a_running_demo(tiny_bundle, tmp_path):
 
 def recorded(tmp_path, task="weighing"):
     """Half a second of a real trial, and what an Operator would have collected beside it."""
-    live = LiveTwin(SPEC, tmp_path / "trials")
+    live = RealtimeTwin(SPEC, tmp_path / "trials")
     live.prepare(task)
     live.begin(task, 0, 0, 1.7e9)
     for k in range(1, 51):
@@ -173,7 +173,7 @@ def test_a_hand_that_took_over_is_marked_in_the_trial(tmp_path):
 def test_a_minute_of_trials_over_dds_comes_out_the_same_again(tmp_path):
     graph = (
         *twin_graph(recordings=str(tmp_path / "trials")),
-        *policy_graph(SHIPPED, tape=str(tmp_path / "tape")),
+        *policy_graph(SHIPPED, call_log=str(tmp_path / "call_log")),
     )
     began = time.monotonic()
     with running(graph, tmp_path) as (_, operator):
@@ -183,7 +183,7 @@ def test_a_minute_of_trials_over_dds_comes_out_the_same_again(tmp_path):
         while time.monotonic() - began < 75:
             trials.play(("weighing", "marker")[number % 2], number)
             number += 1
-    found = replay(tmp_path / "tape")
+    found = replay(tmp_path / "call_log")
     assert found["guard"].calls > 5000 and found["policy"].calls > 50
     for part in found.values():
         assert (part.differences, part.gaps, part.first) == (0, 0, "")

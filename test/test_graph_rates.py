@@ -64,7 +64,7 @@ class Absent(NodeProcess):
 def graphs(folder):
     """Name -> the graph that is measured under it."""
     twin = twin_graph(task=TASK)
-    guard, policy = policy_graph(SHIPPED, tape=str(folder / "tape"))
+    guard, policy = policy_graph(SHIPPED, call_log=str(folder / "call_log"))
     ordinary = NodeProcess(name="guard", parameters={**guard.parameters, "priority": 0})
     both = Both(name="guard", parameters=ordinary.parameters, other=policy, before=TOGETHER)
     idle = Absent(name="policy")
@@ -212,7 +212,7 @@ def test_a_pulse_notices_a_machine_that_stands_still(tmp_path):
 @pytest.mark.soak
 @pytest.mark.timeout(60 * MINUTES + 600)
 def test_half_an_hour_of_trials_takes_no_more_memory_and_holds_for_no_unknown_reason(tmp_path):
-    graph = (*twin_graph(task=TASK), *policy_graph(SHIPPED, tape=str(tmp_path / "tape")))
+    graph = (*twin_graph(task=TASK), *policy_graph(SHIPPED, call_log=str(tmp_path / "call_log")))
     graph[0].parameters["recordings"] = str(tmp_path / "trials")
     seen = {node.name: [] for node in graph}
     machine = pulse(tmp_path / "pulse.txt")

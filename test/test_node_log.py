@@ -147,7 +147,7 @@ def test_a_node_whose_terminal_takes_nothing_starts_and_ends(start, name):
 
 def test_a_guard_whose_terminal_takes_nothing_refuses_stops_and_ends(start):
     operator, run = start
-    process = run("guard", "tape:=none", "priority:=0")
+    process = run("guard", "call_log:=none", "priority:=0")
     operator.activate("guard")
     chunks = operator.node.create_publisher(messages.JointTrajectory, "policy/chunk", qos.COMMAND)
     operator.wait_until(lambda: chunks.get_subscription_count() > 0, "the guard", 10)

@@ -204,9 +204,9 @@ def test_the_guard_tells_how_far_a_chunk_lay_off_as_it_took_over(arm):
         if abs(arm.guard("chunk_stamp") - aside.stamp) < 1e-3:
             break
     assert arm.guard("chunk_stamp") == pytest.approx(aside.stamp, abs=1e-3)
-    assert arm.guard("seam_jump") > 0.045
+    assert arm.guard("transition_jump") > 0.045
     arm.operator.set_mode("hold")
-    arm.wait(lambda: "seam_jump" not in arm.operator.latest_diagnostics("guard"), "nothing followed")
+    arm.wait(lambda: "transition_jump" not in arm.operator.latest_diagnostics("guard"), "nothing followed")
 
 
 def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):

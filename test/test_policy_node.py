@@ -100,7 +100,7 @@ class Brain:
         os.environ.update(variables)
         self.folder, self.spec = folder, load_robot(robot)
         self.processes = ProcessGroup(folder / "logs", variables)
-        given = {"robot": str(robot), "task": "marker", "tape": "none", **parameters}
+        given = {"robot": str(robot), "task": "marker", "call_log": "none", **parameters}
         self.pid = self.processes.start(NodeProcess(name="policy", parameters=given))
         self.operator = GraphClient(domain, watch=self.processes.check)
         self.sensors, self.chunks = Sensors(self.operator.node, self.spec), []

@@ -25,7 +25,7 @@ def started(folder, domain):
     before = segments()
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     processes = ProcessGroup(folder, variables)
-    processes.start(NodeProcess(name="guard", parameters={"tape": "none"}))
+    processes.start(NodeProcess(name="guard", parameters={"call_log": "none"}))
     deadline = time.monotonic() + 30
     while len(segments() - before) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

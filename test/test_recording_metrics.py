@@ -37,11 +37,11 @@ def record(folder, rows, missing=()):
     writer.add_topic(topics.MODE, topics.TEXT)
     writer.add_topic(topics.COMMAND, topics.JOINTS)
     for mode, part in said:
-        writer.write(topics.MODE, at, at, exporter.text(mode))
+        writer.write(topics.MODE, at, at, exporter.serialize_text(mode))
         for k, row in enumerate(part):
             at += round(NANO / RATE)
             if mode != "policy" or k not in missing:
-                data = exporter.joint_state(at, SPEC.joint_names, row)
+                data = exporter.serialize_joint_state(at, SPEC.joint_names, row)
                 writer.write(topics.COMMAND, at, at, data)
     return writer.finish()
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_told_is_none_and_damage_is_named(tmp_path):
 
 
 def chunk(stamp, jump):
-    return {"hold": "", "chunk_stamp": stamp, "seam_jump": jump}
+    return {"hold": "", "chunk_stamp": stamp, "transition_jump": jump}
 
 
 def test_each_seam_counts_once_and_a_start_from_rest_is_none():

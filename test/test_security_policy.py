@@ -89,7 +89,7 @@ def running(tmp_path):
     domain = 10 + os.getpid() % 80
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     os.environ.update(variables)
-    graph = (*twin_graph(), *policy_graph(tape=str(tmp_path)))
+    graph = (*twin_graph(), *policy_graph(call_log=str(tmp_path)))
     with ProcessGroup(Path(tmp_path), variables) as processes, GraphClient(domain) as operator:
         for process in graph:
             processes.start(process)

@@ -106,7 +106,7 @@ def _play(
     bundle = str(Path(config.bundle).resolve())
     graph = (
         *twin_graph(robot, task=tasks[0], recordings=str((folder / "trials").resolve())),
-        *policy_graph(bundle, robot, str((folder / "tape").resolve()), seed=config.seed),
+        *policy_graph(bundle, robot, str((folder / "call_log").resolve()), seed=config.seed),
     )
     print(f"starting {', '.join(node.name for node in graph)} ...", flush=True)
     with running(graph, folder, events) as (_, operator):

@@ -205,7 +205,7 @@ def _graph(config: RerunConfig) -> Iterator[GraphClient]:
         return
     folder = Path(config.out) / time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True)
-    guard, _ = policy_graph(tape=str((folder / "tape").resolve()))
+    guard, _ = policy_graph(call_log=str((folder / "call_log").resolve()))
     with running((*twin_graph(), guard), folder) as (_, operator):
         operator.trigger("guard/reset")
         yield operator

@@ -89,8 +89,8 @@ def _limit(rig: FaultTestBench, size: int) -> None:
 
 def _slow_disk(folder: Path) -> None:
     """Where the guard's tape should be lies a pipe that nobody reads."""
-    (folder / "tape").mkdir(parents=True)
-    os.mkfifo(folder / "tape" / "guard-00000.jsonl")
+    (folder / "call_log").mkdir(parents=True)
+    os.mkfifo(folder / "call_log" / "guard-00000.jsonl")
 
 
 def _tampered(rig: FaultTestBench) -> None:
@@ -201,7 +201,7 @@ _ALL = (
           BEAT, ("bundle_refused",), after=_killed("policy")),
     Fault("flood", "a stranger publishes bad chunks, a thousand a second", _flood, None,
           ("not_finite",)),
-    Fault("disk-full", "the flight recorder finds the disk full", _full_disk, None, ("tape",),
+    Fault("disk-full", "the flight recorder finds the disk full", _full_disk, None, ("call_log",),
           after=_disk_again),
     Fault("disk-slow", "the flight recorder's disk takes nothing", _nothing, None,
           prepare=_slow_disk),

@@ -164,7 +164,7 @@ class FaultTestBench:
             before = self._counted.get(node, {})
             for report in self.operator.diagnostics.get(node, []):
                 found |= {report.get("hold", ""), report.get("fault", "")}
-                found |= {"tape"} & set(report)
+                found |= {"call_log"} & set(report)
                 counts = _counts(report)
                 # a node that was started anew counts from nothing
                 found |= {
@@ -240,7 +240,7 @@ def _graph(
     ]  # the arm has a clock of its own
     remaps = {topic: f"raw/{topic}" for topic in senders}
     relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if sim_time else 0.0}
-    given = policy_graph(str(bundle), str(robot), str(folder / "tape"))
+    given = policy_graph(str(bundle), str(robot), str(folder / "call_log"))
     nodes: Sequence[NodeProcess] = (
         NodeProcess(name="relay", parameters=relay, lifecycle=False, environment=twin.environment),
         NodeProcess(name="twin", parameters=twin.parameters, lifecycle=False, remaps=remaps,

@@ -137,7 +137,7 @@ def segments(folder: Path | str, name: str) -> list[Path]:
     if not paths:
         raise DatasetError(
             f"{folder} holds no tape of {name}; name the folder of a demo, or one below "
-            "~/.ros/nac_ros/tapes"
+            "~/.ros/nac_ros/call_logs"
         )
     return paths
 

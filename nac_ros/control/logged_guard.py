@@ -1,6 +1,6 @@
 """What an object remembers beside its settings, as plain values: to write down, and to put back.
 
-A class names its attributes in MEMORY; an attribute that has a MEMORY of its own is gone into.
+A class names its attributes in STATE_FIELDS; an attribute that has a STATE_FIELDS of its own is gone into.
 """
 
 import os
@@ -25,17 +25,17 @@ from nac_ros.robot.spec import RobotSpec
 
 def snapshot(thing: Any) -> dict[str, Any]:
     """Attribute -> value, nested; arrays are copies."""
-    return {name: _value(getattr(thing, name)) for name in thing.MEMORY}
+    return {name: _value(getattr(thing, name)) for name in thing.STATE_FIELDS}
 
 
 def restore(thing: Any, memory: dict[str, Any]) -> None:
     """Puts back what `remember` said of another object of the same class and settings.
 
-    Raises DatasetError for a name that is not in MEMORY and for a value of another kind.
+    Raises DatasetError for a name that is not in STATE_FIELDS and for a value of another kind.
     """
     of = type(thing).__name__
     for name, value in _mapping(memory, of).items():
-        if name not in thing.MEMORY:
+        if name not in thing.STATE_FIELDS:
             raise DatasetError(
                 f"{of} remembers no '{show_text(name, 40)}'; replay the log with the version that "
                 "recorded it"
@@ -46,7 +46,7 @@ def restore(thing: Any, memory: dict[str, Any]) -> None:
                 if key not in held:
                     raise DatasetError(f"{of}.{name} has no '{show_text(key, 40)}'")
                 restore(held[key], part)
-        elif hasattr(held, "MEMORY") and value is not None:
+        elif hasattr(held, "STATE_FIELDS") and value is not None:
             restore(held, value)
         elif isinstance(held, Counter):
             setattr(thing, name, _counter(value, f"{of}.{name}"))
@@ -92,19 +92,19 @@ def _value(held: Any) -> Any:
         return dict(held)
     if isinstance(held, dict):
         return {key: snapshot(part) for key, part in held.items()}
-    if hasattr(held, "MEMORY"):
+    if hasattr(held, "STATE_FIELDS"):
         return snapshot(held)
     return held.copy() if isinstance(held, np.ndarray) else held
 
 
 KEEP_S, KEEP_RUNS = 600.0, 50
 CALLS = (
-    "restart", "measure", "beat", "set_mode", "set_speed_scale", "refuse", "stop", "reset", "ramp",
-    "accept", "tick", "news", "update_reference", "note_clock_jump",
+    "restart", "update_joint_state", "heartbeat", "set_mode", "set_speed_scale", "reject", "stop", "reset", "approach",
+    "accept", "tick", "trajectory_update", "update_reference", "handle_clock_jump",
 )  # fmt: skip
 
 
-def tape_folder(given: str) -> Path | None:
+def call_log_folder(given: str) -> Path | None:
     """Where a node's tape goes: as told, or a new folder below ROS_HOME; None for `none`.
 
     Below ROS_HOME the newest `KEEP_RUNS` folders stay.
@@ -114,7 +114,7 @@ def tape_folder(given: str) -> Path | None:
     if given != "auto":
         return Path(given)
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
-    tapes = home / "nac_ros" / "tapes"
+    tapes = home / "nac_ros" / "call_logs"
     for old in sorted(tapes.glob("????????-??????"))[: 1 - KEEP_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
     return tapes / time.strftime("%Y%m%d-%H%M%S")
@@ -127,14 +127,14 @@ class LoggedGuard(Guard):
         self._busy = True
         super().__init__(spec, config)
         facts = {"robot": configs.to_plain(spec), "config": asdict(config)}
-        self.tape = CallLog(folder, "guard", facts, KEEP_S)
+        self.call_log = CallLog(folder, "guard", facts, KEEP_S)
         self._busy = False
 
 
 def told(call: str, result: Any) -> Any:
     """What is written down of a call's result: of news only that there were any, for they are long
     and the set-points of `tick` lie on them."""
-    return result is not None if call == "news" else result
+    return result is not None if call == "trajectory_update" else result
 
 
 def _taped(name: str):
@@ -144,12 +144,12 @@ def _taped(name: str):
         if self._busy:  # a call of its own
             return call(self, *args, **named)
         self._busy = True
-        memory = snapshot(self) if self.tape.due else None
+        memory = snapshot(self) if self.call_log.due else None
         try:
             result = call(self, *args, **named)
         finally:
             self._busy = False
-        self.tape.put(name, {"args": args, "named": named, "result": told(name, result)}, memory)
+        self.call_log.put(name, {"args": args, "named": named, "result": told(name, result)}, memory)
         return result
 
     taped.__name__, taped.__doc__ = name, call.__doc__

@@ -20,7 +20,7 @@ WARM_UP_CALLS = 3
 class Timing:
     """Seconds of the newest `plan`: whole, and decoding alone."""
 
-    plan_s: float
+    predict_s: float
     decode_s: float
 
 
@@ -36,7 +36,7 @@ class Confidence:
 class Engine:
     """Plans chunks with a bundle; owns its random generator, so a seed repeats a run.
 
-    seam: how chunks go on from one another
+    transition: how chunks go on from one another
     tape: writes down every plan from when it is set
     n_action_steps: steps of a chunk that are executed before the next one takes over; the
     bundle's own number by default
@@ -48,7 +48,7 @@ class Engine:
         seed: int = 0,
         threads: int | None = None,
         n_action_steps: int | None = None,
-        seam: TransitionConfig | None = None,
+        transition: TransitionConfig | None = None,
     ):
         self.bundle = bundle
         config = bundle.policy.config
@@ -59,9 +59,9 @@ class Engine:
             raise ConfigError(
                 f"n_action_steps {self.n_action_steps} is beyond the horizon {bundle.horizon}"
             )
-        self.tape: CallLog | None = None
-        self.timing, self.certainty = Timing(0.0, 0.0), Confidence()
-        self._continuation = ChunkTransition(bundle, seam or TransitionConfig())
+        self.call_log: CallLog | None = None
+        self.timing, self.confidence = Timing(0.0, 0.0), Confidence()
+        self._continuation = ChunkTransition(bundle, transition or TransitionConfig())
         self._generator = torch.Generator().manual_seed(seed)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -79,17 +79,17 @@ class Engine:
         """Task id -> prompt."""
         return dict(self.bundle.policy.config.tasks)
 
-    def plan(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
         """The chunk for `observation`, stamped with its time; raises where it does not fit.
 
         underway: what is being executed; None where the arm rests
         """
-        if self.tape is None:
+        if self.call_log is None:
             return self._plan(observation, underway)
         state = self._generator.get_state().numpy()  # all that an engine remembers
         chunk = self._plan(observation, underway)
         facts = {"observation": observation, "underway": underway, "generator": state}
-        self.tape.put("plan", {**facts, "result": chunk}, {} if self.tape.due else None)
+        self.call_log.put("plan", {**facts, "result": chunk}, {} if self.call_log.due else None)
         return chunk
 
     def restore(self, generator: np.ndarray) -> None:
@@ -108,7 +108,7 @@ class Engine:
         chosen = self._continuation.choose(several, observation, underway)
         ended = time.perf_counter()
         self.timing = Timing(ended - began, ended - decoding)
-        self.certainty = _certainty(said, chosen)
+        self.confidence = _certainty(said, chosen)
         names, row = self.bundle.robot.joint_names, tokens[chosen]
         return ActionChunk(observation.stamp, self.rate_hz, names, several[chosen], row[row >= 0])
 
@@ -117,7 +117,7 @@ class Engine:
         observation = self._grey()
         for _ in range(WARM_UP_CALLS):
             self.plan(observation)
-        return self.timing.plan_s
+        return self.timing.predict_s
 
     def _grey(self) -> Observation:
         robot, size = self.bundle.robot, self.bundle.policy.config.image_size

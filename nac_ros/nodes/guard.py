@@ -52,11 +52,11 @@ class GuardNodeConfig(GuardConfig):
     max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
     priority: real time on Linux (SCHED_FIFO) where the system lets it; 0 = as other processes
     cpus: numbers of the CPUs that the guard's threads run on, all of them where none is named
-    tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
+    call_log: folder of the call log; `auto` = a new one below ROS_HOME, `none` = no call log
     """
 
     robot: str = "vx300s"
-    tape: str = "auto"
+    call_log: str = "auto"
     max_heartbeat_age_s: float = bounded(0.2, 0.0, 10.0)
     priority: int = bounded(50, 0, 98)
     cpus: tuple[int, ...] = ()
@@ -74,7 +74,7 @@ class GuardNode(LifecycleNode):
         )
         self._spec = load_robot(config.robot)
         self._time = NodeClock(self, config.max_gap_s)
-        self._guard = self._new_guard(config.tape)
+        self._guard = self._new_guard(config.call_log)
         self._intervals = Intervals(self._guard.period)
         self._active, self._lock = False, RLock()  # ticks have a thread of their own
         self._shown, self._rejection = ("inactive", ""), ""
@@ -144,7 +144,7 @@ class GuardNode(LifecycleNode):
         self._end_beats()
         self._pacer.close()
         if isinstance(self._guard, LoggedGuard):
-            self._guard.tape.close()
+            self._guard.call_log.close()
         self._diagnostics.close()
 
     def rest(self) -> None:
@@ -292,7 +292,7 @@ class GuardNode(LifecycleNode):
         if guard.mode == "policy" and guard.chunk is not None:
             jump = np.abs(guard.jump[self._spec.relative_mask]).max()
             stamp = guard.chunk.stamp + 1e-9 * self._time.origin_ns  # as the policy tells it
-            values |= {"chunk_stamp": stamp, "seam_jump": float(jump)}
+            values |= {"chunk_stamp": stamp, "transition_jump": float(jump)}
         values |= {f"holds.{reason}": n for reason, n in guard.holds.items()}
         values |= {f"rejections.{reason}": n for reason, n in guard.rejections.items()}
         values |= {f"clips.{n}": int(c) for n, c in zip(self._spec.joint_names, guard.clips) if c}
@@ -300,11 +300,11 @@ class GuardNode(LifecycleNode):
         errors = self._intervals.errors_ms()
         values |= {f"command_interval_error_ms.{key}": value for key, value in errors.items()}
         values |= {"last_rejection": self._rejection, "scheduling": self._scheduling}
-        values["collection_ms.longest"] = 1e3 * self._collector.longest_s
-        if isinstance(guard, LoggedGuard) and guard.tape.trouble:
-            values["tape"] = guard.tape.trouble
-        if isinstance(guard, LoggedGuard) and guard.tape.lost:
-            values["tape_lost"] = guard.tape.lost
+        values["gc_pause_ms.max"] = 1e3 * self._collector.longest_s
+        if isinstance(guard, LoggedGuard) and guard.call_log.trouble:
+            values["call_log"] = guard.call_log.trouble
+        if isinstance(guard, LoggedGuard) and guard.call_log.lost:
+            values["call_log_lost"] = guard.call_log.lost
         if dropped := self._log.dropped:
             values["log_dropped"] = dropped
         return Status(level, f"{state}: {hold}" if hold else state, values)

@@ -153,7 +153,7 @@ class PolicyNode(LifecycleNode):
             self._bridge.close()
         for destroy in self._undo:
             destroy()
-        self._end_tape()
+        self._close_call_log()
         self._undo, self._engine, self._bridge = [], None, None
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -163,11 +163,11 @@ class PolicyNode(LifecycleNode):
     def close(self) -> None:
         """Ends the inference thread, and the tape."""
         self._rest()
-        self._end_tape()
+        self._close_call_log()
 
-    def _end_tape(self) -> None:
-        if self._engine is not None and self._engine.tape is not None:
-            self._engine.tape.close()
+    def _close_call_log(self) -> None:
+        if self._engine is not None and self._engine.call_log is not None:
+            self._engine.call_log.close()
 
     def _rest(self) -> None:
         if self._thread is None:

@@ -104,13 +104,13 @@ class RecorderNode(LifecycleNode):
             free_bytes(Path(self._config.out))
         except DatasetError as error:
             self._log.error(str(error))
-            self._session.last = str(error)
+            self._session.last_result = str(error)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Watches from now on."""
-        self._session.watch()
+        self._session.reset_monitor()
         self._timer = self.create_timer(LOOK_S, self._look, clock=STEADY)
         deeds: dict[str, Callable[[], str]] = {"start": self._start, "mark": self._mark}
         deeds |= {name: partial(self._end, outcome) for name, outcome in OUTCOMES.items()}
@@ -137,16 +137,16 @@ class RecorderNode(LifecycleNode):
 
     def close(self) -> None:
         """Nothing is lost where the process is asked to end."""
-        if self._session.take is not None:
-            self._session.end(INTERRUPTED)
+        if self._session.writer is not None:
+            self._session.stop(INTERRUPTED)
             self._tell()
 
     def _look(self) -> None:
         for source in self._sources:
             if source.topic not in self._heard:
                 self._listen(source)
-        self._session.joints_wrong = self._check_joint_states()
-        if self._session.look():
+        self._session.joint_state_problem = self._check_joint_states()
+        if self._session.update():
             self._tell()
 
     def _check_joint_states(self) -> str:
@@ -185,7 +185,7 @@ class RecorderNode(LifecycleNode):
             self._content.add_joint_state(*sample)
 
     def _tell(self) -> None:
-        for text in (*self._session.wrong, self._session.last):
+        for text in (*self._session.problems, self._session.last_result):
             if text:
                 self._log.warning(text)
         self._diagnostics.publish()
@@ -210,8 +210,8 @@ class RecorderNode(LifecycleNode):
         received, published = info["received_timestamp"], info["source_timestamp"]
         stamp = topics.header_stamp(source.message_type, data) or published
         publisher, number = info["publisher_gid"]["data"], info["publication_sequence_number"]
-        self._session.count(source.topic, publisher, number)
-        self._session.see(source.topic, stamp, received, published, data)
+        self._session.count_lost_messages(source.topic, publisher, number)
+        self._session.add_message(source.topic, stamp, received, published, data)
         if source.topic == self._spec.joint_states_topic:
             self._joint_states[bytes(publisher)] = data
             self._watch_arm(bytes(publisher), data)
@@ -234,29 +234,29 @@ class RecorderNode(LifecycleNode):
         facts = {key: str(self.get_parameter(key).value) for key in SAID}
         facts |= {**self._robot, "bundle": self._config.bundle}
         facts |= {key: str(value) for key, value in environment().items()}
-        folder, now = self._session.begin(self._task, facts), time.time_ns()
+        folder, now = self._session.start(self._task, facts), time.time_ns()
         for topic, data in self._latest.items():
             self._session.write(topic, now, now, data)
         return f"recording {folder}"
 
     def _mark(self) -> str:
-        if self._session.take is None:
+        if self._session.writer is None:
             raise DatasetError("nothing is being recorded, so there is nothing to mark")
         now = time.time_ns()
         self._session.write(topics.MARK, now, now, serialize_message(String(data="mark")))
-        return f"marked at {self._session.seconds:.1f} s"
+        return f"marked at {self._session.duration_s:.1f} s"
 
     def _end(self, outcome: str) -> str:
-        if self._session.end(outcome) is None:
-            raise DatasetError(self._session.last)
-        return self._session.last
+        if self._session.stop(outcome) is None:
+            raise DatasetError(self._session.last_result)
+        return self._session.last_result
 
     def _status(self) -> Status:
         session = self._session
-        state = "recording" if session.take else "ready" if self._offered else "inactive"
+        state = "recording" if session.writer else "ready" if self._offered else "inactive"
         values = {"state": state, "task": self._task, **session.status()}
-        text = f"{state}: {session.wrong[0]}" if session.wrong else state
-        return Status(WARN if session.wrong else OK, text, values)
+        text = f"{state}: {session.problems[0]}" if session.problems else state
+        return Status(WARN if session.problems else OK, text, values)
 
 
 def _stamp(message: JointState) -> float:

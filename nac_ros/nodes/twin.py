@@ -22,11 +22,11 @@ from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_main import exit_process, run
 from nac_ros.ros.polled_subscription import PolledSubscription, Received
-from nac_ros.simulation.domain_randomization import load_variation
+from nac_ros.simulation.domain_randomization import load_randomization
 from nac_ros.simulation.image_noise import IMAGE_NOISE, MAX_IMAGE_NOISE
 from nac_ros.simulation.joint_trajectory_controller import TrajectoryRejected
-from nac_ros.simulation.realtime_twin import Images, LiveCameras, LiveTwin
-from nac_ros.simulation.servo_droop import Droop
+from nac_ros.simulation.realtime_twin import Images, CameraThread, RealtimeTwin
+from nac_ros.simulation.servo_droop import ServoDroop
 
 RENDERING = "llvmpipe"  # threads of Mesa's software renderer
 START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
@@ -34,20 +34,20 @@ START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machin
 
 @dataclass(frozen=True, kw_only=True)
 class TwinParameters:
-    """task, seed, trial and scenes take effect at `~/reset`.
+    """task, seed, trial and randomization take effect at `~/reset`.
 
     robot: name of a robot in config/robots, or the path of its YAML file
     task: id of the simulated task
     seed: of the run; trial i of a seed has the same scene for every method
     trial: number of the trial
-    scenes: how they vary, a name in config/scenes or the path of a YAML file
+    randomization: a name in config/randomization or the path of a YAML file
     joint_states_hz: how often the joint states are published, beside those of each image
     states_hz: how often the whole scene is recorded, for the video
     image_noise: of the cameras' pictures, standard deviation [grey levels]; 0 = as rendered
     set_points: whether what the controller interpolates is published too, on `~/set_point`
     priority: real time on Linux (SCHED_FIFO) where the system lets it, but for its cameras, which
         take what a policy needs on few cores; 0 = as other processes
-    offset_rad, compliance_rad_per_nm: how far the arm rests beside its set-points, see Droop
+    offset_rad, compliance_rad_per_nm: how far the arm rests beside its set-points, see ServoDroop
     recordings: folder for one .npz per trial; nothing is recorded when empty
     """
 
@@ -55,7 +55,7 @@ class TwinParameters:
     task: str = "weighing"
     seed: int = bounded(0, 0)
     trial: int = bounded(0, 0)
-    scenes: str = "nominal"
+    randomization: str = "nominal"
     joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
     states_hz: float = bounded(15.0, 0.1, 100.0)
     image_noise: float = bounded(IMAGE_NOISE, 0.0, MAX_IMAGE_NOISE)
@@ -75,7 +75,7 @@ class TwinNode(Node):
     def __init__(self) -> None:
         super().__init__("twin")
         self._log = NodeLog(self)
-        parameters.declare(self, TwinParameters, changeable=("task", "seed", "trial", "scenes"))
+        parameters.declare(self, TwinParameters, changeable=("task", "seed", "trial", "randomization"))
         self._config = parameters.read(self, TwinParameters)
         self._spec = load_robot(self._config.robot)
         self._origin_ns: int = (
@@ -87,7 +87,7 @@ class TwinNode(Node):
         self._begun, self._closing, self._fault = Event(), Event(), ""
         self._create_outputs()
         noise = self._config.image_noise
-        self._cameras = LiveCameras(self._spec, self._publish_images, noise)
+        self._cameras = CameraThread(self._spec, self._publish_images, noise)
         self._thread = Thread(target=self._run, name="physics", daemon=True)
         self._thread.start()
         self._wait_for_trial()
@@ -149,10 +149,10 @@ class TwinNode(Node):
         folder = Path(self._config.recordings) if self._config.recordings else None
         epoch = self._origin_ns / messages.NANO
         config = self._config
-        droop = Droop(
+        droop = ServoDroop(
             offset_rad=config.offset_rad, compliance_rad_per_nm=config.compliance_rad_per_nm
         )
-        live = LiveTwin(self._spec, folder, config.states_hz, epoch, droop)
+        live = RealtimeTwin(self._spec, folder, config.states_hz, epoch, droop)
         cameras = self._cameras
         try:
             while not self._closing.is_set():
@@ -167,7 +167,7 @@ class TwinNode(Node):
             cameras.close()
             self._begun.set()
 
-    def _begin(self, live: LiveTwin, cameras: LiveCameras) -> None:
+    def _begin(self, live: RealtimeTwin, cameras: CameraThread) -> None:
         if not self._wanted:
             self._closing.wait(0.01)
             return
@@ -175,15 +175,15 @@ class TwinNode(Node):
         try:
             live.prepare(config.task)
             cameras.prepare(config.task)
-            variation = load_variation(config.scenes)
-            live.begin(config.task, config.seed, config.trial, self._now(), variation)
+            randomization = load_randomization(config.randomization)
+            live.begin(config.task, config.seed, config.trial, self._now(), randomization)
         except NacError as error:
             self._fault = str(error)
         list(self._arrivals())  # those before it are not meant for this trial
         self._announce(live)
         self._begun.set()
 
-    def _pace(self, live: LiveTwin, cameras: LiveCameras) -> None:
+    def _pace(self, live: RealtimeTwin, cameras: CameraThread) -> None:
         """Publishes in real time until another trial is wanted."""
         assert live.trial is not None
         image_period = 1 / max(camera.rate_hz for camera in self._spec.cameras)
@@ -200,7 +200,7 @@ class TwinNode(Node):
                 cameras.look(live.trial.task, live.stamp, live.twin.state())
                 next_images = _next(next_images, image_period, now)
 
-    def _publish_joints(self, live: LiveTwin) -> None:
+    def _publish_joints(self, live: RealtimeTwin) -> None:
         stamp, names, origin = live.stamp, self._spec.joint_names, self._origin_ns
         if stamp == self._told:  # no physics step since
             return
@@ -211,7 +211,7 @@ class TwinNode(Node):
             wanted = messages.to_set_point(stamp, names, *live.twin.desired(), origin)
             self._set_points.publish(wanted)
 
-    def _take_arrivals(self, live: LiveTwin) -> None:
+    def _take_arrivals(self, live: RealtimeTwin) -> None:
         for received in self._arrivals():
             # when the middleware had it: a controller would not wait for this interpreter
             arrival = (received.at_ns - self._origin_ns) / messages.NANO
@@ -233,7 +233,7 @@ class TwinNode(Node):
                 messages.to_image(self._origin_ns / messages.NANO + stamp, name, image)
             )
 
-    def _announce(self, live: LiveTwin) -> None:
+    def _announce(self, live: RealtimeTwin) -> None:
         if live.trial is not None:
             self._outcomes.publish(String(data=json.dumps(asdict(live.trial))))
 

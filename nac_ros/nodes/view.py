@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import ConfigError, NacError
-from nac_ros.reporting.rerun import find_viewer, split_address
+from nac_ros.reporting.rerun import ensure_viewer, split_address
 from nac_ros.robot.joint_states import JointStateMerger
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import image_transport, messages, qos
@@ -65,13 +65,13 @@ class ViewNode(Node):
         self._mergers = {
             source: JointStateMerger(names, max_age_s) for source in ("measured", "commanded")
         }
-        from nac_ros.reporting.rerun import LiveLog  # says what to install where rerun is absent
+        from nac_ros.reporting.rerun import RerunLogger  # says what to install where rerun is absent
 
-        self._log = LiveLog(self._spec, parameters.images_hz)
+        self._log = RerunLogger(self._spec, parameters.images_hz)
         if parameters.save:
             self._log.save(Path(parameters.save))
         else:
-            self._log.connect(find_viewer(parameters.connect))
+            self._log.connect(ensure_viewer(parameters.connect))
         self._subscribe()
         self._drains = self.create_timer(DRAIN_PERIOD_S, self._drain)
         self._lines.info(f"logging to {parameters.save or parameters.connect}")

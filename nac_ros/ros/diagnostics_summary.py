@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nac_ros.reporting.trial_trace import Hold
+from nac_ros.reporting.trial_trace import TimeSpan
 
 # told to hold, bringing the set-point to where motion begins, waiting for a trial's first chunk
 PLANNED = ("", "mode_hold", "settling", "no_chunk")
@@ -39,34 +39,34 @@ def transition_jumps(reports: Sequence[Report], before: Report) -> list[float]:
     for report in reports:
         stamp = report.get("chunk_stamp")
         if stamp is not None and stamp != last.get("chunk_stamp") and not last.get("hold"):
-            found.append(report["seam_jump"])
+            found.append(report["transition_jump"])
         last = report
     return found
 
 
-def hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
+def hold_spans(reports: Sequence[dict[str, Any]], ended: float) -> tuple[TimeSpan, ...]:
     """When the guard held for another reason than that it was told to."""
     return _spans(
         reports, ended, lambda report: "" if report["hold"] in PLANNED else report["hold"]
     )
 
 
-def interventions(reports: Sequence[dict[str, Any]], ended: float) -> tuple[Hold, ...]:
+def interventions(reports: Sequence[dict[str, Any]], ended: float) -> tuple[TimeSpan, ...]:
     """When somebody's hand drove the arm instead of the policy."""
     return _spans(reports, ended, lambda report: report["mode"] if report["mode"] == HAND else "")
 
 
 def _spans(
     reports: Sequence[dict[str, Any]], ended: float, why: Callable[[dict[str, Any]], str]
-) -> tuple[Hold, ...]:
+) -> tuple[TimeSpan, ...]:
     """From the first report with a reason to the next with another one."""
     spans, since, reason = [], 0.0, ""
     for report in reports:
         if (now := why(report)) == reason:
             continue
         if reason:
-            spans.append(Hold(since, report["stamp"], reason))
+            spans.append(TimeSpan(since, report["stamp"], reason))
         since, reason = report["stamp"], now
     if reason:
-        spans.append(Hold(since, ended, reason))
+        spans.append(TimeSpan(since, ended, reason))
     return tuple(spans)

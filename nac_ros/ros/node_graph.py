@@ -83,10 +83,10 @@ class NodeProcess:
 
 
 def policy_graph(
-    bundle: str = "", robot: str = "", tape: str = "", **policy: Any
+    bundle: str = "", robot: str = "", call_log: str = "", **policy: Any
 ) -> tuple[NodeProcess, ...]:
     """Guard and policy, in the order in which they are started; '' keeps a node's own default."""
-    both = {key: value for key, value in (("robot", robot), ("tape", tape)) if value}
+    both = {key: value for key, value in (("robot", robot), ("call_log", call_log)) if value}
     bundle_given = {"bundle": bundle} if bundle else {}
     seeing = {**ONE_THREAD, **image_transport.environment()}
     return (

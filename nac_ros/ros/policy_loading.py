@@ -33,7 +33,7 @@ class PolicyParameters(LowConfidenceConfig):
     max_stall_s: an inference loop that has not come round for longer is taken for stuck
     transition: how a chunk goes on from the one under way: blend, best or force
     n_action_steps: executed steps of each chunk, 0 = as the bundle says
-    tape: folder of the flight recorder; `auto` is one below ROS_HOME, `none` records nothing
+    call_log: folder of the call log; `auto` = a new one below ROS_HOME, `none` = no call log
     """
 
     bundle: str = ""
@@ -46,7 +46,7 @@ class PolicyParameters(LowConfidenceConfig):
     max_stall_s: float = bounded(0.5, 0.05, 60.0)
     transition: str = "blend"
     n_action_steps: int = bounded(0, 0, 1000)
-    tape: str = "auto"
+    call_log: str = "auto"
 
     @property
     def folder(self) -> Path:
@@ -65,12 +65,12 @@ def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
     steps = parameters.n_action_steps or None
     engine = Engine(bundle, parameters.seed, parameters.threads, steps, transition=transition)
     engine.warm_up()
-    engine.tape = _tape(parameters, transition)
+    engine.call_log = _open_call_log(parameters, transition)
     return engine, spec
 
 
-def _tape(parameters: PolicyParameters, transition: TransitionConfig) -> CallLog | None:
-    folder, path = call_log_folder(parameters.tape), parameters.folder.resolve()
+def _open_call_log(parameters: PolicyParameters, transition: TransitionConfig) -> CallLog | None:
+    folder, path = call_log_folder(parameters.call_log), parameters.folder.resolve()
     if folder is None:
         return None
     facts = {"bundle": str(path), "manifest": sha256(path / MANIFEST), **environment()}

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,10 @@ from nac_ros.ros.service_client import ServiceClient
 from nac_ros.trials.protocol import TWIN, Protocol
 from nac_ros.trials.recording_metrics import smoothness
 from nac_ros.trials.schedule import Slot
-from nac_ros.trials.trial_robot import Blocker, RecordingResult, TrialStatus
+from nac_ros.trials.trial_robot import Blocker, RecordingResult, TrialStatus, image_problem
 
-BLIND_S = 1.0  # a camera without a picture for longer is lost
 SILENT_S = 3.0  # a node that told nothing for longer; each does once a second
-WRONG = "wrong."  # what the recorder finds wrong with the streams
+WRONG = "problem."  # what the recorder finds wrong with the streams
 
 
 def readiness_problems(seen: GraphMonitor, spec: RobotSpec) -> list[Blocker]:
@@ -61,11 +59,10 @@ def _guard(seen: GraphMonitor) -> Iterator[Blocker]:
 def _cameras(seen: GraphMonitor, spec: RobotSpec) -> Iterator[Blocker]:
     ages = seen.ages()
     for camera in spec.cameras:
-        if (age_s := ages[camera.name]) > BLIND_S:
-            since = "no picture yet" if isinf(age_s) else f"no picture for {age_s:.0f} s"
+        if problem := image_problem(ages[camera.name]):
             node = camera_node(camera.name)
             yield Blocker(
-                f"camera {camera.name}: {since} on {camera.topic}",
+                f"camera {camera.name}: {problem} on {camera.topic}",
                 f"look at its plug, and whether the node {node} (or the twin) runs",
             )
 
@@ -278,7 +275,7 @@ class RosTrialRobot:
         """The scene of a trial; the guard is told that the arm is elsewhere now."""
         self._wait(lambda: self._says("guard", "state") in (*AT_REST, "inactive", ""), "rest")
         values = {"task": slot.task, "seed": self._protocol.seed, "trial": slot.trial}
-        values["scenes"] = self._protocol.conditions.scenes
+        values["randomization"] = self._protocol.conditions.randomization
         self._calls.set_parameters("twin", values)
         self._calls.trigger("twin/reset", LOAD_S)
         self._calls.pause(SETTLE_S)
