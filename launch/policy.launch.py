@@ -1,7 +1,7 @@
 """Guard and policy for an arm whose driver, controllers and cameras run, or with the twin."""
 
 from nac_ros.ros.launch_actions import describe
-from nac_ros.ros.node_graph import stack
+from nac_ros.ros.node_graph import policy_stack
 
 ARGUMENTS = {
     "bundle": ("", "folder of the bundle; empty = models/default of the package"),
@@ -12,4 +12,4 @@ ARGUMENTS = {
 
 def generate_launch_description():
     """`ros2 launch nac_ros policy.launch.py robot:=twin task:=marker`; then call policy/start."""
-    return describe(stack, ARGUMENTS)
+    return describe(policy_stack, ARGUMENTS)

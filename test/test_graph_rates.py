@@ -66,7 +66,7 @@ def graphs(folder):
     twin = twin_graph(task=TASK)
     guard, policy = policy_graph(SHIPPED, call_log=str(folder / "call_log"))
     ordinary = NodeProcess(name="guard", parameters={**guard.parameters, "priority": 0})
-    both = Both(name="guard", parameters=ordinary.parameters, other=policy, before=TOGETHER)
+    both = Both(name="guard", parameters=ordinary.parameters, other=policy, setup_code=TOGETHER)
     idle = Absent(name="policy")
     return {
         "two processes": (*twin, guard, policy),

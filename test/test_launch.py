@@ -17,7 +17,7 @@ from nac_ros.ros.node_graph import (
     evaluate_graph,
     policy_graph,
     record_graph,
-    stack,
+    policy_stack,
     twin_graph,
 )
 
@@ -71,11 +71,11 @@ def test_what_is_not_given_is_left_to_the_parameter_files():
 
 
 def test_the_robot_twin_brings_the_simulated_arm_with_it():
-    nodes = {node.name: node for node in stack("twin", task="marker", bundle="B")}
+    nodes = {node.name: node for node in policy_stack("twin", task="marker", bundle="B")}
     assert list(nodes) == ["twin", "guard", "policy"]
     assert nodes["twin"].parameters == {"task": "marker"}
     assert nodes["policy"].parameters == {"bundle": "B", "task": "marker"}
-    assert [node.name for node in stack("vx300s")] == ["guard", "policy"]
+    assert [node.name for node in policy_stack("vx300s")] == ["guard", "policy"]
 
 
 def test_demonstrating_by_hand_takes_cameras_or_the_twin_in_their_place():
@@ -117,12 +117,12 @@ def test_several_cameras_are_nodes_of_their_own_that_know_the_same_file(tmp_path
     nodes = [*camera_graph("scene"), *camera_graph("wrist", robot="R", source="v4l2")]
     assert [node.name for node in nodes] == ["camera_scene", "camera_wrist"]
     assert {node.module for node in nodes} == {"nac_ros.nodes.camera"}
-    assert nodes[0].told == {"robot": "vx300s", "camera": "scene"}
-    assert nodes[1].told == {"robot": "R", "camera": "wrist", "source": "v4l2"}
+    assert nodes[0].all_parameters == {"robot": "vx300s", "camera": "scene"}
+    assert nodes[1].all_parameters == {"robot": "R", "camera": "wrist", "source": "v4l2"}
     arguments = nodes[1].arguments(tmp_path / "wrist.yaml")
     assert "__node:=camera_wrist" in arguments
     written = yaml.safe_load((tmp_path / "wrist.yaml").read_text())
-    assert written == {"/**/camera_wrist": {"ros__parameters": nodes[1].told}}
+    assert written == {"/**/camera_wrist": {"ros__parameters": nodes[1].all_parameters}}
 
 
 def load_launch_file(path):

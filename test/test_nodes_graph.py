@@ -378,7 +378,7 @@ def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_e
     arm.wait(lambda: "[FATAL]" in arm.guard("last_rejection"), "the rejection", 5)
     said = arm.guard("last_rejection")
     assert said.isprintable() and len(said) < 600
-    log = arm.processes.log("guard").read_text()
+    log = arm.processes.log_path("guard").read_text()
     assert not any(line.startswith("[FATAL]") for line in log.splitlines())
     assert max(map(len, log.splitlines())) < 700
 

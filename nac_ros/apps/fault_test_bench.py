@@ -246,6 +246,6 @@ def _graph(
         NodeProcess(name="twin", parameters=twin.parameters, lifecycle=False, remaps=remaps,
                     environment=twin.environment),
         *(NodeProcess(name=node.name, parameters={**node.parameters, **clock},
-                      before=before.get(node.name, "")) for node in given),
+                      setup_code=before.get(node.name, "")) for node in given),
     )  # fmt: skip
     return {node.name: node for node in nodes}

@@ -11,8 +11,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from nac_ros.cameras.camera import Frame
-from nac_ros.cameras.capture import Capture, CaptureConfig, State
-from nac_ros.cameras.factory import SourceConfig, make_source
+from nac_ros.cameras.capture import Capture, CaptureConfig, CaptureState
+from nac_ros.cameras.factory import CameraConfig, make_camera
 from nac_ros.core import image_codec
 from nac_ros.core.config import bounded
 from nac_ros.core.errors import NacError
@@ -23,14 +23,14 @@ from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_main import STEADY, exit_process, run
 
 LOOK_S = 0.2  # how soon a change is reported
-LEVELS: dict[State, bytes] = {
+LEVELS: dict[CaptureState, bytes] = {
     "off": OK, "opening": OK, "running": OK, "slow": WARN, "frozen": WARN, "silent": ERROR,
     "lost": ERROR, "ended": WARN,
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraParameters(SourceConfig, CaptureConfig):
+class CameraParameters(CameraConfig, CaptureConfig):
     """Which camera of which robot.
 
     robot: name of a robot in config/robots, or the path of its YAML file
@@ -41,11 +41,11 @@ class CameraParameters(SourceConfig, CaptureConfig):
 
     robot: str = "vx300s"
     camera: str = ""
-    compressed: Literal["asked", "always"] = "asked"
+    compressed: Literal["on_demand", "always"] = "on_demand"
     jpeg_quality: int = bounded(image_codec.QUALITY, 1, 100)
 
     def __post_init__(self) -> None:
-        SourceConfig.__post_init__(self)
+        CameraConfig.__post_init__(self)
         CaptureConfig.__post_init__(self)
 
 
@@ -74,7 +74,7 @@ class CameraNode(LifecycleNode):
 
     def _prepare(self, settings: CameraParameters) -> None:
         camera = load_robot(settings.robot).camera(settings.camera)
-        self._source = make_source(settings, camera, self._now)
+        self._source = make_camera(settings, camera, self._now)
         self._settings, self._camera = settings, camera
         self._capture = Capture(self._source, self._deliver, self._now, settings, settings.depth)
         if advice := image_transport.jpeg_notice(camera) or image_transport.shared_memory_advice(camera):

@@ -33,7 +33,7 @@ from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_main import STEADY, exit_process, run
 from nac_ros.ros.observation_source import ObservationSource
-from nac_ros.ros.policy_loading import LOADED, PolicyParameters, load_engine
+from nac_ros.ros.policy_loading import LOAD_PARAMETERS, PolicyParameters, load_engine
 
 HEARTBEAT_S = 0.05  # 20 Hz
 # reasons that need nobody's attention
@@ -50,7 +50,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy")
         self._log = NodeLog(self)
-        ros_parameters.declare(self, PolicyParameters, changeable=LOADED)
+        ros_parameters.declare(self, PolicyParameters, changeable=LOAD_PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._engine: Engine | None = None
         self._bridge: ObservationSource | None = None
@@ -92,7 +92,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         """What a model is loaded with changes before it is loaded."""
-        names = sorted({parameter.name for parameter in changed} & set(LOADED))
+        names = sorted({parameter.name for parameter in changed} & set(LOAD_PARAMETERS))
         if self._engine is None or not names:
             return SetParametersResult(successful=True)
         return SetParametersResult(successful=False, reason=f"clean up first to set {names[0]}")

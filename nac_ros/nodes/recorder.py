@@ -42,7 +42,7 @@ LOOK_S = 0.25  # how often new publishers are looked for, and the streams judged
 ARM_S = 0.02  # how often the joint states of a publisher are read to see whether the arm rests
 DEPTH = 1000  # messages that wait in the middleware while this process does not run
 OUTCOMES = {"stop": "success", "fail": "failure", "discard": DISCARDED}
-SAID = ("operator", "note")  # parameters that are read anew for each episode
+EPISODE_PARAMETERS = ("operator", "note")  # parameters that are read anew for each episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class RecorderNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("recorder")
         self._log = NodeLog(self)
-        config = parameters.declare(self, RecorderParameters, changeable=SAID)
+        config = parameters.declare(self, RecorderParameters, changeable=EPISODE_PARAMETERS)
         spec = load_robot(config.robot)
         self._config, self._robot, self._task = config, robot_metadata(spec), config.task
         self._spec = spec
@@ -231,7 +231,7 @@ class RecorderNode(LifecycleNode):
         return response
 
     def _start(self) -> str:
-        facts = {key: str(self.get_parameter(key).value) for key in SAID}
+        facts = {key: str(self.get_parameter(key).value) for key in EPISODE_PARAMETERS}
         facts |= {**self._robot, "bundle": self._config.bundle}
         facts |= {key: str(value) for key, value in environment().items()}
         folder, now = self._session.start(self._task, facts), time.time_ns()

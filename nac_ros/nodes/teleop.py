@@ -29,9 +29,9 @@ from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_main import STEADY, exit_process, run
 from nac_ros.ros.polled_subscription import PolledSubscription
 from nac_ros.teleop.clutch import TELEOP, GuardStatus
-from nac_ros.teleop.input_mapping import load_hand_map
+from nac_ros.teleop.input_mapping import load_input_mapping
 from nac_ros.teleop.keyboard import Keyboard
-from nac_ros.teleop.teleoperator import PilotConfig, Teleoperator
+from nac_ros.teleop.teleoperator import TeleoperatorConfig, Teleoperator
 
 LEADER_TOPIC = "leader/joint_states"
 MAX_BYTES = 65_536  # of a message of a device, the guard or on diagnostics
@@ -45,7 +45,7 @@ SERVICES = {  # action of a button -> what it calls
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeleopParameters(PilotConfig):
+class TeleopParameters(TeleoperatorConfig):
     """Parameters of the node.
 
     robot: name of a robot in config/robots, or the path of its YAML file
@@ -64,10 +64,10 @@ class TeleopNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("teleop")
         self._parameters = parameters.declare(self, TeleopParameters)
-        chosen = {f.name: getattr(self._parameters, f.name) for f in fields(PilotConfig)}
+        chosen = {f.name: getattr(self._parameters, f.name) for f in fields(TeleoperatorConfig)}
         self._spec = load_robot(self._parameters.robot)
-        hand = load_hand_map(self._parameters.mapping)
-        self._pilot = Teleoperator(self._spec, PilotConfig(**chosen), hand)
+        hand = load_input_mapping(self._parameters.mapping)
+        self._pilot = Teleoperator(self._spec, TeleoperatorConfig(**chosen), hand)
         self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
         self._state, self._ticks = "not configured", list[Timer]()
         self._inputs: list[tuple[PolledSubscription, Callable[[Any], None]]] = []
@@ -84,7 +84,7 @@ class TeleopNode(LifecycleNode):
         self._listen(DiagnosticArray, "diagnostics", self._on_reports, qos.MONITOR)
         if self._keyboard is None:
             self._listen(Joy, "joy", self._on_joy)
-        if self._pilot.hand.source == "leader":
+        if self._pilot.mapping.source == "leader":
             self._listen(JointState, LEADER_TOPIC, self._on_leader)
         self._calls = {name: self.create_client(Trigger, to) for name, to in SERVICES.items()}
         self._set_state("inactive")
@@ -100,7 +100,7 @@ class TeleopNode(LifecycleNode):
         self._inputs.append((PolledSubscription(self, kind, topic, profile, MAX_BYTES), take))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._pilot.restart()
+        self._pilot.reset()
         for polled, _ in self._inputs:
             list(polled.take())  # nothing that was done before counts
         period = 1 / self._parameters.rate_hz
@@ -140,7 +140,7 @@ class TeleopNode(LifecycleNode):
         if not self._ticks:
             return
         self.destroy_timer(self._ticks.pop())
-        self._ask(self._pilot.end())
+        self._ask(self._pilot.disengage())
 
     def _set_state(self, state: str) -> None:
         self._state = state
@@ -157,12 +157,12 @@ class TeleopNode(LifecycleNode):
         self._take_inputs()
         now, before = time.monotonic(), self._text()
         if self._keyboard is not None and (keys := self._keyboard.poll(now)) is not None:
-            self._pilot.joy(now, *keys)
+            self._pilot.update_joy(now, *keys)
         stamp = messages.to_seconds(self.get_clock().now().to_msg())
         orders = self._pilot.tick(now, stamp)
         self._ask(orders.mode)
-        if orders.command is not None:
-            self._commands.publish(messages.to_chunk_message(orders.command))
+        if orders.chunk is not None:
+            self._commands.publish(messages.to_chunk_message(orders.chunk))
         for action in orders.actions:
             self._call(action)
         if self._pilot.clutch.takeovers > self._marked:
@@ -180,14 +180,14 @@ class TeleopNode(LifecycleNode):
                     self._log.warning(f"{polled.topic}: {error}", polled.topic)
 
     def _on_joy(self, message: Joy) -> None:
-        self._pilot.joy(time.monotonic(), message.axes, message.buttons)
+        self._pilot.update_joy(time.monotonic(), message.axes, message.buttons)
 
     def _on_leader(self, message: JointState) -> None:
-        self._pilot.lead(time.monotonic(), message.name, message.position)
+        self._pilot.update_leader(time.monotonic(), message.name, message.position)
 
     def _on_set_point(self, message: JointState) -> None:
         positions = messages.from_joint_state(message, self._spec.joint_names)
-        self._pilot.commanded(time.monotonic(), positions, np.array(message.velocity))
+        self._pilot.update_setpoint(time.monotonic(), positions, np.array(message.velocity))
 
     def _on_reports(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -195,7 +195,7 @@ class TeleopNode(LifecycleNode):
                 said = messages.values_from_status(status)
                 facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_rejection")]
                 settling = said.get("hold") in HOLDS_BEFORE_START
-                self._pilot.told(GuardStatus(time.monotonic(), *facts, settling))
+                self._pilot.update_guard_status(GuardStatus(time.monotonic(), *facts, settling))
 
     def _call(self, action: str) -> None:
         """Calls the service of an action; one that is absent is said and nothing more."""
@@ -226,7 +226,7 @@ class TeleopNode(LifecycleNode):
             return self._state
         if pilot.driving:
             return "driving" + (
-                f", held back: {', '.join(pilot.held_by)}" if pilot.held_by else ""
+                f", held back: {', '.join(pilot.limited_by)}" if pilot.limited_by else ""
             )
         return pilot.reason or ("taking over" if pilot.clutch.engaged else "ready")
 
@@ -237,12 +237,12 @@ class TeleopNode(LifecycleNode):
             "clutch": pilot.clutch.engaged,
             "driving": pilot.driving,
             "takeovers": pilot.clutch.takeovers,
-            "source": pilot.hand.source,
-            "jog": pilot.jog.kind,
+            "source": pilot.mapping.source,
+            "jog": pilot.jog.mode,
             "frame": pilot.jog.frame,
         }
-        values |= {f"age_s.{name}": age for name, age in pilot.ages(time.monotonic()).items()}
-        values |= {f"clips.{name}": n for name, n in pilot.clips.items()}
+        values |= {f"age_s.{name}": age for name, age in pilot.input_ages(time.monotonic()).items()}
+        values |= {f"limited_ticks.{name}": n for name, n in pilot.limited_ticks.items()}
         values |= {f"rejections.{name}": n for name, n in pilot.rejections.items()}
         values |= {f"called.{action}": said for action, said in self._said.items()}
         values["last_rejection"] = pilot.last_rejection

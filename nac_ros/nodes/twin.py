@@ -94,7 +94,7 @@ class TwinNode(Node):
         if self._fault:
             raise SimulationError(self._fault)
         self._create_inputs()
-        seeing = {self._cameras.thread(), *threads_named(RENDERING)}
+        seeing = {self._cameras.thread_id(), *threads_named(RENDERING)}
         said = set_realtime_priority(self._config.priority, but=seeing)
         self._log.info(f"scheduled {said}, but for {len(seeing)} threads that render")
 
@@ -176,7 +176,7 @@ class TwinNode(Node):
             live.prepare(config.task)
             cameras.prepare(config.task)
             randomization = load_randomization(config.randomization)
-            live.begin(config.task, config.seed, config.trial, self._now(), randomization)
+            live.start_trial(config.task, config.seed, config.trial, self._now(), randomization)
         except NacError as error:
             self._fault = str(error)
         list(self._arrivals())  # those before it are not meant for this trial
@@ -197,7 +197,7 @@ class TwinNode(Node):
             self._publish_joints(live)
             next_joints = _next(next_joints, 1 / self._config.joint_states_hz, now)
             if now >= next_images:
-                cameras.look(live.trial.task, live.stamp, live.twin.state())
+                cameras.render(live.trial.task, live.stamp, live.twin.snapshot())
                 next_images = _next(next_images, image_period, now)
 
     def _publish_joints(self, live: RealtimeTwin) -> None:
@@ -218,7 +218,7 @@ class TwinNode(Node):
             try:
                 message = received.message(JointTrajectory)
                 trajectory = messages.from_trajectory_message(message, self._origin_ns)
-                if live.send(trajectory, arrival):
+                if live.send_trajectory(trajectory, arrival):
                     self._announce(live)
             except (NacError, TrajectoryRejected) as error:
                 self._log.warning(f"trajectory rejected: {error}", "trajectory")

@@ -82,7 +82,7 @@ class ViewNode(Node):
             self._lines.warning("not everything was written")
 
     def _drain(self) -> None:
-        before, self._taken = self._taken, self._log.drain()
+        before, self._taken = self._taken, self._log.flush()
         if before and not self._taken:
             self._lines.warning("file or viewer is gone or too slow; what comes is dropped")
         elif self._taken and not before:
@@ -106,7 +106,7 @@ class ViewNode(Node):
             sample = self._mergers[source].add_message(message)
         except NacError as error:
             return self._reject(error)
-        return None if sample is None else self._log.joints(source, *sample)
+        return None if sample is None else self._log.log_joints(source, *sample)
 
     def _on_image(
         self,
@@ -118,11 +118,11 @@ class ViewNode(Node):
             image = read(message)
         except NacError as error:
             return self._reject(error)
-        return self._log.image(camera, messages.to_seconds(message.header.stamp), image)
+        return self._log.log_image(camera, messages.to_seconds(message.header.stamp), image)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         try:
-            self._log.plan(messages.from_chunk_message(message))
+            self._log.log_chunk(messages.from_chunk_message(message))
         except NacError as error:
             self._reject(error)
 
@@ -132,9 +132,9 @@ class ViewNode(Node):
             report = messages.values_from_status(status)
             level = {OK: "INFO", ERROR: "ERROR"}.get(status.level, "WARN")
             if status.name == "policy":
-                self._log.policy(stamp, report, level)
+                self._log.log_policy_status(stamp, report, level)
             elif status.name == "guard":
-                self._log.guard(stamp, report, level)
+                self._log.log_guard_status(stamp, report, level)
 
     def _reject(self, error: NacError) -> None:
         """Says what cannot be shown, once until it is something else."""

@@ -72,7 +72,7 @@ def actions(process: NodeProcess, common: Mapping[str, str]) -> list:
 
 
 def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
-    defaults = [] if process.kind else [str(process.defaults)]  # written for another name
+    defaults = [] if process.node_type else [str(process.defaults)]  # written for another name
     files = defaults + ([common["params_file"]] if common["params_file"] else [])
     sim_time = {"use_sim_time": common["use_sim_time"] == "true"}
     return {
@@ -80,7 +80,7 @@ def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
         "executable": process.executable,
         "name": process.name,
         "namespace": common["namespace"],
-        "parameters": [*files, {**process.told, **sim_time}],
+        "parameters": [*files, {**process.all_parameters, **sim_time}],
         "additional_env": process.environment,
         "arguments": [
             "--ros-args",

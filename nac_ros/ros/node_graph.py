@@ -38,13 +38,13 @@ class NodeProcess:
     lifecycle: bool = True
     environment: dict[str, str] = field(default_factory=lambda: dict(ONE_THREAD))
     remaps: dict[str, str] = field(default_factory=dict)
-    before: str = ""
+    setup_code: str = ""
     respawn: bool = False
-    kind: str = ""
+    node_type: str = ""
 
     @property
     def executable(self) -> str:
-        return self.kind or self.name
+        return self.node_type or self.name
 
     @property
     def module(self) -> str:
@@ -61,7 +61,7 @@ class NodeProcess:
         return _defaults(self.executable)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def all_parameters(self) -> dict[str, Any]:
         """The parameters, with the file's where that is written for a node of another name."""
         if self.executable == self.name:
             return self.parameters
@@ -69,16 +69,16 @@ class NodeProcess:
 
     def arguments(self, params_file: Path) -> list[str]:
         """Command line after the interpreter; `params_file` is written with the parameters."""
-        text = yaml.safe_dump({f"/**/{self.name}": {"ros__parameters": self.told}})
-        params_file.write_text(text if self.told else "/**: {ros__parameters: {}}\n")
+        text = yaml.safe_dump({f"/**/{self.name}": {"ros__parameters": self.all_parameters}})
+        params_file.write_text(text if self.all_parameters else "/**: {ros__parameters: {}}\n")
         files = (self.defaults, params_file)
         given = [part for file in files for part in ("--params-file", str(file))]
         given += [part for old, new in self.remaps.items() for part in ("-r", f"{old}:={new}")]
-        given += ["-r", f"__node:={self.name}"] if self.kind else []
+        given += ["-r", f"__node:={self.name}"] if self.node_type else []
         start = ["-m", self.module]
-        if self.before:
+        if self.setup_code:
             again = f"import runpy; runpy.run_module({self.module!r}, run_name='__main__')"
-            start = ["-c", f"{self.before}\n{again}"]
+            start = ["-c", f"{self.setup_code}\n{again}"]
         return [*start, "--ros-args", "--enclave", self.enclave, *given]
 
 
@@ -97,7 +97,7 @@ def policy_graph(
     )
 
 
-def stack(robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
+def policy_stack(robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
     """Guard and policy; with robot `twin` also the simulated arm that they then drive."""
     if robot != TWIN:
         return policy_graph(robot=robot, **policy)
@@ -217,7 +217,7 @@ def camera_graph(camera: str, robot: str = "", **parameters: Any) -> tuple[NodeP
     return (
         NodeProcess(
             name=camera_node(camera),
-            kind="camera",
+            node_type="camera",
             parameters={"camera": camera, **robot_given, **parameters},
             environment={**ONE_THREAD, **image_transport.environment()},
         ),

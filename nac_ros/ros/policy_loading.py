@@ -16,7 +16,7 @@ from nac_ros.inference.engine import Engine
 from nac_ros.inference.uncertainty import LowConfidenceConfig
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 
-LOADED = ("bundle", "transition", "n_action_steps")  # may be changed while nothing is loaded
+LOAD_PARAMETERS = ("bundle", "transition", "n_action_steps")  # may be changed while nothing is loaded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class ProcessGroup:
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, **node.environment, **self._environment}
         environment |= {"PYTHONPATH": path, STARTER: str(os.getpid())}
-        with self.log(node.name).open("ab") as log:
+        with self.log_path(node.name).open("ab") as log:
             self._running[node.name] = subprocess.Popen(
                 [sys.executable, *arguments],
                 env=environment,
@@ -52,7 +52,7 @@ class ProcessGroup:
             )
         return self._running[node.name].pid
 
-    def log(self, name: str) -> Path:
+    def log_path(self, name: str) -> Path:
         """Where the output of node `name` goes."""
         return self._folder / f"{name}.log"
 
@@ -60,7 +60,7 @@ class ProcessGroup:
         """Raises NacError with the last words of a node that has ended."""
         for name, process in self._running.items():
             if process.poll() is not None:
-                lines = self.log(name).read_text(errors="replace").strip().splitlines()
+                lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
                 last = lines[-1] if lines else "it said nothing"
                 code = process.returncode
                 raise NacError(f"node {name} ended with code {code}: {last}")
