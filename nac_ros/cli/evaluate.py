@@ -88,7 +88,11 @@ def verify_log(args: Namespace) -> Results:
     """Repeats the logged calls; raises NacError at the first result that differs."""
     from nac_ros.evaluation.log_replay import replay
 
-    folder = args.run_folder / "call_log" if (args.run_folder / "call_log").is_dir() else args.run_folder
+    folder = (
+        args.run_folder / "call_log"
+        if (args.run_folder / "call_log").is_dir()
+        else args.run_folder
+    )
     parts = replay(folder, args.bundle)
     for name, found in parts.items():
         lost = f", {found.lost} lines lost" if found.lost else ""

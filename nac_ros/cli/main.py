@@ -8,38 +8,42 @@ from collections.abc import Sequence
 from nac_ros.cli import data, evaluate, options, policy, ros, tokenizer, trials
 from nac_ros.core.errors import NacError
 
-DESCRIPTION = "Record, train, export and evaluate policies, and run them on a robot."
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)  # of a write that names no file
+DESCRIPTION = (
+    "Record demonstrations, train, export and evaluate policies, and run them on a robot."
+)
+# Errors of a write to standard output or to a file whose name the system does not report.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 done, 2 bad input (one sentence on stderr), 1 anything else."""
-    said = _parser().parse_args(argv)
-    target = getattr(said, "json", None)
+    """Runs one command. Returns 0 = done, 2 = bad input (one sentence on stderr), 130 = Ctrl-C,
+    1 = the command ran and reported a failure, or an unexpected error."""
+    args = _parser().parse_args(argv)
+    target = getattr(args, "json", None)
     try:
         if target:
             options.check_target(target)
-        figures = said.run(said)
-        if target and figures is not None:
-            options.write_figures(target, figures)
+        results = args.run(args)
+        if target and results is not None:
+            options.write_results(target, results)
     except NacError as error:
         print(f"nac: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None and error.errno not in NO_ROOM:
+        if error.filename is None and error.errno not in NO_SPACE:
             raise
-        print(f"nac: {_of_disk(error)}", file=sys.stderr)
+        print(f"nac: {_file_error(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nac: stopped", file=sys.stderr)
         return 130
-    return 1 if figures and figures.get("failed") else 0
+    return 1 if results and results.get("failed") else 0
 
 
-def _of_disk(error: OSError) -> str:
+def _file_error(error: OSError) -> str:
     if error.filename is None:
-        return f"{error.strerror}: no room for what the command prints or writes; make some"
-    return f"{error.filename}: {error.strerror}; give another or allow it"
+        return f"{error.strerror}: the output of the command could not be written; free some space"
+    return f"{error.filename}: {error.strerror}; name another file or change its permissions"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,79 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros.cli import options, output
-from nac_ros.cli.options import (
-    check_tokenizer_fits,
-    open_data,
-    open_each,
-    training_config,
-    windows_of,
-)
-from nac_ros.cli.output import Figures
+from nac_ros.cli.options import Results, open_data, training_config
 from nac_ros.core.errors import ConfigError
 from nac_ros.robot.spec import RobotSpec, load_robot
 
 
 def add_commands(groups: Any) -> None:
-    tokenizer = options.add_group(groups, "tokenizer", "tokenizers: list, train, judge")
-    options.add_command(tokenizer, "list", list_presets, "names, presets, sizes and bits")
-    train_command = options.add_command(tokenizer, "train", train, "fit and train on a dataset")
-    train_command.add_argument("--tokenizer", default="nac")
-    train_command.add_argument("--preset", default="small")
-    train_command.add_argument(
-        "--horizon", type=options.positive_int, default=32, help="steps of a chunk"
-    )
-    train_command.add_argument(
-        "--pad-end", action=argparse.BooleanOptionalAction, default=True,
-        help="also learn the chunks that end at rest after an episode's end",
-    )  # fmt: skip
-    train_command.add_argument(
-        "--embodiments", nargs="+", metavar="NAME",
-        help="robots that share one nac codec, a name for each dataset; saved in OUT/NAME",
-    )  # fmt: skip
-    options.add_representation_options(train_command)
-    train_command.add_argument(
-        "--model", type=options.key_value, action="append", default=[], metavar="KEY=VALUE",
-        help="change a field of the tokenizer's config",
-    )  # fmt: skip
-    options.add_training_options(train_command)
-    judge = options.add_command(
-        tokenizer, "eval", evaluate_tokenizer, "errors on held-out episodes"
-    )
-    judge.add_argument("path", type=Path, help="tokenizer folder or bundle")
-    judge.add_argument("--data", type=Path, nargs="+", required=True, help=options.DATA)
-    options.add_column_options(judge)
-    judge.add_argument("--all", action="store_true", help="every episode, not only held-out ones")
-    _add_comparisons(tokenizer)
+    """Adds `nac tokenizer list|train|eval|bench|ablate|envelope`."""
+    group = options.add_group(groups, "tokenizer", "list, train, evaluate and compare tokenizers")
+    options.add_command(group, "list", list_presets, "tokenizers, presets, sizes and bits")
+    _add_train(group)
+    _add_eval(group)
+    _add_bench(group)
+    _add_ablate(group)
+    _add_envelope(group)
 
 
-def _add_comparisons(tokenizer: Any) -> None:
-    bench_command = options.add_command(
-        tokenizer, "bench", bench,
-        "train all tokenizers for the same time and compare them: the paper's Table 3",
-    )  # fmt: skip
-    bench_command.add_argument("--tokenizers", nargs="+", metavar="NAME", help="all if left out")
-    options.add_comparison_options(bench_command, "runs/bench")
-    ablate_command = options.add_command(
-        tokenizer, "ablate", ablate,
-        "change one thing of nac at a time: the paper's Table 1",
-    )  # fmt: skip
-    ablate_command.add_argument(
-        "--groups", nargs="+", metavar="GROUP",
-        help="of settings; Table 1's and commitment if left out, any other word lists all",
-    )  # fmt: skip
-    options.add_comparison_options(ablate_command, "runs/ablation")
-    worst = options.add_command(
-        tokenizer, "envelope", envelope,
-        "the worst that a codec was seen to output, beside a robot's limits",
-    )  # fmt: skip
-    worst.add_argument("path", type=Path, help="tokenizer folder or bundle; stored there")
-    worst.add_argument("--robot", required=True, help="name or YAML file of the robot")
-    worst.add_argument(
-        "--samples", type=options.positive_int, help="random sequences to begin with"
-    )
-
-
-def list_presets(a: Namespace) -> Figures:
+def list_presets(args: Namespace) -> Results:
     """Every tokenizer and preset with its size."""
     from nac_ros.tokenizers import list_tokenizers, make_tokenizer
     from nac_ros.tokenizers.base import TOKENIZERS
@@ -102,173 +46,132 @@ def list_presets(a: Namespace) -> Figures:
     return {"rows": rows}
 
 
-def train(a: Namespace) -> Figures:
-    """Fits and trains a tokenizer on the training episodes."""
-    from nac_ros.datasets.convert import describe
+def _add_train(group: Any) -> None:
+    command = options.add_command(group, "train", train, "train a tokenizer on demonstrations")
+    command.add_argument("--tokenizer", default="nac", help="name, see `nac tokenizer list`")
+    command.add_argument("--preset", default="small", help="preset, see `nac tokenizer list`")
+    command.add_argument(
+        "--horizon", type=options.positive_int, default=32, help="steps of a chunk (default: 32)"
+    )
+    command.add_argument(
+        "--pad-end",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also train on chunks that run past the end of an episode, where the arm rests",
+    )
+    command.add_argument(
+        "--embodiments",
+        nargs="+",
+        metavar="NAME",
+        help="train one nac codec for several robots: a name for each dataset, saved in OUT/NAME",
+    )
+    options.add_representation_options(command)
+    options.add_model_option(command, "tokenizer")
+    options.add_training_options(command)
+
+
+def train(args: Namespace) -> Results:
+    """Fits and trains a tokenizer, and prints its errors on held-out episodes."""
+    from nac_ros.datasets.convert import describe_datasets
     from nac_ros.tokenizers import make_tokenizer
     from nac_ros.tokenizers.base import TOKENIZERS
     from nac_ros.training.loop import seed_everything
-    from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraining
+    from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 
-    if a.embodiments:
-        return _train_family(a)
-    datasets = open_data(a.data, a)
-    facts = {**chunk_facts(a, datasets[0]), **dict(a.model)}
-    usual = TOKENIZERS.get(a.tokenizer).recipes.get(a.preset, {})
-    training = training_config(TokenizerTraining, a, usual)
-    seed_everything(training.seed)  # before the first weights are drawn
-    made = make_tokenizer(a.tokenizer, a.preset, a.horizon, len(datasets[0].names), **facts)
-    chunks, held_out, constant = _windows(a, datasets)
+    if args.embodiments:
+        return _train_cross_embodiment(args)
+    datasets = open_data(args.data, args)
+    facts = {**chunk_facts(args, datasets[0]), **dict(args.model)}
+    defaults = TOKENIZERS.get(args.tokenizer).training_defaults.get(args.preset, {})
+    training = training_config(TokenizerTrainingConfig, args, defaults)
+    seed_everything(training.seed)  # before the initial weights are drawn
+    tokenizer = make_tokenizer(
+        args.tokenizer, args.preset, args.horizon, len(datasets[0].names), **facts
+    )
+    chunks, held_out, constant = _training_chunks(args, datasets)
     print(
-        f"{a.tokenizer} ({a.preset}), {made.params_m:.3f} M parameters; "
+        f"{args.tokenizer} ({args.preset}), {tokenizer.params_m:.3f} M parameters; "
         f"{len(chunks.actions)} chunks to train on, {len(held_out.actions)} held out"
     )
-    trainer = TokenizerTrainer(made, training, a.out, describe(datasets))
-    figures = trainer.run(chunks, held_out, a.resume)
-    output.tokenizer_errors(figures)
-    return {**figures, "constant": list(constant)}
+    trainer = TokenizerTrainer(tokenizer, training, args.out, describe_datasets(datasets))
+    results = trainer.run(chunks, held_out, args.resume)
+    output.tokenizer_errors(results)
+    return {**results, "constant": list(constant)}
 
 
-def _train_family(a: Namespace) -> Figures:
-    """One codec for the robots `a.embodiments`, one dataset each."""
+def _train_cross_embodiment(args: Namespace) -> Results:
+    """Trains one codec for the robots of --embodiments, with one dataset each."""
     from nac_ros.datasets.compatibility import check_compatible
-    from nac_ros.datasets.convert import describe
+    from nac_ros.datasets.convert import describe_datasets
     from nac_ros.tokenizers.cross_embodiment import make_cross_embodiment
     from nac_ros.tokenizers.nac import Nac
     from nac_ros.training.loop import seed_everything
-    from nac_ros.training.tokenizer_trainer import TokenizerTraining, train_family
+    from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig, train_cross_embodiment
 
-    if a.tokenizer != "nac" or len(a.embodiments) != len(a.data):
+    if args.tokenizer != "nac" or len(args.embodiments) != len(args.data):
         raise ConfigError(
-            f"--embodiments are names of robots that share a nac codec, one for each dataset; got "
-            f"{a.tokenizer}, {len(a.embodiments)} names and {len(a.data)} datasets"
+            "--embodiments needs --tokenizer nac and one name for each dataset; got "
+            f"{args.tokenizer}, {len(args.embodiments)} names and {len(args.data)} datasets"
         )
-    training = training_config(TokenizerTraining, a, Nac.recipes.get(a.preset, {}))
+    training = training_config(
+        TokenizerTrainingConfig, args, Nac.training_defaults.get(args.preset, {})
+    )
     seed_everything(training.seed)
     facts, data, sources = {}, {}, {}
-    for name, datasets in zip(a.embodiments, open_each(a.data, a)):
+    for name, datasets in zip(args.embodiments, options.open_each(args.data, args)):
         check_compatible(datasets)
-        sizes = {"horizon": a.horizon, "action_dim": len(datasets[0].names)}
-        facts[name] = {**sizes, **chunk_facts(a, datasets[0])}
-        data[name] = _windows(a, datasets)[:2]
-        sources[name] = describe(datasets)
-    family = make_cross_embodiment(facts, a.preset, **dict(a.model))
-    figures = train_family(family, data, training, a.out, a.resume, sources)
-    for name, row in figures.items():
-        print(f"{name}, in {a.out / name}:")
+        sizes = {"horizon": args.horizon, "action_dim": len(datasets[0].names)}
+        facts[name] = {**sizes, **chunk_facts(args, datasets[0])}
+        data[name] = _training_chunks(args, datasets)[:2]
+        sources[name] = describe_datasets(datasets)
+    family = make_cross_embodiment(facts, args.preset, **dict(args.model))
+    results = train_cross_embodiment(family, data, training, args.out, args.resume, sources)
+    for name, row in results.items():
+        print(f"{name}, in {args.out / name}:")
         output.tokenizer_errors(row)
-    return {"embodiments": figures}
+    return {"embodiments": results}
 
 
-def _windows(a: Namespace, datasets: Sequence[Any]) -> Any:
-    """What to train on and what is held out, as --only and --pad-end say; an intervention ends
-    where the arm does not rest, so nothing is padded there."""
-    if a.only == "everything":
-        return windows_of(datasets, a.horizon, pad_end=a.pad_end)
+def _training_chunks(args: Namespace, datasets: Sequence[Any]) -> Any:
+    """Chunks to train on and held-out ones, as --train-on and --pad-end say.
+
+    The arm still moves where an intervention ends, so chunks are not padded there.
+    """
+    from nac_ros.datasets.action_chunks import split_chunks
     from nac_ros.datasets.interventions import interventions_only
 
-    return windows_of(interventions_only(datasets, a.horizon), a.horizon)
+    if args.train_on == "all":
+        return split_chunks(datasets, args.horizon, args.pad_end)
+    return split_chunks(interventions_only(datasets, args.horizon), args.horizon, False)
 
 
-def evaluate_tokenizer(a: Namespace) -> Figures:
-    """Errors of a tokenizer on held-out episodes."""
+def _add_eval(group: Any) -> None:
+    command = options.add_command(
+        group, "eval", evaluate, "reconstruction errors on held-out episodes"
+    )
+    command.add_argument("path", type=Path, help="tokenizer folder or bundle")
+    command.add_argument("--data", type=Path, nargs="+", required=True, help=options.DATA)
+    options.add_column_options(command)
+    command.add_argument(
+        "--all", action="store_true", help="use all episodes instead of the held-out ones"
+    )
+
+
+def evaluate(args: Namespace) -> Results:
+    """Prints the errors of a trained tokenizer."""
+    from nac_ros.datasets.action_chunks import split_chunks
     from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.tokenizer_metrics import evaluate
+    from nac_ros.training import tokenizer_metrics
 
-    tokenizer = load_tokenizer(a.path)
-    datasets = open_data(a.data, a)
-    check_tokenizer_fits(tokenizer, datasets, a.path)
-    chunks, held_out, constant = windows_of(datasets, tokenizer.config.horizon)
-    figures = evaluate(tokenizer, chunks if a.all else held_out)
-    figures["constant"] = list(constant)
-    figures["onnx_error"] = _onnx_error(a.path, tokenizer)
-    output.tokenizer_errors(figures)
-    return figures
-
-
-def envelope(a: Namespace) -> Figures:
-    """The worst that a codec was seen to output, beside a robot's limits."""
-    from nac_ros.export.output_envelope import SAMPLES, write_envelope
-
-    robot, samples = load_robot(a.robot), a.samples or SAMPLES
-    figures = write_envelope(a.path, robot, samples, a.seed, output.counting("sequences"))
-    output.envelope(figures)
-    return figures
-
-
-def bench(a: Namespace) -> Figures:
-    """All tokenizers on the same data: Table 3 and the plot."""
-    from nac_ros.evaluation.tokenizer_benchmark import BenchConfig, table
-    from nac_ros.evaluation.tokenizer_benchmark import bench as run
-
-    config = BenchConfig(**_given(a), tokenizers=tuple(a.tokenizers or ()))
-    figures = run(config, _material(a), a.out)
-    print(table(figures))
-    print(f"at most 120 bits, lowest error first: {', '.join(figures['ranking'])}")
-    for pair in figures["dominates_nac"]:
-        rival, own = pair["rival"], pair["nac"]
-        print(
-            f"{rival['label']} at {rival['bits']:.0f} bits, {rival['mse']:.2e}, lies left of and "
-            f"below nac at {own['bits']:.0f} bits, {own['mse']:.2e}"
-        )
-    print(f"bench.json, table.md, rate_distortion.png and a picture of each are in {a.out}")
-    return figures
-
-
-def ablate(a: Namespace) -> Figures:
-    """Table 1's grid."""
-    from nac_ros.evaluation.tokenizer_ablation import AblationConfig, table
-    from nac_ros.evaluation.tokenizer_ablation import ablate as run
-
-    groups = {"groups": tuple(a.groups)} if a.groups else {}
-    config = AblationConfig(**_given(a), **groups)
-    figures = run(config, _material(a), a.out)
-    print(table(figures))
-    print(f"ablation.json and ablation.md are in {a.out}")
-    return figures
-
-
-def _given(a: Namespace) -> Figures:
-    """What was said of a comparison's settings; the rest is its config's."""
-    names = ("preset", "train_seconds", "seeds", "seed", "threads", "cache")
-    return {name: getattr(a, name) for name in names if getattr(a, name) is not None}
-
-
-def _material(a: Namespace) -> Any:
-    """The datasets of a comparison; relative to the joint state wherever there is one."""
-    from nac_ros.training.experiment import BenchmarkData
-
-    datasets = open_data(a.data, a)
-    if a.robot is None and a.relative is None:
-        a.relative = all(len(d.state_names) == len(d.names) for d in datasets)
-    facts = chunk_facts(a, datasets[0])
-    label = ", ".join(f"{p.parent.name}/{p.stem}" if p.suffix else p.name for p in a.data)
-    sides = windows_of(datasets, a.horizon)
-    return BenchmarkData(label, sides.train, sides.held_out, facts, sides.constant)
-
-
-def chunk_facts(a: Namespace, dataset: Any) -> Figures:
-    """Names, units, rate and representation of a dataset's actions, as tokenizers want them."""
-    facts = {"names": dataset.names, "units": dataset.units, "rate_hz": float(dataset.fps)}
-    if a.robot is not None:
-        facts |= _robot_facts(load_robot(a.robot), dataset)
-    if a.relative is not None:
-        facts["relative"] = [a.relative and "gripper" not in name for name in dataset.names]
-    if any(facts.get("relative", ())) and len(dataset.state_names) != len(dataset.names):
-        raise ConfigError(
-            f"{dataset.root} has no joint state of the {len(dataset.names)} columns of its "
-            "actions, which relative ones need; choose one with --state-key, or --no-relative"
-        )
-    return facts
-
-
-def _robot_facts(robot: RobotSpec, dataset: Any) -> Figures:
-    if robot.joint_names != tuple(dataset.names):
-        raise ConfigError(
-            f"robot {robot.name} has joints {', '.join(robot.joint_names)}; the dataset's actions "
-            f"are {', '.join(dataset.names)}"
-        )
-    return {"units": robot.units, "relative": robot.relative_mask.tolist()}
+    tokenizer = load_tokenizer(args.path)
+    datasets = open_data(args.data, args)
+    options.check_tokenizer_fits(tokenizer, datasets, args.path)
+    chunks, held_out, constant = split_chunks(datasets, tokenizer.config.horizon, False)
+    results = tokenizer_metrics.evaluate(tokenizer, chunks if args.all else held_out)
+    results["constant"] = list(constant)
+    results["onnx_error"] = _onnx_error(args.path, tokenizer)
+    output.tokenizer_errors(results)
+    return results
 
 
 def _onnx_error(path: Path, tokenizer: Any) -> float | None:
@@ -276,3 +179,126 @@ def _onnx_error(path: Path, tokenizer: Any) -> float | None:
 
     graph = path / "detokenizer.onnx"
     return parity(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None
+
+
+def _add_bench(group: Any) -> None:
+    command = options.add_command(
+        group,
+        "bench",
+        bench,
+        "train all tokenizers for the same time and compare them (Table 3 of the paper)",
+    )
+    command.add_argument("--tokenizers", nargs="+", metavar="NAME", help="names (default: all)")
+    options.add_comparison_options(command, "runs/bench")
+
+
+def bench(args: Namespace) -> Results:
+    """Compares all tokenizers on the same data; writes a table and plots."""
+    from nac_ros.evaluation import tokenizer_benchmark as benchmark
+
+    config = benchmark.BenchConfig(
+        **_comparison_settings(args), tokenizers=tuple(args.tokenizers or ())
+    )
+    results = benchmark.bench(config, _comparison_data(args), args.out)
+    print(benchmark.table(results))
+    print(f"at most 120 bits, lowest error first: {', '.join(results['ranking'])}")
+    for pair in results["dominates_nac"]:
+        rival, own = pair["rival"], pair["nac"]
+        print(
+            f"{rival['label']} ({rival['bits']:.0f} bits, mse {rival['mse']:.2e}) has fewer bits "
+            f"and a lower error than nac ({own['bits']:.0f} bits, mse {own['mse']:.2e})"
+        )
+    print(f"bench.json, table.md, rate_distortion.png and a plot per tokenizer are in {args.out}")
+    return results
+
+
+def _add_ablate(group: Any) -> None:
+    command = options.add_command(
+        group, "ablate", ablate, "change one setting of nac at a time (Table 1 of the paper)"
+    )
+    command.add_argument(
+        "--groups",
+        nargs="+",
+        metavar="GROUP",
+        help="groups of settings (default: those of Table 1 and commitment; an unknown name lists "
+        "all)",
+    )
+    options.add_comparison_options(command, "runs/ablation")
+
+
+def ablate(args: Namespace) -> Results:
+    """Trains nac with one setting changed at a time; writes a table."""
+    from nac_ros.evaluation import tokenizer_ablation as ablation
+
+    groups = {"groups": tuple(args.groups)} if args.groups else {}
+    config = ablation.AblationConfig(**_comparison_settings(args), **groups)
+    results = ablation.ablate(config, _comparison_data(args), args.out)
+    print(ablation.table(results))
+    print(f"ablation.json and ablation.md are in {args.out}")
+    return results
+
+
+def _comparison_settings(args: Namespace) -> Results:
+    return options.given(args, "preset", "train_seconds", "seeds", "seed", "threads", "cache")
+
+
+def _comparison_data(args: Namespace) -> Any:
+    """The datasets of a comparison. Actions are relative if every dataset has a joint state."""
+    from nac_ros.datasets.action_chunks import split_chunks
+    from nac_ros.training.experiment import BenchmarkData
+
+    datasets = open_data(args.data, args)
+    if args.robot is None and args.relative is None:
+        args.relative = all(len(d.state_names) == len(d.names) for d in datasets)
+    facts = chunk_facts(args, datasets[0])
+    label = ", ".join(f"{p.parent.name}/{p.stem}" if p.suffix else p.name for p in args.data)
+    sides = split_chunks(datasets, args.horizon, False)
+    return BenchmarkData(label, sides.train, sides.held_out, facts, sides.constant)
+
+
+def _add_envelope(group: Any) -> None:
+    command = options.add_command(
+        group, "envelope", envelope, "extreme outputs of a tokenizer against a robot's limits"
+    )
+    command.add_argument(
+        "path", type=Path, help="tokenizer folder or bundle; the result is stored in it"
+    )
+    command.add_argument("--robot", required=True, help="name or YAML file of the robot")
+    command.add_argument(
+        "--samples", type=options.positive_int, help="random token sequences before the search"
+    )
+
+
+def envelope(args: Namespace) -> Results:
+    """Samples and searches for token sequences with extreme outputs."""
+    from nac_ros.export.output_envelope import SAMPLES, write_envelope
+
+    robot, samples = load_robot(args.robot), args.samples or SAMPLES
+    report = output.percent_progress("sequences")
+    results = write_envelope(args.path, robot, samples, args.seed, report)
+    output.envelope(results)
+    return results
+
+
+def chunk_facts(args: Namespace, dataset: Any) -> Results:
+    """Names, units, rate and representation of a dataset's actions, for a tokenizer's config."""
+    facts = {"names": dataset.names, "units": dataset.units, "rate_hz": float(dataset.fps)}
+    if args.robot is not None:
+        facts |= _robot_facts(load_robot(args.robot), dataset)
+    if args.relative is not None:
+        facts["relative"] = [args.relative and "gripper" not in name for name in dataset.names]
+    if any(facts.get("relative", ())) and len(dataset.state_names) != len(dataset.names):
+        raise ConfigError(
+            f"{dataset.root}: relative actions need a joint state with the {len(dataset.names)} "
+            "columns of the actions; choose one with --state-key, or give --no-relative"
+        )
+    return facts
+
+
+def _robot_facts(robot: RobotSpec, dataset: Any) -> Results:
+    if robot.joint_names != tuple(dataset.names):
+        raise ConfigError(
+            f"robot {robot.name} has joints {', '.join(robot.joint_names)}; the dataset's actions "
+            f"are {', '.join(dataset.names)}"
+        )
+    return {"units": robot.units, "relative": robot.relative_mask.tolist()}

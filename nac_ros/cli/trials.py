@@ -9,153 +9,85 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros.cli import options, output
-from nac_ros.cli.output import Figures
+from nac_ros.cli.options import Results
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import ConfigError
 
+RUNS = Path("runs/trials")
+
 
 def add_commands(groups: Any) -> None:
-    """Adds the commands of this file to the parser of `nac`."""
+    """Adds `nac trials` and `nac report`."""
     _add_trials(groups)
     _add_report(groups)
 
 
 def _add_trials(groups: Any) -> None:
-    trials = options.add_command(
-        groups, "trials", run_trials, "methods compared by a frozen protocol"
+    command = options.add_command(
+        groups, "trials", run_trials, "compare methods by a frozen protocol"
     )
-    trials.set_defaults(seed=None)
-    what = trials.add_mutually_exclusive_group()
-    what.add_argument("--protocol", type=Path, help="YAML file; options below replace its fields")
+    command.set_defaults(seed=None)
+    what = command.add_mutually_exclusive_group()
     what.add_argument(
-        "--unblind", type=Path, metavar="RUN", help="end a run: its codes get their names"
+        "--protocol", type=Path, help="YAML file; the options below replace its fields"
     )
     what.add_argument(
-        "--power", type=float, nargs="*", metavar="RATE",
-        help="how many trials tell success rates apart, for two or more of them",
-    )  # fmt: skip
-    trials.add_argument("--robot", help="`twin`, whose judge needs nobody; the default")
-    trials.add_argument("--tasks", help="task ids with commas between them, or `all`")
-    trials.add_argument(
-        "--methods", help="`expert`, bundles, or NAME=BUNDLE, with commas between them"
+        "--unblind", type=Path, metavar="RUN", help="end a run and show which code is which method"
     )
-    trials.add_argument("--trials", type=options.positive_int, help="of each method on each task")
-    trials.add_argument("--latency-ms", type=float, help="time from observation to chunk")
-    trials.add_argument(
-        "--n-action-steps", type=options.positive_int, help="executed of each chunk"
+    what.add_argument(
+        "--power",
+        type=float,
+        nargs="*",
+        metavar="RATE",
+        help="number of trials needed to tell two or more success rates apart",
     )
-    trials.add_argument("--seam", choices=("blend", "best", "force"), help="as of `nac eval`")
-    trials.add_argument("--scenes", help=options.SCENES)
-    trials.add_argument(
-        "--out", type=Path, help="folder of the run, gone on with where there is one; by default "
-        "a new one in runs/trials",
-    )  # fmt: skip
-    trials.add_argument("--workers", type=options.positive_int, default=1, help="processes")
-    trials.add_argument("--ray", default="", metavar="ADDRESS", help="of a cluster to play on")
-    trials.add_argument(
-        "--pictures", action=argparse.BooleanOptionalAction, default=True,
-        help="a film strip of each trial; needs GL",
-    )  # fmt: skip
-
-
-def _add_report(groups: Any) -> None:
-    report_command = options.add_command(
-        groups, "report", report, "report.html and report.json of a run of trials"
+    command.add_argument("--robot", help="only `twin` runs without an operator (default: twin)")
+    command.add_argument("--tasks", help="task ids separated by commas, or `all`")
+    command.add_argument("--methods", help="`expert`, BUNDLE or NAME=BUNDLE, separated by commas")
+    command.add_argument("--trials", type=options.positive_int, help="trials per method and task")
+    options.add_condition_options(command)
+    command.add_argument(
+        "--out", type=Path, help="run folder, continued if it exists (default: a new one)"
     )
-    report_command.add_argument("run_folder", metavar="RUN", type=Path, help="folder of the run")
+    command.add_argument(
+        "--workers", type=options.positive_int, default=1, help="number of processes (default: 1)"
+    )
+    command.add_argument("--ray", default="", metavar="ADDRESS", help="Ray cluster to run on")
+    command.add_argument(
+        "--film-strips",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write a film strip of each trial; needs OpenGL",
+    )
 
 
-RUNS = Path("runs/trials")
-CONDITIONS = ("latency_ms", "n_action_steps", "seam", "scenes")
-
-
-def run_trials(a: Namespace) -> Figures:
-    """A run from its protocol to its report, unless only planning or unblinding is asked for."""
-    if a.power is not None:
-        return _power(a.power)
-    if a.unblind is not None:
-        return _unblind(a.unblind, a.json)
-    from nac_ros.trials.executors import choose
+def run_trials(args: Namespace) -> Results:
+    """Runs all trials of a protocol and writes the report; or --power, or --unblind."""
+    if args.power is not None:
+        return _power(args.power)
+    if args.unblind is not None:
+        return _unblind(args.unblind, args.json)
     from nac_ros.trials.run import TrialRun
-    from nac_ros.trials.simulated import check_unattended, play_all
+    from nac_ros.trials.simulated import check_unattended
+    from nac_ros.trials.simulated import run_trials as run_all_trials
 
-    executor, protocol = choose(a.workers, a.ray), _protocol(a)
+    executor, protocol = choose(args.workers, args.ray), _protocol(args)
     check_unattended(protocol)
-    out = a.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
-    _spare(out, a.json)
-    run = TrialRun.begin(out, protocol)
-    print(f"{len(run.slots)} trials in {out}; after a crash: `nac trials --out {out}` goes on")
+    out = args.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
+    _check_json(out, args.json)
+    run = TrialRun.create_or_resume(out, protocol)
+    print(f"{len(run.slots)} trials in {out}; `nac trials --out {out}` continues them")
     try:
         if not run.unblinded:
-            play_all(run, executor, a.pictures, lambda record: _told(run, record))
-        return _reported(run)
+            run_all_trials(
+                run, executor, args.film_strips, lambda record: _print_trial(run, record)
+            )
+        return _write_report(run)
     finally:
         run.close()
 
 
-def report(a: Namespace) -> Figures:
-    """The page and the figures of a run, also of one that goes on."""
-    from nac_ros.trials.run import TrialRun
-
-    _spare(a.run_folder, a.json)
-    return _reported(TrialRun.read(a.run_folder))
-
-
-def _unblind(folder: Path, figures: Path | None) -> Figures:
-    from nac_ros.trials.run import TrialRun
-
-    _spare(folder, figures)
-    run = TrialRun.go_on(folder)
-    try:
-        for code, method in run.unblind().items():
-            print(f"{code} is {method}")
-        return _reported(run)
-    finally:
-        run.close()
-
-
-def _spare(folder: Path, figures: Path | None) -> None:
-    """Raises ConfigError where --json would go over what the run is."""
-    from nac_ros.trials.run import LOG, PROTOCOL
-
-    if figures is not None and figures.resolve() in (
-        folder.resolve() / n for n in (LOG, PROTOCOL)
-    ):
-        raise ConfigError(f"--json {figures} is the run's own file; name another")
-
-
-def _power(rates: list[float]) -> Figures:
-    from nac_ros.stats.power import RATES, power_table
-
-    if rates and len(set(rates)) == 1:
-        raise ConfigError(
-            f"--power {rates[0]:g}: name at least two success rates that differ, or none"
-        )
-    rows = power_table(rates or RATES)
-    shown = [{key: "more than 200" if v is None else v for key, v in r.items()} for r in rows]
-    output.table(shown)
-    print(
-        "trials of each method for which Barnard's test at .05 tells rates p1 and p2 apart with "
-        "50, 80 and 90 % probability"
-    )
-    return {"rows": rows}
-
-
-def _reported(run: Any) -> Figures:
-    from nac_ros.trials.report import write_report
-
-    path, figures = write_report(run)
-    for method, rows in figures["methods"].items():
-        for task, row in rows.items():
-            low, high = row["clopper_pearson95"]
-            rate = f"{row['successes']}/{row['trials']}"
-            exact = f"Clopper-Pearson 95 % {100 * low:.0f} .. {100 * high:.0f} %"
-            print(f"{task:14s} {method:14s} {rate:>9s}  {exact}")
-    print(f"report {path}")
-    return figures
-
-
-def _told(run: Any, record: Any) -> None:
+def _print_trial(run: Any, record: Any) -> None:
     done = f"{len(run.records)}/{len(run.slots)}"
     print(
         f"{done} {record.task} trial {record.trial}, {record.code}: {record.outcome} after "
@@ -164,39 +96,113 @@ def _told(run: Any, record: Any) -> None:
     )
 
 
-def _protocol(a: Namespace) -> Any:
-    """Of the file, of the run to go on with, or new; each with what the command line says."""
-    from nac_ros.trials.protocol import Protocol, load_protocol
+def _unblind(folder: Path, json_file: Path | None) -> Results:
+    from nac_ros.trials.run import TrialRun
+
+    _check_json(folder, json_file)
+    run = TrialRun.resume(folder)
+    try:
+        for code, method in run.unblind().items():
+            print(f"{code} is {method}")
+        return _write_report(run)
+    finally:
+        run.close()
+
+
+def _check_json(folder: Path, json_file: Path | None) -> None:
+    """Raises ConfigError if --json would overwrite the log or the protocol of the run."""
+    from nac_ros.trials.run import LOG, PROTOCOL
+
+    own = [folder.resolve() / name for name in (LOG, PROTOCOL)]
+    if json_file is not None and json_file.resolve() in own:
+        raise ConfigError(f"--json {json_file} is a file of the run; name another")
+
+
+def _power(rates: list[float]) -> Results:
+    from nac_ros.stats.power import RATES, power_table
+
+    if rates and len(set(rates)) == 1:
+        raise ConfigError(f"--power {rates[0]:g}: give at least two different rates, or none")
+    rows = power_table(rates or RATES)
+    output.table(
+        [{key: "more than 200" if v is None else v for key, v in r.items()} for r in rows]
+    )
+    print(
+        "trials per method with which Barnard's test at the 5 % level tells rates p1 and p2 apart "
+        "with a probability of 50, 80 and 90 %"
+    )
+    return {"rows": rows}
+
+
+def _add_report(groups: Any) -> None:
+    command = options.add_command(
+        groups, "report", report, "write report.html and report.json of a run of trials"
+    )
+    command.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+
+
+def report(args: Namespace) -> Results:
+    """Writes the report of a run, finished or not."""
+    from nac_ros.trials.run import TrialRun
+
+    _check_json(args.run_folder, args.json)
+    return _write_report(TrialRun.read(args.run_folder))
+
+
+def _write_report(run: Any) -> Results:
+    from nac_ros.trials.report import write_report
+
+    path, results = write_report(run)
+    for method, rows in results["methods"].items():
+        for task, row in rows.items():
+            print(f"{task:14s} {method:14s} {output.success_rate(row, 'clopper_pearson95')}")
+    print(f"report {path}")
+    return results
+
+
+def _protocol(args: Namespace) -> Any:
+    """The protocol of --protocol, of the run in --out, or a new one, changed by the options."""
+    base = _base_protocol(args)
+    changes = options.given(args, "robot", "trials", "seed")
+    if args.tasks:
+        changes["tasks"] = tuple(_tasks(args.tasks))
+    if args.methods:
+        changes["methods"] = _methods(args.methods)
+    protocol = _apply(base, changes)
+    conditions = options.condition_options(args)
+    if conditions.get("randomization", "").endswith(".yaml"):  # the run may continue elsewhere
+        conditions["randomization"] = str(Path(conditions["randomization"]).resolve())
+    return replace(protocol, conditions=replace(protocol.conditions, **conditions))
+
+
+def _base_protocol(args: Namespace) -> Any:
+    """The protocol of --protocol or of the run in --out; None for a new run."""
+    from nac_ros.trials.protocol import load_protocol
     from nac_ros.trials.run import PROTOCOL, TrialRun
 
-    base = load_protocol(a.protocol) if a.protocol else None
-    if base is None and a.out is not None and (a.out / PROTOCOL).is_file():
-        base = TrialRun.read(a.out).protocol
-    names = ("robot", "trials", "seed")
-    given = {name: getattr(a, name) for name in names if getattr(a, name) is not None}
-    if a.tasks:
-        given["tasks"] = tuple(_tasks(a.tasks))
-    if a.methods:
-        given["methods"] = _methods(a.methods)
-    if base is None and not (a.tasks and a.methods):
-        there = f"{a.out} holds no run: " if a.out is not None else ""
+    if args.protocol:
+        return load_protocol(args.protocol)
+    if args.out is not None and (args.out / PROTOCOL).is_file():
+        return TrialRun.read(args.out).protocol
+    if not (args.tasks and args.methods):
+        place = f"{args.out} holds no run: " if args.out is not None else ""
         raise ConfigError(
-            f"{there}name --tasks and --methods, a --protocol file, or the --out of a run to go "
-            "on with"
+            f"{place}give --tasks and --methods, a --protocol file, or the --out folder of a run "
+            "to continue"
         )
-    protocol = Protocol(**given) if base is None else _changed(base, given)
-    said = {name: getattr(a, name) for name in CONDITIONS if getattr(a, name) is not None}
-    if said.get("scenes", "").endswith(".yaml"):  # to be found from elsewhere, too
-        said["scenes"] = str(Path(said["scenes"]).resolve())
-    return replace(protocol, conditions=replace(protocol.conditions, **said))
+    return None
 
 
-def _changed(base: Any, given: Figures) -> Any:
-    """`base` with what is given; what it says about tasks that are left out goes with them."""
+def _apply(base: Any, changes: Results) -> Any:
+    """`base` with the changes. Fields per task lose the tasks that are no longer in the run."""
+
+    if base is None:
+        return TrialProtocol(**changes)
+    tasks = changes.get("tasks", base.tasks)
     for name in ("places", "criteria", "rubric"):
-        kept = given.get("tasks", base.tasks)
-        given[name] = {task: v for task, v in getattr(base, name).items() if task in kept}
-    return replace(base, **given)
+        per_task = getattr(base, name)
+        changes[name] = {task: value for task, value in per_task.items() if task in tasks}
+    return replace(base, **changes)
 
 
 def _tasks(text: str) -> Iterator[str]:
@@ -207,26 +213,26 @@ def _tasks(text: str) -> Iterator[str]:
 
 
 def _methods(text: str) -> dict[str, str]:
-    """Name -> source of --methods."""
+    """Name -> source (`expert` or a bundle folder) of --methods."""
     found: dict[str, str] = {}
     for name, source in map(_method, text.split(",")):
         if name in found:
             raise ConfigError(
-                f"--methods {text}: '{name}' is there twice; tell them apart with NAME=BUNDLE"
+                f"--methods {text}: '{name}' is given twice; use NAME=BUNDLE with two names"
             )
         found[name] = source
     return found
 
 
 def _method(text: str) -> tuple[str, str]:
-    """Name and source of an item of --methods; a bare name is looked for among the models."""
+    """Name and source of one item of --methods; a bare name may be a folder of models/."""
     from nac_ros.trials.protocol import EXPERT
 
     name, equals, source = text.rpartition("=")
     if not source:
         raise ConfigError(
-            f"--methods: '{text}' names no bundle; give `expert`, bundles, or NAME=BUNDLE, with a "
-            "comma between two of them"
+            f"--methods: '{text}' names no bundle; give `expert`, BUNDLE or NAME=BUNDLE, "
+            "separated by commas"
         )
     if source == EXPERT:
         return name or EXPERT, EXPERT
