@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from nac_ros.cameras.camera import ArrivalTime, EndOfPictures, Frame
+from nac_ros.cameras.camera import ArrivalTime, EndOfStream, Frame
 from nac_ros.cameras.capture import Capture, CaptureConfig, FrameStatistics
 from nac_ros.cameras.clock_sync import DeviceClock
-from nac_ros.cameras.factory import Scaled, SourceConfig, make_source
-from nac_ros.cameras.file import FileSource
-from nac_ros.cameras.v4l2 import V4l2Source, to_rgb
+from nac_ros.cameras.factory import ResizedCamera, CameraConfig, make_camera
+from nac_ros.cameras.file import FileCamera
+from nac_ros.cameras.v4l2 import V4l2Camera, to_rgb
 from nac_ros.core import image_codec
 from nac_ros.core.errors import BadObservation, CameraError, ConfigError
 from nac_ros.robot.spec import Intrinsics, load_robot
@@ -83,40 +83,40 @@ def test_the_least_latency_is_taken_off():
     assert DeviceClock(0.012).stamp(5.0, ArrivalTime(EPOCH, 1.0)) == pytest.approx(EPOCH - 0.012)
 
 
-def frame(i, number=True, stamped="hardware", seen=None):
+def frame(i, number=True, stamp_source="hardware", seen=None):
     image = picture(i if seen is None else seen)
-    return Frame(image, EPOCH + i / 30, stamped, i if number else None)
+    return Frame(image, EPOCH + i / 30, stamp_source, i if number else None)
 
 
 def test_drops_are_counted_by_numbers_or_by_gaps():
     for number in (True, False):
         watch = FrameStatistics(30.0)
-        assert all(watch.passes(frame(i, number)) for i in (0, 1, 4, 5, 9))
+        assert all(watch.accept(frame(i, number)) for i in (0, 1, 4, 5, 9))
         assert (watch.drops, watch.frames) == (5, 5)
 
 
 def test_an_old_picture_is_never_passed_on_as_new():
     watch = FrameStatistics(30.0)
-    assert watch.passes(frame(5)) and watch.passes(frame(6))
-    assert not watch.passes(frame(6)) and not watch.passes(frame(5))
+    assert watch.accept(frame(5)) and watch.accept(frame(6))
+    assert not watch.accept(frame(6)) and not watch.accept(frame(5))
     again = Frame(picture(6), EPOCH + 1, "receipt", 6)  # handed out later, by its number the same
-    assert not watch.passes(again)
+    assert not watch.accept(again)
     assert watch.repeats == 3 and watch.frames == 2
 
 
 def test_without_count_and_stamp_the_same_bytes_are_the_same_picture():
     watch = FrameStatistics(30.0)
-    assert watch.passes(frame(0, number=False, stamped="receipt"))
-    assert not watch.passes(frame(1, number=False, stamped="receipt", seen=0))
-    assert watch.passes(frame(2, number=False, stamped="receipt"))
+    assert watch.accept(frame(0, number=False, stamp_source="receipt"))
+    assert not watch.accept(frame(1, number=False, stamp_source="receipt", seen=0))
+    assert watch.accept(frame(2, number=False, stamp_source="receipt"))
     assert watch.repeats == 1
 
 
 def test_new_pictures_of_a_frozen_scene_pass_and_are_counted():
     watch = FrameStatistics(30.0)
-    assert all(watch.passes(frame(i, seen=0)) for i in range(10))
+    assert all(watch.accept(frame(i, seen=0)) for i in range(10))
     assert watch.duplicates == 9 and watch.unchanged_s == pytest.approx(0.3, abs=1e-6)
-    assert watch.passes(frame(10)) and watch.unchanged_s == 0
+    assert watch.accept(frame(10)) and watch.unchanged_s == 0
 
 
 class Stick:
@@ -253,7 +253,7 @@ def play(source, n):
 
 
 def test_a_video_is_played_at_its_own_rate_and_from_the_start_again(video):
-    source = FileSource(video, (128, 96), time.time)
+    source = FileCamera(video, (128, 96), time.time)
     frames = play(source, 25)
     assert source.rate_hz == 50
     shown = [round(frame.image.mean() / 10) for frame in frames]
@@ -263,8 +263,8 @@ def test_a_video_is_played_at_its_own_rate_and_from_the_start_again(video):
 
 
 def test_a_video_that_is_played_once_ends_with_a_sentence(video):
-    source = FileSource(video, (128, 96), time.time, rate_hz=500.0, loop=False)
-    with pytest.raises(EndOfPictures, match="is over after 20 pictures"):
+    source = FileCamera(video, (128, 96), time.time, rate_hz=500.0, loop=False)
+    with pytest.raises(EndOfStream, match="is over after 20 pictures"):
         play(source, 21)
     came = []
     capture = Capture(source, came.append, time.time, QUICK)
@@ -274,7 +274,7 @@ def test_a_video_that_is_played_once_ends_with_a_sentence(video):
 
 
 def test_a_reader_that_is_late_sees_by_the_numbers_what_it_missed(video):
-    source = FileSource(video, (128, 96), time.time)
+    source = FileCamera(video, (128, 96), time.time)
     source.open()
     first = source.read(0.1)
     time.sleep(0.2)
@@ -286,12 +286,12 @@ def test_a_reader_that_is_late_sees_by_the_numbers_what_it_missed(video):
 
 def test_pictures_of_another_size_are_not_scaled_in_silence(video):
     with pytest.raises(CameraError, match="128x96, but 96x96 were asked for; set width:=128"):
-        play(FileSource(video, (96, 96), time.time), 1)
+        play(FileCamera(video, (96, 96), time.time), 1)
 
 
 def test_pictures_are_scaled_where_that_is_asked_for(video):
-    config = SourceConfig(source="file", path=str(video), width=128, height=96)
-    (frame,) = play(make_source(config, SPEC, time.time), 1)
+    config = CameraConfig(source="file", path=str(video), width=128, height=96)
+    (frame,) = play(make_camera(config, SPEC, time.time), 1)
     assert frame.image.shape == (96, 96, 3)
 
 
@@ -300,7 +300,7 @@ def test_a_scaled_camera_sees_the_same_rays():
         name, rate_hz = "wide", 30.0
         intrinsics = Intrinsics(fx=600.0, fy=600.0, cx=319.5, cy=239.5)
 
-    scaled = Scaled(Wide(), (640, 480), (96, 96)).intrinsics
+    scaled = ResizedCamera(Wide(), (640, 480), (96, 96)).intrinsics
     assert (scaled.fx, scaled.fy) == pytest.approx((90, 120))
     assert (scaled.cx, scaled.cy) == pytest.approx((47.5, 47.5)), "the middle stays the middle"
 
@@ -308,21 +308,21 @@ def test_a_scaled_camera_sees_the_same_rays():
 def test_a_folder_is_played_in_the_order_of_its_names(tmp_path):
     for i in (2, 0, 1):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((96, 96, 3), 50 * i, np.uint8))
-    frames = play(FileSource(tmp_path, (96, 96), time.time, rate_hz=100.0), 3)
+    frames = play(FileCamera(tmp_path, (96, 96), time.time, rate_hz=100.0), 3)
     assert [frame.image[0, 0, 0] for frame in frames] == [50 * f.number % 150 for f in frames]
 
 
 def test_a_folder_does_not_know_its_rate(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), picture(0))
     with pytest.raises(CameraError, match="set the parameter rate_hz"):
-        FileSource(tmp_path, (96, 96), time.time).open()
+        FileCamera(tmp_path, (96, 96), time.time).open()
 
 
 def test_colours_come_as_rgb(tmp_path):
     image = np.zeros((96, 96, 3), np.uint8)
     image[..., 0] = 200
     cv2.imwrite(str(tmp_path / "0.png"), image[..., ::-1])
-    (frame,) = play(FileSource(tmp_path, (96, 96), time.time, rate_hz=100.0), 1)
+    (frame,) = play(FileCamera(tmp_path, (96, 96), time.time, rate_hz=100.0), 1)
     np.testing.assert_array_equal(frame.image, image)
 
 
@@ -338,22 +338,22 @@ def test_a_broken_file_is_one_sentence(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     path = tmp_path / name if name == "a.mp4" else tmp_path
     with pytest.raises(CameraError, match=words):
-        play(FileSource(path, (96, 96), time.time, rate_hz=30.0), 1)
+        play(FileCamera(path, (96, 96), time.time, rate_hz=30.0), 1)
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(CameraError, match="no file or folder at"):
-        FileSource(tmp_path / "none.mp4", (96, 96), time.time)
+        FileCamera(tmp_path / "none.mp4", (96, 96), time.time)
 
 
 def test_a_v4l2_camera_that_is_absent_is_one_sentence_with_those_there_are():
     with pytest.raises(CameraError, match=r"no camera at /dev/video97; .*There are: "):
-        V4l2Source("97", (640, 480), 30.0, time.time).open()
+        V4l2Camera("97", (640, 480), 30.0, time.time).open()
 
 
 def test_what_is_no_camera_is_one_sentence(video):
     with pytest.raises(CameraError, match="cannot be opened; is it a camera"):
-        V4l2Source(str(video), (128, 96), 50.0, time.time).open()
+        V4l2Camera(str(video), (128, 96), 50.0, time.time).open()
 
 
 def test_a_camera_without_permission_says_which_group_is_missing(tmp_path):
@@ -366,9 +366,9 @@ def test_a_camera_without_permission_says_which_group_is_missing(tmp_path):
             folder.chmod(0o755)
     code = f"""
 import os, time
-from nac_ros.cameras.v4l2 import V4l2Source
+from nac_ros.cameras.v4l2 import V4l2Camera
 {leave_root}
-V4l2Source({str(device)!r}, (640, 480), 30.0, time.time).open()
+V4l2Camera({str(device)!r}, (640, 480), 30.0, time.time).open()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "CameraError: no permission to use" in done.stderr and "video" in done.stderr
@@ -394,12 +394,12 @@ def test_a_picture_in_another_format_is_one_sentence():
 )
 def test_a_configuration_that_cannot_work_is_refused(facts, words):
     with pytest.raises(ConfigError, match=words):
-        SourceConfig(**facts)
+        CameraConfig(**facts)
 
 
 def test_a_v4l2_camera_without_a_device_asks_for_it():
     with pytest.raises(ConfigError, match="give `device` in the robot's YAML"):
-        make_source(SourceConfig(source="v4l2"), SPEC, time.time)
+        make_camera(CameraConfig(source="v4l2"), SPEC, time.time)
 
 
 def test_jpeg_comes_back_as_rgb_and_nonsense_is_refused():
@@ -419,7 +419,7 @@ def test_jpeg_comes_back_as_rgb_and_nonsense_is_refused():
 def test_a_realsense_without_its_library_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyrealsense2", None)  # as where it is not installed
     with pytest.raises(CameraError, match="pip install pyrealsense2, and apt install libusb"):
-        make_source(SourceConfig(source="realsense"), SPEC, time.time)
+        make_camera(CameraConfig(source="realsense"), SPEC, time.time)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -17,7 +17,7 @@ from test_lerobot import SHAPES, make_episode, open_writer
 
 from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.datasets.episode import Episode
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.video import CODECS, VideoConfig, read_into, write_video
 from nac_ros.datasets.validate import check
 
@@ -123,11 +123,11 @@ def test_the_document_tells_the_defaults():
         assert f"| `--{name}` | {getattr(VideoConfig(), name)} |" in table
 
 
-def with_video(root: Path, indices, **changes) -> Dataset:
+def with_video(root: Path, indices, **changes) -> LeRobotDataset:
     with closing(open_writer(root, video=VideoConfig(), **changes)) as writer:
         for index in indices:
             writer.add_episode(smooth(index))
-    return Dataset.open(root)
+    return LeRobotDataset.open(root)
 
 
 def smooth(index: int) -> Episode:
@@ -160,7 +160,7 @@ def test_a_dataset_with_videos_is_laid_out_as_lerobot_wants_it(tmp_path):
 def test_a_folder_without_its_videos_serves_the_joints(tmp_path):
     for path in with_video(tmp_path, range(2)).video_files("scene"):
         path.unlink()
-    dataset = Dataset.open(tmp_path)
+    dataset = LeRobotDataset.open(tmp_path)
     assert list(dataset.cameras) == ["wrist"]
     assert list(dataset.episode(1).images) == ["wrist"]
 
@@ -169,7 +169,7 @@ def test_check_finds_a_video_that_is_missing_or_cut_off(tmp_path):
     files = with_video(tmp_path, range(3)).video_files("scene")
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes()[:500])
-    findings = check(Dataset.open(tmp_path))
+    findings = check(LeRobotDataset.open(tmp_path))
     assert [finding.episode for finding in findings] == [1, 2]
     assert "missing" in str(findings[0]) and "decoded" in str(findings[1])
 
@@ -193,7 +193,7 @@ test_data_video.with_video(root, range(2))
 def test_kill_9_never_leaves_a_video_that_belongs_to_another_episode(tmp_path, fatal):
     root = tmp_path / "dataset"
     assert die_at(fatal, WORK, root) == -signal.SIGKILL
-    kept = len(Dataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
+    kept = len(LeRobotDataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
     dataset = with_video(root, range(kept, 2))
     assert check(dataset) == [] and len(dataset.video_files("scene")) == 2
     assert not list(root.rglob("*.partial"))

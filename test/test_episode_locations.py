@@ -14,7 +14,7 @@ from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.lerobot import layout
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.video import VideoConfig, write_video
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 from nac_ros.datasets.validate import check
@@ -83,7 +83,7 @@ def write_v21_episode(root: Path, index: int, actions: np.ndarray) -> None:
 def test_a_v21_folder_is_read_whole(tmp_path):
     actions = write_v21(tmp_path)
     dataset = open_dataset(tmp_path)
-    assert isinstance(dataset, Dataset) and check(dataset) == []
+    assert isinstance(dataset, LeRobotDataset) and check(dataset) == []
     assert (dataset.fps, dataset.robot_type) == (10, "so100")
     assert dataset.names == ("shoulder", "gripper") and dataset.cameras == {"front": SIZE}
     assert dataset.tasks == ["stack", "pour"]
@@ -142,13 +142,13 @@ def test_episodes_that_share_a_video_file_are_told_apart(tmp_path):
         for part in (slice(0, 9), slice(9, 20)):
             joints = np.zeros((part.stop - part.start, 2), np.float32)
             writer.add_episode(Episode(joints, joints, "go", {"front": frames[part]}))
-    first, second = Dataset.open(tmp_path).video_files("front")
+    first, second = LeRobotDataset.open(tmp_path).video_files("front")
     write_video(first, frames, 30, VideoConfig(gop=20))
     second.unlink()
     row = tmp_path / "meta/episodes/chunk-000/file-001.parquet"
     (content,) = pq.read_table(row).to_pylist()
     content |= {f"videos/{KEY}/file_index": 0, f"videos/{KEY}/from_timestamp": 9 / 30}
     pq.write_table(pa.Table.from_pylist([content]), row)
-    dataset = Dataset.open(tmp_path)
+    dataset = LeRobotDataset.open(tmp_path)
     for index, part in enumerate((range(9), range(9, 20))):
         assert [number_of(frame) for frame in dataset.images(index, "front")] == list(part)

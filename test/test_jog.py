@@ -15,10 +15,10 @@ from nac_ros.robot.geometry import BodySpec, LinkSpec
 from nac_ros.robot.kinematics import CollisionModel
 from nac_ros.robot.spec import load_robot
 from nac_ros.teleop.clutch import GuardStatus
-from nac_ros.teleop.input_mapping import OperatorInput, load_hand_map
-from nac_ros.teleop.jog import Jog
+from nac_ros.teleop.input_mapping import OperatorInput, load_input_mapping
+from nac_ros.teleop.jog import JogController
 from nac_ros.teleop.servo_target import CLEAR_M, ServoTarget
-from nac_ros.teleop.teleoperator import PilotConfig, Teleoperator
+from nac_ros.teleop.teleoperator import TeleoperatorConfig, Teleoperator
 
 SPEC = load_robot("vx300s")
 TOOL, SHAPE = DifferentialIk(SPEC), CollisionModel(SPEC, SPEC.body)
@@ -101,10 +101,10 @@ def test_a_tool_that_slides_is_led_as_one_that_turns():
 def test_a_robot_without_a_body_is_led_by_its_joints_alone():
     blind = replace(SPEC, body=None)
     with pytest.raises(ConfigError, match=r"has no `body` .* set the parameter jog to joints"):
-        Jog(blind, "tool", "base", (0.1, 0.5, 0.5), 0.1)
-    jog = Jog(blind, "joints", "base", (0.1, 0.5, 0.5), 0.1)
-    jog.switch()
-    assert jog.kind == "joints"
+        JogController(blind, "tool", "base", (0.1, 0.5, 0.5), 0.1)
+    jog = JogController(blind, "joints", "base", (0.1, 0.5, 0.5), 0.1)
+    jog.switch_mode()
+    assert jog.mode == "joints"
 
 
 def wish(twist=None, joints=(), gripper=0.0):
@@ -116,8 +116,8 @@ def led(jog, target, wanted, seconds):
     """Where the target was, `[N, D]`, while an arm follows it at once; and what held it back."""
     rows, why = [target.positions], set()
     for _ in range(round(seconds / DT)):
-        why |= set(target.step(jog.choices(wanted, target, DT), DT, target.positions))
-        why |= set(jog.limits)
+        why |= set(target.step(jog.candidate_velocities(wanted, target, DT), DT, target.positions))
+        why |= set(jog.limited_by)
         rows.append(target.positions)
     return np.array(rows), why
 
@@ -131,8 +131,8 @@ def near_home(shares, width=0.25):
 @given(SHARES, STICKS, st.sampled_from(["base", "tool"]))
 def test_the_tool_moves_along_the_direction_that_was_asked_for(shares, stick, frame):
     assume(np.linalg.norm(stick[:3]) > 0.3)
-    jog, target = Jog(SPEC, "tool", frame, (0.1, 0.5, 0.5), 0.1), ServoTarget(SPEC, 0.5, 0.5)
-    target.begin(near_home(shares), np.zeros(7))
+    jog, target = JogController(SPEC, "tool", frame, (0.1, 0.5, 0.5), 0.1), ServoTarget(SPEC, 0.5, 0.5)
+    target.reset(near_home(shares), np.zeros(7))
     before = TOOL.pose(target.positions)
     rows, why = led(jog, target, wish([*stick[:3], 0, 0, 0]), 0.4)
     assume(not why)
@@ -151,8 +151,8 @@ def test_no_jog_leaves_a_limit_or_the_workspace_or_outruns_its_speed(
     shares, twist, joints, kind, gripper
 ):
     target = ServoTarget(SPEC, 0.5, 0.5)
-    jog = Jog(SPEC, kind, "base", (0.5, 2.0, 0.5), 0.1)
-    target.begin(somewhere(shares), np.zeros(7))
+    jog = JogController(SPEC, kind, "base", (0.5, 2.0, 0.5), 0.1)
+    target.reset(somewhere(shares), np.zeros(7))
     start = float(SHAPE.worst(target.positions[None])[0][0])
     rows, _ = led(jog, target, wish(twist, joints, gripper), 1.0)
     assert (rows >= SPEC.position_low).all() and (rows <= SPEC.position_high).all()
@@ -160,15 +160,15 @@ def test_no_jog_leaves_a_limit_or_the_workspace_or_outruns_its_speed(
     assert (speeds <= 0.5 * SPEC.velocity_limit + 1e-9).all()
     depths, _ = SHAPE.worst(rows)
     assert depths.max() <= max(start, -CLEAR_M) + 1e-6
-    ahead = target.ahead(np.array([0.03, 0.1, 9.0]))
+    ahead = target.predict(np.array([0.03, 0.1, 9.0]))
     assert (ahead >= SPEC.position_low).all() and (ahead <= SPEC.position_high).all()
 
 
 def test_the_tool_slides_along_the_table_and_says_what_holds_it_back():
     target = ServoTarget(SPEC, 0.5, 0.5)
-    jog = Jog(SPEC, "tool", "base", (0.15, 0.8, 0.5), 0.1)
+    jog = JogController(SPEC, "tool", "base", (0.15, 0.8, 0.5), 0.1)
     low = near_home(np.full(7, 0.5))
-    target.begin(low, np.zeros(7))
+    target.reset(low, np.zeros(7))
     led(jog, target, wish([0, 0, -1, 0, 0, 0]), 2.5)
     down = TOOL.pose(target.positions)[:3, 3]
     assert down[2] == pytest.approx(-0.01 + CLEAR_M, abs=2e-3)
@@ -179,8 +179,8 @@ def test_the_tool_slides_along_the_table_and_says_what_holds_it_back():
 
 
 def test_a_joint_that_reaches_its_limit_comes_to_rest_there_and_is_named():
-    target, jog = ServoTarget(SPEC, 0.5, 0.5), Jog(SPEC, "joints", "base", (0.1, 0.5, 0.5), 0.2)
-    target.begin(SPEC.home, np.zeros(7))
+    target, jog = ServoTarget(SPEC, 0.5, 0.5), JogController(SPEC, "joints", "base", (0.1, 0.5, 0.5), 0.2)
+    target.reset(SPEC.home, np.zeros(7))
     rows, why = led(jog, target, wish(joints=[0, 0, 0, 0, 0, 1]), 4.0)
     assert rows[-1, 5] == pytest.approx(SPEC.position_high[5], abs=1e-3)
     assert "limit.wrist_rotate" in why and target.velocities[5] == pytest.approx(0, abs=1e-3)
@@ -192,38 +192,38 @@ class Rig:
     """Pilot and guard on one clock; the arm is where the guard's set-points are."""
 
     def __init__(self, mapping="gamepad", **config):
-        self.hand = load_hand_map(mapping)
-        self.pilot, self.guard = Teleoperator(SPEC, PilotConfig(**config), self.hand), Guard(SPEC)
+        self.hand = load_input_mapping(mapping)
+        self.pilot, self.guard = Teleoperator(SPEC, TeleoperatorConfig(**config), self.hand), Guard(SPEC)
         self.now, self.rows, self.commands, self.modes = 100.0, [], [], []
         self.axes, self.buttons = np.zeros(6), np.zeros(15, int)
         self.leader = SPEC.home.copy()
-        self.guard.measure(self.now, SPEC.home)
+        self.guard.update_joint_state(self.now, SPEC.home)
         self.run(0.1)
 
     def run(self, seconds, silent=False):
         for _ in range(round(seconds / DT)):
             self.now += DT
             if self.guard.setpoint is not None:
-                self.guard.measure(self.now, self.guard.setpoint)
+                self.guard.update_joint_state(self.now, self.guard.setpoint)
                 self.guard.update_reference(self.now, self.guard.setpoint)
             for tick in self.guard.tick(self.now):
                 self.rows.append(tick.positions)
-                self.pilot.commanded(self.now, tick.positions, tick.velocities)
-            self.pilot.told(GuardStatus(self.now, self.guard.mode, self.guard.fault))
+                self.pilot.update_setpoint(self.now, tick.positions, tick.velocities)
+            self.pilot.update_guard_status(GuardStatus(self.now, self.guard.mode, self.guard.fault))
             if not silent:
-                self.pilot.joy(self.now, self.axes, self.buttons)
-                self.pilot.lead(self.now, SPEC.joint_names, self.leader)
-            orders = self.pilot.tick(self.now, self.now)
-            self.obey(orders)
-        return orders
+                self.pilot.update_joy(self.now, self.axes, self.buttons)
+                self.pilot.update_leader(self.now, SPEC.joint_names, self.leader)
+            command = self.pilot.tick(self.now, self.now)
+            self.obey(command)
+        return command
 
-    def obey(self, orders):
-        if orders.mode:
-            self.modes.append(orders.mode)
-            self.guard.set_mode(orders.mode)
-        if orders.command is not None:
-            self.commands.append(orders.command)
-            self.guard.accept(orders.command, self.now, "teleop")
+    def obey(self, command):
+        if command.mode:
+            self.modes.append(command.mode)
+            self.guard.set_mode(command.mode)
+        if command.chunk is not None:
+            self.commands.append(command.chunk)
+            self.guard.accept(command.chunk, self.now, "teleop")
 
     def hold(self, held=1):
         self.buttons[10] = held
@@ -276,8 +276,8 @@ def test_whatever_hand_and_clutch_do_commands_never_jump_and_the_arm_keeps_its_l
 def test_taking_over_a_moving_arm_begins_where_it_comes_to_rest():
     rig = Rig()
     speed = np.array([1.0, -0.5, 0.3, 0, 0, 0, 0])
-    rig.pilot.commanded(rig.now, SPEC.home, speed)
-    rig.pilot.target.begin(SPEC.home, speed)
+    rig.pilot.update_setpoint(rig.now, SPEC.home, speed)
+    rig.pilot.target.reset(SPEC.home, speed)
     way = rig.pilot.target.positions - SPEC.home
     stop = np.abs(speed) * (np.abs(speed) / SPEC.acceleration_limit + 0.03) / 2
     np.testing.assert_allclose(np.abs(way), stop * (speed != 0), atol=0.01)
@@ -293,7 +293,7 @@ def test_input_that_stops_ends_commands_at_once_and_the_guard_says_why():
     sent = len(rig.commands)
     rig.run(0.8, silent=True)
     assert len(rig.commands) - sent <= 0.1 / DT + 2
-    assert rig.guard.hold == "teleop_silent" and not rig.pilot.driving
+    assert rig.guard.hold_reason == "teleop_silent" and not rig.pilot.driving
     assert rig.pilot.reason.startswith("joy fell silent for 0.1 s")
     assert_inside(SPEC, np.array(rig.rows), DT)
     rig.run(0.3)
@@ -309,7 +309,7 @@ def test_a_message_that_is_no_number_does_not_keep_the_arm():
     rig.run(0.2)
     rig.axes = np.full(6, np.nan)
     rig.run(0.3)
-    assert not rig.pilot.driving and rig.pilot.refusals["joy"] == 30
+    assert not rig.pilot.driving and rig.pilot.rejections["joy"] == 30
     assert "axis 0 is not finite" in rig.pilot.reason
 
 
@@ -320,7 +320,7 @@ def test_a_guard_that_is_slow_is_not_run_away_from():
     rig.run(0.2)
     rig.axes[0] = 1.0
     rig.run(1.5)
-    assert "behind" in rig.pilot.held_by and rig.pilot.clips["behind"] > 50
+    assert "behind" in rig.pilot.limited_by and rig.pilot.limited_ticks["behind"] > 50
     lead = np.abs(rig.pilot.target.positions - rig.guard.setpoint) / SPEC.velocity_limit
     assert lead.max() <= 0.31
 
@@ -334,16 +334,16 @@ def test_a_tick_that_comes_late_moves_nothing_and_judges_nobody():
     rig.now += 0.5
     assert rig.pilot.tick(rig.now, rig.now) == (None, "", ())
     np.testing.assert_array_equal(rig.pilot.target.positions, before)
-    rig.pilot.joy(rig.now, rig.axes, rig.buttons)
-    rig.pilot.commanded(rig.now, SPEC.home, 0 * WIDE)
-    rig.pilot.told(GuardStatus(rig.now, "teleop"))
+    rig.pilot.update_joy(rig.now, rig.axes, rig.buttons)
+    rig.pilot.update_setpoint(rig.now, SPEC.home, 0 * WIDE)
+    rig.pilot.update_guard_status(GuardStatus(rig.now, "teleop"))
     assert rig.pilot.tick(rig.now + DT, rig.now + DT).command is not None
 
 
 def test_a_relative_leader_adds_its_way_and_an_absolute_one_is_met_slowly():
     away = SPEC.home + 0.5 * SPEC.relative_mask * [1, 1, -1, 1, -1, 1, 0]
-    for clutching, wanted in (("relative", SPEC.home), ("absolute", away)):
-        rig = Rig("leader", clutching=clutching, approach=0.1)
+    for leader_mode, wanted in (("relative", SPEC.home), ("absolute", away)):
+        rig = Rig("leader", leader_mode=leader_mode, approach_speed=0.1)
         rig.pilot.leader._joints = [replace(j, range=None) for j in rig.pilot.leader._joints]
         rig.pilot.leader.mapped[:] = False
         rig.leader = away.copy()
@@ -375,7 +375,7 @@ def test_buttons_ask_for_what_they_say_also_without_the_clutch():
     assert rig.run(0.5).actions == ()
     rig.buttons[7] = 1
     rig.run(DT)
-    assert rig.pilot.jog.kind == "joints"
+    assert rig.pilot.jog.mode == "joints"
 
 
 def test_one_button_closes_the_gripper_and_opens_it_again():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.lerobot import layout, statistics
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 from nac_ros.datasets.validate import check
 
@@ -45,11 +45,11 @@ def open_writer(root: Path, **changes) -> DatasetWriter:
     return DatasetWriter.create_or_resume(root, **options)
 
 
-def write(root: Path, indices, **changes) -> Dataset:
+def write(root: Path, indices, **changes) -> LeRobotDataset:
     with closing(open_writer(root, **changes)) as writer:
         for index in indices:
             writer.add_episode(make_episode(index))
-    return Dataset.open(root)
+    return LeRobotDataset.open(root)
 
 
 def assert_same(a: Episode, b: Episode) -> None:
@@ -89,7 +89,7 @@ def test_indices_run_on_over_episodes_and_tasks_are_numbered(tmp_path):
     assert table["index"].to_pylist() == list(range(len(table)))
     assert table["task_index"].unique().to_pylist() == [0, 1]
     assert table["next.success"].to_pylist().count(True) == 2
-    dataset = Dataset.open(tmp_path)
+    dataset = LeRobotDataset.open(tmp_path)
     assert dataset.tasks == ["a", "b"]
     assert [info.task for info in dataset.episodes] == ["a", "b", "a"]
 
@@ -173,7 +173,7 @@ def test_kill_9_at_any_write_keeps_all_finished_episodes(tmp_path, fatal):
     root = tmp_path / "dataset"
     assert die_at(fatal, WORK, root) == -signal.SIGKILL
     finished = len(list(tmp_path.glob("finished-*")))
-    kept = len(Dataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
+    kept = len(LeRobotDataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
     assert kept in (finished, finished + 1)
     dataset = write(root, range(kept, 3))
     for index in range(3):
@@ -187,7 +187,7 @@ def test_check_finds_damage(tmp_path):
     damage_timestamp(dataset.data_files()[1])
     damage_image(dataset.data_files()[2])
     dataset.data_files()[3].unlink()
-    findings = check(Dataset.open(tmp_path))
+    findings = check(LeRobotDataset.open(tmp_path))
     assert [finding.episode for finding in findings] == [1, 2, 3]
     for finding, word in zip(findings, ("timestamp", "decoded", "missing")):
         assert word in str(finding)
@@ -209,10 +209,10 @@ def damage_image(path: Path) -> None:
 
 def test_errors_name_the_folder_and_what_is_missing(tmp_path):
     with pytest.raises(DatasetError, match=r"meta/info\.json"):
-        Dataset.open(tmp_path)
+        LeRobotDataset.open(tmp_path)
     dataset = write(tmp_path, range(1))
     with pytest.raises(DatasetError, match=r"effort.*action, |effort.*observation\.state, action"):
-        Dataset.open(tmp_path, action_key="effort")
+        LeRobotDataset.open(tmp_path, action_key="effort")
     with pytest.raises(DatasetError, match="no episode 7"):
         dataset.episode(7)
     with pytest.raises(DatasetError, match=r"front.*scene, wrist"):
@@ -221,7 +221,7 @@ def test_errors_name_the_folder_and_what_is_missing(tmp_path):
 
 def test_the_state_as_action_is_the_next_state(tmp_path):
     write(tmp_path, range(1))
-    shifted = Dataset.open(tmp_path, action_key="observation.state").episode(0)
+    shifted = LeRobotDataset.open(tmp_path, action_key="observation.state").episode(0)
     whole = make_episode(0)
     np.testing.assert_array_equal(shifted.actions, whole.proprio[1:])
     np.testing.assert_array_equal(shifted.proprio, whole.proprio[:-1])
@@ -263,23 +263,23 @@ def assert_describes(stats: dict[str, np.ndarray], rows: np.ndarray) -> None:
 
 
 def test_real_piper_data_is_read(real_data):
-    dataset = Dataset.open(real_data / "piper_real")
+    dataset = LeRobotDataset.open(real_data / "piper_real")
     assert len(dataset.episodes) == 55 and sum(i.length for i in dataset.episodes) == 13331
     assert dataset.fps == 15 and len(dataset.names) == 6 and len(dataset.state_names) == 7
     assert dataset.tasks == ["Put the grape on the white plate."] and dataset.cameras == {}
     assert_only_videos_are_missing(dataset)
-    states = Dataset.open(real_data / "piper_real", action_key="observation.state")
+    states = LeRobotDataset.open(real_data / "piper_real", action_key="observation.state")
     assert len(states.names) == 7 and states.episodes[0].length == dataset.episodes[0].length - 1
 
 
 def test_real_so101_data_is_read(real_data):
-    dataset = Dataset.open(real_data / "so101_real")
+    dataset = LeRobotDataset.open(real_data / "so101_real")
     assert [i.length for i in dataset.episodes][:2] == [373, 374]
     assert dataset.episode(3).actions.shape[1] == 6
     assert_only_videos_are_missing(dataset)
 
 
-def assert_only_videos_are_missing(dataset: Dataset) -> None:
+def assert_only_videos_are_missing(dataset: LeRobotDataset) -> None:
     """These folders were copied without their videos, and are sound otherwise."""
     found = [str(finding) for finding in check(dataset)]
     assert found and all("none of the videos of camera" in text for text in found)

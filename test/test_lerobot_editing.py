@@ -16,11 +16,11 @@ from test_dataset_video import SIZE, number_of, numbered
 from test_episode_locations import KEY, write_v21
 from test_lerobot import NAMES, SHAPES, assert_same, make_episode
 
-from nac_ros.datasets.convert import Conversion, to_lerobot
+from nac_ros.datasets.convert import ConversionConfig, to_lerobot
 from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.lerobot import statistics
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.video import VideoConfig, write_video
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 from nac_ros.datasets.validate import check
@@ -30,11 +30,11 @@ OPTIONS = {"fps": 30, "robot_type": "arm", "names": NAMES, "cameras": SHAPES}
 
 def written(root, made, **changes):
     """The folder with these episodes; made by the writer that leaves one file an episode."""
-    writer = DatasetWriter.create_or_resume(root, **OPTIONS | {"tell_outcomes": True} | changes)
+    writer = DatasetWriter.create_or_resume(root, **OPTIONS | {"write_outcomes": True} | changes)
     for episode in made:
         writer.add_episode(episode)
     writer.close()
-    return Dataset.open(root)
+    return LeRobotDataset.open(root)
 
 
 def made(n=5):
@@ -52,10 +52,10 @@ def filmed(root, lengths=(9, 11, 10)):
         shown = {"front": frames[ends[k] - length : ends[k]]}
         writer.add_episode(replace(joints, images=shown))
     writer.close()
-    videos = Dataset.open(root).video_files("front")
+    videos = LeRobotDataset.open(root).video_files("front")
     write_video(videos[0], frames, 30, VideoConfig(gop=20))
     rows = [pq.read_table(path) for path in sorted((root / "meta/episodes").rglob("*.parquet"))]
-    data = Dataset.open(root).data_files()
+    data = LeRobotDataset.open(root).data_files()
     pq.write_table(pa.concat_tables([pq.read_table(path) for path in data]), data[0])
     content = pa.concat_tables(rows).to_pylist()
     for k, row in enumerate(content):
@@ -67,7 +67,7 @@ def filmed(root, lengths=(9, 11, 10)):
     pq.write_table(
         pa.Table.from_pylist(content), root / "meta/episodes/chunk-000/file-000.parquet"
     )
-    return Dataset.open(root)
+    return LeRobotDataset.open(root)
 
 
 def inodes(root):
@@ -77,7 +77,7 @@ def inodes(root):
 
 def assert_exact(root, episodes):
     """What the folder holds, and all that is derived from it, is as if it had been written so."""
-    dataset = Dataset.open(root)
+    dataset = LeRobotDataset.open(root)
     assert len(dataset.episodes) == len(episodes) and check(dataset) == []
     for index, wanted in enumerate(episodes):
         found = dataset.episode(index)
@@ -99,7 +99,7 @@ def assert_exact(root, episodes):
     stats = json.loads((root / "meta/stats.json").read_text())
     for key in ("action", "observation.state", "index", "timestamp", "task_index"):
         column = np.stack(table[key].to_numpy())
-        for name, value in statistics.of_values(column).items():
+        for name, value in statistics.value_statistics(column).items():
             assert stats[key][name] == value.tolist(), (key, name)
     rows = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
     ends = np.cumsum([0, *map(len, episodes)])
@@ -107,7 +107,7 @@ def assert_exact(root, episodes):
         assert (row["dataset_from_index"], row["dataset_to_index"]) == tuple(
             ends[index : index + 2]
         )
-        own = statistics.of_values(episodes[index].actions)
+        own = statistics.value_statistics(episodes[index].actions)
         assert row["stats/action/mean"] == own["mean"].tolist()
         assert row["stats/index/min"] == [ends[index]]
 
@@ -131,9 +131,9 @@ def test_episodes_are_taken_out_and_files_before_them_are_the_same(tmp_path, cap
     kept = {path: path.stat().st_ino for path in before[:2]}
     edit(capsys, "discard", root, "--episode", 2, 4)
     assert_exact(root, [episodes[k] for k in (0, 1, 3)])
-    assert {path: path.stat().st_ino for path in Dataset.open(root).data_files()[:2]} == kept
+    assert {path: path.stat().st_ino for path in LeRobotDataset.open(root).data_files()[:2]} == kept
     for index, k in enumerate((0, 1, 3)):
-        assert_same(Dataset.open(root).episode(index), episodes[k])
+        assert_same(LeRobotDataset.open(root).episode(index), episodes[k])
     written(tmp_path / "new", [episodes[k] for k in (0, 1, 3)])
     assert_same_image_stats(root, tmp_path / "new")
     assert_exact(tmp_path / "in.before", episodes)
@@ -148,12 +148,12 @@ def test_a_video_that_several_episodes_share_is_never_touched(tmp_path, capsys):
     (video,) = source.video_files("front")
     bytes_before = video.read_bytes()
     edit(capsys, "discard", root, "--episode", 1)
-    dataset = Dataset.open(root)
+    dataset = LeRobotDataset.open(root)
     assert dataset.video_files("front")[0].read_bytes() == bytes_before
     assert [number_of(f) for f in dataset.images(1, "front")] == list(range(20, 30))
     assert_exact(root, [episodes[0], episodes[2]])
     edit(capsys, "split", root, "--episode", 1, "--at", 0.1)
-    dataset = Dataset.open(root)
+    dataset = LeRobotDataset.open(root)
     assert dataset.video_files("front")[0].read_bytes() == bytes_before
     assert [number_of(f) for f in dataset.images(1, "front")] == [20, 21, 22]
     assert [number_of(f) for f in dataset.images(2, "front")] == list(range(23, 30))
@@ -171,10 +171,10 @@ def test_an_episode_is_split_and_both_halves_begin_at_zero(tmp_path, capsys):
     ]  # fmt: skip
     wanted = [episodes[0], *halves, episodes[2]]
     assert_exact(root, wanted)
-    assert Dataset.open(root).data_files()[0].stat().st_ino == others
+    assert LeRobotDataset.open(root).data_files()[0].stat().st_ino == others
     for index in (1, 2):
-        assert_same(Dataset.open(root).episode(index), halves[index - 1])
-        assert Dataset.open(root).timestamps(index)[0] == 0
+        assert_same(LeRobotDataset.open(root).episode(index), halves[index - 1])
+        assert LeRobotDataset.open(root).timestamps(index)[0] == 0
     written(tmp_path / "new", wanted)
     assert_same_image_stats(root, tmp_path / "new")
     code, _, error = run(capsys, "data", "edit", "split", root, "--episode", 1, "--at", 7)
@@ -189,15 +189,15 @@ def test_a_task_that_is_spelled_anew_everywhere_changes_no_data_file(tmp_path, c
     assert inodes(root) == before
     wanted = [replace(e, tasks="Put it there.") if k % 2 else e for k, e in enumerate(episodes)]
     assert_exact(root, wanted)
-    assert Dataset.open(root).tasks == ["Task 0.", "Put it there."]
+    assert LeRobotDataset.open(root).tasks == ["Task 0.", "Put it there."]
     edit(capsys, "relabel", root, "--episode", 0, "--task", "Lift it.", "--outcome", "failure")
     wanted[0] = replace(wanted[0], tasks="Lift it.", success=False)
     assert_exact(root, wanted)
-    assert Dataset.open(root).tasks == ["Task 0.", "Put it there.", "Lift it."]
+    assert LeRobotDataset.open(root).tasks == ["Task 0.", "Put it there.", "Lift it."]
     assert len(inodes(root) - before) == 1
     edit(capsys, "relabel", root, "--task", "Do it.")
     assert_exact(root, [replace(episode, tasks="Do it.") for episode in wanted])
-    assert Dataset.open(root).tasks == ["Do it."]
+    assert LeRobotDataset.open(root).tasks == ["Do it."]
 
 
 def test_folders_are_merged_and_stay_as_they_are(tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_folders_are_merged_and_stay_as_they_are(tmp_path, capsys):
     filmed(tmp_path / "x")
     filmed(tmp_path / "y", (5, 6))
     edit(capsys, "merge", tmp_path / "x", tmp_path / "y", "--out", tmp_path / "film")
-    dataset = Dataset.open(tmp_path / "film")
+    dataset = LeRobotDataset.open(tmp_path / "film")
     assert len(dataset.video_files("front")) == 2 and check(dataset) == []
     assert [number_of(f) for f in dataset.images(4, "front")] == list(range(5, 11))
 
@@ -223,7 +223,7 @@ def test_an_edited_folder_can_be_added_to(tmp_path, capsys):
     written(root, episodes)
     edit(capsys, "discard", root, "--episode", 0)
     written(root, [make_episode(9)])
-    dataset = Dataset.open(root)
+    dataset = LeRobotDataset.open(root)
     assert check(dataset) == [] and len(dataset.episodes) == 5
     assert_same(dataset.episode(4), make_episode(9))
     written(tmp_path / "new", [*episodes[1:], make_episode(9)])
@@ -235,8 +235,8 @@ def test_an_edited_folder_can_be_added_to(tmp_path, capsys):
     edit(capsys, "discard", film, "--episode", 0)
     frames = numbered(40)[30:]
     added = Episode(*[np.zeros((10, 3), np.float32)] * 2, "Do it.", {"front": frames}, True)
-    written(film, [added], cameras={"front": SIZE}, video=VideoConfig(), tell_outcomes=False)
-    shown = [number_of(f) for k in range(3) for f in Dataset.open(film).images(k, "front")]
+    written(film, [added], cameras={"front": SIZE}, video=VideoConfig(), write_outcomes=False)
+    shown = [number_of(f) for k in range(3) for f in LeRobotDataset.open(film).images(k, "front")]
     assert shown == list(range(9, 40))
 
 
@@ -313,7 +313,7 @@ class DatasetHeld:
 
     def __enter__(self):
         self._writer = DatasetWriter.create_or_resume(
-            self._root, **OPTIONS, tell_outcomes=True
+            self._root, **OPTIONS, write_outcomes=True
         )  # fmt: skip
 
     def __exit__(self, *_):
@@ -321,7 +321,7 @@ class DatasetHeld:
 
 
 def assert_exact_length(root, n):
-    assert len(Dataset.open(root).episodes) == n and not root.with_name("in.before").exists()
+    assert len(LeRobotDataset.open(root).episodes) == n and not root.with_name("in.before").exists()
 
 
 def test_what_others_put_into_a_folder_stays(tmp_path, capsys):
@@ -336,7 +336,7 @@ def test_what_others_put_into_a_folder_stays(tmp_path, capsys):
 
 def test_a_conversion_does_not_go_on_in_a_folder_that_was_edited(tmp_path, capsys):
     written(tmp_path / "a", made(3))
-    to_lerobot([open_dataset(tmp_path / "a")], tmp_path / "b", Conversion(), lambda d, t: None)
+    to_lerobot([open_dataset(tmp_path / "a")], tmp_path / "b", ConversionConfig(), lambda d, t: None)
     edit(capsys, "discard", tmp_path / "b", "--episode", 0)
     code, _, error = run(
         capsys, "data", "convert", tmp_path / "a", "--to", "lerobot", "--out", tmp_path / "b"

@@ -16,7 +16,7 @@ from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, pickle_paylo
 from lerobot_folder import V3, V21, write_folder
 
 from nac_ros.core.errors import NacError
-from nac_ros.datasets.convert import Conversion, to_lerobot
+from nac_ros.datasets.convert import ConversionConfig, to_lerobot
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.lerobot import editing
 from nac_ros.datasets.validate import check_path
@@ -87,7 +87,7 @@ def read_all(root: Path, number: int) -> None:
         episode = dataset.episode(index)
         assert len(episode) == len(episode.proprio) == len(episode.frame_tasks())
     if number % CONVERTED_EVERY == 0:
-        to_lerobot([dataset], root.with_name("out"), Conversion(), quiet)
+        to_lerobot([dataset], root.with_name("out"), ConversionConfig(), quiet)
     if number % CONVERTED_EVERY == 1:
         editing.discard(root, [0], quiet)
 

@@ -1,4 +1,4 @@
-"""meta/info.json: every fact that is used has a range, and a refusal names key and value."""
+"""meta/info.json: every fact that is used has a range, and a rejection names key and value."""
 
 import json
 import math
@@ -8,8 +8,8 @@ from fuzz import nested
 from lerobot_folder import V21, change_feature, change_info, write_folder
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.lerobot.info import fill_path, plain_rate, read_info
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.info import format_path, int_if_whole, read_info
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_a_rate_that_is_none_is_refused(tmp_path, fps):
 
 @pytest.mark.parametrize("fps", [0.5, 12.5, 29.97, 1000 / 7, 30, 30.0])
 def test_a_rate_keeps_its_fraction(tmp_path, fps):
-    dataset = Dataset.open(write_folder(tmp_path / "in", fps=fps))
-    assert dataset.fps == fps and isinstance(plain_rate(30.0), int)
+    dataset = LeRobotDataset.open(write_folder(tmp_path / "in", fps=fps))
+    assert dataset.fps == fps and isinstance(int_if_whole(30.0), int)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_path_that_leaves_the_folder_or_runs_code_is_refused(tmp_path, key, te
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", **{key: template})
     with pytest.raises(DatasetError, match=f"{key} is |holds NUL"):
-        Dataset.open(tmp_path / "in")
+        LeRobotDataset.open(tmp_path / "in")
 
 
 def test_a_path_of_another_library_is_followed(tmp_path):
@@ -52,9 +52,9 @@ def test_a_path_of_another_library_is_followed(tmp_path):
         target = root / f"numbers/000/{index}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         (root / f"data/chunk-000/episode_{index:06d}.parquet").rename(target)
-    assert len(Dataset.open(root).episode(2)) == 7
+    assert len(LeRobotDataset.open(root).episode(2)) == 7
     assert (
-        fill_path("{video_key}/{file_index:03d}", {"video_key": "a", "file_index": 5}) == "a/005"
+        format_path("{video_key}/{file_index:03d}", {"video_key": "a", "file_index": 5}) == "a/005"
     )
 
 
@@ -65,7 +65,7 @@ def test_a_shape_that_is_none_is_refused(tmp_path, shape):
     write_folder(tmp_path / "in")
     change_feature(tmp_path / "in", "action", shape=shape)
     with pytest.raises(DatasetError, match="feature 'action' has shape"):
-        Dataset.open(tmp_path / "in")
+        LeRobotDataset.open(tmp_path / "in")
 
 
 @pytest.mark.parametrize("key", ["a/b", "../action", "", "a\nb", "..", "a\\b", "a\0"])
@@ -76,7 +76,7 @@ def test_a_feature_whose_name_is_a_path_is_refused(tmp_path, key):
     info["features"][key] = {"dtype": "video", "shape": [16, 16, 3], "names": None}
     path.write_text(json.dumps(info))
     with pytest.raises(DatasetError, match=r"wanted a name without slashes|holds NUL"):
-        Dataset.open(tmp_path / "in")
+        LeRobotDataset.open(tmp_path / "in")
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_a_file_that_is_no_description_is_one_sentence(tmp_path, content, words)
     write_folder(tmp_path / "in")
     (tmp_path / "in/meta/info.json").write_bytes(content)
     with pytest.raises(DatasetError, match=words) as caught:
-        Dataset.open(tmp_path / "in")
+        LeRobotDataset.open(tmp_path / "in")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

@@ -6,11 +6,11 @@ from lerobot_folder import V3, V21, change_feature, images, write_folder
 
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.lerobot import schema
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 
 
 def names_of(*keys: str) -> dict[str, str]:
-    return schema.picture_keys({key: {"dtype": "image", "shape": [4, 4, 3]} for key in keys})
+    return schema.image_keys({key: {"dtype": "image", "shape": [4, 4, 3]} for key in keys})
 
 
 def test_a_camera_is_named_by_the_end_of_its_key():
@@ -37,14 +37,14 @@ def test_keys_that_end_alike_are_two_cameras(keys):
 
 def test_other_columns_are_no_cameras():
     columns = {"observation.images.note": {"dtype": "string", "shape": [1]}}
-    assert schema.picture_keys(columns) == {}
+    assert schema.image_keys(columns) == {}
 
 
 @pytest.mark.parametrize("version", [V3, V21])
 @pytest.mark.parametrize("key", ["observation.image", "image", "observation.images.top"])
 def test_images_of_every_key_are_read(tmp_path, version, key):
     root = write_folder(tmp_path / "in", version=version, pictures={key: (6, 8)})
-    dataset = Dataset.open(root)
+    dataset = LeRobotDataset.open(root)
     (camera,) = dataset.cameras
     assert dataset.cameras[camera] == (6, 8)
     for index, length in enumerate((8, 6, 7)):
@@ -55,7 +55,7 @@ def test_images_of_every_key_are_read(tmp_path, version, key):
 @pytest.mark.parametrize("version", [V3, V21])
 def test_videos_of_every_key_are_read(tmp_path, version):
     videos = {"wrist_image": (16, 16), "observation.image": (32, 16)}
-    dataset = Dataset.open(write_folder(tmp_path / "in", version=version, videos=videos))
+    dataset = LeRobotDataset.open(write_folder(tmp_path / "in", version=version, videos=videos))
     assert dataset.cameras == {"wrist_image": (16, 16), "image": (32, 16)}
     assert dataset.episode(1).images["image"].shape == (6, 32, 16, 3)
 
@@ -72,7 +72,7 @@ def test_videos_of_every_key_are_read(tmp_path, version):
 )
 def test_channels_are_found_first_and_last(shape, names, size):
     feature = {"dtype": "image", "shape": shape, "names": names}
-    assert schema.picture_sizes({"image": feature}) == {"image": size}
+    assert schema.color_image_sizes({"image": feature}) == {"image": size}
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_channels_are_found_first_and_last(shape, names, size):
     ],
 )
 def test_images_of_one_channel_are_no_camera_in_colour(feature):
-    assert schema.picture_sizes({"depth": feature}) == {}
-    assert schema.depth_sizes({"depth": feature}) == {"depth": (6, 8)}
+    assert schema.color_image_sizes({"depth": feature}) == {}
+    assert schema.depth_image_sizes({"depth": feature}) == {"depth": (6, 8)}
 
 
 @pytest.mark.parametrize("units", ["rad", ["rad"], [1, 2], {"a": "rad"}])
@@ -94,4 +94,4 @@ def test_units_that_are_none_are_refused(tmp_path, units):
     write_folder(tmp_path / "in")
     change_feature(tmp_path / "in", "action", units=units)
     with pytest.raises(DatasetError, match="feature 'action' has units"):
-        Dataset.open(tmp_path / "in")
+        LeRobotDataset.open(tmp_path / "in")

@@ -16,7 +16,7 @@ pytest.importorskip(
 import pyrealsense2 as rs
 
 from nac_ros.cameras.capture import Capture, CaptureConfig
-from nac_ros.cameras.realsense import RealSense, connected
+from nac_ros.cameras.realsense import RealSenseCamera, connected
 from nac_ros.core.errors import CameraError
 
 pytestmark = pytest.mark.alone  # it measures time
@@ -79,7 +79,7 @@ def picture(i):
 
 def source(soft, serial="", size=(WIDTH, HEIGHT), rate=float(RATE), find=None, **facts):
     devices = find or (lambda: [soft.device])
-    return RealSense(serial, size, rate, time.time, find=devices, **facts)
+    return RealSenseCamera(serial, size, rate, time.time, find=devices, **facts)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_colours_come_bit_for_bit_with_their_numbers_and_the_lens(opened):
         soft.colour(i, picture(i))
         frame = camera.read(1.0)
         np.testing.assert_array_equal(frame.image, picture(i))
-        assert frame.number == i and frame.stamped == "hardware" and frame.depth_mm is None
+        assert frame.number == i and frame.stamp_source == "hardware" and frame.depth_mm is None
     lens = camera.intrinsics
     assert (lens.fx, lens.fy, lens.cx, lens.cy) == (60, 61, 31.5, 23.5)
     assert lens.distortion == pytest.approx((0.1, 0, 0, 0, 0))
@@ -128,7 +128,7 @@ def test_stamps_of_arrival_are_called_so(opened):
     soft, camera = opened()
     soft.colour(1, picture(1), at_ms=1.0, domain=rs.timestamp_domain.system_time)
     frame = camera.read(1.0)
-    assert frame.stamped == "receipt" and abs(frame.stamp - time.time()) < 0.5
+    assert frame.stamp_source == "receipt" and abs(frame.stamp - time.time()) < 0.5
 
 
 @pytest.mark.parametrize("units", [MM, 1e-4])
@@ -226,7 +226,7 @@ def test_one_that_was_unplugged_comes_back_by_itself():
         wait(lambda: len(came) > n + 5, "pictures again")
         status = capture.status()
         assert status.state in ("running", "slow") and status.reconnects == 1
-        assert status.stamped == "hardware"
+        assert status.stamp_source == "hardware"
     finally:
         ending.set()
         player.join()

@@ -30,7 +30,7 @@ from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, qos
 from nac_ros.ros.node_graph import NodeProcess, teleop_graph, twin_graph
 from nac_ros.ros.security_policy import RECORDING, node_access
-from nac_ros.teleop.input_mapping import ACTIONS, load_hand_map
+from nac_ros.teleop.input_mapping import ACTIONS, load_input_mapping
 
 ROOT = config_dir().parent
 DOCUMENT = (ROOT / "docs/teleoperation.md").read_text()
@@ -342,7 +342,7 @@ def test_a_node_that_is_killed_lets_the_arm_go(studio):
     [
         ("mapping:=wheel", "unknown mapping 'wheel'; known are: gamepad, keyboard"),
         ("mapping:=keyboard", "the keyboard needs a terminal"),
-        ("clutching:=loose", "'loose' is not one of relative, absolute"),
+        ("leader_mode:=loose", "'loose' is not one of relative, absolute"),
     ],
 )
 def test_the_node_says_in_one_sentence_what_is_wrong_with_its_parameters(parameter, said):
@@ -365,14 +365,14 @@ def test_the_table_of_the_parameters_has_their_names_and_defaults():
 
 def test_the_tables_of_buttons_are_those_of_the_shipped_mappings():
     told = dict(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]+ \| (\d+|none) \|", DOCUMENT, re.M))
-    buttons = load_hand_map("gamepad").buttons
+    buttons = load_input_mapping("gamepad").buttons
     assert {name for row in told for name in re.findall(r"`(\w+)`", row)} == set(ACTIONS)
     for row, number in told.items():
         assert str(buttons.get(row.strip("`"), "none")) == number, row
 
 
 def test_every_key_of_the_keyboard_is_in_the_table():
-    keys = set(load_hand_map("keyboard").keys)
+    keys = set(load_input_mapping("keyboard").keys)
     line = DOCUMENT.split("## Keyboard")[1].split("\n## ")[0]
     assert keys == set(re.findall(r"<kbd>(\w+)</kbd>", line))
     assert load_robot("vx300s").action_dim == 7

@@ -1,4 +1,4 @@
-"""Hands without ROS: mappings and their refusals, the keyboard on a real terminal, the clutch."""
+"""Hands without ROS: mappings and their rejections, the keyboard on a real terminal, the clutch."""
 
 import os
 import pty
@@ -13,14 +13,14 @@ from nac_ros.core import config
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadInput, ConfigError, UnknownName
 from nac_ros.robot.spec import load_robot
-from nac_ros.teleop.clutch import CONFIRM_S, Clutch, GuardStatus, Presses
-from nac_ros.teleop.input_mapping import InputMapping, LeaderJoint, load_hand_map
+from nac_ros.teleop.clutch import CONFIRM_S, Clutch, GuardStatus, ButtonDebouncer
+from nac_ros.teleop.input_mapping import InputMapping, LeaderJoint, load_input_mapping
 from nac_ros.teleop.keyboard import CLUTCH_S, HELD_S, Keyboard
-from nac_ros.teleop.leader_arm import Leader
+from nac_ros.teleop.leader_arm import LeaderArm
 
 SPEC = load_robot("vx300s")
 MAPPINGS = sorted(path.stem for path in (config_dir() / "teleop").glob("*.yaml"))
-PAD = load_hand_map("gamepad")
+PAD = load_input_mapping("gamepad")
 
 
 def pad(axes=None, *buttons):
@@ -34,7 +34,7 @@ def pad(axes=None, *buttons):
 
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_every_shipped_mapping_is_read_and_asks_for_nothing_at_rest(name):
-    hand = load_hand_map(name)
+    hand = load_input_mapping(name)
     wish = hand.read(np.zeros(hand.n_axes), np.zeros(hand.n_buttons, int))
     assert not wish.twist.any() and not wish.joints.any() and wish.gripper == 0
     assert not wish.clutch and not wish.pressed
@@ -97,7 +97,7 @@ def test_a_mapping_that_makes_no_sense_is_refused(values, said):
 
 def test_an_unknown_mapping_is_refused_with_those_that_exist():
     with pytest.raises(UnknownName, match="gamepad, keyboard, leader, spacemouse"):
-        load_hand_map("wheel")
+        load_input_mapping("wheel")
 
 
 JOINTS = {
@@ -108,12 +108,12 @@ LED = ("j1", *SPEC.joint_names[1:6], "jaw")
 
 
 def test_a_leader_s_joints_are_turned_shifted_and_its_gripper_mapped():
-    leader = Leader(SPEC, JOINTS)
+    leader = LeaderArm(SPEC, JOINTS)
     values = [0.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.25]
     wanted = [-0.2, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75 * 0.072]
     np.testing.assert_allclose(leader.read(LED, values), wanted)
     np.testing.assert_allclose(leader.read(LED[::-1], values[::-1]), wanted)
-    assert leader.mapped.tolist() == [False] * 6 + [True]
+    assert leader.has_range.tolist() == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_a_leader_s_joints_are_turned_shifted_and_its_gripper_mapped():
 )
 def test_a_leader_s_message_that_does_not_fit_is_refused(names, values, said):
     with pytest.raises(BadInput, match=said):
-        Leader(SPEC, JOINTS).read(names, values)
+        LeaderArm(SPEC, JOINTS).read(names, values)
 
 
 def test_a_mapping_for_a_joint_that_the_robot_has_not_is_refused():
     with pytest.raises(ConfigError, match="no joint 'knee'; it has: waist"):
-        Leader(SPEC, {"knee": LeaderJoint(name="knee")})
+        LeaderArm(SPEC, {"knee": LeaderJoint(name="knee")})
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def terminal():
 
 def test_keys_are_axes_and_buttons_for_as_long_as_they_come(terminal):
     typed, read = terminal
-    hand = load_hand_map("keyboard")
+    hand = load_input_mapping("keyboard")
     with Keyboard(hand, read) as keyboard:
         os.write(typed, b" ws1")
         wish = hand.read(*keyboard.poll(10.0))
@@ -163,7 +163,7 @@ def test_keys_are_axes_and_buttons_for_as_long_as_they_come(terminal):
 
 def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
     typed, read = terminal
-    hand = load_hand_map("keyboard")
+    hand = load_input_mapping("keyboard")
     with Keyboard(hand, read) as keyboard:
         os.write(typed, b"w")
         assert not hand.read(*keyboard.poll(1.0)).clutch
@@ -172,7 +172,7 @@ def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
 @pytest.mark.parametrize("key", [b"q", b"\n", b"\x1b[A"])
 def test_any_other_key_lets_the_clutch_go_at_once(terminal, key):
     typed, read = terminal
-    hand = load_hand_map("keyboard")
+    hand = load_input_mapping("keyboard")
     with Keyboard(hand, read) as keyboard:
         os.write(typed, b" w")
         assert hand.read(*keyboard.poll(1.0)).clutch
@@ -186,7 +186,7 @@ def test_the_terminal_is_given_back_as_it_was_even_after_an_error(terminal):
     before = termios.tcgetattr(read)
 
     def fail():
-        with Keyboard(load_hand_map("keyboard"), read) as keyboard:
+        with Keyboard(load_input_mapping("keyboard"), read) as keyboard:
             assert termios.tcgetattr(read) != before and keyboard.poll(0.0) is not None
             raise BadInput("as any error")
 
@@ -197,7 +197,7 @@ def test_the_terminal_is_given_back_as_it_was_even_after_an_error(terminal):
 
 def test_a_terminal_that_is_closed_is_lost_and_a_file_is_refused(terminal, tmp_path):
     typed, read = terminal
-    hand = load_hand_map("keyboard")
+    hand = load_input_mapping("keyboard")
     keyboard = Keyboard(hand, read)
     os.close(typed)
     assert keyboard.poll(0.0) is None and keyboard.lost
@@ -207,14 +207,14 @@ def test_a_terminal_that_is_closed_is_lost_and_a_file_is_refused(terminal, tmp_p
 
 
 def test_a_press_counts_once_however_it_bounces():
-    presses, seen = Presses(0.05), []
+    presses, seen = ButtonDebouncer(0.05), []
     for now, down in ((0, 0), (1, 1), (1.01, 0), (1.02, 1), (1.03, 0), (1.5, 0), (2, 1), (2.1, 1)):
         seen += presses.update(now, {"start"} if down else set(), ("start", "stop"))
     assert seen == ["start", "start"]
 
 
 def test_a_button_that_is_down_from_the_start_is_no_press():
-    presses = Presses(0.05)
+    presses = ButtonDebouncer(0.05)
     assert presses.update(0.0, {"start"}, ("start",)) == []
     assert presses.update(1.0, set(), ("start",)) == []
     assert presses.update(2.0, {"start"}, ("start",)) == ["start"]
@@ -223,8 +223,8 @@ def test_a_button_that_is_down_from_the_start_is_no_press():
 class Hand:
     """A clutch, a guard that obeys, and time that goes by in steps of 10 ms."""
 
-    def __init__(self, mode="policy", hand_back="previous"):
-        self.clutch, self.now = Clutch(hand_back), 100.0
+    def __init__(self, mode="policy", mode_after_release="previous"):
+        self.clutch, self.now = Clutch(mode_after_release), 100.0
         self.mode, self.fault, self.obeys, self.asked = mode, "", True, []
         self.settling = False
 
@@ -239,12 +239,12 @@ class Hand:
 
 
 @pytest.mark.parametrize(
-    ("mode", "hand_back", "after"),
+    ("mode", "mode_after_release", "after"),
     [("policy", "previous", "policy"), ("hold", "previous", "hold"), ("policy", "hold", "hold"),
      ("teleop", "previous", "hold")],
 )  # fmt: skip
-def test_the_clutch_takes_the_arm_and_gives_it_back(mode, hand_back, after):
-    hand = Hand(mode, hand_back)
+def test_the_clutch_takes_the_arm_and_gives_it_back(mode, mode_after_release, after):
+    hand = Hand(mode, mode_after_release)
     hand.run(held=False)
     assert hand.run(held=True).confirmed and hand.mode == "teleop"
     assert not hand.run(held=False).engaged

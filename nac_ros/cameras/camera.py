@@ -17,10 +17,10 @@ class ArrivalTime(NamedTuple):
     """When something arrived [s]: by the host's clock, and by one that nobody sets."""
 
     wall: float
-    steady: float
+    monotonic: float
 
 
-def moment(clock: Clock) -> ArrivalTime:
+def arrival_time(clock: Clock) -> ArrivalTime:
     """Now."""
     return ArrivalTime(clock(), time.monotonic())
 
@@ -29,7 +29,7 @@ def moment(clock: Clock) -> ArrivalTime:
 class Frame:
     """A picture, uint8 `[H, W, 3]` RGB, taken at `stamp` [s] of the host's clock.
 
-    stamped: `hardware` where the device said when, `receipt` where only the arrival is known,
+    stamp_source: `hardware` where the device said when, `receipt` where only the arrival is known,
         `schedule` for a file: when the picture was due
     number: the device's count, which shows what was lost; None where it has none
     depth_mm: uint16 `[H, W]` of the same view, 0 = unknown; None where it was not asked for, or
@@ -38,7 +38,7 @@ class Frame:
 
     image: np.ndarray
     stamp: float
-    stamped: Literal["hardware", "receipt", "schedule"]
+    stamp_source: Literal["hardware", "receipt", "schedule"]
     number: int | None = None
     depth_mm: np.ndarray | None = None
 
@@ -68,11 +68,11 @@ class Camera(Protocol):
         """Lets go of the device, whatever state it is in."""
 
 
-class EndOfPictures(CameraError):
+class EndOfStream(CameraError):
     """A file that is played once is over: nothing to open again."""
 
 
-def wrong_size(name: str, given: tuple[int, ...], wanted: tuple[int, int]) -> str:
+def size_mismatch(name: str, given: tuple[int, ...], wanted: tuple[int, int]) -> str:
     """What to do about pictures of `given` width and height."""
     width, height = given
     return (

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from nac_ros.cameras.camera import Camera, Clock, EndOfPictures, Frame
+from nac_ros.cameras.camera import Camera, Clock, EndOfStream, Frame
 from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import CameraError, ConfigError, NacError
 
@@ -30,7 +30,7 @@ class FrameStatistics:
         self._changed = float("-inf")
         self._stamps: deque[float] = deque(maxlen=RATE_OVER)
 
-    def passes(self, frame: Frame) -> bool:
+    def accept(self, frame: Frame) -> bool:
         """Whether `frame` is a new picture; an old one never passes."""
         before = self._last
         same = before is not None and _same_bytes(before.image, frame.image)
@@ -81,9 +81,9 @@ def _is_newer(frame: Frame, before: Frame, same: bool) -> bool:
     if frame.stamp <= before.stamp:
         return False
     if frame.number is not None and before.number is not None:
-        restarted = frame.number < before.number and frame.stamped == "hardware"
+        restarted = frame.number < before.number and frame.stamp_source == "hardware"
         return frame.number > before.number or restarted
-    return frame.stamped == "hardware" or not same
+    return frame.stamp_source == "hardware" or not same
 
 
 def _same_bytes(one: np.ndarray, other: np.ndarray) -> bool:
@@ -94,7 +94,7 @@ def _same_bytes(one: np.ndarray, other: np.ndarray) -> bool:
 READ_S = 0.1  # how soon `close` is noticed
 RATE_SHARE = 0.8  # of the promised rate, below which a camera is called slow
 
-State = Literal["off", "opening", "running", "slow", "frozen", "silent", "lost", "ended"]
+CaptureState = Literal["off", "opening", "running", "slow", "frozen", "silent", "lost", "ended"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +124,10 @@ class CaptureConfig:
 class CaptureStatus:
     """How a camera is: `text` is a sentence where that is not well; age_s: of the newest picture.
 
-    stamped: where stamps come from; no_depth: pictures that came without their depth
+    stamp_source: where stamps come from; no_depth: pictures that came without their depth
     """
 
-    state: State
+    state: CaptureState
     text: str
     rate_hz: float
     age_s: float | None
@@ -136,7 +136,7 @@ class CaptureStatus:
     repeats: int
     duplicates: int
     reconnects: int
-    stamped: str
+    stamp_source: str
     no_depth: int
 
 
@@ -154,7 +154,7 @@ class Capture:
         self._source, self._deliver, self._clock, self._config = source, deliver, clock, config
         self._depth, self._no_depth, self._reconnects = depth, 0, 0
         self._watch, self._lock, self._closing = FrameStatistics(0.0), Lock(), Event()
-        self._state: State = "off"
+        self._state: CaptureState = "off"
         self._text = ""
         self._thread: Thread | None = None
 
@@ -190,11 +190,11 @@ class Capture:
                 repeats=watch.repeats,
                 duplicates=watch.duplicates,
                 reconnects=self._reconnects,
-                stamped="" if newest is None else newest.stamped,
+                stamp_source="" if newest is None else newest.stamp_source,
                 no_depth=self._no_depth,
             )
 
-    def _judge(self, age: float | None) -> tuple[State, str]:
+    def _judge(self, age: float | None) -> tuple[CaptureState, str]:
         """What counts beside what the loop knows: its read may be stuck in a driver."""
         name, watch = self._source.name, self._watch
         if self._state != "running" or age is None:
@@ -215,7 +215,7 @@ class Capture:
             before = self._watch.frames
             try:
                 self._session()
-            except EndOfPictures as error:
+            except EndOfStream as error:
                 self._set("ended", str(error))
                 return
             except NacError as error:
@@ -253,10 +253,10 @@ class Capture:
 
     def _passes(self, frame: Frame) -> bool:
         with self._lock:
-            passes = self._watch.passes(frame)
+            passes = self._watch.accept(frame)
             self._no_depth += passes and self._depth and frame.depth_mm is None
         return passes
 
-    def _set(self, state: State, text: str) -> None:
+    def _set(self, state: CaptureState, text: str) -> None:
         with self._lock:
             self._state, self._text = state, text

@@ -46,7 +46,7 @@ class DeviceClock:
         if device < self._newest:
             self.restart()
         self._newest = device
-        excess = received.steady - device
+        excess = received.monotonic - device
         self._note(OffsetSample(device, excess))
         delay = max(excess - self._offset(device), 0.0)  # never after it arrived
         return received.wall - delay - self._latency_s

@@ -8,15 +8,15 @@ from typing import Literal
 import cv2
 
 from nac_ros.cameras.camera import Camera, Clock, Frame
-from nac_ros.cameras.file import FileSource
-from nac_ros.cameras.realsense import RealSense
-from nac_ros.cameras.v4l2 import V4l2Source
+from nac_ros.cameras.file import FileCamera
+from nac_ros.cameras.realsense import RealSenseCamera
+from nac_ros.cameras.v4l2 import V4l2Camera
 from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import ConfigError
 from nac_ros.robot.spec import CameraSpec, Intrinsics
 
 
-class Scaled:
+class ResizedCamera:
     """Another source's pictures at `width` x `height`, each axis by its own factor.
 
     Colours are averaged over areas; depths are picked, since a mean of two surfaces lies on none.
@@ -63,7 +63,7 @@ class Scaled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
+class CameraConfig:
     """What pictures come from; what is empty or 0 is as the robot's YAML says.
 
     source: realsense, v4l2 or file
@@ -103,36 +103,36 @@ class SourceConfig:
             raise ConfigError(f"depth comes from a RealSense only, source is {self.source}")
 
 
-def make_source(config: SourceConfig, spec: CameraSpec, clock: Clock) -> Camera:
+def make_camera(config: CameraConfig, spec: CameraSpec, clock: Clock) -> Camera:
     """The source of `spec`'s pictures, not yet open; raises CameraError where it cannot be."""
     wanted = (spec.width, spec.height)
     asked = (config.width or spec.width, config.height or spec.height)
     made = MAKE[config.source](config, spec, asked, clock)
-    return made if asked == wanted else Scaled(made, asked, wanted)
+    return made if asked == wanted else ResizedCamera(made, asked, wanted)
 
 
 def _realsense(
-    config: SourceConfig, spec: CameraSpec, size: tuple[int, int], clock: Clock
+    config: CameraConfig, spec: CameraSpec, size: tuple[int, int], clock: Clock
 ) -> Camera:
     serial, rate_hz = config.serial or spec.serial, config.rate_hz or spec.rate_hz
-    return RealSense(serial, size, rate_hz, clock, config.depth, config.latency_s)
+    return RealSenseCamera(serial, size, rate_hz, clock, config.depth, config.latency_s)
 
 
-def _v4l2(config: SourceConfig, spec: CameraSpec, size: tuple[int, int], clock: Clock) -> Camera:
+def _v4l2(config: CameraConfig, spec: CameraSpec, size: tuple[int, int], clock: Clock) -> Camera:
     device, rate_hz = config.device or spec.device, config.rate_hz or spec.rate_hz
     if not device:
         raise ConfigError(
             f"camera {spec.name}: give `device` in the robot's YAML or as a parameter, such as "
             "/dev/video0"
         )
-    return V4l2Source(device, size, rate_hz, clock, config.fourcc, config.latency_s)
+    return V4l2Camera(device, size, rate_hz, clock, config.fourcc, config.latency_s)
 
 
-def _file(config: SourceConfig, spec: CameraSpec, size: tuple[int, int], clock: Clock) -> Camera:
-    return FileSource(Path(config.path), size, clock, config.rate_hz, config.loop)
+def _file(config: CameraConfig, spec: CameraSpec, size: tuple[int, int], clock: Clock) -> Camera:
+    return FileCamera(Path(config.path), size, clock, config.rate_hz, config.loop)
 
 
-MAKE: dict[str, Callable[[SourceConfig, CameraSpec, tuple[int, int], Clock], Camera]] = {
+MAKE: dict[str, Callable[[CameraConfig, CameraSpec, tuple[int, int], Clock], Camera]] = {
     "realsense": _realsense,
     "v4l2": _v4l2,
     "file": _file,

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nac_ros.cameras.camera import Clock, EndOfPictures, Frame, wrong_size
+from nac_ros.cameras.camera import Clock, EndOfStream, Frame, size_mismatch
 from nac_ros.core.errors import CameraError
 from nac_ros.robot.spec import Intrinsics
 
@@ -15,7 +15,7 @@ MAX_LATE_S = 0.1  # as long as a camera's driver would keep a picture
 KINDS = (".png", ".jpg", ".jpeg")
 
 
-class FileSource:
+class FileCamera:
     """Plays `path` at `rate_hz`, or a video at its own rate where that is 0; each picture is
     stamped with the time it was due. Those long overdue are left out, which the numbers show.
 
@@ -76,7 +76,7 @@ class FileSource:
         if (found := step()) is not None:
             return found
         if not self._loop:
-            raise EndOfPictures(f"{self.name} is over after {self._number} pictures")
+            raise EndOfStream(f"{self.name} is over after {self._number} pictures")
         self._pictures.rewind()
         if (found := step()) is None:
             raise CameraError(f"{self.name} holds no picture that can be read")
@@ -85,7 +85,7 @@ class FileSource:
     def _check(self, picture: np.ndarray) -> None:
         height, width = picture.shape[:2]
         if (width, height) != self._size:
-            raise CameraError(wrong_size(self.name, (width, height), self._size))
+            raise CameraError(size_mismatch(self.name, (width, height), self._size))
 
 
 class Video:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nac_ros.cameras.camera import ArrivalTime, Clock, Frame, moment
+from nac_ros.cameras.camera import ArrivalTime, Clock, Frame, arrival_time
 from nac_ros.cameras.clock_sync import DeviceClock
 from nac_ros.core.errors import CameraError
 from nac_ros.robot.spec import Intrinsics
@@ -17,7 +17,7 @@ KEPT = 3  # depths that came before their colours
 MM = 1e-3
 
 
-class Depths:
+class DepthAligner:
     """Pairs by the device's stamps, at most half a period apart.
 
     patience_s: how long a reader may wait before it asks again
@@ -91,7 +91,7 @@ def connected() -> Sequence[Any]:
     return list(library().context().query_devices())
 
 
-class RealSense:
+class RealSenseCamera:
     """The device with `serial`, or the only one; size: width, height [pixels] of its pictures.
 
     find: the devices there are, real ones by default
@@ -130,7 +130,7 @@ class RealSense:
             wanted.append((rs.stream.depth, rs.format.z16, f"depth {width}x{height} as Z16"))
         chosen = [self._profile(*stream) for stream in wanted]
         self._stamps.restart()
-        self._queue, self._depths = rs.frame_queue(QUEUE), Depths(rs, self.rate_hz)
+        self._queue, self._depths = rs.frame_queue(QUEUE), DepthAligner(rs, self.rate_hz)
         by_sensor: dict[int, list[Any]] = defaultdict(list)
         sensors = list(self._device.query_sensors())
         for index, profile in chosen:
@@ -155,7 +155,7 @@ class RealSense:
             if there and raw.profile.stream_type() == self._rs.stream.depth:
                 self._depths.push(raw)
             elif there:
-                frame = self._frame(raw, moment(self._clock))
+                frame = self._frame(raw, arrival_time(self._clock))
                 if not self._depth:
                     return frame
                 self._depths.wait_for(frame, raw)

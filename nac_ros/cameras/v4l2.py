@@ -6,13 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nac_ros.cameras.camera import Clock, Frame, moment, wrong_size
+from nac_ros.cameras.camera import Clock, Frame, arrival_time, size_mismatch
 from nac_ros.cameras.clock_sync import DeviceClock
 from nac_ros.core.errors import CameraError
 from nac_ros.robot.spec import Intrinsics
 
 
-class V4l2Source:
+class V4l2Camera:
     """The camera at `device`, a path or the number in /dev/video<number>.
 
     size: width, height [pixels]; fourcc: the format it is to send, such as MJPG; '' = its own
@@ -57,7 +57,7 @@ class V4l2Source:
         """The next picture; OpenCV waits for it as long as its driver does."""
         assert self._video is not None
         there, bgr = self._video.read()
-        received = moment(self._clock)
+        received = arrival_time(self._clock)
         if not there:
             _check_access(self._path)
             raise CameraError(f"{self.name} gave no picture; it is opened again")
@@ -81,7 +81,7 @@ class V4l2Source:
             int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
         if given != self._size:
-            raise CameraError(wrong_size(self.name, given, self._size))
+            raise CameraError(size_mismatch(self.name, given, self._size))
         code = int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin1")
         if self._fourcc and code != self._fourcc:
             raise CameraError(
@@ -99,7 +99,7 @@ def to_rgb(bgr: np.ndarray, name: str, size: tuple[int, int]) -> np.ndarray:
         )
     given = (bgr.shape[1], bgr.shape[0])
     if given != size:
-        raise CameraError(wrong_size(name, given, size))
+        raise CameraError(size_mismatch(name, given, size))
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

@@ -17,7 +17,7 @@ LET_GO = "let the clutch go and press it again"
 
 @dataclass(frozen=True)
 class GuardStatus:
-    """What the guard said at `stamp` [s]: its mode, fault and newest refusal, '' for none.
+    """What the guard said at `stamp` [s]: its mode, fault and newest rejection, '' for none.
 
     settling: whether it does not follow yet, for the controllers' set-point is still on its way
     """
@@ -25,10 +25,10 @@ class GuardStatus:
     stamp: float = -np.inf
     mode: str = ""
     fault: str = ""
-    refusal: str = ""
+    rejection: str = ""
     settling: bool = False
 
-    def doubt(self, now: float) -> str:
+    def blocking_reason(self, now: float) -> str:
         """Why nobody can take over at `now` [s], or ''."""
         if not now - self.stamp <= GUARD_MAX_AGE_S:
             return "the guard says nothing on diagnostics; is it running and active?"
@@ -47,12 +47,12 @@ class Clutch:
     reason: why it is held and yet nothing moves, or ''; takeovers: how many there were
     """
 
-    def __init__(self, hand_back: Literal["previous", "hold"]):
-        self._hand_back = hand_back
+    def __init__(self, mode_after_release: Literal["previous", "hold"]):
+        self._hand_back = mode_after_release
         self.takeovers = 0
-        self.restart()
+        self.reset()
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """As if nothing had been pressed yet."""
         self.engaged, self.confirmed, self.reason = False, False, ""
         self._released, self._abandoned = False, False
@@ -79,7 +79,7 @@ class Clutch:
     def disengage(self) -> str:
         """Ends the takeover, for a node that is deactivated; the mode to ask for, or ''."""
         asked = HOLD if self.engaged or self._abandoned else ""
-        self.restart()
+        self.reset()
         return asked
 
     def _let_go(self) -> str:
@@ -88,7 +88,7 @@ class Clutch:
         return HOLD if left else ""
 
     def _press(self, now: float, guard: GuardStatus) -> str:
-        if why := guard.doubt(now):
+        if why := guard.blocking_reason(now):
             self._released, self.reason = False, f"{why}; then {LET_GO}"
             return ""
         self._before = HOLD if guard.mode == TELEOP else guard.mode
@@ -98,7 +98,7 @@ class Clutch:
         return TELEOP
 
     def _drive(self, now: float, held: bool, doubt: str, guard: GuardStatus) -> str:
-        if doubt := doubt or guard.doubt(now):
+        if doubt := doubt or guard.blocking_reason(now):
             return self._abandon(doubt)
         if not held:
             self.engaged, self.confirmed, self._released = False, False, True
@@ -112,7 +112,7 @@ class Clutch:
         if self.confirmed and guard.mode != HOLD:  # the clutch wins, and hands back to the newest
             self._before, self.confirmed, self._asked = guard.mode, False, now
             return TELEOP
-        said = f": {guard.refusal}" if guard.refusal and not self.confirmed else ""
+        said = f": {guard.rejection}" if guard.rejection and not self.confirmed else ""
         return self._abandon(f"the guard is in mode {guard.mode}, not in teleop{said}")
 
     def _abandon(self, why: str) -> str:
@@ -122,7 +122,7 @@ class Clutch:
         return ""
 
 
-class Presses:
+class ButtonDebouncer:
     """Presses of buttons, each counted once however its contact bounces."""
 
     def __init__(self, debounce_s: float):

@@ -160,7 +160,7 @@ class InputMapping:
         return np.sign(axes) * ((1 - self.expo) * way + self.expo * way**3)
 
 
-def load_hand_map(name_or_path: str) -> InputMapping:
+def load_input_mapping(name_or_path: str) -> InputMapping:
     """The mapping called so in config/teleop, or the YAML file at that path.
 
     Raises UnknownName and ConfigError.

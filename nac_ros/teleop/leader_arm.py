@@ -9,7 +9,7 @@ from nac_ros.robot.spec import RobotSpec
 from nac_ros.teleop.input_mapping import LeaderJoint
 
 
-class Leader:
+class LeaderArm:
     """Reads a leader's joint states.
 
     mapped: which joints have a range `[D]`: they always stand where the leader's stand
@@ -24,7 +24,7 @@ class Leader:
                 )
         self._spec = spec
         self._joints = [joints.get(name, LeaderJoint(name=name)) for name in spec.joint_names]
-        self.mapped = np.array([joint.range is not None for joint in self._joints])
+        self.has_range = np.array([joint.range is not None for joint in self._joints])
 
     def read(self, names: Sequence[str], positions: Sequence[float]) -> np.ndarray:
         """Where the robot's joints are asked to be `[D]`; raises BadInput for a message that lacks

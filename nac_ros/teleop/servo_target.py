@@ -29,7 +29,7 @@ class ServoTarget:
         self.positions = spec.home.copy()
         self.velocities = np.zeros(spec.action_dim)
 
-    def begin(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+    def reset(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         """Where an arm at `positions` `[D]` comes to rest from `velocities` `[D]`."""
         spec = self._spec
         moving = MotionState(positions, velocities, np.zeros_like(positions))
@@ -38,14 +38,14 @@ class ServoTarget:
         self.positions = np.clip(end, spec.position_low, spec.position_high)
         self.velocities = np.zeros_like(positions)
 
-    def room(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
+    def velocity_limits(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest velocities `[D]` from which the target stops before its limits."""
         spec = self._spec
         below = np.maximum(self.positions - spec.position_low, 0)
         above = np.maximum(spec.position_high - self.positions, 0)
         return -self._quickest(below, dt), self._quickest(above, dt)
 
-    def towards(self, wanted: np.ndarray, dt: float, speed: np.ndarray) -> np.ndarray:
+    def velocities_towards(self, wanted: np.ndarray, dt: float, speed: np.ndarray) -> np.ndarray:
         """Velocities `[D]` that lead to `wanted` `[D]` and come to rest there.
 
         speed: share of the target's own speed, `[D]`
@@ -80,7 +80,7 @@ class ServoTarget:
         self.velocities = scaled
         return why
 
-    def ahead(self, times: np.ndarray) -> np.ndarray:
+    def predict(self, times: np.ndarray) -> np.ndarray:
         """Positions `[N, D]` at `times` `[N]` [s] from now if it goes on, no farther than it needs
         to stop."""
         run = np.minimum(times, self._stop_s(self.velocities) / 2)[:, None]
@@ -95,7 +95,7 @@ class ServoTarget:
     def _scaled(self, velocities: np.ndarray, dt: float) -> np.ndarray:
         """No joint faster than it may be, the direction kept; joints at a limit stay there."""
         ratio = float((np.abs(velocities) / self._fastest).max())
-        return np.clip(velocities / max(ratio, 1.0), *self.room(dt))
+        return np.clip(velocities / max(ratio, 1.0), *self.velocity_limits(dt))
 
     def _kept_near(self, velocities: np.ndarray, commanded: np.ndarray) -> tuple[np.ndarray, bool]:
         """Slower the farther the target is ahead of an arm that does not keep up."""

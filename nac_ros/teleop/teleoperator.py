@@ -11,10 +11,10 @@ from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import BadInput
 from nac_ros.core.types import ActionChunk
 from nac_ros.robot.spec import RobotSpec
-from nac_ros.teleop.clutch import Clutch, GuardStatus, Presses
+from nac_ros.teleop.clutch import ButtonDebouncer, Clutch, GuardStatus
 from nac_ros.teleop.input_mapping import InputMapping, OperatorInput
-from nac_ros.teleop.jog import Frame, Jog, JogKind
-from nac_ros.teleop.leader_arm import Leader
+from nac_ros.teleop.jog import Frame, JogController, JogMode
+from nac_ros.teleop.leader_arm import LeaderArm
 from nac_ros.teleop.servo_target import ServoTarget
 
 N_POINTS = 3  # of a command: the guard follows it for 0.1 s at most
@@ -25,34 +25,34 @@ OWN = ("grip", "switch_jog", "switch_frame")  # actions that nobody else is told
 
 
 @dataclass(frozen=True, kw_only=True)
-class PilotConfig:
+class TeleoperatorConfig:
     """How a hand leads the arm; times in seconds.
 
     jog: what gamepad, SpaceMouse and keyboard lead: the tool, or joint by joint
     frame: along whose axes the tool is led: the base's, or its own
-    clutching: relative adds the leader's way since the clutch was pressed; absolute goes slowly to
+    leader_mode: relative adds the leader's way since the clutch was pressed; absolute goes slowly to
         where the leader is, then follows
-    hand_back: whom the arm is given when the clutch is let go: whoever had it, or nobody
+    mode_after_release: whom the arm is given when the clutch is let go: whoever had it, or nobody
     speed: share of the joints' velocity limits
     acceleration: share of the acceleration limits with which a target comes to rest
     linear_speed: of the tool [m/s]
     angular_speed: of the tool [rad/s]
-    approach: share of `speed` until leader and arm have met
-    ease_s: from rest to full speed
+    approach_speed: share of `speed` until leader and arm have met
+    ramp_s: from rest to full speed
     max_input_age_s: a device silent for longer has lost the arm
     debounce_s: a button that was released for less was not
     """
 
-    jog: JogKind = "tool"
+    jog: JogMode = "tool"
     frame: Frame = "base"
-    clutching: Literal["relative", "absolute"] = "relative"
-    hand_back: Literal["previous", "hold"] = "previous"
+    leader_mode: Literal["relative", "absolute"] = "relative"
+    mode_after_release: Literal["previous", "hold"] = "previous"
     speed: float = bounded(0.5, 0.01, 1.0)
     acceleration: float = bounded(0.5, 0.05, 1.0)
     linear_speed: float = bounded(0.15, 0.001, 2.0)
     angular_speed: float = bounded(0.8, 0.01, 6.0)
-    approach: float = bounded(0.2, 0.02, 1.0)
-    ease_s: float = bounded(0.15, 0.01, 2.0)
+    approach_speed: float = bounded(0.2, 0.02, 1.0)
+    ramp_s: float = bounded(0.15, 0.01, 2.0)
     max_input_age_s: float = bounded(0.1, 0.02, 1.0)
     debounce_s: float = bounded(0.05, 0.0, 1.0)
 
@@ -63,7 +63,7 @@ class PilotConfig:
 class TeleopCommand(NamedTuple):
     """What one tick asks for: a command for the guard, its mode or '', actions of buttons."""
 
-    command: ActionChunk | None
+    chunk: ActionChunk | None
     mode: str
     actions: tuple[str, ...]
 
@@ -71,24 +71,24 @@ class TeleopCommand(NamedTuple):
 class Teleoperator:
     """Hears devices, arm and guard; says what to command. All times are told, in seconds.
 
-    clips: how many ticks were held back, by what; refusals: how many messages, by device
-    last_refusal: why the newest of those could not be used
+    limited_ticks: how many ticks were held back, by what; rejections: how many messages, by device
+    last_rejection: why the newest of those could not be used
     """
 
-    def __init__(self, spec: RobotSpec, config: PilotConfig, hand: InputMapping):
-        self.spec, self.config, self.hand = spec, config, hand
-        self.jog = Jog(spec, config.jog, config.frame, _speeds(config), config.ease_s)
-        self.leader = Leader(spec, hand.leader)
-        follows = config.clutching == "absolute"
-        self._absolute = self.leader.mapped | follows  # [D]: stands where the leader's stands
+    def __init__(self, spec: RobotSpec, config: TeleoperatorConfig, hand: InputMapping):
+        self.spec, self.config, self.mapping = spec, config, hand
+        self.jog = JogController(spec, config.jog, config.frame, _speeds(config), config.ramp_s)
+        self.leader = LeaderArm(spec, hand.leader)
+        follows = config.leader_mode == "absolute"
+        self._absolute = self.leader.has_range | follows  # [D]: stands where the leader's stands
         self.target = ServoTarget(spec, config.speed, config.acceleration)
-        self.clutch = Clutch(config.hand_back)
-        self.clips: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()
-        self.last_refusal = ""
-        self.restart()
+        self.clutch = Clutch(config.mode_after_release)
+        self.limited_ticks: Counter[str] = Counter()
+        self.rejections: Counter[str] = Counter()
+        self.last_rejection = ""
+        self.reset()
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Forgets every device, as when the node is activated."""
         none = OperatorInput(np.zeros(6), np.zeros(0), 0.0, False, frozenset())
         self._heard: dict[str, float] = {}  # device -> when it was heard last [s]
@@ -96,38 +96,38 @@ class Teleoperator:
         self._wish, self._led = none, self.spec.home
         self._arm = (self.spec.home, np.zeros(self.spec.action_dim))
         self._guard = GuardStatus()
-        self._presses = Presses(self.config.debounce_s)
+        self._presses = ButtonDebouncer(self.config.debounce_s)
         self._actions: list[str] = []
         self._last, self._grip = -np.inf, 0.0
         self._began = (self.spec.home, self.spec.home)  # arm and leader as the arm took over
         self._met = ~self._absolute  # [D]: joints that need not look for the leader's
-        self.held_by: tuple[str, ...] = ()
-        self.clutch.restart()
+        self.limited_by: tuple[str, ...] = ()
+        self.clutch.reset()
 
-    def joy(self, now: float, axes: Sequence[float], buttons: Sequence[int]) -> None:
+    def update_joy(self, now: float, axes: Sequence[float], buttons: Sequence[int]) -> None:
         """A message of a gamepad, a SpaceMouse, a pedal, or the keyboard's keys."""
         try:
-            self._wish = self.hand.read(axes, buttons)
+            self._wish = self.mapping.read(axes, buttons)
         except BadInput as error:
-            return self._refuse("joy", error)
+            return self._reject("joy", error)
         self._note("joy", now)
-        new = self._presses.update(now, self._wish.pressed, self.hand.buttons)
+        new = self._presses.update(now, self._wish.pressed, self.mapping.buttons)
         self._actions += [name for name in new if name not in OWN]
         self._change(new)
 
-    def lead(self, now: float, names: Sequence[str], positions: Sequence[float]) -> None:
+    def update_leader(self, now: float, names: Sequence[str], positions: Sequence[float]) -> None:
         """A leader's joint states."""
         try:
             self._led = self.leader.read(names, positions)
         except BadInput as error:
-            return self._refuse("leader", error)
+            return self._reject("leader", error)
         self._note("leader", now)
 
-    def commanded(self, now: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+    def update_setpoint(self, now: float, positions: np.ndarray, velocities: np.ndarray) -> None:
         """The guard's newest set-point `[D]`."""
         self._heard["arm"], self._arm = now, (positions, velocities)
 
-    def told(self, word: GuardStatus) -> None:
+    def update_guard_status(self, word: GuardStatus) -> None:
         """What the guard says of itself."""
         self._guard = word
 
@@ -141,7 +141,7 @@ class Teleoperator:
         """Why nothing moves though it might, or ''."""
         return self.clutch.reason
 
-    def ages(self, now: float) -> dict[str, float | None]:
+    def input_ages(self, now: float) -> dict[str, float | None]:
         """Seconds since each device, and the arm, was heard; None for what never was."""
         devices = (*self._devices, "arm")
         return {name: now - self._heard[name] if name in self._heard else None for name in devices}
@@ -159,17 +159,17 @@ class Teleoperator:
         if self.clutch.engaged:
             command = self._lead_arm(min(step_s, MAX_STEP_S), stamp)
         elif driving and mode:  # let go by the hand: the last word is a stop
-            self.target.begin(self.target.positions, self.target.velocities)
+            self.target.reset(self.target.positions, self.target.velocities)
             command = self._command(stamp)
         return TeleopCommand(command, mode, actions)
 
-    def end(self) -> str:
+    def disengage(self) -> str:
         """The mode to ask for when teleoperation ends altogether, or ''."""
         return self.clutch.disengage()
 
     @property
     def _devices(self) -> tuple[str, ...]:
-        return ("joy", "leader") if self.hand.source == "leader" else ("joy",)
+        return ("joy", "leader") if self.mapping.source == "leader" else ("joy",)
 
     def _doubt(self, now: float) -> str:
         for device in self._devices:
@@ -185,8 +185,8 @@ class Teleoperator:
 
     def _lead_arm(self, step_s: float, stamp: float) -> ActionChunk:
         if not self.clutch.confirmed:
-            self.target.begin(*self._arm)
-            self.jog.rest()
+            self.target.reset(*self._arm)
+            self.jog.reset()
             self._began, self._grip = (self.target.positions, self._led), 0.0
             self._met = ~self._absolute
         elif step_s > 0:
@@ -194,15 +194,15 @@ class Teleoperator:
         return self._command(stamp)
 
     def _move(self, dt: float) -> None:
-        if self.hand.source == "leader":
+        if self.mapping.source == "leader":
             held = self.target.step([self._followed(dt)], dt, self._arm[0])
         else:
             gripper = self._wish.gripper or self._grip
             self._grip = self._grip if gripper == self._grip else 0.0
-            choices = self.jog.choices(self._wish._replace(gripper=gripper), self.target, dt)
-            held = self.target.step(choices, dt, self._arm[0]) + self.jog.limits
-        self.held_by = held
-        self.clips.update(held)
+            choices = self.jog.candidate_velocities(self._wish._replace(gripper=gripper), self.target, dt)
+            held = self.target.step(choices, dt, self._arm[0]) + self.jog.limited_by
+        self.limited_by = held
+        self.limited_ticks.update(held)
 
     def _followed(self, dt: float) -> np.ndarray:
         """Velocities `[D]` towards where the leader asks the arm to be."""
@@ -213,17 +213,17 @@ class Teleoperator:
         near = np.abs(wanted - here) <= NEAR_S * spec.velocity_limit
         arm = spec.relative_mask
         self._met = self._met | near & (~arm | (near | self._met)[arm].all())
-        speed = np.where(self._met, 1.0, self.config.approach)
-        return self.target.towards(wanted, dt, speed)
+        speed = np.where(self._met, 1.0, self.config.approach_speed)
+        return self.target.velocities_towards(wanted, dt, speed)
 
     def _command(self, stamp: float) -> ActionChunk:
         rate = self.spec.action_rate_hz
-        rows = self.target.ahead((np.arange(N_POINTS) + 1) / rate).astype(np.float32)
+        rows = self.target.predict((np.arange(N_POINTS) + 1) / rate).astype(np.float32)
         return ActionChunk(stamp, rate, self.spec.joint_names, rows, np.empty(0, np.int64))
 
     def _change(self, pressed: Sequence[str]) -> None:
         if "switch_jog" in pressed:
-            self.jog.switch()
+            self.jog.switch_mode()
         if "switch_frame" in pressed:
             self.jog.switch_frame()
         if "grip" in pressed:
@@ -233,11 +233,11 @@ class Teleoperator:
         self._heard[device] = now
         self._refused.pop(device, None)
 
-    def _refuse(self, device: str, error: BadInput) -> None:
+    def _reject(self, device: str, error: BadInput) -> None:
         self._refused[device] = str(error)
-        self.refusals[device] += 1
-        self.last_refusal = str(error)
+        self.rejections[device] += 1
+        self.last_rejection = str(error)
 
 
-def _speeds(config: PilotConfig) -> tuple[float, float, float]:
+def _speeds(config: TeleoperatorConfig) -> tuple[float, float, float]:
     return config.linear_speed, config.angular_speed, config.speed

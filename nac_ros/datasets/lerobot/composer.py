@@ -16,11 +16,11 @@ from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.compatibility import check_compatible
 from nac_ros.datasets.lerobot import layout, statistics, tables
 from nac_ros.datasets.lerobot import reader as lerobot_reader
-from nac_ros.datasets.lerobot.info import DATA_PATHS, VIDEO_PATHS, rate_of, read_info, show
+from nac_ros.datasets.lerobot.info import DATA_PATHS, VIDEO_PATHS, frame_rate, read_info, show
 from nac_ros.datasets.lerobot.layout import OUTCOME, SUCCESS, VERSION, FileNumber
-from nac_ros.datasets.lerobot.reader import CLIP, OUTCOMES, Dataset
-from nac_ros.datasets.lerobot.schema import picture_keys, picture_sizes
-from nac_ros.datasets.lerobot.statistics import ImageHistogram, Summary
+from nac_ros.datasets.lerobot.reader import VIDEO_COLUMNS, OUTCOMES, LeRobotDataset
+from nac_ros.datasets.lerobot.schema import image_keys, color_image_sizes
+from nac_ros.datasets.lerobot.statistics import ImageHistogram, DatasetStatistics
 
 ALIKE = ("robot_type",)
 
@@ -47,7 +47,7 @@ class SourceDataset:
                 f"{root} is a LeRobot folder of {self.info['codebase_version']}, which is not "
                 "edited; `nac data convert --to lerobot` makes one of v3.0 of it"
             )
-        self.dataset = Dataset.open(root)
+        self.dataset = LeRobotDataset.open(root)
         if not self.dataset.episodes:
             raise DatasetError(f"{root} holds no episode yet")
         self.tasks = lerobot_reader.read_tasks(root)
@@ -55,7 +55,7 @@ class SourceDataset:
         self.rows = [row for path in files for row in lerobot_reader.read_contents(path)]
         for key in (k for k, f in self.info["features"].items() if f["dtype"] == "video"):
             for row in self.rows:
-                check_clip(root, key, row)
+                check_video_times(root, key, row)
 
     def parts(self, source: int) -> list[EpisodeSlice]:
         """Every episode, whole; `source`: this one's number among those composed."""
@@ -73,7 +73,7 @@ class SourceDataset:
     def tasks_of(self, part: EpisodeSlice) -> tuple[str, ...]:
         """Texts of a part's frames."""
         whole = self.dataset.episode(part.episode, images=False)
-        return whole.piece(part.first, part.end).tasks
+        return whole.slice_frames(part.first, part.end).tasks
 
     def task_text(self, number: int, part: EpisodeSlice) -> str:
         """The text of a task_index; raises DatasetError where the table has none."""
@@ -88,7 +88,7 @@ class SourceDataset:
         return self.dataset.episode(part.episode, images=False).success is True
 
 
-def check_alike(first: SourceDataset, other: SourceDataset) -> None:
+def check_same_features(first: SourceDataset, other: SourceDataset) -> None:
     """Raises DatasetError where two folders cannot be one."""
     check_compatible([first.dataset, other.dataset])
     for key in ALIKE:
@@ -110,7 +110,7 @@ def _shapes(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {key: (f["dtype"], f.get("shape"), f.get("names")) for key, f in wanted.items()}
 
 
-def check_clip(root: Path, key: str, row: Mapping[str, Any]) -> None:
+def check_video_times(root: Path, key: str, row: Mapping[str, Any]) -> None:
     """Raises DatasetError unless a line says from when to when its video goes [s]."""
     for which in ("from", "to"):
         value = row.get(f"videos/{key}/{which}_timestamp")
@@ -148,9 +148,9 @@ class DatasetComposer:
         """Raises DatasetError where the sources cannot be one dataset."""
         self.sources, self.parts, first = sources, parts, sources[0]
         for other in sources[1:]:
-            check_alike(first, other)
+            check_same_features(first, other)
         self.features: dict[str, Any] = first.info["features"]
-        self.fps = rate_of(first.info)
+        self.fps = frame_rate(first.info)
         self._numbers = lru_cache(maxsize=1)(
             partial(statistics.number_columns, wanted=self.features)
         )
@@ -198,14 +198,14 @@ class DatasetComposer:
         self._write_levels(meta)
         files = [n.path(out / "data") for n in dict.fromkeys(numbers.values())]
         info = read_info(out)
-        Summary.restore(out, info, files, len(self.parts)).write(meta)
+        DatasetStatistics.restore(out, info, files, len(self.parts)).write(meta)
         _link_rest(self.sources[0].root, out)
 
     @property
     def _pictures(self) -> set[str]:
         """Features of images in colour."""
-        keys = picture_keys(self.features)
-        return {keys[camera] for camera in picture_sizes(self.features)}
+        keys = image_keys(self.features)
+        return {keys[camera] for camera in color_image_sizes(self.features)}
 
     @property
     def _filmed(self) -> bool:
@@ -302,7 +302,7 @@ class DatasetComposer:
         if not source.is_whole(part):
             start, end = (start + k / self.fps for k in (part.first, part.end))
         values = (number.chunk, number.file, start)
-        columns = {f"videos/{key}/{what}": value for what, value in zip(CLIP, values)}
+        columns = {f"videos/{key}/{what}": value for what, value in zip(VIDEO_COLUMNS, values)}
         return {**columns, f"videos/{key}/to_timestamp": end}
 
     def _row(
@@ -334,7 +334,7 @@ class DatasetComposer:
         source = self.sources[part.source]
         columns = self._numbers(number.path(out / "data"))
         own = columns["episode_index"] == index
-        stats = {key: statistics.of_values(values[own]) for key, values in columns.items()}
+        stats = {key: statistics.value_statistics(values[own]) for key, values in columns.items()}
         if not source.is_whole(part):
             stats |= {key: one.stats() for key, one in self._levels(part).items()}
         return stats
@@ -343,7 +343,7 @@ class DatasetComposer:
         dataset = self.sources[part.source].dataset
         kept = slice(part.first, part.end)
         return {
-            dataset.picture_keys[camera]: statistics.levels(
+            dataset.image_keys[camera]: statistics.levels(
                 dataset.images(part.episode, camera)[kept]
             )
             for camera in dataset.cameras
@@ -369,7 +369,7 @@ class DatasetComposer:
         nothing can be taken away from what was counted then."""
         total: dict[str, ImageHistogram] = {}
         for number, source in enumerate(self.sources):
-            known = statistics.stored_levels(source.root / "meta", len(source.rows))
+            known = statistics.load_histograms(source.root / "meta", len(source.rows))
             kept = [part for part in self.parts if part.source == number]
             whole = {part.episode for part in kept if source.is_whole(part)}
             gone = [part for part in source.parts(number) if part.episode not in whole]
@@ -382,7 +382,7 @@ class DatasetComposer:
                         known[key] += ImageHistogram(sign * one.counts, sign * one.frames)
             total = {key: total[key] + one if key in total else one for key, one in known.items()}
         if total:
-            statistics.store_levels(meta, total, len(self.parts))
+            statistics.save_histograms(meta, total, len(self.parts))
 
 
 def _span(rows: tuple[int, int]) -> tuple[int, int]:

@@ -24,8 +24,8 @@ from nac_ros.datasets.lerobot.composer import (
     Report,
     SourceDataset,
 )
-from nac_ros.datasets.lerobot.info import rate_of, read_info
-from nac_ros.datasets.lerobot.reader import OUTCOMES, Dataset
+from nac_ros.datasets.lerobot.info import frame_rate, read_info
+from nac_ros.datasets.lerobot.reader import OUTCOMES, LeRobotDataset
 
 EDITING, EDITED, BEFORE = ".editing", ".edited", ".before"
 Change = Callable[[list[EpisodeSlice]], list[EpisodeSlice]]
@@ -66,7 +66,7 @@ def relabel(
 
 def split(root: Path, episode: int, at_s: float, report: Report) -> Path:
     """Makes two episodes of one, `at_s` [s] after its first frame."""
-    fps = rate_of(read_info(root))
+    fps = frame_rate(read_info(root))
 
     def change(parts: list[EpisodeSlice]) -> list[EpisodeSlice]:
         (index,) = _known(root, parts, [episode])
@@ -135,7 +135,7 @@ def _compose(
         "environment": environment(),
     }
     files.write_json(work / "meta" / EDIT_FILE, content)
-    made = Dataset.open(work)
+    made = LeRobotDataset.open(work)
     for index, part in enumerate(parts):
         if len(made.episode(index, images=False)) != part.end - part.first:
             raise DatasetError(

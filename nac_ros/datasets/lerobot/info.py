@@ -12,7 +12,7 @@ MAX_FPS, MIN_FPS = 10_000.0, 1e-4  # [Hz]
 MAX_COUNT = 1_000_000  # dimensions of a vector, episodes of a chunk, numbers of files
 MAX_FRAMES = 100_000_000  # of an episode: 38 days at 30 Hz
 MAX_SIDE = 16_384  # pixels
-PICTURES, VECTORS = ("image", "video"), ("float32", "float64")
+IMAGE_DTYPES, FLOAT_DTYPES = ("image", "video"), ("float32", "float64")
 DATA_PATHS = {
     VERSION: DATA_PATH,
     OLD_VERSION: "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
@@ -58,12 +58,12 @@ def check_info(info: Any, path: Path) -> dict[str, Any]:
     return info
 
 
-def rate_of(info: Mapping[str, Any]) -> float:
+def frame_rate(info: Mapping[str, Any]) -> float:
     """Frames per second, as an int if it is a whole number."""
-    return plain_rate(info["fps"])
+    return int_if_whole(info["fps"])
 
 
-def plain_rate(fps: float) -> float:
+def int_if_whole(fps: float) -> float:
     """A rate [Hz], as an int if it is a whole number, as in LeRobot's files."""
     return int(fps) if fps == int(fps) else float(fps)
 
@@ -74,12 +74,12 @@ def show(value: Any, text: bool = False) -> str:
     return show_text(value, SHOWN) if plain else show_value(value, SHOWN)
 
 
-def is_count(value: Any, low: int, high: int) -> bool:
+def is_int_in(value: Any, low: int, high: int) -> bool:
     """Whether it is a whole number in `low` .. `high`."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def fill_path(template: str, values: Mapping[str, int | str]) -> str:
+def format_path(template: str, values: Mapping[str, int | str]) -> str:
     """The path from a checked template, its numbers and its video key."""
 
     def fill(match: re.Match) -> str:
@@ -99,7 +99,7 @@ def _check_rate(fps: Any, path: Path) -> None:
 
 def _check_chunks(info: Mapping[str, Any], path: Path) -> None:
     size = info.get("chunks_size", 1000)
-    if not is_count(size, 1, MAX_COUNT):
+    if not is_int_in(size, 1, MAX_COUNT):
         raise DatasetError(f"{path}: chunks_size is {show(size)}; wanted 1 .. {MAX_COUNT}")
 
 
@@ -130,15 +130,15 @@ def _check_features(features: Any, path: Path) -> None:
             )
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
             raise DatasetError(f"{path}: feature '{key}' is {show(feature)}; wanted its dtype")
-        if feature["dtype"] in PICTURES:
+        if feature["dtype"] in IMAGE_DTYPES:
             _check_shape(key, feature.get("shape"), (2, 3), MAX_SIDE, path)
-        elif feature["dtype"] in VECTORS:
+        elif feature["dtype"] in FLOAT_DTYPES:
             _check_shape(key, feature.get("shape"), (1, 2, 3, 4), MAX_COUNT, path)
 
 
 def _check_shape(key: str, shape: Any, dims: tuple[int, ...], high: int, path: Path) -> None:
     sound = isinstance(shape, list) and len(shape) in dims
-    if not sound or not all(is_count(side, 1, high) for side in shape):
+    if not sound or not all(is_int_in(side, 1, high) for side in shape):
         raise DatasetError(
             f"{path}: feature '{key}' has shape {show(shape)}; wanted a list of "
             f"{' or '.join(map(str, dims))} whole numbers in 1 .. {high}"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from nac_ros.core import json_reader
 from nac_ros.core.errors import DatasetError
-from nac_ros.core.files import replace_with
+from nac_ros.core.files import replace_atomically
 
 VERSION, OLD_VERSION = "v3.0", "v2.1"  # the first is written, both are read
 FILES_PER_CHUNK = 1000
@@ -112,7 +112,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     options: dict[str, Any] = {"compression": _compression(table.schema)}
     if len(table) == 1:  # a line of contents: per-column extras would double its size
         options |= {"use_dictionary": False, "write_statistics": False}
-    replace_with(path, lambda to: pq.write_table(table, to, **options))
+    replace_atomically(path, lambda to: pq.write_table(table, to, **options))
 
 
 def _compression(schema: pa.Schema) -> dict[str, str]:

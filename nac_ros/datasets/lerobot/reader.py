@@ -16,10 +16,10 @@ from nac_ros.datasets.lerobot.info import (
     DATA_PATHS,
     MAX_COUNT,
     MAX_FRAMES,
-    VECTORS,
+    FLOAT_DTYPES,
     VIDEO_PATHS,
-    fill_path,
-    is_count,
+    format_path,
+    is_int_in,
     show,
 )
 from nac_ros.datasets.lerobot.layout import (
@@ -33,13 +33,13 @@ from nac_ros.datasets.lerobot.layout import (
 )
 
 CONTENTS = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index"]
-CLIP = ("chunk_index", "file_index", "from_timestamp")
+VIDEO_COLUMNS = ("chunk_index", "file_index", "from_timestamp")
 OUTCOMES = {"success": True, "failure": False, "unjudged": None}  # nac/outcome -> Episode.success
 MAX_SECONDS = 1e9  # at which an episode may begin in a video
 TASKS, OLD_TASKS, OLD_EPISODES = "meta/tasks.parquet", "meta/tasks.jsonl", "meta/episodes.jsonl"
 
 
-class Clip(NamedTuple):
+class VideoSegment(NamedTuple):
     """An episode's part of a video file, which begins at frame `first`."""
 
     path: Path
@@ -52,16 +52,16 @@ class EpisodeLocation(NamedTuple):
     length: int
     tasks: tuple[str, ...]
     data: Path
-    clips: dict[str, Clip]
+    clips: dict[str, VideoSegment]
     outcome: str | None
 
 
-def told(success: bool | None) -> str:
+def outcome_text(success: bool | None) -> str:
     """The word of OUTCOMES for what is known of an episode."""
     return next(text for text, value in OUTCOMES.items() if value is success)
 
 
-def read_places(root: Path, info: Mapping[str, Any]) -> list[EpisodeLocation]:
+def read_episode_locations(root: Path, info: Mapping[str, Any]) -> list[EpisodeLocation]:
     """All episodes in order; raises DatasetError when one is missing between others."""
     keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
     read = _old_places if info["codebase_version"] == OLD_VERSION else _new_places
@@ -80,7 +80,7 @@ def read_tasks(root: Path) -> dict[int, str]:
     else:
         raise DatasetError(f"{root}: {TASKS} is missing; copy the folder again")
     for number, text in zip(numbers, texts):
-        if not is_count(number, 0, MAX_FRAMES) or not isinstance(text, str):
+        if not is_int_in(number, 0, MAX_FRAMES) or not isinstance(text, str):
             raise DatasetError(
                 f"{path}: task {show(number)} is {show(text)}; wanted a number and a text"
             )
@@ -113,7 +113,7 @@ def contents_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A line of the table of contents with a sound number, length and tasks; raises DatasetError
     naming `where`, the key and the value."""
     for key, high in (("episode_index", MAX_FRAMES), ("length", MAX_FRAMES)):
-        if not is_count(row.get(key), 0, high):
+        if not is_int_in(row.get(key), 0, high):
             raise DatasetError(f"{where}: {key} is {show(row.get(key))}; wanted 0 .. {high}")
     tasks = row.get("tasks")
     tasks = [tasks] if isinstance(tasks, str) else (tasks or [])
@@ -128,9 +128,9 @@ def contents_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def file_number(row: Mapping[str, Any], key: str, where: str) -> dict[str, int]:
     """chunk_index and file_index of a line's data file, or of one of its videos."""
-    numbers = {name: row.get(f"{key}/{name}") for name in CLIP[:2]}
+    numbers = {name: row.get(f"{key}/{name}") for name in VIDEO_COLUMNS[:2]}
     for name, value in numbers.items():
-        if not is_count(value, 0, MAX_COUNT):
+        if not is_int_in(value, 0, MAX_COUNT):
             raise DatasetError(f"{where}: {key}/{name} is {show(value)}; wanted 0 .. {MAX_COUNT}")
     return numbers
 
@@ -159,7 +159,7 @@ def _task_columns(path: Path) -> tuple[list[int], list[str]]:
 
 
 def _new_places(root: Path, info: Mapping[str, Any], keys: list[str]) -> list[EpisodeLocation]:
-    wanted = [*CONTENTS, OUTCOME, *(f"videos/{key}/{part}" for key in keys for part in CLIP)]
+    wanted = [*CONTENTS, OUTCOME, *(f"videos/{key}/{part}" for key in keys for part in VIDEO_COLUMNS)]
     places, indices = list[EpisodeLocation](), list[int]()
     for path in layout.episode_files(root):
         for number, row in enumerate(read_contents(path, wanted)):
@@ -174,15 +174,15 @@ def _new_place(
     root: Path, info: Mapping[str, Any], keys: list[str], row: Mapping[str, Any], where: str
 ) -> EpisodeLocation:
     template = info.get("data_path") or DATA_PATHS[info["codebase_version"]]
-    data = root / fill_path(template, {**file_number(row, "data", where), "video_key": ""})
-    known = [key for key in keys if row.get(f"videos/{key}/{CLIP[0]}") is not None]
+    data = root / format_path(template, {**file_number(row, "data", where), "video_key": ""})
+    known = [key for key in keys if row.get(f"videos/{key}/{VIDEO_COLUMNS[0]}") is not None]
     clips = {key: _clip(root, key, row, info, where) for key in known}
     return EpisodeLocation(row["length"], tuple(row["tasks"]), data, clips, row.get(OUTCOME))
 
 
 def _clip(
     root: Path, key: str, row: Mapping[str, Any], info: Mapping[str, Any], where: str
-) -> Clip:
+) -> VideoSegment:
     start = row.get(f"videos/{key}/from_timestamp")
     if not isinstance(start, (int, float)) or not 0 <= start <= MAX_SECONDS:
         raise DatasetError(
@@ -191,8 +191,8 @@ def _clip(
         )
     template = info.get("video_path") or VIDEO_PATHS[info["codebase_version"]]
     numbers = file_number(row, f"videos/{key}", where)
-    path = root / fill_path(template, {**numbers, "video_key": key})
-    return Clip(path, round(start * info["fps"]))
+    path = root / format_path(template, {**numbers, "video_key": key})
+    return VideoSegment(path, round(start * info["fps"]))
 
 
 def _old_places(root: Path, info: Mapping[str, Any], keys: list[str]) -> list[EpisodeLocation]:
@@ -210,12 +210,12 @@ def _old_places(root: Path, info: Mapping[str, Any], keys: list[str]) -> list[Ep
     for index, row in enumerate(rows):
         values = {"episode_chunk": index // info.get("chunks_size", 1000), "episode_index": index}
         clips = {
-            key: Clip(
-                root / fill_path(video or VIDEO_PATHS[version], {**values, "video_key": key}), 0
+            key: VideoSegment(
+                root / format_path(video or VIDEO_PATHS[version], {**values, "video_key": key}), 0
             )
             for key in keys
         }
-        path = root / fill_path(data, {**values, "video_key": ""})
+        path = root / format_path(data, {**values, "video_key": ""})
         places.append(EpisodeLocation(row["length"], tuple(row["tasks"]), path, clips, None))
     return places
 
@@ -249,8 +249,8 @@ class Joints(NamedTuple):
     faults: dict[int, str]
 
 
-class Dataset:
-    """One folder, opened by `Dataset.open`.
+class LeRobotDataset:
+    """One folder, opened by `LeRobotDataset.open`.
 
     When the action column is the state column, the action of a frame is the NEXT frame's state
     and each episode is one frame shorter than on disk.
@@ -258,11 +258,11 @@ class Dataset:
 
     def __init__(self, root: Path, facts: dict[str, Any], action_key: str, state_key: str | None):
         self.root, self.info = root, facts
-        self.fps: float = info.rate_of(facts)
+        self.fps: float = info.frame_rate(facts)
         self.robot_type: str = facts.get("robot_type") or ""
         self.features: dict[str, Any] = facts["features"]
-        self.picture_keys = schema.picture_keys(self.features)
-        self.depth_cameras = schema.depth_sizes(self.features)
+        self.image_keys = schema.image_keys(self.features)
+        self.depth_cameras = schema.depth_image_sizes(self.features)
         self._action_key, self._state_key = action_key, state_key
         self.units = schema.dimension_units(action_key, self.features[action_key])
         self._joints = lru_cache(maxsize=64)(self._read_joints)
@@ -270,7 +270,7 @@ class Dataset:
     @classmethod
     def open(
         cls, root: Path | str, action_key: str | None = None, state_key: str | None = None
-    ) -> "Dataset":
+    ) -> "LeRobotDataset":
         """The dataset in the folder; raises DatasetError naming what is missing."""
         root = Path(root)
         facts = info.read_info(root)
@@ -294,10 +294,10 @@ class Dataset:
     @cached_property
     def cameras(self) -> dict[str, tuple[int, int]]:
         """Camera -> (height, width) [pixels], of those in colour whose images or videos are
-        there; `picture_keys` says which column each camera is."""
+        there; `image_keys` says which column each camera is."""
         return {
             camera: size
-            for camera, size in schema.picture_sizes(self.features).items()
+            for camera, size in schema.color_image_sizes(self.features).items()
             if not self.is_video(camera)
             or any(path.is_file() for path in self.video_files(camera))
         }
@@ -305,7 +305,7 @@ class Dataset:
     @property
     def cameras_without_videos(self) -> list[str]:
         """Cameras in colour of info.json none of whose videos is there."""
-        known = schema.picture_sizes(self.features)
+        known = schema.color_image_sizes(self.features)
         return [camera for camera in known if camera not in self.cameras]
 
     @property
@@ -352,7 +352,7 @@ class Dataset:
 
     def is_video(self, camera: str) -> bool:
         """Whether the camera's images are in video files, and so not exactly what was seen."""
-        return self.features[self.picture_keys[camera]]["dtype"] == "video"
+        return self.features[self.image_keys[camera]]["dtype"] == "video"
 
     def timestamps(self, index: int) -> np.ndarray:
         """float64 `[T]` [s] of the episode's frames on disk."""
@@ -385,7 +385,7 @@ class Dataset:
     def _encoded(self, index: int, camera: str) -> list[bytes]:
         place = self._place(index)
         rows = self._rows(index, place, self._joints(place.data))
-        data = _read_images(place.data, self.picture_keys[camera], rows)
+        data = _read_images(place.data, self.image_keys[camera], rows)
         if None in data:
             raise DatasetError(
                 f"{place.data}, episode {index}, frame {data.index(None)}: {camera} names image "
@@ -393,7 +393,7 @@ class Dataset:
             )
         return [image for image in data if image is not None]
 
-    def frames_on_disk(self, index: int) -> int:
+    def stored_length(self, index: int) -> int:
         """T of the episode in the data files."""
         return self._place(index).length
 
@@ -403,7 +403,7 @@ class Dataset:
 
     def video_files(self, camera: str) -> list[Path]:
         """The camera's video files in use, in order; none where its images are in data files."""
-        key = self.picture_keys[camera]
+        key = self.image_keys[camera]
         clips = [place.clips.get(key) for place in self._places]
         return sorted({clip.path for clip in clips if clip})
 
@@ -442,7 +442,7 @@ class Dataset:
 
     @cached_property
     def _places(self) -> list[EpisodeLocation]:
-        return read_places(self.root, self.info)
+        return read_episode_locations(self.root, self.info)
 
     @cached_property
     def _task_texts(self) -> dict[int, str]:
@@ -460,10 +460,10 @@ class Dataset:
             raise DatasetError(f"{self.root} has no episode {index}; it has {count}, from 0")
         return self._places[index]
 
-    def _clip(self, index: int, camera: str) -> Clip:
-        key = self.picture_keys[camera]
+    def _clip(self, index: int, camera: str) -> VideoSegment:
+        key = self.image_keys[camera]
         path = self.video_file(index, key)
-        return Clip(path, self._place(index).clips[key].first)
+        return VideoSegment(path, self._place(index).clips[key].first)
 
     def _empty(self, length: int, camera: str) -> np.ndarray:
         shape = (length, *self.cameras[camera], schema.COLOURS)
@@ -497,7 +497,7 @@ class Dataset:
     def _check_camera(self, camera: str) -> None:
         if camera in self.depth_cameras:
             raise DatasetError(
-                f"{self.root}: '{self.picture_keys[camera]}' has images of other than 3 channels, "
+                f"{self.root}: '{self.image_keys[camera]}' has images of other than 3 channels, "
                 "such as depth, which no camera in colour has; choose another camera"
             )
         if camera not in self.cameras:
@@ -530,7 +530,7 @@ class Dataset:
 
     def _read_joints(self, path: Path) -> Joints:
         known = tables.read_columns(path)
-        ages = [schema.age_key(camera) for camera in self.picture_keys]
+        ages = [schema.age_key(camera) for camera in self.image_keys]
         more = [k for k in (SUCCESS, STAMP, INTERVENTION, *ages) if k in self.features]
         keys = list(dict.fromkeys([self._action_key, self._state_key or self._action_key]))
         indices = ["episode_index", "timestamp", *([TASK_INDEX] if TASK_INDEX in known else [])]
@@ -574,7 +574,7 @@ def _check_column(root: Path, features: dict[str, Any], key: str) -> None:
     vectors = [
         k
         for k, feature in features.items()
-        if feature["dtype"] in VECTORS and len(feature["shape"]) == 1 and feature["shape"] != [1]
+        if feature["dtype"] in FLOAT_DTYPES and len(feature["shape"]) == 1 and feature["shape"] != [1]
     ]
     if key not in vectors:
         raise DatasetError(

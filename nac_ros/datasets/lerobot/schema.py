@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.lerobot.info import PICTURES, show
+from nac_ros.datasets.lerobot.info import IMAGE_DTYPES, show
 from nac_ros.datasets.lerobot.layout import (
     ACTION,
     AGE_SUFFIX,
@@ -28,29 +28,29 @@ COLOURS = 3  # channels of a camera's images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extras:
+class OptionalColumns:
     """Which columns a dataset has beside joints and images.
 
-    judged: whether each episode succeeded; stamped: true times; aged: cameras whose images' ages
-    are known; taken_over: where a hand intervened
+    success: whether each episode succeeded; stamps: true times; image_ages: cameras whose images' ages
+    are known; interventions: where a hand intervened
     """
 
-    judged: bool = True
-    stamped: bool = False
-    aged: tuple[str, ...] = ()
-    taken_over: bool = False
+    success: bool = True
+    stamps: bool = False
+    image_ages: tuple[str, ...] = ()
+    interventions: bool = False
 
     def dtypes(self) -> dict[str, str]:
         """Feature -> its dtype, one number per frame each."""
         return {
-            **({SUCCESS: "bool"} if self.judged else {}),
-            **({STAMP: "int64"} if self.stamped else {}),
-            **{age_key(camera): "float32" for camera in self.aged},
-            **({INTERVENTION: "bool"} if self.taken_over else {}),
+            **({SUCCESS: "bool"} if self.success else {}),
+            **({STAMP: "int64"} if self.stamps else {}),
+            **{age_key(camera): "float32" for camera in self.image_ages},
+            **({INTERVENTION: "bool"} if self.interventions else {}),
         }
 
 
-NO_EXTRAS = Extras()
+NO_OPTIONAL_COLUMNS = OptionalColumns()
 NO_DEPTH: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -61,7 +61,7 @@ def make_features(
     cameras: Mapping[str, tuple[int, int]],
     fps: float,
     video: VideoConfig | None = None,
-    extras: Extras = NO_EXTRAS,
+    extras: OptionalColumns = NO_OPTIONAL_COLUMNS,
     depth: Mapping[str, Mapping[str, Any]] = NO_DEPTH,
 ) -> dict[str, Any]:
     """The `features` of info.json; cameras are name -> (height, width) [pixels].
@@ -113,14 +113,14 @@ def age_key(camera: str) -> str:
     return IMAGE_PREFIX + camera + AGE_SUFFIX
 
 
-def picture_keys(features: Mapping[str, Any]) -> dict[str, str]:
+def image_keys(features: Mapping[str, Any]) -> dict[str, str]:
     """Camera -> key of each image and video feature, colour or not, of any spelling.
 
     `observation.images.top` and `observation.top` are camera `top`, and `wrist_image` is
     `wrist_image`. Where two keys end alike, the second one is named by the whole of its key, with
     `_` for dots.
     """
-    found = [key for key, feature in features.items() if feature["dtype"] in PICTURES]
+    found = [key for key, feature in features.items() if feature["dtype"] in IMAGE_DTYPES]
     own = [key for key in found if key.startswith(IMAGE_PREFIX) and key != IMAGE_PREFIX]
     cameras = {key.removeprefix(IMAGE_PREFIX): key for key in own}
     for key in (key for key in found if key not in own):
@@ -131,30 +131,30 @@ def picture_keys(features: Mapping[str, Any]) -> dict[str, str]:
     return {name: key for key in found for name, known in cameras.items() if known == key}
 
 
-def picture_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def color_image_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Camera -> (height, width) [pixels] of the image and video features in colour."""
     return {
         camera: _size(features[key])
-        for camera, key in picture_keys(features).items()
+        for camera, key in image_keys(features).items()
         if channels(features[key]) == COLOURS
     }
 
 
-def depth_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def depth_image_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Camera -> (height, width) [pixels] of the image and video features of other than three
     channels, such as depth."""
     return {
         camera: _size(features[key])
-        for camera, key in picture_keys(features).items()
+        for camera, key in image_keys(features).items()
         if channels(features[key]) != COLOURS
     }
 
 
 def depth_features(features: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Camera -> feature of `depth_sizes`: dtype, shape and names."""
-    keys = picture_keys(features)
+    """Camera -> feature of `depth_image_sizes`: dtype, shape and names."""
+    keys = image_keys(features)
     kept = ("dtype", "shape", "names")
-    return {c: {k: features[keys[c]].get(k) for k in kept} for c in depth_sizes(features)}
+    return {c: {k: features[keys[c]].get(k) for k in kept} for c in depth_image_sizes(features)}
 
 
 def channels(feature: Mapping[str, Any]) -> int:
@@ -219,7 +219,7 @@ def _pictures(
             f"camera '{camera}' has {width} x {height} pixels, and a video needs even sides; "
             "keep its images as PNG (--video none)"
         )
-    return {**feature, "info": video.facts(height, width, fps)}
+    return {**feature, "info": video.feature_info(height, width, fps)}
 
 
 def _size(feature: Mapping[str, Any]) -> tuple[int, int]:

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from nac_ros.core import files as file_io
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.lerobot import layout, schema, tables
-from nac_ros.datasets.lerobot.info import MAX_FRAMES, is_count
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.info import MAX_FRAMES, is_int_in
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 MAX_IMAGES = 20  # frames sampled per episode for an image's statistics
@@ -96,7 +96,7 @@ class ImageHistogram:
         return np.array([np.searchsorted(row, rank, side="right") for row in upto]) / (LEVELS - 1)
 
 
-def of_values(values: np.ndarray) -> Stats:
+def value_statistics(values: np.ndarray) -> Stats:
     """Values `[T]` or `[T, D]` -> each statistic float64 `[D]`, count `[1]`."""
     return FeatureStatistics().add(values).stats()
 
@@ -140,10 +140,10 @@ def flatten(stats: Mapping[str, Stats]) -> dict[str, Any]:
     }
 
 
-LEVELS_FILE = "nac_levels.json"  # in meta: what stats.json says of images, before it is rounded
+LEVELS_FILE = "nac_image_histograms.json"  # in meta: what stats.json says of images, before it is rounded
 
 
-class Summary:
+class DatasetStatistics:
     """Every number and a sample of the images of the episodes in a folder."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Summary:
     @classmethod
     def restore(
         cls, root: Path, info: Mapping[str, Any], files: Sequence[Path], n_episodes: int
-    ) -> "Summary":
+    ) -> "DatasetStatistics":
         """Of the finished episodes, whose data files are given in order, each once."""
         summary = cls()
         for path in files:
@@ -162,9 +162,9 @@ class Summary:
                 raise DatasetError(f"{path} is missing, so nothing can be added; copy it again")
             summary._add_numbers(number_columns(path, info["features"]))
         known = summary._load_levels(root / "meta", n_episodes)
-        keys = schema.picture_keys(info["features"])
-        cameras = list(schema.picture_sizes(info["features"]))
-        dataset = Dataset.open(root) if cameras and known < n_episodes else None
+        keys = schema.image_keys(info["features"])
+        cameras = list(schema.color_image_sizes(info["features"]))
+        dataset = LeRobotDataset.open(root) if cameras and known < n_episodes else None
         for index in range(known, n_episodes if dataset else 0):
             for camera in cameras:
                 images = dataset.images(index, camera)
@@ -188,7 +188,7 @@ class Summary:
         """stats.json, and the levels from which a later writer goes on."""
         file_io.write_json(meta / "stats.json", to_plain(self.stats()))
         if self._levels:
-            store_levels(meta, self._levels, self._episodes)
+            save_histograms(meta, self._levels, self._episodes)
 
     def _add_numbers(self, columns: Mapping[str, np.ndarray]) -> None:
         for key, values in columns.items():
@@ -203,20 +203,20 @@ class Summary:
         path = meta / LEVELS_FILE
         content = layout.read_json(path) if path.is_file() else {}
         told = content.get("episodes") if isinstance(content, dict) else None
-        if not is_count(told, 1, n_episodes):
+        if not is_int_in(told, 1, n_episodes):
             return 0
-        self._levels = stored_levels(meta, told) or {}
+        self._levels = load_histograms(meta, told) or {}
         return told
 
 
 def number_columns(path: Path, wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every column of numbers of a data file: feature -> `[T]` or `[T, D]`."""
-    numbers = [key for key, f in wanted.items() if f["dtype"] not in (*schema.PICTURES, "string")]
+    numbers = [key for key, f in wanted.items() if f["dtype"] not in (*schema.IMAGE_DTYPES, "string")]
     table = tables.read_table(path, numbers)
     return {key: _values(table[key], f"{path}: {key}") for key in numbers}
 
 
-def stored_levels(meta: Path, n_episodes: int) -> dict[str, ImageHistogram] | None:
+def load_histograms(meta: Path, n_episodes: int) -> dict[str, ImageHistogram] | None:
     """Of the images of exactly so many episodes, by feature; None where that is not known."""
     path = meta / LEVELS_FILE
     content = layout.read_json(path) if path.is_file() else {"episodes": 0}
@@ -229,8 +229,8 @@ def stored_levels(meta: Path, n_episodes: int) -> dict[str, ImageHistogram] | No
         raise DatasetError(f"{path} is damaged; delete it, it is made anew") from error
 
 
-def store_levels(meta: Path, known: Mapping[str, ImageHistogram], n_episodes: int) -> None:
-    """What `stored_levels` reads."""
+def save_histograms(meta: Path, known: Mapping[str, ImageHistogram], n_episodes: int) -> None:
+    """What `load_histograms` reads."""
     plain = {key: [one.counts.tolist(), one.frames] for key, one in known.items()}
     file_io.write_json(meta / LEVELS_FILE, {"episodes": n_episodes, "levels": plain})
 
@@ -238,7 +238,7 @@ def store_levels(meta: Path, known: Mapping[str, ImageHistogram], n_episodes: in
 def _levels(counts: Any, frames: Any) -> ImageHistogram:
     """Raises ValueError unless they are counts of three channels."""
     known = np.array(counts, np.int64)
-    if known.shape != (CHANNELS, LEVELS) or not is_count(frames, 0, MAX_FRAMES):
+    if known.shape != (CHANNELS, LEVELS) or not is_int_in(frames, 0, MAX_FRAMES):
         raise ValueError(f"levels of shape {known.shape} of {frames} frames")
     return ImageHistogram(known, frames)
 

@@ -59,7 +59,7 @@ class VideoConfig:
         if self.codec not in CODECS:
             raise ConfigError(f"no video codec '{self.codec}'; known are: {', '.join(CODECS)}")
 
-    def facts(self, height: int, width: int, fps: float) -> dict[str, Any]:
+    def feature_info(self, height: int, width: int, fps: float) -> dict[str, Any]:
         """The `info` of a video feature."""
         return {
             "video.height": height,
@@ -77,7 +77,7 @@ class VideoConfig:
 
 def write_video(path: Path, frames: np.ndarray, fps: float, config: VideoConfig) -> None:
     """uint8 `[T, H, W, 3]` RGB -> mp4 that appears complete or not at all."""
-    files.replace_with(path, lambda to: _encode(to, frames, fps, config))
+    files.replace_atomically(path, lambda to: _encode(to, frames, fps, config))
 
 
 def read_into(out: np.ndarray, path: Path, first: int, fps: float) -> None:

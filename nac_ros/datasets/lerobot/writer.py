@@ -16,7 +16,7 @@ from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.lerobot import layout, schema, statistics
 from nac_ros.datasets.lerobot import reader as lerobot_reader
 from nac_ros.datasets.lerobot import schema as lerobot_schema
-from nac_ros.datasets.lerobot.info import plain_rate, read_info
+from nac_ros.datasets.lerobot.info import int_if_whole, read_info
 from nac_ros.datasets.lerobot.layout import (
     ACTION,
     IMAGE_PREFIX,
@@ -27,9 +27,9 @@ from nac_ros.datasets.lerobot.layout import (
     SUCCESS,
     FileNumber,
 )
-from nac_ros.datasets.lerobot.reader import CLIP
-from nac_ros.datasets.lerobot.schema import NO_EXTRAS, Extras
-from nac_ros.datasets.lerobot.statistics import Summary
+from nac_ros.datasets.lerobot.reader import VIDEO_COLUMNS
+from nac_ros.datasets.lerobot.schema import NO_OPTIONAL_COLUMNS, OptionalColumns
+from nac_ros.datasets.lerobot.statistics import DatasetStatistics
 from nac_ros.datasets.lerobot.video import VideoConfig, write_video
 
 
@@ -46,7 +46,7 @@ def check_episode(episode: Episode, wanted: Mapping[str, Any]) -> None:
             raise DatasetError(f"an episode's {what} hold NaN or inf; nothing was written")
     _check_images(episode, wanted)
     expected = dict.fromkeys(
-        lerobot_schema.age_key(camera) for camera in lerobot_schema.picture_sizes(wanted)
+        lerobot_schema.age_key(camera) for camera in lerobot_schema.color_image_sizes(wanted)
     )
     for key, values in {**expected, **_extras(episode)}.items():
         if (key in wanted) != (values is not None):
@@ -115,7 +115,7 @@ def _extras(episode: Episode) -> dict[str, np.ndarray | None]:
 
 
 def _check_images(episode: Episode, wanted: Mapping[str, Any]) -> None:
-    sizes = {name: (*size, 3) for name, size in lerobot_schema.picture_sizes(wanted).items()}
+    sizes = {name: (*size, 3) for name, size in lerobot_schema.color_image_sizes(wanted).items()}
     got = {name: tuple(images.shape[1:]) for name, images in episode.images.items()}
     lengths = {len(images) for images in episode.images.values()} | {len(episode)}
     if got != sizes or len(lengths) > 1:
@@ -126,7 +126,7 @@ def _check_images(episode: Episode, wanted: Mapping[str, Any]) -> None:
 def _check_depth(episode: Episode, wanted: Mapping[str, Any]) -> None:
     """Raises DatasetError unless each image of other than three channels is what its feature
     says."""
-    sizes, known = lerobot_schema.depth_sizes(wanted), lerobot_schema.picture_keys(wanted)
+    sizes, known = lerobot_schema.depth_image_sizes(wanted), lerobot_schema.image_keys(wanted)
     if set(sizes) != set(episode.depth):
         raise DatasetError(
             f"an episode's depth cameras must be {list(sizes)}, got {list(episode.depth)}"
@@ -160,7 +160,7 @@ class DatasetWriter:
         self._features: dict[str, Any] = info["features"]
         self._schema = schema.data_schema(self._features)
         self._video, self._tell, self._lock = video, tell, lock
-        self._summary = Summary()
+        self._summary = DatasetStatistics()
         self._tasks: list[str] = []
         self._file = FileNumber(0, 0)
 
@@ -176,8 +176,8 @@ class DatasetWriter:
         units: Sequence[str] = (),
         state_names: Sequence[str] | None = None,
         video: VideoConfig | None = None,
-        extras: Extras = NO_EXTRAS,
-        tell_outcomes: bool = False,
+        extras: OptionalColumns = NO_OPTIONAL_COLUMNS,
+        write_outcomes: bool = False,
         depth: Mapping[str, Mapping[str, Any]] = schema.NO_DEPTH,
     ) -> "DatasetWriter":
         """Opens an empty folder, or one that this writer left, for more episodes.
@@ -185,12 +185,12 @@ class DatasetWriter:
         names: of the D action dimensions; units: theirs, if known; state_names: of the S state
         dimensions, the action's when left out
         cameras: name -> (height, width) [pixels]; video: how they are encoded, as PNG when None
-        extras: what else the episodes carry; tell_outcomes: meta/episodes says of each episode
+        extras: what else the episodes carry; write_outcomes: meta/episodes says of each episode
         whether it succeeded, failed or was not judged
         depth: camera -> feature of the images of other than three channels, written as they are
         Raises DatasetError when the folder holds something else.
         """
-        root, fps = Path(root), plain_rate(fps)
+        root, fps = Path(root), int_if_whole(fps)
         states = names if state_names is None else state_names
         known_units = units or [""] * len(names)
         wanted = schema.make_features(
@@ -199,7 +199,7 @@ class DatasetWriter:
         info = layout.make_info(wanted, fps, robot_type)
         _check_can_hold(root, info)
         (root / "meta").mkdir(parents=True, exist_ok=True)
-        writer = cls(root, info, video, tell_outcomes, lock(root))
+        writer = cls(root, info, video, write_outcomes, lock(root))
         try:
             writer._recover()
         except BaseException:
@@ -218,7 +218,7 @@ class DatasetWriter:
         task = np.array([numbered[text] for text in episode.frame_tasks()], np.int64)
         numbers = numeric_columns(episode, index, self.n_frames, task, fps, self._features)
         levels = {IMAGE_PREFIX + c: statistics.levels(v) for c, v in episode.images.items()}
-        stats = {key: statistics.of_values(values) for key, values in numbers.items()}
+        stats = {key: statistics.value_statistics(values) for key, values in numbers.items()}
         stats |= {key: one.stats() for key, one in levels.items()}
         if self._video:
             for camera, images in episode.images.items():
@@ -254,7 +254,7 @@ class DatasetWriter:
             path.unlink(missing_ok=True)
         self._write_info()
         once = list(dict.fromkeys(files))
-        self._summary = Summary.restore(self.root, self._info, once, self.n_episodes)
+        self._summary = DatasetStatistics.restore(self.root, self._info, once, self.n_episodes)
         self._write_summary()
 
     @property
@@ -317,7 +317,7 @@ class DatasetWriter:
             "meta/episodes/file_index": self._file.file,
             **self._clip_columns(len(episode)),
             **({} if trial is None else {layout.TRIAL: trial}),
-            **({OUTCOME: lerobot_reader.told(episode.success)} if self._tell else {}),
+            **({OUTCOME: lerobot_reader.outcome_text(episode.success)} if self._tell else {}),
             **statistics.flatten(stats),
         }
         return pa.Table.from_pylist([row])
@@ -325,7 +325,7 @@ class DatasetWriter:
     def _clip_columns(self, length: int) -> dict[str, Any]:
         values = (self._file.chunk, self._file.file, 0.0)
         ends = {f"videos/{k}/to_timestamp": length / self._info["fps"] for k in self._video_keys}
-        starts = {f"videos/{k}/{p}": v for k in self._video_keys for p, v in zip(CLIP, values)}
+        starts = {f"videos/{k}/{p}": v for k in self._video_keys for p, v in zip(VIDEO_COLUMNS, values)}
         return {**starts, **ends}
 
 
