@@ -92,7 +92,7 @@ def test_other_weights_fail_the_golden_vectors_even_with_true_hashes(copied):
 
     path = copied / "policy" / "model.safetensors"
     weights = load_file(path)
-    weights["geometry.vectors"] = weights["geometry.vectors"].flip(0).contiguous()
+    weights["codeword_head.codewords"] = weights["codeword_head.codewords"].flip(0).contiguous()
     save_file(weights, path)
     seal(copied)
     with pytest.raises(BundleError, match="golden"):
@@ -182,14 +182,14 @@ def test_engine_plans_and_repeats_itself_for_a_seed(tiny_bundle):
         np.repeat(bundle.robot.home[None].astype(np.float32), 2, 0),
         "marker",
     )
-    first, again = (Engine(bundle, seed=3, threads=1).plan(observation) for _ in range(2))
+    first, again = (Engine(bundle, seed=3, threads=1).predict_chunk(observation) for _ in range(2))
     assert first.stamp == 2.5 and first.actions.shape == (32, 7)
     assert first.names == bundle.robot.joint_names
     assert np.array_equal(first.actions, again.actions)
     wanted = bundle.tokenizer.decode(first.tokens[None], observation.reference[None])[0]
     assert np.allclose(first.actions, wanted, atol=1e-5)
     with pytest.raises(BadObservation, match="no image"):
-        Engine(bundle).plan(replace(observation, images={}))
+        Engine(bundle).predict_chunk(replace(observation, images={}))
     with pytest.raises(ConfigError, match="horizon"):
         Engine(bundle, n_action_steps=33)
 

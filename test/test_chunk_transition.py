@@ -13,7 +13,7 @@ from nac_ros.evaluation.rollout import Evaluation, run
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import ChunkTransition, CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
-from nac_ros.policies.sampling import certainty, restrict_to_forced
+from nac_ros.policies.sampling import entropy_and_margin, restrict_to_forced
 from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import make_tokenizer
 
@@ -78,7 +78,9 @@ def test_forcing_and_choosing_stray_less_from_what_is_under_way_than_blending(bu
     found = {}
     for name in ("blend", "best-of-n", "constrained"):
         engine = Engine(bundle, transition=TransitionConfig(transition=name))
-        chunks = [(engine.predict_chunk(seen(bundle, 50.0, k), underway(bundle, 50.0))) for k in range(4)]
+        chunks = [
+            (engine.predict_chunk(seen(bundle, 50.0, k), underway(bundle, 50.0))) for k in range(4)
+        ]
         before = underway(bundle, 50.0).chunk
         found[name] = np.mean([strayed(bundle, chunk, before) for chunk in chunks])
     assert found["best-of-n"] <= found["blend"] and found["constrained"] < found["blend"]
@@ -87,7 +89,9 @@ def test_forcing_and_choosing_stray_less_from_what_is_under_way_than_blending(bu
 @pytest.mark.parametrize("transition", ["best-of-n", "constrained"])
 def test_with_nothing_under_way_every_transition_says_the_same(bundle, transition):
     plain = Engine(bundle).predict_chunk(seen(bundle, 50.0))
-    chunk = Engine(bundle, transition=TransitionConfig(transition=transition)).predict_chunk(seen(bundle, 50.0))
+    chunk = Engine(bundle, transition=TransitionConfig(transition=transition)).predict_chunk(
+        seen(bundle, 50.0)
+    )
     np.testing.assert_array_equal(chunk.tokens, plain.tokens)
 
 
@@ -125,7 +129,7 @@ def test_tokens_know_the_steps_they_are_about():
 def test_certainty_is_that_of_the_legal_tokens_alone():
     logits = torch.tensor([[0.0, 0.0, 9.0], [50.0, 0.0, 0.0]])
     legal = torch.tensor([[True, True, False], [True, True, True]])
-    entropy, margin = certainty(logits, legal)
+    entropy, margin = entropy_and_margin(logits, legal)
     assert entropy.tolist() == pytest.approx([np.log(2), 0.0], abs=1e-6)
     assert margin.tolist() == pytest.approx([0.0, 1.0])
 

@@ -12,7 +12,7 @@ from nac_ros.policies import list_policies
 from nac_ros.policies.base import Inputs, Targets, load_policy, make_policy, warm_start
 from nac_ros.policies.codeword_head import CodewordHead
 from nac_ros.policies.sampling import Sampling, sample
-from nac_ros.policies.vision import expected_positions
+from nac_ros.policies.vision import spatial_softmax
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 
 TASKS = {"weighing": "Turn on the weighing machine.", "marker": "Place the marker in the bin."}
@@ -75,7 +75,7 @@ def test_ten_thousand_samples_of_random_logits_are_all_decodable(each):
 def test_a_policy_over_any_tokenizer_gives_no_mass_to_what_is_not_legal(each):
     policy = make(each)
     inputs = random_inputs(4)
-    tokens = policy.act(inputs)
+    tokens = policy.sample_tokens(inputs).tokens
     each.grammar.check(tokens.numpy())
     likelihood = policy.token_log_probs(inputs, tokens).exp()  # [B, L, V]
     for position in range(tokens.shape[1]):
@@ -101,13 +101,13 @@ def test_a_policy_learns_from_sequences_of_any_length(each):
 def test_cache_gives_what_a_full_pass_gives(tokenizer):
     policy = make(tokenizer)
     inputs = random_inputs(3)
-    greedy = policy.act(inputs)
+    greedy = policy.sample_tokens(inputs).tokens
     assert torch.equal(policy.token_log_probs(inputs, greedy).argmax(-1), greedy)
 
 
 def test_later_tokens_do_not_change_earlier_ones(tokenizer):
     policy = make(tokenizer)
-    inputs, tokens = random_inputs(2), policy.act(random_inputs(2))
+    inputs, tokens = random_inputs(2), policy.sample_tokens(random_inputs(2)).tokens
     changed = tokens.clone()
     changed[:, 6:] = tokenizer.encode(np.ones((2, 32, 7)))[:, 6:]
     before, after = policy.token_log_probs(inputs, tokens), policy.token_log_probs(inputs, changed)
@@ -117,8 +117,10 @@ def test_later_tokens_do_not_change_earlier_ones(tokenizer):
 def test_a_seed_repeats_a_sample_and_another_differs(tokenizer):
     policy = make(tokenizer, sampling={"top_k": 10})
     inputs = random_inputs(8)
-    first, again = (policy.act(inputs, torch.Generator().manual_seed(1)) for _ in range(2))
-    other = policy.act(inputs, torch.Generator().manual_seed(2))
+    first, again = (
+        policy.sample_tokens(inputs, torch.Generator().manual_seed(1)).tokens for _ in range(2)
+    )
+    other = policy.sample_tokens(inputs, torch.Generator().manual_seed(2)).tokens
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -138,18 +140,18 @@ def test_what_a_beam_chose_is_what_is_taught():
 def test_codewords_that_stand_twice_and_one_alone_leave_targets_finite():
     vectors = torch.randn(4, 3).repeat(2, 1)
     for known in (vectors, vectors[:1]):
-        geometry = CodewordHead(known, 8, 2)
+        head = CodewordHead(known, 8, 2)
         legal = torch.ones(5, 2, len(known), dtype=torch.bool)
-        geometry.fit(torch.randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64), legal)
-        assert (geometry.widths > 1e-3).all()
-        assert torch.isfinite(geometry.targets(torch.randn(5, 2, 3), 2.0, legal)).all()
+        head.fit(torch.randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64), legal)
+        assert (head.target_widths > 1e-3).all()
+        assert torch.isfinite(head.soft_targets(torch.randn(5, 2, 3), 2.0, legal)).all()
 
 
 @pytest.mark.parametrize("taught", [0.0, 1.0])
 def test_a_policy_not_yet_taught_tokens_says_its_plan(tokenizer, taught):
     policy, inputs = make(tokenizer, token_weight=taught), random_inputs(3)
-    planned = tokenizer.encode(tokenizer.denormalize(policy.plan(inputs)))
-    assert torch.equal(policy.act(inputs), planned)
+    planned = tokenizer.encode(tokenizer.denormalize(policy.regress_chunk(inputs)))
+    assert torch.equal(policy.sample_tokens(inputs).tokens, planned)
 
 
 def test_a_policy_learns_what_one_batch_shows(tokenizer):
@@ -169,7 +171,7 @@ def test_a_policy_learns_what_one_batch_shows(tokenizer):
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    assert losses["plan"] < 0.6 * first["plan"]
+    assert losses["regression"] < 0.6 * first["regression"]
     assert losses["tokens"] < 0.9 * first["tokens"]
 
 
@@ -177,7 +179,10 @@ def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):
     policy = make(tokenizer)
     policy.save_pretrained(tmp_path)
     inputs = random_inputs(2)
-    assert torch.equal(load_policy(tmp_path, tokenizer).act(inputs), policy.act(inputs))
+    assert torch.equal(
+        load_policy(tmp_path, tokenizer).sample_tokens(inputs).tokens,
+        policy.sample_tokens(inputs).tokens,
+    )
 
 
 def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(tokenizer, tmp_path):
@@ -188,16 +193,19 @@ def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(to
     taught.save_pretrained(tmp_path)
     fresh = make(tokenizer)
     warm_start(fresh, tmp_path)
-    assert torch.equal(fresh.geometry.predict.weight, taught.geometry.predict.weight)
+    assert torch.equal(
+        fresh.codeword_head.residual_projection.weight,
+        taught.codeword_head.residual_projection.weight,
+    )
     other = copy.deepcopy(tokenizer)
     other.codec.quantizer.codebooks[0].codewords.add_(0.01)
     fresh = make(other)
-    before = fresh.geometry.predict.weight.clone()
+    before = fresh.codeword_head.residual_projection.weight.clone()
     assert warm_start(fresh, tmp_path) > 20
     assert torch.equal(
         fresh.vision["scene"].layers[0].weight, taught.vision["scene"].layers[0].weight
     )
-    assert torch.equal(fresh.geometry.predict.weight, before)
+    assert torch.equal(fresh.codeword_head.residual_projection.weight, before)
     with pytest.raises(BundleError, match="start from"):
         warm_start(fresh, tmp_path / "nowhere")
 
@@ -206,10 +214,12 @@ def test_a_warm_start_keeps_the_tasks_that_both_know(tokenizer, tmp_path):
     taught = make(tokenizer, tasks={"pour": "Pour.", "wipe": "Wipe."})
     taught.save_pretrained(tmp_path)
     fresh = make(tokenizer, tasks={"stack": "Stack.", "cut": "Cut.", "wipe": "Wipe."})
-    new = fresh.task.weight.clone()
+    new = fresh.task_embedding.weight.clone()
     warm_start(fresh, tmp_path)
-    assert torch.equal(fresh.task.weight[2], taught.task.weight[1])
-    assert torch.equal(fresh.task.weight[:2], new[:2]) and not torch.equal(fresh.task.weight, new)
+    assert torch.equal(fresh.task_embedding.weight[2], taught.task_embedding.weight[1])
+    assert torch.equal(fresh.task_embedding.weight[:2], new[:2]) and not torch.equal(
+        fresh.task_embedding.weight, new
+    )
 
 
 def test_nan_logits_never_become_a_token(tokenizer):
@@ -224,7 +234,9 @@ def test_observations_that_do_not_fit_are_refused(tokenizer):
     policy = make(tokenizer)
     image = np.zeros((2, SIZE, SIZE, 3), np.uint8)
     images, state = {"scene": image, "wrist": image}, np.zeros((2, 7), np.float32)
-    assert policy.act(policy.inputs(Observation(0.0, images, state, "marker"))).shape == (1, 12)
+    assert policy.sample_tokens(
+        policy.inputs(Observation(0.0, images, state, "marker"))
+    ).tokens.shape == (1, 12)
     with pytest.raises(BadObservation, match="wrist"):
         policy.inputs(Observation(0.0, {"scene": image}, state, "marker"))
     with pytest.raises(BadObservation, match="uint8"):
@@ -240,10 +252,10 @@ def test_prompts_and_ids_mean_the_same_task(tokenizer):
     assert policy.task_index("marker") == policy.task_index(TASKS["marker"]) == 1
 
 
-def test_expected_positions_find_a_bright_spot():
+def test_spatial_softmax_finds_a_bright_spot():
     maps = torch.full((1, 1, 11, 21), -20.0)
     maps[0, 0, 2, 15] = 20.0
-    x, y = expected_positions(maps)[0]
+    x, y = spatial_softmax(maps)[0]
     assert x == pytest.approx(15 / 10 - 1, abs=1e-3)
     assert y == pytest.approx(2 / 5 - 1, abs=1e-3)
 

@@ -19,7 +19,7 @@ from nac_ros.evaluation.rollout import (
     load_earlier,
     run,
 )
-from nac_ros.inference.chunk_transition import Seam
+from nac_ros.inference.chunk_transition import Transition
 from nac_ros.robot.spec import load_robot
 from nac_ros.simulation.expert import demonstrate
 from nac_ros.simulation.seeds import scene_seed
@@ -36,7 +36,7 @@ class ExpertChunks:
     def __init__(self, spec, actions):
         self._spec, self._actions = spec, actions
 
-    def plan(self, observation, underway=None):
+    def predict_chunk(self, observation, underway=None):
         first = round(observation.stamp * self._spec.action_rate_hz)
         index = np.minimum(first + np.arange(32), len(self._actions) - 1)
         names, rate = self._spec.joint_names, self._spec.action_rate_hz
@@ -51,7 +51,7 @@ def test_an_unknown_control_is_refused_and_the_command_line_offers_only_known_on
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     offered = capsys.readouterr().out
-    for known in (Control, Seam):
+    for known in (Control, Transition):
         assert "{" + ",".join(get_args(known)) + "}" in offered
 
 
@@ -64,7 +64,7 @@ def test_an_experts_chunks_succeed_through_guard_and_controller(task):
     rehearsal = Rollout(spec, task, ExpertChunks(spec, shown.actions), latency_s=0.0)
     guard = rehearsal.play(seed)
     assert rehearsal.twin.outcome().state == "success"
-    assert not guard.refusals and not guard.clips.any()
+    assert not guard.rejections and not guard.clips.any()
 
 
 def test_a_trial_of_an_untrained_policy_ends_at_the_horizon_with_figures(tiny_bundle, tmp_path):
@@ -111,7 +111,7 @@ def test_controls_replace_the_eyes_or_the_policy():
     class Seen:
         stamp = 0.5  # 15 control periods after the trial began
 
-    chunk = planner.plan(Seen())
+    chunk = planner.predict_chunk(Seen())
     assert np.allclose(chunk.actions[0], actions[15]) and np.allclose(
         chunk.actions[-1], actions[39]
     )

@@ -12,18 +12,18 @@ NAMES = ("a", "b")
 
 
 def test_by_default_nothing_is_doubtful():
-    assert LowConfidenceConfig().why(Confidence(9.0, 0.0)) == ""
+    assert LowConfidenceConfig().low_confidence_reason(Confidence(9.0, 0.0)) == ""
 
 
 def test_much_entropy_or_a_small_lead_is_doubtful_and_said_with_its_number():
     config = LowConfidenceConfig(max_entropy=1.5, min_margin=0.1)
-    assert config.why(Confidence(1.0, 0.5)) == ""
-    assert config.why(Confidence(1.6, 0.5)) == "unsure: entropy 1.60 nats, above 1.5"
-    assert config.why(Confidence(1.0, 0.05)) == "unsure: margin 0.050, below 0.1"
+    assert config.low_confidence_reason(Confidence(1.0, 0.5)) == ""
+    assert config.low_confidence_reason(Confidence(1.6, 0.5)) == "unsure: entropy 1.60 nats, above 1.5"
+    assert config.low_confidence_reason(Confidence(1.0, 0.05)) == "unsure: margin 0.050, below 0.1"
 
 
 def test_where_no_token_was_drawn_there_is_no_doubt():
-    assert LowConfidenceConfig(max_entropy=0.1, min_margin=1.0).why(Confidence()) == ""
+    assert LowConfidenceConfig(max_entropy=0.1, min_margin=1.0).low_confidence_reason(Confidence()) == ""
 
 
 def test_a_slowed_chunk_goes_the_same_way_at_a_share_of_the_speed():

@@ -8,7 +8,7 @@ import numpy as np
 
 from nac_ros.core.errors import DatasetError
 from nac_ros.core.types import ActionChunk, Observation
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.inference.chunk_transition import CurrentChunk
 from nac_ros.inference.engine import Engine, Timing
 from nac_ros.robot.spec import RobotSpec
@@ -21,7 +21,7 @@ class Planner(Protocol):
     n_action_steps: int
     cameras: tuple[str, ...]
 
-    def plan(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
         """The chunk for an observation, which goes on from what is `underway`."""
 
 
@@ -34,8 +34,8 @@ class Timed:
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps, self.horizon = engine.n_action_steps, engine.horizon
 
-    def plan(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
-        chunk = self._engine.plan(observation, underway)
+    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+        chunk = self._engine.predict_chunk(observation, underway)
         self.timings.append(self._engine.timing)
         return chunk
 
@@ -48,10 +48,10 @@ class BlackImages:
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps = engine.n_action_steps
 
-    def plan(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
         dark = {name: np.zeros_like(image) for name, image in observation.images.items()}
         seen = Observation(observation.stamp, dark, observation.proprio, observation.task)
-        return self._engine.plan(seen, underway)
+        return self._engine.predict_chunk(seen, underway)
 
 
 class MeanDemonstration:
@@ -64,7 +64,7 @@ class MeanDemonstration:
         self._spec, self._actions, self._horizon = spec, actions, horizon
         self.n_action_steps = n_action_steps
 
-    def plan(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
         rate = self._spec.action_rate_hz
         steps = round(observation.stamp * rate) + np.arange(self._horizon)
         actions = self._actions[np.minimum(steps, len(self._actions) - 1)].astype(np.float32)
@@ -85,7 +85,7 @@ def mean_demonstration(paths: Sequence[Path | str], prompt: str) -> np.ndarray:
 
 
 def _actions(path: Path | str, prompt: str) -> list[np.ndarray]:
-    dataset = Dataset.open(path)
+    dataset = LeRobotDataset.open(path)
     chosen = [i for i, episode in enumerate(dataset.episodes) if episode.tasks == (prompt,)]
     return [dataset.episode(i, images=False).actions for i in chosen]
 

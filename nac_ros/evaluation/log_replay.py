@@ -176,13 +176,13 @@ def _call(guard: Guard, row: Mapping[str, Any]) -> Any:
 
 def _check_backlog(guard: Guard, now: float) -> None:
     """Raises DatasetError where a tick at `now` [s] would have to make up for too many others."""
-    memory, course = vars(guard), guard.course
-    last = memory["_last"]
+    state, generator = vars(guard), guard.generator
+    last = state["_last_tick"]
     skipped = np.isfinite(last) and not 0 < now - last <= guard.config.max_gap_s
-    if not course.settled or skipped or not np.isfinite(now):
+    if not generator.initialized or skipped or not np.isfinite(now):
         return
-    due = (course.due(now) - course.origin) / guard.period
-    if course.touched and not abs(due - vars(course)["_count"]) <= MAX_SETPOINTS:
+    due = (generator.commit_time(now) - generator.origin) / guard.period
+    if generator.commanded and not abs(due - vars(generator)["_n_final"]) <= MAX_SETPOINTS:
         raise DatasetError(f"a tick at {now:g} s leaves more than {MAX_SETPOINTS} set-points open")
 
 
@@ -202,7 +202,7 @@ def _plan(engine: Any, row: Mapping[str, Any]) -> ActionChunk:
             raise DatasetError(f"underway until {show_value(going[1], 60)} is no time")
         going = CurrentChunk(*going)
     engine.restore(generator)
-    return engine.plan(observation, going)
+    return engine.predict_chunk(observation, going)
 
 
 def _guard(head: dict[str, Any]) -> Guard:
@@ -210,7 +210,7 @@ def _guard(head: dict[str, Any]) -> Guard:
     if not spec.guard_rate_hz <= MAX_RATE_HZ:
         raise DatasetError(f"guard_rate_hz {spec.guard_rate_hz:g} is beyond {MAX_RATE_HZ:g}")
     guard = Guard(spec, configs.build(GuardConfig, head["config"], "the tape's config"))
-    guard.measure(0.0, spec.home)  # so that there is a motion to put back
+    guard.update_joint_state(0.0, spec.home)  # so that there is a motion to put back
     restore(guard, head["memory"])
     return guard
 
@@ -238,8 +238,8 @@ def _engine(head: dict[str, Any], other: Path | None) -> Any:
         raise BundleError(
             f"{path} is not the bundle of this run any more; name the right one with --bundle"
         )
-    seam = configs.build(TransitionConfig, head["seam"], "the tape's seam")
-    return Engine(bundle, seed, threads, steps, seam)
+    transition = configs.build(TransitionConfig, head["transition"], "the tape's seam")
+    return Engine(bundle, seed, threads, steps, transition)
 
 
 def _numbers(value: Any) -> int:

@@ -28,7 +28,7 @@ from nac_ros.inference.conditions import Conditions
 from nac_ros.inference.engine import Engine
 from nac_ros.robot.observation_buffer import ObservationBuffer
 from nac_ros.robot.spec import RobotSpec, current_spec_of
-from nac_ros.simulation.domain_randomization import load_variation
+from nac_ros.simulation.domain_randomization import load_randomization
 from nac_ros.simulation.scene import TIMESTEP
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
@@ -36,7 +36,7 @@ from nac_ros.simulation.twin import Twin
 from nac_ros.stats.intervals import paired_difference, percentiles, wilson
 
 
-def load_earlier(path: Path, seed: int, scenes: str) -> dict[str, Any]:
+def load_earlier(path: Path, seed: int, randomization: str) -> dict[str, Any]:
     """The figures of an earlier run; raises ConfigError where they are none or of other scenes."""
     try:
         earlier = json.loads(path.read_text())
@@ -48,9 +48,9 @@ def load_earlier(path: Path, seed: int, scenes: str) -> dict[str, Any]:
         ) from error
     if other != seed:
         raise ConfigError(f"{path} has seed {other}, this run {seed}: other scenes")
-    looked = earlier.get("scenes", "nominal")  # files from before scenes could vary say nothing
-    if looked != scenes:
-        raise ConfigError(f"{path} has {looked} scenes, this run {scenes}: other scenes")
+    looked = earlier.get("randomization", "nominal")  # files from before scenes could vary say nothing
+    if looked != randomization:
+        raise ConfigError(f"{path} has {looked} scenes, this run {randomization}: other scenes")
     return earlier
 
 
@@ -110,7 +110,7 @@ class Evaluation(Conditions):
 
 
 class TrialResult(NamedTuple):
-    """How one trial ended; times in seconds of wall clock, holds and refusals by reason.
+    """How one trial ended; times in seconds of wall clock, holds and rejections by reason.
 
     jumps: largest of the arm's joints at each seam [rad or m]; jerk: root mean square of what was
         commanded, as a share of the limits
@@ -124,7 +124,7 @@ class TrialResult(NamedTuple):
     plan_s: list[float]
     decode_s: list[float]
     holds: dict[str, int]
-    refusals: dict[str, int]
+    rejections: dict[str, int]
     clips: int
     jumps: list[float]
     jerk: float
@@ -133,17 +133,17 @@ class TrialResult(NamedTuple):
 class Rollout:
     """One twin, one planner, one guard: plays trials of one task.
 
-    scenes: how they vary, a name in config/scenes or the path of a YAML file
+    randomization: a name in config/randomization or the path of a YAML file
     twin: one of that task to go on with; a new one is compiled by default
     """
 
     def __init__(
         self, spec: RobotSpec, task: str, planner: Planner, latency_s: float,
-        scenes: str = "nominal", twin: Twin | None = None,
+        randomization: str = "nominal", twin: Twin | None = None,
     ):  # fmt: skip
         self.spec, self.planner, self._latency = spec, planner, latency_s
         seeing = bool(planner.cameras)
-        self.twin = twin or Twin(spec, task, seeing, load_variation(scenes))
+        self.twin = twin or Twin(spec, task, seeing, load_randomization(randomization))
         self._aligner = ObservationBuffer(spec, planner.cameras, planner.n_obs_steps)
         self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
         self.jumps: list[float] = []
@@ -168,8 +168,8 @@ class Rollout:
         twin.reset(seed)
         self._aligner.clear()
         self._guard = Guard(self.spec)
-        self._guard.measure(twin.now(), twin.proprio())
-        self._guard.update_reference(twin.now(), twin.command())
+        self._guard.update_joint_state(twin.now(), twin.proprio())
+        self._guard.update_reference(twin.now(), twin.setpoint())
         self._guard.set_mode("policy")
         self._due: list[ActionChunk] = []
         self._newest: ActionChunk | None = None
@@ -180,10 +180,10 @@ class Rollout:
         """One control period: observes, plans where a chunk is wanted, moves."""
         self._observe(self._step)
         if self._step % self.planner.n_action_steps == 0:
-            observation = self._aligner.observe(self.twin.now(), self._prompt)
+            observation = self._aligner.get_observation(self.twin.now(), self._prompt)
             until = observation.stamp + self._latency
             underway = None if self._newest is None else CurrentChunk(self._newest, until)
-            self._newest = self.planner.plan(observation, underway)
+            self._newest = self.planner.predict_chunk(observation, underway)
             self._due.append(self._newest)
         self._step += 1
         self._advance(self._guard, self._due, self._step / self.spec.action_rate_hz)
@@ -200,9 +200,9 @@ class Rollout:
         if step and ahead >= self.planner.n_obs_steps:
             return
         reading = self.twin.read()
-        self._aligner.push_joints(reading.stamp, reading.proprio)
+        self._aligner.add_joint_state(reading.stamp, reading.proprio)
         for camera in self.planner.cameras:
-            self._aligner.push_image(camera, *reading.images[camera])
+            self._aligner.add_image(camera, *reading.images[camera])
 
     def _advance(self, guard: Guard, due: list[ActionChunk], until: float) -> None:
         """Guard ticks up to `until` [s]; a planned chunk arrives `latency` after its stamp."""
@@ -211,14 +211,14 @@ class Rollout:
             now = twin.now()
             while due and now >= due[0].stamp + self._latency - 1e-6:
                 self._take(guard, due.pop(0), now)
-            guard.measure(now, twin.proprio())
+            guard.update_joint_state(now, twin.proprio())
             self._commanded += [tick.positions for tick in guard.tick(now)]
-            if (motion := guard.news(now)) is not None:
+            if (motion := guard.trajectory_update(now)) is not None:
                 twin.write(motion)
             twin.step_until(min(now + guard.period, until))
 
     def _take(self, guard: Guard, chunk: ActionChunk, now: float) -> None:
-        moving = not guard.hold
+        moving = not guard.hold_reason
         if guard.accept(chunk, now) is None and moving:
             self.jumps.append(float(np.abs(guard.jump[self._arm]).max()))
 
@@ -253,12 +253,12 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
 
     torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
     bundle = load_bundle(config.bundle)
-    seam, steps = TransitionConfig(seam=config.seam), config.n_action_steps or None
-    engine = Engine(bundle, config.seed, n_action_steps=steps, seam=seam)
+    transition, steps = TransitionConfig(transition=config.transition), config.n_action_steps or None
+    engine = Engine(bundle, config.seed, n_action_steps=steps, transition=transition)
     timed = Timed(engine)
     spec = current_spec_of(bundle.robot)
     planner = _planner(config, task, timed, spec)
-    rehearsal = Rollout(spec, task, planner, config.latency_ms / 1000, config.scenes)
+    rehearsal = Rollout(spec, task, planner, config.latency_ms / 1000, config.randomization)
     results = []
     for trial in trials:
         timed.timings.clear()
@@ -283,10 +283,10 @@ def trial_result(
         outcome.state,
         outcome.reason,
         int(rehearsal.twin.now() * rehearsal.spec.action_rate_hz + 1e-6),
-        [timing.plan_s for timing in timed.timings],
+        [timing.predict_s for timing in timed.timings],
         [timing.decode_s for timing in timed.timings],
         dict(guard.holds),
-        dict(guard.refusals),
+        dict(guard.rejections),
         int(guard.clips.sum()),
         list(rehearsal.jumps),
         rehearsal.jerk(),
@@ -306,19 +306,19 @@ def _figures(
     plans = [1000 * t for result in results for t in result.plan_s]
     decodes = [1000 * t for result in results for t in result.decode_s]
     holds = sum((Counter(result.holds) for result in results), Counter())
-    refusals = sum((Counter(result.refusals) for result in results), Counter())
+    rejections = sum((Counter(result.rejections) for result in results), Counter())
     return {
         "bundle": config.bundle,
         "seed": config.seed,
-        "scenes": config.scenes,
+        "randomization": config.randomization,
         "control": config.control,
         "latency_ms": config.latency_ms,
-        "seam": config.seam,
+        "transition": config.transition,
         "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
         "chunk_ms": percentiles(plans),
         "decode_ms": percentiles(decodes),
         "holds": dict(holds),
-        "refusals": dict(refusals),
+        "rejections": dict(rejections),
         "clips": sum(result.clips for result in results),
         "seam_jump": percentiles([jump for result in results for jump in result.jumps]),
         "jerk_rms_ratio": float(np.mean([result.jerk for result in results])),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from nac_ros.core.errors import BadActions
 from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.export.output_envelope import alternatives
-from nac_ros.reporting.plots import METHOD_COLOURS, OTHER_METHOD, STYLE, png
+from nac_ros.reporting.plots import METHOD_COLOURS, OTHER_METHOD, STYLE, to_png
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import PAD
 
@@ -74,7 +74,7 @@ def picture(found: Anatomy, names: tuple[str, ...], method: str, rate_hz: float)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
         _curves(left, found, names, colour, rate_hz)
         _reach(right, found, figure)
-        return png(figure)
+        return to_png(figure)
 
 
 def _curves(

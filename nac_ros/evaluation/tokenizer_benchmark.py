@@ -17,7 +17,7 @@ from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.provenance import environment
 from nac_ros.evaluation import token_effects, tokenizer_timing
 from nac_ros.evaluation.published_results import TABLE_3
-from nac_ros.reporting.plots import METHOD_COLOURS, OTHER_METHOD, STYLE, png
+from nac_ros.reporting.plots import METHOD_COLOURS, OTHER_METHOD, STYLE, to_png
 from nac_ros.tokenizers import list_tokenizers
 from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.training.experiment import BenchmarkData, Candidate, TrainedCandidate, train
@@ -42,7 +42,7 @@ def rate_distortion(points: Points, caption: str) -> bytes:
         axes.set(xscale="log", yscale="log", xlabel="bits of a chunk", ylabel="normalised MSE")
         axes.legend(frameon=False, ncols=2)
         axes.set_title(caption, fontsize=8, loc="left")
-        return png(figure)
+        return to_png(figure)
 
 
 def _curve(axes: Axes, points: Points, label: str) -> None:

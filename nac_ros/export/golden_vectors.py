@@ -27,12 +27,12 @@ LIKELIHOOD_TOLERANCE = 0.05  # nats for a whole sequence
 def write(policy: Policy, decode: Decode, robot: RobotSpec, path: Path) -> None:
     """Random images and states from a fixed seed, through policy and detokenizer."""
     inputs = _inputs(policy, robot, np.random.default_rng(0))
-    tokens = policy.act(inputs, torch.Generator().manual_seed(0))
+    tokens = policy.sample_tokens(inputs, torch.Generator().manual_seed(0)).tokens
     images = {f"images.{name}": image for name, image in inputs.images.items()}
     outputs = {
         "tokens": tokens,
         "actions": torch.from_numpy(decode(tokens.numpy(), _reference(inputs))),
-        "likelihood": _likelihood(policy, inputs, tokens),
+        "log_likelihood": _log_likelihood(policy, inputs, tokens),
     }
     save_file({**images, "proprio": inputs.proprio, "task": inputs.task, **outputs}, path)
 
@@ -55,8 +55,8 @@ def verify(policy: Policy, decode: Decode, path: Path) -> None:
             f"{path.parent}: decoding the golden tokens differs by {error:.2e} rad or m, more "
             f"than {ACTION_TOLERANCE}; the ONNX file and this runtime do not belong together"
         )
-    likelihood = _computed(path, lambda: _likelihood(policy, inputs, golden["tokens"]))
-    drift = float((likelihood - golden["likelihood"]).abs().max())
+    log_likelihood = _computed(path, lambda: _log_likelihood(policy, inputs, golden["tokens"]))
+    drift = float((log_likelihood - golden["log_likelihood"]).abs().max())
     if not drift <= LIKELIHOOD_TOLERANCE:
         raise BundleError(
             f"{path.parent}: the policy rates the golden tokens {drift:.3f} nats off, more than "
@@ -74,7 +74,7 @@ def _check_layout(golden: dict[str, torch.Tensor], policy: Policy, path: Path) -
         "task": (torch.int64, (n,)),
         "tokens": (torch.int64, (n, free)),
         "actions": (torch.float32, (n, free, config.state_dim)),
-        "likelihood": (torch.float32, (n,)),
+        "log_likelihood": (torch.float32, (n,)),
     }
     for name in config.cameras:
         wanted[f"images.{name}"] = torch.uint8, (n, steps, size, size, 3)
@@ -111,8 +111,8 @@ def _computed(path: Path, compute: Callable[[], Any]) -> Any:
 
 
 @torch.no_grad()
-def _likelihood(policy: Policy, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
-    rated = policy.likelihood(inputs, tokens)  # [B, L, V]
+def _log_likelihood(policy: Policy, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
+    rated = policy.token_log_probs(inputs, tokens)  # [B, L, V]
     said = rated.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
     return said.masked_fill(tokens < 0, 0).sum(1)
 

@@ -75,11 +75,16 @@ class ChunkTransition:
         if underway is None or config.transition == "blend":
             return policy.sample_tokens(inputs, generator)
         if config.transition == "constrained":
-            return policy.sample_tokens(inputs, generator, forced=self._forced(observation, underway))
+            return policy.sample_tokens(
+                inputs, generator, forced=self._forced(observation, underway)
+            )
         one = inputs._replace(image_features=policy.encode_images(inputs))
         many = Inputs({}, *(_repeat(part, config.candidates - 1) for part in one[1:]))
         sampling = Sampling(top_k=config.top_k, temperature=config.temperature)
-        own, others = policy.sample_tokens(one, generator), policy.sample_tokens(many, generator, sampling)
+        own, others = (
+            policy.sample_tokens(one, generator),
+            policy.sample_tokens(many, generator, sampling),
+        )
         return TokenSample(*(_joined(*pair) for pair in zip(own, others)))
 
     def choose(

@@ -79,7 +79,9 @@ class Engine:
         """Task id -> prompt."""
         return dict(self.bundle.policy.config.tasks)
 
-    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(
+        self, observation: Observation, underway: CurrentChunk | None = None
+    ) -> ActionChunk:
         """The chunk for `observation`, stamped with its time; raises where it does not fit.
 
         underway: what is being executed; None where the arm rests

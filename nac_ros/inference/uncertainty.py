@@ -9,7 +9,7 @@ from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.types import ActionChunk
 from nac_ros.inference.engine import Confidence
 
-Unsure = Literal["send", "slow", "replan", "stop"]
+LowConfidenceAction = Literal["send", "slow", "replan", "stop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class LowConfidenceConfig:
     slow_scale: share of its speed that an unsure chunk gets
     """
 
-    unsure: Unsure = "send"
+    on_low_confidence: LowConfidenceAction = "send"
     max_entropy: float = bounded(0.0, 0.0, 100.0)
     min_margin: float = bounded(0.0, 0.0, 1.0)
     slow_scale: float = bounded(0.3, 0.05, 1.0)
@@ -30,7 +30,7 @@ class LowConfidenceConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def why(self, certainty: Confidence) -> str:
+    def low_confidence_reason(self, certainty: Confidence) -> str:
         """What is doubtful in words, or '' where nothing is, or nobody drew."""
         entropy, margin = certainty.entropy, certainty.margin
         if entropy is None or margin is None:

@@ -1,13 +1,14 @@
-"""Autoregressive policy over any tokenizer's grammar (NAC section 3.3, Algorithm 2).
+"""Autoregressive policy over the grammar of any tokenizer (NAC section 3.3, Algorithm 2).
 
-Three additions to the paper, all for learning from few demonstrations. A head regresses the
-chunk from the context; it teaches the vision encoder, and its plan is shown to the transformer.
-Where tokens have a geometry (codewords), a logit falls with the squared distance between the
-codeword and a predicted latent, and the target is softened over the codebook the same way:
-codewords that mean nearly the same motion then share what is learned about it. And what the
-tokenizer would still have to name of the plan, after the tokens said so far, is where the
-predicted latents start from, so that an untaught transformer says the plan, and a taught one
-corrects it.
+Three additions to the paper help when demonstrations are few:
+
+- A regression head predicts the chunk from the context (the *plan*). Its loss trains the vision
+  encoder, and the transformer sees the plan as one more context vector.
+- Where tokens have codewords, logits and training targets follow codeword distances
+  (`codeword_head`).
+- The latents that the logits are computed from start at the residuals of the plan: the vectors
+  that the remaining tokens should quantize so that the sequence reproduces the plan. An untrained
+  transformer therefore encodes the plan, and training corrects it.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nac_ros.core.config import bounded
 from nac_ros.core.errors import ConfigError
 from nac_ros.policies.base import POLICIES, Inputs, Policy, PolicyConfig, Targets
 from nac_ros.policies.codeword_head import CodewordHead
 from nac_ros.policies.sampling import (
     Sampling,
     TokenSample,
-    certainty,
-    legal_logits,
+    entropy_and_margin,
+    mask_illegal,
     restrict_to_forced,
     sample,
 )
@@ -33,40 +35,37 @@ from nac_ros.policies.vision import KeypointEncoder
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.serialization import check_elements
 
-LEAST_STD = 0.01  # of a normalised action; steps that hardly vary are not blown up further
-FITTED = 256  # sequences from which the widths of targets are taken; all rated against all tokens
+MIN_STD = 0.01  # of a normalized action; smaller deviations are not scaled up further
+FIT_SEQUENCES = 256  # training sequences that set the target widths
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArConfig(PolicyConfig):
-    """Sizes; the defaults are the paper's Table 5.
+    """Network sizes and loss weights; the sizes are those of the paper's Table 5.
 
-    softness: width of the softened targets, in those of `TokenGeometry.fit`; 0 = hard
-    free_logits: learned logits per token beside the geometric ones
-    plan_weight, future_weight: weights of the regression heads' L1 losses, on the chunk and on
-        where the motion leads after it
-    token_weight: weight of the tokens' loss; 0 = teach only eyes and plan, and act by the plan,
-        in the tokenizer's words
+    target_temperature: of the soft targets, in fitted widths (`CodewordHead.fit`); 0 = one-hot
+    learned_logits: adds a linear layer's logits to those from codeword distances
+    regression_weight, future_weight: weights of the regression head's L1 losses, on the chunk and
+        on the actions after it
+    token_weight: weight of the token loss; with 0 only the vision encoder and the regression head
+        are trained, and the regressed chunk is tokenized and executed
     """
 
-    dim: int = 256
-    n_layers: int = 4
-    n_heads: int = 4
+    dim: int = bounded(256, 1)
+    n_layers: int = bounded(4, 1)
+    n_heads: int = bounded(4, 1)
     dropout: float = 0.1
-    vision_width: int = 64
-    n_keypoints: int = 32
-    softness: float = 2.0
-    free_logits: bool = False
-    plan_weight: float = 1.0
+    vision_width: int = bounded(64, 1)
+    n_keypoints: int = bounded(32, 1)
+    target_temperature: float = 2.0
+    learned_logits: bool = False
+    regression_weight: float = 1.0
     future_weight: float = 0.3
     token_weight: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("dim", "n_layers", "n_heads", "vision_width", "n_keypoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.n_heads or self.vision_width % 32:
             raise ConfigError(
                 f"dim {self.dim} must be a multiple of n_heads {self.n_heads}, and "
@@ -76,12 +75,12 @@ class ArConfig(PolicyConfig):
 
 @POLICIES.register("ar")
 class ArPolicy(Policy):
-    """Context (cameras, proprioception, task, plan) then BOS and tokens, decoder only."""
+    """Decoder-only transformer over [cameras, proprioception, task, plan, BOS, tokens]."""
 
     name = "ar"
     Config = ArConfig
-    token_parts = ("geometry.", "free_embed.", "free_logits.")
-    task_parts = ("task.weight",)
+    token_prefixes = ("codeword_head.", "token_embedding.", "token_logits.")
+    task_tables = ("task_embedding.weight",)
     presets = {
         "paper": {},
         "small": {"dim": 192, "sampling": Sampling(top_k=1)},
@@ -89,11 +88,14 @@ class ArPolicy(Policy):
 
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset)
-        self.grammar, self._say = tokenizer.grammar, tokenizer.encode_normalized
-        self._name, self._searched = tokenizer.residual_targets, tokenizer.uses_beam_search
-        facts = tokenizer.config
-        self._chunk = (facts.horizon, facts.action_dim)
-        flat, dim = facts.horizon * facts.action_dim, config.dim
+        # Bound methods, so that the tokenizer's weights are not saved with the policy's.
+        self._encode_chunk = tokenizer.encode_normalized
+        self._residual_targets = tokenizer.residual_targets
+        self._uses_beam_search = tokenizer.uses_beam_search
+        self.grammar = tokenizer.grammar
+        horizon, action_dim = tokenizer.config.horizon, tokenizer.config.action_dim
+        self._chunk_shape = (horizon, action_dim)
+        chunk_size, dim = horizon * action_dim, config.dim
         self.vision = nn.ModuleDict(
             {
                 camera: KeypointEncoder(
@@ -102,26 +104,47 @@ class ArPolicy(Policy):
                 for camera in config.cameras
             }
         )
-        self.state = nn.Sequential(
+        self.state_encoder = nn.Sequential(
             nn.Linear(config.n_obs_steps * config.state_dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
-        self.task = nn.Embedding(len(config.tasks), dim)
+        self.task_embedding = nn.Embedding(len(config.tasks), dim)
         n_context = len(config.cameras) + 2
-        self.planner = nn.Sequential(
-            nn.Linear(n_context * dim, 512), nn.GELU(), nn.LayerNorm(512),
-            nn.Linear(512, 512), nn.GELU(), nn.LayerNorm(512), nn.Linear(512, 2 * flat),
-        )  # fmt: skip
-        self.register_buffer("plan_mean", torch.zeros(2, *self._chunk))  # the chunk, and later
-        self.register_buffer("plan_std", torch.ones(2, *self._chunk))
-        self.show_plan = nn.Linear(flat, dim)
+        self.regression_head = nn.Sequential(
+            nn.Linear(n_context * dim, 512),
+            nn.GELU(),
+            nn.LayerNorm(512),
+            nn.Linear(512, 512),
+            nn.GELU(),
+            nn.LayerNorm(512),
+            nn.Linear(512, 2 * chunk_size),
+        )
+        # Scale of the regression targets: [0] the chunk, [1] the actions after it.
+        self.register_buffer("regression_mean", torch.zeros(2, *self._chunk_shape))
+        self.register_buffer("regression_std", torch.ones(2, *self._chunk_shape))
+        self.plan_projection = nn.Linear(chunk_size, dim)
         self.bos = nn.Parameter(torch.randn(dim) * 0.02)
         length = n_context + 1 + self.grammar.max_tokens
-        check_elements("the positions", length, dim)
-        self.position = nn.Parameter(torch.randn(length, dim) * 0.02)
+        check_elements("the position embedding", length, dim)
+        self.position_embedding = nn.Parameter(torch.randn(length, dim) * 0.02)
         self.transformer = CausalTransformer(
             dim, config.n_layers, config.n_heads, config.dropout, n_context + 1
         )
-        self._add_heads(tokenizer)
+        self._add_token_heads(tokenizer)
+
+    def _add_token_heads(self, tokenizer: Tokenizer) -> None:
+        """Codeword head where tokens have codewords, else an embedding table and a linear head."""
+        codewords, dim, vocab_size = (
+            tokenizer.embeddings(),
+            self.config.dim,
+            self.grammar.vocab_size,
+        )
+        has_codewords = codewords is not None
+        self.codeword_head = (
+            CodewordHead(codewords, dim, self.grammar.max_tokens) if has_codewords else None
+        )
+        self.token_embedding = None if has_codewords else nn.Embedding(vocab_size, dim)
+        linear = self.config.learned_logits or not has_codewords
+        self.token_logits = nn.Linear(dim, vocab_size) if linear else None
 
     def vision_parameters(self) -> list[nn.Parameter]:
         return list(self.vision.parameters())
@@ -129,39 +152,44 @@ class ArPolicy(Policy):
     def encode_images(self, inputs: Inputs) -> Tensor:
         if inputs.image_features is not None:
             return inputs.image_features.float()
-        seen = [self.vision[name](inputs.images[name]).float() for name in self.config.cameras]
-        return torch.stack(seen, 1)  # [B, cameras, dim]
+        features = [self.vision[name](inputs.images[name]).float() for name in self.config.cameras]
+        return torch.stack(features, 1)  # [B, cameras, dim]
 
     def fit_tokens(self, latents: Tensor | None, tokens: Tensor) -> None:
-        """Statistics of the training targets, latents `[N, L, E]` and tokens `[N, L]`."""
-        if self.geometry is not None and latents is not None:
-            some = torch.linspace(0, len(tokens) - 1, min(FITTED, len(tokens))).long()
-            self.geometry.fit(latents[some], tokens[some], self._legal(tokens[some]))
+        """Fits the target widths to training latents `[N, L, E]` and tokens `[N, L]`."""
+        if self.codeword_head is not None and latents is not None:
+            rows = torch.linspace(0, len(tokens) - 1, min(FIT_SEQUENCES, len(tokens))).long()
+            self.codeword_head.fit(latents[rows], tokens[rows], self._legal(tokens[rows]))
 
-    def fit_plan(self, chunk: Tensor, later: Tensor) -> None:
-        """Scales the regression to targets `[N, H, D]`: near steps move less than far ones."""
-        both = torch.stack([chunk, later], 1)
-        mean, std = both.mean(0), both.std(0).clamp(min=LEAST_STD)
-        if not (self.plan_std == 1).all():  # taught before: what it plans stays the same
-            last, grown = self.planner[-1], (self.plan_std / std).flatten()
-            last.weight.data.mul_(grown[:, None])
-            last.bias.data.mul_(grown).add_(((self.plan_mean - mean) / std).flatten())
-        self.plan_mean.copy_(mean)
-        self.plan_std.copy_(std)
+    def fit_regression(self, chunk: Tensor, future_actions: Tensor) -> None:
+        """Scales the regression to targets `[N, H, D]`: near steps vary less than far ones."""
+        targets = torch.stack([chunk, future_actions], 1)
+        mean, std = targets.mean(0), targets.std(0).clamp(min=MIN_STD)
+        if not (self.regression_std == 1).all():
+            # A pretrained head: rescale its last layer so that its predictions do not change.
+            last, ratio = self.regression_head[-1], (self.regression_std / std).flatten()
+            last.weight.data.mul_(ratio[:, None])
+            last.bias.data.mul_(ratio).add_(((self.regression_mean - mean) / std).flatten())
+        self.regression_mean.copy_(mean)
+        self.regression_std.copy_(std)
 
     def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        config, seen = self.config, self.encode_images(inputs)
-        with torch.autocast("cpu", enabled=False):  # a plan needs float32, and so do distances
-            context, plans = self._context(inputs, seen)
+        config, features = self.config, self.encode_images(inputs)
+        with torch.autocast("cpu", enabled=False):  # regression and distances need float32
+            context, plans = self._context(inputs, features)
         wanted = torch.stack([targets.chunk, targets.future_actions], 1)  # [B, 2, H, D]
-        error = (plans - (wanted - self.plan_mean) / self.plan_std).abs().mean((0, 2, 3))
-        losses = {"plan": config.plan_weight * error[0], "later": config.future_weight * error[1]}
+        scaled = (wanted - self.regression_mean) / self.regression_std
+        error = (plans - scaled).abs().mean((0, 2, 3))
+        losses = {
+            "regression": config.regression_weight * error[0],
+            "future": config.future_weight * error[1],
+        }
         if config.token_weight:
             with torch.autocast("cpu", enabled=False):
-                planned = self._naming(plans)(targets.tokens)
-            hidden = self._hidden(context, targets.tokens[:, :-1], planned)
+                residuals = self._plan_residuals(plans)(targets.tokens)
+            hidden = self._hidden(context, targets.tokens[:, :-1], residuals)
             with torch.autocast("cpu", enabled=False):
-                cross_entropy = self._cross_entropy(hidden.float(), planned, targets)
+                cross_entropy = self._cross_entropy(hidden.float(), residuals, targets)
             losses["tokens"] = config.token_weight * cross_entropy
         return losses
 
@@ -174,114 +202,129 @@ class ArPolicy(Policy):
         forced: Tensor | None = None,
     ) -> TokenSample:
         context, plans = self._context(inputs, self.encode_images(inputs))
-        if not self.config.token_weight:
-            return TokenSample(self._say(self._chunk_of(plans)), *torch.empty(2, len(context), 0))
-        naming, tokens = self._naming(plans), torch.empty(len(context), 0, dtype=torch.int64)
-        planned, how = naming(tokens), sampling or self.config.sampling
-        start, sureness = self._bos(context) + self._hint(planned, 0), []
-        step, cache = self._with_positions(torch.cat([context, start], 1), 0), None
+        if not self.config.token_weight:  # the transformer was not trained
+            tokens = self._encode_chunk(self._denormalized_plan(plans))
+            return TokenSample(tokens, *torch.empty(2, len(tokens), 0))
+        # Decoding with a key-value cache. Step k feeds the embedding of token k - 1 (BOS at k = 0,
+        # after the context) and samples token k from the grammar's legal ones. The residuals of
+        # the plan depend on the tokens chosen so far, so they are computed again after each.
+        plan_residuals, sampling = self._plan_residuals(plans), sampling or self.config.sampling
+        tokens = torch.empty(len(context), 0, dtype=torch.int64)
+        residuals = plan_residuals(tokens)
+        start = self._bos(context) + self._plan_embedding(residuals, 0)
+        step = self._add_positions(torch.cat([context, start], 1), 0)
+        cache, confidences = None, []
         while True:
+            position = tokens.shape[1]
             hidden, cache = self.transformer(step, cache)
-            at = tokens.shape[1]
-            logits = self._logits(hidden[:, -1:], planned, at)[:, 0].float()
-            legal, done = self._next(tokens)
-            sureness.append(torch.stack(certainty(logits, legal | done[:, None])))
-            legal = legal if forced is None else restrict_to_forced(forced[:, at], legal)
-            chosen = sample(logits, legal, done, how, generator)
+            logits = self._logits(hidden[:, -1:], residuals, position)[:, 0].float()  # [B, V]
+            legal, done = self._next_legal(tokens)
+            confidences.append(torch.stack(entropy_and_margin(logits, legal | done[:, None])))
+            if forced is not None:
+                legal = restrict_to_forced(forced[:, position], legal)
+            chosen = sample(logits, legal, done, sampling, generator)
             tokens = torch.cat([tokens, chosen], 1)
             if self.grammar.done(tokens.numpy()).all():
-                return TokenSample(tokens, *torch.stack(sureness, -1))
-            planned = naming(tokens)
-            said = self._embed(chosen.clamp(min=0)) + self._hint(planned, at + 1)
-            step = self._with_positions(said, context.shape[1] + at + 1)
+                break
+            residuals = plan_residuals(tokens)
+            embedded = self._embed(chosen) + self._plan_embedding(residuals, position + 1)
+            step = self._add_positions(embedded, context.shape[1] + position + 1)
+        return TokenSample(tokens, *torch.stack(confidences, -1))
 
     @torch.no_grad()
-    def plan(self, inputs: Inputs) -> Tensor:
-        """The regression head's normalised chunk `[B, H, D]`, for comparison."""
-        return self._chunk_of(self._context(inputs, self.encode_images(inputs))[1])
+    def regress_chunk(self, inputs: Inputs) -> Tensor:
+        """The regression head's normalized chunk `[B, H, D]`, to compare with decoded tokens."""
+        return self._denormalized_plan(self._context(inputs, self.encode_images(inputs))[1])
 
     def token_log_probs(self, inputs: Inputs, tokens: Tensor) -> Tensor:
-        """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
         context, plans = self._context(inputs, self.encode_images(inputs))
-        planned = self._naming(plans)(tokens)
-        logits = self._logits(self._hidden(context, tokens[:, :-1], planned), planned, 0)
-        legal = self._legal(tokens) | (tokens < 0)[..., None]  # padding is rated, and left out
-        return torch.log_softmax(legal_logits(logits, legal), -1)
+        residuals = self._plan_residuals(plans)(tokens)
+        logits = self._logits(self._hidden(context, tokens[:, :-1], residuals), residuals, 0)
+        legal = self._legal(tokens) | (tokens < 0)[..., None]  # rows of padding are ignored later
+        return torch.log_softmax(mask_illegal(logits, legal), -1)
 
-    def _next(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Which tokens may follow `[B, V]`, and which sequences are complete `[B]`."""
-        prefix = tokens.numpy()
-        legal, done = self.grammar.legal(prefix), self.grammar.done(prefix)
-        return torch.from_numpy(legal.copy()), torch.from_numpy(done.copy())
-
-    def _cross_entropy(self, hidden: Tensor, planned: Tensor | None, targets: Targets) -> Tensor:
+    def _cross_entropy(self, hidden: Tensor, residuals: Tensor | None, targets: Targets) -> Tensor:
         legal = self._legal(targets.tokens)
-        logits = self._logits(hidden, planned, 0)
-        likelihood = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
+        logits = self._logits(hidden, residuals, 0)
+        log_probs = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
         wanted = self._target_distribution(targets, legal)
-        return -(wanted * likelihood).sum(-1)[targets.tokens >= 0].mean()
+        return -(wanted * log_probs).sum(-1)[targets.tokens >= 0].mean()
 
-    def _add_heads(self, tokenizer: Tokenizer) -> None:
-        vectors, dim = tokenizer.embeddings(), self.config.dim
-        positions = self.grammar.max_tokens
-        self.geometry = None if vectors is None else CodewordHead(vectors, dim, positions)
-        free = vectors is None or self.config.free_logits
-        self.free_embed = nn.Embedding(self.grammar.vocab_size, dim) if vectors is None else None
-        self.free_logits = nn.Linear(dim, self.grammar.vocab_size) if free else None
+    def _target_distribution(self, targets: Targets, legal: Tensor) -> Tensor:
+        temperature, tokens = self.config.target_temperature, targets.tokens
+        if self.codeword_head is None or targets.latents is None or not temperature:
+            return F.one_hot(tokens.clamp(min=0), self.grammar.vocab_size).float()
+        # Beam search may choose a token whose codeword is not the nearest one to the latent; the
+        # targets are then centred on the chosen codeword.
+        centres = (
+            self.codeword_head.codewords[tokens] if self._uses_beam_search else targets.latents
+        )
+        return self.codeword_head.soft_targets(centres, temperature, legal)
 
-    def _context(self, inputs: Inputs, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """What the transformer is shown `[B, n, dim]`, and the scaled plans `[B, 2, H, D]`."""
-        state = self.state(((inputs.proprio - self.state_mean) / self.state_std).flatten(1))
-        known = torch.stack([state, self.task(inputs.task)], 1)
-        parts = torch.cat([seen, known], 1)  # [B, n, dim]
-        plans = self.planner(parts.flatten(1)).view(-1, 2, *self._chunk)
-        shown = self.show_plan(plans[:, 0].detach().flatten(1))[:, None]
-        return torch.cat([parts, shown], 1), plans
+    def _context(self, inputs: Inputs, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Context vectors `[B, n, dim]` and scaled regressed chunks `[B, 2, H, D]`."""
+        state = (inputs.proprio - self.state_mean) / self.state_std
+        known = torch.stack(
+            [self.state_encoder(state.flatten(1)), self.task_embedding(inputs.task)], 1
+        )
+        observed = torch.cat([features, known], 1)  # [B, cameras + 2, dim]
+        plans = self.regression_head(observed.flatten(1)).view(-1, 2, *self._chunk_shape)
+        plan = self.plan_projection(plans[:, 0].detach().flatten(1))[:, None]
+        return torch.cat([observed, plan], 1), plans
 
-    def _chunk_of(self, plans: Tensor) -> Tensor:
-        return plans[:, 0] * self.plan_std[0] + self.plan_mean[0]  # [B, H, D], normalised
+    def _denormalized_plan(self, plans: Tensor) -> Tensor:
+        """Scaled plans `[B, 2, H, D]` -> the chunk as the tokenizer takes it, `[B, H, D]`."""
+        return plans[:, 0] * self.regression_std[0] + self.regression_mean[0]
 
     @torch.no_grad()
-    def _naming(self, plans: Tensor) -> Callable[[Tensor], Tensor | None]:
-        """How the tokenizer names the plan; None comes of it where tokens have no geometry."""
-        return self._name(self._chunk_of(plans.detach())) or (lambda tokens: None)
+    def _plan_residuals(self, plans: Tensor) -> Callable[[Tensor], Tensor | None]:
+        """Function from the tokens so far `[B, k]` to the vectors `[B, L, E]` that the rest should
+        quantize to reproduce the plan; it returns None for tokens without codewords."""
+        residuals = self._residual_targets(self._denormalized_plan(plans.detach()))
+        return residuals or (lambda tokens: None)
 
-    def _hint(self, planned: Tensor | None, first: int, count: int = 1) -> Tensor | float:
-        return 0.0 if planned is None else self.geometry.hint(planned[:, first : first + count])
+    def _plan_embedding(
+        self, residuals: Tensor | None, first: int, count: int = 1
+    ) -> Tensor | float:
+        if residuals is None:
+            return 0.0
+        return self.codeword_head.plan_embedding(residuals[:, first : first + count])
 
-    def _hidden(self, context: Tensor, tokens: Tensor, planned: Tensor | None) -> Tensor:
-        said = torch.cat([self._bos(context), self._embed(tokens.clamp(min=0))], 1)
-        said = said + self._hint(planned, 0, said.shape[1])
-        hidden, _ = self.transformer(self._with_positions(torch.cat([context, said], 1), 0))
-        return hidden[:, context.shape[1] :]  # [B, L, dim], from BOS on
+    def _hidden(self, context: Tensor, tokens: Tensor, residuals: Tensor | None) -> Tensor:
+        """Transformer output `[B, L, dim]` from BOS on, after `tokens` `[B, L - 1]`."""
+        embedded = torch.cat([self._bos(context), self._embed(tokens)], 1)
+        embedded = embedded + self._plan_embedding(residuals, 0, embedded.shape[1])
+        hidden, _ = self.transformer(self._add_positions(torch.cat([context, embedded], 1), 0))
+        return hidden[:, context.shape[1] :]
 
     def _bos(self, context: Tensor) -> Tensor:
         return self.bos.expand(len(context), 1, -1)
 
-    def _with_positions(self, x: Tensor, first: int) -> Tensor:
-        return x + self.position[first : first + x.shape[1]]
+    def _add_positions(self, x: Tensor, first: int) -> Tensor:
+        return x + self.position_embedding[first : first + x.shape[1]]
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        if self.free_embed is not None:
-            return self.free_embed(tokens)
-        return self.geometry.embedding(tokens)
+        tokens = tokens.clamp(min=0)  # padding; its rows are complete
+        if self.codeword_head is None:
+            return self.token_embedding(tokens)
+        return self.codeword_head.token_embedding(tokens)
 
-    def _logits(self, hidden: Tensor, planned: Tensor | None, first: int) -> Tensor:
-        logits = self.free_logits(hidden) if self.free_logits is not None else 0
-        if self.geometry is None:
+    def _logits(self, hidden: Tensor, residuals: Tensor | None, first: int) -> Tensor:
+        """Hidden states `[B, k, dim]` of positions from `first` on -> logits `[B, k, V]`."""
+        logits = self.token_logits(hidden) if self.token_logits is not None else 0
+        if self.codeword_head is None:
             return logits
-        here = planned[:, first : first + hidden.shape[1]]
-        return logits + self.geometry.logits(hidden, here, first)
+        here = residuals[:, first : first + hidden.shape[1]]
+        return logits + self.codeword_head.logits(hidden, here, first)
+
+    def _next_legal(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens that may follow, bool `[B, V]`, and which sequences are complete, bool `[B]`."""
+        prefix = tokens.numpy()
+        legal, done = self.grammar.legal(prefix), self.grammar.done(prefix)
+        return torch.from_numpy(legal.copy()), torch.from_numpy(done.copy())
 
     def _legal(self, tokens: Tensor) -> Tensor:
+        """Which tokens are legal at each position of `tokens` `[B, L]`, bool `[B, L, V]`."""
         prefix = tokens.numpy()
         rows = [self.grammar.legal(prefix[:, :k]) for k in range(tokens.shape[1])]
-        return torch.stack([torch.from_numpy(row.copy()) for row in rows], 1)  # [B, L, V]
-
-    def _target_distribution(self, targets: Targets, legal: Tensor) -> Tensor:
-        softness = self.config.softness
-        if self.geometry is None or targets.latents is None or softness == 0:
-            return F.one_hot(targets.tokens.clamp(min=0), self.grammar.vocab_size).float()
-        # a token of a search need not be the nearest; then it is itself what is taught
-        found = self.geometry.vectors[targets.tokens] if self._searched else targets.latents
-        return self.geometry.targets(found, softness, legal)
+        return torch.stack([torch.from_numpy(row.copy()) for row in rows], 1)

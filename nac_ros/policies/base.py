@@ -1,4 +1,4 @@
-"""The seam every policy stands behind: observations -> a normalised chunk, with its tokens."""
+"""Interface of a policy: observations -> tokens of its tokenizer; loading and warm starts."""
 
 import json
 from abc import ABC, abstractmethod
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.core import config as configs
+from nac_ros.core.config import REQUIRED, bounded, check_bounds, check_unique
 from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName, show_text
 from nac_ros.core.registry import Registry
 from nac_ros.core.types import Observation
@@ -35,48 +36,42 @@ POLICIES: Registry["Policy"] = Registry(
     helpers=("base", "codeword_head", "sampling", "transformer", "vision"),
 )
 
-
-MAX_IMAGE, MAX_OBS_STEPS = 4096, 100  # pixels of a side; steps of history
+MAX_IMAGE, MAX_OBS_STEPS = 4096, 100  # pixels of a side; observations
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """What every policy knows about its inputs.
+    """Inputs and execution of any policy.
 
-    cameras: names in order; image_size: pixels of the square images the network sees
-    tasks: task id -> prompt; either is accepted as an observation's task
-    n_action_steps: executed steps of each chunk before a newer one takes over
+    cameras: names in order; image_size: side of the square images the network takes [pixels]
+    tasks: task id -> prompt; an observation may name either
+    n_obs_steps: observations of one input
+    n_action_steps: executed steps of each chunk before a newer one replaces it
     """
 
     cameras: tuple[str, ...]
     tasks: dict[str, str]
-    state_dim: int
-    image_size: int = 96
-    n_obs_steps: int = 2
-    n_action_steps: int = 16
+    state_dim: int = bounded(REQUIRED, 1)
+    image_size: int = bounded(96, 1, MAX_IMAGE)
+    n_obs_steps: int = bounded(2, 1, MAX_OBS_STEPS)
+    n_action_steps: int = bounded(16, 1)
 
     def __post_init__(self) -> None:
         if not self.cameras or not self.tasks:
             raise ConfigError("a policy needs at least one camera and one task")
-        if min(self.n_obs_steps, self.n_action_steps, self.state_dim) < 1:
-            raise ConfigError(
-                f"n_obs_steps {self.n_obs_steps}, n_action_steps {self.n_action_steps} and "
-                f"state_dim {self.state_dim} must be at least 1"
-            )
+        check_bounds(self)
         check_sizes(self)
-        if not 1 <= self.image_size <= MAX_IMAGE or self.n_obs_steps > MAX_OBS_STEPS:
-            raise ConfigError(
-                f"image_size {self.image_size} must be in 1 .. {MAX_IMAGE} and n_obs_steps "
-                f"{self.n_obs_steps} at most {MAX_OBS_STEPS}"
-            )
-        if len(set(self.cameras)) < len(self.cameras):
-            raise ConfigError(f"cameras {list(self.cameras)} names one twice; name each once")
+        check_unique("cameras", self.cameras)
 
 
 class Inputs(NamedTuple):
-    """A batch of observations: uint8 images `[B, K, S, S, 3]` per camera, proprio float32
-    `[B, K, D]`, task index int64 `[B]`; `image_features`: the output of `encode_images`
-    for these images, float `[B, cameras, E]`; `images` may then be empty."""
+    """A batch of observations.
+
+    images: camera -> uint8 `[B, K, S, S, 3]`; may be empty where `image_features` are given
+    proprio: joint states, float32 `[B, K, D]`
+    task: task index, int64 `[B]`
+    image_features: output of `Policy.encode_images` for these images, float `[B, cameras, E]`
+    """
 
     images: dict[str, Tensor]
     proprio: Tensor
@@ -85,9 +80,14 @@ class Inputs(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What the demonstrations did: normalised chunk `[B, H, D]`, tokens int64 `[B, L]`, the
-    latents `[B, L, E]` the tokens stand for (None for tokenizers without geometry), and `future_actions`
-    `[B, H, D]`, normalised actions ahead at wider spacing."""
+    """Demonstrated actions of a batch.
+
+    chunk: normalized actions `[B, H, D]`
+    tokens: their tokens, int64 `[B, L]`
+    latents: the vectors that the tokens quantize `[B, L, E]`; None without codewords
+    future_actions: normalized actions at wider spacing that also cover the time after the chunk,
+        `[B, H, D]`
+    """
 
     chunk: Tensor
     tokens: Tensor
@@ -96,13 +96,17 @@ class Targets(NamedTuple):
 
 
 class Policy(nn.Module, ABC):
-    """Maps Inputs to tokens of its tokenizer."""
+    """Predicts token sequences of its tokenizer from Inputs.
+
+    token_prefixes: prefixes of the state_dict keys that depend on the tokenizer
+    task_tables: state_dict keys with one row per task of the config
+    """
 
     Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     name: ClassVar[str]
-    token_parts: ClassVar[tuple[str, ...]] = ()  # prefixes of state that belongs to the tokens
-    task_parts: ClassVar[tuple[str, ...]] = ()  # state that has one row for each of config.tasks
+    token_prefixes: ClassVar[tuple[str, ...]] = ()
+    task_tables: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: PolicyConfig, preset: str):
         super().__init__()
@@ -112,7 +116,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        """Scalar losses; their sum is minimised."""
+        """Named scalar losses; training minimizes their sum."""
 
     @abstractmethod
     def sample_tokens(
@@ -122,15 +126,11 @@ class Policy(nn.Module, ABC):
         sampling: Sampling | None = None,
         forced: Tensor | None = None,
     ) -> TokenSample:
-        """Complete sequences of the tokenizer's grammar.
+        """Samples complete token sequences of the tokenizer's grammar.
 
-        sampling: the config's own where None
-        forced: int64 `[B, L]`, tokens that are given, -1 where the policy chooses
+        sampling: None = that of the config
+        forced: int64 `[B, L]`, the token that a position must have, or -1
         """
-
-    def act(self, inputs: Inputs, generator: torch.Generator | None = None) -> Tensor:
-        """Tokens int64 `[B, L]`, complete sequences of the tokenizer's grammar."""
-        return self.say(inputs, generator).tokens
 
     @abstractmethod
     def token_log_probs(self, inputs: Inputs, tokens: Tensor) -> Tensor:
@@ -138,11 +138,11 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def encode_images(self, inputs: Inputs) -> Tensor:
-        """Features `[B, cameras, E]` of the images, all that `losses` and `act` use of them."""
+        """Features `[B, cameras, E]` of the images; the policy uses nothing else of them."""
 
     @abstractmethod
     def vision_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the vision encoder, which may learn at another rate."""
+        """Parameters of the vision encoder, which may have their own learning rate."""
 
     @property
     def params_m(self) -> float:
@@ -150,12 +150,12 @@ class Policy(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters()) / 1e6
 
     def fit_state(self, proprio: np.ndarray) -> None:
-        """Mean and standard deviation of joint states `[N, D]`."""
+        """Sets mean and standard deviation of the joint states from `[N, D]`."""
         self.state_mean.copy_(torch.from_numpy(proprio.mean(0)))
         self.state_std.copy_(torch.from_numpy(proprio.std(0) + 1e-3))
 
     def task_index(self, task: str) -> int:
-        """Index of a task id or prompt; raises UnknownName with those the policy learned."""
+        """Index of a task id or prompt; raises UnknownName, which lists the known ones."""
         for index, (task_id, prompt) in enumerate(self.config.tasks.items()):
             if task in (task_id, prompt):
                 return index
@@ -163,7 +163,7 @@ class Policy(nn.Module, ABC):
         raise UnknownName(f"unknown task '{task}'; this policy learned: {known}")
 
     def inputs(self, observation: Observation) -> Inputs:
-        """One observation as a batch of one; raises BadObservation where it does not fit."""
+        """One observation as a batch of one; raises BadObservation where its shapes do not fit."""
         size, steps = self.config.image_size, self.config.n_obs_steps
         images = {}
         for camera in self.config.cameras:
@@ -212,36 +212,38 @@ def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> 
 
 
 def warm_start(policy: Policy, folder: Path | str) -> int:
-    """Takes over what fits from the policy saved in `folder`; the number of tensors taken.
+    """Copies every fitting tensor of the policy saved in `folder`; returns how many.
 
-    Eyes and plan are kept also over another tokenizer; what is tied to the tokens is not. Tasks
-    that both know are kept, by id, wherever they stand among the others.
+    With another tokenizer only tensors that do not depend on it are copied. Rows of tasks that
+    both policies know are copied by task id.
     """
     path = Path(folder) / WEIGHTS_FILE
     if not path.is_file():
         raise BundleError(f"no policy to start from at {folder}: {path.name} is missing")
     own, saved = policy.state_dict(), load_weights(path)
-    vectors = "geometry.vectors"
-    same = vectors in own and vectors in saved and torch.equal(own[vectors], saved[vectors])
-    dropped = () if same else policy.token_parts
-    kept = {
+    codewords = "codeword_head.codewords"
+    same_tokenizer = (
+        codewords in own and codewords in saved and torch.equal(own[codewords], saved[codewords])
+    )
+    skipped = () if same_tokenizer else policy.token_prefixes
+    copied = {
         key: value
         for key, value in saved.items()
-        if key in own and own[key].shape == value.shape and not key.startswith(dropped)
+        if key in own and own[key].shape == value.shape and not key.startswith(skipped)
     }
-    for key in set(policy.task_parts) & set(saved):
-        kept[key] = _known_tasks(policy, own[key], saved[key], Path(folder))
-    policy.load_state_dict(kept, strict=False)
-    return len(kept)
+    for key in set(policy.task_tables) & set(saved):
+        copied[key] = _merge_task_rows(policy, own[key], saved[key], Path(folder))
+    policy.load_state_dict(copied, strict=False)
+    return len(copied)
 
 
-def _known_tasks(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
-    """`own` rows `[tasks, D]` with those of tasks that the policy saved in `folder` knew."""
-    before = list(read_config(folder, "policy")["config"].get("tasks", ()))
+def _merge_task_rows(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
+    """`own` rows `[tasks, D]`, replaced where the policy saved in `folder` knows the task."""
+    saved_tasks = list(read_config(folder, "policy")["config"].get("tasks", ()))
     rows = own.clone()
     for index, task in enumerate(policy.config.tasks):
-        if task in before and saved.shape[1:] == own.shape[1:]:
-            rows[index] = saved[before.index(task)]
+        if task in saved_tasks and saved.shape[1:] == own.shape[1:]:
+            rows[index] = saved[saved_tasks.index(task)]
     return rows
 
 

@@ -1,64 +1,73 @@
-"""Tokens by their codewords: near codewords mean nearly the same motion, and are rated alike."""
+"""Output head for tokens with codewords: logits and soft targets from codeword distances.
+
+The logit of token v at position k is -sharpness_k |p - e_v|^2 for its codeword e_v and a predicted
+latent p, and the training target is softened by the same distances. Codewords that describe nearly
+the same motion then share what is learned about either.
+"""
 
 import torch
 from torch import Tensor, nn
 
-LEAST_WIDTH = 0.01  # of the mean squared distance
-LEADS = 2.0  # of the nearest codeword over the second: the widest that a target may be
+MIN_RELATIVE_WIDTH = 0.01  # of the mean squared distance
+MAX_GAPS = 2.0  # widest target, in gaps between the nearest and the second nearest codeword
 
 
 class CodewordHead(nn.Module):
-    """Embeds tokens by their codewords and scores codewords by distance to a predicted latent."""
+    """Embeds tokens by their codewords `[V, E]` and scores codewords by distance to a latent."""
 
-    def __init__(self, vectors: Tensor, dim: int, n_positions: int):
+    def __init__(self, codewords: Tensor, dim: int, n_positions: int):
         super().__init__()
-        self.register_buffer("vectors", vectors.clone())
-        self.register_buffer("spread", vectors.std().clamp(min=1e-6))
-        self.register_buffer("widths", torch.ones(n_positions))
-        self.embed = nn.Linear(vectors.shape[1], dim)
-        self.show = nn.Linear(vectors.shape[1], dim)
-        self.predict = nn.Linear(dim, vectors.shape[1])
-        nn.init.zeros_(self.predict.weight)
-        nn.init.zeros_(self.predict.bias)
+        self.register_buffer("codewords", codewords.clone())
+        self.register_buffer("codeword_std", codewords.std().clamp(min=1e-6))
+        self.register_buffer("target_widths", torch.ones(n_positions))
+        self.token_projection = nn.Linear(codewords.shape[1], dim)
+        self.plan_projection = nn.Linear(codewords.shape[1], dim)
+        self.residual_projection = nn.Linear(dim, codewords.shape[1])
+        nn.init.zeros_(self.residual_projection.weight)
+        nn.init.zeros_(self.residual_projection.bias)
         self.log_sharpness = nn.Parameter(torch.zeros(n_positions))
 
     def fit(self, latents: Tensor, tokens: Tensor, legal: Tensor) -> None:
-        """Widths per position from latents `[N, L, E]`, their tokens `[N, L]`, legal `[N, L, V]`.
+        """Sets the target width of each position from encoded training chunks.
 
-        The mean squared distance to the codewords, or twice the lead of the nearest over the
-        second, if that is less: of many dimensions one token names little, all codewords are
-        about as far, and a target as wide as that would tell nothing.
+        latents `[N, L, E]`, tokens `[N, L]`, legal bool `[N, L, V]`
         """
-        distances = (latents - self.vectors[tokens]).square().sum(-1)  # [N, L]
-        closeness = self._closeness(latents).masked_fill(~legal, -torch.inf)
-        best = closeness.topk(min(2, closeness.shape[-1])).values
-        lead = (best[..., 0] - best[..., -1]).clamp(max=2 * distances.max()).mean(0)
-        mean = distances.mean(0)  # codewords that stand twice have no lead
-        widths = torch.minimum(mean, torch.maximum(LEADS * lead, LEAST_WIDTH * mean))
-        self.widths.copy_(widths.clamp(min=1e-8))
+        distances = (latents - self.codewords[tokens]).square().sum(-1)  # [N, L]
+        scores = self._scores(latents).masked_fill(~legal, -torch.inf)
+        best = scores.topk(min(2, scores.shape[-1])).values
+        gap = (best[..., 0] - best[..., -1]).clamp(max=2 * distances.max()).mean(0)
+        mean = distances.mean(0)
+        # The width is the mean squared distance to the chosen codeword, but at most MAX_GAPS gaps.
+        # In a latent of many dimensions a single token explains little, so all codewords are about
+        # equally far away, and a target of the mean distance would be nearly uniform. Duplicate
+        # codewords have no gap, hence the lower bound.
+        widths = torch.minimum(mean, torch.maximum(MAX_GAPS * gap, MIN_RELATIVE_WIDTH * mean))
+        self.target_widths.copy_(widths.clamp(min=1e-8))
 
-    def embedding(self, tokens: Tensor) -> Tensor:
+    def token_embedding(self, tokens: Tensor) -> Tensor:
         """Tokens `[B, k]` -> `[B, k, dim]`."""
-        return self.embed(self.vectors[tokens] / self.spread)
+        return self.token_projection(self.codewords[tokens] / self.codeword_std)
 
-    def hint(self, latents: Tensor) -> Tensor:
-        """A plan's latents `[B, k, E]` -> `[B, k, dim]`."""
-        return self.show(latents / self.spread)
+    def plan_embedding(self, residuals: Tensor) -> Tensor:
+        """Residuals of the regressed chunk `[B, k, E]` -> `[B, k, dim]`."""
+        return self.plan_projection(residuals / self.codeword_std)
 
-    def logits(self, hidden: Tensor, planned: Tensor, first: int) -> Tensor:
-        """Hidden `[B, k, dim]` and the plan's latents `[B, k, E]` at positions first..
+    def logits(self, hidden: Tensor, residuals: Tensor, first: int) -> Tensor:
+        """Logits `[B, k, V]` at positions `first` .. `first` + k - 1.
 
-        -> `[B, k, V]`.
+        hidden: `[B, k, dim]`; residuals: those of the regressed chunk `[B, k, E]`, to which the
+        hidden states predict a correction
         """
-        span = slice(first, first + hidden.shape[1])
-        sharpness = self.log_sharpness[span].exp() / self.widths[span]
-        latents = planned + self.predict(hidden) * self.spread
-        return self._closeness(latents) * sharpness[:, None]
+        positions = slice(first, first + hidden.shape[1])
+        sharpness = self.log_sharpness[positions].exp() / self.target_widths[positions]
+        latents = residuals + self.residual_projection(hidden) * self.codeword_std
+        return self._scores(latents) * sharpness[:, None]
 
-    def targets(self, latents: Tensor, softness: float, legal: Tensor) -> Tensor:
-        """Latents `[B, L, E]` -> distribution over tokens `[B, L, V]`, zero where not legal."""
-        closeness = self._closeness(latents) / (softness * self.widths[:, None])
-        return closeness.masked_fill(~legal, -torch.inf).softmax(-1)
+    def soft_targets(self, latents: Tensor, temperature: float, legal: Tensor) -> Tensor:
+        """Latents `[B, L, E]` -> distribution over tokens `[B, L, V]`, zero where illegal."""
+        scores = self._scores(latents) / (temperature * self.target_widths[:, None])
+        return scores.masked_fill(~legal, -torch.inf).softmax(-1)
 
-    def _closeness(self, points: Tensor) -> Tensor:
-        return 2 * points @ self.vectors.T - self.vectors.square().sum(1)  # -|p - e|^2 + |p|^2
+    def _scores(self, points: Tensor) -> Tensor:
+        """-|p - e|^2 + |p|^2 for each codeword e; |p|^2 cancels in a softmax."""
+        return 2 * points @ self.codewords.T - self.codewords.square().sum(1)

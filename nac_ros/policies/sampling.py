@@ -1,4 +1,4 @@
-"""Choosing a token among the legal ones: an illegal token has a probability of exactly zero."""
+"""Sampling of the next token among the legal ones; an illegal token has probability zero."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,36 +6,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.tokenizers.grammar import PAD
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """top_k most likely legal tokens at `temperature`; top_k = 1 is greedy."""
+    """Top-k sampling of legal tokens at a temperature; top_k = 1 is greedy."""
 
-    top_k: int = 10
+    top_k: int = bounded(10, 1)
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.top_k < 1 or self.temperature <= 0:
-            raise ConfigError(
-                f"top_k {self.top_k} must be at least 1 and temperature {self.temperature} above 0"
-            )
+        check_bounds(self)
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, got {self.temperature}")
 
 
 class TokenSample(NamedTuple):
-    """Complete sequences int64 `[B, L]`, and how sure the policy was of each token, float
-    `[B, L]`: entropy [nats] of its legal ones, and how much likelier the first was than the
-    second; both `[B, 0]` where no token was drawn."""
+    """Complete token sequences int64 `[B, L]` with two confidence measures per token.
+
+    entropy: of the distribution over legal tokens [nats], float `[B, L]`
+    margin: probability of the most likely legal token less that of the second, float `[B, L]`
+
+    Both are `[B, 0]` if no token was sampled.
+    """
 
     tokens: Tensor
     entropy: Tensor
     margin: Tensor
 
 
-def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
-    """Minus infinity where a token is not legal; NaN logits raise BadTokens."""
+def mask_illegal(logits: Tensor, legal: Tensor) -> Tensor:
+    """Sets logits of illegal tokens to -inf; raises BadTokens for NaN and where none is legal."""
     if torch.isnan(logits).any():
         raise BadTokens("the policy's logits hold NaN; its weights or inputs are broken")
     if not legal.any(-1).all():
@@ -44,12 +48,12 @@ def legal_logits(logits: Tensor, legal: Tensor) -> Tensor:
 
 
 def restrict_to_forced(forced: Tensor, legal: Tensor) -> Tensor:
-    """Legal bool `[B, V]` less all but the `forced` tokens `[B]`, where those are not negative.
+    """Keeps only the `forced` token `[B]` in each row of `legal` bool `[B, V]`; -1 forces none.
 
-    A forced token that is not legal leaves none, which `legal_logits` refuses.
+    A forced token that is illegal leaves an empty row, which `mask_illegal` rejects.
     """
-    given = forced[:, None] == torch.arange(legal.shape[1])
-    return legal & (given | (forced < 0)[:, None])
+    is_forced = forced[:, None] == torch.arange(legal.shape[1])
+    return legal & (is_forced | (forced < 0)[:, None])
 
 
 def sample(
@@ -59,22 +63,24 @@ def sample(
     sampling: Sampling,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Logits float `[B, V]`, legal bool `[B, V]`, done bool `[B]` -> tokens int64 `[B, 1]`.
+    """Samples the next token int64 `[B, 1]`; rows whose sequence is complete get padding.
 
-    Rows whose sequence is complete get padding.
+    logits float `[B, V]`, legal bool `[B, V]`, done bool `[B]`
     """
-    masked = legal_logits(logits, legal | done[:, None])
+    masked = mask_illegal(logits, legal | done[:, None])
     values, tokens = masked.topk(min(sampling.top_k, masked.shape[-1]))
     weights = torch.softmax(values / sampling.temperature, -1)  # exp(-inf) is exactly 0
     chosen = tokens.gather(1, torch.multinomial(weights, 1, generator=generator))
     return chosen.masked_fill(done[:, None], PAD)
 
 
-def certainty(logits: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy [nats] and margin in 0 .. 1 of each row `[B, V]`, float `[B]`; 0 and 1 where
-    nothing else is legal."""
-    likelihood = torch.log_softmax(logits.masked_fill(~legal, -torch.inf), -1)
-    shares = likelihood.exp()
-    entropy = -(shares * likelihood.clamp(min=-1e4)).sum(-1)
-    first, second = shares.topk(2).values.unbind(-1)
+def entropy_and_margin(logits: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy [nats] and margin in 0 .. 1 of each row, both float `[B]`; see TokenSample.
+
+    logits float `[B, V]`, legal bool `[B, V]`; a single legal token has entropy 0 and margin 1
+    """
+    log_probs = torch.log_softmax(logits.masked_fill(~legal, -torch.inf), -1)
+    probs = log_probs.exp()
+    entropy = -(probs * log_probs.clamp(min=-1e4)).sum(-1)  # 0 * -inf would be NaN
+    first, second = probs.topk(2).values.unbind(-1)
     return entropy, first - second

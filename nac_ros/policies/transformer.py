@@ -1,4 +1,4 @@
-"""Causal transformer with a key-value cache; the context before the tokens sees itself whole."""
+"""Causal transformer with a key-value cache; its context positions attend to one another."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ Cache = list[tuple[Tensor, Tensor]]  # per layer: keys and values `[B, heads, T,
 
 
 class Block(nn.Module):
-    """Pre-norm attention and a four-times-wide perceptron."""
+    """Pre-norm self-attention and an MLP of four times the width."""
 
     def __init__(self, dim: int, n_heads: int, dropout: float):
         super().__init__()
@@ -28,14 +28,16 @@ class Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, T, dim / heads] each
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-        drop = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout
+        )
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, dim))
         return x + self.mlp(self.norm2(x)), (key, value)
 
 
 class CausalTransformer(nn.Module):
-    """`[B, T, dim]` -> `[B, T, dim]`; the first `n_context` positions attend to one another."""
+    """`[B, T, dim]` -> `[B, T, dim]`; the first `n_context` positions see one another fully."""
 
     def __init__(self, dim: int, n_layers: int, n_heads: int, dropout: float, n_context: int):
         super().__init__()
@@ -44,13 +46,13 @@ class CausalTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Without a cache all of `x`; with one, `x` is what comes after it (one position)."""
+        """Processes the whole sequence, or with a cache the one position that follows it."""
         mask = None if cache else self._mask(x.shape[1]).to(x.device)
-        grown: Cache = []
+        new_cache: Cache = []
         for index, block in enumerate(self.blocks):
-            x, pair = block(x, mask, cache[index] if cache else None)
-            grown.append(pair)
-        return self.norm(x), grown
+            x, keys_values = block(x, mask, cache[index] if cache else None)
+            new_cache.append(keys_values)
+        return self.norm(x), new_cache
 
     def _mask(self, length: int) -> Tensor:
         mask = torch.ones(length, length, dtype=torch.bool).tril()
