@@ -1,8 +1,10 @@
-"""How nac_ros is built: by pip, and by colcon as an ament_python package; the only metadata."""
+"""Metadata and build of nac_ros, for pip and for colcon (ament_python)."""
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from distutils.command.install_data import install_data  # isort: skip # setuptools provides it
 
 NAME = "nac_ros"
 SHARE = Path("share") / NAME
@@ -11,10 +13,9 @@ EXTRAS = {
     # ONNX Runtime comes as two wheels that write the same folder: choose one, never both.
     "cpu": ["onnxruntime>=1.20"],
     "gpu": ["onnxruntime-gpu>=1.20"],
-    # the twin, its experts, and the report and video of its trials; mujoco 4 needs mink 1.3
+    # the twin with its scripted experts, reports and videos; mujoco 4 needs mink 1.3
     "sim": ["mujoco>=3.3,<3.9", "mink>=1.0", "daqp", "gym-aloha", "ruckig", "av", "matplotlib"],
-    # exporting bundles, reading LeRobot's videos, robomimic's HDF5 and BridgeData's TFRecord, and
-    # fetching datasets from the Hugging Face Hub
+    # export of bundles; LeRobot videos, robomimic HDF5, BridgeData TFRecord; Hugging Face Hub
     "train": [
         "onnx",
         "onnxscript",
@@ -23,16 +24,16 @@ EXTRAS = {
         "google-crc32c",
         "huggingface_hub>=1.0",
     ],
-    # recording episodes, and reading them
+    # recorded episodes (rosbag2 with MCAP)
     "record": ["mcap>=1.2,<2", "rosbags>=0.10", "lz4", "zstandard"],
     "realsense": ["pyrealsense2"],
-    # the live view; 0.26 has the last wheel below 100 MB, and needs numpy 2
+    # the live view; rerun 0.26 is the last with a wheel under 100 MB
     "view": ["rerun-sdk>=0.26,<0.27"],
-    # the operator console of trials on an arm
+    # the operator console of trials on a real arm
     "console": ["nicegui>=3.0,<4", "fastapi", "uvicorn"],
-    # trials on a cluster
+    # trials on a Ray cluster
     "cluster": ["ray>=2.9"],
-    # where no ROS 2 is sourced; these wheels exist for Python 3.11 alone
+    # ROS 2 as wheels, where none is sourced; for Python 3.11 only
     "ros": [
         'ros-kilted-rclpy; python_version == "3.11"',
         'ros-kilted-rmw-fastrtps-cpp; python_version == "3.11"',
@@ -55,15 +56,29 @@ EXTRAS = {
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
-    """Every file below `folder`, each going to the same place below share/nac_ros."""
+    """data_files entries that install each file of `folder` under share/nac_ros."""
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".pyc")
     return [(str(SHARE / path.parent), [str(path)]) for path in files]
+
+
+class InstallData(install_data):
+    """Lets the executables of a colcon workspace run with the Python that built it, as its console
+    scripts do. A wheel may be installed for any Python, so there `env` chooses it."""
+
+    def run(self) -> None:
+        super().run()
+        if "bdist_wheel" in self.distribution.command_obj:
+            return
+        for path in map(Path, self.get_outputs()):
+            if path.is_file() and path.parent.parts[-2:] == ("lib", NAME):
+                _, _, code = path.read_text().partition("\n")
+                path.write_text(f"#!{sys.executable}\n{code}")
 
 
 setup(
     name=NAME,
     version="0.1.0",
-    description="Neural action codec for ROS 2: actions as tokens, from demonstrations to an arm",
+    description="Learned manipulation policies on ROS 2, with the neural action codec NAC",
     maintainer="nac_ros maintainers",
     maintainer_email="maintainers@nac-ros.invalid",
     license="Apache-2.0",
@@ -75,6 +90,8 @@ setup(
         *shared("launch"),
         *shared("config"),
         *shared("models"),
+        # where `ros2 run` looks for executables; not on the PATH of a pip environment
+        (str(Path("lib") / NAME), sorted(str(path) for path in Path("scripts").iterdir())),
     ],
     install_requires=[
         "numpy>=1.26",
@@ -87,18 +104,7 @@ setup(
         "tokenizers>=0.20",
     ],
     extras_require=EXTRAS,
-    entry_points={
-        "console_scripts": [
-            "nac = nac_ros.cli.main:main",
-            "policy = nac_ros.nodes.policy:main",
-            "guard = nac_ros.nodes.guard:main",
-            "recorder = nac_ros.nodes.recorder:main",
-            "teleop = nac_ros.nodes.teleop:main",
-            "twin = nac_ros.nodes.twin:main",
-            "camera = nac_ros.nodes.camera:main",
-            "view = nac_ros.nodes.view:main",
-            "trials = nac_ros.nodes.trials:main",
-        ]
-    },
+    entry_points={"console_scripts": ["nac = nac_ros.cli.main:main"]},
+    cmdclass={"install_data": InstallData},
     zip_safe=False,
 )

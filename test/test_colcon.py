@@ -8,15 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from nac_ros.cli.ros import NODES
+
 pytest.importorskip("colcon_ros", reason="colcon-ros is not installed")
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("package.xml", "setup.py", "setup.cfg", "resource", "nac_ros", "launch", "config")
+SOURCES = (
+    "package.xml",
+    "setup.py",
+    "setup.cfg",
+    "resource",
+    "nac_ros",
+    "launch",
+    "config",
+    "scripts",
+)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A built workspace with this package and a small stand-in for the models."""
+    """A built workspace with this package and, in place of the models, one manifest."""
     folder = tmp_path_factory.mktemp("ws")
     source = folder / "src/nac_ros"
     source.mkdir(parents=True)
@@ -45,7 +56,7 @@ def test_everything_is_where_ros2_looks(workspace):
         wanted = {p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.is_file()}
         missing = {p for p in wanted if not (share / p).is_file() and p.suffix != ".pyc"}
         assert not missing
-    for node in ("policy", "guard", "twin"):
+    for node in (*NODES, "nac"):
         assert os.access(workspace / "lib/nac_ros" / node, os.X_OK)
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nac_ros.cli import main
+from nac_ros.cli.ros import NODES
 from nac_ros.control.checks import CLOCK_SKEW_S, OVERSHOOT
 from nac_ros.core import config
 from nac_ros.robot.geometry import BodySpec, CapsuleSpec, LinkSpec, PointSpec
@@ -153,7 +154,7 @@ def test_every_reason_of_the_policy_is_in_the_table_and_no_other():
 
 
 def test_the_collected_reasons_are_those_that_are_known_to_exist():
-    known = {"jump", "stopped", "heartbeat_lost", "no_chunk", "no_ramp", "joint_states_names"}
+    known = {"jump", "stopped", "heartbeat_lost", "no_chunk", "no_approach", "joint_states_names"}
     assert known <= reasons_of_the_guard()
     assert {"stale", "image_encoding"} <= reasons_of_the_policy()
 
@@ -278,7 +279,7 @@ def test_every_nac_command_in_a_document_exists_with_its_options(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
 def test_what_a_document_starts_exists(document):
-    scripts = set(re.findall(r'"(\w+) = nac_ros\.', (ROOT / "setup.py").read_text()))
+    scripts = {"nac", *NODES}
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in code_in(document):
         for name in re.findall(r"ros2 launch nac_ros (\S+)", line):

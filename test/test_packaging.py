@@ -2,17 +2,22 @@
 
 import ast
 import io
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+import zipfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import setuptools
 import yaml
+
+from nac_ros.cli.ros import NODES
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = {  # what users are told that the package stands on: rosdep key -> PyPI name
@@ -125,12 +130,41 @@ def test_every_package_folder_is_installed(facts):
 
 
 def test_every_executable_has_its_function(facts):
-    scripts = dict(entry.split(" = ") for entry in facts["entry_points"]["console_scripts"])
-    assert {"nac", "policy", "guard", "twin"} <= set(scripts)
-    for target in scripts.values():
-        module, function = target.split(":")
-        tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text())
-        assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, target
+    assert facts["entry_points"]["console_scripts"] == ["nac = nac_ros.cli.main:main"]
+    placed = {source: target for target, sources in facts["data_files"] for source in sources}
+    nodes = {path.stem for path in (ROOT / "nac_ros/nodes").glob("*.py")} - {"__init__"}
+    assert set(NODES) == nodes == {path.name for path in (ROOT / "scripts").iterdir()}
+    for name in nodes:
+        script = ROOT / "scripts" / name
+        assert placed[f"scripts/{name}"] == "lib/nac_ros" and os.access(script, os.X_OK)
+        assert f"from nac_ros.nodes.{name} import main" in script.read_text()
+        tree = ast.parse((ROOT / f"nac_ros/nodes/{name}.py").read_text())
+        assert "main" in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+
+
+def test_a_wheel_puts_only_nac_on_the_path_and_the_nodes_where_ros2_run_looks(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    files = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml")
+    for name in (*files, "resource", "nac_ros", "launch", "config", "scripts"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    (source / "models").mkdir()
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", tmp_path / "dist"],
+        cwd=source, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        names = content.namelist()
+        (entries,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert content.read(entries).decode().split() == [
+            "[console_scripts]", "nac", "=", "nac_ros.cli.main:main",
+        ]  # fmt: skip
+        assert not [name for name in names if ".data/scripts/" in name]
+        for node in NODES:
+            (found,) = (name for name in names if name.endswith(f"data/lib/nac_ros/{node}"))
+            assert content.getinfo(found).external_attr >> 16 & 0o111, f"{node} is not executable"
 
 
 def test_make_alone_lists_every_target():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nac_ros.cli.ros import NODES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -110,22 +112,11 @@ def test_torch_from_its_own_index_is_installed_first_and_alone():
 
 
 def test_ros2_run_and_launch_find_nodes_launch_files_and_configuration(tmp_path, monkeypatch):
-    (tmp_path / "bin").mkdir()
-    for name in ("nac", "guard", "policy"):
-        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    installed = tmp_path / "lib/python3.11/site-packages/nac_ros-0.1.0.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nac_ros\nVersion: 0.1.0\n")
-    (installed / "entry_points.txt").write_text(
-        "[console_scripts]\nnac = a:b\nguard = a:b\npolicy = a:b\n"
-    )
     for _ in range(2):  # doing it again changes nothing
         setup_env.link(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "lib/nac_ros").iterdir()) == [
-        "guard",
-        "policy",
-    ]
+    assert {path.name for path in (tmp_path / "lib/nac_ros").iterdir()} == set(NODES)
+    first_line = (tmp_path / "lib/nac_ros/guard").read_text().splitlines()[0]
+    assert first_line == f"#!{tmp_path}/bin/python"
     assert os.access(tmp_path / "lib/nac_ros/guard", os.X_OK)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     ament = pytest.importorskip("ament_index_python.packages")

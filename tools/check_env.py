@@ -126,14 +126,13 @@ def check_onnx() -> str:
 
 def check_package() -> str:
     import nac_ros
+    from nac_ros.cli.ros import NODES
     from nac_ros.robot.spec import list_robots
 
     share = Path(sys.prefix) / "share/nac_ros"
     absent = [name for name in ("package.xml", "config", "launch") if not (share / name).exists()]
     lib = Path(sys.prefix) / "lib/nac_ros"
-    entries = metadata.distribution("nac_ros").entry_points
-    nodes = [e.name for e in entries if e.group == "console_scripts" and e.name != "nac"]
-    absent += [name for name in nodes if not os.access(lib / name, os.X_OK)]
+    absent += [name for name in NODES if not os.access(lib / name, os.X_OK)]
     if absent:
         raise RuntimeError(f"{sys.prefix} lacks {', '.join(absent)} for `ros2 run nac_ros`")
     return f"nac_ros at {_place(nac_ros)}, robots {', '.join(list_robots())}"

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from nac_ros.robot.spec import load_robot
-from nac_ros.simulation.expert import advance, expert
+from nac_ros.simulation.expert import expert_setpoints, step_to_setpoint
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import list_tasks
 from nac_ros.simulation.twin import Twin
@@ -36,8 +36,8 @@ def draw(task: str) -> np.ndarray:
     seed = scene_seed(task, 0, 0)
     twin.reset(seed)
     views = [twin.render("scene", SIZE, SIZE)]
-    for setpoint in expert(twin, np.random.default_rng(seed)):
-        advance(twin, setpoint)
+    for setpoint in expert_setpoints(twin, np.random.default_rng(seed)):
+        step_to_setpoint(twin, setpoint)
     if twin.outcome().state != "success":
         sys.exit(f"{task}: {twin.outcome().reason or 'the expert came to no end'}")
     views.append(twin.render("scene", SIZE, SIZE))

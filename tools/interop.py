@@ -22,8 +22,8 @@ import yaml
 from nac_ros.cli.main import main as nac
 from nac_ros.core.config import config_dir
 from nac_ros.datasets.episode import Episode
-from nac_ros.datasets.lerobot.reader import Dataset
-from nac_ros.datasets.lerobot.schema import Extras
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
+from nac_ros.datasets.lerobot.schema import OptionalColumns
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ def make(data: Path) -> None:
     """Everything that is read, and beside it as plain arrays what has to come out."""
     made, png, film = data / "generated", data / "png", data / "h264"
     _nac("data", "generate", "--task", TASK, "--episodes", EPISODES, "--out", made)
-    episodes = with_notes(Dataset.open(made), png)
+    episodes = with_notes(LeRobotDataset.open(made), png)
     for codec in ("h264", "av1"):
         _nac("data", "convert", png, "--to", "lerobot", "--video", codec, "--out", data / codec)
     shutil.copytree(film, data / "edited")
@@ -78,7 +78,7 @@ def make(data: Path) -> None:
     _nac("data", "convert", png, "--to", "mcap", "--out", data / "recordings")
     _nac("data", "convert", png, "--to", "mcap", "--robot", _by_jpeg(data), "--out", data / "jpeg")
     _nac("data", "convert", data / "recordings", "--to", "lerobot", "--out", data / "back")
-    first = round(CUT_S * Dataset.open(png).fps)
+    first = round(CUT_S * LeRobotDataset.open(png).fps)
     cut = [part(episodes[1], 0, first), part(episodes[1], first, len(episodes[1])), episodes[2]]
     for name in ("png", "h264", "av1", "back", "recordings", "jpeg"):
         expect(data / "expected" / name, episodes)
@@ -86,13 +86,13 @@ def make(data: Path) -> None:
     expect(data / "expected/merged", [*episodes, *cut])
 
 
-def with_notes(source: Dataset, out: Path) -> list[Episode]:
+def with_notes(source: LeRobotDataset, out: Path) -> list[Episode]:
     """The episodes with true stamps and an intervention, as an arm would have told them."""
     episodes = [_noted(source.episode(k), k, source.fps) for k in range(len(source.episodes))]
     writer = DatasetWriter.create_or_resume(
         out, fps=source.fps, robot_type=source.robot_type, names=source.names, units=source.units,
-        cameras=source.cameras, tell_outcomes=True,
-        extras=Extras(stamped=True, taken_over=True, aged=tuple(source.cameras)),
+        cameras=source.cameras, write_outcomes=True,
+        extras=OptionalColumns(stamps=True, interventions=True, image_ages=tuple(source.cameras)),
     )  # fmt: skip
     with closing(writer):
         for episode in episodes:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,7 +120,7 @@ def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
 
 
 def link(venv: Path, root: Path = ROOT) -> None:
-    """What pip leaves out of an editable install and `ros2 run|launch` look for."""
+    """Adds the files that `ros2 run|launch` need and an editable install by pip leaves out."""
     for name in SHARED:
         _link(venv / "share/nac_ros" / name, root / name)
     # `ros2 launch` looks through the folders below share, but does not follow links to others
@@ -132,19 +131,18 @@ def link(venv: Path, root: Path = ROOT) -> None:
         _link(launch_files / path.name, path)
     marker = "ament_index/resource_index/packages/nac_ros"
     _link(venv / "share" / marker, root / "resource/nac_ros")
-    for executable in executables(venv):
-        _link(venv / "lib/nac_ros" / executable.name, executable)
+    for script in sorted((root / "scripts").iterdir()):
+        _install_script(script, venv)
 
 
-def executables(venv: Path) -> list[Path]:
-    """The nodes that pip put into bin/: every console script of the package but `nac` itself."""
-    site = next(iter(sorted((venv / "lib").glob("python3*/site-packages"))), None)
-    found = metadata.distributions(name="nac_ros", path=[str(site)])
-    entries = [entry for package in found for entry in package.entry_points]
-    names = {entry.name for entry in entries if entry.group == "console_scripts"} - {"nac"}
-    if not names:
-        raise SetupError(f"pip installed no executables of nac_ros into {venv}; remove it, retry")
-    return [venv / "bin" / name for name in sorted(names)]
+def _install_script(script: Path, venv: Path) -> None:
+    """Writes an executable of `ros2 run` that uses the Python of `venv`."""
+    target = venv / "lib/nac_ros" / script.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _, _, code = script.read_text().partition("\n")
+    target.unlink(missing_ok=True)  # may be a link into bin/ of an earlier version
+    target.write_text(f"#!{venv.absolute()}/bin/python\n{code}")
+    target.chmod(0o755)
 
 
 def provide_gl(venv: Path) -> None:
