@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
 from distutils.command.install_data import install_data  # isort: skip # setuptools provides it
 
 NAME = "nac_ros"

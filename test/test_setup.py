@@ -133,11 +133,6 @@ def test_the_environment_of_another_checkout_is_left_alone(tmp_path):
         setup_env.create(tmp_path / ".venv", setup_env.Base(sys.executable, sourced=False))
 
 
-def test_an_environment_without_the_package_is_refused(tmp_path):
-    with pytest.raises(setup_env.SetupError, match="installed no executables"):
-        setup_env.executables(tmp_path)
-
-
 def test_an_environment_of_another_kind_is_built_anew(tmp_path):
     venv, python = tmp_path / "venv", tmp_path / "python3"
     python.write_text(
