@@ -34,7 +34,7 @@ bench: $(STAMP) ## how long the runtime's parts take, as ratios to their budgets
 soak: $(STAMP) ## long runs at full rate: nothing grows, drifts or stops
 	@$(RUN) -m pytest -q -m soak -s
 
-tutorial: $(STAMP) ## the README's day in the lab, on the twin (under 40 minutes)
+tutorial: $(STAMP) ## run the commands of docs/tutorial.md (under 40 minutes)
 	@$(RUN) tools/tutorial.py
 
 interop: $(STAMP) ## stock lerobot, rosbags and mcap read our files (own venv of 8 GB; never in CI)

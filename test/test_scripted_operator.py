@@ -29,7 +29,7 @@ def test_what_the_hand_did_is_an_episode_of_the_whole_task(tmp_path, capsys):
     assert told["kept"] == 1 and told["minutes"] > 0
     kept = [path for path in out.iterdir() if not path.suffix]
     assert len(kept) == 1 and len(list(out.iterdir())) == 1 + told["discarded"]
-    facts = reader.facts_of(kept[0])
+    facts = reader.read_metadata(kept[0])
     assert facts["outcome"] == "success" and facts["operator"] == "scripted"
     assert facts["task"] == "Turn on the weighing machine."
     dataset = open_dataset(out)
@@ -55,7 +55,7 @@ def test_the_tutorial_s_blocks_are_found_in_the_order_of_a_day():
     spec = importlib.util.spec_from_file_location("tutorial", ROOT / "tools" / "tutorial.py")
     tutorial = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tutorial)
-    morning, noon, evening = tutorial.blocks((ROOT / "README.md").read_text())
+    morning, noon, evening = tutorial.blocks((ROOT / "docs/tutorial.md").read_text())
     assert "nac data demonstrate" in morning and "runs/tutorial/eval.json" in evening
     verbs = ("convert", "tokenizer train", "policy train", "nac export")
     assert [noon.index(verb) for verb in verbs] == sorted(noon.index(verb) for verb in verbs)

@@ -1,4 +1,4 @@
-"""`make tutorial`: the tutorial of README.md, run as it is written there, and judged.
+"""`make tutorial`: runs the commands of docs/tutorial.md and checks the result.
 
 Every shell block after a line `<!-- tutorial -->` is run in turn in the project's folder. It has
 failed when a command fails, when fewer trials succeed than SHARE, or when it took too long.
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     venv = parser.parse_args().venv.absolute()
     shutil.rmtree(RUN, ignore_errors=True)
-    taken = [run(block, venv) for block in blocks((ROOT / "README.md").read_text())]
+    taken = [run(block, venv) for block in blocks((ROOT / "docs/tutorial.md").read_text())]
     (result,) = json.loads((RUN / "eval.json").read_text())["tasks"].values()
     share, minutes = result["successes"] / result["trials"], sum(taken)
     print(
