@@ -9,7 +9,7 @@ import torch
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.core.types import ActionChunk, Observation
-from nac_ros.evaluation.rollout import Evaluation, run
+from nac_ros.evaluation.rollout import EvaluationConfig, run
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import ChunkTransition, CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
@@ -111,7 +111,7 @@ def test_forcing_needs_tokens_that_name_a_stretch_of_time(bundle):
     with pytest.raises(ConfigError, match="oat tokenizer names one stretch"):
         ChunkTransition(whole, TransitionConfig(transition="constrained"))
     with pytest.raises(ConfigError, match="unknown transition 'hope'"):
-        Evaluation(bundle="b", transition="hope")
+        EvaluationConfig(bundle="b", transition="hope")
 
 
 def test_tokens_know_the_steps_they_are_about():
@@ -153,10 +153,10 @@ def test_an_engine_says_how_sure_the_policy_was(bundle):
 
 
 def test_latency_and_seam_reach_the_trial_and_its_figures():
-    config = Evaluation(
+    config = EvaluationConfig(
         bundle=str(SHIPPED), tasks=("weighing",), trials=1, seam="constrained", latency_ms=200.0
     )
     figures = run(config)
     assert figures["transition"] == "constrained" and figures["latency_ms"] == 200.0
-    assert figures["seam_jump"]["p99"] >= figures["seam_jump"]["p50"] >= 0
+    assert figures["transition_jump"]["p99"] >= figures["transition_jump"]["p50"] >= 0
     assert figures["jerk_rms_ratio"] > 0 and figures["tasks"]["weighing"]["successes"] == 1

@@ -1,4 +1,4 @@
-"""Intervals against published numbers, and the properties that an interval must have."""
+"""Confidence intervals: published values, scipy, coverage and symmetry."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ results = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.
         (50, 50, (0.929, 1.0), None),
     ],
 )
-def test_intervals_are_the_published_ones(k, n, score, exact):
+def test_intervals_match_published_values(k, n, score, exact):
     np.testing.assert_allclose(wilson(k, n), score, atol=5e-4)
     if exact:
         np.testing.assert_allclose(clopper_pearson(k, n), exact, atol=5e-4)
@@ -41,7 +41,7 @@ def test_intervals_agree_with_scipy(result, confidence):
 
 
 @given(results)
-def test_an_interval_contains_the_rate_and_mirrors_with_failures(result):
+def test_an_interval_contains_the_rate_and_mirrors_when_successes_and_failures_swap(result):
     k, n = result
     for interval in (wilson, clopper_pearson):
         low, high = interval(k, n)
@@ -59,13 +59,13 @@ def test_the_exact_interval_covers_the_true_rate_at_least_95_percent_of_the_time
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 0), (-1, 5), (6, 5)])
-def test_impossible_results_are_refused(k, n):
+def test_impossible_counts_are_rejected(k, n):
     for interval in (wilson, clopper_pearson):
         with pytest.raises(ConfigError, match=f"{k} successes of {n}"):
             interval(k, n)
 
 
-def test_a_nonsense_confidence_is_refused():
+def test_a_confidence_above_1_is_rejected():
     with pytest.raises(ConfigError, match="confidence"):
         wilson(1, 2, 95)
 
@@ -80,21 +80,23 @@ def pairs(both, first, second, neither):
 
 @pytest.mark.parametrize("counts", [(36, 12, 2, 0), (180, 12, 6, 2), (45, 2, 3, 0)])
 def test_the_paired_interval_ends_where_the_score_test_rejects(counts):
-    n, (_, gained, lost, same) = sum(counts), counts
+    n, (_, only_first, only_second, same) = sum(counts), counts
     same += counts[0]
     for bound in paired_difference(*pairs(*counts)):
 
-        def unlikely(rare, d=bound):
-            chances = np.array([rare + d, rare, 1 - 2 * rare - d]).clip(1e-300)
-            return -float(np.log(chances) @ [gained, lost, same])
+        def negative_log_likelihood(p_second, d=bound):
+            chances = np.array([p_second + d, p_second, 1 - 2 * p_second - d]).clip(1e-300)
+            return -float(np.log(chances) @ [only_first, only_second, same])
 
         low, high = max(0, -bound), (1 - bound) / 2
-        rare = minimize_scalar(unlikely, bounds=(low, high), method="bounded").x
-        spread = np.sqrt(n * (2 * rare + bound - bound**2))
-        assert abs((gained - lost - n * bound) / spread) == pytest.approx(1.95996, abs=2e-3)
+        p_second = minimize_scalar(negative_log_likelihood, bounds=(low, high), method="bounded").x
+        spread = np.sqrt(n * (2 * p_second + bound - bound**2))
+        assert abs((only_first - only_second - n * bound) / spread) == pytest.approx(
+            1.95996, abs=2e-3
+        )
 
 
-def test_the_paired_interval_mirrors_and_knows_its_ends():
+def test_the_paired_interval_mirrors_when_methods_swap_and_ends_at_1():
     first, second = pairs(30, 9, 3, 8)
     low, high = paired_difference(first, second)
     assert (-high, -low) == pytest.approx(paired_difference(second, first))
@@ -105,7 +107,7 @@ def test_the_paired_interval_mirrors_and_knows_its_ends():
         paired_difference([True] * 3, [True] * 2)
 
 
-def test_the_paired_interval_covers_as_often_as_it_says():
+def test_the_paired_interval_has_its_nominal_coverage():
     random, missed = np.random.default_rng(0), 0
     for _ in range(1000):
         draw = random.choice(4, 200, p=[0.85, 0.06, 0.03, 0.06])

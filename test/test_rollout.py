@@ -10,13 +10,13 @@ import pytest
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.core.types import ActionChunk
-from nac_ros.evaluation.baselines import MeanDemonstration, mean_demonstration
+from nac_ros.evaluation.baselines import MeanDemonstrationBaseline, mean_demonstration
 from nac_ros.evaluation.rollout import (
-    Control,
-    Evaluation,
+    Baseline,
+    EvaluationConfig,
     Rollout,
     compare_success_rates,
-    load_earlier,
+    load_results,
     run,
 )
 from nac_ros.inference.chunk_transition import Transition
@@ -46,12 +46,12 @@ class ExpertChunks:
 
 
 def test_an_unknown_control_is_refused_and_the_command_line_offers_only_known_ones(capsys):
-    with pytest.raises(ConfigError, match="unknown control 'expert'; known are: none"):
-        Evaluation(bundle="b", control="expert")
+    with pytest.raises(ConfigError, match="unknown baseline 'expert'; known are: none"):
+        EvaluationConfig(bundle="b", baseline="expert")
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     offered = capsys.readouterr().out
-    for known in (Control, Transition):
+    for known in (Baseline, Transition):
         assert "{" + ",".join(get_args(known)) + "}" in offered
 
 
@@ -61,14 +61,14 @@ def test_an_experts_chunks_succeed_through_guard_and_controller(task):
     twin = Twin(spec, task, render=False)
     shown = demonstrate(twin, seed, np.random.default_rng(0))
     assert shown.success
-    rehearsal = Rollout(spec, task, ExpertChunks(spec, shown.actions), latency_s=0.0)
-    guard = rehearsal.play(seed)
-    assert rehearsal.twin.outcome().state == "success"
+    rollout = Rollout(spec, task, ExpertChunks(spec, shown.actions), latency_s=0.0)
+    guard = rollout.run_trial(seed)
+    assert rollout.twin.outcome().state == "success"
     assert not guard.rejections and not guard.clips.any()
 
 
 def test_a_trial_of_an_untrained_policy_ends_at_the_horizon_with_figures(tiny_bundle, tmp_path):
-    config = Evaluation(bundle=str(tiny_bundle), tasks=("weighing",), trials=1, seed=3)
+    config = EvaluationConfig(bundle=str(tiny_bundle), tasks=("weighing",), trials=1, seed=3)
     figures = run(config)
     json.dumps(figures)
     row = figures["tasks"]["weighing"]
@@ -88,8 +88,8 @@ class Seeing(ExpertChunks):
 def test_an_arm_out_of_a_fixed_cameras_view_may_move_on(monkeypatch):
     spec, seed = load_robot("vx300s"), scene_seed("weighing", 7, 0)
     shown = demonstrate(Twin(spec, "weighing", render=False), seed, np.random.default_rng(0))
-    rehearsal = Rollout(spec, "weighing", Seeing(spec, shown.actions), latency_s=0.0)
-    read, pictures = rehearsal.twin.read, {}
+    rollout = Rollout(spec, "weighing", Seeing(spec, shown.actions), latency_s=0.0)
+    read, pictures = rollout.twin.read, {}
 
     def unchanged():
         reading = read()
@@ -98,15 +98,15 @@ def test_an_arm_out_of_a_fixed_cameras_view_may_move_on(monkeypatch):
         images = {name: (reading.stamp, picture) for name, picture in pictures.items()}
         return dataclasses.replace(reading, images=images)
 
-    monkeypatch.setattr(rehearsal.twin, "read", unchanged)
-    rehearsal.play(seed)
-    assert rehearsal.twin.outcome().state == "success"
+    monkeypatch.setattr(rollout.twin, "read", unchanged)
+    rollout.run_trial(seed)
+    assert rollout.twin.outcome().state == "success"
 
 
 def test_controls_replace_the_eyes_or_the_policy():
     spec = load_robot("vx300s")
     actions = np.linspace(0, 1, 40)[:, None] * np.ones(spec.action_dim)
-    planner = MeanDemonstration(spec, actions, horizon=32, n_action_steps=16)
+    planner = MeanDemonstrationBaseline(spec, actions, horizon=32, n_action_steps=16)
 
     class Seen:
         stamp = 0.5  # 15 control periods after the trial began
@@ -127,7 +127,7 @@ def test_mean_demonstration_needs_demonstrations_of_the_task(tmp_path):
 )
 def test_nonsense_evaluations_are_refused(bad):
     with pytest.raises(ConfigError):
-        Evaluation(bundle="x", **bad)
+        EvaluationConfig(bundle="x", **bad)
 
 
 def judged(seed, **outcomes):
@@ -147,13 +147,13 @@ def test_runs_on_the_same_scenes_are_compared_trial_by_trial(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(judged(8)))
     with pytest.raises(ConfigError, match=r"old\.json has seed 8, this run 7"):
-        load_earlier(path, 7, "nominal")
-    assert load_earlier(path, 8, "nominal")["tasks"] == {}
+        load_results(path, 7, "nominal")
+    assert load_results(path, 8, "nominal")["tasks"] == {}
     with pytest.raises(ConfigError, match=r"old\.json has nominal scenes, this run varied"):
-        load_earlier(path, 8, "varied")
+        load_results(path, 8, "varied")
     path.write_text("{}")
     for wrong in (path, tmp_path / "none.json"):
         with pytest.raises(ConfigError, match="holds no figures of `nac eval --json`"):
-            load_earlier(wrong, 7, "nominal")
+            load_results(wrong, 7, "nominal")
     with pytest.raises(ConfigError, match="has no trial of marker"):
         compare_success_rates(ours, judged(7, weighing=["success"]), "old.json")

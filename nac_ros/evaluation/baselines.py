@@ -14,7 +14,7 @@ from nac_ros.inference.engine import Engine, Timing
 from nac_ros.robot.spec import RobotSpec
 
 
-class Planner(Protocol):
+class ChunkPredictor(Protocol):
     """What a trial needs of a policy; Engine is one."""
 
     n_obs_steps: int
@@ -25,7 +25,7 @@ class Planner(Protocol):
         """The chunk for an observation, which goes on from what is `underway`."""
 
 
-class Timed:
+class TimedEngine:
     """An engine that keeps what each plan took."""
 
     def __init__(self, engine: Engine):
@@ -40,10 +40,10 @@ class Timed:
         return chunk
 
 
-class BlackImages:
+class BlackImageBaseline:
     """The policy behind closed eyes: every image is black."""
 
-    def __init__(self, engine: Planner):
+    def __init__(self, engine: ChunkPredictor):
         self._engine = engine
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps = engine.n_action_steps
@@ -54,7 +54,7 @@ class BlackImages:
         return self._engine.predict_chunk(seen, underway)
 
 
-class MeanDemonstration:
+class MeanDemonstrationBaseline:
     """Plays the mean of a task's demonstrations by the time since the trial began."""
 
     n_obs_steps = 1

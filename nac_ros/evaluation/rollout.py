@@ -16,10 +16,10 @@ from nac_ros.control.guard import Guard
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.types import ActionChunk
 from nac_ros.evaluation.baselines import (
-    BlackImages,
-    MeanDemonstration,
-    Planner,
-    Timed,
+    BlackImageBaseline,
+    MeanDemonstrationBaseline,
+    ChunkPredictor,
+    TimedEngine,
     mean_demonstration,
 )
 from nac_ros.export.bundle import load_bundle
@@ -36,7 +36,7 @@ from nac_ros.simulation.twin import Twin
 from nac_ros.stats.intervals import paired_difference, percentiles, wilson
 
 
-def load_earlier(path: Path, seed: int, randomization: str) -> dict[str, Any]:
+def load_results(path: Path, seed: int, randomization: str) -> dict[str, Any]:
     """The figures of an earlier run; raises ConfigError where they are none or of other scenes."""
     try:
         earlier = json.loads(path.read_text())
@@ -78,21 +78,21 @@ def _outcomes(row: dict[str, Any] | None) -> dict[int, bool]:
     return {r["trial"]: r["outcome"] == "success" for r in (row or {}).get("outcomes", [])}
 
 
-Control = Literal["none", "black-images", "mean-demonstration"]
+Baseline = Literal["none", "black-images", "mean-demonstration"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Conditions):
+class EvaluationConfig(Conditions):
     """What is judged, under which conditions.
 
-    data: datasets of the control `mean-demonstration`
+    data: datasets of the baseline `mean-demonstration`
     """
 
     bundle: str
     tasks: tuple[str, ...] = ()
     trials: int = 50
     seed: int = 0
-    control: Control = "none"
+    baseline: Baseline = "none"
     data: tuple[str, ...] = ()
     workers: int = 1
 
@@ -102,11 +102,11 @@ class Evaluation(Conditions):
             raise ConfigError(
                 f"trials {self.trials} and workers {self.workers} must be at least 1"
             )
-        if self.control not in get_args(Control):
-            known = ", ".join(get_args(Control))
-            raise ConfigError(f"unknown control '{self.control}'; known are: {known}")
-        if self.control == "mean-demonstration" and not self.data:
-            raise ConfigError("the control mean-demonstration needs --data with demonstrations")
+        if self.baseline not in get_args(Baseline):
+            known = ", ".join(get_args(Baseline))
+            raise ConfigError(f"unknown baseline '{self.baseline}'; known are: {known}")
+        if self.baseline == "mean-demonstration" and not self.data:
+            raise ConfigError("the baseline mean-demonstration needs --data with demonstrations")
 
 
 class TrialResult(NamedTuple):
@@ -121,13 +121,13 @@ class TrialResult(NamedTuple):
     outcome: str
     reason: str
     steps: int
-    plan_s: list[float]
+    predict_s: list[float]
     decode_s: list[float]
     holds: dict[str, int]
     rejections: dict[str, int]
     clips: int
-    jumps: list[float]
-    jerk: float
+    transition_jumps: list[float]
+    jerk_rms_ratio: float
 
 
 class Rollout:
@@ -138,7 +138,7 @@ class Rollout:
     """
 
     def __init__(
-        self, spec: RobotSpec, task: str, planner: Planner, latency_s: float,
+        self, spec: RobotSpec, task: str, planner: ChunkPredictor, latency_s: float,
         randomization: str = "nominal", twin: Twin | None = None,
     ):  # fmt: skip
         self.spec, self.planner, self._latency = spec, planner, latency_s
@@ -146,9 +146,9 @@ class Rollout:
         self.twin = twin or Twin(spec, task, seeing, load_randomization(randomization))
         self._aligner = ObservationBuffer(spec, planner.cameras, planner.n_obs_steps)
         self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
-        self.jumps: list[float] = []
+        self.transition_jumps: list[float] = []
 
-    def play(
+    def run_trial(
         self,
         seed: int,
         steps: int | None = None,
@@ -156,13 +156,13 @@ class Rollout:
     ) -> Guard:
         """One trial on the scene of `seed`, which the task ends, or `steps` before that; the twin
         holds the outcome afterwards, and is shown to `watch` before each control period."""
-        self.begin(seed)
+        self.reset(seed)
         while self.twin.outcome().state == "running" and self._step != steps:
             watch(self.twin)
             self.step()
         return self._guard
 
-    def begin(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """A new trial on the scene of `seed`, about to take its first step."""
         twin = self.twin
         twin.reset(seed)
@@ -174,7 +174,7 @@ class Rollout:
         self._due: list[ActionChunk] = []
         self._newest: ActionChunk | None = None
         self._step = 0
-        self.jumps, self._commanded = [], list[np.ndarray]()
+        self.transition_jumps, self._commanded = [], list[np.ndarray]()
 
     def step(self) -> None:
         """One control period: observes, plans where a chunk is wanted, moves."""
@@ -188,8 +188,8 @@ class Rollout:
         self._step += 1
         self._advance(self._guard, self._due, self._step / self.spec.action_rate_hz)
 
-    def jerk(self) -> float:
-        """Root mean square of the commanded jerk since `begin`, as a share of the limits."""
+    def jerk_rms_ratio(self) -> float:
+        """Root mean square of the commanded jerk since `reset`, as a share of the limits."""
         rate = self.spec.guard_rate_hz
         jerks = np.diff(self._commanded, 3, axis=0) * rate**3 / self.spec.jerk_limit
         return float(np.sqrt((jerks**2).mean())) if len(jerks) else 0.0
@@ -220,10 +220,10 @@ class Rollout:
     def _take(self, guard: Guard, chunk: ActionChunk, now: float) -> None:
         moving = not guard.hold_reason
         if guard.accept(chunk, now) is None and moving:
-            self.jumps.append(float(np.abs(guard.jump[self._arm]).max()))
+            self.transition_jumps.append(float(np.abs(guard.jump[self._arm]).max()))
 
 
-def run(config: Evaluation) -> dict[str, Any]:
+def run(config: EvaluationConfig) -> dict[str, Any]:
     """Judges every task and returns the figures of SPEC section 8."""
     tasks = _tasks(config)
     jobs = [(config, task, share) for task in tasks for share in _shares(config)]
@@ -235,7 +235,7 @@ def run(config: Evaluation) -> dict[str, Any]:
     return _figures(config, tasks, results)
 
 
-def _tasks(config: Evaluation) -> tuple[str, ...]:
+def _tasks(config: EvaluationConfig) -> tuple[str, ...]:
     known = load_bundle(config.bundle).manifest.tasks
     unknown = [task for task in config.tasks if task not in known]
     if unknown:
@@ -244,26 +244,26 @@ def _tasks(config: Evaluation) -> tuple[str, ...]:
     return config.tasks or tuple(known)
 
 
-def _shares(config: Evaluation) -> list[range]:
+def _shares(config: EvaluationConfig) -> list[range]:
     return [range(first, config.trials, config.workers) for first in range(config.workers)]
 
 
-def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialResult]:
+def _trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[TrialResult]:
     import torch
 
     torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
     bundle = load_bundle(config.bundle)
     transition, steps = TransitionConfig(transition=config.transition), config.n_action_steps or None
     engine = Engine(bundle, config.seed, n_action_steps=steps, transition=transition)
-    timed = Timed(engine)
+    timed = TimedEngine(engine)
     spec = current_spec_of(bundle.robot)
     planner = _planner(config, task, timed, spec)
-    rehearsal = Rollout(spec, task, planner, config.latency_ms / 1000, config.randomization)
+    rollout = Rollout(spec, task, planner, config.latency_ms / 1000, config.randomization)
     results = []
     for trial in trials:
         timed.timings.clear()
-        guard = rehearsal.play(scene_seed(task, config.seed, trial))
-        result = trial_result(rehearsal, guard, timed, task, trial)
+        guard = rollout.run_trial(scene_seed(task, config.seed, trial))
+        result = trial_result(rollout, guard, timed, task, trial)
         print(
             f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}"
         )
@@ -273,37 +273,37 @@ def _trials(config: Evaluation, task: str, trials: Sequence[int]) -> list[TrialR
 
 
 def trial_result(
-    rehearsal: Rollout, guard: Guard, timed: Timed, task: str, trial: int
+    rollout: Rollout, guard: Guard, timed: TimedEngine, task: str, trial: int
 ) -> TrialResult:
     """What is told of a trial that was just played."""
-    outcome = rehearsal.twin.outcome()
+    outcome = rollout.twin.outcome()
     return TrialResult(
         task,
         trial,
         outcome.state,
         outcome.reason,
-        int(rehearsal.twin.now() * rehearsal.spec.action_rate_hz + 1e-6),
+        int(rollout.twin.now() * rollout.spec.action_rate_hz + 1e-6),
         [timing.predict_s for timing in timed.timings],
         [timing.decode_s for timing in timed.timings],
         dict(guard.holds),
         dict(guard.rejections),
         int(guard.clips.sum()),
-        list(rehearsal.jumps),
-        rehearsal.jerk(),
+        list(rollout.transition_jumps),
+        rollout.jerk_rms_ratio(),
     )
 
 
-def _planner(config: Evaluation, task: str, engine: Timed, spec: RobotSpec) -> Planner:
-    if config.control == "mean-demonstration":
+def _planner(config: EvaluationConfig, task: str, engine: TimedEngine, spec: RobotSpec) -> ChunkPredictor:
+    if config.baseline == "mean-demonstration":
         actions = mean_demonstration(config.data, make_task(task).prompt)
-        return MeanDemonstration(spec, actions, engine.horizon, engine.n_action_steps)
-    return BlackImages(engine) if config.control == "black-images" else engine
+        return MeanDemonstrationBaseline(spec, actions, engine.horizon, engine.n_action_steps)
+    return BlackImageBaseline(engine) if config.baseline == "black-images" else engine
 
 
 def _figures(
-    config: Evaluation, tasks: Sequence[str], results: Sequence[TrialResult]
+    config: EvaluationConfig, tasks: Sequence[str], results: Sequence[TrialResult]
 ) -> dict[str, Any]:
-    plans = [1000 * t for result in results for t in result.plan_s]
+    plans = [1000 * t for result in results for t in result.predict_s]
     decodes = [1000 * t for result in results for t in result.decode_s]
     holds = sum((Counter(result.holds) for result in results), Counter())
     rejections = sum((Counter(result.rejections) for result in results), Counter())
@@ -311,7 +311,7 @@ def _figures(
         "bundle": config.bundle,
         "seed": config.seed,
         "randomization": config.randomization,
-        "control": config.control,
+        "baseline": config.baseline,
         "latency_ms": config.latency_ms,
         "transition": config.transition,
         "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
@@ -320,8 +320,8 @@ def _figures(
         "holds": dict(holds),
         "rejections": dict(rejections),
         "clips": sum(result.clips for result in results),
-        "seam_jump": percentiles([jump for result in results for jump in result.jumps]),
-        "jerk_rms_ratio": float(np.mean([result.jerk for result in results])),
+        "transition_jump": percentiles([jump for result in results for jump in result.transition_jumps]),
+        "jerk_rms_ratio": float(np.mean([result.jerk_rms_ratio for result in results])),
     }
 
 

@@ -1,4 +1,4 @@
-"""How many trials it takes: the exact power of Barnard's test, for planning."""
+"""Exact power of Barnard's test, to plan the number of trials."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,43 +11,45 @@ from scipy.stats import binom
 
 from nac_ros.core.errors import ConfigError
 
-MOST = 200  # trials of each method; nobody resets a scene more often
-GRID = 100  # values of the common rate from 0 to 1/2 under which errors are counted
+MAX_TRIALS = 200  # of each method; more scenes are hardly reset in practice
+N_NUISANCE_RATES = 100  # grid of the unknown common rate from 0 to 1/2
 RATES = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 POWERS = (0.5, 0.8, 0.9)
 
 
 def power(first: float, second: float, trials: int, alpha: float = 0.05) -> float:
-    """Chance that Barnard's two-sided test at `alpha` tells rates `first` and `second` apart with
-    so many trials of each method."""
+    """Probability that Barnard's two-sided test at `alpha` rejects with `trials` of each method
+    whose success rates are `first` and `second`."""
     _check(first, second, alpha)
     if trials < 1:
         raise ConfigError(f"trials must be at least 1, got {trials}")
     counts = np.arange(trials + 1)
     chances = np.outer(binom.pmf(counts, trials, first), binom.pmf(counts, trials, second))
-    return float(chances[rejected(trials, alpha)].sum())
+    return float(chances[rejection_region(trials, alpha)].sum())
 
 
 def trials_needed(
     first: float, second: float, wanted: float = 0.8, alpha: float = 0.05
 ) -> int | None:
-    """The fewest trials of each method with that power; None where it is more than MOST."""
+    """Smallest number of trials of each method with power `wanted`; None above MAX_TRIALS."""
     _check(first, second, alpha)
     if not 0 < wanted < 1:
         raise ConfigError(f"power must lie between 0 and 1, got {wanted}")
     if first == second:
         raise ConfigError(f"both rates are {first}: no number of trials tells equals apart")
+    # The normal approximation, estimate / difference^2, gives a lower bound to start from. It is
+    # compared before the division: the square of a tiny difference is 0 in floating point.
     normal, mean = NormalDist().inv_cdf, (first + second) / 2
-    guess = (normal(1 - alpha / 2) + normal(wanted)) ** 2 * 2 * mean * (1 - mean)
-    if guess > 2 * MOST * (first - second) ** 2:  # also of rates whose square is 0 to a float
+    estimate = (normal(1 - alpha / 2) + normal(wanted)) ** 2 * 2 * mean * (1 - mean)
+    if estimate > 2 * MAX_TRIALS * (first - second) ** 2:
         return None
-    start = max(1, ceil(0.5 * guess / (first - second) ** 2))  # the exact number lies above
-    candidates = range(start, MOST + 1)  # a saw-tooth, so every number is tried
+    start = max(1, ceil(0.5 * estimate / (first - second) ** 2))
+    candidates = range(start, MAX_TRIALS + 1)  # exact power is not monotonic in the trials
     return next((n for n in candidates if power(first, second, n, alpha) >= wanted), None)
 
 
 def power_table(rates: Sequence[float] = RATES, alpha: float = 0.05) -> list[dict[str, Any]]:
-    """For each two of `rates`: trials of each method for the powers of POWERS."""
+    """Trials of each method for the powers of POWERS, for each pair of `rates`."""
     pairs = [(a, b) for i, a in enumerate(rates) for b in rates[i + 1 :] if a != b]
     return [
         {"p1": a, "p2": b, **{f"n{round(100 * w)}": trials_needed(a, b, w, alpha) for w in POWERS}}
@@ -55,25 +57,28 @@ def power_table(rates: Sequence[float] = RATES, alpha: float = 0.05) -> list[dic
     ]
 
 
-@lru_cache(maxsize=MOST)
-def rejected(trials: int, alpha: float) -> np.ndarray:
-    """Which results bool `[n + 1, n + 1]` (successes of the first, of the second) Barnard's test
-    rejects: its p is the largest, over common rates, of the chance of a result as extreme."""
+@lru_cache(maxsize=MAX_TRIALS)
+def rejection_region(trials: int, alpha: float) -> np.ndarray:
+    """Results that Barnard's test rejects, bool `[n + 1, n + 1]` (successes of each method)."""
+    # scipy's barnard_exact tests one result; all results together share the enumeration. p of a
+    # result is the maximum over common rates of the probability of all results whose Wald
+    # statistic is as large. The statistic is antisymmetric in the methods, so only results with
+    # first > second are enumerated, and their probability is doubled.
     n, counts = trials, np.arange(trials + 1)
-    more, fewer = (side.ravel() for side in np.meshgrid(counts, counts, indexing="ij"))
-    more, fewer = more[more > fewer], fewer[more > fewer]  # the other half is its mirror image
-    pooled = (more + fewer) / (2 * n)
-    wald = np.round((more - fewer) / np.sqrt(pooled * (1 - pooled)), 9)
+    first, second = (side.ravel() for side in np.meshgrid(counts, counts, indexing="ij"))
+    first, second = first[first > second], second[first > second]
+    pooled = (first + second) / (2 * n)
+    wald = np.round((first - second) / np.sqrt(pooled * (1 - pooled)), 9)
     order = np.argsort(-wald, kind="stable")
-    more, fewer, wald = more[order], fewer[order], wald[order]
-    ends = np.searchsorted(-wald, -wald, side="right") - 1  # of results that are as extreme
+    first, second, wald = first[order], second[order], wald[order]
+    last_tie = np.searchsorted(-wald, -wald, side="right") - 1  # last result as extreme
     p = np.zeros(len(wald))
-    for rate in np.linspace(0.0, 0.5, GRID + 1)[1:]:  # success and failure mirror each other
+    for rate in np.linspace(0.0, 0.5, N_NUISANCE_RATES + 1)[1:]:  # rates above 1/2 are mirrored
         chances = binom.pmf(counts, n, rate)
-        p = np.maximum(p, 2 * (chances[more] * chances[fewer]).cumsum()[ends])
-    result = np.zeros((n + 1, n + 1), bool)
-    result[more, fewer] = result[fewer, more] = p <= alpha
-    return result
+        p = np.maximum(p, 2 * (chances[first] * chances[second]).cumsum()[last_tie])
+    region = np.zeros((n + 1, n + 1), bool)
+    region[first, second] = region[second, first] = p <= alpha
+    return region
 
 
 def _check(first: float, second: float, alpha: float) -> None:

@@ -1,12 +1,12 @@
-"""A test that may be looked at after every pair of trials, and stopped at any look.
+"""Anytime-valid comparison of two methods on the same scenes, by betting.
 
-Two methods play the same scenes. Where exactly one of them succeeds, it is either with chance 1/2
-if they are equally good. Whoever bets against that with a fair coin's odds gains nothing on
-average, so the stake is a test martingale: by Ville's inequality it ever reaches 1 / alpha with
-probability alpha at most, however often one looks (Ville 1939; Robbins 1970, Ann. Math. Statist.
-41:1397; Ramdas, Gruenwald, Vovk and Shafer 2023, Statist. Sci. 38:576). Before each such scene
-the share (gained + 1) / (gained + lost + 2) of the stake is put on the first method: Laplace's
-rule of succession, which is the mixture over all chances with equal weight.
+Only scenes on which exactly one method succeeds count. If the methods are equally good, it is
+either with probability 1/2, so betting on the outcome at fair odds gains nothing on average: the
+wealth is a test martingale. By Ville's inequality it reaches 1 / alpha with probability at most
+alpha, however often one looks, so the test may be evaluated after every pair and stopped at any
+time (Ville 1939; Robbins 1970, Ann. Math. Statist. 41:1397; Ramdas, Gruenwald, Vovk and Shafer
+2023, Statist. Sci. 38:576). The share (n_first + 1) / (n_first + n_second + 2) of the wealth is
+bet on the first method: Laplace's rule of succession, the uniform mixture over all probabilities.
 """
 
 from collections.abc import Iterable
@@ -15,48 +15,49 @@ from math import exp, log
 
 from nac_ros.core.errors import ConfigError
 
-MOST = 700.0  # log of the largest stake that a float can tell
+MAX_LOG_WEALTH = 700.0  # exp() of more overflows a float
 
 
 @dataclass
 class BettingTest:
-    """The stake after each pair of trials so far, begun with 1.
+    """State of the test; the wealth starts at 1.
 
-    gained, lost: scenes that the first or the second method alone succeeded on
-    stakes: the e-process, one value for each pair
+    first_only, second_only: scenes on which only that method succeeded
+    wealth: e-process, one value per pair
     """
 
-    gained: int = 0
-    lost: int = 0
-    stakes: list[float] = field(default_factory=list)
-    _log: float = 0.0
+    first_only: int = 0
+    second_only: int = 0
+    wealth: list[float] = field(default_factory=list)
+    _log_wealth: float = 0.0
 
     def add(self, first: bool, second: bool) -> float:
-        """The next pair on one scene; the stake afterwards."""
+        """Adds the outcomes on the next scene; returns the wealth after it."""
         if first != second:
-            won, known = (self.gained if first else self.lost), self.gained + self.lost
-            self._log += log(2 * (won + 1) / (known + 2))
-            self.gained += first
-            self.lost += second
-        self.stakes.append(exp(min(self._log, MOST)))
-        return self.stakes[-1]
+            wins = self.first_only if first else self.second_only
+            share = (wins + 1) / (self.first_only + self.second_only + 2)
+            self._log_wealth += log(2 * share)
+            self.first_only += first
+            self.second_only += second
+        self.wealth.append(exp(min(self._log_wealth, MAX_LOG_WEALTH)))
+        return self.wealth[-1]
 
     @property
     def p(self) -> float:
-        """Valid at any time: 1 / the largest stake so far."""
-        return min(1.0, 1 / max(self.stakes, default=1.0))
+        """Anytime-valid p-value: 1 / the largest wealth so far."""
+        return min(1.0, 1 / max(self.wealth, default=1.0))
 
-    def reached(self, alpha: float) -> int | None:
-        """After how many pairs the test rejected at level `alpha`, None if it did not."""
+    def rejected_after(self, alpha: float) -> int | None:
+        """Number of pairs after which the test rejected at level `alpha`, or None."""
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha must lie between 0 and 1, got {alpha}")
-        hits = (n for n, stake in enumerate(self.stakes, 1) if stake >= 1 / alpha)
-        return next(hits, None)
+        rejections = (n for n, wealth in enumerate(self.wealth, 1) if wealth >= 1 / alpha)
+        return next(rejections, None)
 
 
-def bet(pairs: Iterable[tuple[bool, bool]]) -> BettingTest:
-    """All pairs, in the order in which they were played."""
-    made = BettingTest()
+def run_betting_test(pairs: Iterable[tuple[bool, bool]]) -> BettingTest:
+    """The test after all pairs, in the order of the trials."""
+    test = BettingTest()
     for first, second in pairs:
-        made.add(first, second)
-    return made
+        test.add(first, second)
+    return test
