@@ -49,7 +49,9 @@ class Studio(Bench):
         super().__init__(folder, robot, domain, nodes)
         node = self.operator.node
         self.joy_out = node.create_publisher(Joy, "joy", qos.SENSOR_PUBLISHER)
-        self.lead_out = node.create_publisher(JointState, "leader/joint_states", qos.SENSOR_PUBLISHER)
+        self.lead_out = node.create_publisher(
+            JointState, "leader/joint_states", qos.SENSOR_PUBLISHER
+        )
         self.tool, self.called = DifferentialIk(self.spec), []
         for name in ("guard", "teleop"):
             self.activate(name)
@@ -183,12 +185,12 @@ def test_a_hand_that_falls_silent_stops_the_arm_and_must_press_again(studio):
     studio.free()
     assert studio.drive({FORWARD: 1.0}, 0.05), studio.said()
     studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
-    studio.wait(lambda: "joy fell silent" in studio.said(), "a word", 5)
+    studio.wait(lambda: "no valid message on joy for" in studio.said(), "a word", 5)
     studio.assert_arm_rests()
     studio.assert_limits_kept()
     here = studio.measured()
     studio.press(0.5, CLUTCH, axes={FORWARD: 1.0})
-    assert "let the clutch go" in studio.said() and not studio.said("driving")
+    assert "release the clutch" in studio.said() and not studio.said("driving")
     np.testing.assert_allclose(studio.measured(), here, atol=5e-3)
     studio.press(0.4)
     assert studio.guard("mode") == "hold", "nobody drives on by itself"
@@ -275,9 +277,9 @@ def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_p
     lead = JointState(name=names, position=[*studio.measured()[:6].tolist(), 1.0])
     start = studio.measured()[0]
     studio.press(0.3, CLUTCH)
-    assert "nothing usable came on leader yet" in studio.said()
+    assert "no valid message on leader yet" in studio.said()
     studio.press(0.3, CLUTCH, lead=lead)
-    assert "pressed before everything was there; let the clutch go" in studio.said()
+    assert "pressed before all inputs arrived; release the clutch" in studio.said()
     studio.press(0.3, lead=lead)
     driving = {"until": lambda: studio.said("driving"), "lead": lead}
     assert studio.press(20, CLUTCH, **driving), studio.said()

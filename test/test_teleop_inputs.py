@@ -1,8 +1,9 @@
-"""Hands without ROS: mappings and their rejections, the keyboard on a real terminal, the clutch."""
+"""Teleoperation inputs without ROS: mappings, keyboard on a real terminal, leader, clutch."""
 
 import os
 import pty
 import termios
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nac_ros.core import config
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadInput, ConfigError, UnknownName
 from nac_ros.robot.spec import load_robot
-from nac_ros.teleop.clutch import CONFIRM_S, Clutch, GuardStatus, ButtonDebouncer
+from nac_ros.teleop.clutch import CONFIRM_S, ButtonDebouncer, Clutch, GuardStatus
 from nac_ros.teleop.input_mapping import InputMapping, LeaderJoint, load_input_mapping
 from nac_ros.teleop.keyboard import CLUTCH_S, HELD_S, Keyboard
 from nac_ros.teleop.leader_arm import LeaderArm
@@ -149,7 +150,7 @@ def terminal():
 def test_keys_are_axes_and_buttons_for_as_long_as_they_come(terminal):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
-    with Keyboard(hand, read) as keyboard:
+    with closing(Keyboard(hand, read)) as keyboard:
         os.write(typed, b" ws1")
         wish = hand.read(*keyboard.poll(10.0))
         assert wish.clutch and wish.twist[0] == 0 and wish.pressed == {"start"}
@@ -164,7 +165,7 @@ def test_keys_are_axes_and_buttons_for_as_long_as_they_come(terminal):
 def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
-    with Keyboard(hand, read) as keyboard:
+    with closing(Keyboard(hand, read)) as keyboard:
         os.write(typed, b"w")
         assert not hand.read(*keyboard.poll(1.0)).clutch
 
@@ -173,7 +174,7 @@ def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
 def test_any_other_key_lets_the_clutch_go_at_once(terminal, key):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
-    with Keyboard(hand, read) as keyboard:
+    with closing(Keyboard(hand, read)) as keyboard:
         os.write(typed, b" w")
         assert hand.read(*keyboard.poll(1.0)).clutch
         os.write(typed, key)
@@ -186,7 +187,7 @@ def test_the_terminal_is_given_back_as_it_was_even_after_an_error(terminal):
     before = termios.tcgetattr(read)
 
     def fail():
-        with Keyboard(load_input_mapping("keyboard"), read) as keyboard:
+        with closing(Keyboard(load_input_mapping("keyboard"), read)) as keyboard:
             assert termios.tcgetattr(read) != before and keyboard.poll(0.0) is not None
             raise BadInput("as any error")
 
@@ -263,10 +264,10 @@ def test_the_hand_leads_nothing_until_the_guard_has_settled():
 def test_a_clutch_that_is_held_from_the_start_takes_nothing():
     hand = Hand()
     assert not hand.run(held=True, steps=50).engaged and not hand.asked
-    assert "let the clutch go" in hand.clutch.reason
-    assert not hand.run(held=True, doubt="nothing came on leader yet").engaged
-    assert hand.clutch.reason == "nothing came on leader yet"
-    assert not hand.run(held=True).engaged and "let the clutch go" in hand.clutch.reason
+    assert "release the clutch" in hand.clutch.reason
+    assert not hand.run(held=True, doubt="no valid message on leader yet").engaged
+    assert hand.clutch.reason == "no valid message on leader yet"
+    assert not hand.run(held=True).engaged and "release the clutch" in hand.clutch.reason
     hand.run(held=False)
     assert hand.run(held=True).engaged
 
@@ -275,8 +276,8 @@ def test_input_that_is_lost_hands_back_to_nobody_and_needs_a_new_press():
     hand = Hand()
     hand.run(held=False)
     hand.run(held=True)
-    assert not hand.run(held=True, doubt="joy fell silent for 0.1 s").engaged
-    assert hand.clutch.reason.startswith("joy fell silent for 0.1 s; let the clutch go")
+    assert not hand.run(held=True, doubt="no valid message on joy for 0.1 s").engaged
+    assert hand.clutch.reason.startswith("no valid message on joy for 0.1 s; release the clutch")
     assert not hand.run(held=True).engaged and hand.asked == ["teleop"]
     hand.run(held=False)
     assert hand.asked == ["teleop", "hold"], "the policy does not drive on by itself"
@@ -316,7 +317,7 @@ def test_a_guard_that_does_not_obey_or_is_silent_is_said():
     silent = Clutch("previous")
     silent.update(1.0, False, "", GuardStatus())
     assert silent.update(2.0, True, "", GuardStatus()) == ""
-    assert "says nothing on diagnostics" in silent.reason
+    assert "no guard status on diagnostics" in silent.reason
 
 
 def test_a_node_that_is_deactivated_leaves_the_arm_to_nobody():

@@ -1,25 +1,26 @@
-"""The clutch: who drives the arm while it is held, and who does when it is let go.
+"""Dead-man clutch: teleoperation has control while it is held; defines the guard mode afterwards.
 
-It is told the time, and knows the guard by what that says of itself.
+The clutch has no clock and no connection to the guard: time and guard status are arguments.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Literal
 
 import numpy as np
 
 TELEOP, HOLD = "teleop", "hold"
-CONFIRM_S = 1.0  # the guard answers within milliseconds, on a busy machine later
-GUARD_MAX_AGE_S = 2.5  # it reports once a second
-LET_GO = "let the clutch go and press it again"
+CONFIRM_S = 1.0  # time for the guard to answer; milliseconds are usual, more on a loaded machine
+GUARD_MAX_AGE_S = 2.5  # the guard publishes its status once a second
+RELEASE_AND_PRESS = "release the clutch and press it again"
 
 
 @dataclass(frozen=True)
 class GuardStatus:
-    """What the guard said at `stamp` [s]: its mode, fault and newest rejection, '' for none.
+    """Status of the guard received at `stamp` [s]: mode, fault and newest rejection, '' for none.
 
-    settling: whether it does not follow yet, for the controllers' set-point is still on its way
+    settling: the guard does not follow commands yet because the controller's set-point is missing
     """
 
     stamp: float = -np.inf
@@ -29,117 +30,151 @@ class GuardStatus:
     settling: bool = False
 
     def blocking_reason(self, now: float) -> str:
-        """Why nobody can take over at `now` [s], or ''."""
+        """Why teleoperation cannot take control at `now` [s], or ''."""
         if not now - self.stamp <= GUARD_MAX_AGE_S:
-            return "the guard says nothing on diagnostics; is it running and active?"
+            return "no guard status on diagnostics; is the guard running and active?"
         if self.fault:
-            return f"the guard stopped, {self.fault}; call guard/reset first"
+            return f"the guard has the fault {self.fault}; call guard/reset first"
         return "" if self.mode else "the guard is not active"
 
 
+class ClutchState(Enum):
+    """State of the clutch.
+
+    LOCKED: not seen released yet, so a press does not count
+    READY: released; the next press takes control
+    REQUESTED: held; the guard was asked for mode teleop and has not confirmed it
+    DRIVING: held; the guard follows teleoperation
+    ABORTED: still held after a fault ended the takeover; its release asks the guard for hold
+    """
+
+    LOCKED = auto()
+    READY = auto()
+    REQUESTED = auto()
+    DRIVING = auto()
+    ABORTED = auto()
+
+
 class Clutch:
-    """From a button and the guard's words to the mode that the guard is to have.
+    """Turns the clutch button and the guard's status into the guard mode to request.
 
-    A press counts only after the button was seen released. What ends a takeover other than the
-    hand hands back to nobody: the arm holds, and moves again only by another press.
+    A press counts only after a release. A takeover that a fault ends is never passed on to a
+    policy: the arm holds until the clutch is released and pressed again.
 
-    engaged: whether it is held and the guard was asked; confirmed: whether the guard obeys
-    reason: why it is held and yet nothing moves, or ''; takeovers: how many there were
+    reason: why the arm does not move although the clutch is held, or ''; takeovers: their count
     """
 
     def __init__(self, mode_after_release: Literal["previous", "hold"]):
-        self._hand_back = mode_after_release
+        self._mode_after_release = mode_after_release
         self.takeovers = 0
         self.reset()
 
     def reset(self) -> None:
-        """As if nothing had been pressed yet."""
-        self.engaged, self.confirmed, self.reason = False, False, ""
-        self._released, self._abandoned = False, False
-        self._before, self._asked = HOLD, 0.0
+        """Forgets every press."""
+        self._state, self.reason = ClutchState.LOCKED, ""
+        self._previous_mode, self._requested_at = HOLD, 0.0
 
-    def update(self, now: float, held: bool, doubt: str, guard: GuardStatus) -> str:
-        """The mode to ask the guard for, or ''.
+    @property
+    def engaged(self) -> bool:
+        """Whether the clutch is held and teleoperation has, or has requested, control."""
+        return self._state in (ClutchState.REQUESTED, ClutchState.DRIVING)
 
-        held: as the newest message has it; doubt: why the hand cannot be followed, or ''
+    @property
+    def confirmed(self) -> bool:
+        """Whether the guard follows teleoperation."""
+        return self._state is ClutchState.DRIVING
+
+    def update(self, now: float, held: bool, problem: str, guard: GuardStatus) -> str:
+        """The mode to request from the guard at `now` [s], or ''.
+
+        held: the button in the newest message; problem: why the input cannot be used, or ''
         """
         if self.engaged:
-            return self._drive(now, held, doubt, guard)
-        if doubt:
-            self.reason = f"{doubt}; {LET_GO}" if self._abandoned else doubt
+            return self._update_engaged(now, held, problem, guard)
+        aborted = self._state is ClutchState.ABORTED
+        if problem:
+            self.reason = f"{problem}; {RELEASE_AND_PRESS}" if aborted else problem
             return ""
         if not held:
-            return self._let_go()
-        if not self._released:
-            if LET_GO not in self.reason:
-                self.reason = f"the clutch was pressed before everything was there; {LET_GO}"
-            return ""
-        return self._press(now, guard)
+            self._state, self.reason = ClutchState.READY, ""
+            return HOLD if aborted else ""
+        if self._state is ClutchState.READY:
+            return self._press(now, guard)
+        if RELEASE_AND_PRESS not in self.reason:
+            self.reason = f"the clutch was pressed before all inputs arrived; {RELEASE_AND_PRESS}"
+        return ""
 
     def disengage(self) -> str:
-        """Ends the takeover, for a node that is deactivated; the mode to ask for, or ''."""
-        asked = HOLD if self.engaged or self._abandoned else ""
+        """Ends the takeover when the node is deactivated; returns the mode to request, or ''."""
+        mode = HOLD if self.engaged or self._state is ClutchState.ABORTED else ""
         self.reset()
-        return asked
-
-    def _let_go(self) -> str:
-        left, self._abandoned = self._abandoned, False
-        self._released, self.reason = True, ""
-        return HOLD if left else ""
+        return mode
 
     def _press(self, now: float, guard: GuardStatus) -> str:
-        if why := guard.blocking_reason(now):
-            self._released, self.reason = False, f"{why}; then {LET_GO}"
+        if reason := guard.blocking_reason(now):
+            self._state, self.reason = ClutchState.LOCKED, f"{reason}; then {RELEASE_AND_PRESS}"
             return ""
-        self._before = HOLD if guard.mode == TELEOP else guard.mode
-        self.engaged, self.confirmed, self._asked = True, False, now
-        self.reason, self._released = "", False
+        self._previous_mode = HOLD if guard.mode == TELEOP else guard.mode
         self.takeovers += 1
+        return self._request(now)
+
+    def _request(self, now: float) -> str:
+        self._state, self._requested_at, self.reason = ClutchState.REQUESTED, now, ""
         return TELEOP
 
-    def _drive(self, now: float, held: bool, doubt: str, guard: GuardStatus) -> str:
-        if doubt := doubt or guard.blocking_reason(now):
-            return self._abandon(doubt)
+    # While the clutch is held and neither the input nor the guard has a problem:
+    #
+    # guard mode | REQUESTED                            | DRIVING
+    # teleop     | -> DRIVING once the guard follows    | stays
+    # hold       | waits CONFIRM_S, then -> ABORTED     | -> ABORTED: hold wins over the clutch
+    # another    | waits CONFIRM_S, then -> ABORTED     | -> REQUESTED: the clutch wins over a
+    #            |                                      |    policy, which gets the arm afterwards
+    def _update_engaged(self, now: float, held: bool, problem: str, guard: GuardStatus) -> str:
+        if problem := problem or guard.blocking_reason(now):
+            return self._abort(problem)
         if not held:
-            self.engaged, self.confirmed, self._released = False, False, True
-            return HOLD if self._hand_back == "hold" else self._before
+            self._state = ClutchState.READY
+            return HOLD if self._mode_after_release == "hold" else self._previous_mode
         if guard.mode == TELEOP:
-            follows = guard.stamp >= self._asked and not guard.settling
-            self.confirmed = self.confirmed or follows
+            if guard.stamp >= self._requested_at and not guard.settling:
+                self._state = ClutchState.DRIVING
             return ""
-        if not self.confirmed and now - self._asked <= CONFIRM_S:
+        if not self.confirmed and now - self._requested_at <= CONFIRM_S:
             return ""
-        if self.confirmed and guard.mode != HOLD:  # the clutch wins, and hands back to the newest
-            self._before, self.confirmed, self._asked = guard.mode, False, now
-            return TELEOP
-        said = f": {guard.rejection}" if guard.rejection and not self.confirmed else ""
-        return self._abandon(f"the guard is in mode {guard.mode}, not in teleop{said}")
+        if self.confirmed and guard.mode != HOLD:
+            self._previous_mode = guard.mode
+            return self._request(now)
+        cause = f": {guard.rejection}" if guard.rejection and not self.confirmed else ""
+        return self._abort(f"the guard is in mode {guard.mode}, not in teleop{cause}")
 
-    def _abandon(self, why: str) -> str:
-        """Nothing more is sent, so the arm stops; the mode stays until the clutch is let go."""
-        self.engaged, self.confirmed, self._abandoned = False, False, True
-        self.reason = f"{why}; {LET_GO}"
+    def _abort(self, reason: str) -> str:
+        """Stops sending, so the guard stops the arm; its mode changes only after the release."""
+        self._state = ClutchState.ABORTED
+        self.reason = f"{reason}; {RELEASE_AND_PRESS}"
         return ""
 
 
 class ButtonDebouncer:
-    """Presses of buttons, each counted once however its contact bounces."""
+    """Counts each press of a button once, although its contact bounces."""
 
     def __init__(self, debounce_s: float):
         self._debounce_s = debounce_s
-        self._down: dict[str, float] = {}  # when each was seen pressed last [s]
-        self._known: set[str] = set()  # buttons that were seen released
+        self._pressed_at: dict[str, float] = {}  # button -> time it was last seen pressed [s]
+        self._released: set[str] = set()
 
     def update(self, now: float, pressed: Collection[str], names: Collection[str]) -> list[str]:
-        """Those of `names` that were pressed just now, after a release of at least the bounce."""
+        """Buttons of `names` pressed since the last call, after `debounce_s` without contact.
+
+        A button that is pressed in the first message does not count before it was released.
+        """
         new = []
         for name in names:
             if name not in pressed:
-                self._known.add(name)
+                self._released.add(name)
                 continue
-            rested = now - self._down.get(name, -np.inf) >= self._debounce_s
-            if name in self._known and rested:
+            settled = now - self._pressed_at.get(name, -np.inf) >= self._debounce_s
+            if name in self._released and settled:
                 new.append(name)
-            self._known.discard(name)
-            self._down[name] = now
+            self._released.discard(name)
+            self._pressed_at[name] = now
         return new

@@ -1,6 +1,6 @@
-"""What a hand asks for: axes and buttons of a device, read as a YAML in config/teleop says."""
+"""Input mapping: which axes and buttons of a device move what (YAML in config/teleop)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,16 +13,16 @@ from nac_ros.core.errors import BadInput, ConfigError, UnknownName
 
 DIRECTIONS = ("x", "y", "z", "roll", "pitch", "yaw")
 GRIPPER = "gripper"
-# Recorder and guard are told of the first five, the other three change how the hand is read.
+# The first five call services of the recorder and the guard; the last three change the jogging.
 ACTIONS = ("start", "success", "discard", "mark", "stop", "grip", "switch_jog", "switch_frame")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AxisSpec:
-    """What drives one direction, -1 for none.
+    """Axis and buttons that drive one direction, -1 for none.
 
-    axis: index of an axis; scale: of its value, negative turns it round
-    plus, minus: indices of buttons that drive it at full speed
+    axis: index of an axis; scale: factor on its value, negative to reverse it
+    plus, minus: indices of buttons that drive the direction at full speed
     """
 
     axis: int = bounded(-1, -1, 999)
@@ -33,10 +33,22 @@ class AxisSpec:
     def __post_init__(self) -> None:
         check_bounds(self)
 
+    def read(self, axes: np.ndarray, buttons: Sequence[int]) -> float:
+        """Speed in -1 .. 1."""
+        value = axes[self.axis] * self.scale if self.axis >= 0 else 0.0
+        if self.plus >= 0:
+            value += bool(buttons[self.plus])
+        if self.minus >= 0:
+            value -= bool(buttons[self.minus])
+        return float(np.clip(value, -1, 1))
+
+
+UNUSED = AxisSpec()
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeySpec:
-    """What a key stands for: an axis at `value`, or a button; -1 for none."""
+    """The axis that a key sets to `value`, or the button that it presses; -1 for none."""
 
     axis: int = bounded(-1, -1, 999)
     value: float = bounded(1.0, -1.0, 1.0)
@@ -50,11 +62,11 @@ class KeySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderJoint:
-    """Where a joint of the robot finds its own on the leader: at scale * leader + offset.
+    """The leader's joint that a joint of the robot follows, at scale * leader + offset.
 
     name: of the leader's joint
-    range: the leader's positions that stand for the robot's lower and upper limit, for grippers;
-        scale and offset do not count then
+    range: leader positions that correspond to the robot's lower and upper limit, for grippers;
+        replaces scale and offset
     """
 
     name: str = named(REQUIRED, JOINT_NAME)
@@ -69,10 +81,10 @@ class LeaderJoint:
 
 
 class OperatorInput(NamedTuple):
-    """What a hand asks for, as shares of full speed in -1 .. 1.
+    """State of an input device; speeds are shares of full speed in -1 .. 1.
 
     twist `[6]`: x, y, z, roll, pitch, yaw; joints `[J]`: the arm's first J joints
-    clutch: whether it is held; pressed: the actions whose buttons are down
+    clutch: whether it is held; pressed: actions whose buttons are down
     """
 
     twist: np.ndarray
@@ -84,16 +96,16 @@ class OperatorInput(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class InputMapping:
-    """How a device is read.
+    """Meaning of a device's axes and buttons.
 
-    source: joy for sensor_msgs/Joy; keyboard for a terminal; leader for a leader's joints, whose
-        clutch and buttons come as Joy from a pedal or a gamepad
-    clutch: the button without which nothing moves
-    buttons: action -> button; axes: x .. yaw or gripper -> what drives it
-    joints: what drives the arm's joints, in the robot's order, when joints are jogged
-    dead_zone: share of an axis's way that counts as none
-    expo: 0 = linear, 1 = cubic, for fine motion near the middle
-    keys: key -> what it stands for; leader: joint -> the leader's, by default of the same name
+    source: joy for sensor_msgs/Joy; keyboard for a terminal; leader for a leader arm's joint
+        states, with clutch and buttons as Joy messages of a pedal or a gamepad
+    clutch: button that must be held for any motion
+    buttons: action -> button; axes: x .. yaw or gripper -> axis or buttons
+    joints: axes or buttons of the arm's joints, in the robot's order, for joint jogging
+    dead_zone: share of an axis's range that reads as 0
+    expo: 0 = linear, 1 = cubic, which is finer near the centre
+    keys: key -> axis or button; leader: joint -> leader's joint, default: the same name
     """
 
     source: Literal["joy", "keyboard", "leader"]
@@ -117,51 +129,44 @@ class InputMapping:
 
     @property
     def n_axes(self) -> int:
-        """How many axes a message must have."""
-        drives = [drive.axis for drive in (*self.axes.values(), *self.joints)]
-        return 1 + max(*drives, *(key.axis for key in self.keys.values()), -1, -1)
+        """Number of axes that a message must have."""
+        specs = [spec.axis for spec in (*self.axes.values(), *self.joints)]
+        return 1 + max([*specs, *(key.axis for key in self.keys.values())], default=-1)
 
     @property
     def n_buttons(self) -> int:
-        """How many buttons a message must have."""
-        drives = (*self.axes.values(), *self.joints)
-        ways = [way for drive in drives for way in (drive.plus, drive.minus)]
-        keys = [key.button for key in self.keys.values()]
-        return 1 + max(self.clutch, *self.buttons.values(), *ways, *keys, -1)
+        """Number of buttons that a message must have."""
+        specs = (*self.axes.values(), *self.joints)
+        of_axes = [button for spec in specs for button in (spec.plus, spec.minus)]
+        of_keys = [key.button for key in self.keys.values()]
+        return 1 + max(self.clutch, *self.buttons.values(), *of_axes, *of_keys, -1)
 
     def read(self, axes: Sequence[float], buttons: Sequence[int]) -> OperatorInput:
-        """Raises BadInput for fewer axes or buttons than are read, or for one that is no number.
+        """Operator input from a message; axes are clipped to -1 .. 1.
 
-        axes: in -1 .. 1; what lies beyond counts as the end
+        Raises BadInput if axes or buttons are missing or an axis is not finite.
         """
-        for found, wanted, what in (
-            (len(axes), self.n_axes, "axes"),
-            (len(buttons), self.n_buttons, "buttons"),
-        ):
-            if found < wanted:
-                raise BadInput(
-                    f"the message has {found} {what}, the mapping reads {wanted}; is it that of "
-                    "another device?"
-                )
-        bent = np.asarray(axes, float)
-        if not np.isfinite(bent).all():
-            raise BadInput(f"axis {int(np.flatnonzero(~np.isfinite(bent))[0])} is not finite")
-        bent = self._bend(bent)
-        none = AxisSpec()
-        twist = [_drive(self.axes.get(name, none), bent, buttons) for name in DIRECTIONS]
-        joints = [_drive(drive, bent, buttons) for drive in self.joints]
-        gripper = _drive(self.axes.get(GRIPPER, none), bent, buttons)
+        _check_count("axes", len(axes), self.n_axes)
+        _check_count("buttons", len(buttons), self.n_buttons)
+        values = np.asarray(axes, float)
+        if not np.isfinite(values).all():
+            raise BadInput(f"axis {int(np.flatnonzero(~np.isfinite(values))[0])} is not finite")
+        values = self._shape(values)
+        twist = [self.axes.get(name, UNUSED).read(values, buttons) for name in DIRECTIONS]
+        joints = [spec.read(values, buttons) for spec in self.joints]
+        gripper = self.axes.get(GRIPPER, UNUSED).read(values, buttons)
         pressed = frozenset(name for name, button in self.buttons.items() if buttons[button])
         clutch = bool(buttons[self.clutch])
         return OperatorInput(np.array(twist), np.array(joints), gripper, clutch, pressed)
 
-    def _bend(self, axes: np.ndarray) -> np.ndarray:
-        way = np.clip((np.abs(axes) - self.dead_zone) / (1 - self.dead_zone), 0, 1)
-        return np.sign(axes) * ((1 - self.expo) * way + self.expo * way**3)
+    def _shape(self, axes: np.ndarray) -> np.ndarray:
+        """Applies the dead zone, then blends a linear and a cubic curve."""
+        size = np.clip((np.abs(axes) - self.dead_zone) / (1 - self.dead_zone), 0, 1)
+        return np.sign(axes) * ((1 - self.expo) * size + self.expo * size**3)
 
 
 def load_input_mapping(name_or_path: str) -> InputMapping:
-    """The mapping called so in config/teleop, or the YAML file at that path.
+    """The mapping of that name in config/teleop, or the YAML file at that path.
 
     Raises UnknownName and ConfigError.
     """
@@ -176,16 +181,15 @@ def load_input_mapping(name_or_path: str) -> InputMapping:
     return config.build(InputMapping, config.load_yaml(path), path.name)
 
 
-def _check_names(what: str, found: dict, known: Sequence[str]) -> None:
-    for name in found:
+def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
         if name not in known:
             raise ConfigError(f"there is no {what} for '{name}'; known are: {', '.join(known)}")
 
 
-def _drive(drive: AxisSpec, axes: np.ndarray, buttons: Sequence[int]) -> float:
-    value = axes[drive.axis] * drive.scale if drive.axis >= 0 else 0.0
-    if drive.plus >= 0:
-        value += bool(buttons[drive.plus])
-    if drive.minus >= 0:
-        value -= bool(buttons[drive.minus])
-    return float(np.clip(value, -1, 1))
+def _check_count(what: str, count: int, wanted: int) -> None:
+    if count < wanted:
+        raise BadInput(
+            f"the message has {count} {what}, the mapping reads {wanted}; is it the "
+            "mapping of another device?"
+        )

@@ -1,8 +1,8 @@
-"""Teleoperation without ROS: what a hand sends becomes commands for the guard, tick by tick."""
+"""Teleoperator: turns messages of input devices into commands for the guard, tick by tick."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,33 +14,33 @@ from nac_ros.robot.spec import RobotSpec
 from nac_ros.teleop.clutch import ButtonDebouncer, Clutch, GuardStatus
 from nac_ros.teleop.input_mapping import InputMapping, OperatorInput
 from nac_ros.teleop.jog import Frame, JogController, JogMode
-from nac_ros.teleop.leader_arm import LeaderArm
+from nac_ros.teleop.leader_arm import LeaderArm, LeaderFollower
 from nac_ros.teleop.servo_target import ServoTarget
 
 N_POINTS = 3  # of a command: the guard follows it for 0.1 s at most
-ARM_MAX_AGE_S = 0.2  # set-points come at the guard's rate
-MAX_STEP_S = 0.05  # a tick that comes later than this moves nothing
-NEAR_S = 0.05  # the leader is met where full speed would get in this time
-OWN = ("grip", "switch_jog", "switch_frame")  # actions that nobody else is told of
+SETPOINT_MAX_AGE_S = 0.2  # the guard publishes set-points at its rate
+MAX_STEP_S = 0.05  # a tick later than this moves nothing
+LOCAL_ACTIONS = ("grip", "switch_jog", "switch_frame")  # handled here, not by a service
+NO_INPUT = OperatorInput(np.zeros(6), np.zeros(0), 0.0, False, frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeleoperatorConfig:
-    """How a hand leads the arm; times in seconds.
+    """Speeds, ramps and control modes of teleoperation; times in seconds.
 
-    jog: what gamepad, SpaceMouse and keyboard lead: the tool, or joint by joint
-    frame: along whose axes the tool is led: the base's, or its own
-    leader_mode: relative adds the leader's way since the clutch was pressed; absolute goes slowly to
-        where the leader is, then follows
-    mode_after_release: whom the arm is given when the clutch is let go: whoever had it, or nobody
+    jog: what gamepad, SpaceMouse and keyboard jog: the tool, or single joints
+    frame: axes of a tool velocity: those of the base or of the tool
+    leader_mode: relative adds the leader's motion since the clutch was pressed; absolute moves
+        slowly to the leader's position, then follows it
+    mode_after_release: guard mode after the clutch is released: the previous one, or hold
     speed: share of the joints' velocity limits
-    acceleration: share of the acceleration limits with which a target comes to rest
+    acceleration: share of the acceleration limits that brakes a motion
     linear_speed: of the tool [m/s]
     angular_speed: of the tool [rad/s]
-    approach_speed: share of `speed` until leader and arm have met
+    approach_speed: share of `speed` until the robot has reached the leader
     ramp_s: from rest to full speed
-    max_input_age_s: a device silent for longer has lost the arm
-    debounce_s: a button that was released for less was not
+    max_input_age_s: a device without a message for longer ends the takeover
+    debounce_s: a release shorter than this is contact bounce
     """
 
     jog: JogMode = "tool"
@@ -61,26 +61,50 @@ class TeleoperatorConfig:
 
 
 class TeleopCommand(NamedTuple):
-    """What one tick asks for: a command for the guard, its mode or '', actions of buttons."""
+    """Result of a tick: chunk for the guard, guard mode to request or '', pressed actions."""
 
     chunk: ActionChunk | None
     mode: str
     actions: tuple[str, ...]
 
 
-class Teleoperator:
-    """Hears devices, arm and guard; says what to command. All times are told, in seconds.
+@dataclass
+class ReceivedInputs:
+    """Newest values of the devices, of the guard's set-point and of its status.
 
-    limited_ticks: how many ticks were held back, by what; rejections: how many messages, by device
-    last_rejection: why the newest of those could not be used
+    leader, setpoint: positions `[D]`; setpoint_velocities: `[D]`
+    times: device, or `arm` for the set-point -> time of its newest usable message [s]
+    errors: device -> why its newest message was rejected
+    actions: pressed since the last tick; gripper: direction of the last press of `grip`
     """
 
-    def __init__(self, spec: RobotSpec, config: TeleoperatorConfig, hand: InputMapping):
-        self.spec, self.config, self.mapping = spec, config, hand
-        self.jog = JogController(spec, config.jog, config.frame, _speeds(config), config.ramp_s)
-        self.leader = LeaderArm(spec, hand.leader)
-        follows = config.leader_mode == "absolute"
-        self._absolute = self.leader.has_range | follows  # [D]: stands where the leader's stands
+    leader: np.ndarray
+    setpoint: np.ndarray
+    setpoint_velocities: np.ndarray
+    operator: OperatorInput = NO_INPUT
+    guard: GuardStatus = field(default_factory=GuardStatus)
+    times: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    actions: list[str] = field(default_factory=list)
+    gripper: float = 0.0
+
+
+class Teleoperator:
+    """Teleoperation of one robot without ROS: `update_*` for each message, then `tick`.
+
+    Every time is an argument in seconds.
+
+    limited_by: limits that the last tick ran into; limited_ticks: number of ticks by limit
+    rejections: number of rejected messages by device; last_rejection: reason of the newest
+    """
+
+    def __init__(self, spec: RobotSpec, config: TeleoperatorConfig, mapping: InputMapping):
+        self.spec, self.config, self.mapping = spec, config, mapping
+        speeds = (config.linear_speed, config.angular_speed, config.speed)
+        self.jog = JogController(spec, config.jog, config.frame, speeds, config.ramp_s)
+        self.leader = LeaderArm(spec, mapping.leader)
+        absolute = self.leader.has_range | (config.leader_mode == "absolute")
+        self._follower = LeaderFollower(spec, absolute, config.approach_speed)
         self.target = ServoTarget(spec, config.speed, config.acceleration)
         self.clutch = Clutch(config.mode_after_release)
         self.limited_ticks: Counter[str] = Counter()
@@ -89,155 +113,147 @@ class Teleoperator:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every device, as when the node is activated."""
-        none = OperatorInput(np.zeros(6), np.zeros(0), 0.0, False, frozenset())
-        self._heard: dict[str, float] = {}  # device -> when it was heard last [s]
-        self._refused: dict[str, str] = {}  # device -> why what it sends now cannot be used
-        self._wish, self._led = none, self.spec.home
-        self._arm = (self.spec.home, np.zeros(self.spec.action_dim))
-        self._guard = GuardStatus()
-        self._presses = ButtonDebouncer(self.config.debounce_s)
-        self._actions: list[str] = []
-        self._last, self._grip = -np.inf, 0.0
-        self._began = (self.spec.home, self.spec.home)  # arm and leader as the arm took over
-        self._met = ~self._absolute  # [D]: joints that need not look for the leader's
+        """Forgets all messages, as at activation."""
+        home = self.spec.home
+        self._inputs = ReceivedInputs(home, home, np.zeros(self.spec.action_dim))
+        self._debouncer = ButtonDebouncer(self.config.debounce_s)
+        self._last_tick = -np.inf
         self.limited_by: tuple[str, ...] = ()
         self.clutch.reset()
 
     def update_joy(self, now: float, axes: Sequence[float], buttons: Sequence[int]) -> None:
-        """A message of a gamepad, a SpaceMouse, a pedal, or the keyboard's keys."""
+        """Stores a message of a gamepad, SpaceMouse or pedal, or the keys of a keyboard."""
         try:
-            self._wish = self.mapping.read(axes, buttons)
+            operator = self.mapping.read(axes, buttons)
         except BadInput as error:
             return self._reject("joy", error)
-        self._note("joy", now)
-        new = self._presses.update(now, self._wish.pressed, self.mapping.buttons)
-        self._actions += [name for name in new if name not in OWN]
-        self._change(new)
+        self._inputs.operator = operator
+        self._accept("joy", now)
+        pressed = self._debouncer.update(now, operator.pressed, self.mapping.buttons)
+        self._inputs.actions += [name for name in pressed if name not in LOCAL_ACTIONS]
+        if "switch_jog" in pressed:
+            self.jog.switch_mode()
+        if "switch_frame" in pressed:
+            self.jog.switch_frame()
+        if "grip" in pressed:
+            self._inputs.gripper = 1.0 if self._inputs.gripper < 0 else -1.0
 
     def update_leader(self, now: float, names: Sequence[str], positions: Sequence[float]) -> None:
-        """A leader's joint states."""
+        """Stores the joint state of a leader arm."""
         try:
-            self._led = self.leader.read(names, positions)
+            self._inputs.leader = self.leader.read(names, positions)
         except BadInput as error:
             return self._reject("leader", error)
-        self._note("leader", now)
+        self._accept("leader", now)
 
     def update_setpoint(self, now: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """The guard's newest set-point `[D]`."""
-        self._heard["arm"], self._arm = now, (positions, velocities)
+        """Stores the guard's set-point, positions and velocities `[D]`."""
+        self._inputs.setpoint, self._inputs.setpoint_velocities = positions, velocities
+        self._inputs.times["arm"] = now
 
-    def update_guard_status(self, word: GuardStatus) -> None:
-        """What the guard says of itself."""
-        self._guard = word
+    def update_guard_status(self, status: GuardStatus) -> None:
+        """Stores the guard's diagnostics."""
+        self._inputs.guard = status
 
     @property
     def driving(self) -> bool:
-        """Whether the arm follows the hand."""
-        return self.clutch.engaged and self.clutch.confirmed
+        """Whether the arm follows the operator."""
+        return self.clutch.confirmed
 
     @property
     def reason(self) -> str:
-        """Why nothing moves though it might, or ''."""
+        """Why the arm does not follow although the clutch is held, or ''."""
         return self.clutch.reason
 
     def input_ages(self, now: float) -> dict[str, float | None]:
-        """Seconds since each device, and the arm, was heard; None for what never was."""
-        devices = (*self._devices, "arm")
-        return {name: now - self._heard[name] if name in self._heard else None for name in devices}
+        """Seconds since the newest message of each device and the arm; None before the first."""
+        times = self._inputs.times
+        names = (*self._devices, "arm")
+        return {name: now - times[name] if name in times else None for name in names}
 
     def tick(self, now: float, stamp: float) -> TeleopCommand:
-        """What to ask for at `now` [s]; commands are stamped `stamp` [s], on the robot's clock."""
-        step_s, self._last = now - self._last, now
-        if MAX_STEP_S < step_s < np.inf:  # it was this process that paused: hear the others first
+        """The command at `now` [s], called periodically; stamp: the robot's clock [s].
+
+        Each tick updates the clutch, which decides what is sent:
+
+        clutch               | chunk
+        engaged, unconfirmed | the servo target is placed where the arm comes to rest
+        engaged, confirmed   | the servo target follows the operator
+        just released        | the servo target stops: the last chunk sent
+        any other            | none
+        """
+        step_s, self._last_tick = now - self._last_tick, now
+        if MAX_STEP_S < step_s < np.inf:  # this process paused: first read the queued messages
             return TeleopCommand(None, "", ())
-        driving = self.clutch.engaged
-        doubt = self._doubt(now)
-        mode = self.clutch.update(now, self._wish.clutch, doubt, self._guard)
-        actions, self._actions = tuple(self._actions), []
-        command = None
+        was_engaged, inputs = self.clutch.engaged, self._inputs
+        problem = self._input_problem(now)
+        mode = self.clutch.update(now, inputs.operator.clutch, problem, inputs.guard)
+        chunk = None
         if self.clutch.engaged:
-            command = self._lead_arm(min(step_s, MAX_STEP_S), stamp)
-        elif driving and mode:  # let go by the hand: the last word is a stop
+            if not self.clutch.confirmed:
+                self._start_from_arm()
+            elif step_s > 0:
+                self._follow_operator(min(step_s, MAX_STEP_S))
+            chunk = self._chunk(stamp)
+        elif was_engaged and mode:
             self.target.reset(self.target.positions, self.target.velocities)
-            command = self._command(stamp)
-        return TeleopCommand(command, mode, actions)
+            chunk = self._chunk(stamp)
+        actions, inputs.actions = tuple(inputs.actions), []
+        return TeleopCommand(chunk, mode, actions)
 
     def disengage(self) -> str:
-        """The mode to ask for when teleoperation ends altogether, or ''."""
+        """Ends teleoperation; returns the guard mode to request, or ''."""
         return self.clutch.disengage()
 
     @property
     def _devices(self) -> tuple[str, ...]:
         return ("joy", "leader") if self.mapping.source == "leader" else ("joy",)
 
-    def _doubt(self, now: float) -> str:
+    def _input_problem(self, now: float) -> str:
+        """Why the input cannot be used, or ''."""
+        max_age, times = self.config.max_input_age_s, self._inputs.times
         for device in self._devices:
-            if device not in self._heard:
-                refused = f": {self._refused[device]}" if device in self._refused else ""
-                return f"nothing usable came on {device} yet{refused}"
-            if not now - self._heard[device] <= self.config.max_input_age_s:
-                refused = f": {self._refused[device]}" if device in self._refused else ""
-                return f"{device} fell silent for {self.config.max_input_age_s} s{refused}"
-        if not now - self._heard.get("arm", -np.inf) <= ARM_MAX_AGE_S:
-            return "no set-point comes on guard/command; is the guard active?"
+            error = self._inputs.errors.get(device)
+            cause = f": {error}" if error else ""
+            if device not in times:
+                return f"no valid message on {device} yet{cause}"
+            if not now - times[device] <= max_age:
+                return f"no valid message on {device} for {max_age} s{cause}"
+        if not now - times.get("arm", -np.inf) <= SETPOINT_MAX_AGE_S:
+            return "no set-point on guard/command; is the guard active?"
         return ""
 
-    def _lead_arm(self, step_s: float, stamp: float) -> ActionChunk:
-        if not self.clutch.confirmed:
-            self.target.reset(*self._arm)
-            self.jog.reset()
-            self._began, self._grip = (self.target.positions, self._led), 0.0
-            self._met = ~self._absolute
-        elif step_s > 0:
-            self._move(step_s)
-        return self._command(stamp)
+    def _start_from_arm(self) -> None:
+        inputs = self._inputs
+        self.target.reset(inputs.setpoint, inputs.setpoint_velocities)
+        self.jog.reset()
+        self._follower.start(self.target.positions, inputs.leader)
+        inputs.gripper = 0.0
 
-    def _move(self, dt: float) -> None:
+    def _follow_operator(self, dt: float) -> None:
+        inputs = self._inputs
         if self.mapping.source == "leader":
-            held = self.target.step([self._followed(dt)], dt, self._arm[0])
+            candidates = [self._follower.velocities(inputs.leader, self.target, dt)]
+            limited_by = self.target.step(candidates, dt, inputs.setpoint)
         else:
-            gripper = self._wish.gripper or self._grip
-            self._grip = self._grip if gripper == self._grip else 0.0
-            choices = self.jog.candidate_velocities(self._wish._replace(gripper=gripper), self.target, dt)
-            held = self.target.step(choices, dt, self._arm[0]) + self.jog.limited_by
-        self.limited_by = held
-        self.limited_ticks.update(held)
+            gripper = inputs.operator.gripper or inputs.gripper
+            if gripper != inputs.gripper:  # the gripper's axis ends the motion started by `grip`
+                inputs.gripper = 0.0
+            operator = inputs.operator._replace(gripper=gripper)
+            velocities = self.jog.candidate_velocities(operator, self.target, dt)
+            limited_by = self.target.step(velocities, dt, inputs.setpoint) + self.jog.limited_by
+        self.limited_by = limited_by
+        self.limited_ticks.update(limited_by)
 
-    def _followed(self, dt: float) -> np.ndarray:
-        """Velocities `[D]` towards where the leader asks the arm to be."""
-        spec, here = self.spec, self.target.positions
-        start, began = self._began
-        wanted = np.where(self._absolute, self._led, start + self._led - began)
-        wanted = np.clip(wanted, spec.position_low, spec.position_high)
-        near = np.abs(wanted - here) <= NEAR_S * spec.velocity_limit
-        arm = spec.relative_mask
-        self._met = self._met | near & (~arm | (near | self._met)[arm].all())
-        speed = np.where(self._met, 1.0, self.config.approach_speed)
-        return self.target.velocities_towards(wanted, dt, speed)
-
-    def _command(self, stamp: float) -> ActionChunk:
+    def _chunk(self, stamp: float) -> ActionChunk:
         rate = self.spec.action_rate_hz
-        rows = self.target.predict((np.arange(N_POINTS) + 1) / rate).astype(np.float32)
-        return ActionChunk(stamp, rate, self.spec.joint_names, rows, np.empty(0, np.int64))
+        actions = self.target.predict((np.arange(N_POINTS) + 1) / rate).astype(np.float32)
+        return ActionChunk(stamp, rate, self.spec.joint_names, actions, np.empty(0, np.int64))
 
-    def _change(self, pressed: Sequence[str]) -> None:
-        if "switch_jog" in pressed:
-            self.jog.switch_mode()
-        if "switch_frame" in pressed:
-            self.jog.switch_frame()
-        if "grip" in pressed:
-            self._grip = 1.0 if self._grip < 0 else -1.0
-
-    def _note(self, device: str, now: float) -> None:
-        self._heard[device] = now
-        self._refused.pop(device, None)
+    def _accept(self, device: str, now: float) -> None:
+        self._inputs.times[device] = now
+        self._inputs.errors.pop(device, None)
 
     def _reject(self, device: str, error: BadInput) -> None:
-        self._refused[device] = str(error)
+        self._inputs.errors[device] = self.last_rejection = str(error)
         self.rejections[device] += 1
-        self.last_rejection = str(error)
-
-
-def _speeds(config: TeleoperatorConfig) -> tuple[float, float, float]:
-    return config.linear_speed, config.angular_speed, config.speed
