@@ -3,7 +3,7 @@
 import numpy as np
 
 from nac_ros.core.types import Trajectory
-from nac_ros.simulation.joint_trajectory_controller import TrajectoryController
+from nac_ros.simulation.joint_trajectory_controller import JointTrajectoryController
 
 TOLERANCE = 1e-3  # of each limit
 
@@ -13,7 +13,7 @@ class Follower:
 
     def __init__(self, spec, positions, now, hz=1000):
         self.spec, self.step = spec, 1 / hz
-        self._arm = TrajectoryController(spec.joint_names)
+        self._arm = JointTrajectoryController(spec.joint_names)
         self._arm.reset(positions, now)
         self._start, self._next, self._rows = now, 0, []
         self._moved = []

@@ -162,7 +162,7 @@ def damaged(rng, text):
 def drive(spec):
     """A second under a policy that bends every joint a little; all set-points are finite."""
     guard, now, home = Guard(spec), 100.0, spec.home
-    guard.measure(now, home)
+    guard.update_joint_state(now, home)
     guard.tick(now)
     guard.set_mode("policy")
     steps = 0.2 * spec.velocity_limit / spec.action_rate_hz
@@ -172,7 +172,7 @@ def drive(spec):
     guard.accept(ActionChunk(now, spec.action_rate_hz, names, actions, np.empty(0, np.int64)), now)
     for _ in range(round(min(spec.guard_rate_hz, 200))):
         now += guard.period
-        guard.measure(now, guard.setpoint)
+        guard.update_joint_state(now, guard.setpoint)
         for tick in guard.tick(now):
             assert np.isfinite(tick.positions).all() and np.isfinite(tick.velocities).all(), tick
     assert spec.home.dtype == np.float64 and np.isfinite(guard.setpoint).all()

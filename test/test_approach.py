@@ -32,18 +32,18 @@ class Rig:
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
             reference = self.follower.run(self.now)
-            self.guard.measure(self.now, reference + self.offset)
+            self.guard.update_joint_state(self.now, reference + self.offset)
             if self.reports:
                 self.guard.update_reference(self.now, reference)
             self.guard.tick(self.now)
-            if (motion := self.guard.news(self.now)) is not None:
+            if (motion := self.guard.trajectory_update(self.now)) is not None:
                 self.sent.append(motion)
                 self.follower.send(motion, self.now + 0.01)
 
     def start(self):
         assert self.guard.set_mode("policy") is None
         self.run(PERIOD)
-        while self.guard.hold == "settling":
+        while self.guard.hold_reason == "settling":
             self.run(PERIOD)
 
     def swing(self, seconds=0.8):
@@ -87,7 +87,7 @@ def test_until_an_unknown_set_point_is_reached_one_point_is_sent_and_chunks_are_
     measured = REFERENCE + rig.offset
     assert rig.guard.set_mode("policy") is None
     rig.run(0.1)
-    assert rig.guard.hold == "settling" and rig.guard.state == "stopping"
+    assert rig.guard.hold_reason == "settling" and rig.guard.state == "stopping"
     still = np.tile(measured, (32, 1)).astype(np.float32)
     chunk = ActionChunk(rig.now, 30.0, SPEC.joint_names, still, np.empty(0, np.int64))
     assert rig.guard.accept(chunk, rig.now).reason == "settling"
@@ -96,7 +96,7 @@ def test_until_an_unknown_set_point_is_reached_one_point_is_sent_and_chunks_are_
     for motion in rig.sent:
         np.testing.assert_allclose(motion.positions, measured[None], atol=1e-12)
     rig.run(0.6)
-    assert rig.guard.hold == "no_chunk" and rig.guard.state == "armed"
+    assert rig.guard.hold_reason == "no_chunk" and rig.guard.state == "armed"
     np.testing.assert_allclose(rig.follower.run(rig.now), measured)
     rig.assert_smooth()
 
@@ -146,7 +146,7 @@ def test_after_a_restart_there_are_no_news_of_the_motion_before():
     assert rig.guard.set_mode("policy") is None
     rig.guard.tick(rig.now + PERIOD)
     rig.guard.restart()
-    assert rig.guard.news(rig.now + PERIOD) is None
+    assert rig.guard.trajectory_update(rig.now + PERIOD) is None
     rig.run(0.1)
     assert rig.sent == []
 
@@ -167,8 +167,8 @@ def test_after_a_stop_and_a_reset_the_set_point_stays_where_the_stop_ended():
 
 def test_an_arm_farther_from_its_set_point_than_the_robot_file_allows_is_not_started():
     rig = Rig(0.06, reports=True)
-    refusal = rig.guard.set_mode("policy")
-    assert refusal.reason == "offset" and "max_offset is 0.05" in refusal.text
+    rejection = rig.guard.set_mode("policy")
+    assert rejection.reason == "offset" and "max_offset is 0.05" in rejection.text
     rig.run(0.2)
     assert rig.guard.mode == "hold" and rig.sent == []
     joints = tuple(replace(joint, max_offset=0.08) for joint in SPEC.joints)
@@ -179,9 +179,9 @@ def test_an_offset_that_shows_only_after_the_mode_was_set_is_a_fault():
     guard = Guard(SPEC)
     assert guard.set_mode("policy") is None
     guard.update_reference(50.0, REFERENCE)
-    guard.measure(50.0, REFERENCE + 0.06 * SPEC.relative_mask)
+    guard.update_joint_state(50.0, REFERENCE + 0.06 * SPEC.relative_mask)
     guard.tick(50.0)
-    assert guard.fault == "offset" and guard.mode == "hold" and guard.news(50.0) is None
+    assert guard.fault == "offset" and guard.mode == "hold" and guard.trajectory_update(50.0) is None
 
 
 def test_a_controller_that_follows_somebody_else_is_not_taken_over():
@@ -198,7 +198,7 @@ def test_the_guard_s_own_stop_that_controllers_still_report_is_nobody_else_s(per
     rig.start()
     rig.swing(0.5)
     rig.guard.set_mode("hold")
-    while not rig.guard.rests(rig.now):
+    while not rig.guard.is_at_rest(rig.now):
         rig.run(PERIOD)
     rig.run(periods * PERIOD)
     rig.start()
@@ -211,7 +211,7 @@ def test_somebody_else_s_trajectory_just_after_the_guard_s_own_stop_is_an_offset
     rig.start()
     rig.swing(0.5)
     rig.guard.set_mode("hold")
-    while not rig.guard.rests(rig.now):
+    while not rig.guard.is_at_rest(rig.now):
         rig.run(PERIOD)
     rig.run(2 * PERIOD)
     rig.guard.update_reference(rig.now, rig.guard.setpoint + 0.2)
@@ -220,10 +220,10 @@ def test_somebody_else_s_trajectory_just_after_the_guard_s_own_stop_is_an_offset
 
 def test_a_set_point_that_is_not_finite_or_old_is_unknown():
     rig = Rig(0.0, reports=True)
-    assert rig.guard.knows_reference(rig.now)
-    assert not rig.guard.knows_reference(rig.now + 0.3)
-    refusal = rig.guard.update_reference(rig.now, REFERENCE * np.nan)
-    assert refusal.reason == "reference_not_finite" and not rig.guard.knows_reference(rig.now)
+    assert rig.guard.reference_known(rig.now)
+    assert not rig.guard.reference_known(rig.now + 0.3)
+    rejection = rig.guard.update_reference(rig.now, REFERENCE * np.nan)
+    assert rejection.reason == "reference_not_finite" and not rig.guard.reference_known(rig.now)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, np.nan, np.inf, 0.6])
@@ -236,7 +236,7 @@ def test_a_clock_that_is_set_while_motion_settles_leaves_nothing_to_send():
     rig = Rig(0.02)
     assert rig.guard.set_mode("policy") is None
     rig.guard.tick(rig.now + PERIOD / 2)  # begins to settle, and nothing was sent yet
-    rig.guard.note_clock_jump()
+    rig.guard.handle_clock_jump()
     rig.guard.reset()
     rig.sent.clear()
     rig.run(1.0)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nac_ros.cli.main import main
-from nac_ros.control import call_log as tapes
-from nac_ros.control.call_log import CallLog, segments, to_json
+from nac_ros.control import call_log
+from nac_ros.control.call_log import CallLog, list_segments, to_json
 from nac_ros.control.call_log_reader import from_json, read
 from nac_ros.control.logged_guard import LoggedGuard, call_log_folder
 from nac_ros.control.types import GuardConfig
@@ -75,10 +75,10 @@ def test_a_guards_every_call_comes_out_the_same_again(tmp_path):
 def test_a_tape_of_which_only_the_end_is_left_comes_out_the_same_too(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(
-        tapes.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 1.0) or clock[0]
+        call_log.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 1.0) or clock[0]
     )
     fly(tmp_path)
-    paths = segments(tmp_path, "guard")
+    paths = list_segments(tmp_path, "guard")
     assert len(paths) == 11, "ten minutes and the one being written"
     assert paths[0].name != "guard-00000.jsonl"
     found = replay_guard(tmp_path)
@@ -87,9 +87,9 @@ def test_a_tape_of_which_only_the_end_is_left_comes_out_the_same_too(tmp_path, m
 
 def test_a_number_that_was_changed_is_found_and_named(tmp_path, capsys):
     fly(tmp_path)
-    (path,) = segments(tmp_path, "guard")
+    (path,) = list_segments(tmp_path, "guard")
     lines = path.read_text().splitlines()
-    at = next(i for i, line in enumerate(lines) if json.loads(line)["what"] == "tick" and i > 300)
+    at = next(i for i, line in enumerate(lines) if json.loads(line)["call"] == "tick" and i > 300)
     row = json.loads(lines[at])
     row["result"][0][1]["array"][2] += 1e-15
     lines[at] = json.dumps(row)
@@ -136,9 +136,9 @@ def test_values_are_kept_exactly():
 
 def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_path):
     path = tmp_path / "guard-00000.jsonl"
-    path.write_text('{"what": "head"}\n{"what": "ti')
-    assert [row["what"] for row in read(path)] == ["head"]
-    path.write_text('{"what": "head"}\n{"what": "ti\n{"what": "tick"}\n')
+    path.write_text('{"call": "head", "format": 2}\n{"call": "ti')
+    assert [row["call"] for row in read(path)] == ["head"]
+    path.write_text('{"call": "head", "format": 2}\n{"call": "ti\n{"call": "tick"}\n')
     with pytest.raises(DatasetError, match="line 2 is damaged"):
         list(read(path))
 
@@ -148,32 +148,32 @@ def test_a_full_disk_is_told_and_stops_nobody(tmp_path):
     taken.write_text("a file where the folder should be")
     guard = fly(taken / "call_log", ticks=30)
     assert guard.setpoint is not None
-    assert guard.call_log.lost >= 30 and "taken" in guard.call_log.trouble
-    assert "free space or set another folder" in guard.call_log.trouble
+    assert guard.call_log.lost >= 30 and "taken" in guard.call_log.problem
+    assert "free space or set another folder" in guard.call_log.problem
 
 
 def test_a_disk_that_was_full_for_a_while_leaves_tapes_that_can_be_replayed(tmp_path, monkeypatch):
-    monkeypatch.setattr(tapes, "AGAIN_S", 0.0)
+    monkeypatch.setattr(call_log, "RETRY_S", 0.0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # a file that grows no farther
     try:
         fly(tmp_path, ticks=120)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert len(segments(tmp_path, "guard")) > 1
+    assert len(list_segments(tmp_path, "guard")) > 1
     found = replay_guard(tmp_path)
     assert found.differences == 0 and found.calls > 60
 
 
 def test_a_disk_that_says_no_costs_no_older_segment(tmp_path):
     made = CallLog(tmp_path, "guard", {}, 60.0)
-    made.put("one", {}, {})
+    made.append("one", {}, {})
     made.close()
-    kept = segments(tmp_path, "guard")
+    kept = list_segments(tmp_path, "guard")
     again = CallLog(tmp_path / "guard-00000.jsonl", "guard", {}, 60.0)  # a file, no folder
-    again.put("two", {}, {})
+    again.append("two", {}, {})
     again.close()
-    assert segments(tmp_path, "guard") == kept and "guard-00000" in again.trouble
+    assert list_segments(tmp_path, "guard") == kept and "guard-00000" in again.problem
 
 
 def test_of_two_parts_the_one_that_left_a_tape_is_replayed(tmp_path, capsys):
@@ -197,16 +197,16 @@ def test_below_ros_home_old_runs_make_place_for_new_ones(monkeypatch, tmp_path):
 
 def test_lines_that_were_lost_end_the_replay_of_their_segment(tmp_path):
     fly(tmp_path)
-    (path,) = segments(tmp_path, "guard")
+    (path,) = list_segments(tmp_path, "guard")
     lines = path.read_text().splitlines()
-    gap = json.dumps({"what": "gap", "lost": 3})
+    gap = json.dumps({"call": "gap", "lost": 3})
     path.write_text("\n".join([*lines[:200], gap, *lines[250:]]) + "\n")
     found = replay_guard(tmp_path)
     assert found.gaps == 1 and found.differences == 0 and found.calls == 199
 
 
 def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, monkeypatch):
-    monkeypatch.setattr(tapes, "MOST_WAITING", 50)
+    monkeypatch.setattr(call_log, "MAX_WAITING_LINES", 50)
     slow, kept = tmp_path / "slow", tmp_path / "kept"
     slow.mkdir(), kept.mkdir()
     os.mkfifo(slow / "guard-00000.jsonl")  # takes nothing until somebody reads it
@@ -232,29 +232,29 @@ def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, 
 
 
 def test_a_disk_that_takes_nothing_is_not_waited_for_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(tapes, "MOST_WAITING", 5)
-    monkeypatch.setattr(tapes, "CLOSE_S", 0.1)
+    monkeypatch.setattr(call_log, "MAX_WAITING_LINES", 5)
+    monkeypatch.setattr(call_log, "CLOSE_S", 0.1)
     os.mkfifo(tmp_path / "guard-00000.jsonl")
     made = CallLog(tmp_path, "guard", {}, 60.0)
     for n in range(20):
-        made.put("one", {"n": n}, {} if n == 0 else None)
+        made.append("one", {"n": n}, {} if n == 0 else None)
     made.close()  # returns
     assert made.lost > 0
 
 
 def test_what_is_put_is_kept_as_it_was_then(tmp_path):
     made, values = CallLog(tmp_path, "guard", {}, 60.0), np.zeros(3)
-    made.put("one", {"values": values, "more": [values, {"a": values}]}, {})
+    made.append("one", {"values": values, "more": [values, {"a": values}]}, {})
     values += 1
     made.close()
-    *_, row = read(segments(tmp_path, "guard")[0])
+    *_, row = read(list_segments(tmp_path, "guard")[0])
     assert row["values"]["array"] == [0, 0, 0] and row["more"][1]["a"]["array"] == [0, 0, 0]
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):
     assert main(["replay", str(tmp_path)]) == 2
-    assert "holds no tape of guard" in capsys.readouterr().err
-    with pytest.raises(NacError, match="no tape of policy"):
+    assert "holds no call log of guard" in capsys.readouterr().err
+    with pytest.raises(NacError, match="no call log of policy"):
         replay_policy(tmp_path)
 
 

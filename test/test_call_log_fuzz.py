@@ -33,7 +33,7 @@ ATTACKS = (
     {"array": [], "dtype": "object", "shape": [0]},
     {"array": [1e300], "dtype": "int8", "shape": [1]},
     {"array": [0.0] * 7, "dtype": "float64", "shape": [7, 1]},
-    {"Chunk": {}},
+    {"ActionChunk": {}},
     {"Observation": {"stamp": 0}},
 )
 
@@ -54,9 +54,9 @@ def fly_policy(folder: Path) -> None:
 def damage_line(line: str, rng: random.Random) -> str:
     """One line with values replaced, most often by what a call can be given."""
     row = json.loads(line)
-    values = (*HOSTILE_VALUES, *ATTACKS, "tick", "stop", "_fail", "__init__", "spec", "course")
+    values = (*HOSTILE_VALUES, *ATTACKS, "tick", "stop", "_set_fault", "__init__", "spec", "generator")
     if rng.random() < 0.2:
-        row["what"] = rng.choice(("__init__", "_fail", "spec", "config", "stop", "tick", "head"))
+        row["call"] = rng.choice(("__init__", "_set_fault", "spec", "config", "stop", "tick", "head"))
     return json.dumps(damage_tree(row, rng, values))
 
 
@@ -121,11 +121,11 @@ def altered(folder: Path, change) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["__init__", "_fail", "spec", "setpoint", "__class__", "motion"])
+@pytest.mark.parametrize("name", ["__init__", "_set_fault", "spec", "setpoint", "__class__", "trajectory"])
 def test_a_log_calls_nothing_but_what_a_guard_is_told(tmp_path, name):
     def change(row):
-        if row["what"] == "tick":
-            row["what"] = name
+        if row["call"] == "tick":
+            row["call"] = name
             return True
         return False
 
@@ -137,14 +137,14 @@ def test_a_log_calls_nothing_but_what_a_guard_is_told(tmp_path, name):
     ("call", "args"),
     [
         ("tick", ["soon"]), ("tick", [True]), ("tick", []), ("tick", [1.0, 2.0]),
-        ("set_mode", ["fly"]), ("set_mode", [["hold"]]), ("measure", [0.0, [0.0] * 7]),
+        ("set_mode", ["fly"]), ("set_mode", [["hold"]]), ("update_joint_state", [0.0, [0.0] * 7]),
         ("accept", [{"stamp": 0.0}, 1.0]), ("set_speed_scale", ["1"]),
     ],
 )  # fmt: skip
 def test_a_call_gets_no_argument_that_a_guard_is_never_given(tmp_path, call, args):
     def change(row):
-        if row["what"] == "tick":
-            row.update(what=call, args=args)
+        if row["call"] == "tick":
+            row.update(call=call, args=args)
             return True
         return False
 
@@ -152,13 +152,13 @@ def test_a_call_gets_no_argument_that_a_guard_is_never_given(tmp_path, call, arg
         replay_guard(altered(tmp_path, change))
 
 
-@pytest.mark.parametrize("name", ["spec", "__class__", "tick", "config", "_why_hold"])
+@pytest.mark.parametrize("name", ["spec", "__class__", "tick", "config", "_find_hold_reason"])
 def test_a_log_sets_nothing_but_what_a_guard_remembers(tmp_path, name):
     def change(row):
-        row["memory"][name] = {}
+        row["state"][name] = {}
         return True
 
-    with pytest.raises(DatasetError, match=f"line 1: Guard remembers no '{name}'"):
+    with pytest.raises(DatasetError, match=f"line 1: Guard has no state '{name}'"):
         replay_guard(altered(tmp_path, change))
 
 
@@ -166,16 +166,16 @@ def test_a_memory_that_would_take_hours_is_refused(tmp_path):
     guard = fly(tmp_path, ticks=60)
     path = tmp_path / LOG
     head = json.loads(path.read_text().splitlines()[0])
-    memory = to_json(snapshot(guard))
-    now = memory["_last"] + 1 / guard.spec.guard_rate_hz
-    tick = {"what": "tick", "args": [now], "named": {}, "result": []}
+    state = to_json(snapshot(guard))
+    now = state["_last_tick"] + 1 / guard.spec.guard_rate_hz
+    tick = {"call": "tick", "args": [now], "kwargs": {}, "result": []}
 
     def write(count):
-        memory["course"] |= {"touched": True, "_count": count}
-        rows = [{**head, "memory": memory}, tick]
+        state["generator"] |= {"commanded": True, "_n_final": count}
+        rows = [{**head, "state": state}, tick]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    write(memory["course"]["_count"])
+    write(state["generator"]["_n_final"])
     assert replay_guard(tmp_path).calls == 1
     write(-(10**12))
     with pytest.raises(DatasetError, match="leaves more than 100000 set-points open"):
@@ -186,7 +186,7 @@ def test_lines_that_were_dropped_make_a_log_incomplete(tmp_path, capsys):
     fly(tmp_path)
     path = tmp_path / LOG
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:200], '{"what": "gap", "lost": 7}', *lines[250:]]) + "\n")
+    path.write_text("\n".join([*lines[:200], '{"call": "gap", "lost": 7}', *lines[250:]]) + "\n")
     found = replay_guard(tmp_path)
     assert (found.gaps, found.lost, found.calls, found.differences) == (1, 7, 199, 0)
     assert main(["replay", str(tmp_path)]) == 0
@@ -195,7 +195,7 @@ def test_lines_that_were_dropped_make_a_log_incomplete(tmp_path, capsys):
 
 def attack_cases(folder: Path, seed: int, count: int):
     for attack in ATTACKS:
-        row = {"what": "plan", "observation": [attack] * 50}
+        row = {"call": "predict_chunk", "observation": [attack] * 50}
         yield str(attack)[:80], lambda row=row: from_json(row)
 
 

@@ -30,17 +30,17 @@ class Scene:
         for _ in range(round(seconds * HZ)):
             self.now += 1 / HZ
             self.place = self.place + speed / HZ
-            self.aligner.push_joints(self.now, self.place)
+            self.aligner.add_joint_state(self.now, self.place)
             if camera == "live":
                 self.shown = self.noise.add(
                     GREY + np.uint8(round(self.now * HZ) % 100 if moves else 0)
                 )
-            self.aligner.push_image("scene", self.now, self.shown)
+            self.aligner.add_image("scene", self.now, self.shown)
         return self
 
     def reason(self) -> str:
         try:
-            self.aligner.observe(self.now, "t")
+            self.aligner.get_observation(self.now, "t")
         except BadObservation as error:
             return error.reason
         return ""
@@ -60,7 +60,7 @@ def test_a_camera_with_noise_that_the_arm_has_left_is_not_frozen():
 def test_a_camera_with_noise_that_shows_one_picture_is_frozen_and_says_for_how_long():
     scene = Scene().run(3.0).run(1.0, speed=0.3).run(1.0, speed=0.3, camera="frozen")
     with pytest.raises(BadObservation, match=r"camera scene: the same picture for 1\.00 s") as e:
-        scene.aligner.observe(scene.now, "t")
+        scene.aligner.get_observation(scene.now, "t")
     assert e.value.reason == "frozen" and scene.aligner.frozen == [str(e.value)]
 
 

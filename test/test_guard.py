@@ -14,7 +14,7 @@ from nac_ros.core.errors import ConfigError
 from nac_ros.core.types import ActionChunk, Trajectory
 from nac_ros.robot.kinematics import CollisionModel
 from nac_ros.robot.spec import load_robot
-from nac_ros.simulation.joint_trajectory_controller import TrajectoryController
+from nac_ros.simulation.joint_trajectory_controller import JointTrajectoryController
 
 SPEC = load_robot("vx300s")
 PERIOD = 1 / SPEC.guard_rate_hz
@@ -40,7 +40,7 @@ class Rig:
 
     def __init__(self, config=None, start=START, spec=SPEC):
         self.guard, self.now, self.ticks = Guard(spec, config or GuardConfig()), 50.0, []
-        self.guard.measure(self.now, start)
+        self.guard.update_joint_state(self.now, start)
         self.guard.update_reference(self.now, start)
         self.ticks += self.guard.tick(self.now)
         assert self.guard.set_mode("policy") is None
@@ -49,7 +49,7 @@ class Rig:
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
             if measure:
-                self.guard.measure(self.now, self.guard.setpoint)
+                self.guard.update_joint_state(self.now, self.guard.setpoint)
                 self.guard.update_reference(self.now, self.guard.setpoint)
             self.ticks += self.guard.tick(self.now)
         return self.ticks[-1]
@@ -58,7 +58,7 @@ class Rig:
         """The arm was moved by other means; its controller holds it there."""
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
-            self.guard.measure(self.now, positions)
+            self.guard.update_joint_state(self.now, positions)
             self.guard.update_reference(self.now, positions)
             self.ticks += self.guard.tick(self.now)
 
@@ -85,7 +85,7 @@ def test_a_chunk_is_followed_by_time():
     moving = swing(rig.now)
     assert rig.guard.accept(moving, rig.now) is None
     tick = rig.run(0.5)
-    assert tick.state == "running" and tick.hold == ""
+    assert tick.state == "running" and tick.hold_reason == ""
     at = (tick.stamp - moving.stamp) * 30 - 1
     wanted = np.interp(at, np.arange(32), moving.actions[:, 1])
     assert tick.positions[1] == pytest.approx(wanted, abs=2e-3)
@@ -94,9 +94,9 @@ def test_a_chunk_is_followed_by_time():
 
 def test_before_its_first_command_the_guard_starts_where_the_arm_is_by_then():
     guard, moved = Guard(SPEC), START + 0.11 * SPEC.relative_mask
-    guard.measure(1.0, START)
+    guard.update_joint_state(1.0, START)
     guard.tick(1.0)
-    guard.measure(1.01, moved)
+    guard.update_joint_state(1.01, moved)
     assert guard.set_mode("policy") is None
     np.testing.assert_allclose(guard.tick(1.01)[-1].positions, moved)
 
@@ -107,9 +107,9 @@ def test_an_arm_that_was_moved_since_is_taken_over_only_by_a_reset():
     rig.run(1.0)
     rig.guard.set_mode("hold")
     moved = rig.guard.setpoint + 0.11 * SPEC.relative_mask
-    rig.guard.measure(rig.now, moved)
-    refusal = rig.guard.set_mode("policy")
-    assert refusal.reason == "displaced" and "0.110 rad" in refusal.text
+    rig.guard.update_joint_state(rig.now, moved)
+    rejection = rig.guard.set_mode("policy")
+    assert rejection.reason == "displaced" and "0.110 rad" in rejection.text
     assert rig.guard.mode == "hold"
     rig.rest_at(moved)
     assert rig.guard.set_mode("policy").reason == "displaced"
@@ -124,7 +124,7 @@ def test_an_arm_that_grips_keeps_its_grip_when_the_mode_comes_back():
     rig.run(1.0)
     gripping, measured = rig.guard.setpoint, rig.guard.setpoint.copy()
     measured[-1] += 0.02  # the fingers stand on an object
-    rig.guard.measure(rig.now, measured)
+    rig.guard.update_joint_state(rig.now, measured)
     rig.guard.stop()
     rig.guard.reset()
     assert rig.guard.set_mode("policy") is None
@@ -149,9 +149,9 @@ def test_a_scene_that_was_set_up_anew_is_started_with_the_gripper_as_it_is_now()
 
 def test_a_first_chunk_away_from_the_arm_is_refused_as_a_jump():
     rig = Rig()
-    refusal = rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
-    assert refusal.reason == "jump" and "waist" in refusal.text
-    assert rig.run(0.1).hold == "no_chunk"
+    rejection = rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
+    assert rejection.reason == "jump" and "waist" in rejection.text
+    assert rig.run(0.1).hold_reason == "no_chunk"
     np.testing.assert_array_equal(rig.positions, np.tile(START, (11, 1)))
 
 
@@ -179,14 +179,14 @@ def test_a_first_chunk_whose_gripper_is_shut_closes_an_open_one_within_its_limit
 
 def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
     rig, away = Rig(), START + [0.3, 0, 0, 0, 0, 0, 0]
-    assert rig.guard.ramp().reason == "no_ramp"
+    assert rig.guard.approach().reason == "no_approach"
     first = rig.guard.accept(swing(rig.now, away), rig.now)
     assert first.reason == "jump" and "guard/ramp" in first.text
-    assert rig.guard.ramp() is None
-    assert rig.run(0.2).state == "running" and rig.guard.ramping
-    assert rig.guard.accept(swing(rig.now, away), rig.now).reason == "ramping"
+    assert rig.guard.approach() is None
+    assert rig.run(0.2).state == "running" and rig.guard.approaching
+    assert rig.guard.accept(swing(rig.now, away), rig.now).reason == "approaching"
     tick = rig.run(2.5)
-    assert tick.state == "armed" and tick.hold == "no_chunk"
+    assert tick.state == "armed" and tick.hold_reason == "no_chunk"
     np.testing.assert_allclose(tick.positions, swing(0.0, away).actions[0], atol=2e-3)
     speed = np.abs(np.diff(rig.positions, axis=0)) / PERIOD / SPEC.velocity_limit
     assert 0.09 < speed.max() < 0.1001
@@ -197,12 +197,12 @@ def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
 def test_a_stop_ends_a_ramp():
     rig = Rig()
     rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
-    rig.guard.ramp()
+    rig.guard.approach()
     rig.run(0.3)
     rig.guard.stop()
     tick = rig.run(0.5)
-    assert tick.state == "fault" and tick.hold == "stopped"
-    assert rig.guard.ramp().reason == "no_ramp"
+    assert tick.state == "fault" and tick.hold_reason == "stopped"
+    assert rig.guard.approach().reason == "no_approach"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_refused_chunk_leaves_the_arm_holding_and_is_counted(change, reason):
     rig = Rig()
     assert rig.guard.accept(change(swing(rig.now)), rig.now).reason == reason
     tick = rig.run(0.1)
-    assert tick.state == "armed" and rig.guard.refusals == Counter({reason: 1})
+    assert tick.state == "armed" and rig.guard.rejections == Counter({reason: 1})
     np.testing.assert_array_equal(rig.positions, np.tile(START, (11, 1)))
 
 
@@ -242,7 +242,7 @@ def test_a_chunk_planned_before_the_mode_was_set_does_not_count():
 def assert_it_came_to_rest(rig, reason, after):
     """From tick `after` on the arm slows inside its limits and stays where it stopped."""
     tail = rig.positions[after:]
-    assert rig.ticks[-1].hold == reason and rig.ticks[-1].state in ("armed", "fault")
+    assert rig.ticks[-1].hold_reason == reason and rig.ticks[-1].state in ("armed", "fault")
     assert_inside(SPEC, rig.positions, PERIOD)
     assert (np.diff(tail, axis=0)[-5:] == 0).all()
     assert np.abs(np.diff(tail, axis=0)[0]).max() > 1e-3, "it was moving before"
@@ -253,7 +253,7 @@ def assert_it_came_to_rest(rig, reason, after):
     ("config", "steps", "reason", "end_s"),
     [
         (GuardConfig(), 16, "chunk_ended", 16 / 30),
-        (GuardConfig(max_play_s=0.4), 32, "chunk_stale", 0.4),
+        (GuardConfig(max_execution_s=0.4), 32, "chunk_stale", 0.4),
     ],
 )
 def test_without_a_newer_chunk_the_arm_rests_by_the_end_of_the_one_it_has(
@@ -268,7 +268,7 @@ def test_without_a_newer_chunk_the_arm_rests_by_the_end_of_the_one_it_has(
     speed = np.abs(np.diff(rig.positions, axis=0)).max(1) / PERIOD
     assert (speed[times[:-1] >= end_s] == 0).all()
     assert speed[times[:-1] < end_s - 0.25].max() > 0.1, "it followed for as long as it could"
-    assert rig.ticks[-1].hold == reason and rig.guard.holds[reason] == 1
+    assert rig.ticks[-1].hold_reason == reason and rig.guard.holds[reason] == 1
 
 
 def arm_at(rig, offset, now):
@@ -289,7 +289,7 @@ def test_teleoperation_is_caught_up_with_slowly_and_then_followed():
         speeds.append(np.abs(rig.guard.setpoint - before).max() / PERIOD)
     np.testing.assert_allclose(rig.guard.setpoint[0], START[0] + 0.6, atol=2e-3)
     assert max(speeds[:30]) <= 0.1 * SPEC.velocity_limit.max() + 1e-6
-    assert not rig.guard.ramping and not rig.guard.holds["teleop_silent"]
+    assert not rig.guard.approaching and not rig.guard.holds["teleop_silent"]
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
@@ -300,7 +300,7 @@ def test_a_first_command_of_teleoperation_may_come_at_any_time_between_two_ticks
     rig.guard.set_mode("teleop")
     sent = rig.now + early
     assert rig.guard.accept(arm_at(rig, 0.1, sent), sent, "teleop") is None
-    assert rig.run(0.05).hold == ""
+    assert rig.run(0.05).hold_reason == ""
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
@@ -314,12 +314,12 @@ def test_teleoperation_that_falls_silent_stops_the_arm_until_it_speaks_again():
         rig.run(PERIOD)
     spoke, silent = rig.now, len(rig.ticks)
     rig.run(0.8)
-    stop = next(tick for tick in rig.ticks[silent:] if tick.hold)
-    assert stop.hold == "teleop_silent" and stop.stamp - spoke <= 0.1 + 4 * PERIOD
+    stop = next(tick for tick in rig.ticks[silent:] if tick.hold_reason)
+    assert stop.hold_reason == "teleop_silent" and stop.stamp - spoke <= 0.1 + 4 * PERIOD
     assert_inside(SPEC, rig.positions, PERIOD)
     assert (np.diff(rig.positions, axis=0)[-20:] == 0).all()
     assert rig.guard.accept(arm_at(rig, 0.2, rig.now), rig.now, "teleop") is None
-    assert rig.run(0.05).hold == ""
+    assert rig.run(0.05).hold_reason == ""
 
 
 def test_the_clutch_takes_over_from_a_moving_policy_and_hands_back():
@@ -334,7 +334,7 @@ def test_the_clutch_takes_over_from_a_moving_policy_and_hands_back():
         rig.run(PERIOD)
     assert rig.guard.set_mode("policy") is None
     rig.run(0.5)
-    assert rig.ticks[-1].hold == "no_chunk" and rig.ticks[-1].state == "armed"
+    assert rig.ticks[-1].hold_reason == "no_chunk" and rig.ticks[-1].state == "armed"
     here = rig.guard.setpoint
     assert rig.guard.accept(swing(rig.now, here, joint=0), rig.now) is None
     assert rig.run(0.2).state == "running"
@@ -355,8 +355,8 @@ def test_a_bad_command_of_teleoperation_is_refused(change, reason):
     rig = Rig()
     rig.guard.set_mode("hold")
     rig.guard.set_mode("teleop")
-    refusal = rig.guard.accept(change(arm_at(rig, 0.0, rig.now)), rig.now, "teleop")
-    assert refusal.reason == reason
+    rejection = rig.guard.accept(change(arm_at(rig, 0.0, rig.now)), rig.now, "teleop")
+    assert rejection.reason == reason
     assert rig.run(0.1).state == "armed"
 
 
@@ -375,18 +375,18 @@ def test_joint_states_that_are_not_finite_do_not_count_as_new():
     broken = START * [1, 1, np.nan, 1, 1, 1, 1]
     for _ in range(80):
         rig.now += PERIOD
-        assert "elbow" in rig.guard.measure(rig.now, broken).text
+        assert "elbow" in rig.guard.update_joint_state(rig.now, broken).text
         rig.ticks += rig.guard.tick(rig.now)
     assert_it_came_to_rest(rig, "joint_states_stale", 49)
-    assert rig.guard.refusals["joint_states_not_finite"] == 80
+    assert rig.guard.rejections["joint_states_not_finite"] == 80
 
 
 def test_a_silent_policy_stops_the_arm_and_a_living_one_does_not():
     rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
-    rig.guard.beat(rig.now)
+    rig.guard.heartbeat(rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.2)
-    rig.guard.beat(rig.now)
+    rig.guard.heartbeat(rig.now)
     assert rig.run(0.2).state == "running"
     rig.run(0.6)
     assert_it_came_to_rest(rig, "heartbeat_lost", 44)
@@ -395,26 +395,26 @@ def test_a_silent_policy_stops_the_arm_and_a_living_one_does_not():
 @pytest.mark.parametrize("fault", ["joint_states_stale", "heartbeat_lost", "tick_gap", "stopped"])
 def test_after_a_fault_nothing_moves_until_a_reset_and_the_mode_is_set_again(fault):
     rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
-    rig.guard.beat(rig.now)
+    rig.guard.heartbeat(rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.2)
     if fault != "heartbeat_lost":
-        rig.guard.beat(rig.now)
+        rig.guard.heartbeat(rig.now)
     if fault == "stopped":
         rig.guard.stop()
     if fault == "tick_gap":
         rig.now += 0.5
     rig.run(0.3, measure=fault != "joint_states_stale")
-    rig.guard.beat(rig.now)  # all is well again
+    rig.guard.heartbeat(rig.now)  # all is well again
     rig.run(0.5)
     assert rig.guard.fault == fault and rig.guard.mode == "hold"
-    refusal = rig.guard.set_mode("policy")
-    assert refusal.reason == "fault" and fault in refusal.text and "guard/reset" in refusal.text
+    rejection = rig.guard.set_mode("policy")
+    assert rejection.reason == "fault" and fault in rejection.text and "guard/reset" in rejection.text
     here = rig.guard.setpoint
     rig.run(0.3)
     np.testing.assert_array_equal(rig.guard.setpoint, here)
     rig.reset_and_start()
-    rig.guard.beat(rig.now)
+    rig.guard.heartbeat(rig.now)
     assert rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now) is None
     assert rig.run(0.1).state == "running"
 
@@ -424,13 +424,13 @@ def test_when_the_clock_is_set_the_set_points_go_on_to_where_the_controllers_res
     rig.guard.accept(swing(rig.now), rig.now)
     for k in range(100):
         if k == 40:
-            rig.guard.note_clock_jump()  # nothing is sent from here on
+            rig.guard.handle_clock_jump()  # nothing is sent from here on
             before = rig.guard.setpoint
             assert rig.guard.set_mode("policy").reason == "fault"
             rig.guard.reset()
             assert rig.guard.set_mode("policy").reason == "tick_gap", "it still moves"
         rig.run(PERIOD)
-        motion = rig.guard.news(rig.now)
+        motion = rig.guard.trajectory_update(rig.now)
         if k < 40:
             follower.send(motion, rig.now)
         else:
@@ -444,14 +444,14 @@ def test_when_the_clock_is_set_the_set_points_go_on_to_where_the_controllers_res
 def test_a_driver_that_is_silent_while_the_guard_holds_is_no_fault():
     rig = Rig()
     rig.guard.set_mode("hold")
-    assert rig.run(0.3, measure=False).hold == "joint_states_stale"
-    assert rig.guard.fault == "" and rig.run(0.1).hold == "mode_hold"
+    assert rig.run(0.3, measure=False).hold_reason == "joint_states_stale"
+    assert rig.guard.fault == "" and rig.run(0.1).hold_reason == "mode_hold"
 
 
 def test_a_new_chunk_ends_a_hold():
     rig = Rig()
     rig.guard.accept(swing(rig.now, steps=8), rig.now)
-    assert rig.run(1.0).hold == "chunk_ended"
+    assert rig.run(1.0).hold_reason == "chunk_ended"
     assert rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now) is None
     assert rig.run(0.1).state == "running"
 
@@ -462,12 +462,12 @@ def test_a_guard_that_slept_finds_the_arm_where_its_last_word_led():
     rig.guard.accept(swing(rig.now), rig.now)
     for _ in range(40):
         rig.run(PERIOD)
-        follower.send(rig.guard.motion(rig.now), rig.now)
+        follower.send(rig.guard.trajectory(rig.now), rig.now)
     rig.now += 1.0
     resting = follower.run(rig.now)
-    rig.guard.measure(rig.now, resting)
+    rig.guard.update_joint_state(rig.now, resting)
     tick = rig.guard.tick(rig.now)[-1]
-    assert tick.hold == "tick_gap" and rig.guard.chunk is None
+    assert tick.hold_reason == "tick_gap" and rig.guard.chunk is None
     np.testing.assert_allclose(tick.positions, resting, atol=1e-9)
 
 
@@ -477,7 +477,7 @@ def test_late_ticks_make_up_for_what_they_missed():
         rig.guard.accept(swing(rig.now), rig.now)
         rig.run(0.2)
     late.now += 0.05
-    late.guard.measure(late.now, late.guard.setpoint)
+    late.guard.update_joint_state(late.now, late.guard.setpoint)
     assert len(late.guard.tick(late.now)) == 5
     calm.run(0.05)
     np.testing.assert_allclose(late.guard.setpoint, calm.guard.setpoint, atol=1e-6)
@@ -488,7 +488,7 @@ def test_a_clock_that_is_set_back_holds_the_arm():
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.4)
     rig.now -= 100
-    assert rig.guard.tick(rig.now)[-1].hold == "tick_gap"
+    assert rig.guard.tick(rig.now)[-1].hold_reason == "tick_gap"
     assert rig.run(0.1).state == "fault"
 
 
@@ -537,8 +537,8 @@ def test_if_the_guard_dies_the_controller_stops_the_arm_within_its_limits():
     rig.guard.accept(swing(rig.now), rig.now)
     for _ in range(50):
         rig.run(PERIOD)
-        follower.send(rig.guard.motion(rig.now), rig.now)
-    motion = rig.guard.motion(rig.now)
+        follower.send(rig.guard.trajectory(rig.now), rig.now)
+    motion = rig.guard.trajectory(rig.now)
     assert (motion.velocities[-1] == 0).all() and (motion.accelerations[-1] == 0).all()
     assert 0.1 < motion.stamp + motion.times[-1] - rig.now < 0.5
     follower.run(rig.now + 1.0)
@@ -548,13 +548,13 @@ def test_if_the_guard_dies_the_controller_stops_the_arm_within_its_limits():
 
 def test_a_controller_that_gets_every_motion_follows_the_set_points():
     rig = Rig()
-    arm = TrajectoryController(SPEC.joint_names)
+    arm = JointTrajectoryController(SPEC.joint_names)
     arm.reset(START, rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
     worst = 0.0
     for _ in range(150):
         tick = rig.run(PERIOD)
-        arm.accept(Trajectory.of(SPEC.joint_names, rig.guard.motion(rig.now)), rig.now)
+        arm.accept(Trajectory.of(SPEC.joint_names, rig.guard.trajectory(rig.now)), rig.now)
         at_due = arm.sample(tick.stamp).positions[0]
         worst = max(worst, float(np.abs(at_due - tick.positions).max()))
     assert worst < 1e-9
@@ -567,10 +567,10 @@ def test_a_tick_costs_a_fraction_of_its_period():
         if k % 50 == 0:
             rig.guard.accept(swing(rig.now, rig.guard.setpoint), rig.now)
         rig.now += PERIOD
-        rig.guard.measure(rig.now, rig.guard.setpoint)
+        rig.guard.update_joint_state(rig.now, rig.guard.setpoint)
         began = time.perf_counter()
         rig.guard.tick(rig.now)
-        rig.guard.motion(rig.now)
+        rig.guard.trajectory(rig.now)
         spent.append(time.perf_counter() - began)
     usual, with_chunk = np.median(spent) / PERIOD, np.median(spent[::50]) / PERIOD
     print(f"a tick takes {usual:.1%} of its period, with a new chunk {with_chunk:.1%}")
@@ -580,10 +580,10 @@ def test_a_tick_costs_a_fraction_of_its_period():
 def test_an_arm_beyond_its_position_limit_is_not_started():
     guard, outside = Guard(SPEC), START.copy()
     outside[1] = SPEC.position_low[1] - 0.1
-    guard.measure(1.0, outside)
+    guard.update_joint_state(1.0, outside)
     guard.tick(1.0)
-    refusal = guard.set_mode("policy")
-    assert refusal.reason == "outside" and "shoulder is 0.100 rad beyond" in refusal.text
+    rejection = guard.set_mode("policy")
+    assert rejection.reason == "outside" and "shoulder is 0.100 rad beyond" in rejection.text
 
 
 def test_a_reset_of_an_arm_that_sags_moves_no_set_point():
@@ -593,7 +593,7 @@ def test_a_reset_of_an_arm_that_sags_moves_no_set_point():
     rig.guard.stop()
     rig.run(0.1)
     here = rig.guard.setpoint
-    rig.guard.measure(rig.now, here - 0.03 * SPEC.relative_mask)
+    rig.guard.update_joint_state(rig.now, here - 0.03 * SPEC.relative_mask)
     rig.guard.reset()
     assert rig.guard.set_mode("policy") is None
     np.testing.assert_array_equal(rig.guard.setpoint, here)
@@ -601,10 +601,10 @@ def test_a_reset_of_an_arm_that_sags_moves_no_set_point():
 
 def test_times_that_are_no_times_are_refused_or_hold():
     rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
-    assert rig.guard.measure(np.nan, START).reason == "joint_states_stamp"
-    rig.guard.beat(np.nan)
+    assert rig.guard.update_joint_state(np.nan, START).reason == "joint_states_stamp"
+    rig.guard.heartbeat(np.nan)
     rig.guard.accept(swing(rig.now), rig.now)
-    assert rig.run(0.1).hold == "heartbeat_lost"
+    assert rig.run(0.1).hold_reason == "heartbeat_lost"
     assert rig.guard.tick(np.nan) == []
 
 
@@ -626,18 +626,18 @@ def test_a_chunk_that_ends_a_little_outside_is_held_back_and_counted():
     )
     assert rig.guard.accept(reach(rig, amount), rig.now) is None
     rig.run(1.2)
-    assert rig.guard.bounds.held == 1 and rig.guard.fault == ""
+    assert rig.guard.workspace.shortened == 1 and rig.guard.fault == ""
     assert -0.05 < depth(rig.positions).max() <= SPEC.body.margin_m / 4
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
 def test_a_chunk_that_ends_far_outside_is_refused_with_the_part_and_the_depth():
     rig = Rig()
-    refusal = rig.guard.accept(reach(rig, 1.2), rig.now)
-    assert refusal.reason == "workspace" and "the tool" in refusal.text and "in z" in refusal.text
+    rejection = rig.guard.accept(reach(rig, 1.2), rig.now)
+    assert rejection.reason == "workspace" and "the tool" in rejection.text and "in z" in rejection.text
     rig.run(0.3)
     np.testing.assert_array_equal(rig.positions[-1], START)
-    assert rig.guard.bounds.held == 0 and not rig.guard.clips.any(), "a refusal changes nothing"
+    assert rig.guard.workspace.shortened == 0 and not rig.guard.clips.any(), "a rejection changes nothing"
 
 
 def test_teleoperation_is_led_to_the_border_and_no_farther():
@@ -650,7 +650,7 @@ def test_teleoperation_is_led_to_the_border_and_no_farther():
         if k % 3 == 0:
             rig.guard.accept(chunk(wanted[None], rig.now), rig.now, "teleop")
         rig.run(PERIOD)
-    assert rig.guard.fault == "" and rig.guard.bounds.held > 10
+    assert rig.guard.fault == "" and rig.guard.workspace.shortened > 10
     assert -0.05 < depth(rig.positions).max() <= 0.01
     for k in range(300):  # and comes back
         wanted[1] -= 0.006 * (k < 200)
@@ -666,7 +666,7 @@ def test_an_arm_that_was_pushed_out_of_the_workspace_while_it_moves_stops():
     rig.run(0.3)
     pushed = rig.guard.setpoint.copy()
     pushed[1] += 1.2
-    rig.guard.measure(rig.now, pushed)
+    rig.guard.update_joint_state(rig.now, pushed)
     rig.run(0.6, measure=False)
     assert rig.guard.fault == "workspace"
     assert_inside(SPEC, rig.positions, PERIOD)

@@ -23,7 +23,7 @@ def merger() -> JointStateMerger:
     return JointStateMerger(NAMES, LIMIT_S)
 
 
-def refusal(call, *arguments) -> BadObservation:
+def rejection(call, *arguments) -> BadObservation:
     with pytest.raises(BadObservation) as caught:
         call(*arguments)
     return caught.value
@@ -64,7 +64,7 @@ def test_a_joint_that_stopped_is_stale_by_name_and_gives_no_sample():
     one = merger()
     one.push(1.00, GRIPPER, [0.0])
     assert one.push(1.00, ARM, [0.0, 0.0]).stamp == 1.00
-    error = refusal(one.push, 1.11, ARM, [0.0, 0.0])
+    error = rejection(one.push, 1.11, ARM, [0.0, 0.0])
     assert error.reason == "stale" and "gripper stale, 0.110 s older" in str(error)
     assert "shoulder" not in str(error)
     assert one.push(1.12, GRIPPER, [0.0]).stamp == 1.11  # and it comes back by itself
@@ -74,7 +74,7 @@ def test_a_joint_that_never_came_is_missing_by_name_after_the_limit():
     one = merger()
     for k in range(11):
         assert one.push(k / 100, ARM, [0.0, 0.0]) is None
-    error = refusal(one.push, 0.11, ARM, [0.0, 0.0])
+    error = rejection(one.push, 0.11, ARM, [0.0, 0.0])
     assert error.reason == "joint_names"
     assert "gripper missing; the newest message holds shoulder, elbow" in str(error)
 
@@ -83,7 +83,7 @@ def test_joints_under_other_names_are_missing_with_the_names_that_came():
     one = merger()
     for k in range(1, STRANGERS):
         assert one.push(k, ("other_elbow",), [0.0]) is None
-    error = refusal(one.push, STRANGERS, ("other_elbow",), [0.0])
+    error = rejection(one.push, STRANGERS, ("other_elbow",), [0.0])
     assert "gripper, shoulder, elbow missing" in str(error) and "other_elbow" in str(error)
 
 
@@ -103,7 +103,7 @@ def test_what_a_message_cannot_mean_is_refused_by_joint_and_changes_nothing(
 ):
     one = merger()
     one.push(1.00, ARM, [0.1, 0.2])
-    error = refusal(one.push, 1.01, names, positions)
+    error = rejection(one.push, 1.01, names, positions)
     assert error.reason == reason and said in str(error)
     assert one.push(1.02, GRIPPER, [0.3]) == (1.00, pytest.approx([0.3, 0.1, 0.2]))
 
@@ -112,7 +112,7 @@ def test_an_older_position_of_a_joint_is_refused():
     one = merger()
     one.push(1.00, ARM, [0.1, 0.2])
     for stamp in (1.00, 0.95):
-        assert refusal(one.push, stamp, ARM, [0.0, 0.0]).reason == "clock"
+        assert rejection(one.push, stamp, ARM, [0.0, 0.0]).reason == "clock"
     assert one.push(1.01, GRIPPER, [0.3]).positions.tolist() == [0.3, 0.1, 0.2]
 
 
@@ -145,9 +145,9 @@ def test_the_aligner_observes_partial_joint_states_at_their_oldest_stamp():
     aligner = ObservationBuffer(ROBOT, (), 1)
     arm, gripper = ROBOT.joint_names[:6], ROBOT.joint_names[6:]
     for k in range(20):
-        aligner.push_joint_state(k / 100 + 0.001, arm, ROBOT.home[:6] + k)
-        aligner.push_joint_state(k / 100 + 0.006, gripper, ROBOT.home[6:])
-    seen = aligner.observe(0.2, "t")
+        aligner.add_named_joint_state(k / 100 + 0.001, arm, ROBOT.home[:6] + k)
+        aligner.add_named_joint_state(k / 100 + 0.006, gripper, ROBOT.home[6:])
+    seen = aligner.get_observation(0.2, "t")
     assert seen.stamp == pytest.approx(0.191)
     assert np.allclose(seen.reference - ROBOT.home, [19] * 6 + [0], atol=1e-5)
 
@@ -155,15 +155,15 @@ def test_the_aligner_observes_partial_joint_states_at_their_oldest_stamp():
 def test_the_aligner_s_stale_joint_states_name_the_joint():
     aligner = ObservationBuffer(ROBOT, (), 1)
     arm, gripper = ROBOT.joint_names[:6], ROBOT.joint_names[6:]
-    aligner.push_joint_state(0.0, arm, ROBOT.home[:6])
-    aligner.push_joint_state(0.0, gripper, ROBOT.home[6:])
-    error = refusal(aligner.push_joint_state, 0.2, arm, ROBOT.home[:6])
-    aligner.refuse("joint_states", error)
-    said = str(refusal(aligner.observe, 0.2, "t"))
+    aligner.add_named_joint_state(0.0, arm, ROBOT.home[:6])
+    aligner.add_named_joint_state(0.0, gripper, ROBOT.home[6:])
+    error = rejection(aligner.add_named_joint_state, 0.2, arm, ROBOT.home[:6])
+    aligner.reject("joint_states", error)
+    said = str(rejection(aligner.observe, 0.2, "t"))
     assert said.startswith("joint_states: stale, 0.200 s old") and "gripper stale" in said
 
 
 def test_a_message_s_stamp_is_counted_from_the_origin():
     header = SimpleNamespace(stamp=SimpleNamespace(sec=10, nanosec=500_000_000))
     message = SimpleNamespace(header=header, name=list(NAMES), position=[1.0, 2.0, 3.0])
-    assert merger().push_message(message, 10 * 10**9).stamp == 0.5
+    assert merger().add_message(message, 10 * 10**9).stamp == 0.5

@@ -35,7 +35,7 @@ def poses(n, seed=0):
 
 def test_the_tool_is_where_mujoco_has_it(twin):
     for pose, places in zip(poses(100), SHAPE.points(poses(100))):
-        twin.arm.place(twin.data, pose)
+        twin.arm.set_positions(pose)
         mujoco.mj_forward(twin.model, twin.data)
         np.testing.assert_allclose(places[0], twin.data.site("tool").xpos, atol=2e-5)
 
@@ -44,7 +44,7 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
     """Vertices of forearm, gripper and fingers, open, are in a capsule or within 3 cm of one."""
     pose = poses(1, seed=4)
     pose[0, 6] = SPEC.position_high[6]
-    twin.arm.place(twin.data, pose[0])
+    twin.arm.set_positions(pose[0])
     mujoco.mj_forward(twin.model, twin.data)
     frames, body, model = SHAPE.frames(pose)[0], SPEC.body, twin.model
     order = {"base": 0} | {link.joint: i + 1 for i, link in enumerate(body.links)}

@@ -97,7 +97,7 @@ class Sequence:
     def read_clock(self):
         clock_ns = EPOCH_NS + round((self.steady + self.set_by) * NANO)
         if self.clock.read(clock_ns, self.steady):
-            self.guard.note_clock_jump()
+            self.guard.handle_clock_jump()
         self.now = self.clock.seconds(clock_ns)
 
     def play(self):
@@ -106,13 +106,13 @@ class Sequence:
             if self.guard.mode == "hold" and self.rng.random() < 0.7:
                 self.start()
             self.step(0.01)
-            while self.guard.hold == "settling" and self.rng.random() < 0.999:
+            while self.guard.hold_reason == "settling" and self.rng.random() < 0.999:
                 self.step(0.01)
             self.offer()
             for _ in range(self.rng.integers(1, 45)):
                 self.step(self.pause())
         rests = self.now
-        while not self.guard.rests(rests):
+        while not self.guard.is_at_rest(rests):
             rests += 0.1
         self.follower.run(rests + 2.0)
         return self
@@ -136,7 +136,7 @@ class Sequence:
         if what == 4:
             guard.set_speed_scale(float(self.rng.choice([0.1, 0.5, 1.0])))
         if what == 5:
-            guard.ramp()
+            guard.approach()
         if what == 6:
             jump = float(self.rng.choice([-3600.0, -0.1, 0.1, 1.0, 3600.0]))
             self.set_by, self.skew = self.set_by + jump, self.skew + jump
@@ -146,7 +146,7 @@ class Sequence:
             self.start()
 
     def start(self):
-        rested, before = self.guard.rests(self.now), self.guard.setpoint
+        rested, before = self.guard.is_at_rest(self.now), self.guard.setpoint
         self.guard.reset()
         self.guard.set_mode("policy")
         if rested and (self.guard.setpoint != before).any():
@@ -157,7 +157,7 @@ class Sequence:
         rested = 0
         while rested < 5:  # as long as a trajectory may be under way
             self.step(0.01)
-            rested += self.guard.rests(self.now)
+            rested += self.guard.is_at_rest(self.now)
 
     def move(self):
         """The arm is moved by other means, its controller activated anew where it is by then."""
@@ -185,19 +185,19 @@ class Sequence:
         self.read_clock()
         reference = self.follower.run(self.now)
         noise = self.rng.normal(0, NOISE, self.spec.action_dim)
-        guard.measure(self.now, reference + self.offset + noise)
+        guard.update_joint_state(self.now, reference + self.offset + noise)
         if self.reports:
             guard.update_reference(self.now, reference)
-        if not guard.course.touched:  # it commands nothing yet, and says where it would begin
+        if not guard.generator.commanded:  # it commands nothing yet, and says where it would begin
             self.cuts.append(len(self.ticks))
         self.ticks += guard.tick(self.now)
-        self.running += guard.hold == ""
-        motion = guard.news(self.now)
+        self.running += guard.hold_reason == ""
+        motion = guard.trajectory_update(self.now)
         if motion is not None and guard.fault != "tick_gap":  # as the node sends
             self.arrival = max(self.arrival, self.now + self.rng.uniform(0, 0.029))  # in order
             self.sent.append(motion)
             self.follower.send(replace(motion, stamp=motion.stamp + self.skew), self.arrival)
-        if guard.rests(self.now):
+        if guard.is_at_rest(self.now):
             self.skew = 0.0
 
 

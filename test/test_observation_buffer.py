@@ -22,10 +22,10 @@ def filled(until: float = 1.0, cameras: tuple[str, ...] = ("scene", "wrist"), st
     """An aligner that got joints at 100 Hz and images at 30 Hz from 0 to `until` [s]."""
     aligner = ObservationBuffer(ROBOT, cameras, steps)
     for k in range(int(until * 100) + 1):
-        aligner.push_joints(k / 100, ROBOT.home + k / 100)
+        aligner.add_joint_state(k / 100, ROBOT.home + k / 100)
     for k in range(int(until * 30) + 1):
         for name in cameras:
-            aligner.push_image(name, k / 30, image(k, ROBOT.camera(name)))
+            aligner.add_image(name, k / 30, image(k, ROBOT.camera(name)))
     return aligner
 
 
@@ -72,7 +72,7 @@ def test_a_stamp_that_is_not_finite_is_refused_and_changes_nothing(stamp, first)
 
 
 def test_an_observation_has_the_history_oldest_first():
-    seen = filled().observe(1.0, "marker")
+    seen = filled().get_observation(1.0, "marker")
     assert seen.images["scene"].shape == (2, SCENE.height, SCENE.width, 3)
     assert seen.images["scene"][:, 0, 0, 0].tolist() == [29, 30]
     assert seen.proprio.shape == (2, ROBOT.action_dim) and seen.task == "marker"
@@ -82,18 +82,18 @@ def test_an_observation_has_the_history_oldest_first():
 def test_an_observation_is_taken_where_the_slowest_camera_is():
     aligner = ObservationBuffer(ROBOT, ("scene", "wrist"), 1)
     for k in range(101):
-        aligner.push_joints(k / 100, ROBOT.home + k / 100)
-    aligner.push_image("scene", 0.99, image())
-    aligner.push_image("wrist", 0.90, image(camera=ROBOT.camera("wrist")))
-    seen = aligner.observe(1.0, "t")
+        aligner.add_joint_state(k / 100, ROBOT.home + k / 100)
+    aligner.add_image("scene", 0.99, image())
+    aligner.add_image("wrist", 0.90, image(camera=ROBOT.camera("wrist")))
+    seen = aligner.get_observation(1.0, "t")
     assert seen.stamp == 0.90
     assert np.allclose(seen.reference - ROBOT.home, 0.90, atol=1e-6)
 
 
 def test_without_cameras_the_joints_give_the_stamp():
     aligner = ObservationBuffer(ROBOT, (), 1)
-    aligner.push_joints(3.0, ROBOT.home)
-    assert aligner.observe(3.01, "t").stamp == 3.0
+    aligner.add_joint_state(3.0, ROBOT.home)
+    assert aligner.get_observation(3.01, "t").stamp == 3.0
 
 
 @given(st.floats(0.001, 5))
@@ -106,9 +106,9 @@ def test_anything_older_than_allowed_is_stale(extra):
 def test_a_camera_that_stopped_is_named():
     aligner = filled(0.1)
     for k in range(11, 101):
-        aligner.push_joints(k / 100, ROBOT.home)
+        aligner.add_joint_state(k / 100, ROBOT.home)
     with pytest.raises(BadObservation, match=r"camera scene: stale, .* at most 0\.2 s"):
-        aligner.observe(1.0, "t")
+        aligner.get_observation(1.0, "t")
 
 
 @given(st.floats(0.01, 5))
@@ -121,16 +121,16 @@ def test_stamps_of_the_future_are_refused(extra):
 def test_nothing_received_is_missing_and_named():
     aligner = ObservationBuffer(ROBOT, ("scene",), 1)
     assert reason_of(aligner.observe, 0.0, "t") == "missing"
-    aligner.push_joints(0.0, ROBOT.home)
+    aligner.add_joint_state(0.0, ROBOT.home)
     with pytest.raises(BadObservation, match="camera scene: nothing received yet"):
-        aligner.observe(0.0, "t")
+        aligner.get_observation(0.0, "t")
 
 
 def test_clearing_forgets_everything_and_allows_an_earlier_clock():
     aligner = filled()
     aligner.clear()
     assert reason_of(aligner.observe, 1.0, "t") == "missing"
-    aligner.push_joints(0.0, ROBOT.home)
+    aligner.add_joint_state(0.0, ROBOT.home)
 
 
 @given(st.integers(0, ROBOT.action_dim - 1), st.sampled_from([np.nan, np.inf, -np.inf]))
@@ -139,14 +139,14 @@ def test_a_joint_that_is_not_finite_is_refused_by_name(joint, value):
     positions[joint] = value
     aligner = ObservationBuffer(ROBOT, (), 1)
     with pytest.raises(BadObservation, match=f"not finite at {ROBOT.joint_names[joint]}"):
-        aligner.push_joints(0.0, positions)
+        aligner.add_joint_state(0.0, positions)
     assert reason_of(aligner.observe, 0.0, "t") == "missing"
 
 
 @given(st.integers(0, 20).filter(lambda n: n != ROBOT.action_dim))
 def test_another_number_of_joints_is_refused(count):
     assert (
-        reason_of(ObservationBuffer(ROBOT, (), 1).push_joints, 0.0, np.zeros(count))
+        reason_of(ObservationBuffer(ROBOT, (), 1).add_joint_state, 0.0, np.zeros(count))
         == "joint_names"
     )
 
@@ -163,28 +163,28 @@ def test_another_number_of_joints_is_refused(count):
 )
 def test_an_image_of_another_kind_is_refused_with_both_sizes(wrong):
     with pytest.raises(BadObservation, match=r"camera scene: wanted a uint8 image") as caught:
-        ObservationBuffer(ROBOT, ("scene",), 1).push_image("scene", 0.0, wrong)
+        ObservationBuffer(ROBOT, ("scene",), 1).add_image("scene", 0.0, wrong)
     assert caught.value.reason == "image_size"
 
 
 def test_a_stale_camera_s_sentence_holds_why_newer_images_were_refused():
     aligner = filled(1.0)
     encoding = BadObservation("an image of encoding '16UC1'; known are: rgb8", "image_encoding")
-    aligner.refuse("scene", encoding)
-    assert aligner.observe(1.0, "t").stamp == 1.0  # as long as it is not stale
+    aligner.reject("scene", encoding)
+    assert aligner.get_observation(1.0, "t").stamp == 1.0  # as long as it is not stale
     for k in range(101, 151):
-        aligner.push_joints(k / 100, ROBOT.home)
+        aligner.add_joint_state(k / 100, ROBOT.home)
     with pytest.raises(BadObservation, match=r"camera scene: stale, .*'16UC1'; known") as caught:
-        aligner.observe(1.5, "t")
+        aligner.get_observation(1.5, "t")
     assert caught.value.reason == "image_encoding"
-    aligner.push_image("scene", 1.5, image())
+    aligner.add_image("scene", 1.5, image())
     with pytest.raises(BadObservation, match=r"camera wrist: stale, [^;]*; at most [^;]*$"):
-        aligner.observe(1.5, "t")
+        aligner.get_observation(1.5, "t")
 
 
 def test_a_camera_whose_images_were_all_refused_says_why():
     aligner = ObservationBuffer(ROBOT, ("scene",), 1)
-    aligner.push_joints(0.0, ROBOT.home)
-    aligner.refuse("scene", BadObservation("an image of encoding 'bayer'", "image_encoding"))
+    aligner.add_joint_state(0.0, ROBOT.home)
+    aligner.reject("scene", BadObservation("an image of encoding 'bayer'", "image_encoding"))
     with pytest.raises(BadObservation, match="camera scene: nothing usable received yet: an im"):
-        aligner.observe(0.0, "t")
+        aligner.get_observation(0.0, "t")

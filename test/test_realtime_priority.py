@@ -8,7 +8,7 @@ from threading import Event, Thread
 import pytest
 
 from nac_ros.core.errors import ConfigError
-from nac_ros.core.realtime import realtime_obstacle, use_cpus
+from nac_ros.core.realtime import realtime_obstacle, set_cpu_affinity
 from nac_ros.evaluation import system_checks
 
 pytestmark = pytest.mark.alone  # it measures time
@@ -88,10 +88,10 @@ def test_all_threads_stay_on_the_cpus_that_are_named():
     one = min(os.sched_getaffinity(0))
     out = told(
         "import os, threading\n"
-        "from nac_ros.core.realtime import use_cpus\n"
+        "from nac_ros.core.realtime import set_cpu_affinity\n"
         "wait = threading.Event()\n"
         "threading.Thread(target=wait.wait, daemon=True).start()\n"
-        f"print(use_cpus(()), '/', use_cpus(({one},)))\n"
+        f"print(set_cpu_affinity(()), '/', set_cpu_affinity(({one},)))\n"
         "threading.Thread(target=wait.wait, daemon=True).start()\n"
         "ids = [int(t) for t in os.listdir('/proc/self/task')]\n"
         "print([os.sched_getaffinity(t) for t in ids])\n"
@@ -105,4 +105,4 @@ def test_a_cpu_that_the_machine_lacks_is_refused_with_those_it_has(cpus):
     with pytest.raises(
         ConfigError, match=rf"this machine has no CPU {max(cpus, key=abs)}; it has"
     ):
-        use_cpus(cpus)
+        set_cpu_affinity(cpus)

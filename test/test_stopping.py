@@ -49,9 +49,9 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_a_bad_chunk_is_refused_with_joint_value_and_limit(reason):
     bad, text = REFUSED[reason]
-    refusal = check_chunk(SPEC, bad, now=10.0, max_age_s=0.5)
-    assert refusal is not None and refusal.reason == reason
-    assert re.search(text, refusal.text), refusal.text
+    rejection = check_chunk(SPEC, bad, now=10.0, max_age_s=0.5)
+    assert rejection is not None and rejection.reason == reason
+    assert re.search(text, rejection.text), rejection.text
 
 
 def test_a_chunk_of_another_width_is_refused():
@@ -71,8 +71,8 @@ def test_a_start_farther_than_the_velocity_limit_allows_is_a_jump():
     offset = np.zeros(SPEC.action_dim)
     assert check_start(SPEC, offset + 0.01, 0.05) is None
     offset[4] = -0.2
-    refusal = check_start(SPEC, offset, 0.05)
-    assert refusal.reason == "jump" and "wrist_angle would jump by 0.2000 rad" in refusal.text
+    rejection = check_start(SPEC, offset, 0.05)
+    assert rejection.reason == "jump" and "wrist_angle would jump by 0.2000 rad" in rejection.text
 
 
 def test_a_slowed_chunk_is_late_only_when_it_really_is():
@@ -85,8 +85,8 @@ def test_an_arm_away_from_where_it_was_left_is_displaced_but_a_gripper_may_be():
     measured[-1] -= 0.06
     assert check_displaced(SPEC, measured, SPEC.home) is None
     measured[2] += 0.1
-    refusal = check_displaced(SPEC, measured, SPEC.home)
-    assert refusal.reason == "displaced" and "elbow is 0.100 rad" in refusal.text
+    rejection = check_displaced(SPEC, measured, SPEC.home)
+    assert rejection.reason == "displaced" and "elbow is 0.100 rad" in rejection.text
 
 
 def state_of(shares):
@@ -110,11 +110,11 @@ states = st.lists(share, min_size=3, max_size=3).map(state_of)
 def test_a_stop_ends_at_rest_and_keeps_every_limit_on_the_way(state):
     brake = brake_of(state)
     times = np.arange(0, brake.duration + 0.02, 0.001)
-    there = brake.at(times)
-    assert not MotionState(*(part[-1] for part in there)).moves
+    there = brake.states_at(times)
+    assert not MotionState(*(part[-1] for part in there)).is_moving
     for is_, was in zip(there, state):
         np.testing.assert_allclose(is_[0], was, atol=1e-9)
-    low, high = brake.reach
+    low, high = brake.position_range
     assert (there.positions >= low - 1e-9).all() and (there.positions <= high + 1e-9).all()
     assert (np.abs(there.velocities) <= brake.peak_speed + 1e-9).all()
     assert (brake.peak_speed <= SPEC.velocity_limit + 1e-9).all()
@@ -141,7 +141,7 @@ def test_no_stop_is_quicker_than_the_one_ruckig_finds(state):
         wanted.max_jerk = [SPEC.jerk_limit[joint]]
         found = ruckig.Trajectory(1)
         ruckig.Ruckig(1).calculate(wanted, found)
-        assert brake.ends[-1, joint] == pytest.approx(found.duration, abs=1e-6)
+        assert brake.phase_ends[-1, joint] == pytest.approx(found.duration, abs=1e-6)
 
 
 def test_stops_of_many_states_are_found_at_once():
@@ -150,8 +150,8 @@ def test_stops_of_many_states_are_found_at_once():
     together = brake_of(many)
     for k in range(20):
         one = brake_of(MotionState(*(part[k] for part in many)))
-        np.testing.assert_array_equal(together.ends[:, k], one.ends)
-        np.testing.assert_array_equal(together.reach[1][k], one.reach[1])
+        np.testing.assert_array_equal(together.phase_ends[:, k], one.phase_ends)
+        np.testing.assert_array_equal(together.position_range[1][k], one.position_range[1])
 
 
 @settings(max_examples=30, deadline=None)
@@ -159,7 +159,7 @@ def test_stops_of_many_states_are_found_at_once():
 def test_whatever_jerk_is_asked_for_every_step_is_inside_the_limits_and_can_stop(seed, speed):
     rng, limiter = np.random.default_rng(seed), JerkLimiter(SPEC)
     middle = (SPEC.position_low + SPEC.position_high) / 2
-    state = MotionState.rest(
+    state = MotionState.at_rest(
         middle + rng.uniform(-0.5, 0.5, SPEC.action_dim) * (SPEC.home - middle)
     )
     for k in range(150):
@@ -180,7 +180,7 @@ def test_whatever_jerk_is_asked_for_every_step_is_inside_the_limits_and_can_stop
             np.testing.assert_allclose(there.positions, after.positions, atol=1e-9)
             before, began = after, t
         state = before
-        low, high = limiter.brake(state).reach
+        low, high = limiter.stop_profile(state).position_range
         assert (low >= SPEC.position_low - 1e-6).all()
         assert (high <= SPEC.position_high + 1e-6).all()
 
@@ -189,7 +189,7 @@ def test_far_from_every_limit_the_jerk_asked_for_is_the_jerk_given():
     limiter, wanted = JerkLimiter(SPEC), SPEC.jerk_limit * 0.3
     inside = SPEC.home.copy()
     inside[-1] = 0.03
-    piece = limiter.step(MotionState.rest(inside), wanted)
+    piece = limiter.step(MotionState.at_rest(inside), wanted)
     np.testing.assert_allclose(piece.states.accelerations[-1], wanted * PERIOD)
 
 
@@ -197,7 +197,7 @@ def test_a_joint_faster_than_a_tightened_limit_brakes():
     limiter = JerkLimiter(SPEC)
     fast = MotionState(SPEC.home, 0.5 * SPEC.velocity_limit, np.zeros(SPEC.action_dim))
     fast.positions[-1] = 0.03
-    slowing = limiter.step(fast, np.zeros(SPEC.action_dim), speed=0.1)
+    slowing = limiter.step(fast, np.zeros(SPEC.action_dim), speed_scale=0.1)
     assert (slowing.states.accelerations[-1] < 0).all()
 
 

@@ -1,6 +1,6 @@
-"""Reads an untrusted log of the flight recorder line by line, within size limits.
+"""Reads an untrusted call log line by line, within size limits.
 
-A packed array can expand to gigabytes, and a mapping could name any object. Here the length of a
+A compressed array can expand to gigabytes, and a mapping could name any object. So the length of a
 line and the total size of its arrays are limited, and only arrays, chunks and observations are
 constructed.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nac_ros.control.call_log import FORMAT
 from nac_ros.core.errors import DatasetError, NacError, show_text, show_value
 from nac_ros.core.json_reader import parse_json
 from nac_ros.core.types import ActionChunk, Observation
@@ -27,9 +28,10 @@ DTYPES = ("bool", "uint8", "uint16", "uint32", "uint64", *NUMBERS)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a segment as JSON values, as `plain` wrote them; skips a truncated last line.
+    """The lines of a segment as JSON values, as `to_json` wrote them; skips a truncated last line.
 
-    Raises DatasetError if a line is not a mapping or is longer than MAX_LINE.
+    Raises DatasetError if a line is not a mapping or is longer than MAX_LINE, and if the segment
+    has another format than FORMAT.
     """
     for number, line in enumerate(_lines(path), 1):
         where = f"{path}, line {number}"
@@ -41,6 +43,11 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             return
         if not isinstance(row, dict):
             raise DatasetError(f"{where} is damaged: it holds {show_text(row, 60)}, no mapping")
+        if number == 1 and row.get("format") != FORMAT:
+            raise DatasetError(
+                f"{path} is a call log of format {show_value(row.get('format'), 20)}, this version "
+                f"reads format {FORMAT}; use the version that recorded it"
+            )
         yield row
 
 
@@ -58,7 +65,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `plain`; tuples come back as lists.
+    """The inverse of `call_log.to_json`; tuples become lists.
 
     Raises DatasetError for an invalid array, chunk or observation, and for arrays of more than
     MAX_ARRAYS bytes in total.
@@ -75,8 +82,8 @@ def _from_json(value: Any, left: list[int]) -> Any:
     if "array" in value or "packed" in value:
         return _array(value, left)
     facts = {key: _from_json(item, left) for key, item in value.items()}
-    if "Chunk" in facts:
-        return _chunk(facts["Chunk"])
+    if "ActionChunk" in facts:
+        return _chunk(facts["ActionChunk"])
     return _observation(facts["Observation"]) if "Observation" in facts else facts
 
 
@@ -84,22 +91,26 @@ def _array(facts: dict[str, Any], left: list[int]) -> np.ndarray:
     dtype, shape = facts.get("dtype"), facts.get("shape")
     if dtype not in DTYPES:
         raise DatasetError(f"an array of {show_text(dtype, 40)}; known are: {', '.join(DTYPES)}")
-    whole = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-    size = np.dtype(dtype).itemsize * prod(shape) if whole else -1
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise DatasetError(f"an array of shape {show_text(shape, 60)}; wanted whole numbers")
+    size = np.dtype(dtype).itemsize * prod(shape)
     left[0] -= size
-    if not whole or len(shape) > MAX_DIMENSIONS or left[0] < 0:
+    if len(shape) > MAX_DIMENSIONS or left[0] < 0:
         raise DatasetError(
             f"an array of shape {show_text(shape, 60)}; all arrays of a line have at most "
-            f"{MAX_ARRAYS} bytes"
+            f"{MAX_ARRAYS} bytes, and an array has at most {MAX_DIMENSIONS} dimensions"
         )
     try:
         if "array" in facts:
             return np.array(_numbers(facts["array"]), dtype).reshape(shape)
-        opener = zlib.decompressobj()
-        raw = opener.decompress(base64.b64decode(facts["packed"], validate=True), size + 1)
+        decompressor = zlib.decompressobj()
+        packed = base64.b64decode(facts["packed"], validate=True)
+        raw = decompressor.decompress(packed, size + 1)
         return np.frombuffer(raw, dtype).reshape(shape).copy()
     except (ArithmeticError, TypeError, ValueError, zlib.error) as error:
-        raise DatasetError(f"an array of {dtype} {shape} is broken: {show_text(error)}") from error
+        raise DatasetError(
+            f"an array of {dtype} {shape} is damaged: {show_text(error)}"
+        ) from error
 
 
 def _numbers(values: Any) -> list[Any]:
@@ -110,9 +121,12 @@ def _numbers(values: Any) -> list[Any]:
 
 def _chunk(facts: Any) -> ActionChunk:
     """A logged chunk; its values may be invalid, as the guard logs rejected chunks too."""
-    _check_fields(facts, "Chunk", _CHUNK)
+    _check_fields(facts, "chunk", _CHUNK)
     if len(facts["actions"]) > MAX_POINTS or not all(isinstance(n, str) for n in facts["names"]):
-        raise DatasetError(f"a chunk of {len(facts['actions'])} points of {facts['names']}")
+        raise DatasetError(
+            f"a chunk of {len(facts['actions'])} points for {show_text(facts['names'], 200)}; "
+            f"wanted at most {MAX_POINTS} points and joint names"
+        )
     try:
         return ActionChunk(**{**facts, "names": tuple(facts["names"])})
     except NacError as error:
@@ -120,20 +134,20 @@ def _chunk(facts: Any) -> ActionChunk:
 
 
 def _observation(facts: Any) -> Observation:
-    _check_fields(facts, "Observation", _OBSERVATION)
+    _check_fields(facts, "observation", _OBSERVATION)
     if not all(isinstance(image, np.ndarray) for image in facts["images"].values()):
-        raise DatasetError("an observation whose images are no arrays")
+        raise DatasetError("the images of an observation must be arrays")
     return Observation(**facts)
 
 
-def _check_fields(facts: Any, of: str, wanted: Mapping[str, tuple[type, ...]]) -> None:
-    if not isinstance(facts, dict) or set(facts) != set(wanted):
-        raise DatasetError(f"a {of} of {show_text(facts, 60)}; wanted {', '.join(wanted)}")
-    for name, types in wanted.items():
+def _check_fields(facts: Any, kind: str, fields: Mapping[str, tuple[type, ...]]) -> None:
+    if not isinstance(facts, dict) or set(facts) != set(fields):
+        raise DatasetError(f"{kind} must have {', '.join(fields)}, got {show_text(facts, 60)}")
+    for name, types in fields.items():
         if not isinstance(facts[name], types) or isinstance(facts[name], bool):
-            raise DatasetError(f"a {of} whose {name} is {show_value(facts[name], 60)}")
+            raise DatasetError(f"{name} of a {kind} cannot be {show_value(facts[name], 60)}")
         if np.ndarray in types and facts[name].ndim != _DIMENSIONS[name]:
-            raise DatasetError(f"a {of} whose {name} has the shape {facts[name].shape}")
+            raise DatasetError(f"{name} of a {kind} cannot have the shape {facts[name].shape}")
 
 
 _NUMBER = (int, float)

@@ -155,9 +155,9 @@ def _check_finite(chunk: ActionChunk) -> Rejection | None:
 def _check_time(
     spec: RobotSpec, chunk: ActionChunk, now: float, max_age_s: float, speed_scale: float
 ) -> Rejection | None:
-    refusal = _check_stamp(chunk, now, max_age_s) or _check_rate(spec, chunk)
-    if refusal is not None:
-        return refusal
+    rejection = _check_stamp(chunk, now, max_age_s) or _check_rate(spec, chunk)
+    if rejection is not None:
+        return rejection
     end = chunk.stamp + (chunk.end - chunk.stamp) / speed_scale
     if end <= now:
         return Rejection("late", f"the chunk's last action was due {now - end:.3f} s ago")

@@ -1,4 +1,4 @@
-"""The controllers' set-point before the guard's first message, if it is known.
+"""The set-point that the controllers report before the guard sends its first trajectory.
 
 A JointTrajectoryController holds the position at which it was activated, or the last point of its
 last trajectory from any sender. Gravity or contact keeps the arm some distance from that point.
@@ -15,9 +15,9 @@ SAME = 1e-6  # [rad or m] a set-point that changes by at most this is at rest
 
 
 class ControllerReference:
-    """The newest set-point `[D]` that all controllers report, and whether it is at rest."""
+    """The newest set-point `[D]` of all controllers together, and whether it is at rest."""
 
-    MEMORY = ("_positions", "_reported_at", "_moved_at")
+    STATE_FIELDS = ("_positions", "_reported_at", "_moved_at")
 
     def __init__(self, spec: RobotSpec):
         self._spec = spec
@@ -37,29 +37,29 @@ class ControllerReference:
         self._positions, self._reported_at = positions, now
         return None
 
-    def known(self, now: float) -> np.ndarray | None:
+    def current(self, now: float) -> np.ndarray | None:
         """The set-point `[D]` at `now` [s], None if the last one is older than MAX_AGE_S."""
         return self._positions if 0 <= now - self._reported_at <= MAX_AGE_S else None
 
-    def moves(self, now: float) -> bool:
+    def is_moving(self, now: float) -> bool:
         """Whether the set-point changed in the last MAX_AGE_S / 2."""
         return 0 <= now - self._moved_at <= MAX_AGE_S / 2
 
 
-def approach_s(
-    spec: RobotSpec, start: np.ndarray, measured: np.ndarray, held: np.ndarray | None
+def settling_time_s(
+    spec: RobotSpec, start: np.ndarray, measured: np.ndarray, last_sent: np.ndarray | None
 ) -> float:
-    """Time [s] that a controller needs from an unknown set-point at rest to `start` `[D]` inside
+    """Time [s] that a controller needs from an unknown set-point at rest to `start` `[D]` within
     the limits of `spec`.
 
-    The set-point is at most max_offset from `measured` `[D]`, or is `held` `[D]`, the last one
-    that the guard sent. If it has sent none, a gripper's set-point may be anywhere in its range,
-    because an object may block the gripper.
+    The set-point is at most max_offset from `measured` `[D]`, or is `last_sent` `[D]`, the last
+    one that the guard sent. If it has sent none, a gripper's set-point may be anywhere in its
+    range, because an object may block the gripper.
     """
-    off = spec.max_offset + np.abs(measured - start)
-    if held is not None:
-        off = np.maximum(off, np.abs(held - start))
+    distance = spec.max_offset + np.abs(measured - start)
+    if last_sent is not None:
+        distance = np.maximum(distance, np.abs(last_sent - start))
     else:
         anywhere = np.maximum(start - spec.position_low, spec.position_high - start)
-        off = np.where(spec.relative_mask, off, np.maximum(off, anywhere))
-    return quintic_s(off, spec.velocity_limit, spec.acceleration_limit, spec.jerk_limit)
+        distance = np.where(spec.relative_mask, distance, np.maximum(distance, anywhere))
+    return quintic_s(distance, spec.velocity_limit, spec.acceleration_limit, spec.jerk_limit)

@@ -1,6 +1,7 @@
-"""What an object remembers beside its settings, as plain values: to write down, and to put back.
+"""A guard that appends every call and its result to a call log; snapshot and restore of its state.
 
-A class names its attributes in STATE_FIELDS; an attribute that has a STATE_FIELDS of its own is gone into.
+A class lists its mutable attributes in STATE_FIELDS; attributes that have STATE_FIELDS themselves
+are handled recursively.
 """
 
 import os
@@ -22,60 +23,79 @@ from nac_ros.core import config as configs
 from nac_ros.core.errors import DatasetError, show_text, show_value
 from nac_ros.robot.spec import RobotSpec
 
+KEEP_S = 600.0  # of a guard's calls
+KEEP_RUNS = 50  # folders below ROS_HOME
+CALLS = (
+    "restart",
+    "update_joint_state",
+    "heartbeat",
+    "set_mode",
+    "set_speed_scale",
+    "reject",
+    "stop",
+    "reset",
+    "approach",
+    "accept",
+    "tick",
+    "trajectory_update",
+    "update_reference",
+    "handle_clock_jump",
+)
 
-def snapshot(thing: Any) -> dict[str, Any]:
-    """Attribute -> value, nested; arrays are copies."""
-    return {name: _value(getattr(thing, name)) for name in thing.STATE_FIELDS}
+
+def snapshot(owner: Any) -> dict[str, Any]:
+    """The state of an object with STATE_FIELDS: attribute -> value, nested; arrays are copies."""
+    return {name: _snapshot_value(getattr(owner, name)) for name in owner.STATE_FIELDS}
 
 
-def restore(thing: Any, memory: dict[str, Any]) -> None:
-    """Puts back what `remember` said of another object of the same class and settings.
+def _snapshot_value(value: Any) -> Any:
+    if isinstance(value, Counter):
+        return dict(value)
+    if isinstance(value, dict):
+        return {key: snapshot(part) for key, part in value.items()}
+    if hasattr(value, "STATE_FIELDS"):
+        return snapshot(value)
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def restore(owner: Any, state: dict[str, Any]) -> None:
+    """Sets the state of an object to a `snapshot` of another one of the same class and settings.
 
     Raises DatasetError for a name that is not in STATE_FIELDS and for a value of another kind.
     """
-    of = type(thing).__name__
-    for name, value in _mapping(memory, of).items():
-        if name not in thing.STATE_FIELDS:
+    kind = type(owner).__name__
+    for name, value in _mapping(state, kind).items():
+        if name not in owner.STATE_FIELDS:
             raise DatasetError(
-                f"{of} remembers no '{show_text(name, 40)}'; replay the log with the version that "
-                "recorded it"
+                f"{kind} has no state '{show_text(name, 40)}'; use the version that recorded the "
+                "log"
             )
-        held = getattr(thing, name)
-        if isinstance(held, dict) and not isinstance(held, Counter):
-            for key, part in _mapping(value, f"{of}.{name}").items():
-                if key not in held:
-                    raise DatasetError(f"{of}.{name} has no '{show_text(key, 40)}'")
-                restore(held[key], part)
-        elif hasattr(held, "STATE_FIELDS") and value is not None:
-            restore(held, value)
-        elif isinstance(held, Counter):
-            setattr(thing, name, _counter(value, f"{of}.{name}"))
-        elif held is None or value is None or _kind(held) == _kind(value):
-            setattr(thing, name, value)
+        where, present = f"{kind}.{name}", getattr(owner, name)
+        if isinstance(present, Counter):
+            setattr(owner, name, _counter(value, where))
+        elif isinstance(present, dict):
+            for key, part in _mapping(value, where).items():
+                if key not in present:
+                    raise DatasetError(f"{where} has no '{show_text(key, 40)}'")
+                restore(present[key], part)
+        elif hasattr(present, "STATE_FIELDS") and value is not None:
+            restore(present, value)
+        elif present is None or value is None or _kind(present) == _kind(value):
+            setattr(owner, name, value)
         else:
-            raise DatasetError(
-                f"{of}.{name} must be {_kind(held)}, the log has {show_value(value, 60)}"
-            )
+            raise DatasetError(f"{where} must be {_kind(present)}, got {show_value(value, 60)}")
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise DatasetError(f"the memory of {where} must be a mapping, got {show_text(value, 60)}")
+        raise DatasetError(f"the state of {where} must be a mapping, got {show_text(value, 60)}")
     return value
 
 
 def _counter(value: Any, where: str) -> Counter[str]:
     if not all(type(n) is int for n in _mapping(value, where).values()):
-        raise DatasetError(f"{where} must hold whole numbers, the log has {show_text(value, 60)}")
+        raise DatasetError(f"{where} must hold whole numbers, got {show_text(value, 60)}")
     return Counter(value)
-
-
-def _kind(value: Any) -> str:
-    """What a remembered value is, in a word; whole numbers and floats are both numbers."""
-    for kind, types in _KINDS.items():
-        if isinstance(value, types):
-            return kind
-    return type(value).__name__
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -87,74 +107,66 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _value(held: Any) -> Any:
-    if isinstance(held, Counter):
-        return dict(held)
-    if isinstance(held, dict):
-        return {key: snapshot(part) for key, part in held.items()}
-    if hasattr(held, "STATE_FIELDS"):
-        return snapshot(held)
-    return held.copy() if isinstance(held, np.ndarray) else held
+def _kind(value: Any) -> str:
+    """The kind of a value for messages; integers and floats are both numbers."""
+    for kind, types in _KINDS.items():
+        if isinstance(value, types):
+            return kind
+    return type(value).__name__
 
 
-KEEP_S, KEEP_RUNS = 600.0, 50
-CALLS = (
-    "restart", "update_joint_state", "heartbeat", "set_mode", "set_speed_scale", "reject", "stop", "reset", "approach",
-    "accept", "tick", "trajectory_update", "update_reference", "handle_clock_jump",
-)  # fmt: skip
+def call_log_folder(parameter: str) -> Path | None:
+    """The folder of a node's call log: `auto` is a new one below ROS_HOME, `none` is None.
 
-
-def call_log_folder(given: str) -> Path | None:
-    """Where a node's tape goes: as told, or a new folder below ROS_HOME; None for `none`.
-
-    Below ROS_HOME the newest `KEEP_RUNS` folders stay.
+    Below ROS_HOME the newest KEEP_RUNS folders are kept.
     """
-    if given == "none":
+    if parameter == "none":
         return None
-    if given != "auto":
-        return Path(given)
+    if parameter != "auto":
+        return Path(parameter)
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
-    tapes = home / "nac_ros" / "call_logs"
-    for old in sorted(tapes.glob("????????-??????"))[: 1 - KEEP_RUNS]:
+    logs = home / "nac_ros" / "call_logs"
+    for old in sorted(logs.glob("????????-??????"))[: 1 - KEEP_RUNS]:
         shutil.rmtree(old, ignore_errors=True)
-    return tapes / time.strftime("%Y%m%d-%H%M%S")
+    return logs / time.strftime("%Y%m%d-%H%M%S")
 
 
 class LoggedGuard(Guard):
-    """A guard whose calls are on a tape, so that `nac replay` can have them happen again."""
+    """A guard whose CALLS are logged, so that `nac verify-log` can repeat them."""
 
     def __init__(self, spec: RobotSpec, config: GuardConfig, folder: Path | str):
-        self._busy = True
+        self._in_call = True
         super().__init__(spec, config)
         facts = {"robot": configs.to_plain(spec), "config": asdict(config)}
         self.call_log = CallLog(folder, "guard", facts, KEEP_S)
-        self._busy = False
+        self._in_call = False
 
 
-def told(call: str, result: Any) -> Any:
-    """What is written down of a call's result: of news only that there were any, for they are long
-    and the set-points of `tick` lie on them."""
+def logged_result(call: str, result: Any) -> Any:
+    """The part of a call's result that is logged: of a trajectory update only whether there was
+    one, because trajectories are long and the set-points of `tick` are on them."""
     return result is not None if call == "trajectory_update" else result
 
 
-def _taped(name: str):
+def _logged(name: str):
     call = getattr(Guard, name)
 
-    def taped(self: LoggedGuard, *args: Any, **named: Any) -> Any:
-        if self._busy:  # a call of its own
-            return call(self, *args, **named)
-        self._busy = True
-        memory = snapshot(self) if self.call_log.due else None
+    def logged(self: LoggedGuard, *args: Any, **kwargs: Any) -> Any:
+        if self._in_call:  # the guard calls itself
+            return call(self, *args, **kwargs)
+        self._in_call = True
+        state = snapshot(self) if self.call_log.segment_due else None
         try:
-            result = call(self, *args, **named)
+            result = call(self, *args, **kwargs)
         finally:
-            self._busy = False
-        self.call_log.put(name, {"args": args, "named": named, "result": told(name, result)}, memory)
+            self._in_call = False
+        facts = {"args": args, "kwargs": kwargs, "result": logged_result(name, result)}
+        self.call_log.append(name, facts, state)
         return result
 
-    taped.__name__, taped.__doc__ = name, call.__doc__
-    return taped
+    logged.__name__, logged.__doc__ = name, call.__doc__
+    return logged
 
 
 for _name in CALLS:
-    setattr(LoggedGuard, _name, _taped(_name))
+    setattr(LoggedGuard, _name, _logged(_name))

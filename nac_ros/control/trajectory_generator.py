@@ -1,4 +1,4 @@
-"""The committed motion: states on a grid of periods, always followed by a stop."""
+"""Online trajectory generator on a fixed time grid: tracks a reference, and always ends in a stop."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,102 +7,128 @@ from typing import NamedTuple
 import numpy as np
 
 from nac_ros.control.checks import check_displaced
-from nac_ros.control.controller_reference import approach_s
+from nac_ros.control.controller_reference import settling_time_s
 from nac_ros.control.jerk_limiter import JerkLimiter, MotionSegment
-from nac_ros.control.stopping import APART, MotionState, apart
+from nac_ros.control.stopping import MIN_KNOT_GAP_S, MotionState, distinct_times
 from nac_ros.control.tracking import TrackingController
 from nac_ros.core.types import JointTrajectory
 from nac_ros.robot.spec import RobotSpec
 
-# [s] The third derivative of a quintic over h seconds between positions that are rounded to e is
-# off by 60 e / h^3: 0.03 rad/s^3 at 3 rad in float64, and 10^9 times as much at 0.1 us.
+# [s] Smallest distance of two points of a trajectory message. A controller interpolates with
+# quintics. Over h seconds the third derivative of a quintic between positions rounded to e is off
+# by 60 e / h^3: by 0.03 rad/s^3 at 3 rad in float64, and by 10^9 times as much over 0.1 us.
 SEGMENT_S = 1e-4
+
+# A JointTrajectoryController treats a trajectory that it receives after its first point as late,
+# and bridges from its present state to the next point with a spline of its own. So the first
+# point of a message is at least TRANSIT_S ahead [s]. The controller's spline between points that
+# are already past has more jerk and a little more acceleration than the planned motion; planning
+# uses PLANNING_SHARES of the limits to leave room for it (10,000 random sequences of the soak run
+# stayed within the full limits).
+TRANSIT_S = 0.03
+PLANNING_SHARES = {"velocity": 0.998, "acceleration": 0.97, "jerk": 0.5}
+# That spline overshoots by what a joint can change between two points. So full speed and full
+# acceleration take at least this long [s] to reach. Without both bounds a fifth of 60 random
+# robots exceeded an acceleration limit by up to 17 %; with full speed after 0.1 s 2 of 500 robots
+# exceeded a velocity limit by 0.13 %, after 0.2 s 1 of 1000 by 0.12 %.
+RISE_S = {"velocity": 0.2, "acceleration": 0.05}
+LONGEST_STOP_S = 2.0  # with more time left than this no stop has to be computed
+CLIP_SHARE = 0.1  # of a period at full speed (3 mrad): a larger tracking error counts as a clip
+
+Reference = Callable[[float], MotionState]  # time [s] -> reference state `[D]`
 
 
 class CommittedTrajectory:
-    """Knots of piecewise constant jerk; at rest before the first and after the last.
+    """Knots joined by constant jerk: first a tracking part, then a stop.
 
-    `led` is where the led part ends [s] and the stop begins: `lead` replaces the stop by a longer
-    led part, `brake` puts one at its end. Whoever cuts at a time leaves all that comes before it
-    as it was, so motions that were sent earlier stay true up to there.
+    tracking_end: time [s] at which the tracking part ends and the stop begins
+    limiter: computes the stops; positions: `[D]`, where the arm rests at time `at` [s]
+
+    Before the first knot and after the last one the arm is at rest. `truncate` never changes what
+    precedes its time, so trajectories that were sent earlier stay valid up to there.
     """
 
-    MEMORY = ("led", "_times", "_states")
+    STATE_FIELDS = ("tracking_end", "_times", "_states")
 
     def __init__(self, limiter: JerkLimiter, positions: np.ndarray, at: float):
-        self._limiter, self.led = limiter, at
-        self._times = np.array([at])
-        self._states = np.stack(MotionState.rest(positions))[None]  # [N, 3, D]
+        self._limiter, self.tracking_end = limiter, at
+        self._times = np.array([at])  # [N]
+        self._states = np.stack(MotionState.at_rest(positions))[None]  # [N, 3, D]
 
     @property
     def end(self) -> float:
-        """From when on it is at rest [s]."""
+        """Time of the last knot [s]; the arm is at rest from then on."""
         return float(self._times[-1])
 
-    def rests(self, t: float) -> bool:
-        """Whether it is at rest at `t` [s] and stays there."""
+    @property
+    def end_state(self) -> MotionState:
+        """The state of the last knot."""
+        return MotionState(*self._states[-1])
+
+    def is_at_rest(self, t: float) -> bool:
+        """Whether the arm is at rest at `t` [s] and stays so."""
         return len(self._times) == 1 or self.end <= t
 
-    def at(self, t: float) -> MotionState:
-        """What is commanded at `t` [s]: `[D]`."""
+    def state_at(self, t: float) -> MotionState:
+        """The commanded state `[D]` at `t` [s]."""
         k = int(np.searchsorted(self._times, t, side="right")) - 1
         if k < 0 or k + 1 == len(self._times):
-            return MotionState.rest(self._states[max(k, 0), 0])
+            return MotionState.at_rest(self._states[max(k, 0), 0])
         span = self._times[k + 1] - self._times[k]
         jerk = (self._states[k + 1, 2] - self._states[k, 2]) / span
         return MotionState(*self._states[k]).after(t - self._times[k], jerk)
 
-    def cut(self, t: float) -> MotionState:
-        """Forgets what comes after `t` [s], for a new course from there; the state at `t`."""
-        state, kept = self.at(t), self._times < t - APART
+    def truncate(self, t: float) -> MotionState:
+        """Removes everything after `t` [s]; returns the state at `t`, which is now the end."""
+        state, kept = self.state_at(t), self._times < t - MIN_KNOT_GAP_S
         self._times = np.append(self._times[kept], t)
         self._states = np.concatenate([self._states[kept], np.stack(state)[None]])
-        self.led = t
+        self.tracking_end = t
         return state
 
-    def lead(self, piece: MotionSegment, until: float) -> MotionState:
-        """Goes on after a cut with `piece`, which ends at `until` [s]; the state there."""
-        self._append(np.append(self.led + piece.times[:-1], until), np.stack(piece.states, 1))
-        self.led = until
-        return self.at_end()
+    def append(self, segment: MotionSegment, until: float) -> MotionState:
+        """Extends the tracking part by `segment`, which ends at `until` [s]; returns the state
+        there. Only after `truncate`."""
+        times = np.append(self.tracking_end + segment.times[:-1], until)
+        self._add_knots(times, np.stack(segment.states, 1))
+        self.tracking_end = until
+        return self.end_state
 
-    def brake(self) -> None:
-        """Ends with the quickest stop from the end of the led part."""
-        state = self.at_end()
-        if not state.moves:
+    def append_stop(self) -> None:
+        """Adds the time-optimal stop after the tracking part."""
+        state = self.end_state
+        if not state.is_moving:
             return
-        brake = self._limiter.brake(state)
-        knots = apart(brake.knots())
-        states = np.stack(brake.at(knots), 1)
+        stop = self._limiter.stop_profile(state)
+        knots = distinct_times(stop.knots())
+        states = np.stack(stop.states_at(knots), 1)
         states[-1, 1:] = 0
-        self._append(self.led + knots, states)
+        self._add_knots(self.tracking_end + knots, states)
 
-    def at_end(self) -> MotionState:
-        """The state of the last knot."""
-        return MotionState(*self._states[-1])
-
-    def forget(self, before: float) -> None:
-        """Drops knots that lie so far back [s] that nobody asks for them again."""
-        first = max(int(np.searchsorted(self._times, before, side="right")) - 1, 0)
+    def drop_before(self, t: float) -> None:
+        """Removes the knots that are not needed for states after `t` [s]."""
+        first = max(int(np.searchsorted(self._times, t, side="right")) - 1, 0)
         self._times, self._states = self._times[first:], self._states[first:]
 
-    def motion(self, after: float) -> JointTrajectory:
+    def trajectory(self, after: float) -> JointTrajectory:
         """The knots later than `after` [s], at least the last one, SEGMENT_S apart."""
         first = min(int(np.searchsorted(self._times, after, side="right")), len(self._times) - 1)
         kept = first + _spaced(self._times[first:])
-        places, speeds, changes = np.moveaxis(self._states[kept], 1, 0)
+        positions, velocities, accelerations = np.moveaxis(self._states[kept], 1, 0)
         times = self._times[kept]
-        return JointTrajectory(float(times[0]), times - times[0], places, speeds, changes)
+        return JointTrajectory(
+            float(times[0]), times - times[0], positions, velocities, accelerations
+        )
 
-    def _append(self, times: np.ndarray, states: np.ndarray) -> None:
+    def _add_knots(self, times: np.ndarray, states: np.ndarray) -> None:
         self._times = np.concatenate([self._times, times])
         self._states = np.concatenate([self._states, states])
 
 
 def _spaced(times: np.ndarray) -> np.ndarray:
-    """Indices of ascending `times` that lie at least SEGMENT_S apart; the last one is among them.
+    """Indices of ascending `times` that are at least SEGMENT_S apart, including the last one.
 
-    A quintic over two knots that are one needs less than twice their jerk.
+    A quintic over two merged knots needs less than twice their jerk.
     """
     kept: list[int] = []
     for i, t in enumerate(times[:-1].tolist()):
@@ -113,226 +139,242 @@ def _spaced(times: np.ndarray) -> np.ndarray:
     return np.array([*kept, len(times) - 1])
 
 
-Wanted = Callable[[float], MotionState]  # time [s] -> the state that should be commanded then
-
-# A controller takes a trajectory that comes after its first point for one that begins late, so one
-# begins with the first point that is at least this far ahead [s]. From where it is when it comes,
-# a controller bridges to that point by a motion of its own. Over points that it was not given that
-# has more jerk, and a little more acceleration, than the motion itself: 10,000 random sequences of
-# the soak run have no more than these shares leave room for.
-TRANSIT_S = 0.03
-SHARES = {"velocity": 0.998, "acceleration": 0.97, "jerk": 0.5}
-# The controller's own motion over those points overshoots by what a joint can change within them.
-# So full speed is reached no sooner than this [s], and full acceleration [s]: without both bounds
-# a fifth of 60 random robots passed a limit of acceleration by up to 17 %, and with a speed that
-# is reached in 0.1 s 2 of 500 passed one of velocity by 0.13 %, in 0.2 s 1 of 1000 by 0.12 %.
-RISE_S = {"velocity": 0.2, "acceleration": 0.05}
-LONGEST_STOP_S = 2.0  # no need to count how long one takes where more is left
-CLIP_SHARE = 0.1  # of one period at full speed (3 mrad): a set-point farther off was held back
-
-
 class TrackingGoal(NamedTuple):
-    """What should be commanded at a time, until when [s], at which share of full speed, and
-    whether the arm is to rest by then or to begin to stop."""
+    """A reference to track until `end` [s] with `speed_scale` of the velocity limits.
 
-    wanted: Wanted
+    stops_by_end: the arm is at rest by `end`; otherwise it begins to stop then
+    """
+
+    reference: Reference
     end: float
-    speed: float
-    rests_by_end: bool = False
+    speed_scale: float
+    stops_by_end: bool = False
 
 
 class TrajectoryGenerator:
-    """Set-points at origin + k periods; limits hold at every time, also between them.
+    """Plans set-points at `origin` + k periods; the limits also hold between them.
 
-    What was planned to come before `due(now)` never changes after `now`, so that trajectories
-    sent earlier, on their way, or sent late agree with it. `origin` is where its time begins [s].
+    origin: time of grid point 0 [s]
+    commanded: whether anything was commanded since `initialize_at`
+    clips: int64 `[D]`, set-points whose tracking error exceeds CLIP_SHARE
+
+    At `now`, everything before `commit_time(now)` is final: trajectories sent earlier, still under
+    way or sent late agree up to there.
     """
 
-    MEMORY = (
-        "origin", "_count", "_said", "touched", "_held", "clips", "_plan", "_fresh",
-        "_approached", "_repeated",
-    )  # fmt: skip
+    # Four indices of the time grid, in ascending order:
+    #   _n_final       last grid point that `setpoints` has returned
+    #   commit         first grid point that may still change: round((now - origin) / period) + lead
+    #   tracked        end of the tracking part, the first point that `track` may extend
+    #   commit + lookahead_steps   end of the tracking part after `track`
+    # Each call of `track` cuts the trajectory at `tracked` (at `commit` if the goal changed), adds
+    # tracking periods up to the lookahead, and appends a stop. If no further call comes, the
+    # controllers execute that stop.
+
+    STATE_FIELDS = (
+        "origin",
+        "_n_final",
+        "_last_setpoint_at",
+        "commanded",
+        "_last_sent",
+        "clips",
+        "_committed",
+        "_has_update",
+        "_settled_at",
+        "_repeat_until",
+    )
 
     def __init__(self, spec: RobotSpec, lookahead_s: float, lead_s: float):
-        gentle = gentler(spec)
-        self._spec, self._gentle, self._limiter = spec, gentle, JerkLimiter(gentle)
-        self._pursuit = TrackingController(gentle, self._limiter)
-        self._low, self._high = spec.position_low, spec.position_high
-        self._clip = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
+        self._spec, self._planning_spec = spec, with_planning_margins(spec)
+        self._limiter = JerkLimiter(self._planning_spec)
+        self._controller = TrackingController(self._planning_spec, self._limiter)
+        self._clip_error = CLIP_SHARE * spec.velocity_limit / spec.guard_rate_hz
         self._period = 1 / spec.guard_rate_hz
-        self._ahead = max(round(lookahead_s / self._period), 1)
-        self._lead = max(round(lead_s / self._period), 2)  # to the first set-point that may change
-        self.origin, self._count, self._said = 0.0, 0, -np.inf
-        self._fresh = False  # whether there are news
-        self._plan: CommittedTrajectory | None = None
-        self.touched = False  # since it settled
-        self._held: np.ndarray | None = None  # the last point that the controllers were told
-        self._approached = self._repeated = -np.inf
+        self._lookahead_steps = max(round(lookahead_s / self._period), 1)
+        self._lead_steps = max(round(lead_s / self._period), 2)
+        self.origin, self._n_final, self._last_setpoint_at = 0.0, 0, -np.inf
+        self._has_update = False  # the trajectory changed since it was last sent
+        self._committed: CommittedTrajectory | None = None
+        self.commanded = False
+        self._last_sent: np.ndarray | None = None  # last point of the trajectories before
+        self._settled_at = self._repeat_until = -np.inf
         self.clips = np.zeros(spec.action_dim, np.int64)
 
     @property
-    def settled(self) -> bool:
-        """Whether it knows where the arm is."""
-        return self._plan is not None
+    def initialized(self) -> bool:
+        """Whether the position of the arm is known."""
+        return self._committed is not None
 
     @property
-    def plan(self) -> CommittedTrajectory:
-        """The motion in seconds after the origin."""
-        assert self._plan is not None, "settle first"
-        return self._plan
+    def committed(self) -> CommittedTrajectory:
+        """The committed trajectory; its times are seconds after `origin`."""
+        assert self._committed is not None, "call initialize first"
+        return self._committed
 
     @property
-    def held(self) -> np.ndarray | None:
-        """The last point that the controllers were told `[D]`, None if they were told nothing."""
-        return self.rest() if self.touched else self._held
+    def last_sent(self) -> np.ndarray | None:
+        """The last point that was sent to the controllers, `[D]`; None if nothing was sent."""
+        return self.rest_positions() if self.commanded else self._last_sent
 
     def clear(self) -> None:
-        """Forgets where the arm is, not what its controllers were told."""
-        self._held, self.touched = self.held, False
-        self.drop_news()
-        self._plan = None
+        """Forgets the position of the arm, but not what the controllers were sent."""
+        self._last_sent, self.commanded = self.last_sent, False
+        self.discard_update()
+        self._committed = None
 
-    def settle(self, now: float, measured: np.ndarray) -> None:
-        """At rest where the controllers were told to hold an arm that was `measured` `[D]`
-        beside it; where it was measured, if they were told nothing or it was moved since."""
-        held = self.held
-        if held is not None and check_displaced(self._spec, measured, held) is None:
-            measured = held
-        self.settle_at(now, measured)
+    def initialize(self, now: float, measured: np.ndarray) -> None:
+        """Starts at rest for an arm `measured` at `[D]`: at the last point sent to the
+        controllers, or where it was measured if nothing was sent or it was moved since."""
+        last_sent = self.last_sent
+        if last_sent is not None and check_displaced(self._spec, measured, last_sent) is None:
+            measured = last_sent
+        self.initialize_at(now, measured)
 
-    def settle_at(self, now: float, positions: np.ndarray) -> None:
-        """At rest at `positions` `[D]`, inside the limits."""
-        positions = np.clip(positions, self._low, self._high)
-        self._held, self._approached, self._repeated = self.held, -np.inf, -np.inf
-        self.origin, self._count = now, 0
-        if self._said > now + (self._lead + 1) * self._period:
-            self._said = -np.inf  # the clock was set back
-        self._plan, self.touched = CommittedTrajectory(self._limiter, positions, 0.0), False
+    def initialize_at(self, now: float, positions: np.ndarray) -> None:
+        """Starts at rest at `positions` `[D]`, clipped to the limits."""
+        positions = np.clip(positions, self._spec.position_low, self._spec.position_high)
+        self._last_sent, self._settled_at, self._repeat_until = self.last_sent, -np.inf, -np.inf
+        self.origin, self._n_final = now, 0
+        if self._last_setpoint_at > now + (self._lead_steps + 1) * self._period:
+            self._last_setpoint_at = -np.inf  # the clock was set back
+        self._committed = CommittedTrajectory(self._limiter, positions, 0.0)
+        self.commanded = False
 
-    def approach(self, now: float, measured: np.ndarray) -> None:
-        """Brings the controllers' set-point, wherever it is beside the arm that was `measured`
-        `[D]`, to where the motion begins; a controller bridges to it by a quintic."""
-        if not self.touched:
-            self.anchor(now)
-        seconds = approach_s(self._gentle, self.rest(), measured, self.held)
-        self._repeated = now + TRANSIT_S  # a lost message is made up for
-        self._approached = self._repeated + seconds + TRANSIT_S
-        self.touched = self._fresh = True
+    def settle_controllers(self, now: float, measured: np.ndarray) -> None:
+        """Sends the rest position to controllers whose set-point is unknown but near the arm,
+        `measured` at `[D]`; they move there along a quintic."""
+        if not self.commanded:
+            self.align_grid(now)
+        seconds = settling_time_s(
+            self._planning_spec, self.rest_positions(), measured, self.last_sent
+        )
+        self._repeat_until = now + TRANSIT_S  # sent repeatedly in case a message is lost
+        self._settled_at = self._repeat_until + seconds + TRANSIT_S
+        self.commanded = self._has_update = True
 
-    def approaching(self, now: float) -> bool:
-        """Whether the controllers' set-point may still be on its way to the first one."""
-        return now < self._approached
+    def controllers_settling(self, now: float) -> bool:
+        """Whether the controllers may still be moving to the position of `settle_controllers`."""
+        return now < self._settled_at
 
-    def anchor(self, now: float) -> None:
-        """Lays the grid so that a point lies at `now` [s], before anything was commanded."""
-        assert not self.touched
-        self.origin, self._count = now, self._lead - 1
+    def align_grid(self, now: float) -> None:
+        """Moves the grid so that `now` [s] is a grid point; only before anything is commanded."""
+        assert not self.commanded
+        self.origin, self._n_final = now, self._lead_steps - 1
 
-    def due(self, now: float) -> float:
-        """When the first set-point is due [s] that may still change at `now` [s]."""
-        return self.origin + self._period * self._index(now)
+    def commit_time(self, now: float) -> float:
+        """Time [s] of the first set-point that may still change at `now` [s]."""
+        return self.origin + self._period * self._commit_index(now)
 
-    def rests(self, now: float) -> bool:
-        """Whether the motion is over."""
-        return self.plan.rests(now - self.origin) and not self.approaching(now)
+    def is_at_rest(self, now: float) -> bool:
+        """Whether the motion is over at `now` [s]."""
+        return self.committed.is_at_rest(now - self.origin) and not self.controllers_settling(now)
 
-    def rested_s(self, now: float) -> float:
+    def rest_duration_s(self, now: float) -> float:
         """For how long [s] the motion has been over at `now` [s]; negative while it is not."""
-        return now - max(self.origin + self.plan.end, self._approached)
+        return now - max(self.origin + self.committed.end, self._settled_at)
 
-    def at(self, t: float) -> MotionState:
-        """What is commanded at `t` [s], `[D]`."""
-        return self.plan.at(t - self.origin)
+    def state_at(self, t: float) -> MotionState:
+        """The commanded state `[D]` at `t` [s]."""
+        return self.committed.state_at(t - self.origin)
 
-    def rest(self) -> np.ndarray:
-        """Where the arm comes to rest, `[D]`."""
-        return self.plan.at_end().positions
+    def rest_positions(self) -> np.ndarray:
+        """Positions `[D]` at which the arm comes to rest."""
+        return self.committed.end_state.positions
 
-    def ahead(self) -> np.ndarray:
-        """Where the led motion ends, and where the stop after it does, `[2, D]`."""
-        return np.stack([self.plan.at(self.plan.led).positions, self.rest()])
+    def planned_positions(self) -> np.ndarray:
+        """Positions at the end of the tracking part and at the end of the stop, `[2, D]`."""
+        tracking_end = self.committed.state_at(self.committed.tracking_end)
+        return np.stack([tracking_end.positions, self.rest_positions()])
 
-    def follow(self, now: float, aim: TrackingGoal, anew: bool) -> None:
-        """Leads the motion along what is aimed at, then to rest.
+    def track(self, now: float, goal: TrackingGoal, goal_changed: bool) -> None:
+        """Extends the tracking part towards `goal`, and appends a stop.
 
-        anew: another aim than last time
+        goal_changed: whether `goal` is not the one of the last call
         """
-        k, plan, wanted = self._index(now), self.plan, aim.wanted
-        led = round(plan.led / self._period)
-        if anew or led < k:
-            led = k
-        state = plan.cut(led * self._period)
-        self.touched = True
-        here = wanted(self.origin + led * self._period)
-        while led < k + self._ahead and self._may_lead(state, (led + 1) * self._period, aim):
-            led += 1
-            ahead = wanted(self.origin + led * self._period)
-            piece = self._pursuit.step(state, here, ahead, aim.speed)
-            state, here = plan.lead(piece, led * self._period), ahead
-            self.clips += np.abs(state.positions - ahead.positions) > self._clip
-        plan.brake()
-        self._fresh = True
+        commit, committed, period = self._commit_index(now), self.committed, self._period
+        tracked = round(committed.tracking_end / period)
+        if goal_changed or tracked < commit:
+            tracked = commit
+        state = committed.truncate(tracked * period)
+        self.commanded = True
+        reference = goal.reference(self.origin + tracked * period)
+        while tracked < commit + self._lookahead_steps and self._may_track(
+            state, (tracked + 1) * period, goal
+        ):
+            tracked += 1
+            following = goal.reference(self.origin + tracked * period)
+            segment = self._controller.step(state, reference, following, goal.speed_scale)
+            state, reference = committed.append(segment, tracked * period), following
+            self.clips += np.abs(state.positions - reference.positions) > self._clip_error
+        committed.append_stop()
+        self._has_update = True
 
     def stop(self, now: float) -> None:
-        """Comes to rest as soon as the limits allow."""
-        k = self._index(now)
-        if self.plan.led > k * self._period:
-            self.plan.cut(k * self._period)
-            self.plan.brake()
-            self._fresh = True
+        """Stops as soon as the limits allow."""
+        commit = self._commit_index(now) * self._period
+        if self.committed.tracking_end > commit:
+            self.committed.truncate(commit)
+            self.committed.append_stop()
+            self._has_update = True
 
     def setpoints(self, now: float) -> list[tuple[float, MotionState]]:
-        """The set-points that became final since the last call: times [s] and states."""
-        k = self._index(now)
-        new = range(self._count + 1, k + 1)
-        final = [(self.origin + i * self._period, self.plan.at(i * self._period)) for i in new]
-        self._count = max(k, self._count)
-        self.plan.forget((k - self._lead - 1) * self._period)
-        later = [(t, state) for t, state in final if t > self._said]  # a grid laid anew overlaps
-        self._said = later[-1][0] if later else self._said
-        return later
+        """Times [s] and states of the set-points that became final since the last call."""
+        commit = self._commit_index(now)
+        new = [i * self._period for i in range(self._n_final + 1, commit + 1)]
+        final = [(self.origin + t, self.committed.state_at(t)) for t in new]
+        self._n_final = max(commit, self._n_final)
+        self.committed.drop_before((commit - self._lead_steps - 1) * self._period)
+        # A grid that was aligned anew may overlap with the one before.
+        final = [(t, state) for t, state in final if t > self._last_setpoint_at]
+        if final:
+            self._last_setpoint_at = final[-1][0]
+        return final
 
-    def news(self, now: float) -> JointTrajectory | None:
-        """What the controllers have to be told at `now` [s]: `motion`, where it has changed."""
-        if not self._fresh and now > self._repeated:
+    def trajectory_update(self, now: float) -> JointTrajectory | None:
+        """The trajectory to send at `now` [s] if it changed since the last call, else None."""
+        if not self._has_update and now > self._repeat_until:
             return None
-        self._fresh = False
-        return self.motion(now + TRANSIT_S)
+        self._has_update = False
+        return self.trajectory(now + TRANSIT_S)
 
-    def drop_news(self) -> None:
-        """What the controllers were not told yet is not told any more."""
-        self._fresh, self._repeated = False, -np.inf
+    def discard_update(self) -> None:
+        """Does not send what changed since the last `trajectory_update`."""
+        self._has_update, self._repeat_until = False, -np.inf
 
-    def skip(self, now: float) -> None:
-        """Leaves out the set-points up to `now`."""
-        self._count = max(self._index(now) - 1, self._count)
+    def skip_setpoints(self, now: float) -> None:
+        """Leaves out the set-points before `now` [s]."""
+        self._n_final = max(self._commit_index(now) - 1, self._n_final)
 
-    def motion(self, now: float) -> JointTrajectory:
-        """What is committed from `now` [s] on, for the controllers; one point at rest."""
-        if self.plan.end <= now - self.origin:
-            here = MotionState.rest(self.rest()[None])
-            return JointTrajectory(max(self.due(now), self._approached), np.zeros(1), *here)
-        motion = self.plan.motion(now - self.origin)
-        return replace(motion, stamp=self.origin + motion.stamp)
+    def trajectory(self, now: float) -> JointTrajectory:
+        """The committed trajectory from `now` [s] on, a single point if the arm is at rest."""
+        if self.committed.end <= now - self.origin:
+            rest = MotionState.at_rest(self.rest_positions()[None])
+            return JointTrajectory(
+                max(self.commit_time(now), self._settled_at), np.zeros(1), *rest
+            )
+        trajectory = self.committed.trajectory(now - self.origin)
+        return replace(trajectory, stamp=self.origin + trajectory.stamp)
 
-    def _may_lead(self, state: MotionState, until: float, aim: TrackingGoal) -> bool:
-        """Whether a period from `state` that ends at `until` is in time."""
-        left = aim.end - self.origin - until
-        if not aim.rests_by_end or left > LONGEST_STOP_S:
+    def _may_track(self, state: MotionState, until: float, goal: TrackingGoal) -> bool:
+        """Whether one more tracking period from `state`, ending at `until` [s] after the origin,
+        leaves enough time before the end of the goal."""
+        left = goal.end - self.origin - until
+        if not goal.stops_by_end or left > LONGEST_STOP_S:
             return left >= -1e-6
-        return left >= self._limiter.brake(state).duration
+        return left >= self._limiter.stop_profile(state).duration
 
-    def _index(self, now: float) -> int:
-        return round((now - self.origin) / self._period) + self._lead
+    def _commit_index(self, now: float) -> int:
+        return round((now - self.origin) / self._period) + self._lead_steps
 
 
-def gentler(spec: RobotSpec) -> RobotSpec:
-    """The robot with the part of its limits that motion is planned with."""
+def with_planning_margins(spec: RobotSpec) -> RobotSpec:
+    """The robot with the lower limits of velocity, acceleration and jerk that planning uses."""
     joints = []
     for joint in spec.joints:
-        velocity = SHARES["velocity"] * joint.velocity
-        rise = velocity / RISE_S["velocity"]
-        acceleration = min(SHARES["acceleration"] * joint.acceleration, rise)
-        jerk = min(SHARES["jerk"] * joint.jerk, acceleration / RISE_S["acceleration"])
+        velocity = PLANNING_SHARES["velocity"] * joint.velocity
+        acceleration = min(
+            PLANNING_SHARES["acceleration"] * joint.acceleration, velocity / RISE_S["velocity"]
+        )
+        jerk = min(PLANNING_SHARES["jerk"] * joint.jerk, acceleration / RISE_S["acceleration"])
         joints.append(replace(joint, velocity=velocity, acceleration=acceleration, jerk=jerk))
     return replace(spec, joints=tuple(joints))

@@ -1,4 +1,4 @@
-"""What a guard is told and what it says: its configuration, and one set-point."""
+"""Types of the guard's interface: modes, configuration and set-points."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -9,7 +9,8 @@ from nac_ros.core.config import bounded, check_bounds
 
 Mode = Literal["hold", "policy", "teleop"]
 Source = Literal["policy", "teleop"]
-# Commanded by nobody, at rest; ready to follow; following; coming to rest; at rest until reset.
+# idle: at rest in mode hold; armed: at rest, ready to follow; running: follows a source;
+# stopping: comes to rest; fault: at rest until reset.
 GuardState = Literal["idle", "armed", "running", "stopping", "fault"]
 AT_REST: tuple[GuardState, ...] = ("idle", "armed", "fault")
 
@@ -18,22 +19,22 @@ AT_REST: tuple[GuardState, ...] = ("idle", "armed", "fault")
 class GuardConfig:
     """Times in seconds.
 
-    speed_scale: share of the velocity limits that is allowed; chunks are played so much slower
-    max_chunk_age_s: a chunk whose observation is older on arrival is refused
-    max_play_s: a chunk is played until its observation is this old, unless it ends before
-    max_heartbeat_age_s: a policy silent for longer is taken for dead; 0 expects no heartbeat
-    max_silence_s: teleoperation silent for longer is taken for dead
-    max_gap_s: after a pause between ticks longer than this the guard holds
-    blend_s: how long a seam between chunks is faded
-    lead_s: how long before they are due set-points are final
-    lookahead_s: how much of the committed motion each trajectory carries before it stops
+    speed_scale: share of the velocity limits that is used; chunks are stretched in time by it
+    max_chunk_age_s: a chunk whose observation is older on arrival is rejected
+    max_execution_s: a chunk is executed until its observation is this old, or until it ends
+    max_heartbeat_age_s: the policy is lost if its last heartbeat is older; 0: no heartbeat needed
+    max_teleop_age_s: teleoperation is lost if its last command is older
+    max_gap_s: a longer pause between two ticks makes the guard hold
+    blend_s: duration of the blend between two chunks, at least
+    lead_s: set-points are final this long before they are due
+    lookahead_s: duration of the tracking part that each trajectory carries before its stop
     """
 
     speed_scale: float = bounded(1.0, 0.01, 1.0)
     max_chunk_age_s: float = bounded(0.5, 0.01, 10.0)
-    max_play_s: float = bounded(1.0, 0.01, 60.0)
+    max_execution_s: float = bounded(1.0, 0.01, 60.0)
     max_heartbeat_age_s: float = bounded(0.0, 0.0, 10.0)
-    max_silence_s: float = bounded(0.1, 0.02, 1.0)
+    max_teleop_age_s: float = bounded(0.1, 0.02, 1.0)
     max_gap_s: float = bounded(0.2, 0.02, 1.0)
     blend_s: float = bounded(0.1, 0.01, 2.0)
     lead_s: float = bounded(0.05, 0.04, 0.2)
@@ -44,10 +45,10 @@ class GuardConfig:
 
 
 class Setpoint(NamedTuple):
-    """The set-point due at `stamp` [s]: positions and velocities `[D]`; why it holds, or ''."""
+    """Positions and velocities `[D]` commanded at `stamp` [s]; hold_reason: '' while following."""
 
     stamp: float
     positions: np.ndarray
     velocities: np.ndarray
     state: GuardState
-    hold: str
+    hold_reason: str

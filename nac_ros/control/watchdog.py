@@ -1,4 +1,4 @@
-"""What the guard last heard of arm and policy, and whether that may still be relied on."""
+"""Watchdog: age of the newest joint state and of the policy's heartbeat."""
 
 import numpy as np
 
@@ -7,29 +7,34 @@ from nac_ros.robot.spec import RobotSpec
 
 
 class Watchdog:
-    """Measured positions `[D]` or None, with times [s] by the same clock as `now`."""
+    """Keeps the newest joint state and heartbeat, and reports which of them is stale.
 
-    MEMORY = ("measured", "measured_at", "_beat_at")
+    measured: joint positions, float64 `[D]`, None before the first; measured_at: its stamp [s]
+    """
+
+    STATE_FIELDS = ("measured", "measured_at", "_heartbeat_at")
 
     def __init__(self, spec: RobotSpec):
         self._spec = spec
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """As if nothing had ever come."""
+    def reset(self) -> None:
+        """Forgets joint state and heartbeat."""
         self.measured: np.ndarray | None = None
-        self.measured_at = self._beat_at = -np.inf
+        self.measured_at = self._heartbeat_at = -np.inf
 
-    def measure(self, stamp: float, positions: np.ndarray) -> Rejection | None:
-        """Takes a joint state, or says why not."""
+    def update_joint_state(self, stamp: float, positions: np.ndarray) -> Rejection | None:
+        """Stores positions `[D]` measured at `stamp` [s]; rejects them if stamp, shape or a value
+        is invalid."""
         if not np.isfinite(stamp):
-            return Rejection(
-                "joint_states_stamp", f"a joint state stamped {stamp}; check the driver"
-            )
+            text = f"a joint state has the stamp {stamp}; check the driver"
+            return Rejection("joint_states_stamp", text)
         positions = np.array(positions, np.float64)
         if positions.shape != (self._spec.action_dim,):
-            got = f"{positions.shape}, wanted {self._spec.action_dim} positions"
-            return Rejection("joint_states_shape", f"a joint state of {got}")
+            text = (
+                f"a joint state has the shape {positions.shape}, wanted ({self._spec.action_dim},)"
+            )
+            return Rejection("joint_states_shape", text)
         finite = np.isfinite(positions)
         if not finite.all():
             bad = ", ".join(n for n, ok in zip(self._spec.joint_names, finite) if not ok)
@@ -38,21 +43,24 @@ class Watchdog:
         self.measured, self.measured_at = positions, stamp
         return None
 
-    def beat(self, now: float) -> None:
-        """The policy said that its inference is alive."""
-        self._beat_at = now
+    def heartbeat(self, now: float) -> None:
+        """Notes a heartbeat of the policy at `now` [s]."""
+        self._heartbeat_at = now
 
     def ages(self, now: float) -> dict[str, float | None]:
-        """Seconds since each came; None for what never did."""
-        stamps = {"joint_states_age_s": self.measured_at, "heartbeat_age_s": self._beat_at}
+        """Age [s] of joint state and heartbeat at `now` [s]; None if there was none."""
+        stamps = {"joint_states_age_s": self.measured_at, "heartbeat_age_s": self._heartbeat_at}
         return {key: now - at if np.isfinite(at) else None for key, at in stamps.items()}
 
-    def doubt(self, now: float, max_heartbeat_age_s: float) -> str:
-        """Why the arm must not move on, or ''; a heartbeat age of 0 expects none."""
+    def stale_reason(self, now: float, max_heartbeat_age_s: float) -> str:
+        """Reason code if the arm must not continue at `now` [s], else ''.
+
+        max_heartbeat_age_s: 0 if no heartbeat is expected
+        """
         age = now - self.measured_at
         if not age <= self._spec.joint_states_max_age_s:
             return "joint_states_stale"
         if not age >= -CLOCK_SKEW_S:
             return "joint_states_future"
-        alive = -CLOCK_SKEW_S <= now - self._beat_at <= max_heartbeat_age_s
+        alive = -CLOCK_SKEW_S <= now - self._heartbeat_at <= max_heartbeat_age_s
         return "" if alive or max_heartbeat_age_s == 0 else "heartbeat_lost"

@@ -1,4 +1,4 @@
-"""Keeps the arm's parts in the workspace and out of one another, as far as its body is known."""
+"""Keeps chunks and motion inside the workspace and out of self-collision."""
 
 import numpy as np
 
@@ -8,50 +8,52 @@ from nac_ros.robot.spec import RobotSpec
 
 
 class WorkspaceMonitor:
-    """An arm that is out already may move where it is less so. Without a body nothing is checked.
+    """Checks poses against the robot's collision model; without a `body` it checks nothing.
 
-    `held` counts the chunks that were held back at their first point outside.
+    An arm that already violates the workspace or collides may move where it does so less deeply.
+
+    shortened: number of chunks that were cut at their first violating action
     """
 
-    MEMORY = ("_allowed", "held")
+    STATE_FIELDS = ("_allowed_depth", "shortened")
 
     def __init__(self, spec: RobotSpec):
-        self._shape = None if spec.body is None else CollisionModel(spec, spec.body)
+        self._model = None if spec.body is None else CollisionModel(spec, spec.body)
         self._margin = 0.0 if spec.body is None else spec.body.margin_m
-        self._allowed = 0.0
-        self.held = 0
+        self._allowed_depth = 0.0  # [m], of the arm when the newest chunk was accepted
+        self.shortened = 0
 
     def check(self, actions: np.ndarray, here: np.ndarray) -> Rejection | None:
-        """Refuses actions `[T, D]` of which one lies beyond the margin, the arm being `here`
-        `[D]`."""
-        if self._shape is None:
+        """Rejects actions `[T, D]` of which one violates by more than the margin, for an arm at
+        `here` `[D]`."""
+        if self._model is None:
             return None
-        depths, breaches = self._shape.worst(np.concatenate([here[None], actions]))
+        depths, violations = self._model.worst(np.concatenate([here[None], actions]))
         if depths[1:].max() <= max(float(depths[0]), 0.0) + self._margin:
             return None
-        worst = breaches[0]
-        text = f"the chunk would bring {worst.text}; at most {self._margin} m is held back"
+        worst = violations[0]
+        text = f"the chunk would bring {worst.text}; only {self._margin} m can be cut off"
         return Rejection(worst.reason, text)
 
-    def hold_back(self, actions: np.ndarray, here: np.ndarray) -> np.ndarray:
-        """Actions `[T, D]` that stop before the first one that is out, the arm being `here`
-        `[D]`; from now on it may be as deep as it is."""
-        if self._shape is None:
+    def truncate(self, actions: np.ndarray, here: np.ndarray) -> np.ndarray:
+        """Actions `[T, D]` that stay at the last pose before the first violation, for an arm at
+        `here` `[D]`. From now on the arm may be as deep in violation as it is there."""
+        if self._model is None:
             return actions
-        depths, _ = self._shape.worst(np.concatenate([here[None], actions]))
-        self._allowed = max(float(depths[0]), 0.0)
-        out = np.flatnonzero(depths[1:] > self._allowed)
-        if not len(out):
+        depths, _ = self._model.worst(np.concatenate([here[None], actions]))
+        self._allowed_depth = max(float(depths[0]), 0.0)
+        violating = np.flatnonzero(depths[1:] > self._allowed_depth)
+        if not len(violating):
             return actions
-        self.held += 1
-        kept = actions.copy()
-        kept[out[0] :] = actions[out[0] - 1] if out[0] else here
+        self.shortened += 1
+        first, kept = violating[0], actions.copy()
+        kept[first:] = actions[first - 1] if first else here
         return kept
 
-    def doubt(self, positions: np.ndarray) -> str:
-        """Why an arm that is, or will be, at `positions` `[N, D]` must stop, or ''."""
-        if self._shape is None:
+    def violation_reason(self, positions: np.ndarray) -> str:
+        """Reason code if an arm at `positions` `[N, D]` must stop, else ''."""
+        if self._model is None:
             return ""
-        depths, breaches = self._shape.worst(positions)
-        deep = depths.max() > self._allowed + self._margin
-        return breaches[0].reason if deep else ""
+        depths, violations = self._model.worst(positions)
+        too_deep = depths.max() > self._allowed_depth + self._margin
+        return violations[0].reason if too_deep else ""

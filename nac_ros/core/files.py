@@ -17,10 +17,10 @@ TEMPORARY = ".partial"
 
 def write_json(path: Path, content: Any) -> None:
     """Replaces the file in one step that survives a crash."""
-    replace_with(path, lambda temporary: temporary.write_text(json.dumps(content, indent=4)))
+    replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=4)))
 
 
-def replace_with(path: Path, write: Callable[[Path], Any]) -> None:
+def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(temporary path)`, forces it to disk and renames it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
@@ -74,7 +74,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def unwritable(path: Path, error: OSError) -> TrialError:
+def write_error(path: Path, error: OSError) -> TrialError:
     """What is said where the disk does not take what belongs into a run's folder."""
     return TrialError(
         f"{path} cannot be written, {error.strerror or error}: make room or allow it, and do it "

@@ -6,7 +6,7 @@ import threading
 from multiprocessing import parent_process
 
 
-def begin_worker() -> None:
+def set_up_worker() -> None:
     """Leaves Ctrl-C to the writing process, and ends with it even when that one is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()

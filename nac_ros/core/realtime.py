@@ -121,7 +121,7 @@ def set_realtime_priority(priority: int, but: Collection[int] = ()) -> str:
     return f"real time, priority {priority}, {_locked()}"
 
 
-def use_cpus(cpus: Collection[int]) -> str:
+def set_cpu_affinity(cpus: Collection[int]) -> str:
     """Keeps every thread of this process, and those that they start, on some of the machine's
     CPUs; none named = all. Returns what came of it, for people.
 

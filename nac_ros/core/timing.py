@@ -15,7 +15,7 @@ class Spread(TypedDict):
     max: float | None
 
 
-def spread_ms(seconds: Sequence[float] | np.ndarray) -> Spread:
+def percentiles_ms(seconds: Sequence[float] | np.ndarray) -> Spread:
     """Median, 99th percentile and maximum of durations [s], in ms."""
     if not len(seconds):
         return {"p50": None, "p99": None, "max": None}
@@ -43,7 +43,7 @@ class Intervals:
 
     def errors_ms(self) -> Spread:
         """How far the intervals are off."""
-        return spread_ms(self._errors)
+        return percentiles_ms(self._errors)
 
 
 class Durations:
@@ -60,3 +60,8 @@ class Durations:
     def usual(self) -> float:
         """The 90th percentile [s]."""
         return float(np.percentile(self._values, 90))
+
+
+def without_digits(text: str) -> str:
+    """A status text without its numbers, which change all the time, to detect real changes."""
+    return "".join(letter for letter in text if not letter.isdigit())

@@ -50,7 +50,7 @@ class FrozenImageDetector:
         self._place: np.ndarray | None = None  # positions of the arm since `_rested`
         self._rested, self._measured = inf, -inf  # stamps [s]
 
-    def push_joints(self, stamp: float, positions: np.ndarray) -> None:
+    def add_joint_state(self, stamp: float, positions: np.ndarray) -> None:
         """Adds joint positions `[D]` [rad or m] at `stamp` [s]; a stamp before the last one calls
         `clear` first."""
         if stamp < self._measured:
@@ -59,16 +59,16 @@ class FrozenImageDetector:
         if self._place is None or (np.abs(positions - self._place) > self._tolerance).any():
             self._place, self._rested = positions, stamp
 
-    def push_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
+    def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Adds an image, uint8 `[H, W, 3]`, taken at `stamp` [s], in order of stamps."""
         content = self._contents[camera]
         differs = content.image is None or not np.array_equal(content.image, image)
         if differs:
             content.image = image
-        self.push_content(camera, stamp, differs)
+        self.add_comparison(camera, stamp, differs)
 
-    def push_content(self, camera: str, stamp: float, differs: bool) -> None:
-        """Like `push_image`, for callers that compare images themselves.
+    def add_comparison(self, camera: str, stamp: float, differs: bool) -> None:
+        """Like `add_image`, for callers that compare images themselves.
 
         differs: whether the image at `stamp` [s] differs from the previous one; True for the first
         """

@@ -51,7 +51,7 @@ class JointStateMerger:
         self._came = "no joint"  # names in the newest message
         self._strangers = 0  # messages in a row without a joint of this robot
 
-    def push_message(self, message: Any, origin_ns: int = 0) -> JointSample | None:
+    def add_message(self, message: Any, origin_ns: int = 0) -> JointSample | None:
         """Adds a sensor_msgs/JointState, its stamp counted from `origin_ns`; see `push`."""
         stamp = to_seconds(message.header.stamp, origin_ns)
         return self.push(stamp, message.name, message.position)

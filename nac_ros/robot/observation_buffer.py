@@ -98,7 +98,7 @@ class ObservationBuffer:
         self._joints = TimeSeriesBuffer(JOINTS, depth=self.N_JOINTS)
         self._images = {n: TimeSeriesBuffer(f"camera {n}", depth=self.N_IMAGES) for n in cameras}
         self._detector = FrozenImageDetector(spec, cameras)
-        self._refusals: dict[str, BadObservation] = {}  # stream -> newest, until one is taken
+        self._rejections: dict[str, BadObservation] = {}  # stream -> newest, until one is taken
 
     def clear(self) -> None:
         """Forgets all samples; what is known of the cameras' content stays."""
@@ -107,18 +107,18 @@ class ObservationBuffer:
         for stream in self._images.values():
             stream.clear()
         self._detector.clear()
-        self._refusals.clear()
+        self._rejections.clear()
 
-    def push_joint_state(
+    def add_named_joint_state(
         self, stamp: float, names: Sequence[str], positions: Sequence[float]
     ) -> None:
         """Adds what a JointState message holds, all joints or some; raises BadObservation that
         names the joint."""
         sample = self._merger.push(stamp, names, positions)
         if sample is not None:
-            self.push_joints(*sample)
+            self.add_joint_state(*sample)
 
-    def push_joints(self, stamp: float, positions: np.ndarray) -> None:
+    def add_joint_state(self, stamp: float, positions: np.ndarray) -> None:
         """Adds joint positions `[D]` [rad or m] in the robot's order; NaN or inf is refused."""
         values = np.asarray(positions, np.float32)
         if values.shape != (self.spec.action_dim,):
@@ -132,10 +132,10 @@ class ObservationBuffer:
                 f"joint_states: not finite at {', '.join(bad)}; check the driver", "not_finite"
             )
         self._joints.push(stamp, values)
-        self._detector.push_joints(stamp, values)
-        self._refusals.pop(JOINTS, None)
+        self._detector.add_joint_state(stamp, values)
+        self._rejections.pop(JOINTS, None)
 
-    def push_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
+    def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Adds an RGB uint8 image `[H, W, 3]` of the size that the robot's YAML gives."""
         wanted = (self._cameras[camera].height, self._cameras[camera].width, 3)
         if image.shape != wanted or image.dtype != np.uint8:
@@ -145,13 +145,13 @@ class ObservationBuffer:
                 "image_size",
             )
         self._images[camera].push(stamp, image)
-        self._detector.push_image(camera, stamp, image)
-        self._refusals.pop(camera, None)
+        self._detector.add_image(camera, stamp, image)
+        self._rejections.pop(camera, None)
 
-    def refuse(self, stream: str, error: BadObservation) -> None:
+    def reject(self, stream: str, error: BadObservation) -> None:
         """Notes why the newest message of a camera, or of JOINTS, was not taken; the sentence is
         part of those about a stream that is missing or stale."""
-        self._refusals[stream] = error
+        self._rejections[stream] = error
 
     @property
     def unchecked(self) -> list[str]:
@@ -163,7 +163,7 @@ class ObservationBuffer:
         """A sentence for each camera that is frozen now."""
         return [text for name in self._images if (text := self._frozen(name))]
 
-    def observe(self, now: float, task: str) -> Observation:
+    def get_observation(self, now: float, task: str) -> Observation:
         """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
         return self.at(self._common_stamp(now), task)
 
@@ -217,13 +217,13 @@ class ObservationBuffer:
                 raise BadObservation(f"{stream.name}: nothing received yet; {todo}", "missing")
             self._check_age(stream.name, now, stream.newest, limit)
         except BadObservation as error:
-            refusal = self._refusals.get(key)
-            if refusal is None:
+            rejection = self._rejections.get(key)
+            if rejection is None:
                 raise
-            text = f"{error}; newer messages are refused: {refusal}"
+            text = f"{error}; newer messages are refused: {rejection}"
             if stream.newest is None:
-                text = f"{stream.name}: nothing usable received yet: {refusal}"
-            raise BadObservation(text, refusal.reason) from error
+                text = f"{stream.name}: nothing usable received yet: {rejection}"
+            raise BadObservation(text, rejection.reason) from error
         return stream.newest
 
     def _frozen(self, camera: str) -> str:
