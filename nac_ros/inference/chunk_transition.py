@@ -1,7 +1,10 @@
-"""How a chunk goes on from the one under way: by the guard's blend alone, or chosen or said so.
+"""How a new chunk continues from the one being executed.
 
-`best` is the backward part of Bidirectional Decoding (arXiv 2408.17355); `force` is what
-real-time chunking (arXiv 2506.07339) asks of a flow, asked of tokens.
+blend: the policy samples one chunk; the guard alone blends it with the current one.
+best-of-n: of several sampled chunks the one closest to the rest of the current chunk is taken, the
+    backward coherence of Bidirectional Decoding (arXiv 2408.17355).
+constrained: the tokens of steps that will have been executed before the new chunk takes effect are
+    forced, as real-time chunking (arXiv 2506.07339) does for flow policies.
 """
 
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from nac_ros.core.config import bounded, check_bounds
 from nac_ros.core.errors import ConfigError
@@ -23,11 +27,10 @@ from nac_ros.tokenizers.grammar import PAD
 
 @dataclass(frozen=True, kw_only=True)
 class TransitionConfig:
-    """transition: what is done before the guard blends: nothing; of several sampled chunks the one taken
-    that goes on best from what is under way; or the tokens that name what is under way forced
+    """transition: see the module
 
-    candidates: chunks of `best`; the first is the policy's own choice
-    top_k, temperature: how the others are sampled
+    candidates: number of chunks of best-of-n; the first is sampled as the policy's config says
+    top_k, temperature: sampling of the others
     """
 
     transition: Transition = "blend"
@@ -40,95 +43,90 @@ class TransitionConfig:
 
 
 class CurrentChunk(NamedTuple):
-    """The chunk being executed, and when the next one is expected to take over [s]."""
+    """The chunk being executed, and the expected time at which the next one replaces it [s]."""
 
     chunk: ActionChunk
-    until: float
+    replaced_at: float
 
 
 class ChunkTransition:
-    """Sequences for an observation, and which of them is taken.
+    """Samples token sequences for an observation and selects one of the decoded chunks.
 
-    Raises ConfigError for `force` over a tokenizer whose tokens each name the whole chunk.
+    Raises ConfigError for `constrained` with a tokenizer whose tokens all describe the whole chunk.
     """
 
     def __init__(self, bundle: Bundle, config: TransitionConfig):
         self._bundle, self._config = bundle, config
         self._range = bundle.robot.position_high - bundle.robot.position_low
-        name, stretches = bundle.tokenizer.name, bundle.tokenizer.grammar.token_time_spans
-        self._stretches = np.empty((0, 2)) if stretches is None else stretches
-        if config.transition == "constrained" and stretches is None:
+        self._time_spans = bundle.tokenizer.grammar.token_time_spans
+        if config.transition == "constrained" and self._time_spans is None:
             raise ConfigError(
-                f"transition constrained: no token of this bundle's {name} tokenizer names one stretch of "
-                "time alone; choose blend or best-of-n"
+                "transition constrained needs tokens that describe a span of time; those of this "
+                f"bundle's {bundle.tokenizer.name} tokenizer describe the whole chunk: choose "
+                "blend or best-of-n"
             )
 
     def sample_tokens(
         self,
         inputs: Inputs,
         observation: Observation,
-        underway: CurrentChunk | None,
+        current: CurrentChunk | None,
         generator: torch.Generator,
     ) -> TokenSample:
-        """One sequence, or the candidates."""
+        """One sequence, or `candidates` of them for best-of-n."""
         policy, config = self._bundle.policy, self._config
-        if underway is None or config.transition == "blend":
+        if current is None or config.transition == "blend":
             return policy.sample_tokens(inputs, generator)
         if config.transition == "constrained":
-            return policy.sample_tokens(
-                inputs, generator, forced=self._forced(observation, underway)
-            )
-        one = inputs._replace(image_features=policy.encode_images(inputs))
-        many = Inputs({}, *(_repeat(part, config.candidates - 1) for part in one[1:]))
+            forced = self._committed_tokens(observation, current)
+            return policy.sample_tokens(inputs, generator, forced=forced)
+        n = config.candidates - 1
+        single = inputs._replace(image_features=policy.encode_images(inputs))
+        repeated = (x.expand(n, *x.shape[1:]) for x in single[1:])  # all but the images
         sampling = Sampling(top_k=config.top_k, temperature=config.temperature)
-        own, others = (
-            policy.sample_tokens(one, generator),
-            policy.sample_tokens(many, generator, sampling),
-        )
-        return TokenSample(*(_joined(*pair) for pair in zip(own, others)))
+        first = policy.sample_tokens(single, generator)
+        others = policy.sample_tokens(Inputs({}, *repeated), generator, sampling)
+        return TokenSample(*(_concatenate(*pair) for pair in zip(first, others)))
 
-    def choose(
-        self, actions: np.ndarray, observation: Observation, underway: CurrentChunk | None
+    def select(
+        self, actions: np.ndarray, observation: Observation, current: CurrentChunk | None
     ) -> int:
-        """Which of the chunks `[K, H, D]` strays least from what is under way, from when it
-        takes over to where the latter ends."""
-        if len(actions) == 1 or underway is None:
+        """Index of the chunk among `[K, H, D]` that deviates least from the current one, in shares
+        of the joint ranges, from the replacement to the end of the current chunk."""
+        if len(actions) == 1 or current is None:
             return 0
-        wanted, known = self._ahead(observation, underway)
-        first = min(self._steps_until(observation, underway), max(known - 1, 0))
-        strayed = (actions[:, first:known] - wanted[first:known]) / self._range
-        return int((strayed**2).mean((1, 2)).argmin())
+        remaining, n_known = self._remaining(observation, current)
+        first = min(self._committed_steps(observation, current), max(n_known - 1, 0))
+        deviation = (actions[:, first:n_known] - remaining[first:n_known]) / self._range
+        return int((deviation**2).mean((1, 2)).argmin())
 
-    def _forced(self, observation: Observation, underway: CurrentChunk) -> torch.Tensor:
-        """The tokens `[1, L]` of what is under way for stretches that begin before `until`."""
-        ahead, known = self._ahead(observation, underway)
+    def _committed_tokens(self, observation: Observation, current: CurrentChunk) -> torch.Tensor:
+        """Tokens `[1, L]` of the current chunk whose time span starts before the replacement and
+        ends within the chunk; -1 elsewhere."""
+        remaining, n_known = self._remaining(observation, current)
         reference = observation.reference[None]
-        tokens = self._bundle.tokenizer.encode(ahead[None].astype(np.float32), reference)
-        first, end = self._stretches.T
-        given = (first < self._steps_until(observation, underway)) & (end <= known)
-        return tokens.masked_fill(~torch.from_numpy(given), -1)
+        tokens = self._bundle.tokenizer.encode(remaining[None].astype(np.float32), reference)
+        first, end = self._time_spans.T
+        committed = (first < self._committed_steps(observation, current)) & (end <= n_known)
+        return tokens.masked_fill(~torch.from_numpy(committed), -1)
 
-    def _ahead(self, observation: Observation, underway: CurrentChunk) -> tuple[np.ndarray, int]:
-        """What is under way at the steps of a chunk of `observation`, `[H, D]`, staying where it
-        ends, and how many steps come before that."""
-        chunk, rate = underway.chunk, self._bundle.rate_hz
+    def _remaining(
+        self, observation: Observation, current: CurrentChunk
+    ) -> tuple[np.ndarray, int]:
+        """The current chunk at the steps of a new one, `[H, D]`, its last action held beyond its
+        end, and the number of steps before that end."""
+        chunk, rate = current.chunk, self._bundle.rate_hz
         times = observation.stamp + (np.arange(self._bundle.horizon) + 1) / rate
         columns = [np.interp(times, chunk.times, column) for column in chunk.actions.T]
         return np.stack(columns, 1), int((times <= chunk.end + 1e-6).sum())
 
-    def _steps_until(self, observation: Observation, underway: CurrentChunk) -> int:
-        """Steps of a chunk of `observation` that are due before it takes over."""
-        return max(ceil((underway.until - observation.stamp) * self._bundle.rate_hz - 1e-6), 0)
+    def _committed_steps(self, observation: Observation, current: CurrentChunk) -> int:
+        """Steps of a new chunk that are due before it replaces the current one."""
+        seconds = current.replaced_at - observation.stamp
+        return max(ceil(seconds * self._bundle.rate_hz - 1e-6), 0)
 
 
-def _repeat(rows: torch.Tensor, n: int) -> torch.Tensor:
-    return rows.expand(n, *rows.shape[1:])
-
-
-def _joined(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Rows together, the shorter ones padded as the grammar has it."""
-    length = max(one.shape[1], others.shape[1])
-    parts = [
-        torch.nn.functional.pad(x, (0, length - x.shape[1]), value=PAD) for x in (one, others)
-    ]
-    return torch.cat(parts)
+def _concatenate(first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Rows `[1, L]` and `[N, L']` -> `[1 + N, max(L, L')]`, padded."""
+    length = max(first.shape[1], others.shape[1])
+    return torch.cat([pad(x, (0, length - x.shape[1]), value=PAD) for x in (first, others)])

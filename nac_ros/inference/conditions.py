@@ -1,4 +1,4 @@
-"""How a policy is executed and on which scenes, whoever judges it."""
+"""Conditions of a rollout: how chunks are executed and how scenes vary."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,10 +11,12 @@ Transition = Literal["blend", "best-of-n", "constrained"]
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """latency_ms: simulated time from observation to chunk, as measured over ROS 2 on two cores
-    n_action_steps: executed steps of each chunk, 0 = as the bundle says
-    transition: how chunks go on from one another, see nac_ros.inference.chunk_transition
-    randomization: domain randomization of the twin, a name in config/randomization or the path of a YAML file
+    """latency_ms: simulated time from observation to chunk; the default was measured over ROS 2
+        on two cores
+    n_action_steps: executed steps of each chunk, 0 = as in the bundle
+    transition: how a new chunk continues the current one, see nac_ros.inference.chunk_transition
+    randomization: domain randomization of the twin, a name in config/randomization or the path of
+        a YAML file
     """
 
     latency_ms: float = bounded(100.0, 0.0, 10_000.0, unit="ms")

@@ -1,4 +1,4 @@
-"""From an observation to a chunk: policy, tokens, ONNX decode, with the time each part took."""
+"""Inference engine: observation -> policy -> tokens -> ONNX decoder -> action chunk."""
 
 import time
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ WARM_UP_CALLS = 3
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds of the newest `plan`: whole, and decoding alone."""
+class InferenceTime:
+    """Duration of the latest `predict_chunk` [s]: in total, and of decoding alone."""
 
     predict_s: float
     decode_s: float
@@ -26,20 +26,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure the policy was of the newest chunk's tokens: mean entropy [nats], least margin
-    between the two likeliest; None where no token was drawn."""
+    """Confidence in the tokens of the latest chunk: mean entropy [nats] and smallest margin between
+    the two most likely tokens; None if no token was sampled."""
 
     entropy: float | None = None
     margin: float | None = None
 
 
 class Engine:
-    """Plans chunks with a bundle; owns its random generator, so a seed repeats a run.
+    """Predicts chunks with a bundle; owns its random generator, so a seed repeats a run.
 
-    transition: how chunks go on from one another
-    tape: writes down every plan from when it is set
-    n_action_steps: steps of a chunk that are executed before the next one takes over; the
-    bundle's own number by default
+    n_action_steps: steps of a chunk that are executed before the next one; default: the bundle's
+    transition: how a new chunk continues the current one
+    call_log: records every prediction once it is set
     """
 
     def __init__(
@@ -60,8 +59,8 @@ class Engine:
                 f"n_action_steps {self.n_action_steps} is beyond the horizon {bundle.horizon}"
             )
         self.call_log: CallLog | None = None
-        self.timing, self.confidence = Timing(0.0, 0.0), Confidence()
-        self._continuation = ChunkTransition(bundle, transition or TransitionConfig())
+        self.timing, self.confidence = InferenceTime(0.0, 0.0), Confidence()
+        self._transition = ChunkTransition(bundle, transition or TransitionConfig())
         self._generator = torch.Generator().manual_seed(seed)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -74,62 +73,59 @@ class Engine:
     def rate_hz(self) -> float:
         return self.bundle.rate_hz
 
-    @property
-    def tasks(self) -> dict[str, str]:
-        """Task id -> prompt."""
-        return dict(self.bundle.policy.config.tasks)
-
     def predict_chunk(
-        self, observation: Observation, underway: CurrentChunk | None = None
+        self, observation: Observation, current: CurrentChunk | None = None
     ) -> ActionChunk:
-        """The chunk for `observation`, stamped with its time; raises where it does not fit.
+        """The chunk for `observation`, with its stamp.
 
-        underway: what is being executed; None where the arm rests
+        current: the chunk being executed; None if the arm is at rest
+
+        Raises BadObservation, UnknownName or BadActions.
         """
         if self.call_log is None:
-            return self._plan(observation, underway)
-        state = self._generator.get_state().numpy()  # all that an engine remembers
-        chunk = self._plan(observation, underway)
-        facts = {"observation": observation, "underway": underway, "generator": state}
-        self.call_log.put("plan", {**facts, "result": chunk}, {} if self.call_log.due else None)
+            return self._predict(observation, current)
+        state = self._generator.get_state().numpy()  # the engine has no other state
+        chunk = self._predict(observation, current)
+        facts = {"observation": observation, "current": current, "generator": state}
+        snapshot = {} if self.call_log.segment_due else None
+        self.call_log.append("predict_chunk", {**facts, "result": chunk}, snapshot)
         return chunk
 
-    def restore(self, generator: np.ndarray) -> None:
-        """Puts the random generator back to a state that is on a tape."""
-        self._generator.set_state(torch.from_numpy(generator))
-
-    def _plan(self, observation: Observation, underway: CurrentChunk | None) -> ActionChunk:
-        began = time.perf_counter()
-        inputs = self.bundle.policy.inputs(observation)
-        said = self._continuation.say(inputs, observation, underway, self._generator)
-        tokens, decoding = said.tokens.numpy(), time.perf_counter()
-        reference = np.repeat(observation.reference[None], len(tokens), 0)
-        several = self.bundle.decode(tokens, reference)
-        if not np.isfinite(several).all():
-            raise BadActions("the decoded chunk holds NaN or inf; the bundle is broken")
-        chosen = self._continuation.choose(several, observation, underway)
-        ended = time.perf_counter()
-        self.timing = Timing(ended - began, ended - decoding)
-        self.confidence = _certainty(said, chosen)
-        names, row = self.bundle.robot.joint_names, tokens[chosen]
-        return ActionChunk(observation.stamp, self.rate_hz, names, several[chosen], row[row >= 0])
+    def set_generator_state(self, state: np.ndarray) -> None:
+        """Restores the random generator to a state from a call log."""
+        self._generator.set_state(torch.from_numpy(state))
 
     def warm_up(self) -> float:
-        """Plans a few times from a grey image at home; the last duration [s]."""
-        observation = self._grey()
+        """Predicts a few times from grey images at the home position; the last duration [s]."""
+        robot, config = self.bundle.robot, self.bundle.policy.config
+        shape = (self.n_obs_steps, config.image_size, config.image_size, 3)
+        images = dict.fromkeys(self.cameras, np.full(shape, 127, np.uint8))
+        proprio = np.repeat(robot.home[None].astype(np.float32), self.n_obs_steps, 0)
+        observation = Observation(0.0, images, proprio, next(iter(config.tasks)))
         for _ in range(WARM_UP_CALLS):
-            self.plan(observation)
+            self.predict_chunk(observation)
         return self.timing.predict_s
 
-    def _grey(self) -> Observation:
-        robot, size = self.bundle.robot, self.bundle.policy.config.image_size
-        image = np.full((self.n_obs_steps, size, size, 3), 127, np.uint8)
-        proprio = np.repeat(robot.home[None].astype(np.float32), self.n_obs_steps, 0)
-        images = dict.fromkeys(self.cameras, image)
-        return Observation(0.0, images, proprio, next(iter(self.tasks)))
+    def _predict(self, observation: Observation, current: CurrentChunk | None) -> ActionChunk:
+        started = time.perf_counter()
+        inputs = self.bundle.policy.inputs(observation)
+        sample = self._transition.sample_tokens(inputs, observation, current, self._generator)
+        tokens, sampled = sample.tokens.numpy(), time.perf_counter()
+        reference = np.repeat(observation.reference[None], len(tokens), 0)
+        candidates = self.bundle.decode(tokens, reference)  # [K, H, D]
+        if not np.isfinite(candidates).all():
+            raise BadActions("the decoded chunk holds NaN or inf; the bundle is broken")
+        index = self._transition.select(candidates, observation, current)
+        ended = time.perf_counter()
+        self.timing = InferenceTime(ended - started, ended - sampled)
+        self.confidence = _confidence(sample, index)
+        names, row = self.bundle.robot.joint_names, tokens[index]
+        return ActionChunk(
+            observation.stamp, self.rate_hz, names, candidates[index], row[row >= 0]
+        )
 
 
-def _certainty(said: TokenSample, row: int) -> Confidence:
-    drawn = said.tokens[row, : said.entropy.shape[1]] >= 0
-    entropy, margin = said.entropy[row][drawn], said.margin[row][drawn]
+def _confidence(sample: TokenSample, row: int) -> Confidence:
+    sampled = sample.tokens[row, : sample.entropy.shape[1]] >= 0  # not padding
+    entropy, margin = sample.entropy[row][sampled], sample.margin[row][sampled]
     return Confidence(float(entropy.mean()), float(margin.min())) if len(entropy) else Confidence()

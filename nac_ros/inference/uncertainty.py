@@ -1,4 +1,4 @@
-"""What is done with a chunk that the policy is not sure of."""
+"""What happens to a chunk in which the policy has low confidence."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,12 +14,12 @@ LowConfidenceAction = Literal["send", "slow", "replan", "stop"]
 
 @dataclass(frozen=True, kw_only=True)
 class LowConfidenceConfig:
-    """unsure: what is done with an unsure chunk: sent as it is; stretched in time; not sent, and
-    planned anew; or not sent, and nothing more planned
+    """on_low_confidence: send the chunk unchanged, send it stretched in time, discard it and predict
+        again, or discard it and stop predicting
 
-    max_entropy: mean entropy [nats] of its tokens above which a chunk is unsure; 0 = never
-    min_margin: lead of its least sure token over the next likeliest below which it is unsure
-    slow_scale: share of its speed that an unsure chunk gets
+    max_entropy: confidence is low above this mean token entropy [nats]; 0 = no limit
+    min_margin: confidence is low if the margin of any token is below
+    slow_scale: speed of a stretched chunk as a share of its own
     """
 
     on_low_confidence: LowConfidenceAction = "send"
@@ -30,20 +30,20 @@ class LowConfidenceConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
 
-    def low_confidence_reason(self, certainty: Confidence) -> str:
-        """What is doubtful in words, or '' where nothing is, or nobody drew."""
-        entropy, margin = certainty.entropy, certainty.margin
+    def low_confidence_reason(self, confidence: Confidence) -> str:
+        """Which limit is violated, or '' if none is or no token was sampled."""
+        entropy, margin = confidence.entropy, confidence.margin
         if entropy is None or margin is None:
             return ""
         if self.max_entropy and entropy > self.max_entropy:
-            return f"unsure: entropy {entropy:.2f} nats, above {self.max_entropy}"
+            return f"low confidence: entropy {entropy:.2f} nats, above {self.max_entropy}"
         if margin < self.min_margin:
-            return f"unsure: margin {margin:.3f}, below {self.min_margin}"
+            return f"low confidence: margin {margin:.3f}, below {self.min_margin}"
         return ""
 
 
 def time_stretched(chunk: ActionChunk, start: np.ndarray, scale: float) -> ActionChunk:
-    """The same way at `scale` of the speed, from joint positions `start` `[D]` on."""
+    """The same path from joint positions `start` `[D]` on, at `scale` of the speed."""
     steps = np.arange(len(chunk.actions) + 1)
     rows = np.concatenate([start[None], chunk.actions])
     columns = [np.interp(scale * steps[1:], steps, column) for column in rows.T]

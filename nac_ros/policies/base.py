@@ -1,6 +1,5 @@
 """Interface of a policy: observations -> tokens of its tokenizer; loading and warm starts."""
 
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,19 @@ from torch import Tensor, nn
 
 from nac_ros.core import config as configs
 from nac_ros.core.config import REQUIRED, bounded, check_bounds, check_unique
-from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName, show_text
+from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName
 from nac_ros.core.registry import Registry
 from nac_ros.core.types import Observation
 from nac_ros.policies.sampling import Sampling, TokenSample
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.serialization import (
-    CONFIG_FILE,
     WEIGHTS_FILE,
-    build_config,
     check_sizes,
-    fill,
-    limit_size,
+    find_class,
+    load_model,
     load_weights,
     read_config,
-    refuse_misfit,
-    save_weights,
+    save_model,
 )
 
 POLICIES: Registry["Policy"] = Registry(
@@ -189,15 +185,7 @@ class Policy(nn.Module, ABC):
 
     def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
         """Writes config.json and model.safetensors; `half` stores matrices in float16."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "name": self.name,
-            "preset": self.preset,
-            "config": configs.to_plain(self.config),
-        }
-        (folder / CONFIG_FILE).write_text(json.dumps(facts, indent=1) + "\n")
-        save_weights(self, folder / WEIGHTS_FILE, half)
+        save_model(self, folder, half)
 
 
 def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> Policy:
@@ -239,7 +227,7 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
 
 def _merge_task_rows(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
     """`own` rows `[tasks, D]`, replaced where the policy saved in `folder` knows the task."""
-    saved_tasks = list(read_config(folder, "policy")["config"].get("tasks", ()))
+    saved_tasks = list(read_config(folder, "policy").config.get("tasks", ()))
     rows = own.clone()
     for index, task in enumerate(policy.config.tasks):
         if task in saved_tasks and saved.shape[1:] == own.shape[1:]:
@@ -249,17 +237,15 @@ def _merge_task_rows(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -
 
 def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
     """The policy saved in `folder`, over its `tokenizer`; raises BundleError."""
-    folder = Path(folder)
-    facts, weights = read_config(folder, "policy"), folder / WEIGHTS_FILE
-    try:
-        cls = POLICIES.get(facts["name"])
-    except UnknownName as error:
-        raise BundleError(f"{folder} cannot be loaded: {show_text(error, 400)}") from error
-    config = build_config(cls.Config, facts, folder)
-    with refuse_misfit(folder, "policy"):
-        with limit_size(weights):
-            policy = cls(config, facts["preset"], tokenizer)
-        fill(policy, weights)
+    saved = read_config(folder, "policy")
+    cls = find_class(POLICIES, saved)
+
+    def make(config: PolicyConfig) -> Policy:
+        return cls(config, saved.preset, tokenizer)
+
+    policy = load_model(saved, "policy", cls.Config, make)
     if not bool((policy.state_std > 0).all()):
-        raise BundleError(f"{weights}: state_std must be above 0; train or export it anew")
+        raise BundleError(
+            f"{saved.folder / WEIGHTS_FILE}: state_std must be above 0; train or export it anew"
+        )
     return policy.eval()
