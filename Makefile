@@ -1,8 +1,8 @@
-# What a developer types; `make` alone lists it. Everything runs in .venv, made on first use.
+# Commands for developers; `make` lists them. All run in .venv, which is made on first use.
 
 PYTHON ?= python3
-# torch: PyPI's wheel of this version; for another build (small without GPU, or another CUDA, then
-# with ONNX=gpu) say where it lies: make setup TORCH_INDEX=<address of a wheel index>
+# torch: the wheel of this version on PyPI. For another build (without GPU, or another CUDA; then also
+# ONNX=gpu) name its package index: make setup TORCH_INDEX=<address>
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 ONNX ?= cpu
@@ -16,31 +16,31 @@ SETUP := $(PYTHON) tools/setup_env.py --venv $(VENV) --stamp $(STAMP) \
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test bench soak tutorial interop lint
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: ## build or mend .venv, then check it
+setup: ## build or repair .venv, then check it
 	@$(SETUP)
 
-demo: $(STAMP) ## judged trials in the twin over ROS 2, with a report (under 6 minutes)
+demo: $(STAMP) ## trials in the twin over ROS 2, with report and video (under 6 minutes)
 	@$(VENV)/bin/nac demo
 
-test: $(STAMP) ## all tests; NAC_DATA=<folder> adds those on real data
+test: $(STAMP) ## all tests; NAC_DATA=<folder> adds tests on real data
 	@$(RUN) tools/run_tests.py
 
-bench: $(STAMP) ## how long the runtime's parts take, as ratios to their budgets
+bench: $(STAMP) ## measured times as ratios to their budgets
 	@$(RUN) -m pytest -q -m bench -s
 
-soak: $(STAMP) ## long runs at full rate: nothing grows, drifts or stops
+soak: $(STAMP) ## long runs at full rate: memory, drift, stops
 	@$(RUN) -m pytest -q -m soak -s
 
 tutorial: $(STAMP) ## run the commands of docs/tutorial.md (under 40 minutes)
 	@$(RUN) tools/tutorial.py
 
-interop: $(STAMP) ## stock lerobot, rosbags and mcap read our files (own venv of 8 GB; never in CI)
+interop: $(STAMP) ## stock lerobot, rosbags and mcap read our files (separate environment of 8 GB; not in CI)
 	@$(RUN) tools/interop.py --torch-index '$(TORCH_INDEX)'
 
-lint: $(STAMP) ## format, lint and types
+lint: $(STAMP) ## check format, lint and types
 	@$(RUN) -m ruff format --check nac_ros test tools launch setup.py
 	@$(RUN) -m ruff check nac_ros test tools launch setup.py
 	@$(RUN) -m mypy

@@ -1,15 +1,15 @@
-"""One camera; start it once for each."""
+"""One camera; start it once for each camera."""
 
 from nac_ros.ros.launch_actions import describe
 from nac_ros.ros.node_graph import camera_graph
 
 ARGUMENTS = {
-    "camera": ("scene", "its name in the robot's YAML"),
-    "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),
-    "source": ("", "realsense, v4l2 or file; empty = as config/nodes says"),
-    "serial": ("", "of a RealSense; empty = the robot's YAML"),
-    "device": ("", "of a V4L2 camera; empty = the robot's YAML"),
-    "path": ("", "of a video file or a folder of pictures"),
+    "camera": ("scene", "name of the camera in the robot's YAML"),
+    "robot": ("", "name or YAML file of the robot; empty = as in config/nodes"),
+    "source": ("", "realsense, v4l2 or file; empty = as in config/nodes"),
+    "serial": ("", "serial number of a RealSense; empty = as in the robot's YAML"),
+    "device": ("", "V4L2 device; empty = as in the robot's YAML"),
+    "path": ("", "video file or folder of images"),
 }
 
 

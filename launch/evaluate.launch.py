@@ -1,16 +1,16 @@
-"""Blind trials judged by a person in a browser, on an arm whose driver runs, or on the twin."""
+"""Blind evaluation by a person in a web browser, on a real arm or on the twin."""
 
 from nac_ros.ros.launch_actions import describe
 from nac_ros.ros.node_graph import evaluate_graph
 
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; `twin` starts the simulated arm"),
-    "protocol": ("", "file that says what is compared, see docs/trials.md"),
-    "out": ("", "folder of the run; one that is there is gone on with; empty = a new one"),
-    "source": ("", "where every camera's pictures come from: realsense, v4l2 or file"),
-    "operator": ("", "who judges; written beside each verdict and recording"),
-    "host": ("", "address that the page is offered on; empty = this machine alone"),
-    "port": ("", "of the page; empty = 8080"),
+    "protocol": ("", "YAML file with tasks and methods, see docs/trials.md"),
+    "out": ("", "run folder, continued if it exists; empty = a new one"),
+    "source": ("", "source of all camera images: realsense, v4l2 or file"),
+    "operator": ("", "name of the person who judges; stored with each verdict and recording"),
+    "host": ("", "address on which the page is served; empty = this machine only"),
+    "port": ("", "port of the page; empty = 8080"),
 }
 
 

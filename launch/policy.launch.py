@@ -1,12 +1,12 @@
-"""Guard and policy for an arm whose driver, controllers and cameras run, or with the twin."""
+"""Guard and policy for a real arm whose driver, controllers and cameras run, or with the twin."""
 
 from nac_ros.ros.launch_actions import describe
 from nac_ros.ros.node_graph import policy_stack
 
 ARGUMENTS = {
-    "bundle": ("", "folder of the bundle; empty = models/default of the package"),
+    "bundle": ("", "bundle folder; empty = models/default of the package"),
     "robot": ("", "name or YAML file of the robot; `twin` starts the simulated arm too"),
-    "task": ("", "prompt or task id at the start; the topic `task` changes it"),
+    "task": ("", "first prompt or task id; the topic `task` changes it"),
 }
 
 

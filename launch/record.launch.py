@@ -1,16 +1,16 @@
-"""Demonstrating by hand: cameras, teleoperation, guard and recorder, or with the simulated arm."""
+"""Recording of demonstrations by teleoperation: cameras, teleop, guard, recorder, or the twin."""
 
 from nac_ros.ros.launch_actions import describe
 from nac_ros.ros.node_graph import record_graph
 
 ARGUMENTS = {
     "robot": ("", "name or YAML file of the robot; `twin` starts the simulated arm"),
-    "mapping": ("", "the hand: gamepad, spacemouse, keyboard, leader, or a YAML file like those"),
-    "source": ("", "where every camera's pictures come from: realsense, v4l2 or file"),
-    "task": ("", "prompt or task id at the start; the topic `task` changes it"),
-    "out": ("", "folder of episodes"),
-    "operator": ("", "who demonstrates; written beside each episode"),
-    "note": ("", "written beside each episode"),
+    "mapping": ("", "input device: gamepad, spacemouse, keyboard, leader, or a YAML file"),
+    "source": ("", "source of all camera images: realsense, v4l2 or file"),
+    "task": ("", "first prompt or task id; the topic `task` changes it"),
+    "out": ("", "folder of the episodes"),
+    "operator": ("", "name of the person who demonstrates; stored with each episode"),
+    "note": ("", "note that is stored with each episode"),
 }
 
 

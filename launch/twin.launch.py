@@ -1,13 +1,13 @@
-"""The simulated arm with its controller and cameras, for policy.launch.py to drive."""
+"""The simulated arm with its controller and cameras, to be driven by policy.launch.py."""
 
 from nac_ros.ros.launch_actions import describe
 from nac_ros.ros.node_graph import twin_graph
 
 ARGUMENTS = {
-    "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),
+    "robot": ("", "name or YAML file of the robot; empty = as in config/nodes"),
     "task": ("", "id of the simulated task"),
-    "scenes": ("", "how scenes vary: a name in config/scenes or a YAML file; empty = nominal"),
-    "recordings": ("", "folder for a recording of each trial; empty = none"),
+    "randomization": ("", "domain randomization: a name in config/randomization, or a YAML file"),
+    "recordings": ("", "folder for the recorded states of each trial; empty = none"),
 }
 
 

@@ -4,8 +4,8 @@ from nac_ros.ros.launch_actions import describe
 from nac_ros.ros.node_graph import view_graph
 
 ARGUMENTS = {
-    "robot": ("", "name or YAML file of the robot; empty = as config/nodes says"),
-    "save": ("", "path of a new .rrd file; empty = show everything in a viewer"),
+    "robot": ("", "name or YAML file of the robot; empty = as in config/nodes"),
+    "save": ("", "path of a new .rrd file; empty = open a viewer"),
     "connect": ("", "host:port of the viewer; empty = on this machine"),
 }
 

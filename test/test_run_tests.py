@@ -1,4 +1,4 @@
-"""`make test` runs both parts, adds them up, and fails when either does."""
+"""`make test` runs both parts, sums up their results, and fails if one of them does."""
 
 import sys
 
@@ -10,34 +10,34 @@ sys.path.insert(0, str(config_dir().parent / "tools"))
 
 import run_tests
 
-SOUND = "def test_{0}():\n    pass\n"
-BROKEN = "import pytest\n@pytest.mark.alone\ndef test_broken():\n    assert 1 == 2\n"
+PASSING = "def test_{0}():\n    pass\n"
+FAILING = "import pytest\n@pytest.mark.alone\ndef test_failing():\n    assert 1 == 2\n"
 
 
-def closing(out):
+def last_line(out):
     return [line for line in out.splitlines() if line][-1]
 
 
-def test_both_parts_are_run_and_added_up(tmp_path, capfd):
-    (tmp_path / "test_one.py").write_text(SOUND.format("one") + SOUND.format("two"))
-    assert run_tests.main([str(tmp_path)]) == 0  # nothing that is to run alone is no failure
-    assert closing(capfd.readouterr().out).startswith("2 passed in ")
-    (tmp_path / "test_other.py").write_text(BROKEN)
+def test_both_parts_run_and_their_results_are_summed(tmp_path, capfd):
+    (tmp_path / "test_one.py").write_text(PASSING.format("one") + PASSING.format("two"))
+    assert run_tests.main([str(tmp_path)]) == 0  # no test is marked `alone`
+    assert last_line(capfd.readouterr().out).startswith("2 passed in ")
+    (tmp_path / "test_other.py").write_text(FAILING)
     assert run_tests.main([str(tmp_path)]) == 1
     out = capfd.readouterr().out
-    assert closing(out).startswith("1 failed, 2 passed")
+    assert last_line(out).startswith("1 failed, 2 passed")
     assert out.partition("== both")[2].count("FAILED") == 1
 
 
-def test_no_test_at_all_is_a_failure(tmp_path, capfd):
+def test_it_fails_if_there_is_no_test(tmp_path, capfd):
     assert run_tests.main([str(tmp_path)]) == run_tests.NO_TESTS
-    assert closing(capfd.readouterr().out).startswith("no tests ran in ")
+    assert last_line(capfd.readouterr().out).startswith("no tests ran in ")
 
 
-def test_a_file_that_cannot_be_collected_fails(tmp_path, capfd):
+def test_it_fails_if_a_file_cannot_be_collected(tmp_path, capfd):
     (tmp_path / "test_one.py").write_text("import no_such_thing\n")
     assert run_tests.main([str(tmp_path)]) != 0
-    assert "error" in closing(capfd.readouterr().out)
+    assert "error" in last_line(capfd.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_a_file_that_cannot_be_collected_fails(tmp_path, capfd):
         ("no tests ran in 0.01s", {}),
     ],
 )  # fmt: skip
-def test_the_closing_line_is_counted(line, found):
-    assert run_tests.counted(["dots", line, ""]) == found
+def test_the_last_line_of_pytest_is_parsed(line, found):
+    assert run_tests.count_results(["dots", line, ""]) == found

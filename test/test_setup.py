@@ -156,7 +156,7 @@ def test_a_failed_check_says_in_one_line_what_to_do():
     def fail():
         raise RuntimeError("no device\nat all")
 
-    good, line = check_env.judge(check_env.Check(fail, "plug it in"))
+    good, line = check_env.run_check(check_env.Check(fail, "plug it in"))
     assert (good, line) == (False, "no device at all; plug it in")
 
 
@@ -164,7 +164,7 @@ def test_a_missing_package_sends_to_make_setup():
     def fail():
         raise ModuleNotFoundError("No module named 'mujoco'")
 
-    assert check_env.judge(check_env.Check(fail, "plug it in"))[1].endswith("run `make setup`")
+    assert check_env.run_check(check_env.Check(fail, "plug it in"))[1].endswith("run `make setup`")
 
 
 @pytest.mark.parametrize("name", ["images", "gl", "ros", "onnx"])

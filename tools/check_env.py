@@ -1,4 +1,4 @@
-"""Tries everything that nac_ros stands on and prints one line for each, with what to do."""
+"""Checks the dependencies of nac_ros by using each of them; prints a line per check."""
 
 import argparse
 import importlib
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 APT = "apt-get install -y libegl1 libgl1 libgl1-mesa-dri libglib2.0-0"
 PACKAGES = (
-    "numpy", "yaml", "scipy", "pyarrow", "safetensors", "torch", "mink", "ruckig", "av",
-    "matplotlib", "onnx", "onnxscript", "h5py", "pytest", "hypothesis",
-)  # fmt: skip
+    *("numpy", "yaml", "scipy", "pyarrow", "safetensors", "torch", "mink", "ruckig", "av"),
+    *("matplotlib", "onnx", "onnxscript", "h5py", "pytest", "hypothesis"),
+)
 
 
 class Check(NamedTuple):
-    """`run` says what it found, or raises; `fix` is what to do then."""
+    """`run` returns a description of what works, or raises; `fix`: advice if it raises."""
 
     run: Callable[[], str]
     fix: str
@@ -26,29 +26,31 @@ class Check(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS), metavar="CHECK")
-    parser.add_argument("--quiet", action="store_true", help="the exit code alone")
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing, only set the exit code"
+    )
     arguments = parser.parse_args(argv)
     failed = 0
     for name in arguments.only:
-        good, line = judge(CHECKS[name])
+        good, line = run_check(CHECKS[name])
         failed += not good
         if not arguments.quiet:
             print(f"{'ok  ' if good else 'FAIL'}  {name:9s} {line}", flush=True)
     return int(failed > 0)
 
 
-def judge(check: Check) -> tuple[bool, str]:
-    """Whether it holds, and the line for people."""
+def run_check(check: Check) -> tuple[bool, str]:
+    """Whether the check passed, and the line to print."""
     try:
         return True, check.run()
-    except Exception as error:  # any failure of any package is a finding, never a traceback
+    except Exception as error:  # whatever a package raises becomes one line
         reason = " ".join(str(error).split()) or type(error).__name__
         fix = "run `make setup`" if isinstance(error, ModuleNotFoundError) else check.fix
         return False, f"{reason}; {fix}"
 
 
 def check_packages() -> str:
-    os.environ.setdefault("MUJOCO_GL", "egl")  # mink imports mujoco, which reads it but once
+    os.environ.setdefault("MUJOCO_GL", "egl")  # mink imports mujoco, which reads it once
     missing = [name for name in PACKAGES if not _imports(name)]
     if missing:
         raise RuntimeError(f"cannot import {', '.join(missing)}")
@@ -66,7 +68,7 @@ def check_images() -> str:
     coded = cv2.imencode(".png", image)[1]
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
     if decoded is None or not np.array_equal(decoded, image):
-        raise RuntimeError("a PNG did not survive OpenCV's encoder and decoder")
+        raise RuntimeError("OpenCV changed an image by encoding and decoding it as PNG")
     return f"opencv {cv2.__version__}"
 
 
@@ -84,7 +86,7 @@ def check_gl() -> str:
     renderer.update_scene(data)
     if not renderer.render().any():
         raise RuntimeError("the rendered frame is black")
-    return f"mujoco {mujoco.__version__} drew a frame with {os.environ['MUJOCO_GL']}"
+    return f"mujoco {mujoco.__version__} rendered a frame with {os.environ['MUJOCO_GL']}"
 
 
 def check_ros() -> str:
@@ -100,7 +102,7 @@ def check_ros() -> str:
         node.destroy_node()
     finally:
         rclpy.try_shutdown()
-    return f"a node came up on {get_rmw_implementation_identifier()}, rclpy at {_place(rclpy)}"
+    return f"a node started on {get_rmw_implementation_identifier()}, rclpy at {_folder(rclpy)}"
 
 
 def check_onnx() -> str:
@@ -108,9 +110,9 @@ def check_onnx() -> str:
     import onnx
     import onnxruntime
 
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
-    if len(both) > 1:
-        raise RuntimeError(f"{' and '.join(both)} are installed and overwrite each other's files")
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if len(found) > 1:
+        raise RuntimeError(f"{' and '.join(found)} are installed and overwrite each other's files")
     graph = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> double (float[2] x) => (float[2] y) '
         "{ y = Add(x, x) }"
@@ -120,8 +122,8 @@ def check_onnx() -> str:
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=providers)
     (doubled,) = session.run(None, {"x": np.array([1, 2], np.float32)})
     if doubled.tolist() != [2, 4]:
-        raise RuntimeError(f"ONNX Runtime added 1 + 1, 2 + 2 to {doubled.tolist()}")
-    return f"{both[0]} {_version(both[0])} ran a graph on {session.get_providers()[0]}"
+        raise RuntimeError(f"ONNX Runtime computed {doubled.tolist()} for [1 + 1, 2 + 2]")
+    return f"{found[0]} {_version(found[0])} ran a graph on {session.get_providers()[0]}"
 
 
 def check_package() -> str:
@@ -135,7 +137,7 @@ def check_package() -> str:
     absent += [name for name in NODES if not os.access(lib / name, os.X_OK)]
     if absent:
         raise RuntimeError(f"{sys.prefix} lacks {', '.join(absent)} for `ros2 run nac_ros`")
-    return f"nac_ros at {_place(nac_ros)}, robots {', '.join(list_robots())}"
+    return f"nac_ros at {_folder(nac_ros)}, robots {', '.join(list_robots())}"
 
 
 def _imports(name: str) -> bool:
@@ -146,7 +148,7 @@ def _imports(name: str) -> bool:
     return True
 
 
-def _place(module: object) -> str:
+def _folder(module: object) -> str:
     return str(Path(str(getattr(module, "__file__", ""))).parent)
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/images/tasks: for each task of the twin a start, and a success of its expert."""
+"""Renders docs/images/tasks: for each task, a start and a success of the scripted expert."""
 
 import argparse
 import sys
@@ -24,14 +24,14 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for task in arguments.task:
         path = arguments.out / f"{task}.png"
-        picture = cv2.cvtColor(draw(task), cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(path), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        image = cv2.cvtColor(draw(task), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
     return 0
 
 
 def draw(task: str) -> np.ndarray:
-    """Start and success side by side, as the scene camera sees them, uint8 `[H, W, 3]`."""
+    """Images of start and success from the scene camera, joined: uint8 `[H, W, 3]`."""
     twin = Twin(load_robot("vx300s"), task, render=False)
     seed = scene_seed(task, 0, 0)
     twin.reset(seed)
@@ -39,7 +39,7 @@ def draw(task: str) -> np.ndarray:
     for setpoint in expert_setpoints(twin, np.random.default_rng(seed)):
         step_to_setpoint(twin, setpoint)
     if twin.outcome().state != "success":
-        sys.exit(f"{task}: {twin.outcome().reason or 'the expert came to no end'}")
+        sys.exit(f"{task}: {twin.outcome().reason or 'the expert did not finish'}")
     views.append(twin.render("scene", SIZE, SIZE))
     twin.close()
     return np.hstack([views[0], np.full((SIZE, GAP, 3), 255, np.uint8), views[1]])

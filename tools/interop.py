@@ -1,7 +1,7 @@
-"""Whether others' libraries, as they are published, read what this package writes.
+"""`make interop`: stock lerobot, rosbags and mcap read the files that this package writes.
 
-Makes a small data set with images in the twin, converts it to everything that it can become, and
-lets stock lerobot, rosbags and mcap, in an environment of their own, read all of it and compare.
+Generates a small data set with images in the twin, converts it to every format, reads it with these
+libraries in a separate environment (`interop_reader.py`) and compares all values.
 """
 
 import argparse
@@ -32,11 +32,11 @@ LEROBOT = "lerobot==0.4.4"  # the last release that runs on Python 3.10 and 3.11
 READERS = ("rosbags", "mcap", "mcap-ros2-support")
 COMPLETE = ".complete"
 EPISODES, TASK, CUT_S = 3, "marker", 1.0
-BEGAN_NS = 1_790_000_000_000_000_000
+START_NS = 1_790_000_000_000_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 where nothing differs, 1 otherwise."""
+    """Returns 0 if all values are equal, else 1."""
     arguments = _parser().parse_args(argv)
     folder = arguments.folder.absolute()
     python = environment(folder / "venv", arguments.python, arguments.torch_index)
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def environment(venv: Path, python: str, torch_index: str) -> Path:
-    """The Python that has the stock libraries; built where it is not complete."""
+    """Python of the environment with the stock libraries; builds it if it is incomplete."""
     inside, wanted = venv / "bin/python", " ".join((LEROBOT, *READERS))
     stamp = venv / COMPLETE
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -64,19 +64,29 @@ def environment(venv: Path, python: str, torch_index: str) -> Path:
 
 
 def make(data: Path) -> None:
-    """Everything that is read, and beside it as plain arrays what has to come out."""
+    """Writes the data sets to read, and the expected values as plain arrays."""
     made, png, film = data / "generated", data / "png", data / "h264"
     _nac("data", "generate", "--task", TASK, "--episodes", EPISODES, "--out", made)
-    episodes = with_notes(LeRobotDataset.open(made), png)
+    episodes = add_columns(LeRobotDataset.open(made), png)
     for codec in ("h264", "av1"):
         _nac("data", "convert", png, "--to", "lerobot", "--video", codec, "--out", data / codec)
     shutil.copytree(film, data / "edited")
     _nac("data", "edit", "discard", data / "edited", "--episode", 0)
-    _nac("data", "edit", "split", data / "edited", "--episode", 0, "--at", CUT_S)
+    _nac("data", "edit", "split", data / "edited", "--episode", 0, "--at-seconds", CUT_S)
     shutil.rmtree(data / "edited.before")
     _nac("data", "edit", "merge", film, data / "edited", "--out", data / "merged")
     _nac("data", "convert", png, "--to", "mcap", "--out", data / "recordings")
-    _nac("data", "convert", png, "--to", "mcap", "--robot", _by_jpeg(data), "--out", data / "jpeg")
+    _nac(
+        "data",
+        "convert",
+        png,
+        "--to",
+        "mcap",
+        "--robot",
+        _jpeg_robot(data),
+        "--out",
+        data / "jpeg",
+    )
     _nac("data", "convert", data / "recordings", "--to", "lerobot", "--out", data / "back")
     first = round(CUT_S * LeRobotDataset.open(png).fps)
     cut = [part(episodes[1], 0, first), part(episodes[1], first, len(episodes[1])), episodes[2]]
@@ -86,24 +96,31 @@ def make(data: Path) -> None:
     expect(data / "expected/merged", [*episodes, *cut])
 
 
-def with_notes(source: LeRobotDataset, out: Path) -> list[Episode]:
-    """The episodes with true stamps and an intervention, as an arm would have told them."""
-    episodes = [_noted(source.episode(k), k, source.fps) for k in range(len(source.episodes))]
+def add_columns(source: LeRobotDataset, out: Path) -> list[Episode]:
+    """Adds measured stamps and an intervention to the episodes, as recordings have them."""
+    episodes = [
+        _with_columns(source.episode(k), k, source.fps) for k in range(len(source.episodes))
+    ]
     writer = DatasetWriter.create_or_resume(
-        out, fps=source.fps, robot_type=source.robot_type, names=source.names, units=source.units,
-        cameras=source.cameras, write_outcomes=True,
+        out,
+        fps=source.fps,
+        robot_type=source.robot_type,
+        names=source.names,
+        units=source.units,
+        cameras=source.cameras,
+        write_outcomes=True,
         extras=OptionalColumns(stamps=True, interventions=True, image_ages=tuple(source.cameras)),
-    )  # fmt: skip
+    )
     with closing(writer):
         for episode in episodes:
             writer.add_episode(episode)
     return episodes
 
 
-def _noted(episode: Episode, k: int, fps: float) -> Episode:
+def _with_columns(episode: Episode, k: int, fps: float) -> Episode:
     steps = np.arange(len(episode))
     jitter = np.random.default_rng(k).integers(-2_000_000, 2_000_000, len(episode))
-    stamps = BEGAN_NS + k * 10**11 + np.round(steps * 1e9 / fps).astype(np.int64) + jitter
+    stamps = START_NS + k * 10**11 + np.round(steps * 1e9 / fps).astype(np.int64) + jitter
     return replace(
         episode,
         stamps_ns=stamps,
@@ -113,7 +130,7 @@ def _noted(episode: Episode, k: int, fps: float) -> Episode:
 
 
 def part(episode: Episode, first: int, end: int) -> Episode:
-    """Frames `first` to before `end`."""
+    """Frames first .. end - 1."""
     kept = slice(first, end)
     assert episode.stamps_ns is not None and episode.intervention is not None
     return replace(
@@ -127,19 +144,23 @@ def part(episode: Episode, first: int, end: int) -> Episode:
 
 
 def expect(folder: Path, episodes: Sequence[Episode]) -> None:
-    """Plain arrays, which a reader needs nothing of ours for."""
+    """Writes the episodes as plain numpy arrays, readable without this package."""
     folder.mkdir(parents=True)
     for k, episode in enumerate(episodes):
         arrays: dict[str, Any] = {
-            "actions": episode.actions, "states": episode.proprio, "stamps": episode.stamps_ns,
-            "intervention": episode.intervention, "task": episode.task, "success": episode.success,
-        }  # fmt: skip
+            "actions": episode.actions,
+            "states": episode.proprio,
+            "stamps": episode.stamps_ns,
+            "intervention": episode.intervention,
+            "task": episode.task,
+            "success": episode.success,
+        }
         arrays |= {f"image_{camera}": images for camera, images in episode.images.items()}
         np.savez(folder / f"{k:03d}.npz", **arrays)
 
 
-def _by_jpeg(data: Path) -> Path:
-    """The twin's robot as if its wrist camera sent JPEG."""
+def _jpeg_robot(data: Path) -> Path:
+    """Path of a YAML of the twin's robot with JPEG images from the wrist camera."""
     content = yaml.safe_load((config_dir() / "robots/vx300s.yaml").read_text())
     for camera in content["cameras"]:
         camera["transport"] = "jpeg" if camera["name"] == "wrist" else "raw"
@@ -149,9 +170,9 @@ def _by_jpeg(data: Path) -> Path:
 
 
 def _nac(*words: object) -> None:
-    said = [str(word) for word in words]
-    if nac(said):
-        raise SystemExit(f"interop: `nac {' '.join(said)}` failed")
+    arguments = [str(word) for word in words]
+    if nac(arguments):
+        raise SystemExit(f"interop: `nac {' '.join(arguments)}` failed")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Reads with stock lerobot, rosbags and mcap what `interop.py` made, and compares every value.
 
-Runs where nothing of this package is installed; prints figures, and ends with 1 at a difference.
+Runs where nothing of this package is installed; prints results, and ends with 1 at a difference.
 """
 
 import argparse
@@ -19,23 +19,26 @@ LEROBOT = ("png", "back", "h264", "av1", "edited", "merged")
 LOSSLESS = ("png", "back")
 RECORDINGS = ("recordings", "jpeg")
 CHUNK = 16  # actions ahead
-LOSSY_DB = 35.0  # of brightness, that a video or JPEG keeps (docs/datasets.md)
-BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601; of colour 4:2:0 keeps a quarter
+LOSSY_DB = 35.0  # least PSNR of the brightness after video or JPEG (docs/datasets.md)
+BRIGHTNESS = np.array(
+    [0.299, 0.587, 0.114]
+)  # ITU-R BT.601; 4:2:0 keeps a quarter of the colour samples
 NANO = 1_000_000_000
 
 
 class Difference(Exception):
-    """What was read is not what was written."""
+    """A value that was read differs from the value that was written."""
 
 
 def same(what: str, got: Any, wanted: Any) -> None:
     if not np.array_equal(np.asarray(got), np.asarray(wanted)):
-        raise Difference(f"{what}: got {np.asarray(got).ravel()[:4]}, "
-                         f"wanted {np.asarray(wanted).ravel()[:4]}")  # fmt: skip
+        raise Difference(
+            f"{what}: got {np.asarray(got).ravel()[:4]}, wanted {np.asarray(wanted).ravel()[:4]}"
+        )
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB between the brightness of RGB images and its error, inf where all is equal."""
+    """PSNR of the brightness of RGB images [dB]; inf if they are equal."""
     if np.array_equal(a, b):
         return np.inf
     error = np.mean(((a.astype(float) - b) @ BRIGHTNESS) ** 2)
@@ -58,7 +61,7 @@ def expected(folder: Path) -> list[Expected]:
 
 
 def read_lerobot(data: Path, name: str, backend: str) -> dict[str, Any]:
-    """Every frame of a folder, with a chunk of actions ahead and the image before."""
+    """Compares every frame of a folder, the actions that follow and the previous image."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     wanted, root = expected(data / "expected" / name), data / name
@@ -108,7 +111,7 @@ def _compare_item(
 
 
 def _compare_images(where: str, pair: Any, episode: Expected, camera: str, k: int) -> float:
-    """The worse dB of the frame and the one before; raises Difference where that is too little."""
+    """Smaller PSNR of a frame and the previous one [dB]; raises Difference if it is too low."""
     images = episode.cameras[camera]
     shown = np.round(pair.numpy() * 255).astype(np.uint8).transpose(0, 2, 3, 1)  # [2, H, W, 3]
     qualities = [psnr(a, images[max(k - back, 0)]) for a, back in zip(shown, (1, 0))]
@@ -128,11 +131,11 @@ def _compare_stats(dataset: Any, wanted: list[Expected]) -> None:
 
 
 def read_recordings(data: Path, name: str) -> dict[str, Any]:
-    """Every message by rosbags and by mcap with its decoder of ROS 2 messages."""
+    """Compares every message, read by rosbags and by mcap with its ROS 2 decoder."""
     wanted = expected(data / "expected" / name)
     folders = sorted(path for path in (data / name).iterdir() if path.is_dir())
     same("episodes", len(folders), len(wanted))
-    figures: dict[str, Any] = {"episodes": len(folders)}
+    results: dict[str, Any] = {"episodes": len(folders)}
     for library, read in (("rosbags", by_rosbags), ("mcap", by_mcap)):
         counts, worst = 0, np.inf
         for folder, episode in zip(folders, wanted):
@@ -141,11 +144,11 @@ def read_recordings(data: Path, name: str) -> dict[str, Any]:
                 topics.setdefault(topic, []).append(message)
             counts += sum(map(len, topics.values()))
             worst = min(worst, _compare_recording(f"{library} {folder.name}", topics, episode))
-        figures[f"{library}_messages"] = counts
-        figures["worst_psnr_db"] = None if worst == np.inf else round(worst, 1)
+        results[f"{library}_messages"] = counts
+        results["worst_psnr_db"] = None if worst == np.inf else round(worst, 1)
         if name == "recordings" and worst < np.inf:
             raise Difference(f"{name}: images differ, {worst:.1f} dB")
-    return figures
+    return results
 
 
 def by_rosbags(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -206,15 +209,15 @@ def _jpeg(message: Any) -> np.ndarray:
 
 @lru_cache
 def backends() -> list[str]:
-    """How stock lerobot can decode videos here; torchcodec needs FFmpeg's libraries."""
+    """Video decoders that stock lerobot can use here; torchcodec needs FFmpeg libraries."""
     found = ["pyav"]
     if importlib.util.find_spec("torchcodec"):
         try:
-            import torchcodec  # noqa: F401 - it loads the libraries
+            import torchcodec  # noqa: F401 - loads the libraries
 
             found.append("torchcodec")
         except (RuntimeError, OSError, ImportError) as error:
-            print(f"torchcodec is left out: {str(error).splitlines()[0]}")
+            print(f"torchcodec is not available: {str(error).splitlines()[0]}")
     return found
 
 
@@ -229,16 +232,16 @@ def main() -> int:
         for backend in (["pyav"] if name in LOSSLESS else backends())
     ]
     reads += [(name, read_recordings, (arguments.data, name)) for name in RECORDINGS]
-    figures, failed = {}, 0
+    results, failed = {}, 0
     for title, read, words in reads:
         try:
-            figures[title] = read(*words)
-            print(f"{title:24s} equal: {figures[title]}", flush=True)
-        except Exception as error:  # whatever a library raises is a difference
+            results[title] = read(*words)
+            print(f"{title:24s} equal: {results[title]}", flush=True)
+        except Exception as error:  # any exception of a library counts as a difference
             failed += 1
-            figures[title] = {"difference": repr(error)}
+            results[title] = {"difference": repr(error)}
             print(f"{title:24s} DIFFERS: {error!r}", flush=True)
-    arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     return 1 if failed else 0
 
 

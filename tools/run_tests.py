@@ -1,7 +1,7 @@
-"""`make test`: tests that can share the machine side by side, then those that need it alone.
+"""`make test`: first the tests that can run in parallel, then those marked `alone`.
 
-Which is which say the marks: `alone` has every test that starts nodes, and what else measures time
-(test/conftest.py). Further arguments go to pytest. The last line adds both parts up.
+test/conftest.py marks tests that start nodes as `alone`; tests that measure time mark themselves.
+Further arguments go to pytest. The last line sums up both parts.
 """
 
 import os
@@ -15,29 +15,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ALWAYS = "not bench and not soak"
-WORKERS = min(os.cpu_count() or 1, 4)  # each has a torch of its own
-TIMEOUT_S = 300  # twice and more of what a test has that has the machine to itself
+WORKERS = min(os.cpu_count() or 1, 4)  # each process loads torch
+TIMEOUT_S = 300  # more than twice the timeout of a test that runs alone
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|warnings?|errors?)")
 NO_TESTS = 5  # pytest's exit status
 
 
 def parts() -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Name -> arguments of pytest, and variables."""
+    """Name of a part -> arguments of pytest, and environment variables."""
     shared = ["-n", str(WORKERS), "--dist", "loadfile", "--timeout", str(TIMEOUT_S)]
     shared += ["-m", f"{ALWAYS} and not alone"]
     return {
-        "side by side": (shared, {"OMP_NUM_THREADS": "1"}),
+        "in parallel": (shared, {"OMP_NUM_THREADS": "1"}),
         "alone": (["-m", f"{ALWAYS} and alone"], {}),
     }
 
 
 def run(options: Sequence[str], variables: dict[str, str]) -> tuple[int, list[str]]:
-    """One call of pytest: its exit status and its lines, which are shown as they come."""
+    """Runs pytest and prints its output; returns its exit status and lines."""
     command = [sys.executable, "-m", "pytest", "-q", *options]
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **variables}, text=True, errors="replace",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -46,13 +51,13 @@ def run(options: Sequence[str], variables: dict[str, str]) -> tuple[int, list[st
     return process.wait(), lines
 
 
-def counted(lines: Sequence[str]) -> Counter[str]:
-    """What the closing line of pytest counts."""
+def count_results(lines: Sequence[str]) -> Counter[str]:
+    """Numbers of passed, failed ... tests from the last line of pytest."""
     closing = next((line for line in reversed(lines) if re.search(r" in [0-9.]+s", line)), "")
     found = {what: int(n) for n, what in COUNT.findall(closing)}
-    found.pop("deselected", None)  # they are the other part's
-    return Counter({what.removesuffix("s") if what[0] in "we" else what: n
-                    for what, n in found.items()})  # fmt: skip
+    found.pop("deselected", None)  # they belong to the other part
+    singular = {"warnings": "warning", "errors": "error"}
+    return Counter({singular.get(what, what): n for what, n in found.items()})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,15 +65,15 @@ def main(arguments: Sequence[str]) -> int:
     for name, (options, variables) in parts().items():
         print(f"== {name}", flush=True)
         code, lines = run([*options, *arguments], variables)
-        total += counted(lines)
+        total += count_results(lines)
         failed += [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        if code != NO_TESTS:  # of this part alone
+        if code != NO_TESTS:  # a part may be empty, both may not
             status = code if status in (0, NO_TESTS) else status
     print("\n".join(["== both", *failed]))
     order = sorted(total, key=lambda what: (what != "failed", what != "error", what != "passed"))
     seconds = time.monotonic() - began
-    said = ", ".join(f"{total[what]} {what}" for what in order) or "no tests ran"
-    print(f"{said} in {seconds:.2f}s")
+    summary = ", ".join(f"{total[what]} {what}" for what in order) or "no tests ran"
+    print(f"{summary} in {seconds:.2f}s")
     return status
 
 

@@ -1,4 +1,4 @@
-"""Builds the project's virtual environment, lets ROS 2 find the package in it, and checks it."""
+"""Builds the virtual environment of the project, makes it visible to ROS 2, and checks it."""
 
 import argparse
 import ctypes
@@ -15,19 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 WHEELS_PYTHON = "3.11"  # the only Python that the ROS 2 wheels on PyPI are built for
 SYSTEM_PACKAGES = ("libegl1", "libgl1", "libgl1-mesa-dri", "libglib2.0-0")
 BROWSERS = ("chromium", "google-chrome")
-USB = "libusb-1.0.so.0"  # which pyrealsense2's wheel does not bring
+USB = "libusb-1.0.so.0"  # needed by pyrealsense2 and not in its wheel
 SHARED = ("package.xml", "config", "models")
 
 
 class Base(NamedTuple):
-    """The Python that the environment stands on, and whether a ROS 2 outside it is used."""
+    """Python of the environment; sourced: a ROS 2 outside the environment is used."""
 
     python: str
     sourced: bool
 
 
 class SetupError(Exception):
-    """Why the environment cannot be built; the message says what to do."""
+    """The environment cannot be built; the message says why and how to fix it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", default=ROOT / ".venv", help="folder of the environment")
-    parser.add_argument("--stamp", required=True, help="file that says all is done")
+    parser.add_argument("--stamp", required=True, help="file written at the end")
     parser.add_argument("--torch", default="torch", help="requirement, such as torch==2.13.0")
-    parser.add_argument("--torch-index", default="", help="index that has the wanted build")
+    parser.add_argument("--torch-index", default="", help="package index that has this build")
     parser.add_argument("--onnx", choices=("cpu", "gpu"), default="cpu")
     return parser
 
@@ -85,29 +85,31 @@ def choose_base(venv: Path, environment: Mapping[str, str]) -> Base:
 
 
 def describe(base: Base) -> str:
-    """One line for people."""
+    """Description of the environment, one line."""
     ros = "the sourced ROS 2" if base.sourced else "ROS 2 from PyPI wheels"
     return f"{base.python} with {ros}"
 
 
 def create(venv: Path, base: Base) -> None:
-    """The empty environment; one of the other kind, or of another Python, is replaced."""
+    """Makes an empty environment; one with another Python or ROS 2 is replaced."""
     if venv.is_symlink():
-        raise SetupError(f"{venv} is a link to {venv.resolve()}, which is of another checkout")
+        raise SetupError(f"{venv} is a link to {venv.resolve()}; remove the link and retry")
     if (venv / "pyvenv.cfg").is_file() and not _is_of(venv, base):
-        print(f"setup: {venv} was built on another Python or ROS 2 and is built anew", flush=True)
+        print(
+            f"setup: {venv} was built with another Python or ROS 2; building it again", flush=True
+        )
         shutil.rmtree(venv)
     if (venv / "bin/python").exists():
         return
     command = [base.python, "-m", "venv", str(venv)]
-    if base.sourced:  # rclpy's own dependencies (numpy, yaml) lie among the system's packages
+    if base.sourced:  # rclpy's dependencies (numpy, yaml) are system packages
         command.append("--system-site-packages")
     if subprocess.run(command, stdout=sys.stderr).returncode:
         raise SetupError(f"`{' '.join(command)}` failed; on Debian: apt-get install python3-venv")
 
 
 def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
-    """What each call of pip installs; torch comes alone when it has its own index."""
+    """Arguments of each pip call; torch has a call of its own if it has its own index."""
     numpy = _numpy_of(base)
     extras = [arguments.onnx, "sim", "train", "record", "console", "dev"] + (
         [] if base.sourced else ["ros"]
@@ -123,7 +125,7 @@ def link(venv: Path, root: Path = ROOT) -> None:
     """Adds the files that `ros2 run|launch` need and an editable install by pip leaves out."""
     for name in SHARED:
         _link(venv / "share/nac_ros" / name, root / name)
-    # `ros2 launch` looks through the folders below share, but does not follow links to others
+    # `ros2 launch` searches the folders below share, but does not follow links to folders
     launch_files = venv / "share/nac_ros/launch"
     if launch_files.is_symlink():
         launch_files.unlink()
@@ -146,7 +148,7 @@ def _install_script(script: Path, venv: Path) -> None:
 
 
 def provide_gl(venv: Path) -> None:
-    """Installs the offscreen GL libraries when root; the check names the command otherwise."""
+    """Installs the offscreen GL libraries if root; otherwise the check names the command."""
     if _check(venv, "--only", "images", "gl", "--quiet") == 0:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -155,8 +157,8 @@ def provide_gl(venv: Path) -> None:
 
 
 def provide_for_tests(environment: Mapping[str, str]) -> None:
-    """Installs Chromium and what RealSense's software device needs, where tests are what the
-    machine is for (CI=true), when root; elsewhere the tests skip and say so."""
+    """On CI (CI=true) as root: installs Chromium and libusb (for RealSense's software device).
+    Elsewhere the tests that need them are skipped."""
     if environment.get("CI") != "true" or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
     missing = [] if any(map(shutil.which, BROWSERS)) else [BROWSERS[0]]
@@ -188,14 +190,14 @@ def _apt_get(*arguments: str) -> int:
 
 
 def _candidates(other: str) -> list[str]:
-    """This Python and another; of an activated environment the one that it was made from."""
+    """This Python and `other`; for a virtual environment the Python that it was made from."""
     found = [sys.executable, shutil.which(other)]
     outside = "import sys; print(getattr(sys, '_base_executable', sys.executable))"
     return list(dict.fromkeys(_output(python, outside) or python for python in found if python))
 
 
 def _output(python: str, code: str, environment: Mapping[str, str] | None = None) -> str:
-    """What `code` prints, '' when it fails."""
+    """Standard output of `code`; empty if it fails."""
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=environment)
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -209,7 +211,7 @@ def _is_of(venv: Path, base: Base) -> bool:
 
 
 def _numpy_of(base: Base) -> list[str]:
-    """A ROS 2 whose messages were compiled for numpy 1 cannot be imported beside numpy 2."""
+    """Messages of a sourced ROS 2 that were compiled for numpy 1 do not work with numpy 2."""
     if not base.sourced:
         return []
     found = _output(base.python, "import numpy; print(numpy.__version__)")
@@ -238,8 +240,8 @@ def _wait(process: subprocess.Popen, seconds: float) -> None:
 
 def _newest(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").split("\n")]
-    told = [line for line in lines if line and not line.startswith("WARNING")]
-    return told[-1][:70] if told else "started"
+    shown = [line for line in lines if line and not line.startswith("WARNING")]
+    return shown[-1][:70] if shown else "started"
 
 
 def _check(venv: Path, *options: str) -> int:
@@ -247,13 +249,13 @@ def _check(venv: Path, *options: str) -> int:
     return subprocess.run(command, cwd=ROOT).returncode
 
 
-def _link(place: Path, target: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_symlink() or place.is_file():
-        place.unlink()
-    elif place.is_dir():
-        shutil.rmtree(place)
-    place.symlink_to(target)
+def _link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    path.symlink_to(target)
 
 
 if __name__ == "__main__":

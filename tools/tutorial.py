@@ -1,7 +1,7 @@
 """`make tutorial`: runs the commands of docs/tutorial.md and checks the result.
 
-Every shell block after a line `<!-- tutorial -->` is run in turn in the project's folder. It has
-failed when a command fails, when fewer trials succeed than SHARE, or when it took too long.
+Runs every shell block that follows a line `<!-- tutorial -->`, in order. Fails if a command fails,
+if the share of successful trials is below SHARE, or if it takes longer than MINUTES.
 """
 
 import argparse
@@ -26,17 +26,19 @@ def blocks(text: str) -> list[str]:
 
 
 def run(block: str, venv: Path) -> float:
-    """Runs one block as a person would who has activated .venv; minutes taken.
+    """Runs one block with .venv activated; returns the duration [min].
 
-    Raises subprocess.CalledProcessError where a command of it fails.
+    Raises subprocess.CalledProcessError if a command fails.
     """
     print(f"\n$ {block.strip()}", flush=True)
     path = f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
     began = time.monotonic()
     subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block], cwd=ROOT, check=True,
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=ROOT,
+        check=True,
         env={**os.environ, "PATH": path, "VIRTUAL_ENV": str(venv)},
-    )  # fmt: skip
+    )
     minutes = (time.monotonic() - began) / 60
     print(f"({minutes:.1f} min)", flush=True)
     return minutes
@@ -55,7 +57,7 @@ def main() -> int:
     )
     if share >= SHARE and minutes <= MINUTES:
         return 0
-    print(f"wanted: {SHARE:.0%} in {MINUTES:.0f} min", file=sys.stderr)
+    print(f"required: {SHARE:.0%} within {MINUTES:.0f} min", file=sys.stderr)
     return 1
 
 
