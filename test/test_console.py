@@ -255,7 +255,7 @@ def play_with_a_lost_camera(one, processes):
     """What was lost is named and keeps a trial from being begun; in a trial it is seen."""
     one.may("start")
     processes.pause("twin")
-    one.sees(".alarm", "camera scene: no picture for")
+    one.sees(".alarm", "camera scene: no image for")
     one.page.wait_for_selector(".view.lost")
     one.may_not("start")
     one.press("Space")
@@ -266,7 +266,7 @@ def play_with_a_lost_camera(one, processes):
         one.press("g")
     one.begin()
     processes.pause("twin")
-    one.sees(".alarm", "camera scene: no picture for")
+    one.sees(".alarm", "camera scene: no image for")
     processes.signal("twin", signal.SIGCONT)
     one.press("f")
     one.sees(".phase", "How did it go? failure")
@@ -310,8 +310,8 @@ def test_what_is_missing_is_said_with_how_to_mend_it(browser, robot, tiny_bundle
         one.press("r")
         one.sees(".alarm", "service policy/get_state is not offered; is its node running?")
         for node in ("guard", "policy"):
-            one.sees(".alarm", f"the node {node} says nothing on diagnostics: start it")
-        one.sees(".alarm", "camera scene: no picture yet on scene/image_raw: look at its plug")
+            one.sees(".alarm", f"the node {node} does not report on diagnostics: start it")
+        one.sees(".alarm", "camera scene: no image yet on scene/image_raw: check its plug")
         one.sees(".alarm", "make room or change `out`")
         one.may_not("start")
         one.press("Space", "Escape")

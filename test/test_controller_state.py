@@ -77,8 +77,7 @@ def node():
 def test_without_control_msgs_the_set_point_is_unknown_and_the_node_says_so(node):
     states, guard = ControllerStates(node, SPEC), Guard(SPEC)
     assert "control_msgs is not installed" in states.text
-    assert states.take(guard, 1.0) == [] and not guard.knows_reference(1.0)
-    states.destroy()
+    assert states.update(guard, 1.0) == [] and not guard.reference_known(1.0)
 
 
 @pytest.mark.skipif(message_type() is None, reason="control_msgs is not installed")
@@ -90,11 +89,11 @@ def test_a_controller_state_that_is_published_reaches_the_guard(node):
     message.reference = JointTrajectoryPoint(positions=SPEC.home.tolist())
     for _ in range(500):
         publisher.publish(message)
-        states.take(guard, 1.0)
-        if guard.knows_reference(1.0):
+        states.update(guard, 1.0)
+        if guard.reference_known(1.0):
             break
         rclpy.spin_once(node, timeout_sec=0.01)
-    assert guard.knows_reference(1.0)
+    assert guard.reference_known(1.0)
 
 
 def test_of_a_flood_of_states_only_the_newest_of_a_tick_is_read(node, monkeypatch):
@@ -120,6 +119,6 @@ def test_of_a_flood_of_states_only_the_newest_of_a_tick_is_read(node, monkeypatc
         for publisher in publishers:
             publisher.publish(message)
     time.sleep(0.5)
-    assert states.take(guard, 50.0) == []
+    assert states.update(guard, 50.0) == []
     assert read == ["4"] * len(SPEC.groups)
-    assert guard.knows_reference(50.0)
+    assert guard.reference_known(50.0)

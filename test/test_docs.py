@@ -101,7 +101,7 @@ def reasons_of_the_guard():
             found = found.union(*(constants(field.value) for field in fields))
         if isinstance(node, ast.Assign) and "_hold" in ast.dump(node.targets[0]):
             found |= constants(node.value)
-        if isinstance(node, ast.Assign) and "JOINT_REASONS" in ast.dump(node.targets[0]):
+        if isinstance(node, ast.Assign) and "JOINT_STATE_REASONS" in ast.dump(node.targets[0]):
             found = found.union(*map(constants, node.value.values))
     return found
 

@@ -83,9 +83,9 @@ def intervals_s(trials, operator, infers):
         operator.set_mode("policy")
         operator.trigger("policy/start")
     time.sleep(1.0)
-    first = len(operator.commands)
+    first = len(operator.command_times)
     time.sleep(SLICE_S)
-    intervals = np.diff(operator.commands[first:])
+    intervals = np.diff(operator.command_times[first:])
     operator.trigger("policy/stop")
     return intervals
 

@@ -66,9 +66,9 @@ def test_without_room_large_pictures_come_as_jpeg_and_that_is_said(monkeypatch):
     given = image_transport.environment()
     assert given == {image_transport.IMAGES: "jpeg"}
     monkeypatch.setenv(image_transport.IMAGES, "jpeg")
-    assert image_transport.image_topic(LARGE)[:2] == (CompressedImage, "scene/image_raw/compressed")
+    assert image_transport.image_topic(LARGE) == (CompressedImage, "scene/image_raw/compressed")
     assert "less than 192 MB free" in image_transport.jpeg_notice(LARGE)
-    assert image_transport.image_topic(SMALL)[:2] == (Image, "scene/image_raw")
+    assert image_transport.image_topic(SMALL) == (Image, "scene/image_raw")
     assert not image_transport.jpeg_notice(SMALL)
 
 
@@ -133,10 +133,10 @@ def test_two_large_cameras_lose_nothing_on_the_way(tmp_path, monkeypatch):
     took, sent = defaultdict(set), defaultdict(set)
     with GraphClient(DOMAIN) as operator, ProcessGroup(tmp_path / "nodes", variables) as processes:
         for camera in load_robot(robot).cameras:
-            kind, topic, _ = image_transport.image_topic(camera)
+            kind, topic = image_transport.image_topic(camera)
             note = partial(remember, took[camera.name])
             operator.node.create_subscription(kind, topic, note, qos.MONITOR)
-            note, topic = partial(remember, sent[camera.name]), camera.beside("camera_info")
+            note, topic = partial(remember, sent[camera.name]), camera.sibling_topic("camera_info")
             operator.node.create_subscription(CameraInfo, topic, note, qos.MONITOR)
             facts = {"robot": str(robot), "source": "file", "path": str(path)}
             (node,) = camera_graph(camera.name, **facts)

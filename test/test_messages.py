@@ -59,7 +59,7 @@ def test_a_ragged_chunk_is_refused():
 def test_a_chunk_off_an_even_grid_is_refused():
     message = messages.to_chunk_message(chunk())
     message.points[1].time_from_start.nanosec += 5_000_000
-    with pytest.raises(BadActions, match="one period apart"):
+    with pytest.raises(BadActions, match="evenly spaced from its stamp"):
         messages.from_chunk_message(message)
 
 
@@ -228,7 +228,7 @@ def test_stamps_are_kept_to_the_nanosecond_after_an_origin():
 
 
 def test_a_forward_controller_gets_the_set_point_of_now_not_of_the_next_knot():
-    from nac_ros.nodes.guard import Controller
+    from nac_ros.ros.guard_io import ControllerPublisher
     from nac_ros.robot.spec import ControllerGroup, load_robot
 
     sent = []
@@ -240,7 +240,7 @@ def test_a_forward_controller_gets_the_set_point_of_now_not_of_the_next_knot():
     )
     far = np.stack([spec.home + 1, spec.home + 2])
     motion = JointTrajectory(7.5, np.array([0.0, 0.2]), far, 0 * far, 0 * far)
-    Controller(node, spec, group).send(motion, spec.home, 7.4, 0)
+    ControllerPublisher(node, spec, group).send(motion, spec.home, 7.4, 0)
     np.testing.assert_array_equal(sent[0].data, spec.home[[2, 0]])
 
 

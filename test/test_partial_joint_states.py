@@ -44,7 +44,7 @@ class Inputs:
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.001)
             if take:
-                self._inputs.take(self.guard, 1.0, False)
+                self._inputs.update(self.guard, 1.0, False)
         assert ready()
 
     def publish(self, stamp, names, positions, publisher=0):

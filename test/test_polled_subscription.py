@@ -71,9 +71,9 @@ def test_messages_wait_until_somebody_looks_and_no_executor_takes_them(nodes):
     for _ in range(20):
         executor.spin_once(timeout_sec=0.01)
     found = taken(polled, 2)
-    assert sorted(row.message(String).data for row in found) == ["one", "two"]
-    assert found[0].sender != found[1].sender
-    assert all(0 <= row.at_ns - before < 5e9 for row in found)
+    assert sorted(row.deserialize(String).data for row in found) == ["one", "two"]
+    assert found[0].publisher != found[1].publisher
+    assert all(0 <= row.received_ns - before < 5e9 for row in found)
     assert list(polled.take()) == []
 
 
@@ -85,7 +85,7 @@ def test_of_a_flood_the_newest_are_kept_as_many_as_the_profile_is_deep(nodes):
     for n in range(500):
         flood.publish(String(data=str(n)))
     time.sleep(0.5)
-    assert [row.message(String).data for row in polled.take()] == ["499"]
+    assert [row.deserialize(String).data for row in polled.take()] == ["499"]
 
 
 def test_bytes_that_are_no_message_are_named(nodes):
@@ -96,7 +96,7 @@ def test_bytes_that_are_no_message_are_named(nodes):
     strange.publish(b"\0\1\0\0" + b"\xff" * 40)
     (row,) = taken(polled, 1)
     with pytest.raises(NacError, match="44 bytes are no Header"):
-        row.message(Header)
+        row.deserialize(Header)
 
 
 def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
@@ -107,11 +107,11 @@ def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
     stranger.publish(String(data="x" * 5000))
     stranger.publish(String(data="short"))
     large, short = taken(polled, 2)
-    assert large.data == b"" and large.sender == short.sender
+    assert large.data == b"" and large.publisher == short.publisher
     assert (large.number, short.number) == (1, 2)
     with pytest.raises(NacError, match=r"a String of 50.. bytes on words; at most 100 are read"):
-        large.message(String)
-    assert short.message(String).data == "short"
+        large.deserialize(String)
+    assert short.deserialize(String).data == "short"
 
 
 def test_of_very_large_messages_few_are_taken_at_once(nodes):
@@ -135,7 +135,7 @@ def test_a_metronome_leaves_out_what_it_missed_and_keeps_its_grid():
 
     metronome = PeriodicTimer(0.05, beat)
     time.sleep(1.0)
-    metronome.end()
+    metronome.stop()
     count = len(beats)
     time.sleep(0.1)
     assert len(beats) == count  # none after the end

@@ -240,14 +240,14 @@ def test_the_live_bridge_observes_what_the_recording_is_cut_into(tmp_path, parts
     try:
         wait_for(lambda: all(out.get_subscription_count() for out in outputs.values()), 60)
         outputs["/joint_states"].publish(b"no message at all")
-        wait_for(bridge.take)
+        wait_for(bridge.read_messages)
         assert (
-            bridge.refused == {"shape": 1}
+            bridge.rejections == {"shape": 1}
             and "joint_states: 17 bytes are no" in bridge.last_rejection
         )
         for message in reader.read_messages(folder, set(outputs)):
             outputs[message.topic].publish(deserialize_message(message.data, message_types[message.message_type]))
-            wait_for(bridge.take)
+            wait_for(bridge.read_messages)
             try:
                 observation = bridge.get_observation(message.received * 1e-9, PROMPT)
             except BadObservation:

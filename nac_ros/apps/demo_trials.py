@@ -18,7 +18,7 @@ from nac_ros.ros.diagnostics_summary import (
     interventions,
 )
 from nac_ros.ros.graph_client import GraphClient
-from nac_ros.simulation.state_log import Recording, load_recording
+from nac_ros.simulation.state_log import StateLog
 from nac_ros.simulation.tasks.base import HORIZON
 
 IDLE_S = 5.0
@@ -36,7 +36,7 @@ class Trials:
 
     def __init__(self, operator: GraphClient, spec: RobotSpec, seed: int):
         self._operator, self.spec, self._seed = operator, spec, seed
-        self.recordings: list[Recording] = []
+        self.recordings: list[StateLog] = []
         self.idle_s = np.zeros(0)
         self.chunk_ms: list[float] = []
         self.decode_ms: list[float] = []
@@ -63,17 +63,17 @@ class Trials:
     def measure_idle(self) -> None:
         """Command intervals while the guard holds and nothing is inferred."""
         time.sleep(1.0)  # the reset before has settled
-        first = len(self._operator.commands)
+        first = len(self._operator.command_times)
         deadline = time.monotonic() + IDLE_S
         self._operator.wait_until(lambda: time.monotonic() > deadline, "the idle machine")
-        self.idle_s = np.diff(self._operator.commands[first:])
+        self.idle_s = np.diff(self._operator.command_times[first:])
 
     def play(self, task: str, trial: int) -> TrialTrace:
         """One judged trial; the arm holds before and after."""
         operator = self._operator
         operator.set_task(task)
         self._reset(task, trial)
-        marks = (len(operator.commands), len(operator.chunks))
+        marks = (len(operator.command_times), len(operator.chunks))
         seen = {node: len(operator.diagnostics.get(node, [])) for node in ("policy", "guard")}
         before = operator.latest_diagnostics("guard")
         operator.set_mode("policy")
@@ -119,9 +119,9 @@ class Trials:
         ended: float,
     ) -> TrialTrace:
         operator, outcome = self._operator, self._operator.outcome
-        if not outcome["recording"]:
+        if not outcome["state_log"]:
             raise NacError("the twin records no trials; set its parameter `recordings`")
-        recording = load_recording(outcome["recording"])
+        recording = StateLog.load(outcome["state_log"])
         self.recordings.append(recording)
         chunks = operator.chunks[marks[1] :]
         latency = self._timings(reports["policy"])
@@ -139,7 +139,7 @@ class Trials:
             chunk_stamps=np.array([chunk.stamp for chunk in chunks]),
             chunk_latency_s=np.array(latency),
             chunk_actions=np.array([chunk.actions for chunk in chunks]),
-            command_interval_s=np.diff(operator.commands[marks[0] :]),
+            command_interval_s=np.diff(operator.command_times[marks[0] :]),
             rate_hz=self.spec.action_rate_hz,
             holds=hold_spans(reports["guard"], ended),
             interventions=interventions(reports["guard"], ended),

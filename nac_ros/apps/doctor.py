@@ -163,15 +163,16 @@ def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
     from sensor_msgs.msg import JointState
 
     from nac_ros.robot.joint_states import JointStateMerger
-    from nac_ros.ros import image_transport, qos
+    from nac_ros.ros import image_transport, messages, qos
 
     merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
 
     def check_joints(message: JointState) -> None:
         merger.add_message(message)
 
-    def check_image(camera: Any, read: Any, message: Any) -> None:
-        height, width, _ = read(message).shape
+    def check_image(camera: Any, message: Any) -> None:
+        _, image = messages.read_image(message)
+        height, width, _ = image.shape
         if (width, height) != (camera.width, camera.height):
             wanted = f"{camera.width}x{camera.height}"
             raise ConfigError(f"images of {width}x{height}; the robot's YAML says {wanted}")
@@ -180,9 +181,9 @@ def _listen(node: Any, spec: RobotSpec) -> list[Heard]:
                    spec.joint_states_max_age_s)  # fmt: skip
     listened: list[tuple[Heard, type, Any]] = [(joints, JointState, check_joints)]
     for camera in spec.cameras:
-        kind, topic, read = image_transport.image_topic(camera)
+        kind, topic = image_transport.image_topic(camera)
         heard = Heard(topic, camera.rate_hz, camera.max_age_s)
-        listened.append((heard, kind, partial(check_image, camera, read)))
+        listened.append((heard, kind, partial(check_image, camera)))
     for heard, kind, check in listened:
         node.create_subscription(kind, heard.topic, partial(_note, node, heard, check), qos.SENSOR)
     return [heard for heard, _, _ in listened]

@@ -14,13 +14,14 @@ from nac_ros.cameras.camera import Frame
 from nac_ros.cameras.capture import Capture, CaptureConfig, CaptureState
 from nac_ros.cameras.factory import CameraConfig, make_camera
 from nac_ros.core import image_codec
-from nac_ros.core.config import bounded
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import NacError
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import image_transport, messages, parameters, qos
 from nac_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Status
+from nac_ros.ros.node_clock import STEADY
 from nac_ros.ros.node_log import NodeLog
-from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.node_main import exit_process, run
 
 LOOK_S = 0.2  # how soon a change is reported
 LEVELS: dict[CaptureState, bytes] = {
@@ -42,7 +43,7 @@ class CameraParameters(CameraConfig, CaptureConfig):
     robot: str = "vx300s"
     camera: str = ""
     compressed: Literal["on_demand", "always"] = "on_demand"
-    jpeg_quality: int = bounded(image_codec.QUALITY, 1, 100)
+    jpeg_quality: int = number_field(image_codec.JPEG_QUALITY, 1, 100)
 
     def __post_init__(self) -> None:
         CameraConfig.__post_init__(self)
@@ -86,11 +87,11 @@ class CameraNode(LifecycleNode):
         self._jpeg = self.create_publisher(
             CompressedImage, camera.compressed_topic, qos.SENSOR_PUBLISHER
         )
-        info = camera.beside("camera_info")
+        info = camera.sibling_topic("camera_info")
         self._info = self.create_publisher(CameraInfo, info, qos.SENSOR_PUBLISHER)
         self._offered = [self._raw, self._jpeg, self._info]
         if self._settings.depth:
-            topic = camera.beside("depth/image_raw")
+            topic = camera.sibling_topic("depth/image_raw")
             self._depth = self.create_publisher(Image, topic, qos.SENSOR_PUBLISHER)
             self._offered.append(self._depth)
 

@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.core.errors import NacError, UnknownName
+from nac_ros.core.timing import without_digits
 from nac_ros.core.types import ActionChunk
 from nac_ros.inference.chunk_transition import CurrentChunk
 from nac_ros.inference.engine import Engine
@@ -31,7 +32,8 @@ from nac_ros.ros import messages, qos
 from nac_ros.ros import parameters as ros_parameters
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.ros.node_log import NodeLog
-from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.node_clock import STEADY
+from nac_ros.ros.node_main import exit_process, run
 from nac_ros.ros.observation_source import ObservationSource
 from nac_ros.ros.policy_loading import LOAD_PARAMETERS, PolicyParameters, load_engine
 
@@ -247,7 +249,7 @@ class PolicyNode(LifecycleNode):
     def _step(self, now: float) -> float:
         """Plans when it is due; seconds until the next look."""
         assert self._engine is not None and self._bridge is not None
-        wait = self._cadence.wait(now)
+        wait = self._cadence.seconds_until_due(now)
         if wait > 0:
             return wait
         try:
@@ -291,11 +293,11 @@ class PolicyNode(LifecycleNode):
         assert self._engine is not None
         settings, why = self._settings, self._settings.low_confidence_reason(self._engine.confidence)
         if why:
-            self._unusable["unsure"] += 1
+            self._unusable["low_confidence"] += 1
         if why and settings.on_low_confidence in ("replan", "stop"):
             if settings.on_low_confidence == "stop":
                 self._started.clear()
-            self._set_reason(why, "unsure")
+            self._set_reason(why, "low_confidence")
             return settings.retry_s
         if why and settings.on_low_confidence == "slow":
             chunk = time_stretched(chunk, start, settings.slow_scale)
@@ -314,14 +316,14 @@ class PolicyNode(LifecycleNode):
         self._chunks.publish(messages.to_chunk_message(chunk))
         self._sent = chunk
         arrival, timing = self._now(), self._engine.timing
-        self._cadence.planned(chunk.stamp, arrival)
+        self._cadence.add_chunk(chunk.stamp, arrival)
         self._n_chunks += 1
         self._newest = {
             "chunk_stamp": chunk.stamp,
             "latency_ms": 1e3 * (arrival - chunk.stamp),
             "plan_ms": 1e3 * timing.predict_s,
             "decode_ms": 1e3 * timing.decode_s,
-            "budget_ms": 1e3 * self._cadence.executed_s,
+            "budget_ms": 1e3 * self._cadence.execution_s,
             "tokens": chunk.tokens.tolist(),
             "entropy": self._engine.confidence.entropy,
             "margin": self._engine.confidence.margin,
@@ -331,7 +333,7 @@ class PolicyNode(LifecycleNode):
 
     def _set_reason(self, reason: str, code: str = "other") -> None:
         """Why nothing is planned; what is new, but for numbers in it, is published at once."""
-        changed = _without_digits(reason) != _without_digits(self._reason)
+        changed = without_digits(reason) != without_digits(self._reason)
         self._reason = reason
         if changed:
             self._diagnostics.publish()
@@ -366,10 +368,6 @@ class PolicyNode(LifecycleNode):
 def _one_line(text: str) -> str:
     """An error's text as one line of at most LONGEST characters."""
     return " ".join(text.split())[:LONGEST]
-
-
-def _without_digits(reason: str) -> str:
-    return "".join(letter for letter in reason if not letter.isdigit())
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from nac_ros.core.config import bounded
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import BadObservation, ConfigError, DatasetError, NacError
 from nac_ros.core.files import free_bytes
 from nac_ros.core.message_decoding import to_seconds
@@ -35,8 +35,9 @@ from nac_ros.robot.spec import load_robot
 from nac_ros.ros import image_transport, parameters
 from nac_ros.ros import messages as ros_messages
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
+from nac_ros.ros.node_clock import STEADY
 from nac_ros.ros.node_log import NodeLog
-from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.node_main import exit_process, run
 
 LOOK_S = 0.25  # how often new publishers are looked for, and the streams judged
 ARM_S = 0.02  # how often the joint states of a publisher are read to see whether the arm rests
@@ -63,7 +64,7 @@ class RecorderParameters(RecorderConfig):
     operator: str = ""
     note: str = ""
     extra_topics: tuple[str, ...] = ("",)
-    priority: int = bounded(30, 0, 98)
+    priority: int = number_field(30, 0, 98)
 
 
 class RecorderNode(LifecycleNode):

@@ -18,7 +18,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.node_main import exit_process, run
@@ -33,10 +33,10 @@ class RelayParameters:
     """
 
     robot: str = "vx300s"
-    clock_hz: float = bounded(0.0, 0.0, 1000.0)
+    clock_hz: float = number_field(0.0, 0.0, 1000.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class RelayNode(Node):

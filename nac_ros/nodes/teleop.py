@@ -19,19 +19,20 @@ from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.core.config import bounded
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import NacError
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.ros.guard_mode import HOLDS_BEFORE_START, ModePublisher
+from nac_ros.ros.node_clock import STEADY
 from nac_ros.ros.node_log import NodeLog
-from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.node_main import exit_process, run
 from nac_ros.ros.polled_subscription import PolledSubscription
 from nac_ros.teleop.clutch import TELEOP, GuardStatus
 from nac_ros.teleop.input_mapping import load_input_mapping
 from nac_ros.teleop.keyboard import Keyboard
-from nac_ros.teleop.teleoperator import TeleoperatorConfig, Teleoperator
+from nac_ros.teleop.teleoperator import Teleoperator, TeleoperatorConfig
 
 LEADER_TOPIC = "leader/joint_states"
 MAX_BYTES = 65_536  # of a message of a device, the guard or on diagnostics
@@ -55,7 +56,7 @@ class TeleopParameters(TeleoperatorConfig):
 
     robot: str = "vx300s"
     mapping: str = "gamepad"
-    rate_hz: float = bounded(100.0, 20.0, 200.0)
+    rate_hz: float = number_field(100.0, 20.0, 200.0)
 
 
 class TeleopNode(LifecycleNode):
@@ -67,7 +68,7 @@ class TeleopNode(LifecycleNode):
         chosen = {f.name: getattr(self._parameters, f.name) for f in fields(TeleoperatorConfig)}
         self._spec = load_robot(self._parameters.robot)
         hand = load_input_mapping(self._parameters.mapping)
-        self._pilot = Teleoperator(self._spec, TeleoperatorConfig(**chosen), hand)
+        self._teleoperator = Teleoperator(self._spec, TeleoperatorConfig(**chosen), hand)
         self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
         self._state, self._ticks = "not configured", list[Timer]()
         self._inputs: list[tuple[PolledSubscription, Callable[[Any], None]]] = []
@@ -84,7 +85,7 @@ class TeleopNode(LifecycleNode):
         self._listen(DiagnosticArray, "diagnostics", self._on_reports, qos.MONITOR)
         if self._keyboard is None:
             self._listen(Joy, "joy", self._on_joy)
-        if self._pilot.mapping.source == "leader":
+        if self._teleoperator.mapping.source == "leader":
             self._listen(JointState, LEADER_TOPIC, self._on_leader)
         self._calls = {name: self.create_client(Trigger, to) for name, to in SERVICES.items()}
         self._set_state("inactive")
@@ -100,7 +101,7 @@ class TeleopNode(LifecycleNode):
         self._inputs.append((PolledSubscription(self, kind, topic, profile, MAX_BYTES), take))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._pilot.reset()
+        self._teleoperator.reset()
         for polled, _ in self._inputs:
             list(polled.take())  # nothing that was done before counts
         period = 1 / self._parameters.rate_hz
@@ -140,7 +141,7 @@ class TeleopNode(LifecycleNode):
         if not self._ticks:
             return
         self.destroy_timer(self._ticks.pop())
-        self._ask(self._pilot.disengage())
+        self._ask(self._teleoperator.disengage())
 
     def _set_state(self, state: str) -> None:
         self._state = state
@@ -157,16 +158,16 @@ class TeleopNode(LifecycleNode):
         self._take_inputs()
         now, before = time.monotonic(), self._text()
         if self._keyboard is not None and (keys := self._keyboard.poll(now)) is not None:
-            self._pilot.update_joy(now, *keys)
+            self._teleoperator.update_joy(now, *keys)
         stamp = messages.to_seconds(self.get_clock().now().to_msg())
-        orders = self._pilot.tick(now, stamp)
-        self._ask(orders.mode)
-        if orders.chunk is not None:
-            self._commands.publish(messages.to_chunk_message(orders.chunk))
-        for action in orders.actions:
+        command = self._teleoperator.tick(now, stamp)
+        self._ask(command.mode)
+        if command.chunk is not None:
+            self._commands.publish(messages.to_chunk_message(command.chunk))
+        for action in command.actions:
             self._call(action)
-        if self._pilot.clutch.takeovers > self._marked:
-            self._marked = self._pilot.clutch.takeovers
+        if self._teleoperator.clutch.takeovers > self._marked:
+            self._marked = self._teleoperator.clutch.takeovers
             self._call("mark")
         if self._text() != before:
             self._diagnostics.publish()
@@ -175,19 +176,19 @@ class TeleopNode(LifecycleNode):
         for polled, told in self._inputs:
             for received in polled.take():
                 try:
-                    told(received.message(polled.kind))
+                    told(received.deserialize(polled.message_type))
                 except NacError as error:
                     self._log.warning(f"{polled.topic}: {error}", polled.topic)
 
     def _on_joy(self, message: Joy) -> None:
-        self._pilot.update_joy(time.monotonic(), message.axes, message.buttons)
+        self._teleoperator.update_joy(time.monotonic(), message.axes, message.buttons)
 
     def _on_leader(self, message: JointState) -> None:
-        self._pilot.update_leader(time.monotonic(), message.name, message.position)
+        self._teleoperator.update_leader(time.monotonic(), message.name, message.position)
 
     def _on_set_point(self, message: JointState) -> None:
         positions = messages.from_joint_state(message, self._spec.joint_names)
-        self._pilot.update_setpoint(time.monotonic(), positions, np.array(message.velocity))
+        self._teleoperator.update_setpoint(time.monotonic(), positions, np.array(message.velocity))
 
     def _on_reports(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -195,7 +196,7 @@ class TeleopNode(LifecycleNode):
                 said = messages.values_from_status(status)
                 facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_rejection")]
                 settling = said.get("hold") in HOLDS_BEFORE_START
-                self._pilot.update_guard_status(GuardStatus(time.monotonic(), *facts, settling))
+                self._teleoperator.update_guard_status(GuardStatus(time.monotonic(), *facts, settling))
 
     def _call(self, action: str) -> None:
         """Calls the service of an action; one that is absent is said and nothing more."""
@@ -221,31 +222,31 @@ class TeleopNode(LifecycleNode):
         self._diagnostics.publish()
 
     def _text(self) -> str:
-        pilot = self._pilot
+        teleoperator = self._teleoperator
         if self._state != "active":
             return self._state
-        if pilot.driving:
+        if teleoperator.driving:
             return "driving" + (
-                f", held back: {', '.join(pilot.limited_by)}" if pilot.limited_by else ""
+                f", held back: {', '.join(teleoperator.limited_by)}" if teleoperator.limited_by else ""
             )
-        return pilot.reason or ("taking over" if pilot.clutch.engaged else "ready")
+        return teleoperator.reason or ("taking over" if teleoperator.clutch.engaged else "ready")
 
     def _status(self) -> Status:
-        pilot, text = self._pilot, self._text()
-        quiet = pilot.driving or not pilot.reason or self._state != "active"
+        teleoperator, text = self._teleoperator, self._text()
+        quiet = teleoperator.driving or not teleoperator.reason or self._state != "active"
         values: dict[str, Any] = {
-            "clutch": pilot.clutch.engaged,
-            "driving": pilot.driving,
-            "takeovers": pilot.clutch.takeovers,
-            "source": pilot.mapping.source,
-            "jog": pilot.jog.mode,
-            "frame": pilot.jog.frame,
+            "clutch": teleoperator.clutch.engaged,
+            "driving": teleoperator.driving,
+            "takeovers": teleoperator.clutch.takeovers,
+            "source": teleoperator.mapping.source,
+            "jog": teleoperator.jog.mode,
+            "frame": teleoperator.jog.frame,
         }
-        values |= {f"age_s.{name}": age for name, age in pilot.input_ages(time.monotonic()).items()}
-        values |= {f"limited_ticks.{name}": n for name, n in pilot.limited_ticks.items()}
-        values |= {f"rejections.{name}": n for name, n in pilot.rejections.items()}
+        values |= {f"age_s.{name}": age for name, age in teleoperator.input_ages(time.monotonic()).items()}
+        values |= {f"limited_ticks.{name}": n for name, n in teleoperator.limited_ticks.items()}
+        values |= {f"rejections.{name}": n for name, n in teleoperator.rejections.items()}
         values |= {f"called.{action}": said for action, said in self._said.items()}
-        values["last_rejection"] = pilot.last_rejection
+        values["last_rejection"] = teleoperator.last_rejection
         return Status(OK if quiet else WARN, text, values)
 
 

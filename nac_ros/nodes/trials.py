@@ -7,16 +7,17 @@ from typing import Any
 
 from rclpy.node import Node
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import parameters
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.ros.graph_monitor import GraphMonitor
-from nac_ros.ros.node_main import STEADY, exit_process, run
+from nac_ros.ros.node_clock import STEADY
+from nac_ros.ros.node_main import exit_process, run
 from nac_ros.ros.trial_robot import RosTrialRobot
 from nac_ros.trials.operator_session import OperatorSession
-from nac_ros.trials.protocol import TWIN, Protocol, load_protocol
+from nac_ros.trials.protocol import TWIN, TrialProtocol, load_protocol
 from nac_ros.trials.run import TrialRun
 from nac_ros.trials.scene_reference import MAX_MISMATCH
 
@@ -42,12 +43,12 @@ class TrialsParameters:
     out: str = ""
     operator: str = ""
     host: str = "127.0.0.1"
-    port: int = bounded(8080, 0, 65535)
-    max_unwatched_s: float = bounded(8.0, 3.0, 60.0)
-    max_mismatch: float = bounded(MAX_MISMATCH, 0.0, 1.0)
+    port: int = number_field(8080, 0, 65535)
+    max_unwatched_s: float = number_field(8.0, 3.0, 60.0)
+    max_mismatch: float = number_field(MAX_MISMATCH, 0.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class TrialsNode(Node):
@@ -56,7 +57,7 @@ class TrialsNode(Node):
     def __init__(self) -> None:
         super().__init__("trials")
         from nac_ros.trials.console.controller import ConsoleController
-        from nac_ros.trials.console.server import Console  # the web server loads slowly
+        from nac_ros.trials.console.server import ConsoleServer  # the web server loads slowly
 
         self._config = config = parameters.declare(self, TrialsParameters)
         if not config.protocol:
@@ -67,7 +68,7 @@ class TrialsNode(Node):
         self._robot = RosTrialRobot(self, self._spec, self._protocol, self._seen)
         self._worker = ThreadPoolExecutor(1, "operator session")
         self._controller = ConsoleController(self._begin, self._robot, config.max_unwatched_s)
-        self._console = Console(self._controller, config.host, config.port)
+        self._console = ConsoleServer(self._controller, config.host, config.port)
         self._diagnostics = Diagnostics(self, self._status)
         self._shown: tuple[Any, ...] = ()
         self._timer = self.create_timer(TICK_S, self._tick, clock=STEADY)
@@ -81,7 +82,7 @@ class TrialsNode(Node):
         self._controller.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _check_robot(self, protocol: Protocol) -> None:
+    def _check_robot(self, protocol: TrialProtocol) -> None:
         if protocol.robot not in (TWIN, self._spec.name):
             raise ConfigError(
                 f"the protocol is for robot {protocol.robot}, this is {self._spec.name}; start "
@@ -90,7 +91,7 @@ class TrialsNode(Node):
 
     def _begin(self) -> OperatorSession:
         out = Path(self._config.out or "runs/trials/arm")
-        run = TrialRun.begin(out, self._protocol)
+        run = TrialRun.create_or_resume(out, self._protocol)
         try:
             return OperatorSession(
                 run, self._robot, self._worker, self._spec.action_rate_hz, self._config.operator,
@@ -113,7 +114,7 @@ class TrialsNode(Node):
         values = {
             "phase": state.phase, "operation": state.operation, "completed": state.n_completed, "trials": state.n_trials,
             "task": state.task, "trial": state.trial, "code": state.code, "trial_id": str(state.trial_id),
-            "blockers": [one.problem for one in state.blockers], "address": self._console.where,
+            "blockers": [one.problem for one in state.blockers], "address": self._console.public_address,
         }  # fmt: skip
         return Status(WARN if state.error else OK, state.error or state.phase, values)
 

@@ -14,18 +14,18 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, NacError, SimulationError
-from nac_ros.core.realtime import set_realtime_priority, threads_named
+from nac_ros.core.realtime import set_realtime_priority, threads_with_prefix
 from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_main import exit_process, run
-from nac_ros.ros.polled_subscription import PolledSubscription, Received
+from nac_ros.ros.polled_subscription import PolledSubscription, ReceivedMessage
 from nac_ros.simulation.domain_randomization import load_randomization
 from nac_ros.simulation.image_noise import IMAGE_NOISE, MAX_IMAGE_NOISE
 from nac_ros.simulation.joint_trajectory_controller import TrajectoryRejected
-from nac_ros.simulation.realtime_twin import Images, CameraThread, RealtimeTwin
+from nac_ros.simulation.realtime_twin import CameraThread, Images, RealtimeTwin
 from nac_ros.simulation.servo_droop import ServoDroop
 
 RENDERING = "llvmpipe"  # threads of Mesa's software renderer
@@ -53,20 +53,20 @@ class TwinParameters:
 
     robot: str = "vx300s"
     task: str = "weighing"
-    seed: int = bounded(0, 0)
-    trial: int = bounded(0, 0)
+    seed: int = number_field(0, 0)
+    trial: int = number_field(0, 0)
     randomization: str = "nominal"
-    joint_states_hz: float = bounded(100.0, 1.0, 1000.0)
-    states_hz: float = bounded(15.0, 0.1, 100.0)
-    image_noise: float = bounded(IMAGE_NOISE, 0.0, MAX_IMAGE_NOISE)
+    joint_states_hz: float = number_field(100.0, 1.0, 1000.0)
+    states_hz: float = number_field(15.0, 0.1, 100.0)
+    image_noise: float = number_field(IMAGE_NOISE, 0.0, MAX_IMAGE_NOISE)
     set_points: bool = False
-    priority: int = bounded(40, 0, 98)
-    offset_rad: float = bounded(0.0, -0.2, 0.2)
-    compliance_rad_per_nm: float = bounded(0.0, 0.0, 0.1)
+    priority: int = number_field(40, 0, 98)
+    offset_rad: float = number_field(0.0, -0.2, 0.2)
+    compliance_rad_per_nm: float = number_field(0.0, 0.0, 0.1)
     recordings: str = ""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class TwinNode(Node):
@@ -94,7 +94,7 @@ class TwinNode(Node):
         if self._fault:
             raise SimulationError(self._fault)
         self._create_inputs()
-        seeing = {self._cameras.thread_id(), *threads_named(RENDERING)}
+        seeing = {self._cameras.thread_id(), *threads_with_prefix(RENDERING)}
         said = set_realtime_priority(self._config.priority, but=seeing)
         self._log.info(f"scheduled {said}, but for {len(seeing)} threads that render")
 
@@ -214,16 +214,16 @@ class TwinNode(Node):
     def _take_arrivals(self, live: RealtimeTwin) -> None:
         for received in self._arrivals():
             # when the middleware had it: a controller would not wait for this interpreter
-            arrival = (received.at_ns - self._origin_ns) / messages.NANO
+            arrival = (received.received_ns - self._origin_ns) / messages.NANO
             try:
-                message = received.message(JointTrajectory)
+                message = received.deserialize(JointTrajectory)
                 trajectory = messages.from_trajectory_message(message, self._origin_ns)
                 if live.send_trajectory(trajectory, arrival):
                     self._announce(live)
             except (NacError, TrajectoryRejected) as error:
                 self._log.warning(f"trajectory rejected: {error}", "trajectory")
 
-    def _arrivals(self) -> Iterator[Received]:
+    def _arrivals(self) -> Iterator[ReceivedMessage]:
         for polled in self._trajectories:
             yield from polled.take()
 

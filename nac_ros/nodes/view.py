@@ -16,7 +16,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, NacError
 from nac_ros.reporting.rerun import ensure_viewer, split_address
 from nac_ros.robot.joint_states import JointStateMerger
@@ -43,10 +43,10 @@ class ViewParameters:
     robot: str = "vx300s"
     save: str = ""
     connect: str = "127.0.0.1:9876"
-    images_hz: float = bounded(10.0, 0.1, 1000.0)
+    images_hz: float = number_field(10.0, 0.1, 1000.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if self.save and Path(self.save).suffix != ".rrd":
             raise ConfigError(f"view: save must be the path of an .rrd file, got '{self.save}'")
         split_address(self.connect)
@@ -65,7 +65,9 @@ class ViewNode(Node):
         self._mergers = {
             source: JointStateMerger(names, max_age_s) for source in ("measured", "commanded")
         }
-        from nac_ros.reporting.rerun import RerunLogger  # says what to install where rerun is absent
+        from nac_ros.reporting.rerun import (
+            RerunLogger,  # says what to install where rerun is absent
+        )
 
         self._log = RerunLogger(self._spec, parameters.images_hz)
         if parameters.save:

@@ -19,7 +19,7 @@ from nac_ros.robot.spec import RobotSpec
 from nac_ros.ros import messages, qos
 from nac_ros.ros.polled_subscription import PolledSubscription
 
-PARTS = 5  # sets of joint values in a message: reference, feedback, error, output, older fields
+N_JOINT_SETS = 5  # in a message: reference, feedback, error, output, fields of older versions
 
 
 class ControllerStates:
@@ -29,46 +29,44 @@ class ControllerStates:
     """
 
     def __init__(self, node: Node, spec: RobotSpec):
-        self._node, self._spec = node, spec
+        self._spec = spec
         self._positions = np.full(spec.action_dim, np.nan)
-        self._heard_at = np.full(spec.action_dim, -np.inf)
-        self._polled: list[tuple[PolledSubscription, list[int]]] = []
-        kind, mute = message_type(), [g.name for g in spec.groups if g.kind != "jtc"]
-        if kind is None:
+        self._received_at = np.full(spec.action_dim, -np.inf)
+        self._subscriptions: list[tuple[PolledSubscription, list[int]]] = []
+        controller_state = message_type()
+        without_state = [group.name for group in spec.groups if group.kind != "jtc"]
+        if controller_state is None:
             self.text = "control_msgs is not installed, so the controllers' set-point is unknown"
             return
-        if mute:
-            self.text = f"{', '.join(mute)} has no controller_state: its set-point is unknown"
+        if without_state:
+            names = ", ".join(without_state)
+            self.text = f"{names} has no controller_state: its set-point is unknown"
             return
+        max_bytes = N_JOINT_SETS * messages.max_joint_state_bytes(spec)
         for group in spec.groups:
             columns = [spec.joint_names.index(joint) for joint in group.joints]
-            most = PARTS * messages.max_joint_state_bytes(spec)
-            polled = PolledSubscription(node, kind, state_topic(group.topic), qos.SENSOR, most)
-            self._polled.append((polled, columns))
-        topics = ", ".join(polled.topic for polled, _ in self._polled)
+            topic = state_topic(group.topic)
+            polled = PolledSubscription(node, controller_state, topic, qos.SENSOR, max_bytes)
+            self._subscriptions.append((polled, columns))
+        topics = ", ".join(polled.topic for polled, _ in self._subscriptions)
         self.text = f"the controllers' set-point is read from {topics}"
 
-    def destroy(self) -> None:
-        """Destroys the subscriptions."""
-        for polled, _ in self._polled:
-            self._node.destroy_subscription(polled.subscription)
-
-    def take(self, guard: Guard, now: float) -> list[Rejection]:
+    def update(self, guard: Guard, now: float) -> list[Rejection]:
         """Updates `guard` with the messages that were received since the last call; the time is
         `now` [s]. Only the newest message of each controller is read. Returns the rejections."""
-        came, rejections = False, []
-        for polled, columns in self._polled:
+        received_any, rejections = False, []
+        for polled, columns in self._subscriptions:
             for received in list(polled.take())[-1:]:
                 names = [self._spec.joint_names[column] for column in columns]
                 try:
-                    positions = reference_positions(received.message(polled.kind), names)
+                    positions = reference_positions(received.deserialize(polled.message_type), names)
                 except NacError as error:
                     rejections.append(guard.reject("reference_not_finite", str(error)))
                     positions = np.full(len(columns), np.nan)
-                self._positions[columns], self._heard_at[columns] = positions, now
-                came = True
-        known = np.isfinite(self._positions).all() and (now - self._heard_at <= MAX_AGE_S).all()
-        if came and known:
+                self._positions[columns], self._received_at[columns] = positions, now
+                received_any = True
+        known = np.isfinite(self._positions).all() and (now - self._received_at <= MAX_AGE_S).all()
+        if received_any and known:
             rejection = guard.update_reference(now, self._positions)
             rejections += [] if rejection is None else [rejection]
         return rejections
@@ -94,8 +92,8 @@ def reference_positions(message: Any, joints: Sequence[str]) -> np.ndarray:
     BadActions if a joint is missing or a position is not finite.
     """
     points = (getattr(message, name, None) for name in ("reference", "desired"))
-    told = next((p.positions for p in points if p is not None and len(p.positions)), ())
-    found = dict(zip(message.joint_names, told))
+    values = next((p.positions for p in points if p is not None and len(p.positions)), ())
+    found = dict(zip(message.joint_names, values))
     positions = np.array([found.get(joint, np.nan) for joint in joints], float)
     if not np.isfinite(positions).all():
         bad = ", ".join(j for j, p in zip(joints, positions) if not np.isfinite(p))

@@ -1,4 +1,4 @@
-"""State that is published, not only logged: on `diagnostics`, at 1 Hz and whenever it changes."""
+"""Publishes the state of a node on `diagnostics`, at 1 Hz and whenever it changes."""
 
 from collections.abc import Callable, Mapping
 from queue import Full, Queue
@@ -10,16 +10,16 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from nac_ros.ros import messages, qos
-from nac_ros.ros.node_main import STEADY
+from nac_ros.ros.node_clock import STEADY
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1.0
-MAX_WAITING = 200  # reports that were not published yet
+MAX_WAITING = 200  # reports in the queue
 CLOSE_S = 1.0
 
 
 class Status(NamedTuple):
-    """level, a short text that names the reason, and values for JSON."""
+    """Level, a short text with the reason, and values that JSON can hold."""
 
     level: bytes
     text: str
@@ -27,7 +27,7 @@ class Status(NamedTuple):
 
 
 class Diagnostics:
-    """Publishes what `status` returns, under the node's name."""
+    """Publishes the result of `status` under the node's name."""
 
     def __init__(self, node: Node, status: Callable[[], Status]):
         self._node, self._status = node, status
@@ -35,7 +35,7 @@ class Diagnostics:
         self._timer = node.create_timer(PERIOD_S, self.publish, clock=STEADY)
 
     def publish(self) -> None:
-        """Now, for a change."""
+        """Publishes the present status."""
         self._send(self._node.get_clock().now().to_msg(), self._status())
 
     def _send(self, stamp: Time, status: Status) -> None:
@@ -46,10 +46,10 @@ class Diagnostics:
 
 
 class QueuedDiagnostics(Diagnostics):
-    """The same for a node whose threads must not wait for text: `publish` notes the status as it
-    is, and a thread writes and sends it.
+    """Diagnostics for a node whose threads must not wait: `publish` queues the status, and another
+    thread formats and sends it.
 
-    dropped: reports that came too fast
+    dropped: number of reports that did not fit into the queue
     """
 
     def __init__(self, node: Node, status: Callable[[], Status]):
@@ -60,14 +60,14 @@ class QueuedDiagnostics(Diagnostics):
         self._thread.start()
 
     def publish(self) -> None:
-        """What holds now, soon."""
+        """Queues the present status."""
         try:
             self._queue.put_nowait((self._node.get_clock().now().to_msg(), self._status()))
         except Full:
             self.dropped += 1
 
     def close(self) -> None:
-        """Sends what still waits; call it before the node is destroyed."""
+        """Sends the queued reports; call it before the node is destroyed."""
         try:
             self._queue.put(None, timeout=CLOSE_S)
         except Full:

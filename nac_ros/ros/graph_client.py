@@ -1,4 +1,4 @@
-"""A client of the running graph: calls its services and remembers what it publishes."""
+"""A client of the running graph: calls its services and stores what it publishes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,49 +6,53 @@ from threading import Event, Thread
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.core.errors import NacError
 from nac_ros.core.types import ActionChunk
-from nac_ros.ros import messages, parameters, qos
-from nac_ros.ros.guard_mode import HOLDS_BEFORE_START, HOLD, ModePublisher
+from nac_ros.ros import messages, qos
+from nac_ros.ros.graph_monitor import Report, subscribe_status
+from nac_ros.ros.guard_mode import HOLD, HOLDS_BEFORE_START, ModePublisher
 from nac_ros.ros.polled_subscription import size_limited_callback
+from nac_ros.ros.service_client import ServiceCalls
 
 POLL_S = 0.05
-START_S, ANSWER_S = 60.0, 15.0  # for a node's first word, and for an answer to a live one
-ASK_S = 1.0  # for a mode again, where the guard does not say that it has it
-DISCOVERY_S = 0.5  # after its first word a node's services are known too
+START_S, ANSWER_S = 60.0, 15.0  # for the first diagnostics of a node, for an answer of a live one
+REQUEST_MODE_S = 1.0  # a mode is requested again if the guard does not report it within this time
+DISCOVERY_S = 0.5  # so long after the first diagnostics the node's services are discovered too
 CALL_TIMEOUT_S = 120.0  # configuring loads a model, a reset may compile a scene
 
-Watch = Callable[[], None]
 
+class GraphClient(ServiceCalls):
+    """Talks to policy, guard and twin; its node spins in a thread of its own.
 
-class GraphClient:
-    """Talks to policy, guard and twin over DDS from a thread of its own.
-
-    commands: times [s] at which each guard/command was published
-    chunks: every chunk, malformed ones are only counted
+    command_times: times [s] at which each guard/command was published
+    chunks: all valid chunks; malformed: number of the invalid ones
     diagnostics: node -> its values in order, each with its `stamp` [s]
     outcome: the newest of the twin
     """
 
-    def __init__(self, domain_id: int, watch: Watch = lambda: None, receive_chunks: bool = True):
-        """receive_chunks: False where others see to them, for a thousand a second keep one busy."""
-        self.commands: list[float] = []
+    def __init__(
+        self,
+        domain_id: int,
+        watch: Callable[[], None] = lambda: None,
+        receive_chunks: bool = True,
+    ):
+        """watch: called while waiting, raises NacError if a process has ended
+        receive_chunks: False if chunks are not needed; a thousand a second keep one core busy
+        """
+        self.command_times: list[float] = []
         self.chunks: list[ActionChunk] = []
         self.malformed = 0
-        self.diagnostics: dict[str, list[dict[str, Any]]] = {}
-        self.outcome: dict[str, Any] = {}
+        self.diagnostics: dict[str, list[Report]] = {}
+        self.outcome: Report = {}
         self._watch = watch
         self._context, self._ending = Context(), Event()
         rclpy.init(
@@ -72,84 +76,75 @@ class GraphClient:
         self.node.destroy_node()
         self._context.try_shutdown()
 
-    def latest_diagnostics(self, node: str) -> dict[str, Any]:
+    def latest_diagnostics(self, node: str) -> Report:
         """The newest diagnostics of a node, empty before the first."""
-        seen = self.diagnostics.get(node)
-        return seen[-1] if seen else {}
+        reports = self.diagnostics.get(node)
+        return reports[-1] if reports else {}
+
+    def last_message(self, node: str) -> str:
+        return self.latest_diagnostics(node).get("message", "see its log")
 
     def set_mode(self, mode: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """Whose input counts; returns when the guard says so and would take a chunk. It is asked
-        again until then, for a guard that was activated just now may not be matched yet.
+        """Requests a mode; returns when the guard reports it and accepts chunks.
 
-        Raises NacError where the guard then has a fault or is not active: whoever resets or
-        activates it did not ask for this mode.
+        The request is repeated until then, because a guard that was just activated may not be
+        discovered yet. Raises NacError if the guard has a fault or is not active.
         """
-        asked, words_before = 0.0, 0
+        requested_at, n_reports = 0.0, 0
 
-        def told() -> bool:
-            nonlocal asked, words_before
-            if asked and self.latest_diagnostics("guard").get("mode") == mode:
-                return mode == HOLD or self.latest_diagnostics("guard").get("hold") not in HOLDS_BEFORE_START
-            if asked and time.monotonic() - asked <= ASK_S:
+        def is_set() -> bool:
+            nonlocal requested_at, n_reports
+            guard = self.latest_diagnostics("guard")
+            if requested_at and guard.get("mode") == mode:
+                return mode == HOLD or guard.get("hold") not in HOLDS_BEFORE_START
+            if requested_at and time.monotonic() - requested_at <= REQUEST_MODE_S:
                 return False
-            words = self.diagnostics.get("guard", [])
-            if asked and mode != HOLD and len(words) > words_before:
-                _check_obeys(words[-1], mode)
+            reports = self.diagnostics.get("guard", [])
+            if requested_at and mode != HOLD and len(reports) > n_reports:
+                _check_accepts_mode(reports[-1], mode)
             self._modes.request(mode)
-            asked, words_before = time.monotonic(), len(words)
+            requested_at, n_reports = time.monotonic(), len(reports)
             return False
 
-        self.wait_until(told, f"guard mode {mode}", timeout_s)
+        self.wait_until(is_set, f"guard mode {mode}", timeout_s)
 
     def publish_task(self, task: str) -> None:
-        """Prompt or task id, without waiting for an answer."""
+        """Publishes a prompt or task id without waiting for the policy."""
         self._task.publish(String(data=task))
 
     def set_task(self, task: str) -> None:
-        """Returns when the policy has taken the task; raises NacError with its rejection."""
+        """Publishes a prompt or task id; returns when the policy reports it."""
         self.publish_task(task)
-        self.wait_until(lambda: self.latest_diagnostics("policy").get("task") == task, f"task {task}")
-
-    def change_state(self, node: str, transition: int, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        """A lifecycle transition; raises NacError with what the node says about a failure."""
-        request = ChangeState.Request()
-        request.transition.id = transition
-        if not self.call(ChangeState, f"{node}/change_state", request, timeout_s).success:
-            said = self.latest_diagnostics(node).get("message", "see its log")
-            raise NacError(f"node {node} refused transition {transition}: {said}")
+        self.wait_until(
+            lambda: self.latest_diagnostics("policy").get("task") == task, f"task {task}"
+        )
 
     def activate(self, node: str) -> None:
-        """Configures and activates a node that was just started, once it speaks: the services of
-        one that was killed under its name seem to be there for a while."""
+        """Configures and activates a node that was just started.
+
+        Waits for its diagnostics first: the services of a node of this name that was killed still
+        seem to exist for a while.
+        """
         self.diagnostics.pop(node, None)
-        self.wait_until(lambda: self.latest_diagnostics(node), f"a word of {node}", START_S)
+        self.wait_until(lambda: self.latest_diagnostics(node), f"diagnostics of {node}", START_S)
         time.sleep(DISCOVERY_S)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            self._insist(node, transition)
+            self._retry_transition(node, transition)
 
-    def _insist(self, node: str, transition: int) -> None:
-        """Asks again where the answer, or the question, went to a node that is no more."""
-        for patience in (ANSWER_S, ANSWER_S, START_S):
+    def _retry_transition(self, node: str, transition: int) -> None:
+        """Repeats a request whose answer, or the request itself, went to a node that has ended."""
+        for timeout_s in (ANSWER_S, ANSWER_S, START_S):
             try:
-                return self.change_state(node, transition, patience)
+                return self.change_state(node, transition, timeout_s)
             except NacError as error:
-                if "waited" not in str(error) or patience == START_S:
+                if "waited" not in str(error) or timeout_s == START_S:
                     raise
 
-    def trigger(self, service: str, timeout_s: float = CALL_TIMEOUT_S) -> str:
-        """Calls a Trigger service; its message, or NacError with it when it says no."""
-        answer = self.call(Trigger, service, Trigger.Request(), timeout_s)
-        if not answer.success:
-            raise NacError(f"{service}: {answer.message}")
-        return answer.message
-
-    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
-        """Raises NacError with the reason of a rejection."""
-        parameters.send(self.call, node, values)
-
-    def call(self, kind: type, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """The answer of a service, waiting for both to appear."""
-        client: Any = self.node.create_client(kind, name)
+    def call(
+        self, service_type: Any, name: str, request: Any, timeout_s: float | None = None
+    ) -> Any:
+        timeout_s = CALL_TIMEOUT_S if timeout_s is None else timeout_s
+        client: Any = self.node.create_client(service_type, name)
         try:
             self.wait_until(client.service_is_ready, f"service {name}", timeout_s)
             future = client.call_async(request)
@@ -159,45 +154,41 @@ class GraphClient:
             self.node.destroy_client(client)
 
     def wait_until(
-        self, ready: Callable[[], bool], what: str, timeout_s: float = CALL_TIMEOUT_S
+        self, condition: Callable[[], Any], description: str, timeout_s: float = CALL_TIMEOUT_S
     ) -> None:
-        """Until `ready()`; raises NacError when a process ends meanwhile or time is up."""
+        """Waits until `condition()`; raises NacError if the time is up or a process has ended."""
         deadline = time.monotonic() + timeout_s
-        while not ready():
+        while not condition():
             self._watch()
             if time.monotonic() > deadline:
-                raise NacError(f"waited {timeout_s:.0f} s for {what}; see the nodes' logs")
+                raise NacError(f"waited {timeout_s:.0f} s for {description}; see the nodes' logs")
             time.sleep(POLL_S)
 
     def _subscribe(self, receive_chunks: bool) -> None:
+        subscribe_status(self.node, self._add_report, self._set_outcome)
         self.node.create_subscription(JointState, "guard/command", self._on_command, qos.MONITOR)
-        inputs: list[tuple[Any, str, Callable[[Any], None], Any]] = [
-            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.MONITOR),
-            (String, "twin/outcome", self._on_outcome, qos.LATCHED),
-        ]
         if receive_chunks:
-            inputs.append((JointTrajectory, "policy/chunk", self._on_chunk, qos.MONITOR))
-        for kind, topic, take, profile in inputs:
-            callback = size_limited_callback(kind, take, messages.MAX_REPORT_BYTES)
-            self.node.create_subscription(kind, topic, callback, profile, raw=True)
+            callback = size_limited_callback(
+                JointTrajectory, self._on_chunk, messages.MAX_REPORT_BYTES
+            )
+            self.node.create_subscription(
+                JointTrajectory, "policy/chunk", callback, qos.MONITOR, raw=True
+            )
 
     def _on_command(self, message: JointState, info: Mapping[str, Any]) -> None:
-        self.commands.append(1e-9 * info["source_timestamp"])  # set when it was published
+        self.command_times.append(1e-9 * info["source_timestamp"])  # the time of publication
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         try:
             self.chunks.append(messages.from_chunk_message(message))
-        except NacError:  # the guard refuses it too, and says so
+        except NacError:  # the guard rejects it too, and reports it
             self.malformed += 1
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        stamp = messages.to_seconds(message.header.stamp)
-        for status in message.status:
-            row = {**messages.values_from_status(status), "stamp": stamp}
-            self.diagnostics.setdefault(status.name, []).append(row)
+    def _add_report(self, node: str, report: Report) -> None:
+        self.diagnostics.setdefault(node, []).append(report)
 
-    def _on_outcome(self, message: String) -> None:
-        self.outcome = messages.from_outcome(message.data)
+    def _set_outcome(self, outcome: Report) -> None:
+        self.outcome = outcome
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor(context=self._context)
@@ -207,9 +198,11 @@ class GraphClient:
         executor.shutdown()
 
 
-def _check_obeys(said: Mapping[str, Any], mode: str) -> None:
-    """Raises NacError where the guard, by what it `said` of itself, cannot take `mode`."""
-    if fault := said.get("fault"):
-        raise NacError(f"the guard stopped, {fault}; call guard/reset, then ask for {mode} again")
-    if said.get("state") == "inactive":
-        raise NacError(f"the guard is not active; activate it, then ask for {mode} again")
+def _check_accepts_mode(guard: Report, mode: str) -> None:
+    """Raises NacError if the guard, by its diagnostics, cannot change to `mode`."""
+    if fault := guard.get("fault"):
+        raise NacError(
+            f"the guard stopped, {fault}; call guard/reset, then request {mode} again"
+        )
+    if guard.get("state") == "inactive":
+        raise NacError(f"the guard is not active; activate it, then request {mode} again")

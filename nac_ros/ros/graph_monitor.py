@@ -1,7 +1,9 @@
-"""What a node sees of the others: diagnostics, pictures, the twin's judge; it only stores."""
+"""Stores what the other nodes publish: diagnostics, camera images, the twin's outcome."""
 
 import time
+from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,84 +14,97 @@ from std_msgs.msg import String
 from nac_ros.core.errors import BadObservation
 from nac_ros.robot.spec import RobotSpec
 from nac_ros.ros import image_transport, messages, qos
-from nac_ros.ros.image_transport import ImageTopic
 from nac_ros.ros.polled_subscription import size_limited_callback
 
 NODES = ("guard", "policy", "recorder")
-NEVER = float("inf")
 
 Report = dict[str, Any]
 
 
-class GraphMonitor:
-    """Subscriptions of one node to the others.
+def subscribe_status(
+    node: Node, on_report: Callable[[str, Report], None], on_outcome: Callable[[Report], None]
+) -> None:
+    """Subscribes `node` to diagnostics and to the twin's outcome.
 
-    reports: node -> its values since `mark`, in order, each with its `stamp` [s]
+    on_report: called with the name of a node and its values, `message` and `stamp` [s] included
+    """
+
+    def read_diagnostics(message: DiagnosticArray) -> None:
+        stamp = messages.to_seconds(message.header.stamp)
+        for status in message.status:
+            on_report(status.name, {**messages.values_from_status(status), "stamp": stamp})
+
+    def read_outcome(message: String) -> None:
+        on_outcome(messages.from_outcome(message.data))
+
+    for message_type, topic, read, profile in (
+        (DiagnosticArray, "diagnostics", read_diagnostics, qos.MONITOR),
+        (String, "twin/outcome", read_outcome, qos.LATCHED),
+    ):
+        callback = size_limited_callback(message_type, read, messages.MAX_REPORT_BYTES)
+        node.create_subscription(message_type, topic, callback, profile, raw=True)
+
+
+class GraphMonitor:
+    """Subscriptions of one node to guard, policy, recorder, cameras and twin.
+
+    reports: node -> its values since `start_trial`, in order, each with its `stamp` [s]
     outcome: the newest of the twin
     """
 
     def __init__(self, node: Node, spec: RobotSpec):
         self.reports: dict[str, list[Report]] = {name: [] for name in NODES}
         self.outcome: Report = {}
-        self._marked, self._newest = False, dict[str, Report]()
-        self._heard: dict[str, float] = {}
-        self._pictures: dict[str, tuple[float, Any, ImageTopic]] = {}
+        self._in_trial, self._latest = False, dict[str, Report]()
+        self._reported_at: dict[str, float] = {}
+        self._images: dict[str, tuple[float, Any]] = {}  # camera -> (time of receipt, message)
         self._cameras = [camera.name for camera in spec.cameras]
-        for kind, topic, take, profile in (
-            (DiagnosticArray, "diagnostics", self._on_diagnostics, qos.MONITOR),
-            (String, "twin/outcome", self._on_outcome, qos.LATCHED),
-        ):
-            callback = size_limited_callback(kind, take, messages.MAX_REPORT_BYTES)
-            node.create_subscription(kind, topic, callback, profile, raw=True)
+        subscribe_status(node, self._add_report, self._set_outcome)
         for camera in spec.cameras:
-            feed = image_transport.image_topic(camera)
-            take = partial(self._on_picture, camera.name, feed)
-            node.create_subscription(feed.message_type, feed.topic, take, qos.SENSOR)
+            message_type, topic = image_transport.image_topic(camera)
+            store = partial(self._store_image, camera.name)
+            node.create_subscription(message_type, topic, store, qos.SENSOR)
 
     def latest_diagnostics(self, node: str) -> Report:
         """The newest diagnostics of a node, empty before the first."""
-        return self._newest.get(node, {})
+        return self._latest.get(node, {})
 
-    def mark(self) -> None:
-        """A trial begins."""
-        self.reports, self._marked = {name: [] for name in NODES}, True
+    def start_trial(self) -> None:
+        """Starts to collect `reports`."""
+        self.reports, self._in_trial = {name: [] for name in NODES}, True
 
-    def unmark(self) -> None:
-        """A trial ends; its reports stay until the next one begins."""
-        self._marked = False
+    def end_trial(self) -> None:
+        """Stops collecting; the reports stay until the next trial starts."""
+        self._in_trial = False
 
-    def silence_s(self, node: str) -> float:
-        """How long ago a node reported."""
-        return time.monotonic() - self._heard.get(node, -NEVER)
+    def seconds_since_report(self, node: str) -> float:
+        """Time since the newest diagnostics of a node, infinite before the first."""
+        return time.monotonic() - self._reported_at.get(node, -inf)
 
-    def ages(self) -> dict[str, float]:
-        """Of each camera's newest picture [s], infinite before the first."""
-        now, never = time.monotonic(), (-NEVER,)
-        return {name: now - self._pictures.get(name, never)[0] for name in self._cameras}
+    def image_ages(self) -> dict[str, float]:
+        """Age [s] of each camera's newest image, infinite before the first."""
+        now = time.monotonic()
+        return {name: now - self._images.get(name, (-inf,))[0] for name in self._cameras}
 
-    def picture(self, camera: str) -> np.ndarray | None:
-        """The newest one; a message is made a picture when somebody looks."""
-        if camera not in self._pictures:
+    def latest_image(self, camera: str) -> np.ndarray | None:
+        """The newest image, RGB uint8 `[H, W, 3]`; None before the first or if it is invalid."""
+        if camera not in self._images:
             return None
-        _, message, feed = self._pictures[camera]
         try:
-            return feed.decode(message)
-        except BadObservation:  # of another encoding; the policy says which
+            return messages.read_image(self._images[camera][1])[1]
+        except BadObservation:  # another encoding; the policy reports it
             return None
 
-    def _on_picture(self, name: str, feed: ImageTopic, message: Any) -> None:
-        self._pictures[name] = (time.monotonic(), message, feed)
+    def _store_image(self, camera: str, message: Any) -> None:
+        self._images[camera] = (time.monotonic(), message)
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        stamp = messages.to_seconds(message.header.stamp)
-        for status in message.status:
-            if status.name not in NODES:
-                continue
-            row = {**messages.values_from_status(status), "stamp": stamp}
-            self._newest[status.name] = row
-            self._heard[status.name] = time.monotonic()
-            if self._marked:
-                self.reports[status.name].append(row)
+    def _add_report(self, node: str, report: Report) -> None:
+        if node not in NODES:
+            return
+        self._latest[node] = report
+        self._reported_at[node] = time.monotonic()
+        if self._in_trial:
+            self.reports[node].append(report)
 
-    def _on_outcome(self, message: String) -> None:
-        self.outcome = messages.from_outcome(message.data)
+    def _set_outcome(self, outcome: Report) -> None:
+        self.outcome = outcome

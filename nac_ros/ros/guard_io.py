@@ -1,4 +1,4 @@
-"""Where the guard's motion leaves: one publisher for each group of joints."""
+"""Inputs and outputs of the guard node: topics to calls of a Guard, its motion to controllers."""
 
 import time
 from collections.abc import Callable
@@ -19,52 +19,51 @@ from nac_ros.robot.spec import ControllerGroup, RobotSpec
 from nac_ros.ros import messages, qos
 from nac_ros.ros.controller_state import ControllerStates
 from nac_ros.ros.node_clock import NodeClock
-from nac_ros.ros.polled_subscription import PolledSubscription, Received
+from nac_ros.ros.polled_subscription import PolledSubscription, ReceivedMessage
 
-
-class Controller:
-    """One controller group and the publisher that reaches it."""
-
-    def __init__(self, node: Node, spec: RobotSpec, group: ControllerGroup):
-        self._group, self._streams = group, group.kind == "jtc"
-        self._columns = [spec.joint_names.index(joint) for joint in group.joints]
-        self._spare: list[JointTrajectoryPoint] = []
-        kind = JointTrajectoryMsg if self._streams else Float64MultiArray
-        self.publisher = node.create_publisher(kind, group.topic, qos.COMMAND)
-
-    def send(
-        self, motion: JointTrajectory | None, here: np.ndarray, now: float, origin_ns: int
-    ) -> None:
-        """A trajectory that ends at rest, where there is a new one, or the bare set-point for a
-        forward controller."""
-        if self._streams and motion is None:
-            return
-        if self._streams:
-            arrival = now if self._group.stamps == "arrival" else None
-            message = messages.to_trajectory_message(
-                motion, self._group.joints, self._columns, arrival, origin_ns, self._spare
-            )
-        else:
-            message = messages.to_array_message(here[self._columns])
-        self.publisher.publish(message)
-
-
-COMMANDS: dict[Source, str] = {"policy": "policy/chunk", "teleop": "teleop/command"}
-MAX_SENDERS = 4  # whose commands wait to be looked at
-SHARE = 0.25  # of a tick's period, after which the other commands wait for the next tick
-# Reasons of BadObservation -> those under which the guard counts joint states that it refuses.
-JOINT_REASONS = {
+COMMAND_TOPICS: dict[Source, str] = {"policy": "policy/chunk", "teleop": "teleop/command"}
+MAX_PUBLISHERS = 4  # of commands that are read in one tick
+TIME_SHARE = 0.25  # of a tick's period, after which the remaining commands wait for the next tick
+# Reason of a BadObservation -> reason under which the guard counts the rejected joint state.
+JOINT_STATE_REASONS = {
     "not_finite": "joint_states_not_finite",
     "clock": "joint_states_stamp",
     "stale": "joint_states_partial",
 }
 
 
+class ControllerPublisher:
+    """Publishes the set-points of one controller group."""
+
+    def __init__(self, node: Node, spec: RobotSpec, group: ControllerGroup):
+        self._group, self._takes_trajectories = group, group.kind == "jtc"
+        self._columns = [spec.joint_names.index(joint) for joint in group.joints]
+        self._point_pool: list[JointTrajectoryPoint] = []
+        message_type = JointTrajectoryMsg if self._takes_trajectories else Float64MultiArray
+        self._publisher = node.create_publisher(message_type, group.topic, qos.COMMAND)
+
+    def send(
+        self, trajectory: JointTrajectory | None, setpoint: np.ndarray, now: float, origin_ns: int
+    ) -> None:
+        """Publishes at `now` [s] the new trajectory of a jtc group, if there is one, or the
+        set-point `[D]` of a forward group. Times are counted from `origin_ns`."""
+        if not self._takes_trajectories:
+            message = messages.to_array_message(setpoint[self._columns])
+        elif trajectory is None:
+            return
+        else:
+            sent = now if self._group.stamps == "arrival" else None
+            message = messages.to_trajectory_message(
+                trajectory, self._group.joints, self._columns, sent, origin_ns, self._point_pool
+            )
+        self._publisher.publish(message)
+
+
 class GuardInputs:
-    """Joint states, heartbeats and commands of `node`, told to a guard.
+    """Passes the joint states, heartbeats and commands that `node` receives to a Guard.
 
     clock: the guard's time
-    refused: is told of each thing that the guard did not take, None where it did
+    on_rejection: called with each rejection, and with None for each command that was accepted
     """
 
     def __init__(
@@ -72,91 +71,88 @@ class GuardInputs:
         node: Node,
         spec: RobotSpec,
         clock: NodeClock,
-        refused: Callable[[Rejection | None], None],
+        on_rejection: Callable[[Rejection | None], None],
     ):
-        self._node, self._spec, self._clock, self._refused = node, spec, clock, refused
+        self._spec, self._clock, self._on_rejection = spec, clock, on_rejection
         joint_bytes = messages.max_joint_state_bytes(spec)
         chunk_bytes = messages.max_chunk_bytes(spec)
-        self._joints = PolledSubscription(
+        self._joint_states = PolledSubscription(
             node, JointState, spec.joint_states_topic, qos.SENSOR, joint_bytes
         )
         self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
         self._controllers = ControllerStates(node, spec)
         self.reference_text = self._controllers.text
-        self._beats = PolledSubscription(node, Header, "policy/heartbeat", qos.COMMAND)
+        self._heartbeats = PolledSubscription(node, Header, "policy/heartbeat", qos.COMMAND)
         self._commands = {
-            source: PolledSubscription(node, JointTrajectoryMsg, topic, qos.COMMAND_QUEUE, chunk_bytes)
-            for source, topic in COMMANDS.items()
+            source: PolledSubscription(
+                node, JointTrajectoryMsg, topic, qos.COMMAND_QUEUE, chunk_bytes
+            )
+            for source, topic in COMMAND_TOPICS.items()
         }
-        self._waiting: dict[tuple[Source, bytes], Received] = {}
+        self._waiting: dict[tuple[Source, bytes], ReceivedMessage] = {}
 
-    def destroy(self) -> None:
-        """The guard hears nothing more."""
-        for polled in (self._joints, self._beats, *self._commands.values()):
-            self._node.destroy_subscription(polled.subscription)
-        self._controllers.destroy()
+    def update(self, guard: Guard, now: float, active: bool) -> None:
+        """Passes what was received since the last call to `guard`; the time is `now` [s].
 
-    def take(self, guard: Guard, now: float, active: bool) -> None:
-        """Tells what came since the last call, which is `now` [s].
-
-        active: whether commands count; those that came meanwhile are forgotten
+        active: False discards the commands
         """
-        for received in self._joints.take():
-            self._measure(guard, received)
-        for rejection in self._controllers.take(guard, now):
-            self._refused(rejection)
-        if list(self._beats.take()):
+        for received in self._joint_states.take():
+            self._update_joint_state(guard, received)
+        for rejection in self._controllers.update(guard, now):
+            self._on_rejection(rejection)
+        if list(self._heartbeats.take()):
             guard.heartbeat(now)
         self._waiting |= self._newest_commands()
         if active:
-            self._take_commands(guard, now)
+            self._accept_commands(guard, now)
         else:
             self._waiting.clear()
 
-    def _take_commands(self, guard: Guard, now: float) -> None:
-        """As many as there is time for, of those who wait longest first; at least one."""
-        senders, until = list(self._waiting), time.perf_counter() + SHARE * guard.period
-        for key in senders[:MAX_SENDERS]:
-            self._refused(self._command(guard, now, key[0], self._waiting.pop(key)))
-            if time.perf_counter() > until:
-                break
-        for key in senders[MAX_SENDERS:]:
-            del self._waiting[key]
-        if len(senders) > MAX_SENDERS:
-            text = (
-                f"{len(senders)} senders of commands at once; {MAX_SENDERS} were heard, end some"
-            )
-            self._refused(guard.reject("crowd", text))
-
-    def _measure(self, guard: Guard, received: Received) -> None:
-        try:
-            message = received.message(JointState)
-            sample = self._merger.add_message(message, self._clock.origin_ns)
-        except BadObservation as error:
-            reason = JOINT_REASONS.get(error.reason, "joint_states_names")
-            self._refused(guard.reject(reason, str(error)))
-        except NacError as error:
-            self._refused(guard.reject("joint_states_names", str(error)))
-        else:
-            if sample is not None:
-                self._refused(guard.update_joint_state(*sample))
-
-    def _newest_commands(self) -> dict[tuple[Source, bytes], Received]:
-        """Each sender's newest: who sends a thousand a second takes nobody's place."""
+    def _newest_commands(self) -> dict[tuple[Source, bytes], ReceivedMessage]:
+        """The newest command of each publisher: one that floods the topic displaces no other."""
         return {
-            (source, received.sender): received
-            for source, polled in self._commands.items()
-            for received in polled.take()
+            (source, received.publisher): received
+            for source, subscription in self._commands.items()
+            for received in subscription.take()
         }
 
-    def _command(
-        self, guard: Guard, now: float, source: Source, received: Received
+    def _accept_commands(self, guard: Guard, now: float) -> None:
+        """Reads the commands of the publishers that wait longest: at least one, and more while
+        TIME_SHARE allows."""
+        keys, until = list(self._waiting), time.perf_counter() + TIME_SHARE * guard.period
+        for source, publisher in keys[:MAX_PUBLISHERS]:
+            received = self._waiting.pop((source, publisher))
+            self._on_rejection(self._accept(guard, now, source, received))
+            if time.perf_counter() > until:
+                break
+        for key in keys[MAX_PUBLISHERS:]:
+            del self._waiting[key]
+        if len(keys) > MAX_PUBLISHERS:
+            text = (
+                f"{len(keys)} publishers of commands at once; {MAX_PUBLISHERS} were read, end some"
+            )
+            self._on_rejection(guard.reject("crowd", text))
+
+    def _accept(
+        self, guard: Guard, now: float, source: Source, received: ReceivedMessage
     ) -> Rejection | None:
         try:
             if not received.rejection:
                 messages.check_chunk_size(received.data, self._spec)
-            message = received.message(JointTrajectoryMsg)
+            message = received.deserialize(JointTrajectoryMsg)
             chunk = messages.from_chunk_message(message, self._clock.origin_ns)
         except NacError as error:
             return guard.reject("shape", str(error))
         return guard.accept(chunk, now, source)
+
+    def _update_joint_state(self, guard: Guard, received: ReceivedMessage) -> None:
+        try:
+            message = received.deserialize(JointState)
+            sample = self._merger.add_message(message, self._clock.origin_ns)
+        except NacError as error:
+            reason = error.reason if isinstance(error, BadObservation) else ""
+            reason = JOINT_STATE_REASONS.get(reason, "joint_states_names")
+            self._on_rejection(guard.reject(reason, str(error)))
+        else:
+            if sample is not None:
+                self._on_rejection(guard.update_joint_state(*sample))

@@ -15,14 +15,16 @@ from std_msgs.msg import String
 from nac_ros.control.types import Mode
 from nac_ros.core.errors import NacError
 from nac_ros.ros import qos
-from nac_ros.ros.polled_subscription import PolledSubscription, Received
+from nac_ros.ros.polled_subscription import PolledSubscription, ReceivedMessage
 
-TOPIC, HOLD = "guard/mode", "hold"
+TOPIC = "guard/mode"
+HOLD: Mode = "hold"
 MODES = get_args(Mode)
 MAX_BYTES = 1024
-MAX_PUBLISHERS = 256  # whose newest number is stored
+MAX_PUBLISHERS = 256  # whose newest sequence number is stored
 TAKES_UNTIL_LATE = 20  # calls of `take` after which a message on the latched reader alone is old
 HOLDS_BEFORE_START = ("mode_hold", "settling")  # hold reasons before a mode takes effect
+EXPECTED_HOLDS = ("", *HOLDS_BEFORE_START, "no_chunk")  # hold reasons in normal operation
 FIRST = "send hold first, then the mode"
 
 
@@ -56,93 +58,92 @@ class ModeRequests:
     `hold` always counts. Another mode counts if it was published since the activation, a `hold`
     was received before it in this activation, and its publisher sent the newest `hold` or sends
     its first message (so two `ros2 topic pub` commands work).
+
+    The live reader receives only messages published since the activation, the latched reader also
+    older ones. A message that the latched reader alone receives is therefore old.
     """
 
     def __init__(self, node: Node):
-        self._node = node
         # Created first: a publisher that waits for one matched reader has then matched this one.
         self._live = PolledSubscription(node, String, TOPIC, qos.COMMAND_QUEUE, MAX_BYTES)
-        self._kept = PolledSubscription(node, String, TOPIC, qos.LATCHED_QUEUE, MAX_BYTES)
-        self._newest: dict[bytes, int] = {}  # publisher -> number of its newest live message
-        self._late: dict[tuple[bytes, int | None], tuple[str, int]] = {}
-        self.renew()
+        self._latched = PolledSubscription(node, String, TOPIC, qos.LATCHED_QUEUE, MAX_BYTES)
+        self._numbers: dict[bytes, int] = {}  # publisher -> number of its newest live message
+        # (publisher, number) of latched messages -> mode, and how many calls of `take` the live
+        # reader may still need to receive the same message
+        self._undecided: dict[tuple[bytes, int | None], tuple[str, int]] = {}
+        self.discard()
 
-    def destroy(self) -> None:
-        """Destroys the subscriptions."""
-        for polled in (self._live, self._kept):
-            self._node.destroy_subscription(polled.subscription)
-
-    def renew(self) -> None:
+    def discard(self) -> None:
         """Discards all earlier requests, also a `hold`."""
         for received in self._live.take():
-            self._note(received)
-        self._holder: bytes | None = None  # publisher of the newest hold
+            self._store_number(received)
+        self._hold_publisher: bytes | None = None  # publisher of the newest hold
 
     def take(self) -> list[ModeRequest]:
-        """The requests since the last call, in order; equal rejections are reported once."""
+        """The requests since the last call, in order; equal rejections are returned once."""
         found: list[ModeRequest] = []
-        for request in (*self._take_live(), *self._take_kept()):
+        for request in (*self._take_live(), *self._take_latched()):
             if not request.rejection or request not in found:
                 found.append(request)
         return found
 
     def _take_live(self) -> Iterator[ModeRequest]:
         for received in self._live.take():
-            self._note(received)
-            mode = _mode_of(received)
+            self._store_number(received)
+            mode = _mode_in(received)
             if mode == HOLD:
-                self._holder = received.sender
+                self._hold_publisher = received.publisher
             yield ModeRequest(mode, self._rejection(mode, received))
 
-    def _rejection(self, mode: str, received: Received) -> str:
+    def _rejection(self, mode: str, received: ReceivedMessage) -> str:
         if mode not in MODES or mode == HOLD:
             return ""
-        if self._holder is None:
+        if self._hold_publisher is None:
             return (
                 f"guard/mode {mode} came before any hold since the guard was activated or reset; "
                 f"{FIRST}"
             )
-        if received.sender != self._holder and received.number != 1:
+        if received.publisher != self._hold_publisher and received.number != 1:
             return f"guard/mode {mode} came from another publisher than the newest hold; {FIRST}"
         return ""
 
-    def _take_kept(self) -> Iterator[ModeRequest]:
-        """Messages of the latched reader only; these were published before the activation."""
-        for received in self._kept.take():
-            if self._was_live(received.sender, received.number):
+    def _take_latched(self) -> Iterator[ModeRequest]:
+        """Requests that only the latched reader received; the old ones other than hold are rejected."""
+        for received in self._latched.take():
+            if self._was_live(received.publisher, received.number):
                 continue
-            mode = _mode_of(received)
+            mode = _mode_in(received)
             if mode in MODES and mode != HOLD:
-                self._late[received.sender, received.number] = (mode, TAKES_UNTIL_LATE)
+                self._undecided[received.publisher, received.number] = (mode, TAKES_UNTIL_LATE)
                 continue
             if mode == HOLD:
-                self._holder = received.sender
+                self._hold_publisher = received.publisher
             yield ModeRequest(mode)
-        for key, (mode, takes) in list(self._late.items()):
+        for key, (mode, takes) in list(self._undecided.items()):
             if self._was_live(*key):
-                del self._late[key]
+                del self._undecided[key]
             elif takes == 0:
-                del self._late[key]
+                del self._undecided[key]
                 yield ModeRequest(
                     mode, f"guard/mode {mode} was sent before the guard was activated; {FIRST}"
                 )
             else:
-                self._late[key] = (mode, takes - 1)
+                self._undecided[key] = (mode, takes - 1)
 
-    def _was_live(self, sender: bytes, number: int | None) -> bool:
-        return number is not None and number <= self._newest.get(sender, 0)
+    def _was_live(self, publisher: bytes, number: int | None) -> bool:
+        return number is not None and number <= self._numbers.get(publisher, 0)
 
-    def _note(self, received: Received) -> None:
-        """Stores the newest number of a publisher; drops the publisher silent for longest."""
-        self._newest.pop(received.sender, None)
-        self._newest[received.sender] = received.number or 0
-        if len(self._newest) > MAX_PUBLISHERS:
-            del self._newest[next(iter(self._newest))]
+    def _store_number(self, received: ReceivedMessage) -> None:
+        """Stores a publisher's newest sequence number; forgets the publisher silent for longest."""
+        self._numbers.pop(received.publisher, None)
+        self._numbers[received.publisher] = received.number or 0
+        if len(self._numbers) > MAX_PUBLISHERS:
+            del self._numbers[next(iter(self._numbers))]
 
 
-def _mode_of(received: Received) -> str:
+def _mode_in(received: ReceivedMessage) -> str:
     """Text of the message; the error text, an unknown mode, if it cannot be parsed."""
     try:
-        return received.message(String).data
+        return received.deserialize(String).data
     except NacError as error:
         return str(error)

@@ -1,41 +1,34 @@
-"""How pictures travel between processes: raw through large shared memory, or as JPEG."""
+"""How images travel between processes: raw through large shared memory, or as JPEG."""
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nac_ros.core.config import config_dir
-from nac_ros.core.message_decoding import from_image
 from nac_ros.robot.spec import CameraSpec
 
 SHM = Path("/dev/shm")
-SEGMENT = 32 << 20  # [bytes] of each process, as config/dds/large_images.xml says
+SEGMENT = 32 << 20  # bytes of shared memory of each process, as in config/dds/large_images.xml
 N_PROCESSES = 6  # cameras, policy, recorder, view
-SMALL = 100_000  # [bytes] a few of them fit into the 512 KiB that Fast DDS has by default
-IMAGES = "NAC_ROS_IMAGES"  # `jpeg` where there is no room for large ones
-# Fast DDS 3 knows the first name; the 2.x of distributions before Kilted only the other
+SMALL_IMAGE = 100_000  # [bytes] several fit into the 512 KiB that Fast DDS has by default
+IMAGES = "NAC_ROS_IMAGES"  # variable; `jpeg` on a machine without room for large raw images
+# Fast DDS 3 reads the first variable; 2.x, in distributions before Kilted, only the second.
 PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILES, OLD_DISTROS = "FASTRTPS_DEFAULT_PROFILES_FILE", ("humble", "iron", "jazzy")
 
 
 class ImageTopic(NamedTuple):
-    """How a camera's images are received; `decode(message)` returns RGB uint8 `[H, W, 3]`."""
+    """Message type and topic of a camera's images; `messages.read_image` reads both types."""
 
     message_type: Any
     topic: str
-    decode: Callable[[Any], np.ndarray]
 
 
 def environment(folder: Path = SHM) -> dict[str, str]:
-    """Variables for a process that sends or takes pictures, by the room in shared memory now.
-
-    What the user has set stays.
-    """
-    if any(os.environ.get(name) for name in (PROFILES, OLD_PROFILES, IMAGES)):
+    """Variables for a process that sends or receives images: the Fast DDS profile if `folder` has
+    enough free space, JPEG otherwise. Empty if the user has set one of them."""
+    if _is_configured():
         return {}
     if not folder.is_dir() or shutil.disk_usage(folder).free < N_PROCESSES * SEGMENT:
         return {IMAGES: "jpeg"}
@@ -43,49 +36,46 @@ def environment(folder: Path = SHM) -> dict[str, str]:
     return {name: str(config_dir() / "dds" / "large_images.xml")}
 
 
+def _is_configured() -> bool:
+    return any(os.environ.get(name) for name in (PROFILES, OLD_PROFILES, IMAGES))
+
+
 def is_large(camera: CameraSpec) -> bool:
-    """Whether its raw pictures are lost without a profile."""
-    return 3 * camera.width * camera.height > SMALL
+    """Whether the camera's raw images are lost without the Fast DDS profile."""
+    return 3 * camera.width * camera.height > SMALL_IMAGE
 
 
 def must_use_jpeg(camera: CameraSpec) -> bool:
-    """Whether this process was told that large pictures come as JPEG, and these are large."""
+    """Whether the camera's images are large and this process was set to use JPEG for those."""
     return os.environ.get(IMAGES) == "jpeg" and is_large(camera)
 
 
 def image_topic(camera: CameraSpec) -> ImageTopic:
-    """How to listen to a camera."""
+    """The topic to subscribe to for a camera's images."""
     from sensor_msgs.msg import CompressedImage, Image
 
     if camera.transport == "jpeg" or must_use_jpeg(camera):
-        return ImageTopic(CompressedImage, camera.compressed_topic, _from_compressed)
-    return ImageTopic(Image, camera.topic, from_image)
+        return ImageTopic(CompressedImage, camera.compressed_topic)
+    return ImageTopic(Image, camera.topic)
 
 
 def jpeg_notice(camera: CameraSpec) -> str:
-    """For the log, where not the robot's YAML but this machine decides; '' otherwise."""
+    """Log line if JPEG is used because of this machine, not because of the robot's YAML, or ''."""
     if camera.transport == "jpeg" or not must_use_jpeg(camera):
         return ""
-    need = N_PROCESSES * SEGMENT >> 20
+    needed_mb = N_PROCESSES * SEGMENT >> 20
     return (
         f"camera {camera.name}: JPEG is used, from {camera.compressed_topic}, because {SHM} has "
-        f"less than {need} MB free (docker: --shm-size)"
+        f"less than {needed_mb} MB free (docker: --shm-size)"
     )
 
 
 def shared_memory_advice(camera: CameraSpec) -> str:
-    """For the log, where raw pictures are large and nothing was set for them; '' otherwise."""
-    told = any(os.environ.get(name) for name in (PROFILES, OLD_PROFILES, IMAGES))
-    if told or not is_large(camera):
+    """Log line if raw images are large and no variable is set for them, or ''."""
+    if _is_configured() or not is_large(camera):
         return ""
     return (
-        f"camera {camera.name}: of raw {camera.width}x{camera.height} pictures many are lost on "
-        f"their way; set {PROFILES} to config/dds/large_images.xml here and where they are taken, "
-        "or take JPEG (`transport: jpeg` in the robot's YAML)"
+        f"camera {camera.name}: many raw {camera.width}x{camera.height} images are lost in "
+        f"transport; set {PROFILES} to config/dds/large_images.xml for this node and its "
+        "subscribers, or use JPEG (`transport: jpeg` in the robot's YAML)"
     )
-
-
-def _from_compressed(message: Any) -> np.ndarray:
-    from nac_ros.core import image_codec  # and OpenCV, which the guard does without
-
-    return image_codec.from_compressed(message)

@@ -1,4 +1,4 @@
-"""The graph as launch actions; needs ROS 2's `launch`, which only launch files import."""
+"""Turns a node graph into launch actions; needs the `launch` package of ROS 2."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ RESPAWN_S = 2.0
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 COMMON: Arguments = {
-    "params_file": ("", "ROS parameter file, read after the package's own config/nodes"),
+    "params_file": ("", "ROS parameter file, read after config/nodes of the package"),
     "namespace": ("", "namespace of all nodes and of their topics"),
-    "use_sim_time": ("false", "whether time comes from the topic /clock"),
-    "log_level": ("info", "least severe messages that are logged"),
-    "autostart": ("true", "whether lifecycle nodes are configured and activated at once"),
+    "use_sim_time": ("false", "whether time is read from the topic /clock"),
+    "log_level": ("info", "lowest severity that is logged"),
+    "autostart": ("true", "whether lifecycle nodes are configured and activated at start"),
 }
 CHOICES = {"use_sim_time": BOOL, "autostart": BOOL, "log_level": LEVELS}
 
@@ -34,15 +34,18 @@ CHOICES = {"use_sim_time": BOOL, "autostart": BOOL, "log_level": LEVELS}
 def describe(
     graph: Callable[..., Sequence[NodeProcess]], arguments: Arguments
 ) -> LaunchDescription:
-    """The processes of `graph(**arguments)`, with the arguments that every launch file has."""
+    """Launches the processes of `graph(**arguments)`; adds the COMMON arguments.
+
+    arguments: those of the launch file that are passed to `graph`, unless empty
+    """
 
     def start(context: LaunchContext) -> list:
-        given = context.launch_configurations
-        known = {name: given[name] for name in arguments if given[name]}
-        common = {name: given[name] for name in COMMON}
+        values = context.launch_configurations
+        given = {name: values[name] for name in arguments if values[name]}
+        common = {name: values[name] for name in COMMON}
         if common["params_file"] and not Path(common["params_file"]).is_file():
             raise ConfigError(f"there is no params_file at {common['params_file']}")
-        return [action for process in graph(**known) for action in actions(process, common)]
+        return [action for process in graph(**given) for action in actions(process, common)]
 
     declared = [
         DeclareLaunchArgument(
@@ -54,24 +57,24 @@ def describe(
 
 
 def actions(process: NodeProcess, common: Mapping[str, str]) -> list:
-    """Starts a process and, where it has a lifecycle and is to start by itself, activates it."""
-    facts = _facts(process, common)
+    """Starts a process; with `autostart` also configures and activates a lifecycle node."""
+    arguments = _node_arguments(process, common)
     if not process.lifecycle:
-        return [Node(**facts)]
-    node = LifecycleNode(**facts)
+        return [Node(**arguments)]
+    node = LifecycleNode(**arguments)
     if common["autostart"] != "true":
         return [node]
     activate = OnStateTransition(
         target_lifecycle_node=node,
         start_state="configuring",
         goal_state="inactive",
-        entities=[_change(node, Transition.TRANSITION_ACTIVATE)],
+        entities=[_change_state(node, Transition.TRANSITION_ACTIVATE)],
     )
-    configure = _change(node, Transition.TRANSITION_CONFIGURE)
+    configure = _change_state(node, Transition.TRANSITION_CONFIGURE)
     return [RegisterEventHandler(activate), node, configure]
 
 
-def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
+def _node_arguments(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
     defaults = [] if process.node_type else [str(process.defaults)]  # written for another name
     files = defaults + ([common["params_file"]] if common["params_file"] else [])
     sim_time = {"use_sim_time": common["use_sim_time"] == "true"}
@@ -95,6 +98,6 @@ def _facts(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _change(node: LifecycleNode, transition: int) -> EmitEvent:
+def _change_state(node: LifecycleNode, transition: int) -> EmitEvent:
     matcher = matches_action(node)
     return EmitEvent(event=ChangeState(lifecycle_node_matcher=matcher, transition_id=transition))

@@ -1,4 +1,7 @@
-"""Messages to core values and back; whatever a message cannot mean raises, nothing is repaired."""
+"""Converts ROS messages to core values and back; an invalid message raises, none is repaired.
+
+A time [s] counts from `origin_ns`, 0 = the epoch of the message's stamp.
+"""
 
 import json
 import struct
@@ -25,29 +28,29 @@ from nac_ros.core.message_decoding import (
 from nac_ros.core.types import ActionChunk, JointTrajectory, Trajectory, TrajectoryPoint
 from nac_ros.robot.spec import CameraSpec, Intrinsics, RobotSpec
 
-MAX_POINTS = 10_000  # of a chunk's message, whoever reads it
-MAX_CHUNK_S = 5.0  # of motion in a chunk that a guard reads; it plays the first second
-MIN_POINTS = 64  # that a guard reads, however slow its robot's rate is
-MAX_CHUNK_JOINTS = 64  # that a chunk names before its points are looked at
-MAX_OTHER_JOINTS = 300  # in joint states, beside the robot's own
-NAME_BYTES = 64  # of a joint's name, on average
+MAX_POINTS = 10_000  # of a chunk, for every reader
+MAX_CHUNK_S = 5.0  # longest chunk that a guard reads; it plays the first second
+MIN_POINTS = 64  # a guard reads at least so many, also at a low action rate
+MAX_CHUNK_JOINTS = 64  # joint names that are read before the points
+MAX_OTHER_JOINTS = 300  # in joint states, in addition to the robot's
+NAME_BYTES = 64  # mean length of a joint name, a generous estimate
 HEADER_BYTES = 512  # stamp and frame of any message
 MAX_TEXT = 1000  # characters of a value on diagnostics
-MAX_REPORT_BYTES = 262_144  # of a message with diagnostics, or of an outcome
-GRID_S = 1e-3  # how far [s] a chunk's points may lie off its rate
-MIN_AHEAD_S = 1e-3  # a controller refuses a first point that is not in its future
+MAX_REPORT_BYTES = 262_144  # of a diagnostics message or an outcome
+GRID_S = 1e-3  # largest deviation [s] of a chunk's points from an even grid
+MIN_AHEAD_S = 1e-3  # a controller rejects a first point that is not in its future
 
-__all__ = ["NANO", "from_image", "from_joint_state", "to_seconds"]  # as they stand in decode
+__all__ = ["NANO", "from_image", "from_joint_state", "to_seconds"]  # from core.message_decoding
 
 
 def to_time(seconds: float, origin_ns: int = 0) -> Time:
-    """A stamp from seconds after `origin_ns`; a float of today's epoch is good for 0.2 us only."""
+    """A stamp. A float of seconds since 1970 resolves only 0.2 us, hence `origin_ns`."""
     whole, nanos = divmod(origin_ns + round(seconds * NANO), NANO)
     return Time(sec=whole, nanosec=nanos)
 
 
 def to_chunk_message(chunk: ActionChunk) -> JointTrajectoryMsg:
-    """Stamped with the observation's time; point i is due (i + 1) / rate later."""
+    """A chunk as a message, stamped with its observation; point i is due (i + 1) / rate later."""
     message = JointTrajectoryMsg(joint_names=list(chunk.names))
     message.header.stamp = to_time(chunk.stamp)
     message.points = [
@@ -58,64 +61,67 @@ def to_chunk_message(chunk: ActionChunk) -> JointTrajectoryMsg:
 
 
 def from_chunk_message(message: JointTrajectoryMsg, origin_ns: int = 0) -> ActionChunk:
-    """The inverse; raises BadActions for ragged points or points off an even grid of times."""
+    """The inverse of `to_chunk_message`; raises BadActions unless every point has a position for
+    each joint and the points are evenly spaced in time."""
     names, points = tuple(message.joint_names), message.points
     if not 0 < len(points) <= MAX_POINTS:
         raise BadActions(f"the chunk has {len(points)} points; wanted 1 to {MAX_POINTS}")
     for i, point in enumerate(points):
         if len(point.positions) != len(names):
-            came = len(point.positions)
-            raise BadActions(f"point {i} has {came} positions for {len(names)} joints")
+            n_positions = len(point.positions)
+            raise BadActions(f"point {i} has {n_positions} positions for {len(names)} joints")
     times = np.array([to_seconds(point.time_from_start) for point in points])
     period = times[-1] / len(times)
     if period <= 0 or np.abs(times - period * (np.arange(len(times)) + 1)).max() > GRID_S:
-        shown = np.round(times[:4], 4).tolist()
-        raise BadActions(f"the chunk's points are not one period apart from the first: {shown} s")
+        first = np.round(times[:4], 4).tolist()
+        raise BadActions(f"the chunk's points are not evenly spaced from its stamp: {first} s")
     actions = np.array([point.positions for point in points], np.float32)
     stamp = to_seconds(message.header.stamp, origin_ns)
     return ActionChunk(stamp, float(1 / period), names, actions, np.empty(0, np.int64))
 
 
 def max_points(spec: RobotSpec) -> int:
-    """Points of the longest chunk that a guard of this robot reads."""
+    """Points of the longest chunk that the guard of this robot reads."""
     return max(MIN_POINTS, int(np.ceil(MAX_CHUNK_S * spec.action_rate_hz)))
 
 
 def max_chunk_bytes(spec: RobotSpec) -> int:
-    """Serialized size of the largest chunk that a guard of this robot reads; positions,
-    velocities, accelerations and efforts may all be there."""
+    """Serialized size [bytes] of the largest chunk that the guard of this robot reads, with
+    positions, velocities, accelerations and efforts."""
     values = 4 * (8 + 8 * spec.action_dim)
     return HEADER_BYTES + _names_bytes(spec.joint_names) + max_points(spec) * (values + 8)
 
 
 def check_chunk_size(data: bytes, spec: RobotSpec) -> None:
-    """Raises BadActions for a serialized chunk of more points or joints than are read, which is
-    seen in its first bytes; the points themselves take long to deserialize."""
+    """Raises BadActions for a serialized chunk (CDR) with too many points or joints.
+
+    Only the lengths of its lists are read, because deserializing the points takes long.
+    """
     try:
         order = "<" if data[1] & 1 else ">"  # CDR: a header of 4 bytes, then aligned values
         body = data[4:]
         at = _after_text(body, 8, order)  # stamp, frame
         (n_joints,) = struct.unpack_from(f"{order}I", body, at)
         if n_joints > MAX_CHUNK_JOINTS:
-            raise BadActions(f"the chunk is of {n_joints} joints, the robot has {spec.action_dim}")
+            raise BadActions(f"the chunk has {n_joints} joints, the robot has {spec.action_dim}")
         at += 4
         for _ in range(n_joints):
             at = _after_text(body, at, order)
         (n_points,) = struct.unpack_from(f"{order}I", body, at)
     except (struct.error, IndexError):
         raise BadActions(f"{len(data)} bytes are no JointTrajectory") from None
-    if n_points > (most := max_points(spec)):
-        raise BadActions(f"the chunk has {n_points} points; wanted 1 to {most}")
+    if n_points > max_points(spec):
+        raise BadActions(f"the chunk has {n_points} points; wanted 1 to {max_points(spec)}")
 
 
 def _after_text(body: bytes, at: int, order: str) -> int:
-    """Where the next value of 4 bytes begins after the text at `at`."""
+    """Offset of the next 4-byte value after the string at offset `at`."""
     (size,) = struct.unpack_from(f"{order}I", body, at)
     return -(-(at + 4 + size) // 4) * 4
 
 
 def max_joint_state_bytes(spec: RobotSpec) -> int:
-    """Serialized size of the largest joint state that is read, which may hold other joints too."""
+    """Serialized size [bytes] of the largest joint state that is read; it may hold other joints."""
     others = MAX_OTHER_JOINTS * (NAME_BYTES + 3 * 8)
     return HEADER_BYTES + _names_bytes(spec.joint_names) + 3 * 8 * spec.action_dim + others
 
@@ -125,53 +131,58 @@ def _names_bytes(names: Sequence[str]) -> int:
 
 
 def to_trajectory_message(
-    motion: JointTrajectory,
+    trajectory: JointTrajectory,
     names: Sequence[str],
     columns: Sequence[int],
     sent: float | None = None,
     origin_ns: int = 0,
-    spare: list[JointTrajectoryPoint] | None = None,
+    point_pool: list[JointTrajectoryPoint] | None = None,
 ) -> JointTrajectoryMsg:
-    """The part of a motion that one controller plays, at its stamp [s] after `origin_ns`.
+    """The `columns` of a trajectory, joints `names`, for one controller.
 
-    sent: time [s] it is sent at, for a controller that is to begin when it arrives (stamp 0)
-    spare: points of messages that were sent, to be used again (making them takes longest)
+    sent: time [s] of sending, for a controller that starts on arrival (stamp 0)
+    point_pool: points of earlier messages that are reused, because creating them takes longest
     """
     message = JointTrajectoryMsg(joint_names=list(names))
-    due_ns, rows = _on_the_nanosecond(motion)
+    due_ns, rows = _on_the_nanosecond(trajectory)
     if sent is None:
-        message.header.stamp = to_time(motion.stamp, origin_ns)
+        message.header.stamp = to_time(trajectory.stamp, origin_ns)
         from_start = due_ns - due_ns[0]  # the first point is due at the stamp
     else:
         ahead_ns = max(int(due_ns[0]) - round(sent * NANO), round(MIN_AHEAD_S * NANO))
         from_start = due_ns - due_ns[0] + ahead_ns
-    spare = [] if spare is None else spare
-    spare += [JointTrajectoryPoint() for _ in range(len(due_ns) - len(spare))]
-    message.points = spare[: len(due_ns)]
-    for point, nanos, place, speed, change in zip(
+    pool = [] if point_pool is None else point_pool
+    pool += [JointTrajectoryPoint() for _ in range(len(due_ns) - len(pool))]
+    message.points = pool[: len(due_ns)]
+    for point, nanos, position, velocity, acceleration in zip(
         message.points, from_start.tolist(), *(part[:, columns].tolist() for part in rows)
     ):
-        point.positions, point.velocities, point.accelerations = place, speed, change
+        point.positions, point.velocities = position, velocity
+        point.accelerations = acceleration
         point.time_from_start.sec, point.time_from_start.nanosec = divmod(nanos, NANO)
     return message
 
 
-def _on_the_nanosecond(motion: JointTrajectory) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """When its points are due, int64 [ns], and positions, velocities and accelerations then.
+def _on_the_nanosecond(trajectory: JointTrajectory) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Due times of the points, int64 [ns], and positions, velocities and accelerations then.
 
-    Half a nanosecond off is nothing to an arm, but two points 0.1 ms apart that do not fit one
-    another to 1e-13 are an acceleration beyond its limits.
+    Rounding a due time moves a point by up to 0.5 ns. Positions and velocities are extrapolated
+    to the rounded time: between points 0.1 ms apart a mismatch of 1e-13 rad would already be an
+    acceleration beyond the limits.
     """
-    exact_ns = (motion.stamp + motion.times) * NANO
+    exact_ns = (trajectory.stamp + trajectory.times) * NANO
     due_ns = np.rint(exact_ns).astype(np.int64)
-    late = ((due_ns - exact_ns) / NANO)[:, None]
-    places, speeds, changes = motion.positions, motion.velocities, motion.accelerations
-    return due_ns, (places + late * speeds, speeds + late * changes, changes)
+    late_s = ((due_ns - exact_ns) / NANO)[:, None]
+    velocities, accelerations = trajectory.velocities, trajectory.accelerations
+    positions = trajectory.positions + late_s * velocities
+    return due_ns, (positions, velocities + late_s * accelerations, accelerations)
 
 
 def from_trajectory_message(message: JointTrajectoryMsg, origin_ns: int = 0) -> Trajectory:
-    """What a controller makes of it, its stamp [s] after `origin_ns`; only positions must be
-    there, the controller judges all."""
+    """The trajectory of a message as a controller reads it; stamp 0.0 = starts on arrival.
+
+    Velocities and accelerations are optional. The controller checks the values.
+    """
     points = [
         TrajectoryPoint(
             np.array(point.positions),
@@ -188,7 +199,7 @@ def from_trajectory_message(message: JointTrajectoryMsg, origin_ns: int = 0) -> 
 
 
 def to_array_message(values: np.ndarray) -> Float64MultiArray:
-    """What a forward command controller takes."""
+    """Set-points `[D]` for a forward command controller."""
     return Float64MultiArray(data=values.tolist())
 
 
@@ -215,7 +226,8 @@ def to_set_point(
     accelerations: np.ndarray,
     origin_ns: int = 0,
 ) -> JointState:
-    """What a controller interpolates at `stamp` [s]; accelerations take the place of efforts."""
+    """Set-point `[D]` that a controller interpolates at `stamp` [s]; the effort field holds the
+    accelerations."""
     message = to_joint_state(stamp, names, positions, velocities, origin_ns)
     message.effort = accelerations.tolist()
     return message
@@ -230,6 +242,17 @@ def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
     return message
 
 
+def read_image(message: Image | CompressedImage) -> tuple[float, np.ndarray]:
+    """Stamp [s] and RGB uint8 `[H, W, 3]` of a raw or JPEG image; raises BadObservation."""
+    if isinstance(message, CompressedImage):
+        from nac_ros.core.image_codec import decode_compressed_image  # OpenCV, which the guard never needs
+
+        image = decode_compressed_image(message)
+    else:
+        image = from_image(message)
+    return to_seconds(message.header.stamp), image
+
+
 def to_depth(stamp: float, frame: str, depth_mm: np.ndarray) -> Image:
     """Depth [mm], uint16 `[H, W]`, 0 = unknown."""
     height, width = depth_mm.shape
@@ -240,14 +263,14 @@ def to_depth(stamp: float, frame: str, depth_mm: np.ndarray) -> Image:
 
 
 def _to_bytes(values: np.ndarray) -> array:
-    """The one kind of value that a message takes without looking at each byte."""
+    # A message copies an array("B") at once, but checks every element of any other sequence.
     data = array("B")
     data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
     return data
 
 
 def to_compressed(stamp: float, frame: str, data: bytes) -> CompressedImage:
-    """A picture that is JPEG already."""
+    """A JPEG image from its bytes."""
     message = CompressedImage(format=JPEG_FORMAT)
     message.header.stamp, message.header.frame_id = to_time(stamp), frame
     message.data = array("B", data)
@@ -255,7 +278,7 @@ def to_compressed(stamp: float, frame: str, data: bytes) -> CompressedImage:
 
 
 def to_camera_info(stamp: float, camera: CameraSpec, intrinsics: Intrinsics | None) -> CameraInfo:
-    """Without intrinsics all of its matrices are zero, which means uncalibrated."""
+    """Without intrinsics all matrices are zero, which means an uncalibrated camera."""
     message = CameraInfo(height=camera.height, width=camera.width)
     message.header.stamp, message.header.frame_id = to_time(stamp), camera.name
     if intrinsics is not None:
@@ -268,8 +291,8 @@ def to_camera_info(stamp: float, camera: CameraSpec, intrinsics: Intrinsics | No
 
 
 def to_status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:
-    """A diagnostic status; values are written as JSON, except plain text, which comes on one line
-    of at most MAX_TEXT characters."""
+    """A diagnostic status. Texts are put on one line of at most MAX_TEXT characters, other values
+    are written as JSON."""
     pairs = [
         KeyValue(
             key=show_text(key, MAX_TEXT),
@@ -282,12 +305,12 @@ def to_status(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> 
 
 
 def values_from_status(status: DiagnosticStatus) -> dict[str, Any]:
-    """The inverse for its values, with the text as `message`."""
+    """The values of a status by key, and its text as `message`; the inverse of `to_status`."""
     return {"message": status.message, **{p.key: _value(p.value) for p in status.values}}
 
 
 def from_outcome(text: str) -> dict[str, Any]:
-    """What the twin's judge says, as JSON; empty for anything else."""
+    """The twin's outcome from its JSON text; empty if the text is no JSON object."""
     found = _value(text)
     return found if isinstance(found, dict) else {}
 
@@ -295,7 +318,7 @@ def from_outcome(text: str) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or such as nobody of us writes
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         return text
 
 

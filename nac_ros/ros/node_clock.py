@@ -1,11 +1,13 @@
-"""The guard's time in a node: read before each tick, and continuous when the clock is set."""
+"""Clocks of a node: one for timers, and the guard's time, which is continuous if the clock is set."""
 
 import time
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from nac_ros.control.guard_clock import GuardClock
 
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # for timers: it cannot be set
 READ_S = 2e-3  # a reading of both clocks that took longer is repeated
 TRIES = 5
 

@@ -31,7 +31,7 @@ class NodeLog:
         self._logger = node.get_logger()
         self.dropped = 0
         self._queue: Queue[tuple[str, str]] = Queue(MAX_WAITING)
-        self._lock, self._said = Lock(), dict[str, float]()
+        self._lock, self._written_at = Lock(), dict[str, float]()
         self._silenced = Counter[str]()
         self._thread = Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -69,12 +69,12 @@ class NodeLog:
             return line
         with self._lock:
             now = time.monotonic()
-            if now - self._said.get(reason, -QUIET_S) < QUIET_S:
+            if now - self._written_at.get(reason, -QUIET_S) < QUIET_S:
                 self._silenced[reason] += 1
                 return None
-            self._said[reason] = now
+            self._written_at[reason] = now
             more = self._silenced.pop(reason, 0)
-        return f"{line} (and {more} like it before)" if more else line
+        return f"{line} (and {more} similar lines before)" if more else line
 
     def _put(self, level: str, text: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Running a node as a process: a clean end on SIGINT and SIGTERM, or when its starter is gone."""
+"""Runs a node as a process, and the base class of the lifecycle nodes."""
 
 import os
 import signal
@@ -6,38 +6,135 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import rclpy
-from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from nac_ros.core.errors import NacError
-from nac_ros.ros.node_graph import STARTER
-from nac_ros.ros.node_log import flush_logs
+from nac_ros.ros.diagnostics import Diagnostics
+from nac_ros.ros.node_log import NodeLog, flush_logs
 from nac_ros.ros.output import unblock_output
 
-STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # for timers: nobody sets it
-WAKE_S = 0.1  # how soon a signal is noticed
+STARTER = "NAC_ROS_STARTER"  # variable with a process id; the node ends when that process ends
+WAKE_S = 0.1  # longest time until a signal takes effect
+ENTITIES = ("timer", "service", "client", "subscription", "publisher")
+
+
+class ManagedNode(LifecycleNode):
+    """Base of the lifecycle nodes.
+
+    A subclass sets `diagnostics` in its constructor and implements `configure`, `activate` and
+    `stop`. What `configure` creates (publishers, timers, ...) is destroyed by the transition
+    cleanup, what is created later by deactivate. Every transition is reported on diagnostics.
+
+    lifecycle: `not configured`, `inactive`, `active`, or why the last configuration failed
+    """
+
+    HELP = "see the log at level debug"  # after an unexpected error in `configure`
+    diagnostics: Diagnostics
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.log = NodeLog(self)
+        self.lifecycle = "not configured"
+
+    def configure(self) -> None:
+        """Prepares the node; an exception is reported and fails the transition."""
+
+    def activate(self) -> None:
+        """Starts the work; a NacError is logged and fails the transition."""
+
+    def stop(self) -> None:
+        """Ends motion and work: on deactivate, on shutdown, and before the process ends."""
+
+    def release(self) -> None:
+        """Frees what a complete or failed `configure` made, except for its ROS entities."""
+
+    def close(self) -> None:
+        """Called before the process ends, while the node can still publish."""
+        self.stop()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._before_configure = self._entities()
+        try:
+            self.configure()
+        except Exception as error:  # rclpy would end the node without a message
+            reason = str(error)
+            if not isinstance(error, NacError):
+                self.log.debug(traceback.format_exc())
+                reason = f"configuring failed, {type(error).__name__}: {reason}; {self.HELP}"
+            self._clean_up()
+            self.log.error(reason)
+            self._report(" ".join(reason.split()))
+            return TransitionCallbackReturn.FAILURE
+        self._report("inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._before_activate = self._entities()
+        try:
+            self.activate()
+        except NacError as error:
+            self.log.error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._report("active")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.stop()
+        self._destroy_except(self._before_activate)
+        self._report("inactive")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._clean_up()
+        self._report("not configured")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _report(self, lifecycle: str) -> None:
+        self.lifecycle = lifecycle
+        self.diagnostics.publish()
+
+    def _clean_up(self) -> None:
+        self.release()
+        self._destroy_except(self._before_configure)
+
+    def _entities(self) -> dict[str, list[Any]]:
+        return {kind: list(getattr(self, f"{kind}s")) for kind in ENTITIES}
+
+    def _destroy_except(self, kept: dict[str, list[Any]]) -> None:
+        for kind, entities in self._entities().items():
+            for entity in entities:
+                if entity not in kept[kind]:
+                    getattr(self, f"destroy_{kind}")(entity)
 
 
 class ClosableNode(Protocol):
-    """A node that brings motion to rest and ends its threads while it can still publish."""
+    """A node that brings the robot to rest and ends its threads while it can still publish."""
 
     def close(self) -> None:
-        """Before the node is destroyed."""
+        """Called before the node is destroyed."""
 
     def destroy_node(self) -> None: ...
 
 
 def run(make: Callable[[], ClosableNode], argv: list[str] | None = None) -> int:
-    """Spins the node that `make` builds until a signal; exit code 2 when it cannot start."""
+    """Spins the node that `make` builds until SIGINT, SIGTERM or the end of its starter.
+
+    Returns the exit code, 2 if the node cannot start.
+    """
     unblock_output()
     threading.excepthook = _end_with
-    wanted: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: wanted.append(received))
+        signal.signal(number, lambda received, _: signals.append(received))
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = make()
@@ -46,7 +143,7 @@ def run(make: Callable[[], ClosableNode], argv: list[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 2
     try:
-        _spin(node, wanted)
+        _spin(node, signals)
     finally:
         node.close()
         flush_logs()
@@ -56,7 +153,7 @@ def run(make: Callable[[], ClosableNode], argv: list[str] | None = None) -> int:
 
 
 def _end_with(failed: threading.ExceptHookArgs) -> None:
-    """No thread dies unheard: the process goes with it, and others hear of that."""
+    """Ends the process when a thread fails, so that the other nodes notice."""
     traceback.print_exception(failed.exc_type, failed.exc_value, failed.exc_traceback)
     exit_process(1)
 
@@ -72,9 +169,9 @@ def exit_process(code: int) -> None:
     os._exit(code)
 
 
-def _spin(node: ClosableNode, wanted: list[int]) -> None:
+def _spin(node: ClosableNode, signals: list[int]) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)  # type: ignore[arg-type]
-    while not wanted and rclpy.ok() and not _orphaned():
+    while not signals and rclpy.ok() and not _orphaned():
         executor.spin_once(timeout_sec=WAKE_S)
     executor.shutdown(timeout_sec=WAKE_S)

@@ -1,7 +1,7 @@
-"""Sensor messages flow into an Aligner; what does not fit is counted by reason, never raised.
+"""Fills an ObservationBuffer from the robot's topics; messages that do not fit are only counted.
 
-No message wakes the node: all are looked at before an observation, in the order in which they
-came, so that their number costs inference no more than reading them.
+The topics are polled: their messages are read before each observation, in the order in which they
+were received, so that a flooded topic costs inference no more than reading it.
 """
 
 from collections import Counter
@@ -10,7 +10,6 @@ from functools import partial
 from threading import Lock
 from typing import Any, NamedTuple
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -20,130 +19,111 @@ from nac_ros.core.types import Observation
 from nac_ros.robot.observation_buffer import JOINTS, ObservationBuffer
 from nac_ros.robot.spec import CameraSpec, RobotSpec
 from nac_ros.ros import image_transport, messages, qos
-from nac_ros.ros.polled_subscription import PolledSubscription, Received
+from nac_ros.ros.polled_subscription import PolledSubscription, ReceivedMessage
 
 
-class _Source(NamedTuple):
-    """A topic, the stream of the aligner that it feeds, and where a message of it goes."""
+class _Input(NamedTuple):
+    """A topic, the stream of the buffer that it fills, and the function that adds a message."""
 
-    polled: PolledSubscription
+    subscription: PolledSubscription
     stream: str
-    store: Callable[[Any], None]
+    add: Callable[[Any], None]
 
 
 class ObservationSource:
-    """Listens to the robot's joint states and cameras; `take` and `observe` belong to one thread.
+    """Observations from the joint states and cameras of a robot.
 
-    refused: messages that did not fit, by reason; last_rejection: the newest one's sentence
-    notices: what the operator should know of the set-up
+    `read_messages` and `get_observation` belong to one thread, `clear` to any.
+
+    rejections: messages that did not fit, by reason; last_rejection: the text of the newest
+    notices: what the operator should know about the image topics
     """
 
     def __init__(self, node: Node, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
-        self.refused: Counter[str] = Counter()
+        self.rejections: Counter[str] = Counter()
         self.last_rejection = ""
         self.notices: list[str] = []
-        self._spec, self._lock, self._since = spec, Lock(), 0.0
-        self._aligner = ObservationBuffer(spec, cameras, n_obs_steps)
-        self._node = node
-        joints = PolledSubscription(
+        self._lock, self._since = Lock(), 0.0
+        self._buffer = ObservationBuffer(spec, cameras, n_obs_steps)
+        joint_states = PolledSubscription(
             node,
             JointState,
             spec.joint_states_topic,
-            _kept(self._aligner.N_JOINTS),
+            _sensor_profile(self._buffer.N_JOINTS),
             messages.max_joint_state_bytes(spec),
         )
-        self._sources = [_Source(joints, JOINTS, self._on_joints)]
-        self._sources += [self._look(node, spec.camera(name)) for name in cameras]
+        self._inputs = [_Input(joint_states, JOINTS, self._add_joint_state)]
+        self._inputs += [self._image_input(node, spec.camera(name)) for name in cameras]
 
-    def _look(self, node: Node, camera: CameraSpec) -> _Source:
-        kind, topic, read = image_transport.image_topic(camera)
-        if reason := image_transport.jpeg_notice(camera):
-            self.notices.append(reason)
-        polled = PolledSubscription(node, kind, topic, _kept(self._aligner.N_IMAGES))
-        return _Source(polled, camera.name, partial(self._on_image, camera.name, read))
+    def _image_input(self, node: Node, camera: CameraSpec) -> _Input:
+        message_type, topic = image_transport.image_topic(camera)
+        if notice := image_transport.jpeg_notice(camera):
+            self.notices.append(notice)
+        profile = _sensor_profile(self._buffer.N_IMAGES)
+        subscription = PolledSubscription(node, message_type, topic, profile)
+        return _Input(subscription, camera.name, partial(self._add_image, camera.name))
 
     def clear(self, since: float) -> None:
-        """Forgets all samples, and ignores what is stamped before `since` [s] from now on; any
-        thread may call it."""
+        """Forgets all samples, and ignores those stamped before `since` [s] from now on."""
         with self._lock:
-            self._aligner.clear()
+            self._buffer.clear()
             self._since = since
 
-    def take(self) -> int:
-        """Looks at what came since the last time, as many messages as it returns."""
-        came = [
-            (received.at_ns, i, received)
-            for i, source in enumerate(self._sources)
-            for received in source.polled.take()
+    def read_messages(self) -> int:
+        """Adds the messages received since the last call to the buffer; returns their number."""
+        found = [
+            (received.received_ns, i, received)
+            for i, source in enumerate(self._inputs)
+            for received in source.subscription.take()
         ]
-        for _, i, received in sorted(came, key=lambda one: one[0]):
-            self._read(self._sources[i], received)
-        return len(came)
+        for _, i, received in sorted(found, key=lambda row: row[0]):
+            self._add(self._inputs[i], received)
+        return len(found)
 
     def get_observation(self, now: float, task: str) -> Observation:
-        """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
-        self.take()
+        """The newest observation at `now` [s]; raises BadObservation if data is missing or stale."""
+        self.read_messages()
         with self._lock:
-            return self._aligner.get_observation(now, task)
+            return self._buffer.get_observation(now, task)
 
     @property
     def frozen(self) -> list[str]:
-        """A sentence for each camera that is frozen, as of the last `take`."""
+        """A sentence for each camera that sends frozen images."""
         with self._lock:
-            return self._aligner.frozen
+            return self._buffer.frozen
 
     @property
     def unchecked(self) -> list[str]:
-        """Cameras whose content is not checked, because they have shown no noise."""
+        """Cameras not checked for frozen images, because they have shown no noise."""
         with self._lock:
-            return self._aligner.unchecked
+            return self._buffer.unchecked
 
-    def close(self) -> None:
-        """Ends the subscriptions."""
-        for source in self._sources:
-            self._node.destroy_subscription(source.polled.subscription)
-        self._sources.clear()
-
-    def _read(self, source: _Source, received: Received) -> None:
+    def _add(self, source: _Input, received: ReceivedMessage) -> None:
+        subscription = source.subscription
         try:
-            source.store(_message(source, received))
+            try:
+                message = received.deserialize(subscription.message_type)
+            except NacError as error:
+                raise BadObservation(f"{subscription.topic}: {error}", "shape") from None
+            source.add(message)
         except BadObservation as error:
-            self.refused[error.reason] += 1
+            self.rejections[error.reason] += 1
             self.last_rejection = str(error)
             with self._lock:
-                self._aligner.reject(source.stream, error)
+                self._buffer.reject(source.stream, error)
 
-    def _on_joints(self, message: JointState) -> None:
-        def store(stamp: float) -> None:
-            self._aligner.add_named_joint_state(stamp, message.name, message.position)
-
-        self._put(message, store)
-
-    def _on_image(
-        self,
-        camera: str,
-        read: Callable[[Image | CompressedImage], np.ndarray],
-        message: Image | CompressedImage,
-    ) -> None:
-        image = read(message)  # before the lock: a JPEG takes a while
-        self._put(message, partial(self._aligner.add_image, camera, image=image))
-
-    def _put(
-        self, message: JointState | Image | CompressedImage, store: Callable[[float], None]
-    ) -> None:
+    def _add_joint_state(self, message: JointState) -> None:
         stamp = messages.to_seconds(message.header.stamp)
         with self._lock:
             if stamp >= self._since:
-                store(stamp)
+                self._buffer.add_named_joint_state(stamp, message.name, message.position)
+
+    def _add_image(self, camera: str, message: Image | CompressedImage) -> None:
+        stamp, image = messages.read_image(message)  # before the lock: decoding a JPEG takes long
+        with self._lock:
+            if stamp >= self._since:
+                self._buffer.add_image(camera, stamp, image)
 
 
-def _message(source: _Source, received: Received) -> Any:
-    try:
-        return received.message(source.polled.kind)
-    except NacError as error:
-        raise BadObservation(f"{source.polled.topic}: {error}", "shape") from None
-
-
-def _kept(depth: int) -> QoSProfile:
-    """Of a sensor, as many samples as are of use."""
+def _sensor_profile(depth: int) -> QoSProfile:
     return QoSProfile(depth=depth, reliability=qos.SENSOR.reliability)

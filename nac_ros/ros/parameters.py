@@ -1,29 +1,27 @@
-"""ROS parameters declared from a frozen configuration, so that a default is written once."""
+"""Declares the ROS parameters of a node from a configuration dataclass, which holds the defaults."""
 
 import dataclasses
 import inspect
 import re
 from array import array
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rcl_interfaces.srv import SetParameters
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 from nac_ros.core import config
-from nac_ros.core.errors import ConfigError, NacError
+from nac_ros.core.errors import ConfigError
 
 C = TypeVar("C")
-FLOAT_MAX, INT_MAX = 1e308, 2**62  # ROS knows no range without an end
+FLOAT_MAX, INT_MAX = 1e308, 2**62  # a range of ROS needs an upper end
 
 
 def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
-    """Declares every field of a configuration and reads them; all but `changeable` are read only.
+    """Declares every field as a parameter and reads them; those not in `changeable` are read-only.
 
-    Raises ConfigError for nonsense.
+    Raises ConfigError for an invalid value.
     """
     texts = _descriptions(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -31,7 +29,7 @@ def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
             description=texts.get(field.name, ""), read_only=field.name not in changeable
         )
         if (bounds := field.metadata.get(config.BOUNDS)) is not None:
-            _limit(descriptor, field.default, *bounds)
+            _set_range(descriptor, field.default, *bounds)
         try:
             node.declare_parameter(field.name, _declared(field.default, descriptor), descriptor)
         except InvalidParameterTypeException as error:
@@ -39,20 +37,8 @@ def declare(node: Node, cls: type[C], changeable: Collection[str] = ()) -> C:
     return read(node, cls)
 
 
-def send(call: Callable[..., Any], node: str, values: Mapping[str, Any]) -> None:
-    """Sets another node's parameters.
-
-    call: of a service, by type, name and request; raises NacError with the reason of a rejection
-    """
-    request = SetParameters.Request()
-    request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-    for result in call(SetParameters, f"{node}/set_parameters", request).results:
-        if not result.successful:
-            raise NacError(f"node {node} refused {', '.join(values)}: {result.reason}")
-
-
 def read(node: Node, cls: type[C]) -> C:
-    """The configuration as the parameters have it now; raises ConfigError for nonsense."""
+    """The configuration with the present parameters; raises ConfigError for an invalid value."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     values: dict[str, Any] = {name: node.get_parameter(name).value for name in names}
     values = {k: list(v) if isinstance(v, array) else v for k, v in values.items()}
@@ -60,14 +46,14 @@ def read(node: Node, cls: type[C]) -> C:
 
 
 def _declared(default: Any, descriptor: ParameterDescriptor) -> Any:
-    """A list as ROS has it, which cannot tell the kind of an empty one."""
+    """The default as a ROS value: a tuple as a list, whose element type ROS cannot tell if empty."""
     if not isinstance(default, tuple):
         return default
     descriptor.dynamic_typing = True
     return list(default)
 
 
-def _limit(descriptor: ParameterDescriptor, default: Any, low: float, high: float) -> None:
+def _set_range(descriptor: ParameterDescriptor, default: Any, low: float, high: float) -> None:
     if isinstance(default, float):
         bounds = FloatingPointRange(from_value=low, to_value=min(high, FLOAT_MAX))
         descriptor.floating_point_range = [bounds]
@@ -77,7 +63,7 @@ def _limit(descriptor: ParameterDescriptor, default: Any, low: float, high: floa
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """Field -> text, from lines `field: text` or `field, field: text` of the class docstrings."""
+    """Field -> text, from the lines `field: text` or `field, field: text` of class docstrings."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         doc = inspect.cleandoc(base.__doc__ or "")

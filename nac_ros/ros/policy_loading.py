@@ -1,4 +1,4 @@
-"""What the policy node is told, and the engine that comes of it."""
+"""Parameters of the policy node, and the inference engine built from them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from nac_ros.control.call_log import CallLog
 from nac_ros.control.logged_guard import KEEP_S, call_log_folder
 from nac_ros.core import config as configs
-from nac_ros.core.config import bounded, config_dir
+from nac_ros.core.config import config_dir, number_field
 from nac_ros.core.files import sha256
 from nac_ros.core.provenance import environment
 from nac_ros.export.bundle import load_bundle
@@ -16,46 +16,46 @@ from nac_ros.inference.engine import Engine
 from nac_ros.inference.uncertainty import LowConfidenceConfig
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 
-LOAD_PARAMETERS = ("bundle", "transition", "n_action_steps")  # may be changed while nothing is loaded
+LOAD_PARAMETERS = ("bundle", "transition", "n_action_steps")  # can be set before configuring
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(LowConfidenceConfig):
-    """Times in seconds.
+    """Parameters of the node; times in seconds.
 
-    bundle: folder of the bundle; models/default of this package when empty
-    robot: name in config/robots, or the path of a robot's YAML; the bundle's own when empty
+    bundle: folder of the bundle; empty = models/default of this package
+    robot: name in config/robots, or path of a robot's YAML; empty = the robot of the bundle
     task: prompt or task id at the start; the topic `task` changes it
-    seed: of the sampling, so that a run can be repeated
+    seed: of the token sampling
     threads: CPU threads of an inference; one leaves the other cores to the guard
-    margin_s: how long before the executed steps run out the next chunk is to be ready
-    retry_s: how long to wait after an observation that was missing or unusable
-    max_stall_s: an inference loop that has not come round for longer is taken for stuck
-    transition: how a chunk goes on from the one under way: blend, best or force
-    n_action_steps: executed steps of each chunk, 0 = as the bundle says
+    margin_s: the next chunk is due this long before the executed steps run out
+    retry_s: waiting time after a missing or unusable observation
+    max_stall_s: the heartbeat stops if the inference loop has not run for longer
+    transition: how a chunk continues the one being executed: blend, best-of-n or constrained
+    n_action_steps: executed steps of each chunk; 0 = the default of the bundle
     call_log: folder of the call log; `auto` = a new one below ROS_HOME, `none` = no call log
     """
 
     bundle: str = ""
     robot: str = ""
     task: str = ""
-    seed: int = bounded(0, 0, 2**31)
-    threads: int = bounded(1, 1, 256)
-    margin_s: float = bounded(0.03, 0.0, 1.0)
-    retry_s: float = bounded(0.02, 0.001, 10.0)
-    max_stall_s: float = bounded(0.5, 0.05, 60.0)
+    seed: int = number_field(0, 0, 2**31)
+    threads: int = number_field(1, 1, 256)
+    margin_s: float = number_field(0.03, 0.0, 1.0)
+    retry_s: float = number_field(0.02, 0.001, 10.0)
+    max_stall_s: float = number_field(0.5, 0.05, 60.0)
     transition: str = "blend"
-    n_action_steps: int = bounded(0, 0, 1000)
+    n_action_steps: int = number_field(0, 0, 1000)
     call_log: str = "auto"
 
     @property
     def folder(self) -> Path:
-        """The bundle's, whether given or not."""
+        """Folder of the bundle."""
         return Path(self.bundle) if self.bundle else config_dir().parent / "models" / "default"
 
 
 def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
-    """The engine, warm, with its tape running, and the robot; raises NacError."""
+    """The engine, warmed up and with its call log, and the robot; raises NacError."""
     bundle = load_bundle(parameters.folder)
     spec = load_robot(parameters.robot) if parameters.robot else current_spec_of(bundle.robot)
     bundle.check_robot(spec)
@@ -73,7 +73,13 @@ def _open_call_log(parameters: PolicyParameters, transition: TransitionConfig) -
     folder, path = call_log_folder(parameters.call_log), parameters.folder.resolve()
     if folder is None:
         return None
-    facts = {"bundle": str(path), "manifest": sha256(path / MANIFEST), **environment()}
-    facts |= {"transition": asdict(transition), "seed": parameters.seed, "threads": parameters.threads}
-    steps = parameters.n_action_steps or None
-    return CallLog(folder, "policy", {**facts, "n_action_steps": steps}, KEEP_S)
+    header = {
+        "bundle": str(path),
+        "manifest": sha256(path / MANIFEST),
+        **environment(),
+        "transition": asdict(transition),
+        "seed": parameters.seed,
+        "threads": parameters.threads,
+        "n_action_steps": parameters.n_action_steps or None,
+    }
+    return CallLog(folder, "policy", header, KEEP_S)

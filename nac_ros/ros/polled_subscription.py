@@ -1,8 +1,8 @@
-"""Topics that are looked at when there is time for them, instead of waking a node by each message.
+"""Subscriptions that are polled: a message does not wake the node, the node reads when it has time.
 
-A sender that floods such a topic costs its reader nothing: the middleware's own threads keep the
-newest messages, as many as the profile is deep, and drop the others. A message that is larger than
-its reader can use is refused before it is deserialized, which is what takes long.
+A sender that floods such a topic costs its reader nothing: the middleware's threads keep the newest
+messages, up to the depth of the QoS profile, and drop the others. A message larger than `max_bytes`
+is rejected before the slow deserialization.
 """
 
 import sys
@@ -16,62 +16,63 @@ from rclpy.serialization import deserialize_message
 
 from nac_ros.core.errors import NacError
 
-MAX_TAKEN = 4_000_000  # bytes of one topic that are taken at once; what is left waits
+MAX_TAKEN = 4_000_000  # bytes of one topic that one `take` reads; the rest waits
 
 
-class Received(NamedTuple):
-    """data: the message, serialized; empty where it is too large
-    sender: identity of its publisher
-    at_ns: when the middleware had it, in ROS time that nobody simulates [ns]
-    number: of this message among its publisher's, from 1; None where the middleware has none
-    rejection: why it is not read, or ''
+class ReceivedMessage(NamedTuple):
+    """A serialized message.
+
+    data: its bytes; empty if it is too large
+    publisher: identity of the sender
+    received_ns: system time [ns] at which the middleware received it, also with simulated time
+    number: sequence number among the publisher's messages, from 1; None if not supported
+    rejection: why it cannot be read, or ''
     """
 
     data: bytes
-    sender: bytes
-    at_ns: int
+    publisher: bytes
+    received_ns: int
     number: int | None = None
     rejection: str = ""
 
-    def message(self, kind: Any) -> Any:
-        """Raises NacError for bytes that are no such message, which anybody may send, and for a
-        message that is too large."""
+    def deserialize(self, message_type: Any) -> Any:
+        """Raises NacError if the message is too large or is no `message_type`."""
         if self.rejection:
             raise NacError(self.rejection)
         try:
-            return deserialize_message(self.data, kind)
+            return deserialize_message(self.data, message_type)
         except RuntimeError as error:
             size = len(self.data)
-            raise NacError(f"{size} bytes are no {kind.__name__}: {error}") from None
+            raise NacError(f"{size} bytes are no {message_type.__name__}: {error}") from None
 
 
 class PolledSubscription:
-    """A subscription that no executor waits for; `subscription` is for `destroy_subscription`.
+    """A subscription that no executor waits for; destroy it by its `subscription`.
 
-    max_bytes: of a serialized message; larger ones are handed on without their content
+    max_bytes: longest serialized message that is read
     """
 
     def __init__(
         self,
         node: Node,
-        kind: Any,
+        message_type: Any,
         topic: str,
         profile: QoSProfile,
         max_bytes: int = sys.maxsize,
     ):
         self.subscription = node.create_subscription(
-            kind, topic, lambda _: None, profile, callback_group=_Nobody(), raw=True
+            message_type, topic, lambda _: None, profile, callback_group=_NeverExecuted(), raw=True
         )
-        self.kind, self.topic, self._depth = kind, topic, profile.depth
+        self.message_type, self.topic, self._depth = message_type, topic, profile.depth
         self._max_bytes = max_bytes
 
-    def take(self) -> Iterator[Received]:
-        """What came since the last call, oldest first; no more than the profile is deep, and none
-        beyond MAX_TAKEN bytes."""
+    def take(self) -> Iterator[ReceivedMessage]:
+        """The messages since the last call, oldest first: at most the depth of the profile, and
+        none after MAX_TAKEN bytes."""
         handle, n_bytes = self.subscription.handle, 0
         with handle:
             for _ in range(self._depth):
-                taken = handle.take_message(self.kind, True)
+                taken = handle.take_message(self.message_type, True)
                 if taken is None:
                     return
                 n_bytes += len(taken[0])
@@ -79,40 +80,40 @@ class PolledSubscription:
                 if n_bytes > MAX_TAKEN:
                     return
 
-    def _received(self, data: bytes, info: dict[str, Any]) -> Received:
+    def _received(self, data: bytes, info: dict[str, Any]) -> ReceivedMessage:
         rejection = ""
         if len(data) > self._max_bytes:
             rejection = (
-                f"a {self.kind.__name__} of {len(data)} bytes on {self.topic}; at most "
+                f"a {self.message_type.__name__} of {len(data)} bytes on {self.topic}; at most "
                 f"{self._max_bytes} are read, find out who sends it"
             )
-        sender = bytes(info["publisher_gid"]["data"])
+        publisher = bytes(info["publisher_gid"]["data"])
         number = info["publication_sequence_number"]
-        return Received(
-            b"" if rejection else data, sender, info["received_timestamp"], number, rejection
+        return ReceivedMessage(
+            b"" if rejection else data, publisher, info["received_timestamp"], number, rejection
         )
 
 
 def size_limited_callback(
-    kind: Any, take: Callable[[Any], None], max_bytes: int
+    message_type: Any, callback: Callable[[Any], None], max_bytes: int
 ) -> Callable[[bytes], None]:
-    """For a subscription with `raw=True` of a node that only looks on: what is larger than
-    `max_bytes`, or no message of `kind`, is left out before it costs anything."""
+    """Wraps `callback` for a subscription with `raw=True`; messages longer than `max_bytes` and
+    bytes that are no `message_type` are dropped."""
 
-    def callback(data: bytes) -> None:
+    def deserialize(data: bytes) -> None:
         if len(data) > max_bytes:
             return
         try:
-            message = deserialize_message(data, kind)
-        except RuntimeError:  # bytes that are no such message, which anybody may send
+            message = deserialize_message(data, message_type)
+        except RuntimeError:  # anyone may send bytes that are no such message
             return
-        take(message)
+        callback(message)
 
-    return callback
+    return deserialize
 
 
-class _Nobody(CallbackGroup):
-    """Whose subscriptions an executor leaves alone."""
+class _NeverExecuted(CallbackGroup):
+    """Keeps an executor from running the callbacks of its subscriptions."""
 
     def can_execute(self, entity: Any) -> bool:
         return False

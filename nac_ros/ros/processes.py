@@ -1,4 +1,4 @@
-"""Starts the graph's processes without launch tools, and ends every one of them again."""
+"""Starts the nodes of a graph as processes without launch tools, and ends all of them again."""
 
 import fcntl
 import os
@@ -11,16 +11,18 @@ from pathlib import Path
 
 import nac_ros
 from nac_ros.core.errors import NacError
-from nac_ros.ros.node_graph import STARTER, NodeProcess
+from nac_ros.ros.node_graph import NodeProcess
+from nac_ros.ros.node_main import STARTER
 
 SHARED_MEMORY, PORT = Path("/dev/shm"), "fastdds_port"
-GRACE_S = 8.0  # a node that was asked to end and has not is killed after this
+GRACE_S = 8.0  # a node that has not ended so long after SIGINT is killed
 
 
 class ProcessGroup:
-    """Running nodes by name; a context manager that leaves none behind.
+    """Running nodes by name; leaving the context ends them.
 
-    Each has a session of its own, so Ctrl-C reaches only the starter, which ends them in order.
+    Each node runs in its own session, so Ctrl-C reaches only the starter, which ends the nodes in
+    order.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]):
@@ -53,20 +55,20 @@ class ProcessGroup:
         return self._running[node.name].pid
 
     def log_path(self, name: str) -> Path:
-        """Where the output of node `name` goes."""
+        """File with the output of a node."""
         return self._folder / f"{name}.log"
 
     def check(self) -> None:
-        """Raises NacError with the last words of a node that has ended."""
+        """Raises NacError with the last line of output if a node has ended."""
         for name, process in self._running.items():
             if process.poll() is not None:
                 lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
-                last = lines[-1] if lines else "it said nothing"
+                last = lines[-1] if lines else "it printed nothing"
                 code = process.returncode
                 raise NacError(f"node {name} ended with code {code}: {last}")
 
     def kill(self, name: str) -> None:
-        """Ends one node at once, as a crash would, and removes the shared memory it leaves."""
+        """Kills one node, as a crash would, and removes its shared memory."""
         process = self._running.pop(name)
         process.kill()
         process.wait()
@@ -89,14 +91,14 @@ class ProcessGroup:
         return self._running[name].pid
 
     def resource_usage(self, name: str) -> dict[str, int]:
-        """What a running node holds: `memory_kib` and open `handles`."""
+        """Resident memory `memory_kib` and number of open `handles` of a running node."""
         process = Path(f"/proc/{self.pid(name)}")
         sizes = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
         memory = int(sizes["VmRSS"].split()[0])
         return {"memory_kib": memory, "handles": len(list((process / "fd").iterdir()))}
 
     def end(self, names: Sequence[str] | None = None) -> None:
-        """SIGINT to the nodes, last started first; SIGKILL to those that hang."""
+        """Sends SIGINT to the nodes, last started first, and SIGKILL to those that hang."""
         chosen = [n for n in reversed(self._running) if names is None or n in names]
         for name in chosen:
             if self._running[name].poll() is None:
@@ -106,20 +108,20 @@ class ProcessGroup:
             process = self._running.pop(name)
             try:
                 process.wait(max(deadline - time.monotonic(), 0.1))
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # impatience ends them too
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # Ctrl-C while waiting
                 process.kill()
                 process.wait()
                 remove_stale_shared_memory()
 
 
 def remove_stale_shared_memory(folder: Path = SHARED_MEMORY) -> int:
-    """Removes segments of Fast DDS whose owner is gone, known by a lock that nobody holds any
-    more; how many there were.
+    """Removes the shared-memory segments of Fast DDS whose owner has ended; returns their number.
 
-    Ports stay: whoever still sends to one would send into the void, unless the middleware itself
-    resets it for the next process that opens it (Fast DDS, pull request 4728).
+    The owner holds a file lock while it runs. Ports stay: a process that still sends to a removed
+    port would lose its messages; Fast DDS resets a port that is opened again (its pull request
+    4728).
     """
-    swept = 0
+    n_removed = 0
     for lock in folder.glob("fastdds_*_el"):
         if lock.name.startswith(PORT):
             continue
@@ -128,7 +130,7 @@ def remove_stale_shared_memory(folder: Path = SHARED_MEMORY) -> int:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for part in (lock.with_name(lock.name.removesuffix("_el")), lock):
                     part.unlink(missing_ok=True)
-                    swept += part is not lock
-        except OSError:  # in use, or not ours
+                    n_removed += part is not lock
+        except OSError:  # in use, or of another user
             continue
-    return swept
+    return n_removed

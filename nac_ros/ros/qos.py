@@ -1,33 +1,33 @@
-"""Quality of service, named once."""
+"""Quality-of-service profiles of all topics."""
 
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 _RELIABLE, _BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
 
-# Sensors, as they are listened to: a lost sample is not sent again, the next one comes.
+# Subscriptions to sensors: a lost sample is not sent again, the next one follows.
 SENSOR = QoSProfile(depth=5, reliability=_BEST_EFFORT)
 
-# Sensors, for whoever wants every sample and may be late to read them.
+# Subscriptions to sensors that need every sample and may read it late.
 SENSOR_QUEUE = QoSProfile(depth=1000, reliability=_BEST_EFFORT)
 
-# Sensors, as our own are offered: reliable, so that any subscriber fits.
+# Our own sensor publishers: reliable, which is compatible with every subscription.
 SENSOR_PUBLISHER = QoSProfile(depth=5, reliability=_RELIABLE)
 
-# Chunks, trajectories, heartbeats: it arrives, and the newest replaces what was not read yet.
+# Chunks, trajectories and heartbeats: the newest message replaces one that was not read.
 COMMAND = QoSProfile(depth=1, reliability=_RELIABLE)
 
-# The same, as the guard listens: a sender that floods the topic pushes nobody else's out.
+# The guard's subscriptions to them: a flooding publisher does not displace the messages of others.
 COMMAND_QUEUE = QoSProfile(depth=32, reliability=_RELIABLE)
 
-# The commanded set-points and diagnostics: whoever looks on gets all of them.
+# Set-points and diagnostics: monitoring nodes receive every message.
 MONITOR = QoSProfile(depth=100, reliability=_RELIABLE)
 
-# Modes, tasks, outcomes: a late joiner must know the present one.
+# Modes, tasks and outcomes: a later subscription receives the last message.
 LATCHED = QoSProfile(
     depth=1, reliability=_RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
 )
 
-# The same, as the guard listens: what many senders have latched, and none pushes another out.
+# The guard's subscription to them: the last messages of many publishers.
 LATCHED_QUEUE = QoSProfile(
     depth=32, reliability=_RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
 )

@@ -113,7 +113,7 @@ def _trials(spec: RobotSpec, cameras: tuple[str, ...]) -> Access:
 
 
 def _camera(camera: CameraSpec) -> Access:
-    beside = (camera.beside("camera_info"), camera.beside("depth/image_raw"))
+    beside = (camera.sibling_topic("camera_info"), camera.sibling_topic("depth/image_raw"))
     return Access((camera.topic, camera.compressed_topic, *beside, "diagnostics"), lifecycle=True)
 
 

@@ -1,72 +1,99 @@
-"""Services called from a thread that may wait, while the node's executor spins in another one."""
+"""Calls of ROS services from a thread that may block, while another thread spins the node."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from threading import Event
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from nac_ros.core.errors import NacError
-from nac_ros.ros import parameters
 
-LOOK_S = 0.02
-USUAL_S = 5.0  # for an answer that takes no work
+POLL_S = 0.02
+ANSWER_S = 5.0  # for an answer that takes no work
 
 
-class ServiceClient:
-    """Calls of one thread; `cancel`, from any other one, makes the one under way give up."""
+class ServiceCalls(ABC):
+    """Requests that are common to all service clients."""
+
+    @abstractmethod
+    def call(
+        self, service_type: Any, name: str, request: Any, timeout_s: float | None = None
+    ) -> Any:
+        """The response of a service; raises NacError if there is none in time.
+
+        timeout_s: None = the default of the class
+        """
+
+    def last_message(self, node: str) -> str:
+        """What a node reported last, for the text of an error."""
+        return "see its log"
+
+    def trigger(self, name: str, timeout_s: float | None = None) -> str:
+        """Calls a Trigger service; returns its message, raises NacError with it if it failed."""
+        response = self.call(Trigger, name, Trigger.Request(), timeout_s)
+        if not response.success:
+            raise NacError(f"{name}: {response.message}")
+        return response.message
+
+    def change_state(self, node: str, transition: int, timeout_s: float | None = None) -> None:
+        """Requests a lifecycle transition; raises NacError if it failed."""
+        request = ChangeState.Request()
+        request.transition.id = transition
+        if not self.call(ChangeState, f"{node}/change_state", request, timeout_s).success:
+            raise NacError(
+                f"node {node} rejected transition {transition}: {self.last_message(node)}"
+            )
+
+    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
+        """Sets parameters of a node; raises NacError with the reason if it rejects one."""
+        request = SetParameters.Request()
+        request.parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        for result in self.call(SetParameters, f"{node}/set_parameters", request).results:
+            if not result.successful:
+                raise NacError(f"node {node} rejected {', '.join(values)}: {result.reason}")
+
+
+class ServiceClient(ServiceCalls):
+    """Calls of one thread; `cancel`, from any other thread, makes a waiting call give up."""
 
     def __init__(self, node: Node):
         self._node, self._cancelled = node, Event()
         self._clients: dict[str, Any] = {}
 
     def cancel(self) -> None:
-        """What waits raises NacError, and so does what is called, until `renew`."""
+        """Makes the present call and all later ones raise NacError, until `resume`."""
         self._cancelled.set()
 
-    def renew(self) -> None:
-        """Calls are answered again."""
+    def resume(self) -> None:
+        """Allows calls again after `cancel`."""
         self._cancelled.clear()
 
-    def offer(self, kind: Any, name: str) -> Any:
-        """A client that finds its service meanwhile."""
+    def add_client(self, service_type: Any, name: str) -> Any:
+        """Returns the client of a service; created early, it has found its service when needed."""
         if name not in self._clients:
-            self._clients[name] = self._node.create_client(kind, name)
+            self._clients[name] = self._node.create_client(service_type, name)
         return self._clients[name]
 
-    def fire(self, name: str) -> Future:
-        """Calls a Trigger service without waiting for anything; for a client `offer` made."""
+    def send_trigger(self, name: str) -> Future:
+        """Calls a Trigger service without waiting; its client must have been added."""
         return self._clients[name].call_async(Trigger.Request())
 
-    def trigger(self, name: str, timeout_s: float = USUAL_S) -> str:
-        """Calls a Trigger service; its message, or NacError with it when it says no."""
-        answer = self.call(Trigger, name, Trigger.Request(), timeout_s)
-        if not answer.success:
-            raise NacError(f"{name}: {answer.message}")
-        return answer.message
-
-    def change_state(self, node: str, transition: int, timeout_s: float = USUAL_S) -> None:
-        """A lifecycle transition; raises NacError when it is refused."""
-        request = ChangeState.Request()
-        request.transition.id = transition
-        if not self.call(ChangeState, f"{node}/change_state", request, timeout_s).success:
-            raise NacError(f"node {node} refused transition {transition}")
-
-    def state(self, node: str) -> int:
+    def lifecycle_state(self, node: str) -> int:
         """Id of a lifecycle node's state."""
         return self.call(GetState, f"{node}/get_state", GetState.Request()).current_state.id
 
-    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
-        """Raises NacError with the reason of a rejection."""
-        parameters.send(self.call, node, values)
-
-    def call(self, kind: Any, name: str, request: Any, timeout_s: float = USUAL_S) -> Any:
-        """The answer of a service; raises NacError when there is none in time."""
-        client, deadline = self.offer(kind, name), time.monotonic() + timeout_s
+    def call(
+        self, service_type: Any, name: str, request: Any, timeout_s: float | None = None
+    ) -> Any:
+        timeout_s = ANSWER_S if timeout_s is None else timeout_s
+        client, deadline = self.add_client(service_type, name), time.monotonic() + timeout_s
         while not client.service_is_ready():
             self._wait(name, "is not offered; is its node running?", deadline)
         future = client.call_async(request)
@@ -78,12 +105,12 @@ class ServiceClient:
             raise
         return future.result()
 
-    def _wait(self, name: str, why: str, deadline: float) -> None:
-        self.pause(LOOK_S)
+    def _wait(self, name: str, problem: str, deadline: float) -> None:
+        self.sleep(POLL_S)
         if time.monotonic() > deadline:
-            raise NacError(f"service {name} {why}")
+            raise NacError(f"service {name} {problem}")
 
-    def pause(self, seconds: float) -> None:
-        """Lets time pass; raises NacError when cancelled."""
+    def sleep(self, seconds: float) -> None:
+        """Waits; raises NacError as soon as the calls are cancelled."""
         if self._cancelled.wait(seconds):
-            raise NacError("given up, because the arm was stopped")
+            raise NacError("cancelled because the arm was stopped")
