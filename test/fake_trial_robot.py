@@ -1,77 +1,86 @@
-"""An arm of which a test decides what it does, and workers that a test lets work."""
+"""A robot whose behaviour a test decides, and workers that run now or when the test wants it."""
 
 import numpy as np
 
 from nac_ros.core.errors import NacError
 from nac_ros.trials.trial_robot import RecordingResult, TrialStatus
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
 
 
-class StandIn:
-    """Remembers what it was asked; `refuses` maps a method to the sentence it fails with."""
+class FakeTrialRobot:
+    """Records its calls.
+
+    failures: method -> error text with which it fails; blocking: what `blockers` returns
+    """
 
     def __init__(self):
-        self.asked, self.refuses, self.lacks = [], {}, []
-        self.steps, self.image, self.facts = 0, PICTURE, {}
+        self.calls, self.failures, self.blocking = [], {}, []
+        self.steps, self.image, self.metadata = 0, IMAGE, {}
 
-    def _take(self, name, *arguments):
-        self.asked.append((name, *arguments))
-        if name in self.refuses:
-            raise NacError(self.refuses[name])
+    def _call(self, name, *arguments):
+        self.calls.append((name, *arguments))
+        if name in self.failures:
+            raise NacError(self.failures[name])
 
-    def prepare(self, source, slot):
-        self._take("prepare", source, slot.index)
+    def prepare(self, bundle, slot):
+        self._call("prepare", bundle, slot.index)
 
-    def start(self, slot, facts):
-        self.facts = facts
-        self._take("start", slot.index)
+    def start(self, slot, metadata):
+        self.metadata = metadata
+        self._call("start", slot.index)
 
     def stop(self):
-        self._take("stop")
+        self._call("stop")
 
-    def keep(self, outcome):
-        self._take("keep", outcome)
-        return RecordingResult(f"/elsewhere/recordings/{len(self.asked)}", 0.1, -2.5)
+    def finish_recording(self, outcome):
+        self._call("finish_recording", outcome)
+        return RecordingResult(f"/elsewhere/recordings/{len(self.calls)}", 0.1, -2.5)
 
     def abort(self):
-        self._take("abort")
+        self._call("abort")
 
-    def release(self):
-        self._take("release")
+    def reset_guard(self):
+        self._call("reset_guard")
 
-    def missing(self):
-        return list(self.lacks)
+    def blockers(self):
+        return list(self.blocking)
 
-    def words(self):
+    def messages(self):
         return ["guard: idle"]
 
-    def ages(self):
+    def image_ages(self):
         return {"scene": 0.0}
 
-    def picture(self, camera):
+    def latest_image(self, camera):
         return self.image
 
-    def told(self):
-        return TrialStatus(steps=self.steps, seconds=self.steps / 30, plan_ms=(40.0, 42.0), clips=3,
-                    jumps=(0.01,))  # fmt: skip
+    def status(self):
+        return TrialStatus(
+            steps=self.steps,
+            seconds=self.steps / 30,
+            chunk_ms=(40.0, 42.0),
+            clips=3,
+            transition_jumps=(0.01,),
+        )
 
-    def judged(self):
-        return "failure, it lies beside the bin"
+    def detected_outcome(self):
+        return "failure, it is next to the bin"
 
-    def names(self):
-        return [name for name, *_ in self.asked]
+    def called(self):
+        """Names of the called methods, in order."""
+        return [name for name, *_ in self.calls]
 
 
-class AtOnce:
-    """Does what it is given before it returns."""
+class ImmediateWorker:
+    """Runs each call before `submit` returns."""
 
     def submit(self, call):
         call()
 
 
-class Later:
-    """Does what it was given when it is told to."""
+class QueueWorker:
+    """Runs the submitted calls when the test calls `work`."""
 
     def __init__(self):
         self.waiting = []

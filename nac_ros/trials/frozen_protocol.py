@@ -1,4 +1,4 @@
-"""A run's protocol on disk: written once, and verified whenever it is read."""
+"""The protocol of a run on disk: written once, verified with its hash at every read."""
 
 import json
 from pathlib import Path
@@ -6,64 +6,68 @@ from typing import Any
 
 from nac_ros.core import config
 from nac_ros.core.errors import ConfigError, TrialError, show_text
-from nac_ros.core.files import locked, replace_with, unwritable
+from nac_ros.core.files import lock_folder, write_error, write_text
 from nac_ros.core.json_reader import parse_json, read_bytes
-from nac_ros.trials.protocol import Frozen, digest
+from nac_ros.trials.protocol import FORMAT, FrozenProtocol, content_hash
 
 PROTOCOL = "protocol.json"
-MAX_BYTES = 1 << 22  # of a protocol; one of 8 tasks has about 5,000
+MAX_BYTES = 1 << 22  # of the file; a protocol with 8 tasks has about 5,000
 
 
-def freeze_into(folder: Path, frozen: Frozen) -> None:
-    """Writes the protocol, unless another process was first."""
+def write_protocol(folder: Path, frozen: FrozenProtocol) -> None:
+    """Writes the protocol unless the folder already has one; raises TrialError."""
     content = config.to_plain(frozen)
-    text = json.dumps({"sha256": digest(content), **content}, indent=1) + "\n"
+    text = json.dumps({"sha256": content_hash(content), **content}, indent=1) + "\n"
     try:
-        if folder.exists() and (not folder.is_dir() or any(map(_strange, folder.iterdir()))):
-            raise TrialError(f"{folder} holds something else than a run; choose another folder")
+        if folder.exists() and not _is_free(folder):
+            raise TrialError(f"{folder} has files of something else; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with lock_folder(folder):
             if not (folder / PROTOCOL).is_file():
-                replace_with(folder / PROTOCOL, lambda to: to.write_text(text))
+                write_text(folder / PROTOCOL, text)
     except OSError as error:
-        raise unwritable(folder / PROTOCOL, error) from error
+        raise write_error(folder / PROTOCOL, error) from error
 
 
-def _strange(path: Path) -> bool:
-    """Whether a file is no protocol that a crash kept from being completed."""
-    return not path.name.startswith(PROTOCOL)
-
-
-def stored(folder: Path) -> tuple[Frozen, str]:
-    """The frozen protocol and the hash of what is written there."""
+def read_protocol(folder: Path) -> tuple[FrozenProtocol, str]:
+    """The frozen protocol and its SHA-256; raises TrialError if it was changed."""
     path = folder / PROTOCOL
     if not path.is_file():
-        raise TrialError(f"{folder} holds no run, {PROTOCOL} is missing; name a folder of trials")
+        raise TrialError(f"{folder} has no run, {PROTOCOL} is missing; name a folder of trials")
     try:
         content = parse_json(read_bytes(path, TrialError, MAX_BYTES), PROTOCOL, TrialError)
         if not isinstance(content, dict) or "sha256" not in content:
             raise ValueError("its SHA-256 is missing")
-        said = content.pop("sha256")
-        frozen = config.build(Frozen, content, "it")
+        if (version := content.get("format")) != FORMAT:
+            raise ValueError(
+                f"its format is {show_text(version, 40)}, this version reads {FORMAT}"
+            )
+        sha256 = content.pop("sha256")
+        frozen = config.build(FrozenProtocol, content, "it")
     except (ValueError, ConfigError, TrialError) as error:
         raise TrialError(
-            f"{path} is no frozen protocol: {error}; take it from a backup, or begin anew"
+            f"{path} cannot be used: {error}; take it from a backup, or start a new run"
         ) from error
-    if said != digest(content):
-        raise _changed(path, digest(content), str(said))
-    return frozen, said
+    if sha256 != content_hash(content):
+        raise _changed(path, content_hash(content), str(sha256))
+    return frozen, sha256
 
 
 def check_unchanged(folder: Path, sha256: str, entries: list[dict[str, Any]]) -> None:
-    """The log says what the protocol was whenever it was gone on with."""
+    """Raises TrialError unless every session in the log used the protocol with this SHA-256."""
     for entry in entries:
-        said = entry.get("protocol")
-        if entry.get("entry") in ("begin", "resume") and said != sha256:
-            raise _changed(folder / PROTOCOL, sha256, str(said))
+        logged = entry.get("protocol")
+        if entry.get("entry") in ("begin", "resume") and logged != sha256:
+            raise _changed(folder / PROTOCOL, sha256, str(logged))
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether the folder is empty but for a protocol, complete or cut off by a crash."""
+    return folder.is_dir() and all(path.name.startswith(PROTOCOL) for path in folder.iterdir())
 
 
 def _changed(path: Path, found: str, frozen: str) -> TrialError:
     return TrialError(
-        f"{path} was changed after it was frozen, or the log beside it is of another run: its "
-        f"SHA-256 was {show_text(frozen[:12])}, is {found[:12]}; put it back, or begin anew"
+        f"{path} was changed after it was frozen, or the log next to it is of another run: its "
+        f"SHA-256 was {show_text(frozen[:12])}, is {found[:12]}; restore it, or start a new run"
     )

@@ -1,312 +1,339 @@
-"""Which method a slot is of, kept from whoever judges it."""
+"""State machine of a session in which an operator runs blind trials and enters their outcomes."""
 
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from threading import RLock
-from typing import Protocol, get_args
+from typing import Any, Protocol
 
 from nac_ros.core.errors import DatasetError, NacError, TrialError
 from nac_ros.core.files import free_bytes
 from nac_ros.trials.protocol import prompts
 from nac_ros.trials.run import TrialRun, Verdict
-from nac_ros.trials.scene_reference import MAX_MISMATCH, Scene
+from nac_ros.trials.scene_reference import MAX_MISMATCH, SceneMonitor
 from nac_ros.trials.schedule import Slot
-from nac_ros.trials.session_state import NO_TRIAL, Phase, SessionState, TrialId
+from nac_ros.trials.session_state import SessionState, TrialId
 from nac_ros.trials.trial_robot import Blocker, RecordingResult, TrialRobot, TrialStatus
 
-
-class Blind:
-    """Knows the methods behind a run's codes."""
-
-    def __init__(self, run: TrialRun):
-        methods = run.protocol.methods
-        self._sources = {code: methods[method] for method, code in run.codes.items()}
-
-    def source(self, slot: Slot) -> str:
-        """Bundle of a slot's method; not to be shown."""
-        return self._sources[slot.code]
-
-    def words(self, text: str) -> str:
-        """The same without what would tell a method."""
-        for code, source in sorted(self._sources.items(), key=lambda item: -len(item[1])):
-            text = text.replace(source, f"the bundle of {code}")
-        return text
-
-
-ROOM = 50_000_000  # [bytes] for log, pictures and report
+MIN_FREE_BYTES = 50_000_000  # for log, images and report
 OUTCOMES = ("success", "failure", "invalid")  # that an operator may propose
-Step = Callable[[], Callable[[], None] | None]
+FollowUp = Callable[[], None]
+Operation = Callable[[], FollowUp | None]
 
 
 class Worker(Protocol):
-    """Does one thing after the other, such as a ThreadPoolExecutor with one thread."""
+    """Runs calls one after the other, such as a ThreadPoolExecutor with one thread."""
 
     def submit(self, call: Callable[[], None], /) -> object: ...
 
 
+class Blinding:
+    """Knows the bundle of each code and hides bundle paths in texts for the operator."""
+
+    def __init__(self, run: TrialRun):
+        methods = run.protocol.methods
+        self._bundles = {code: methods[method] for method, code in run.codes.items()}
+
+    def bundle(self, slot: Slot) -> str:
+        """Path of the slot's bundle; must not be shown."""
+        return self._bundles[slot.code]
+
+    def redact(self, text: str) -> str:
+        """Replaces bundle paths in the text, the longest first as one may contain another."""
+        for code, path in sorted(self._bundles.items(), key=lambda item: -len(item[1])):
+            text = text.replace(path, f"the bundle of {code}")
+        return text
+
+
 class OperatorSession:
-    """The state of a sitting; orders may come from any thread, and say at once what is wrong with
-    them (TrialError). What takes long is done by the worker meanwhile, see `View.busy`."""
+    """One operator's session on a run.
+
+    Phases: loading -> setup -> running -> verdict -> loading of the next trial, or finished.
+
+    Any thread may call the methods. They raise TrialError at once if an action is not allowed.
+    Slow work runs on `worker`; meanwhile `SessionState.operation` names it and every action but
+    `abort` and `annotate` is rejected.
+    """
 
     def __init__(
-        self, run: TrialRun, arm: TrialRobot, worker: Worker, rate_hz: float, operator: str = "",
-        max_mismatch: float = MAX_MISMATCH, clock: Callable[[], float] = time.monotonic,
-    ):  # fmt: skip
-        """rate_hz: of control periods; raises ConfigError for methods that are no bundles."""
-        self.run, self.arm = run, arm
-        self.scene, self._blind = Scene(run.folder, arm, clock), Blind(run)
+        self,
+        run: TrialRun,
+        robot: TrialRobot,
+        worker: Worker,
+        rate_hz: float,
+        operator: str = "",
+        max_mismatch: float = MAX_MISMATCH,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """rate_hz: control periods per second. Raises ConfigError if a method has no bundle."""
+        self.run, self.robot = run, robot
+        self.scene, self._blinding = SceneMonitor(run.folder, robot, clock), Blinding(run)
         self._worker, self._rate, self._operator = worker, rate_hz, operator
         self._max_mismatch, self._lock = max_mismatch, RLock()
         self._prompts = prompts(run.protocol)
-        self._busy = self._trouble = self._last = self._judge = self._report = ""
+        self._report_path = ""
         with self._lock:
-            self._enter()
+            self._next_trial()
 
-    def start(self, at: TrialId) -> None:
-        """The recorder records, the policy drives."""
+    def start(self, trial: TrialId) -> None:
+        """Starts the recording and the policy."""
         with self._lock:
-            self._check(at, "reset")
-            if missing := self._missing():
-                raise TrialError(f"{missing[0].what}: {missing[0].mend}")
+            self._check(trial, "setup")
+            if blockers := self._blockers():
+                raise TrialError(f"{blockers[0].problem}: {blockers[0].remedy}")
             self._aborted = False
-            self._do("starting", self._start)
+            self._run_in_worker("starting the trial", self._start)
 
-    def propose(self, at: TrialId, outcome: str) -> None:
-        """How it went, until `write` says that this stands; ends a trial that runs."""
+    def propose_outcome(self, trial: TrialId, outcome: str) -> None:
+        """Sets the outcome that `commit_verdict` will write; ends a running trial."""
         with self._lock:
-            self._check(at, "running", "judging")
+            self._check(trial, "running", "verdict")
             if outcome not in OUTCOMES:
-                raise TrialError(f"'{outcome}' is no outcome; known are: {', '.join(OUTCOMES)}")
+                raise TrialError(f"unknown outcome '{outcome}'; known are: {', '.join(OUTCOMES)}")
             if self._aborted and outcome != "invalid":
-                raise TrialError("the arm was stopped, so the trial is aborted, or invalid")
-            self._proposed = outcome
-            if self._phase == "running":
-                self._end("")
+                raise TrialError("the arm was stopped: this trial can only be aborted or invalid")
+            self._set(proposed_outcome=outcome)
+            if self._state.phase == "running":
+                self._end_trial("")
 
-    def reach(self, at: TrialId, steps: int) -> None:
-        """How many steps of the rubric were reached."""
+    def set_rubric_steps(self, trial: TrialId, steps: int) -> None:
+        """Sets how many steps of the task's rubric were reached."""
         with self._lock:
-            self._check(at, "running", "judging")
-            if not 0 <= steps <= len(self._rubric()):
-                raise TrialError(f"{self._task()} has {len(self._rubric())} rubric steps")
-            self._reached = steps
+            self._check(trial, "running", "verdict")
+            if not 0 <= steps <= (known := len(self._state.rubric)):
+                raise TrialError(f"{steps} steps: {self._state.task} has {known} rubric steps")
+            self._set(steps_reached=steps)
 
-    def tell(self, at: TrialId, *, reason: str | None = None, note: str | None = None) -> None:
-        """Why a trial is invalid; anything else to be remembered of it."""
+    def annotate(
+        self, trial: TrialId, *, reason: str | None = None, note: str | None = None
+    ) -> None:
+        """Sets the reason of an invalid trial or a free note; None keeps the text."""
         with self._lock:
-            self._check(at, "reset", "running", "judging", busy=True)
-            self._reason = self._reason if reason is None else reason.strip()
-            self._note = self._note if note is None else note.strip()
+            self._check(trial, "setup", "running", "verdict", while_busy=True)
+            texts = {"reason": reason, "note": note}
+            self._set(**{key: text.strip() for key, text in texts.items() if text is not None})
 
-    def write(self, at: TrialId) -> None:
-        """The verdict stands; it is on disk before the next trial is shown."""
+    def commit_verdict(self, trial: TrialId) -> None:
+        """Writes the verdict to disk and loads the next trial."""
         with self._lock:
-            self._check(at, "judging")
-            if not self._proposed:
-                raise TrialError("say first whether it is a success, a failure or invalid")
-            if self._proposed == "invalid" and not self._reason:
+            self._check(trial, "verdict")
+            if not self._state.proposed_outcome:
+                raise TrialError("choose success, failure or invalid first")
+            if self._state.proposed_outcome == "invalid" and not self._state.reason:
                 raise TrialError("an invalid trial needs a reason, such as 'the cable was caught'")
-            self._do("writing the verdict down", self._write)
+            self._run_in_worker("writing the verdict", self._write_verdict)
 
-    def abort(self, why: str = "the operator stopped the arm") -> None:
-        """Stops the arm at once, whatever else is going on."""
-        self.arm.abort()  # before anything that could make it wait
+    def abort(self, reason: str = "the operator stopped the arm") -> None:
+        """Stops the arm at once, in every phase and during every operation."""
+        self.robot.abort()  # first, before the lock could make it wait
         with self._lock:
-            self._aborted = self._aborted or self._phase == "reset"  # it may be starting
-            if self._phase == "running" and not self._busy:
-                self._aborted, self._proposed = True, "aborted"
-                self._end(why)
+            phase, operation = self._state.phase, self._state.operation
+            self._aborted = self._aborted or phase == "setup"  # the trial may be starting
+            if phase == "running" and not operation:
+                self._aborted = True
+                self._set(proposed_outcome="aborted")
+                self._end_trial(reason)
 
-    def release(self) -> None:
-        """Ends the guard's fault, once a person has looked; not while a trial runs."""
+    def reset_guard(self) -> None:
+        """Clears the guard's fault after a person has looked; rejected while a trial runs."""
         with self._lock:
-            if self._phase == "running" or self._busy:
-                raise TrialError(f"wait: {self._busy or 'a trial runs, end it first'}")
-            self._do("resetting the guard", self.arm.release)
+            if self._state.phase == "running" or self._state.operation:
+                raise TrialError(f"wait: {self._state.operation or 'a trial runs, end it first'}")
+            self._run_in_worker("resetting the guard", self.robot.reset_guard)
 
     def retry(self) -> None:
-        """Prepares again what could not be prepared, or was lost since."""
+        """Loads the trial again, after an error or when the policy was lost."""
         with self._lock:
-            if self._phase in ("preparing", "reset") and not self._busy:
-                self._phase = "preparing"
-                self._do("loading the method", self._prepare)
+            if self._state.phase in ("loading", "setup") and not self._state.operation:
+                self._load_trial()
 
-    def keep_reference(self, at: TrialId) -> None:
-        """The scene as it is now is what the place is compared with from now on."""
+    def save_reference(self, trial: TrialId) -> None:
+        """Saves the newest image as the reference of this start position."""
         with self._lock:
-            self._check(at, "reset")
-            self.scene.keep()
+            self._check(trial, "setup")
+            self.scene.save_reference()
 
     def unblind(self) -> None:
-        """Once all is judged: codes get their names, and the report is written."""
+        """Reveals the methods behind the codes and writes the report, once all trials are done."""
         with self._lock:
-            if self._phase != "done" or self._busy:
-                raise TrialError("there are trials to be judged yet")
-            self._do("writing the report", self._unblind)
+            if self._state.phase != "finished" or self._state.operation:
+                raise TrialError("not all trials have a verdict yet; complete them first")
+            self._run_in_worker("writing the report", self._unblind)
 
     def tick(self) -> None:
-        """To be called some times a second: ends a trial that ran out of steps, looks at the
-        scene."""
+        """Call it several times a second: ends a trial after its last step, compares the scene."""
         with self._lock:
-            limit, phase = self.run.protocol.limits.steps, self._phase
-            if phase == "running" and not self._busy and self.arm.told().steps >= limit:
-                self._end("the steps ran out")
-        if phase == "reset":
-            self.scene.look()
+            running, phase = self._is_running(), self._state.phase
+            if running and self.robot.status().steps >= self.run.protocol.limits.steps:
+                self._end_trial("step limit reached")
+        if phase == "setup":
+            self.scene.update()
 
-    def view(self) -> SessionState:
-        """All that is shown."""
+    def state(self) -> SessionState:
+        """Everything that the operator is shown."""
         with self._lock:
-            facts = {} if self._slot is None else self._facts(self._slot)
-            names = self.run.unblind().items() if self.run.unblinded else ()
-            return SessionState(
-                phase=self._phase, busy=self._busy, trouble=self._trouble, turn=self._turn,
-                judged=sum(not self.run.wants(slot) for slot in self.run.slots),
-                trials=len(self.run.slots), missing=tuple(self._missing()),
-                words=tuple(map(self._blind.words, (*self.scene.trouble, *self.arm.words()))),
-                ages=tuple(self.arm.ages().items()),
-                max_mismatch=self._max_mismatch, last=self._last, judge=self._judge,
-                names=tuple(names), report=self._report, **facts,
-            )  # fmt: skip
+            status = self.robot.status() if self._is_running() else self._status
+            messages = (*self.scene.errors, *self.robot.messages())
+            methods = self.run.unblind() if self.run.unblinded else {}
+            return replace(
+                self._state,
+                n_completed=sum(not self.run.is_pending(slot) for slot in self.run.slots),
+                seconds=status.seconds,
+                steps=status.steps,
+                blockers=tuple(self._blockers()),
+                messages=tuple(map(self._blinding.redact, messages)),
+                image_ages=tuple(self.robot.image_ages().items()),
+                has_reference=self.scene.has_reference,
+                mismatch=self.scene.mismatch,
+                methods_by_code=tuple(methods.items()),
+                report_path=self._report_path,
+            )
 
-    def _facts(self, slot: Slot) -> dict:
-        """What is shown of the trial."""
-        criterion, told = self.run.protocol.criteria[slot.task], self._told
-        if self._phase == "running" and not self._busy:
-            told = self.arm.told()
-        limit = self.run.protocol.limits.steps
-        return {
-            "task": slot.task, "trial": slot.trial, "place": slot.place, "code": slot.code,
-            "prompt": self._prompts[slot.task], "success": criterion.success,
-            "failure": criterion.failure, "rubric": self._rubric(), "reached": self._reached,
-            "proposed": self._proposed, "reason": self._reason, "note": self._note,
-            "ended": self._ended, "seconds": told.seconds, "steps": told.steps,
-            "max_steps": limit, "max_seconds": limit / self._rate,
-            "has_reference": self.scene.known, "mismatch": self.scene.mismatch,
-        }  # fmt: skip
-
-    def _enter(self) -> None:
-        """The next trial, nothing said of it yet."""
-        self._slot = slot = next(self.run.pending(), None)
-        self._phase: Phase = "done" if slot is None else "preparing"
-        self._turn = NO_TRIAL if slot is None else TrialId(slot.index, self.run.attempts(slot))
-        self._proposed = self._reason = self._note = self._ended = ""
-        self._reached: int | None = None
+    def _next_trial(self, last_verdict: str = "", detected_outcome: str = "") -> None:
+        """Selects the next pending trial and starts loading it."""
+        protocol, self._slot = self.run.protocol, next(self.run.pending(), None)
         self._recording: RecordingResult | None = None
-        self._aborted, self._told = False, TrialStatus()
-        self.scene.turn_to(slot)
-        if slot is not None:
-            self._do("loading the method", self._prepare)
+        self._aborted, self._status = False, TrialStatus()
+        self.scene.select(self._slot)
+        self._state = SessionState(
+            phase="finished",
+            n_trials=len(self.run.slots),
+            max_mismatch=self._max_mismatch,
+            last_verdict=last_verdict,
+            detected_outcome=detected_outcome,
+        )
+        if (slot := self._slot) is None:
+            return
+        self._set(
+            trial_id=TrialId(slot.index, self.run.attempts(slot)),
+            task=slot.task,
+            trial=slot.trial,
+            start_position=slot.start_position,
+            code=slot.code,
+            prompt=self._prompts[slot.task],
+            success_criterion=protocol.criteria[slot.task].success,
+            failure_criterion=protocol.criteria[slot.task].failure,
+            rubric=protocol.rubric.get(slot.task, ()),
+            max_steps=protocol.limits.steps,
+            max_seconds=protocol.limits.steps / self._rate,
+        )
+        self._load_trial()
+
+    def _load_trial(self) -> None:
+        self._set(phase="loading")
+        self._run_in_worker("loading the method", self._prepare)
 
     def _prepare(self) -> None:
         assert self._slot is not None
-        self.arm.prepare(self._blind.source(self._slot), self._slot)
-        with self._lock:
-            self._phase = "reset"
+        self.robot.prepare(self._blinding.bundle(self._slot), self._slot)
+        self._set(phase="setup")
 
-    def _start(self) -> Callable[[], None] | None:
-        slot = self._slot
+    def _start(self) -> FollowUp | None:
+        slot, attempt = self._slot, self._state.trial_id.attempt
         assert slot is not None
-        self.run.start(slot)
+        self.run.log_start(slot)
+        trial = f"{slot.task}, trial {slot.trial}, {slot.code}, attempt {attempt}"
+        note = f"{trial}; protocol {self.run.sha256[:12]}"
         try:
-            if self.arm.ages() and not self.scene.known:
-                self.scene.keep()
-            facts = f"{slot.task}, trial {slot.trial}, {slot.code}, attempt {self._turn.attempt}"
-            run = f"protocol {self.run.sha256[:12]}"
-            self.arm.start(slot, {"operator": self._operator, "note": f"{facts}; {run}"})
+            if self.robot.image_ages() and not self.scene.has_reference:
+                self.scene.save_reference()
+            self.robot.start(slot, {"operator": self._operator, "note": note})
         except NacError:
-            with self._lock:
-                self._turn = TrialId(slot.index, self.run.attempts(slot))
+            self._set(trial_id=TrialId(slot.index, self.run.attempts(slot)))
             raise
         with self._lock:
-            self._phase = "running"
+            self._set(phase="running")
             return self.abort if self._aborted else None
 
-    def _end(self, why: str) -> None:
-        self._ended = why
-        self._do("stopping the arm", self._stop)
+    def _end_trial(self, reason: str) -> None:
+        self._set(end_reason=reason)
+        self._run_in_worker("stopping the arm", self._stop)
 
     def _stop(self) -> None:
         try:
-            self.arm.stop()
+            self.robot.stop()
         finally:
-            told = self.arm.told()
-            with self._lock:
-                self._phase, self._told = "judging", told
+            self._status = self.robot.status()
+            self._set(phase="verdict")
 
-    def _write(self) -> Callable[[], None]:
-        slot, told = self._slot, self._told
+    def _write_verdict(self) -> FollowUp:
+        slot, state = self._slot, self._state
         assert slot is not None
-        if self._recording is None:
+        if self._recording is None:  # otherwise an attempt failed after the recording was complete
             try:
-                kept = self.arm.keep(self._proposed)
-                self._recording = kept._replace(place=self.run.inside(kept.place))
+                recording = self.robot.finish_recording(state.proposed_outcome)
+                self._recording = recording._replace(path=self.run.relative(recording.path))
             except NacError as error:
                 self._recording = RecordingResult("")
-                self._note = f"{self._note}; no recording: {error}".lstrip("; ")
+                self._set(note=f"{state.note}; no recording: {error}".lstrip("; "))
         verdict = Verdict(
-            outcome=self._proposed, reason=self._reason or self._ended, steps=told.steps,
-            seconds=told.seconds, rubric=self._reached, clips=told.clips, plan_ms=told.plan_ms,
-            jumps=told.jumps, jerk=self._recording.jerk, sparc=self._recording.sparc,
-            holds=told.holds, refusals=told.refusals, interventions=told.interventions,
-            recording=self._recording.place, operator=self._operator, note=self._note,
-        )  # fmt: skip
-        record = self.run.judge(slot, verdict)
-        with self._lock:
-            self._last = f"{slot.task} trial {slot.trial}, {slot.code}: {record.outcome}"
-            self._judge = self.arm.judged()
-        return self._enter
+            outcome=state.proposed_outcome,
+            reason=state.reason or state.end_reason,
+            rubric=state.steps_reached,
+            recording=self._recording.path,
+            jerk=self._recording.jerk,
+            sparc=self._recording.sparc,
+            operator=self._operator,
+            note=self._state.note,
+            **vars(self._status),
+        )
+        record = self.run.log_verdict(slot, verdict)
+        last_verdict = f"{slot.task} trial {slot.trial}, {slot.code}: {record.outcome}"
+        return partial(self._next_trial, last_verdict, self.robot.detected_outcome())
 
     def _unblind(self) -> None:
-        from nac_ros.trials.report import write_report  # and plots
+        from nac_ros.trials.report import write_report  # imports matplotlib
 
         self.run.unblind()
         path, _ = write_report(self.run)
-        self._report = str(path)
+        self._report_path = str(path)
 
-    def _do(self, what: str, step: Step) -> None:
-        self._busy, self._trouble = what, ""
-        self._worker.submit(partial(self._work, step))
+    def _is_running(self) -> bool:
+        return self._state.phase == "running" and not self._state.operation
 
-    def _work(self, step: Step) -> None:
-        trouble, then = "", None
+    def _set(self, **changes: Any) -> None:
+        with self._lock:
+            self._state = replace(self._state, **changes)
+
+    def _run_in_worker(self, name: str, operation: Operation) -> None:
+        self._set(operation=name, error="")
+        self._worker.submit(partial(self._work, operation))
+
+    def _work(self, operation: Operation) -> None:
+        """Runs an operation in the worker, then the follow-up that it returns with the lock."""
+        error_text, follow_up = "", None
         try:
-            then = step()
+            follow_up = operation()
         except NacError as error:
-            trouble = self._blind.words(str(error))
-        except Exception as error:  # the worker must not die unheard
-            trouble = f"{type(error).__name__}: {error}; see the log"
+            error_text = self._blinding.redact(str(error))
+        except Exception as error:  # shown to the operator; the worker must survive it
+            error_text = f"{type(error).__name__}: {error}; see the log"
             traceback.print_exc()
         finally:
+            self._set(operation="", error=error_text)
+        if follow_up is not None:
             with self._lock:
-                self._busy, self._trouble = "", trouble
-        if then is not None:
-            with self._lock:
-                then()
+                follow_up()
 
-    def _check(self, at: TrialId, *phases: str, busy: bool = False) -> None:
-        """Raises TrialError unless an order is for this trial as it stands."""
-        if at != self._turn:
-            raise TrialError("that was meant for another trial, and nothing was done")
-        if self._phase not in phases:
-            known = ", ".join(p for p in get_args(Phase) if p in phases)
-            raise TrialError(f"now is no time for that: wanted {known}, it is {self._phase}")
-        if self._busy and not busy:
-            raise TrialError(f"wait: {self._busy}")
+    def _check(self, trial: TrialId, *phases: str, while_busy: bool = False) -> None:
+        """Raises TrialError unless an action for this trial is allowed now."""
+        state = self._state
+        if trial != state.trial_id:
+            raise TrialError("this action was for another trial; nothing was changed")
+        if state.phase not in phases:
+            wanted = " or ".join(phases)
+            raise TrialError(f"not possible now: it needs phase {wanted}, it is {state.phase}")
+        if state.operation and not while_busy:
+            raise TrialError(f"wait: {state.operation}")
 
-    def _missing(self) -> list[Blocker]:
-        found = list(self.arm.missing())
+    def _blockers(self) -> list[Blocker]:
+        found = list(self.robot.blockers())
         try:
-            if free_bytes(self.run.folder) < ROOM:
-                found.append(Blocker("the disk of the log is full", "make room on it"))
+            if free_bytes(self.run.folder) < MIN_FREE_BYTES:
+                found.append(Blocker("the disk of the log is full", "free some space on it"))
         except DatasetError as error:
-            found.append(Blocker(f"no verdict can be written: {error}", "mend that"))
-        return [one._replace(what=self._blind.words(one.what)) for one in found]
-
-    def _rubric(self) -> tuple[str, ...]:
-        return self.run.protocol.rubric.get(self._task(), ())
-
-    def _task(self) -> str:
-        return "" if self._slot is None else self._slot.task
+            found.append(Blocker("no verdict can be written", str(error)))
+        redact = self._blinding.redact
+        return [Blocker(redact(one.problem), redact(one.remedy), one.action) for one in found]

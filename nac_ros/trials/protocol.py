@@ -1,89 +1,105 @@
-"""When a trial of the paper's eight tasks succeeds and fails: its Table 7, as settled here."""
+"""Protocol of a comparison of methods by trials; success criteria of the paper's eight tasks."""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nac_ros.core import config
-from nac_ros.core.config import FILE, REQUIRED, SENTENCE, bounded, check_bounds, listed, named
+from nac_ros.core.config import (
+    FILE,
+    REQUIRED,
+    SENTENCE,
+    check_fields,
+    number_field,
+    sequence_field,
+    text_field,
+)
 from nac_ros.core.config import NAME as NAME_RULE
 from nac_ros.core.errors import ConfigError, show_text, show_value
 from nac_ros.core.files import sha256
 from nac_ros.export.manifest import MANIFEST, read_manifest
 from nac_ros.inference.conditions import Conditions
-from nac_ros.simulation.domain_randomization import NOMINAL, DomainRandomization, load_variation
+from nac_ros.simulation.domain_randomization import (
+    NOMINAL,
+    DomainRandomization,
+    load_randomization,
+)
 
-STACK = "a cube falls or leaves the workspace, or the stack is not complete"
+FORMAT = 2  # of protocol.json and the log
+EXPERT = "expert"  # as a method: the scripted experts of the twin
+TWIN = "twin"  # as a robot: the simulated arm, whose success detector replaces the operator
+ALL_TASKS = "all"  # stands for all tasks together in results
+NAME = re.compile(r"[\w.+-]{1,100}")
+MAX_TRIALS = 200_000  # of a run, because its schedule is held in memory
+MAX_FILE_NAME = 200  # bytes; a start position names the file of its reference image
+MAX_STEPS = 100  # of a rubric
+STACK_FAILURE = "a cube falls or leaves the workspace, or the stack is not complete"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Criterion:
-    """What the operator is shown, and judges by; a sentence each."""
+class SuccessCriterion:
+    """When a trial succeeds and when it fails, one sentence each, as shown to the operator."""
 
-    success: str = named(REQUIRED, SENTENCE)
-    failure: str = named(REQUIRED, SENTENCE)
+    success: str = text_field(REQUIRED, SENTENCE)
+    failure: str = text_field(REQUIRED, SENTENCE)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
+# The paper's Table 7. Where its wording leaves a case open, the criterion here decides it.
 TABLE_7 = {
-    "weighing": Criterion(
+    "weighing": SuccessCriterion(
         success="the scale's display is on after the arm has retracted",
         failure="the button was pressed but the display is not on",
     ),
-    "grapes": Criterion(
+    "grapes": SuccessCriterion(
         success="the grapes lie on the plate", failure="fewer than half remain on the plate"
     ),
-    "marker": Criterion(
+    "marker": SuccessCriterion(
         success="the marker lies fully inside the bin at the end",
         failure="the marker is outside the bin, or was dropped outside the workspace",
     ),
-    "two_blocks": Criterion(success="both cubes are stacked and stable", failure=STACK),
-    "three_blocks": Criterion(success="all three cubes are stacked and stable", failure=STACK),
-    "chess": Criterion(
+    "two_blocks": SuccessCriterion(
+        success="both cubes are stacked and stable", failure=STACK_FAILURE
+    ),
+    "three_blocks": SuccessCriterion(
+        success="all three cubes are stacked and stable", failure=STACK_FAILURE
+    ),
+    "chess": SuccessCriterion(
         success="the rook stands on the queen's square, the queen lies off the board, every "
         "other piece is upright",
         failure="the queen is not off the board, or any piece was knocked over",
     ),
-    "place_stone": Criterion(
+    "place_stone": SuccessCriterion(
         success="the stone lies on the trained intersection",
         failure="the stone lies on any other intersection",
     ),
-    "fold_towel": Criterion(
+    "fold_towel": SuccessCriterion(
         success="the towel matches the folded target",
         failure="the towel is not folded, came unfolded, or is off the workspace",
     ),
 }
 
 
-EXPERT = "expert"  # the scripted experts of the twin, as a method
-TWIN = "twin"  # the robot that its judge stands beside
-POOLED = "all"  # the name of all tasks together
-NAME = re.compile(r"[\w.+-]{1,100}")
-MAX_TRIALS = 200_000  # of a run; its plan is held in memory
-MAX_FILE_NAME = 200  # bytes; a place names the file of its reference picture
-MAX_STEPS = 100  # of a rubric
-
-
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class TrialLimits:
     """steps: control periods after which a trial has failed, at most the paper's 1000"""
 
-    steps: int = bounded(1000, 1, 1000)
+    steps: int = number_field(1000, 1, 1000)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StopRule:
-    """rule: `fixed` plays all trials; `sequential` ends a task as soon as the test that may be
-    looked at any time tells the two methods of `pair` apart on it
+class StoppingRule:
+    """rule: `fixed` runs all trials; `sequential` ends a task once the sequential test finds a
+        difference between the two methods of `pair`
     """
 
     rule: Literal["fixed", "sequential"] = "fixed"
@@ -92,106 +108,103 @@ class StopRule:
     def __post_init__(self) -> None:
         if self.rule == "sequential" and not len(self.pair) == len(set(self.pair)) == 2:
             raise ConfigError(
-                "the stop rule `sequential` needs `pair`, the two methods that it compares; "
+                "the stopping rule `sequential` needs `pair`, the two methods that it compares; "
                 f"got {list(self.pair)}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """methods: name -> bundle, or `expert`
-    trials: of each method on each task; trial i has the same scene or start place for all
-    places: task -> marked start places, used in turn; the twin's scenes need none
-    criteria: task -> when a trial succeeds and fails; the paper's tasks have theirs
-    rubric: task -> steps of partial success, in order
-    alpha: of the run's tests, for all tasks together
+class TrialProtocol:
+    """What is compared, and how.
 
-    At most 64 tasks, 32 methods and MAX_TRIALS trials in all.
+    methods: name -> path of a bundle, or `expert`
+    trials: per method and task; trial i has the same scene or start position for all methods
+    start_positions: task -> names of marked start positions, used cyclically; not for the twin
+    criteria: task -> when a trial succeeds and fails; known for the paper's tasks
+    rubric: task -> steps of partial success, in order
+    alpha: significance level of the run's tests, for all tasks together
     """
 
-    robot: str = named(TWIN, NAME_RULE)
-    tasks: tuple[str, ...] = listed(REQUIRED, 0, 64)
-    methods: dict[str, str] = named(REQUIRED, FILE, 0, 32)
-    trials: int = bounded(50, 1, 1000)
-    seed: int = bounded(0, 0, 2**53)
-    places: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    criteria: dict[str, Criterion] = field(default_factory=dict)
+    robot: str = text_field(TWIN, NAME_RULE)
+    tasks: tuple[str, ...] = sequence_field(REQUIRED, 0, 64)
+    methods: dict[str, str] = text_field(REQUIRED, FILE, 0, 32)
+    trials: int = number_field(50, 1, 1000)
+    seed: int = number_field(0, 0, 2**53)
+    start_positions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    criteria: dict[str, SuccessCriterion] = field(default_factory=dict)
     rubric: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    limits: Limits = Limits()
-    stop: StopRule = StopRule()
+    limits: TrialLimits = TrialLimits()
+    stopping: StoppingRule = StoppingRule()
     conditions: Conditions = field(default_factory=Conditions)
-    alpha: float = bounded(0.05, 0.001, 0.5)
+    alpha: float = number_field(0.05, 0.001, 0.5)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-        for what, names in (("tasks", self.tasks), ("methods", tuple(self.methods))):
-            _check_names(what, names)
-        if POOLED in self.tasks:
+        check_fields(self)
+        _check_names("tasks", self.tasks)
+        _check_names("methods", tuple(self.methods))
+        if ALL_TASKS in self.tasks:
             raise ConfigError(
-                f"tasks: '{POOLED}' is what a report calls all tasks together; name it otherwise"
+                f"tasks: '{ALL_TASKS}' stands for all tasks together in reports; use another name"
             )
-        for what in ("places", "criteria", "rubric"):
-            if unknown := set(getattr(self, what)) - set(self.tasks):
-                raise ConfigError(
-                    f"{what} are given for '{min(unknown)}', which is not among the tasks: "
-                    f"{', '.join(self.tasks)}"
-                )
-        _check_places(self.places)
+        for name in ("start_positions", "criteria", "rubric"):
+            _check_known(name, getattr(self, name), self.tasks, "tasks")
+        _check_known("stopping.pair", self.stopping.pair, self.methods, "methods")
+        _check_start_positions(self.start_positions)
         _check_rubric(self.rubric)
         if (trials := self.trials * len(self.tasks) * len(self.methods)) > MAX_TRIALS:
             raise ConfigError(f"{trials} trials in all are more than {MAX_TRIALS}; plan fewer")
-        if unknown := set(self.stop.pair) - set(self.methods):
-            raise ConfigError(
-                f"the stop rule compares '{min(unknown)}'; the methods are: "
-                f"{', '.join(self.methods)}"
-            )
         known = {**TABLE_7, **self.criteria}
         if missing := [task for task in self.tasks if task not in known]:
             raise ConfigError(
-                f"task '{missing[0]}' has no criteria: say under `criteria` when a trial of it "
-                "succeeds and when it fails"
+                f"task '{missing[0]}' has no criteria: add when it succeeds and when it fails "
+                "under `criteria`"
             )
         object.__setattr__(self, "criteria", {task: known[task] for task in self.tasks})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """A protocol as it is on disk, with the hash of each method's bundle and how scenes vary."""
+class FrozenProtocol:
+    """Content of protocol.json; bundles: method -> SHA-256 of its manifest."""
 
-    protocol: Protocol
+    format: int = FORMAT
+    protocol: TrialProtocol
     bundles: dict[str, str]
-    variation: DomainRandomization = NOMINAL
+    randomization: DomainRandomization = NOMINAL
 
 
-def digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain content in its canonical form: JSON with sorted keys and no spaces."""
+def content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain content in canonical form: JSON with sorted keys and no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_protocol(path: Path) -> Protocol:
-    """A protocol file; bundles and scenes are looked for beside it. Raises ConfigError."""
-    protocol = config.build(Protocol, config.load_yaml(path), path.name)
+def load_protocol(path: Path) -> TrialProtocol:
+    """Reads a YAML file; paths in it are relative to its folder. Raises ConfigError."""
+    protocol = config.build(TrialProtocol, config.load_yaml(path), path.name)
     folder = path.resolve().parent
     methods = {
         name: source if source == EXPERT else str(folder / source)
         for name, source in protocol.methods.items()
     }
     conditions = protocol.conditions
-    if conditions.scenes.endswith(".yaml"):
-        conditions = replace(conditions, scenes=str(folder / conditions.scenes))
+    if conditions.randomization.endswith(".yaml"):
+        conditions = replace(conditions, randomization=str(folder / conditions.randomization))
     return replace(protocol, methods=methods, conditions=conditions)
 
 
-def freeze(protocol: Protocol) -> Frozen:
-    """With every bundle verified and hashed; raises BundleError, UnknownName, and ConfigError
-    where a bundle did not learn a task or plans less far, or a real arm is asked for the twin's
-    expert or scenes."""
-    variation, bundles = load_variation(protocol.conditions.scenes), {}
-    if protocol.robot != TWIN and variation != NOMINAL:
+def freeze(protocol: TrialProtocol) -> FrozenProtocol:
+    """Verifies and hashes every bundle and reads the domain randomization.
+
+    Raises BundleError, UnknownName, and ConfigError if a bundle does not know a task or has a
+    shorter horizon, or if a real arm is to use the expert or a randomization.
+    """
+    randomization = load_randomization(protocol.conditions.randomization)
+    if protocol.robot != TWIN and randomization != NOMINAL:
         raise ConfigError(
-            f"scenes '{protocol.conditions.scenes}' vary on the twin alone; leave `scenes` out"
+            f"randomization '{protocol.conditions.randomization}' exists on the twin alone; "
+            "leave `randomization` out"
         )
+    bundles = {}
     for name, source in protocol.methods.items():
         if source == EXPERT:
             if protocol.robot != TWIN:
@@ -209,65 +222,72 @@ def freeze(protocol: Protocol) -> Frozen:
                 f"{source}, {manifest.horizon}; give at most that"
             )
         bundles[name] = sha256(Path(source) / MANIFEST)
-    return Frozen(protocol=protocol, bundles=bundles, variation=variation)
+    return FrozenProtocol(protocol=protocol, bundles=bundles, randomization=randomization)
 
 
-def prompts(protocol: Protocol) -> dict[str, str]:
-    """Task -> what the policies were taught it by; raises ConfigError where a method is no
-    bundle, which a person's trials need, and BundleError."""
+def prompts(protocol: TrialProtocol) -> dict[str, str]:
+    """Task -> prompt, from the bundles' manifests.
+
+    Raises BundleError, and ConfigError for a method without a bundle.
+    """
     found: dict[str, str] = {}
     for name, source in protocol.methods.items():
         if source == EXPERT:
             raise ConfigError(
-                f"method '{name}': experts play by themselves, in `nac trials`; name a bundle"
+                f"method '{name}': experts need no operator, use `nac trials`; name a bundle"
             )
         found = {**read_manifest(Path(source)).tasks, **found}
     return found
 
 
-def first_change(before: Any, after: Any, place: str = "") -> str:
-    """The first thing that two plain contents differ in, in words; '' if they are equal."""
+def first_difference(before: Any, after: Any, path: str = "") -> str:
+    """Sentence about the first difference between two plain contents; '' if they are equal."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys((*before, *after)):
-            inside = f"{place}.{key}".lstrip(".")
+            inner = f"{path}.{key}".lstrip(".")
             if key not in before or key not in after:
-                return f"{inside} {'was removed' if key in before else 'is new'}"
-            if found := first_change(before[key], after[key], inside):
+                return f"{inner} {'was removed' if key in before else 'is new'}"
+            if found := first_difference(before[key], after[key], inner):
                 return found
         return ""
-    return "" if before == after else f"{place} was {before}, is {after}"
+    return "" if before == after else f"{path} was {before}, is {after}"
 
 
-def _check_names(what: str, names: tuple[str, ...]) -> None:
+def _check_names(field_name: str, names: tuple[str, ...]) -> None:
     if not names:
-        raise ConfigError(f"a protocol needs {what}; name at least one")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{what} names '{show_text(twice[0])}' twice")
-    if odd := [name for name in names if not NAME.fullmatch(name)]:
-        raise ConfigError(
-            f"{what}: '{show_text(odd[0])}' must be letters, digits, '_', '.', '+' and '-', at "
-            "most 100"
-        )
-
-
-def _check_places(places: Mapping[str, tuple[str, ...]]) -> None:
-    """Each names the file of its reference picture."""
-    for task, names in places.items():
-        if odd := [name for name in names if not _is_file_name(name)]:
+        raise ConfigError(f"a protocol needs {field_name}; name at least one")
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{field_name} has '{show_text(name)}' twice")
+        if not NAME.fullmatch(name):
             raise ConfigError(
-                f"places of {task}: {show_value(odd[0])} must be one line of text without '/', at "
-                f"most {MAX_FILE_NAME} bytes"
+                f"{field_name}: '{show_text(name)}' must be letters, digits, '_', '.', '+' and "
+                "'-', at most 100"
             )
 
 
-def _is_file_name(name: str) -> bool:
-    short = 0 < len(name) <= MAX_FILE_NAME and len(name.encode(errors="replace")) <= MAX_FILE_NAME
-    return short and "/" not in name and name.isprintable()
+def _check_known(field_name: str, names: Iterable[str], known: Iterable[str], of: str) -> None:
+    if unknown := set(names) - set(known):
+        raise ConfigError(
+            f"{field_name} has '{min(unknown)}', which is not among the {of}: {', '.join(known)}"
+        )
+
+
+def _check_start_positions(start_positions: Mapping[str, tuple[str, ...]]) -> None:
+    for task, names in start_positions.items():
+        for name in names:
+            size = len(name.encode(errors="replace"))
+            if not 0 < size <= MAX_FILE_NAME or "/" in name or not name.isprintable():
+                raise ConfigError(
+                    f"start_positions of {task}: {show_value(name)} must be one line of text "
+                    f"without '/', at most {MAX_FILE_NAME} bytes"
+                )
 
 
 def _check_rubric(rubric: Mapping[str, tuple[str, ...]]) -> None:
     for task, steps in rubric.items():
-        if odd := [step for step in steps if not SENTENCE.pattern.fullmatch(step)]:
-            raise ConfigError(f"rubric of {task}: {show_value(odd[0])} must be {SENTENCE.text}")
         if len(steps) > MAX_STEPS:
             raise ConfigError(f"rubric of {task}: {len(steps)} steps are more than {MAX_STEPS}")
+        for step in steps:
+            if not SENTENCE.pattern.fullmatch(step):
+                raise ConfigError(f"rubric of {task}: {show_value(step)} must be {SENTENCE.text}")

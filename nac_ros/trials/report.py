@@ -1,4 +1,4 @@
-"""The tables of a run's report, as HTML; what a column means is said below its table."""
+"""Report of a run: report.html, one self-contained page, and its numbers in report.json."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,193 +6,265 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nac_ros.core.files import locked, replace_with, unwritable
+from nac_ros.core.files import lock_folder, write_error, write_text
 from nac_ros.reporting import plots
 from nac_ros.reporting.html import figure, page, section, table
-from nac_ros.reporting.plots import success_rates
-from nac_ros.stats.sequential import bet
-from nac_ros.trials.protocol import POOLED
-from nac_ros.trials.results import Figures, figures, names_of, outcomes_of
+from nac_ros.stats.sequential import run_betting_test
+from nac_ros.trials.protocol import ALL_TASKS
+from nac_ros.trials.results import Results, compute_results, display_names, paired_outcomes
 from nac_ros.trials.run import Record, TrialRun
 
-ALL = "all tasks"
-EXACT_NOTE = "<p><small>k/n with Clopper and Pearson's exact 95 % interval.</small></p>"
-SUCCESS_NOTE = (
-    "<p><small>k/n with Clopper and Pearson's exact 95 % interval. Methods that share a "
-    "letter are not told apart (Barnard's test with Holm's correction; over all tasks the "
-    "exact stratified test).</small></p>"
+PAGE, NUMBERS = "report.html", "report.json"
+WINDOW = 10  # trials of the moving success rate; a method with fewer is not plotted
+INTERVAL_NOTE = "k/n with Clopper and Pearson's exact 95 % interval."
+LETTERS_NOTE = (
+    f"{INTERVAL_NOTE} Methods that share a letter do not differ significantly (Barnard's test "
+    "with Holm's correction; over all tasks the exact stratified test)."
 )
 TESTS_NOTE = (
-    "<p><small>Difference: points of success rate on the scenes that both played, with "
-    "Tango's paired 95 % interval. Alone: scenes on which only the first, and only the second "
-    "method succeeded. Barnard: exact test of two rates; Holm: the same p adjusted for all "
-    "tasks and pairs of methods. Over all tasks: exact conditional Cochran-Mantel-Haenszel "
-    "test, stratified by task, adjusted for all pairs. McNemar: exact test on scenes alone "
-    "won. Any time: p of the sequential test, valid at every look. McNemar and any time are not "
-    "adjusted for several tasks and pairs. Bold: at most alpha.</small></p>"
+    "Difference: points of success rate on the scenes that both methods ran, with Tango's paired "
+    "95 % interval. One only: scenes on which only the first, and only the second method "
+    "succeeded. Barnard: exact test of two rates; Holm: the same p adjusted for all tasks and "
+    "pairs of methods. Over all tasks: exact conditional Cochran-Mantel-Haenszel test, stratified "
+    "by task, adjusted for all pairs. McNemar: exact test on the scenes on which one only "
+    "succeeded. Any time: p of the sequential test, valid at every look. McNemar and any time are "
+    "not adjusted for several tasks and pairs. Bold: at most alpha."
 )
-MEASURES_NOTE = (
-    "<p><small>Time: of the arm until success, median. SPARC: spectral arc length of the tool's "
-    "speed, median; nearer to 0 is smoother, to be compared within a task. Jerk: root mean square "
-    "of what was commanded, as a share of the limits. Clips: set-points of a trial that the guard "
-    "held back, mean. Seam: how far a new chunk lay from what was commanded as it took over, of "
-    "the joint that was farthest off [rad or m]; latency: observation to chunk; both p50 / p99. "
-    "Columns of what was not recorded are left out.</small></p>"
+MEASUREMENTS_NOTE = (
+    "Time: of the robot until success, median. SPARC: spectral arc length of the tool's speed, "
+    "median; nearer to 0 is smoother, comparable within a task only. Jerk: root mean square of "
+    "the commanded jerk, as a share of the limits. Clips: set-points of a trial that the guard "
+    "clipped, mean. Transition: step of the command when a new chunk takes over, of the joint "
+    "that steps most [rad or m]; latency: observation to chunk; both p50 / p99. Columns that were "
+    "not measured are left out."
+)
+SEQUENTIAL_NOTE = (
+    "Only the sequential test (any time) is valid before the end of a run. Stopping because "
+    "another p is small gives more false positives than alpha."
+)
+STOPPED_NOTE = (
+    "The stopping rule ends a task when its methods look most different. For such a task quote "
+    "the p of `any time`: other p, letters, differences and intervals are too optimistic."
+)
+PUBLISHED_NOTE = (
+    "Success [%]. The paper's rates are from 10 trials of each method on its own real arm, with "
+    "other objects: for orientation, not for comparison."
 )
 
 
-def tiles(found: Figures) -> str:
-    """All tasks of each method."""
-    cells = []
-    for method, rows in found["methods"].items():
+def write_report(run: TrialRun) -> tuple[Path, Results]:
+    """Writes both files into the run's folder; returns the page's path and the results.
+
+    Raises TrialError if the disk is full.
+    """
+    results = compute_results(run)
+    sections = (
+        _tiles(results),
+        _state(results),
+        _success(results),
+        _comparison(run, results),
+        _film_strips(run),
+        _measurements(run, results),
+        section("Why trials failed", _failures(results)),
+        _drift(run),
+        _published(results),
+        _protocol(run),
+        _trials(run),
+        section(
+            "Results", _details(NUMBERS, f"<pre>{escape(json.dumps(results, indent=2))}</pre>")
+        ),
+    )
+    facts = ("robot", "seed", "planned", "verdicts")
+    subtitle = " · ".join(
+        [
+            escape(results["run"]),
+            *(f"{key} {escape(str(results[key]))}" for key in facts),
+            f"protocol {results['protocol'][:12]}",
+        ]
+    )
+    files = {
+        NUMBERS: json.dumps(results, indent=1) + "\n",
+        PAGE: page("Trials", subtitle, "\n".join(sections)),
+    }
+    with lock_folder(run.folder):
+        for name, text in files.items():
+            try:
+                write_text(run.folder / name, text)
+            except OSError as error:
+                raise write_error(run.folder / name, error) from error
+    return run.folder / PAGE, results
+
+
+def _tiles(results: Results) -> str:
+    """One tile per method with its success over all tasks."""
+    tiles = []
+    for method, rows in results["methods"].items():
         k, n = (sum(row[key] for row in rows.values()) for key in ("successes", "trials"))
         if n:
-            shown = found["letters"].get(POOLED, {}).get(method, "")
+            shown = results["letters"].get(ALL_TASKS, {}).get(method, "")
             letters = f"; letters {shown}" if shown else ""
-            cells.append(
+            tasks = "1 task" if len(rows) == 1 else f"{len(rows)} tasks"
+            tiles.append(
                 f'<div class="tile"><b>{k} of {n}</b><span>{escape(method)}</span>'
-                f"<small>{100 * k / n:.0f} % over {_some(len(rows), 'task')}{letters}"
-                "</small></div>"
+                f"<small>{100 * k / n:.0f} % over {tasks}{letters}</small></div>"
             )
-    return f'<div class="tiles">{"".join(cells)}</div>'
+    return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def success(found: Figures) -> str:
-    """Tasks down, methods across."""
-    methods = list(found["methods"])
-    rows = [
-        [escape(task), *(_rate(found, task, method) for method in methods)]
-        for task in _tasks(found)
-    ]
-    return table(["task", *methods], rows)
-
-
-def tests(found: Figures) -> str:
-    """A row for each two methods and task."""
-    heads = ("methods", "task", "difference", "alone", "Barnard", "Holm", "McNemar", "any time")
-    rows = []
-    for row in found["tests"]:
-        test = "stratified" if row["task"] == POOLED else "barnard"
-        task = ALL if row["task"] == POOLED else row["task"]
-        rows.append(
-            [
-                " and ".join(escape(name) for name in row["methods"]),
-                f"<b>{ALL}</b>" if task == ALL else escape(task),
-                _difference(row),
-                f"{row['gained']} : {row['lost']}",
-                _p(row[f"{test}_p"], found),
-                _p(row[f"{test}_holm_p"], found),
-                _p(row["mcnemar_p"], found),
-                _p(row["anytime_p"], found),
-            ]
+def _state(results: Results) -> str:
+    """What a reader must know before using the numbers: blind, unfinished, stopped early."""
+    notes = []
+    if results["blind"]:
+        notes.append("Methods are shown by their codes until the run is unblinded.")
+    if not results["finished"] and results["blind"]:
+        notes.append(f"The run is not finished: {results['verdicts']} verdicts. {SEQUENTIAL_NOTE}")
+    elif not results["finished"]:
+        notes.append(
+            f"The run was ended by unblinding it: {results['verdicts']} verdicts, and "
+            f"{results['planned']} trials were planned. The sequential test (any time) is valid; "
+            "everything else only if the decision to end did not depend on the results."
         )
-    return table(heads, rows)
+    for task, n in results["stopped_after"].items():
+        notes.append(f"The stopping rule ended {escape(task)} after {n} trials of each method.")
+    if results["stopped_after"]:
+        notes.append(STOPPED_NOTE)
+    return section("State", "".join(f'<p class="note">{n}</p>' for n in notes)) if notes else ""
 
 
-def measures(found: Figures) -> str:
-    """Everything that was measured, for each method and task."""
-    heads = (
-        "task", "method", "time [s]", "SPARC", "jerk", "clips", "seam", "latency [ms]", "rubric",
-        "by hand", "holds", "refusals",
-    )  # fmt: skip
-    rows = []
-    for task, method, row in _rows(found):
-        cells = [
-            _number(row["seconds_to_success"]["p50"], 1),
-            _number(row["sparc"]["p50"], 2),
-            _number(row["jerk_rms_ratio"], 3),
-            _number(row["guard_clips"]["mean"], 0),
-            _two(row["seam_jump"], 3),
-            _two(row["plan_ms"], 0),
-            _rubric(row["rubric"]),
-            str(row["interventions"] or ""),
-            _counts(row["holds"]),
-            _counts(row["refusals"]),
-        ]
-        rows.append([escape(task), escape(method), *cells])
-    return compact(heads, rows)
+def _success(results: Results) -> str:
+    """Plot and table of the success rates, tasks down, methods across."""
+    rates = {
+        method: {
+            task: (row["successes"], row["trials"], tuple(row["wilson95"]))
+            for task, row in rows.items()
+        }
+        for method, rows in results["methods"].items()
+        if rows
+    }
+    if not rates:
+        reason = "All verdicts are `invalid`" if results["verdicts"] else "There is no verdict yet"
+        return section("Success", f"<p>{reason}.</p>")
+    total = sum(n for rows in rates.values() for _, n, _ in rows.values())
+    caption = f"Success by task and method, n = {total} trials; bars are Wilson's 95 % intervals."
+    methods = list(results["methods"])
+    cells = [
+        [escape(task), *(_rate(results, task, m) for m in methods)] for task in _tasks(results)
+    ]
+    note = _note(LETTERS_NOTE if results["letters"] else INTERVAL_NOTE)
+    plot = figure(plots.success_rates(rates), caption)
+    return section("Success", plot + table(["task", *methods], cells) + note)
 
 
-def failures(found: Figures) -> str:
-    """Reasons, most frequent first."""
-    rows = []
-    for task, method, row in _rows(found):
-        ordered = sorted(row["failures"].items(), key=lambda item: -item[1])
-        rows += [[escape(task), escape(method), str(n), escape(why)] for why, n in ordered]
-        for what in ("aborted", "invalid"):
-            if row[what]:
-                told = {
-                    "aborted": "of these, aborted by the operator",
-                    "invalid": "invalid: played again, not counted",
-                }[what]
-                rows.append([escape(task), escape(method), str(row[what]), told])
-    return table(("task", "method", "trials", "why"), rows) if rows else "<p>No trial failed.</p>"
-
-
-def paper(found: Figures) -> str:
-    """Success in per cent: ours, then the paper's real arm."""
-    tasks, theirs = list(found["paper"]), next(iter(found["paper"].values()))
-    rows = []
-    for method, played in found["methods"].items():
-        rates = [
-            100 * played[t]["successes"] / played[t]["trials"] if t in played else None
-            for t in tasks
-        ]
-        cells = [f"<b>{_number(rate, 0)}</b>" for rate in (*rates, _mean(rates))]
-        rows.append([f"<b>{escape(method)}</b>", f"{found['robot']}, here", *cells])
-    for method in theirs:
-        rates = [found["paper"][task][method] for task in tasks]
-        rows.append([method, "the paper's arm", *(_number(r, 0) for r in (*rates, _mean(rates)))])
-    note = (
-        "<p><small>Success [%]. The paper's are 10 trials of each method on its own real arm, "
-        "here for scale, not for comparison.</small></p>"
-    )
-    return table(["method", "arm", *tasks, "mean"], rows) + note
-
-
-def compact(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table without the columns that are empty."""
-    keep = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-    return table([heads[i] for i in keep], [[row[i] for i in keep] for row in rows])
-
-
-def _some(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def _tasks(found: Figures) -> list[str]:
-    return list(dict.fromkeys(task for rows in found["methods"].values() for task in rows))
-
-
-def _rows(found: Figures) -> Iterator[tuple[str, str, Figures]]:
-    for task in _tasks(found):
-        for method, rows in found["methods"].items():
-            if task in rows:
-                yield task, method, rows[task]
-
-
-def _rate(found: Figures, task: str, method: str) -> str:
-    row = found["methods"][method].get(task)
+def _rate(results: Results, task: str, method: str) -> str:
+    row = results["methods"][method].get(task)
     if row is None:
         return ""
     low, high = (100 * bound for bound in row["clopper_pearson95"])
-    letters = found["letters"].get(task, {}).get(method, "")
+    letters = results["letters"].get(task, {}).get(method, "")
     return (
         f"<b>{row['successes']}/{row['trials']}</b><sup>{letters}</sup> "
         f"<small>{low:.0f} to {high:.0f} %</small>"
     )
 
 
-def _difference(row: Figures) -> str:
+def _comparison(run: TrialRun, results: Results) -> str:
+    """Tests of every pair of methods, and the wealth of the sequential test over all tasks."""
+    if not results["tests"]:
+        return ""
+    codes = {name: code for code, name in display_names(run).items()}
+    rows, wealth, alpha = [], {}, results["alpha"]
+    for row in results["tests"]:
+        pooled = row["task"] == ALL_TASKS
+        test = "stratified" if pooled else "barnard"
+        if pooled:
+            pair = paired_outcomes(run, *(codes[name] for name in row["methods"]))
+            wealth[" and ".join(row["methods"])] = run_betting_test(pair).wealth
+        rows.append(
+            {
+                "methods": " and ".join(escape(name) for name in row["methods"]),
+                "task": "<b>all tasks</b>" if pooled else escape(row["task"]),
+                "difference": _difference(row),
+                "one only": f"{row['first_only']} : {row['second_only']}",
+                "Barnard": _p_value(row[f"{test}_p"], alpha),
+                "Holm": _p_value(row[f"{test}_holm_p"], alpha),
+                "McNemar": _p_value(row["mcnemar_p"], alpha),
+                "any time": _p_value(row["anytime_p"], alpha),
+            }
+        )
+    caption = (
+        "Wealth of a bet against equal success rates, over all tasks in order. It may be looked "
+        f"at any time: for two equal methods it ever reaches {1 / alpha:g} with a "
+        f"probability of at most {alpha:g}."
+    )
+    curve = figure(plots.wealth(wealth, alpha), caption)
+    return section("Do the methods differ?", _table(rows) + _note(TESTS_NOTE) + curve)
+
+
+def _difference(row: Results) -> str:
     if row.get("difference") is None:
         return ""
     low, high = (100 * bound for bound in row["difference95"])
     return f"{100 * row['difference']:+.0f} <small>{low:+.0f} to {high:+.0f}</small>"
 
 
-def _p(value: float, found: Figures) -> str:
+def _p_value(value: float, alpha: float) -> str:
     text = "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
-    return f"<b>{text}</b>" if value <= found["alpha"] else text
+    return f"<b>{text}</b>" if value <= alpha else text
+
+
+def _film_strips(run: TrialRun) -> str:
+    """Film strips of the first success and the first failure of each method on each task."""
+    blocks = []
+    for task in run.protocol.tasks:
+        for code, name in display_names(run).items():
+            for label, won in (("success", True), ("failure", False)):
+                records = run.valid_records(task, code)
+                records = [r for r in records if (r.outcome == "success") == won]
+                shown = [r for r in records if (run.folder / r.film_strip).is_file()]
+                if shown:
+                    label += " with a film strip" if shown[0] != records[0] else ""
+                    blocks.append(_film_strip(run, shown[0], name, label))
+    return section("First success, first failure", "".join(blocks)) if blocks else ""
+
+
+def _film_strip(run: TrialRun, record: Record, name: str, label: str) -> str:
+    time = f" ({record.seconds:.1f} s)" if record.seconds is not None else ""
+    text = f"{record.task}, {name}: first {label}, trial {record.trial}. {record.reason}{time}"
+    return figure((run.folder / record.film_strip).read_bytes(), escape(text), "jpeg")
+
+
+def _measurements(run: TrialRun, results: Results) -> str:
+    """Plot of the times to success, and a table of all measurements."""
+    if not any(results["methods"].values()):
+        return ""
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for code, name in display_names(run).items():
+        for task in results["methods"][name]:
+            records = [r for r in run.valid_records(task, code) if r.outcome == "success"]
+            if times := [r.seconds for r in records if r.seconds is not None]:
+                seconds.setdefault(name, {})[task] = times
+    n = sum(len(times) for tasks in seconds.values() for times in tasks.values())
+    caption = f"Time to success, n = {n} successful trials; the line is the median."
+    plot = figure(plots.times(seconds), caption) if seconds else ""
+    rows = [
+        {
+            "task": escape(task),
+            "method": escape(method),
+            "time [s]": _number(row["seconds_to_success"]["p50"], 1),
+            "SPARC": _number(row["sparc"]["p50"], 2),
+            "jerk": _number(row["jerk_rms_ratio"], 3),
+            "clips": _number(row["guard_clips"]["mean"], 0),
+            "transition": _percentiles(row["transition_jump"], 3),
+            "latency [ms]": _percentiles(row["chunk_ms"], 0),
+            "rubric": _rubric(row["rubric"]),
+            "interventions": str(row["interventions"] or ""),
+            "holds": _counts(row["holds"]),
+            "rejections": _counts(row["rejections"]),
+        }
+        for task, method, row in _rows(results)
+    ]
+    note = _note(MEASUREMENTS_NOTE)
+    return section("Measurements", plot + _table(rows) + note)
 
 
 def _rubric(row: Mapping[str, Any] | None) -> str:
@@ -202,18 +274,120 @@ def _rubric(row: Mapping[str, Any] | None) -> str:
     return f"{100 * row['mean']:.0f} % <small>{low:.0f} to {high:.0f}</small>"
 
 
+def _failures(results: Results) -> str:
+    """Reasons of failure, the most frequent first, then aborted and invalid trials."""
+    rows = []
+    for task, method, row in _rows(results):
+        reasons = sorted(row["failures"].items(), key=lambda item: -item[1])
+        counts = [(n, escape(reason)) for reason, n in reasons]
+        counts.append((row["aborted"], "of these, aborted by the operator"))
+        counts.append((row["invalid"], "invalid: repeated, not counted"))
+        rows += [[escape(task), escape(method), str(n), text] for n, text in counts if n]
+    return (
+        table(("task", "method", "trials", "reason"), rows) if rows else "<p>No trial failed.</p>"
+    )
+
+
+def _drift(run: TrialRun) -> str:
+    """Moving success rate of each method, to show a drift during the run."""
+    names = display_names(run)
+    outcomes: dict[str, list[bool]] = {name: [] for name in names.values()}
+    for record in run.records:
+        if record.outcome != "invalid":
+            outcomes[names[record.code]].append(record.outcome == "success")
+    enough = {name: values for name, values in outcomes.items() if len(values) > WINDOW}
+    if not enough:
+        return ""
+    caption = (
+        f"Success over the last {WINDOW} trials of a method, in the order of the run, all tasks. "
+        "Blocks and random order spread a drift evenly over the methods."
+    )
+    return section("Drift", figure(plots.drift(enough, WINDOW), caption))
+
+
+def _published(results: Results) -> str:
+    """Success rates of the run above those of the paper's Table 6."""
+    if not (published := results["published"]):
+        return ""
+    rows = []
+    for method, tasks in results["methods"].items():
+        rates = [
+            100 * tasks[task]["successes"] / tasks[task]["trials"] if task in tasks else None
+            for task in published
+        ]
+        cells = [f"<b>{_number(rate, 0)}</b>" for rate in (*rates, _mean(rates))]
+        rows.append([f"<b>{escape(method)}</b>", f"{results['robot']}, here", *cells])
+    for method in next(iter(published.values())):
+        rates = [rates_of_task[method] for rates_of_task in published.values()]
+        rows.append([method, "the paper's arm", *(_number(r, 0) for r in (*rates, _mean(rates)))])
+    body = table(["method", "arm", *published, "mean"], rows) + _note(PUBLISHED_NOTE)
+    return section("The paper's Table 6", body)
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Over tasks, where all were played."""
+    """Mean over tasks; None if one is missing."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _protocol(run: TrialRun) -> str:
+    protocol = run.protocol
+    rows = [
+        [escape(task), escape(criterion.success), escape(criterion.failure)]
+        for task, criterion in protocol.criteria.items()
+    ]
+    text = (
+        f"{protocol.trials} trials of each method on each task, at most {protocol.limits.steps} "
+        f"steps each; stopping rule {protocol.stopping.rule}. SHA-256 of the frozen protocol: "
+        f"<code>{run.sha256}</code>"
+    )
+    return section("Protocol", f"<p>{text}</p>{table(('task', 'success', 'failure'), rows)}")
+
+
+def _trials(run: TrialRun) -> str:
+    names = display_names(run)
+    rows = [
+        {
+            "task": escape(record.task),
+            "trial": str(record.trial),
+            "method": escape(names[record.code]),
+            "start position": escape(record.start_position),
+            "outcome": f'<i class="{record.outcome}">{record.outcome}</i>',
+            "reason": escape(record.reason),
+            "time [s]": _number(record.seconds, 1),
+            "note": escape(record.note),
+            "verdict at": escape(record.time),
+        }
+        for record in run.records
+    ]
+    body = _table(rows)
+    return section("All trials", _details(f"{len(rows)} trials in the order of the run", body))
+
+
+def _tasks(results: Results) -> list[str]:
+    return list(dict.fromkeys(task for rows in results["methods"].values() for task in rows))
+
+
+def _rows(results: Results) -> Iterator[tuple[str, str, Results]]:
+    """(task, method, row), by task."""
+    for task in _tasks(results):
+        for method, rows in results["methods"].items():
+            if task in rows:
+                yield task, method, rows[task]
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of rows {head: cell} without the columns that are empty in all rows."""
+    heads = [head for head in (rows[0] if rows else ()) if any(row[head] for row in rows)]
+    return table(heads, [[row[head] for head in heads] for row in rows])
 
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _two(values: Mapping[str, float | None], digits: int) -> str:
-    shown: Sequence[str] = [_number(values[key], digits) for key in ("p50", "p99")]
+def _percentiles(values: Mapping[str, float | None], digits: int) -> str:
+    shown = [_number(values[key], digits) for key in ("p50", "p99")]
     return " / ".join(shown) if all(shown) else ""
 
 
@@ -221,198 +395,9 @@ def _counts(counts: Mapping[str, int]) -> str:
     return escape(", ".join(f"{reason} {n}" for reason, n in sorted(counts.items())))
 
 
-PAGE, FIGURES = "report.html", "report.json"
-WINDOW = 10  # trials of the moving rate; a run with fewer of each method shows none
+def _note(text: str) -> str:
+    return f"<p><small>{text}</small></p>"
 
 
-def write_report(run: TrialRun) -> tuple[Path, Figures]:
-    """Writes both files into the run's folder; the page's path and the figures. Raises TrialError
-    where the disk does not take them."""
-    found = figures(run)
-    sections = [
-        tiles(found), _state(found), _success(found), _comparison(run, found), _strips(run),
-        _measures(run, found), section("Why trials failed", failures(found)), _order(run),
-        _paper(found), _protocol(run), _trials(run), _raw(found),
-    ]  # fmt: skip
-    facts = ("robot", "seed", "planned", "judged")
-    subtitle = " · ".join(f"{key} {escape(str(found[key]))}" for key in facts)
-    subtitle = f"{escape(found['run'])} · {subtitle} · protocol {found['protocol'][:12]}"
-    with locked(run.folder):
-        _put(run.folder / FIGURES, json.dumps(found, indent=1) + "\n")
-        _put(run.folder / PAGE, page("Trials", subtitle, "\n".join(sections)))
-    return run.folder / PAGE, found
-
-
-def _put(path: Path, text: str) -> None:
-    """Whole or not at all, so that a full disk leaves the report before."""
-    try:
-        replace_with(path, lambda to: to.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def _state(found: Figures) -> str:
-    notes = []
-    if found["blind"]:
-        notes.append("Methods are shown by their codes until the run is unblinded.")
-    if not found["finished"] and found["blind"]:
-        notes.append(
-            f"{found['judged']} trials are judged and the run goes on. Only the test that may be "
-            "looked at any time is valid before its end; whoever stops because another p is small "
-            "errs more often than it says."
-        )
-    elif not found["finished"]:
-        notes.append(
-            f"The run was ended by unblinding it: {found['judged']} verdicts, and "
-            f"{found['planned']} trials were planned. The test that may be looked at any time is "
-            "valid all the same; all else only if the results so far did not decide when to end."
-        )
-    for task, n in found["stopped"].items():
-        notes.append(f"The stop rule ended {escape(task)} after {n} trials of each method.")
-    if found["stopped"]:
-        notes.append(
-            "The stop rule ends a task when its methods look most different. Where it did, quote "
-            "the p of `any time`: other p, letters, differences and intervals promise too much."
-        )
-    return section("State", "".join(f'<p class="note">{n}</p>' for n in notes)) if notes else ""
-
-
-def _success(found: Figures) -> str:
-    rates = {
-        method: {
-            task: (row["successes"], row["trials"], tuple(row["wilson95"]))
-            for task, row in rows.items()
-        }
-        for method, rows in found["methods"].items()
-        if rows
-    }
-    if not rates:
-        why = "No trial is judged yet." if not found["judged"] else "All verdicts are `invalid`."
-        return section("Success", f"<p>{why}</p>")
-    total = sum(n for rows in rates.values() for _, n, _ in rows.values())
-    caption = f"Success by task and method, n = {total} trials; bars are Wilson's 95 % intervals."
-    body = figure(success_rates(rates), caption) + success(found)
-    note = SUCCESS_NOTE if found["letters"] else EXACT_NOTE
-    return section("Success", body + note)
-
-
-def _comparison(run: TrialRun, found: Figures) -> str:
-    if not found["tests"]:
-        return ""
-    names, pairs = names_of(run), {}
-    codes = {name: code for code, name in names.items()}
-    for row in found["tests"]:
-        if row["task"] == POOLED:
-            first, second = (codes[name] for name in row["methods"])
-            made = bet(outcomes_of(run, first, second))
-            pairs[f"{row['methods'][0]} and {row['methods'][1]}"] = made.stakes
-    caption = (
-        "The stake of a bet against equal chances, all tasks in turn. It may be looked at any "
-        f"time: a pair of equal methods ever reaches {1 / found['alpha']:g} with probability "
-        f"{found['alpha']:g} at most."
-    )
-    curve = figure(plots.stakes(pairs, found["alpha"]), caption)
-    return section("Do the methods differ?", tests(found) + TESTS_NOTE + curve)
-
-
-def _strips(run: TrialRun) -> str:
-    """The first success and the first failure of each method on each task, as pictures."""
-    blocks = []
-    for task in run.protocol.tasks:
-        for code, name in names_of(run).items():
-            for word, won in (("success", True), ("failure", False)):
-                rows = [r for r in run.counted(task, code) if (r.outcome == "success") == won]
-                seen = [row for row in rows if (run.folder / row.strip).is_file()]
-                if seen and seen[0] != rows[0]:
-                    word += " with a picture"
-                blocks += [_strip(run, seen[0], name, word)] if seen else []
-    return section("First success, first failure", "".join(blocks)) if blocks else ""
-
-
-def _strip(run: TrialRun, record: Record, name: str, word: str) -> str:
-    told = f"{record.task}, {name}: first {word}, trial {record.trial}. {record.reason}"
-    time = f" ({record.seconds:.1f} s)" if record.seconds is not None else ""
-    return figure((run.folder / record.strip).read_bytes(), escape(told + time), "jpeg")
-
-
-def _measures(run: TrialRun, found: Figures) -> str:
-    seconds = {
-        name: {
-            task: [r.seconds for r in run.counted(task, code) if _timed(r)]
-            for task in found["methods"][name]
-        }
-        for code, name in names_of(run).items()
-    }
-    seconds = {
-        name: {task: values for task, values in rows.items() if values}
-        for name, rows in seconds.items()
-    }
-    seconds = {name: rows for name, rows in seconds.items() if rows}
-    if not any(found["methods"].values()):
-        return ""
-    n = sum(len(values) for rows in seconds.values() for values in rows.values())
-    caption = f"Time to success, n = {n} successful trials; the line is the median."
-    shown = figure(plots.times(seconds), caption) if seconds else ""
-    return section("How it went", shown + measures(found) + MEASURES_NOTE)
-
-
-def _timed(record: Record) -> bool:
-    return record.outcome == "success" and record.seconds is not None
-
-
-def _order(run: TrialRun) -> str:
-    """Whether something changed while the trials went on."""
-    played: dict[str, list[bool]] = {name: [] for name in names_of(run).values()}
-    for record in run.records:
-        if record.outcome != "invalid":
-            played[names_of(run)[record.code]].append(record.outcome == "success")
-    enough = {name: values for name, values in played.items() if len(values) > WINDOW}
-    if not enough:
-        return ""
-    caption = (
-        f"Success over the last {WINDOW} trials of a method, in the order played, all tasks. "
-        "Blocks and random order share a drift between the methods; it is shown all the same."
-    )
-    return section("Drift", figure(plots.drift(enough, WINDOW), caption))
-
-
-def _paper(found: Figures) -> str:
-    return section("The paper's Table 6, beside", paper(found)) if found["paper"] else ""
-
-
-def _protocol(run: TrialRun) -> str:
-    rows = [
-        [escape(task), escape(criterion.success), escape(criterion.failure)]
-        for task, criterion in run.protocol.criteria.items()
-    ]
-    stop, limit = run.protocol.stop, run.protocol.limits.steps
-    text = (
-        f"{run.protocol.trials} trials of each method on each task, at most {limit} steps each; "
-        f"stop rule {stop.rule}. SHA-256 of the frozen protocol: <code>{run.sha256}</code>"
-    )
-    heads = ("task", "success", "failure")
-    return section("Protocol", f"<p>{text}</p>{table(heads, rows)}")
-
-
-def _trials(run: TrialRun) -> str:
-    names = names_of(run)
-    rows = [_trial(record, names[record.code]) for record in run.records]
-    heads = ("task", "trial", "method", "place", "outcome", "why", "time [s]", "note", "judged")
-    body = compact(heads, rows)
-    return section(
-        "Every trial",
-        f"<details><summary>{len(rows)} trials in the order judged</summary>{body}</details>",
-    )
-
-
-def _trial(record: Record, name: str) -> Sequence[str]:
-    time = "" if record.seconds is None else f"{record.seconds:.1f}"
-    outcome = f'<i class="{record.outcome}">{record.outcome}</i>'
-    told = (escape(text) for text in (record.reason, time, record.note, record.time))
-    place = escape(record.place)
-    return [escape(record.task), str(record.trial), escape(name), place, outcome, *told]
-
-
-def _raw(found: Figures) -> str:
-    text = escape(json.dumps(found, indent=2))
-    return section("Figures", f"<details><summary>{FIGURES}</summary><pre>{text}</pre></details>")
+def _details(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>{body}</details>"

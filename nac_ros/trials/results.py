@@ -1,4 +1,4 @@
-"""What a run found, as figures: rates with intervals, measures, tests, letters."""
+"""Results of a run: success rates with intervals, measurements, tests and letter display."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import numpy as np
 
 from nac_ros.evaluation.published_results import TABLE_6
 from nac_ros.stats.hypothesis_tests import (
-    Count,
-    Pairs,
-    barnard,
-    discordant,
-    holm,
-    letters,
-    mcnemar,
-    stratified,
+    DiscordantPairs,
+    SuccessCount,
+    barnard_test,
+    compact_letter_display,
+    count_discordant,
+    holm_adjust,
+    mcnemar_test,
+    stratified_test,
 )
 from nac_ros.stats.intervals import (
     bootstrap_mean,
@@ -25,77 +25,81 @@ from nac_ros.stats.intervals import (
     percentiles,
     wilson,
 )
-from nac_ros.stats.sequential import bet
-from nac_ros.trials.protocol import POOLED
+from nac_ros.stats.sequential import BettingTest, run_betting_test
+from nac_ros.trials.protocol import ALL_TASKS
 from nac_ros.trials.run import Record, TrialRun
 
-Figures = dict[str, Any]
+Results = dict[str, Any]
 
 
-def names_of(run: TrialRun) -> dict[str, str]:
-    """Code -> what it is called in public: the method, in the protocol's order, once the run is
-    unblinded; until then the code, in an order that tells nothing."""
+def display_names(run: TrialRun) -> dict[str, str]:
+    """Code -> name in reports: the method, in the protocol's order, once the run is unblinded;
+    before that the code itself, in alphabetical order."""
     if not run.unblinded:
         return {code: code for code in sorted(run.codes.values())}
     return {run.codes[method]: method for method in run.protocol.methods}
 
 
-def figures(run: TrialRun) -> Figures:
-    """The object of `nac trials --json` and `nac report --json`."""
-    names, protocol = names_of(run), run.protocol
+def compute_results(run: TrialRun) -> Results:
+    """The object of report.json, `nac trials --json` and `nac report --json`."""
+    names, protocol = display_names(run), run.protocol
     tests = _tests(run)
-    stops = {task: n for task in protocol.tasks if (n := run.stopped(task)) is not None}
+    stopped = {task: run.stopped_after(task) for task in protocol.tasks}
     return {
         "run": str(run.folder),
         "protocol": run.sha256,
         "robot": protocol.robot,
         "seed": protocol.seed,
         "alpha": protocol.alpha,
-        "rule": protocol.stop.rule,
-        "stopped": stops,
+        "stopping_rule": protocol.stopping.rule,
+        "stopped_after": {task: n for task, n in stopped.items() if n is not None},
         "planned": len(run.slots),
-        "judged": len(run.records),
+        "verdicts": len(run.records),
         "finished": next(run.pending(), None) is None,
         "blind": not run.unblinded,
         "methods": {name: _of_method(run, code) for code, name in names.items()},
         "tests": tests,
         "letters": _letters(run, tests),
-        "paper": {task: TABLE_6[task] for task in protocol.tasks if task in TABLE_6},
+        "published": {task: TABLE_6[task] for task in protocol.tasks if task in TABLE_6},
     }
 
 
-def outcomes_of(run: TrialRun, first: str, second: str) -> list[tuple[bool, bool]]:
-    """Whether two codes succeeded, scene by scene and task by task, up to the first scene that one
-    of them has still to play: what others have played beyond it comes later, in its turn, or the
-    test that may be looked at any time would depend on who was fast."""
-    found = []
+def paired_outcomes(run: TrialRun, first: str, second: str) -> list[tuple[bool, bool]]:
+    """Whether two codes succeeded, scene by scene and task by task.
+
+    The list ends at the first scene without both verdicts. Later scenes that a fast worker has
+    already run must wait, because the sequential test needs an order that does not depend on who
+    was fast.
+    """
+    pairs = []
     for task in run.protocol.tasks:
-        for trial in range(run.stopped(task) or run.protocol.trials):
-            pair = run.record(task, trial, first), run.record(task, trial, second)
-            if pair[0] is None or pair[1] is None:
-                return found
-            found.append((pair[0].outcome == "success", pair[1].outcome == "success"))
-    return found
+        for trial in range(run.stopped_after(task) or run.protocol.trials):
+            a, b = (run.valid_record(task, trial, code) for code in (first, second))
+            if a is None or b is None:
+                return pairs
+            pairs.append((_succeeded(a), _succeeded(b)))
+    return pairs
 
 
-def _of_method(run: TrialRun, code: str) -> Figures:
-    played = {task: run.counted(task, code) for task in run.protocol.tasks}
-    return {task: _row(run, code, task, rows) for task, rows in played.items() if rows}
+def _of_method(run: TrialRun, code: str) -> Results:
+    records = {task: run.valid_records(task, code) for task in run.protocol.tasks}
+    return {task: _row(run, code, task, rows) for task, rows in records.items() if rows}
 
 
-def _row(run: TrialRun, code: str, task: str, records: Sequence[Record]) -> Figures:
-    count, outcomes = _count(records), Counter(record.outcome for record in records)
-    every = [r for r in run.records if (r.task, r.code) == (task, code)]
+def _row(run: TrialRun, code: str, task: str, records: Sequence[Record]) -> Results:
+    successes, n = _count(records)
+    outcomes = Counter(r.outcome for r in run.records if (r.task, r.code) == (task, code))
+    failed = [record for record in records if not _succeeded(record)]
     return {
-        "trials": count.trials,
-        "successes": count.successes,
-        "wilson95": list(wilson(count.successes, count.trials)),
-        "clopper_pearson95": list(clopper_pearson(count.successes, count.trials)),
-        "aborted": outcomes["aborted"],
-        "invalid": sum(record.outcome == "invalid" for record in every),
-        "failures": dict(Counter(r.reason or "no reason given" for r in _failed(records))),
+        "trials": n,
+        "successes": successes,
+        "wilson95": list(wilson(successes, n)),
+        "clopper_pearson95": list(clopper_pearson(successes, n)),
+        "aborted": sum(record.outcome == "aborted" for record in records),
+        "invalid": outcomes["invalid"],
+        "failures": dict(Counter(record.reason or "no reason given" for record in failed)),
         "rubric": _rubric(run, task, records),
-        **_measures(records),
+        **_measurements(records),
         "outcomes": [
             {"trial": r.trial, "outcome": r.outcome, "reason": r.reason, "steps": r.steps}
             for r in records
@@ -103,26 +107,26 @@ def _row(run: TrialRun, code: str, task: str, records: Sequence[Record]) -> Figu
     }
 
 
-def _measures(records: Sequence[Record]) -> Figures:
-    won = [r.seconds for r in records if r.outcome == "success" and r.seconds is not None]
+def _measurements(records: Sequence[Record]) -> Results:
+    times = [r.seconds for r in records if _succeeded(r) and r.seconds is not None]
     clips = [record.clips for record in records if record.clips is not None]
-    smooth = [record.sparc for record in records if record.sparc is not None]
+    sparcs = [record.sparc for record in records if record.sparc is not None]
     jerks = [record.jerk for record in records if record.jerk is not None]
     return {
-        "seconds_to_success": {**percentiles(won), "n": len(won)},
+        "seconds_to_success": {**percentiles(times), "n": len(times)},
         "guard_clips": {"mean": _mean(clips), "n": len(clips)},
-        "seam_jump": percentiles([jump for r in records for jump in r.jumps or ()]),
-        "sparc": {"p50": float(np.median(smooth)) if smooth else None, "n": len(smooth)},
+        "transition_jump": percentiles([x for r in records for x in r.transition_jumps or ()]),
+        "sparc": {"p50": float(np.median(sparcs)) if sparcs else None, "n": len(sparcs)},
         "jerk_rms_ratio": _mean(jerks),
-        "plan_ms": percentiles([ms for record in records for ms in record.plan_ms]),
+        "chunk_ms": percentiles([ms for record in records for ms in record.chunk_ms]),
         "holds": dict(sum((Counter(record.holds) for record in records), Counter())),
-        "refusals": dict(sum((Counter(record.refusals) for record in records), Counter())),
+        "rejections": dict(sum((Counter(record.rejections) for record in records), Counter())),
         "interventions": sum(record.interventions for record in records),
     }
 
 
-def _rubric(run: TrialRun, task: str, records: Sequence[Record]) -> Figures | None:
-    """Share of the task's steps that were reached, where it was judged."""
+def _rubric(run: TrialRun, task: str, records: Sequence[Record]) -> Results | None:
+    """Mean share of the reached steps, over the trials for which it was entered."""
     steps = len(run.protocol.rubric.get(task, ()))
     shares = [record.rubric / steps for record in records if record.rubric is not None]
     if not shares:
@@ -130,92 +134,97 @@ def _rubric(run: TrialRun, task: str, records: Sequence[Record]) -> Figures | No
     return {"mean": _mean(shares), "mean95": list(bootstrap_mean(shares)), "n": len(shares)}
 
 
-def _tests(run: TrialRun) -> list[Figures]:
-    """A row for each two methods and task that both have played, and one for all tasks."""
-    rows, pooled = [], []
-    for first, second in combinations(names_of(run), 2):
-        each = [_of_task(run, task, first, second) for task in run.protocol.tasks]
-        found = [row for row in each if row is not None]
-        rows += found
-        pooled += [_of_all(run, found, first, second)] if found else []
-    for group, key in ((rows, "barnard"), (pooled, "stratified")):
-        adjusted = holm({index: row[f"{key}_p"] for index, row in enumerate(group)})
+def _tests(run: TrialRun) -> list[Results]:
+    """A row per task and pair of methods that both ran it, then a row per pair over all tasks.
+
+    Holm's adjustment is over all rows of a kind.
+    """
+    per_task, pooled = [], []
+    for first, second in combinations(display_names(run), 2):
+        found = [_task_test(run, task, first, second) for task in run.protocol.tasks]
+        rows = [row for row in found if row is not None]
+        per_task += rows
+        pooled += [_pooled_test(run, rows, first, second)] if rows else []
+    for group, key in ((per_task, "barnard"), (pooled, "stratified")):
+        adjusted = holm_adjust({index: row[f"{key}_p"] for index, row in enumerate(group)})
         for index, row in enumerate(group):
             row[f"{key}_holm_p"] = adjusted[index]
-    return rows + pooled
+    return per_task + pooled
 
 
-def _of_task(run: TrialRun, task: str, first: str, second: str) -> Figures | None:
-    counts = [_count(run.counted(task, code)) for code in (first, second)]
+def _task_test(run: TrialRun, task: str, first: str, second: str) -> Results | None:
+    counts = [_count(run.valid_records(task, code)) for code in (first, second)]
     if not all(count.trials for count in counts):
         return None
-    names, outcomes = names_of(run), _shared(run, task, first, second)
-    pairs, made = discordant(*outcomes), run.bet(task, first, second)
-    shared = len(outcomes[0])
+    names, outcomes = display_names(run), _shared_outcomes(run, task, first, second)
+    n_shared = len(outcomes[0])
     return {
         "methods": [names[first], names[second]],
         "task": task,
         "counts": [list(count) for count in counts],
-        "barnard_p": barnard(*counts),
-        "shared": shared,
-        "difference": _mean(outcomes[0]) - _mean(outcomes[1]) if shared else None,
-        "difference95": list(paired_difference(*outcomes)) if shared else None,
-        **pairs._asdict(),
-        "mcnemar_p": mcnemar(pairs),
-        "anytime_p": made.p,
-        "told_apart_after": made.reached(run.protocol.alpha),
+        "barnard_p": barnard_test(*counts),
+        "shared": n_shared,
+        "difference": _mean(outcomes[0]) - _mean(outcomes[1]) if n_shared else None,
+        "difference95": list(paired_difference(*outcomes)) if n_shared else None,
+        **_paired_tests(run, count_discordant(*outcomes), run.betting_test(task, first, second)),
     }
 
 
-def _of_all(run: TrialRun, rows: Sequence[Figures], first: str, second: str) -> Figures:
-    counts = [tuple(Count(*count) for count in row["counts"]) for row in rows]
-    pairs = Pairs(*(sum(row[key] for row in rows) for key in ("gained", "lost")))
-    made = bet(outcomes_of(run, first, second))
+def _pooled_test(run: TrialRun, rows: Sequence[Results], first: str, second: str) -> Results:
+    counts = [tuple(SuccessCount(*count) for count in row["counts"]) for row in rows]
+    pairs = DiscordantPairs(*(sum(row[key] for row in rows) for key in DiscordantPairs._fields))
+    betting_test = run_betting_test(paired_outcomes(run, first, second))
     return {
         "methods": rows[0]["methods"],
-        "task": POOLED,
-        "counts": [[sum(part) for part in zip(*side)] for side in zip(*counts)],
-        "stratified_p": stratified(counts),
+        "task": ALL_TASKS,
+        "counts": np.sum([row["counts"] for row in rows], axis=0).tolist(),
+        "stratified_p": stratified_test(counts),
         "shared": sum(row["shared"] for row in rows),
-        **pairs._asdict(),
-        "mcnemar_p": mcnemar(pairs),
-        "anytime_p": made.p,
-        "told_apart_after": made.reached(run.protocol.alpha),
+        **_paired_tests(run, pairs, betting_test),
     }
 
 
-def _letters(run: TrialRun, tests: Sequence[Figures]) -> dict[str, dict[str, str]]:
-    """Task -> method -> letters; the best rate comes first."""
-    shown = {}
-    for task in (*run.protocol.tasks, POOLED):
+def _paired_tests(run: TrialRun, pairs: DiscordantPairs, betting_test: BettingTest) -> Results:
+    return {
+        **pairs._asdict(),
+        "mcnemar_p": mcnemar_test(pairs),
+        "anytime_p": betting_test.p,
+        "rejected_after": betting_test.rejected_after(run.protocol.alpha),
+    }
+
+
+def _letters(run: TrialRun, tests: Sequence[Results]) -> dict[str, dict[str, str]]:
+    """Task -> method -> letters, the best rate first; methods without a significant difference
+    share a letter."""
+    letters = {}
+    for task in (*run.protocol.tasks, ALL_TASKS):
         rows = [row for row in tests if row["task"] == task]
         rates = {
             name: k / n for row in rows for name, (k, n) in zip(row["methods"], row["counts"])
         }
-        key = "stratified_holm_p" if task == POOLED else "barnard_holm_p"
+        key = "stratified_holm_p" if task == ALL_TASKS else "barnard_holm_p"
         different = {frozenset(r["methods"]) for r in rows if r[key] <= run.protocol.alpha}
         if rates:
             ordered = sorted(rates, key=lambda name: -rates[name])
-            shown[task] = letters(ordered, different)
-    return shown
+            letters[task] = compact_letter_display(ordered, different)
+    return letters
 
 
-def _shared(run: TrialRun, task: str, first: str, second: str) -> tuple[list[bool], list[bool]]:
-    """Outcomes of two codes on the trials that both have played."""
-    pairs = [
-        (run.record(task, trial, first), run.record(task, trial, second))
-        for trial in range(run.protocol.trials)
-    ]
-    both = [(a.outcome == "success", b.outcome == "success") for a, b in pairs if a and b]
-    return [a for a, _ in both], [b for _, b in both]
+def _shared_outcomes(
+    run: TrialRun, task: str, first: str, second: str
+) -> tuple[list[bool], list[bool]]:
+    """Successes of two codes on the trials for which both have a valid verdict."""
+    a, b = ({r.trial: _succeeded(r) for r in run.valid_records(task, c)} for c in (first, second))
+    shared = [trial for trial in a if trial in b]
+    return [a[trial] for trial in shared], [b[trial] for trial in shared]
 
 
-def _count(records: Sequence[Record]) -> Count:
-    return Count(sum(record.outcome == "success" for record in records), len(records))
+def _count(records: Sequence[Record]) -> SuccessCount:
+    return SuccessCount(sum(map(_succeeded, records)), len(records))
 
 
-def _failed(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.outcome != "success"]
+def _succeeded(record: Record) -> bool:
+    return record.outcome == "success"
 
 
 def _mean(values: Sequence[float]) -> Any:

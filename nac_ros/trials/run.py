@@ -1,98 +1,63 @@
-"""Whether a line of a log belongs to its run; what the run would not have written is refused."""
+"""A run of trials: frozen protocol, schedule and log in one folder, resumed after a crash."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nac_ros.core import config
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, TrialError, show_value
 from nac_ros.core.provenance import environment
 from nac_ros.stats.sequential import BettingTest
-from nac_ros.trials.frozen_protocol import PROTOCOL, check_unchanged, freeze_into, stored
-from nac_ros.trials.protocol import Protocol, first_change, freeze
-from nac_ros.trials.schedule import Slot, codes, plan
-from nac_ros.trials.trial_log import TrialLog, damaged, read_log
-
-KINDS = ("begin", "resume", "start", "trial", "unblind")
-
-
-class LogSequenceCheck:
-    """Looks at the entries of a log one after the other, in their order."""
-
-    def __init__(self, slots: Sequence[Slot]):
-        self._slots = slots
-        self._kinds: Counter[str] = Counter()
-        self._attempts: dict[int, int] = {}
-        self._valid: set[int] = set()
-
-    def check(self, entry: Mapping[str, Any]) -> None:
-        """Raises TrialError for one that cannot come next."""
-        kind = entry.get("entry")
-        if kind not in KINDS:
-            raise TrialError(f"entry {show_value(kind)} is none of {', '.join(KINDS)}")
-        if (kind == "begin") == bool(self._kinds):
-            raise TrialError("`begin` is the first line, and no other")
-        self._kinds[kind] += 1
-        if kind in ("start", "trial"):
-            self._check_turn(kind, entry)
-
-    def _check_turn(self, kind: str, entry: Mapping[str, Any]) -> None:
-        index, attempt = entry.get("slot"), entry.get("attempt")
-        if type(index) is not int or not 0 <= index < len(self._slots):
-            raise TrialError(f"slot {show_value(index)} is none of the plan's {len(self._slots)}")
-        for key, planned in self._slots[index]._asdict().items():
-            if key != "index" and entry.get(key, planned) != planned:
-                found = show_value(entry[key])
-                raise TrialError(f"{key} of slot {index} is {planned!r}, not {found}")
-        if self._kinds["unblind"]:
-            raise TrialError("nothing is played after the run was unblinded")
-        if index in self._valid:
-            raise TrialError(f"slot {index} was judged before")
-        if kind == "start":
-            return
-        if type(attempt) is not int or attempt <= self._attempts.get(index, -1):
-            raise TrialError(f"attempt {show_value(attempt)} of slot {index} was judged before")
-        self._attempts[index] = attempt
-        if entry.get("outcome") != "invalid":
-            self._valid.add(index)
-
+from nac_ros.trials.frozen_protocol import (
+    PROTOCOL,
+    check_unchanged,
+    read_protocol,
+    write_protocol,
+)
+from nac_ros.trials.protocol import TrialProtocol, first_difference, freeze
+from nac_ros.trials.schedule import Slot, make_schedule, method_codes
+from nac_ros.trials.trial_log import TrialLog, damage_error, read_log
 
 LOG = "log.jsonl"
-MANY = 1e9  # more than any trial measures; larger numbers spoil means and sums
-TIME = "%Y-%m-%dT%H:%M:%S"
+ENTRY_KINDS = ("begin", "resume", "start", "trial", "unblind")
+MAX_VALUE = 1e9  # more than any trial measures; larger numbers would ruin means and sums
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a trial went; what was not measured is None or empty.
+    """Outcome and measurements of a trial; None or empty if not measured.
 
-    outcome: `aborted` counts as no success, `invalid` (with a reason) is played again
-    steps: control periods; seconds: of the arm's time
-    rubric: steps of the task's rubric that were reached
-    clips: of the guard; jumps: at each seam [rad or m]; jerk: root mean square as a share of the
-        limits; sparc: of the tool's speed; plan_ms: observation to chunk
-    holds, refusals: of the guard, by reason; interventions: times a hand took over
-    strip: picture of the trial, relative to the run's folder; recording: where its MCAP lies
+    outcome: `aborted` counts as no success; `invalid` needs a reason, and the trial is repeated
+    steps: control periods; seconds: of the robot's clock
+    rubric: reached steps of the task's rubric
+    clips: set-points that the guard clipped
+    transition_jumps: step of the command at each change of chunk, of the joint that steps most
+    jerk: root mean square, as a share of the limits; sparc: of the tool's speed
+    chunk_ms: times from observation to chunk
+    holds, rejections: of the guard, by reason; interventions: of the operator
+    film_strip, recording: paths, relative to the run's folder if they are inside
     """
 
     outcome: Literal["success", "failure", "aborted", "invalid"]
     reason: str = ""
-    steps: int | None = bounded(None, 0, MANY)
-    seconds: float | None = bounded(None, 0.0, MANY, unit="s")
-    rubric: int | None = bounded(None, 0, 1000)
-    clips: int | None = bounded(None, 0, MANY)
-    jumps: tuple[float, ...] | None = bounded(None, -MANY, MANY, unit="rad or m")
-    jerk: float | None = bounded(None, 0.0, MANY)
-    sparc: float | None = bounded(None, -MANY, MANY)
-    plan_ms: tuple[float, ...] = bounded((), -MANY, MANY, unit="ms")
+    steps: int | None = number_field(None, 0, MAX_VALUE)
+    seconds: float | None = number_field(None, 0.0, MAX_VALUE, unit="s")
+    rubric: int | None = number_field(None, 0, 1000)
+    clips: int | None = number_field(None, 0, MAX_VALUE)
+    transition_jumps: tuple[float, ...] | None = number_field(
+        None, -MAX_VALUE, MAX_VALUE, unit="rad or m"
+    )
+    jerk: float | None = number_field(None, 0.0, MAX_VALUE)
+    sparc: float | None = number_field(None, -MAX_VALUE, MAX_VALUE)
+    chunk_ms: tuple[float, ...] = number_field((), -MAX_VALUE, MAX_VALUE, unit="ms")
     holds: dict[str, int] = field(default_factory=dict)
-    refusals: dict[str, int] = field(default_factory=dict)
-    interventions: int = bounded(0, 0, MANY)
-    strip: str = ""
+    rejections: dict[str, int] = field(default_factory=dict)
+    interventions: int = number_field(0, 0, MAX_VALUE)
+    film_strip: str = ""
     recording: str = ""
     operator: str = ""
     note: str = ""
@@ -100,74 +65,71 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Verdict):
-    """A verdict as it is in the log; slot: index in the plan; attempt: 0, 1, ... of that slot."""
+    """A verdict in the log; slot: index in the schedule; attempt: 0, 1, ... of that slot."""
 
-    slot: int = bounded(config.REQUIRED, 0, MANY)
+    slot: int = number_field(config.REQUIRED, 0, MAX_VALUE)
     task: str
-    trial: int = bounded(config.REQUIRED, 0, MANY)
-    place: str
+    trial: int = number_field(config.REQUIRED, 0, MAX_VALUE)
+    start_position: str
     code: str
-    attempt: int = bounded(config.REQUIRED, 0, MANY)
+    attempt: int = number_field(config.REQUIRED, 0, MAX_VALUE)
     time: str
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class TrialRun:
-    """A run's folder, to go on with (`begin`, `go_on`) or to look at (`read`).
+    """A run's folder, opened to continue it (`create_or_resume`, `resume`) or to read it (`read`).
 
-    sha256: of the frozen protocol; variation: how its scenes vary; codes: method -> code
-    slots: the plan; records: all that were judged, in that order
+    sha256: of the frozen protocol; randomization: of its scenes; codes: method -> code
+    slots: the schedule; records: all verdicts, in the order of the log
     """
 
     def __init__(self, folder: Path, entries: list[dict[str, Any]], log: TrialLog | None):
-        frozen, self.sha256 = stored(folder)
+        frozen, self.sha256 = read_protocol(folder)
         check_unchanged(folder, self.sha256, entries)
         self.folder, self._log, self.protocol = folder, log, frozen.protocol
-        self.variation = frozen.variation
-        self.slots, self.codes = plan(frozen.protocol), codes(frozen.protocol)
+        self.randomization = frozen.randomization
+        self.slots, self.codes = make_schedule(self.protocol), method_codes(self.protocol)
         self.records: list[Record] = []
         self.unblinded = False
-        self._starts: Counter[int] = Counter()
-        self._stops: dict[
-            str, tuple[int, int | None]
-        ] = {}  # task -> of how many records, `stopped`
-        self._valid: dict[tuple[str, int, str], Record] = {}
-        order = LogSequenceCheck(self.slots)
+        self._starts: Counter[int] = Counter()  # slot -> log entries `start`
+        self._by_slot: defaultdict[int, list[Record]] = defaultdict(list)
+        self._valid: dict[tuple[str, int, str], Record] = {}  # (task, trial, code) -> record
+        self._stops: dict[str, tuple[int, int | None]] = {}  # task -> records seen, stopped_after
         for number, entry in enumerate(entries, 1):
             try:
-                order.check(entry)
-                self._take(entry)
+                self._check_entry(entry, first=number == 1)
+                self._apply(entry)
             except (TrialError, ConfigError) as error:
-                raise damaged(folder / LOG, number, error) from error
+                raise damage_error(folder / LOG, number, error) from error
 
     @classmethod
-    def begin(cls, folder: Path, protocol: Protocol) -> "TrialRun":
-        """A new run in an empty folder, or the one that is there if its protocol is the same;
-        raises TrialError where it is not."""
+    def create_or_resume(cls, folder: Path, protocol: TrialProtocol) -> "TrialRun":
+        """Starts a run in an empty folder, or resumes the one there if its protocol is the same;
+        raises TrialError if it is not."""
         frozen = freeze(protocol)
         if not (folder / PROTOCOL).is_file():
-            freeze_into(folder, frozen)
-        there, _ = stored(folder)
-        if change := first_change(config.to_plain(there), config.to_plain(frozen)):
+            write_protocol(folder, frozen)
+        stored, _ = read_protocol(folder)
+        if change := first_difference(config.to_plain(stored), config.to_plain(frozen)):
             raise TrialError(
-                f"{folder} was frozen with another protocol: {change}; give the same one to go "
-                "on, or another folder for a new run"
+                f"{folder} was frozen with another protocol: {change}; give the same one to "
+                "continue, or another folder for a new run"
             )
-        return cls.go_on(folder)
+        return cls.resume(folder)
 
     @classmethod
-    def go_on(cls, folder: Path) -> "TrialRun":
-        """The run that is there, as its only writer; raises TrialError."""
-        stored(folder)
-        _check_log(folder)
+    def resume(cls, folder: Path) -> "TrialRun":
+        """Opens an existing run as its only writer; raises TrialError."""
+        read_protocol(folder)
+        _check_log_exists(folder)
         log = TrialLog(folder / LOG)
         try:
             run = cls(folder, log.entries, log)
             kind = "resume" if log.entries else "begin"
-            facts = {"protocol": run.sha256, "torn_bytes": log.torn, **environment()}
-            log.append({"entry": kind, "time": time.strftime(TIME), **facts})
+            log.append(_entry(kind, protocol=run.sha256, torn_bytes=log.torn, **environment()))
         except BaseException:
             log.close()
             raise
@@ -175,150 +137,187 @@ class TrialRun:
 
     @classmethod
     def read(cls, folder: Path) -> "TrialRun":
-        """A run as it is on disk, also while it is going on; raises TrialError."""
+        """Reads a run, also one that another process is continuing; raises TrialError."""
         log = folder / LOG
-        stored(folder)
-        _check_log(folder)
+        read_protocol(folder)
+        _check_log_exists(folder)
         return cls(folder, read_log(log) if log.exists() else [], None)
 
     def close(self) -> None:
-        """Lets others go on with the run."""
+        """Lets other processes continue the run."""
         if self._log is not None:
             self._log.close()
 
     def pending(self) -> Iterator[Slot]:
-        """Slots that are still to be played, in order, each looked at when it is asked for."""
-        return (slot for slot in self.slots if self.wants(slot))
+        """Slots that are still to be run, in order; each is checked when it is asked for."""
+        return (slot for slot in self.slots if self.is_pending(slot))
 
-    def wants(self, slot: Slot) -> bool:
-        """Whether a slot has no valid verdict and its task was not stopped before it."""
+    def is_pending(self, slot: Slot) -> bool:
+        """Whether a slot has no valid verdict and the stopping rule has not ended its task."""
         if (slot.task, slot.trial, slot.code) in self._valid:
             return False
-        stopped = self.stopped(slot.task)
+        stopped = self.stopped_after(slot.task)
         return stopped is None or slot.trial < stopped
 
     def attempts(self, slot: Slot) -> int:
-        """How often a slot was begun or judged."""
-        judged = sum(record.slot == slot.index for record in self.records)
-        return max(judged, self._starts[slot.index])
+        """How often a slot was started or got a verdict."""
+        return max(len(self._by_slot[slot.index]), self._starts[slot.index])
 
-    def start(self, slot: Slot) -> int:
-        """Writes down that a trial begins, so that one which a crash cuts off is counted; its
-        attempt. Raises TrialError as `judge` does; nothing may move then."""
+    def log_start(self, slot: Slot) -> None:
+        """Logs that a trial begins, so that an attempt that a crash ends is counted.
+
+        Raises TrialError as `log_verdict` does; the robot must not move then.
+        """
         self._check_open(slot)
-        attempt = self.attempts(slot)
-        place = {"slot": slot.index, "code": slot.code, "attempt": attempt}
-        self._write({"entry": "start", "time": time.strftime(TIME), **place})
-        return attempt
+        self._write(_entry("start", slot=slot.index, code=slot.code, attempt=self.attempts(slot)))
 
-    def judge(self, slot: Slot, verdict: Verdict) -> Record:
-        """Writes a verdict down; it is on disk afterwards. Raises TrialError where the slot has
-        one, or the run is over or only being read."""
+    def log_verdict(self, slot: Slot, verdict: Verdict) -> Record:
+        """Writes a verdict to disk. Raises TrialError if the slot has a valid one, or the run is
+        unblinded or was opened to be read."""
         self._check_open(slot)
         if verdict.outcome == "invalid" and not verdict.reason:
             raise TrialError("an invalid trial needs a reason, such as 'the cable was caught'")
         self._check_rubric(slot.task, verdict)
-        judged = [record.attempt for record in self.records if record.slot == slot.index]
-        attempt = max(*judged, -1, self._starts[slot.index] - 2) + 1
-        place = {"slot": slot.index, **slot._asdict(), "attempt": attempt}
-        del place["index"]
+        planned = slot._asdict()
+        index = planned.pop("index")
+        attempt = max(self._last_attempt(index) + 1, self._starts[index] - 1)
         self._write(
-            {"entry": "trial", "time": time.strftime(TIME), **place, **config.to_plain(verdict)}
+            _entry("trial", slot=index, **planned, attempt=attempt, **config.to_plain(verdict))
         )
         return self.records[-1]
 
-    def inside(self, path: str) -> str:
-        """As the log names a file: relative to the run's folder where it lies there."""
-        folder, place = self.folder.resolve(), Path(path).resolve()
-        return str(place.relative_to(folder)) if place.is_relative_to(folder) else path
+    def relative(self, path: str) -> str:
+        """A path relative to the run's folder if it is inside, otherwise unchanged."""
+        folder, full = self.folder.resolve(), Path(path).resolve()
+        return str(full.relative_to(folder)) if full.is_relative_to(folder) else path
 
     def unblind(self) -> dict[str, str]:
-        """Ends the run: from now on codes have names. Code -> method."""
+        """Ends the run and returns code -> method."""
         if not self.unblinded:
-            self._write({"entry": "unblind", "time": time.strftime(TIME)})
+            self._write(_entry("unblind"))
         return {code: method for method, code in self.codes.items()}
 
-    def record(self, task: str, trial: int, code: str) -> Record | None:
-        """The valid record of a trial, None where there is none or the task was stopped before."""
-        stopped = self.stopped(task)
+    def valid_record(self, task: str, trial: int, code: str) -> Record | None:
+        """The valid record of a trial; None without one or if the task was stopped before it."""
+        stopped = self.stopped_after(task)
         counts = stopped is None or trial < stopped
         return self._valid.get((task, trial, code)) if counts else None
 
-    def counted(self, task: str, code: str) -> list[Record]:
-        """What counts of a method on a task, by trial."""
-        found = (self.record(task, trial, code) for trial in range(self.protocol.trials))
+    def valid_records(self, task: str, code: str) -> list[Record]:
+        """All valid records of a method on a task, by trial."""
+        found = (self.valid_record(task, trial, code) for trial in range(self.protocol.trials))
         return [record for record in found if record is not None]
 
-    def bet(self, task: str, first: str, second: str) -> BettingTest:
-        """The test that may be looked at any time, over the trials that count and that both codes
-        have played without a gap from the first on."""
-        return self._bet(task, first, second, self.stopped(task) or self.protocol.trials)
+    def betting_test(self, task: str, first: str, second: str) -> BettingTest:
+        """The sequential test over the valid trials of two codes, without gaps from trial 0 on."""
+        trials = self.stopped_after(task) or self.protocol.trials
+        return self._betting_test(task, first, second, trials)
 
-    def stopped(self, task: str) -> int | None:
-        """After how many trials of each method the stop rule ended a task; all tasks share alpha
-        evenly, so that no number of them errs more often."""
-        if self.protocol.stop.rule == "fixed":
+    def stopped_after(self, task: str) -> int | None:
+        """After how many trials of each method the stopping rule ended a task; None if it did not.
+
+        Each of the K tasks is tested at level alpha / K (Bonferroni).
+        """
+        if self.protocol.stopping.rule == "fixed":
             return None
-        known, stopped = self._stops.get(task, (-1, None))
-        if known != len(self.records):
-            first, second = (self.codes[method] for method in self.protocol.stop.pair)
+        n_records, stopped = self._stops.get(task, (-1, None))
+        if n_records != len(self.records):
+            first, second = (self.codes[method] for method in self.protocol.stopping.pair)
             level = self.protocol.alpha / len(self.protocol.tasks)
-            stopped = self._bet(task, first, second, self.protocol.trials).reached(level)
+            test = self._betting_test(task, first, second, self.protocol.trials)
+            stopped = test.rejected_after(level)
             self._stops[task] = len(self.records), stopped
         return stopped
 
-    def _bet(self, task: str, first: str, second: str, trials: int) -> BettingTest:
-        made = BettingTest()
+    def _betting_test(self, task: str, first: str, second: str, trials: int) -> BettingTest:
+        test = BettingTest()
         for trial in range(trials):
             pair = [self._valid.get((task, trial, code)) for code in (first, second)]
             if None in pair:
                 break
-            made.add(*(record is not None and record.outcome == "success" for record in pair))
-        return made
+            test.add(*(record is not None and record.outcome == "success" for record in pair))
+        return test
+
+    def _last_attempt(self, index: int) -> int:
+        records = self._by_slot[index]
+        return records[-1].attempt if records else -1
 
     def _check_open(self, slot: Slot) -> None:
         if self.unblinded:
-            raise TrialError(f"{self.folder} is unblinded, so no more trials count; begin anew")
-        if not self.wants(slot):
-            raise TrialError(f"{slot.task} {slot.trial} of {slot.code} is judged already")
+            raise TrialError(f"{self.folder} is unblinded and complete; start a new run")
+        if not self.is_pending(slot):
+            raise TrialError(f"{slot.task} {slot.trial} of {slot.code} has a verdict already")
 
     def _check_rubric(self, task: str, verdict: Verdict) -> None:
         steps = len(self.protocol.rubric.get(task, ()))
         if verdict.rubric is not None and not 0 <= verdict.rubric <= steps:
             raise TrialError(f"rubric {verdict.rubric}: {task} has {steps} steps")
 
+    def _check_entry(self, entry: Mapping[str, Any], first: bool) -> None:
+        """Raises TrialError for a log entry that this run would not have written next."""
+        kind, index, attempt = (entry.get(key) for key in ("entry", "slot", "attempt"))
+        if kind not in ENTRY_KINDS:
+            raise TrialError(f"entry {show_value(kind)} is none of {', '.join(ENTRY_KINDS)}")
+        if (kind == "begin") != first:
+            raise TrialError("`begin` is the first line, and no other")
+        if kind not in ("start", "trial"):
+            return
+        if type(index) is not int or not 0 <= index < len(self.slots):
+            raise TrialError(f"slot {show_value(index)} is none of the {len(self.slots)} planned")
+        for key, planned in self.slots[index]._asdict().items():
+            if key != "index" and entry.get(key, planned) != planned:
+                found = show_value(entry[key])
+                raise TrialError(f"{key} of slot {index} is {planned!r}, not {found}")
+        if self.unblinded:
+            raise TrialError("no trial follows after the run was unblinded")
+        records = self._by_slot[index]
+        if records and records[-1].outcome != "invalid":
+            raise TrialError(f"slot {index} has a verdict already")
+        if kind == "trial" and (type(attempt) is not int or attempt <= self._last_attempt(index)):
+            raise TrialError(
+                f"attempt {show_value(attempt)} of slot {index} does not follow attempt "
+                f"{self._last_attempt(index)}"
+            )
+
     def _write(self, entry: dict[str, Any]) -> None:
         if self._log is None:
-            raise TrialError(f"{self.folder} was opened to be read; open it to go on with it")
-        self._log.line(entry)
+            raise TrialError(f"{self.folder} was opened to be read; open it with `resume`")
+        self._log.encode(entry)
         if entry["entry"] == "trial":
-            _record_of(entry)  # before it is on disk, where it could not be read again
+            _to_record(entry)  # raises before anything unreadable is on disk
         self._log.append(entry)
-        self._take(self._log.entries[-1])
+        self._apply(self._log.entries[-1])
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        self.unblinded = self.unblinded or entry.get("entry") == "unblind"
-        if entry.get("entry") == "start":
+    def _apply(self, entry: dict[str, Any]) -> None:
+        """Updates the state of the run by an entry of the log."""
+        kind = entry["entry"]
+        self.unblinded = self.unblinded or kind == "unblind"
+        if kind == "start":
             self._starts[entry["slot"]] += 1
-        if entry.get("entry") != "trial":
+        if kind != "trial":
             return
-        record = _record_of(entry)
+        record = _to_record(entry)
         self._check_rubric(record.task, record)
         self.records.append(record)
+        self._by_slot[record.slot].append(record)
         if record.outcome != "invalid":
             self._valid[record.task, record.trial, record.code] = record
 
 
-def _record_of(entry: dict[str, Any]) -> Record:
-    facts = {key: value for key, value in entry.items() if key != "entry"}
-    return config.build(Record, facts, "trial")
+def _entry(kind: str, **values: Any) -> dict[str, Any]:
+    return {"entry": kind, "time": time.strftime("%Y-%m-%dT%H:%M:%S"), **values}
 
 
-def _check_log(folder: Path) -> None:
-    """A folder may be frozen and nothing begun, but nothing is played before the log is there."""
-    played = [name for name in ("strips", "recordings") if any((folder / name).glob("*"))]
-    if played and not (folder / LOG).exists():
+def _to_record(entry: dict[str, Any]) -> Record:
+    values = {key: value for key, value in entry.items() if key != "entry"}
+    return config.build(Record, values, "trial")
+
+
+def _check_log_exists(folder: Path) -> None:
+    """A folder with a protocol alone is a new run; with film strips or recordings it had a log."""
+    used = [name for name in ("film_strips", "recordings") if any((folder / name).glob("*"))]
+    if used and not (folder / LOG).exists():
         raise TrialError(
-            f"{folder} has {played[0]} of trials, but {LOG} is missing: take it from a backup, or "
+            f"{folder} has {used[0]} of trials, but {LOG} is missing: take it from a backup, or "
             "choose another folder"
         )

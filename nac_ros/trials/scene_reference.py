@@ -1,4 +1,4 @@
-"""Whether a scene is set up as the last time: a reference picture of each place, and a number."""
+"""Reference images of start positions, and how far a scene differs from its reference."""
 
 import math
 from collections.abc import Callable
@@ -8,87 +8,89 @@ import cv2
 import numpy as np
 
 from nac_ros.core.errors import TrialError
-from nac_ros.core.files import replace_with
+from nac_ros.core.files import replace_atomically
 from nac_ros.trials.schedule import Slot
 from nac_ros.trials.trial_robot import TrialRobot
 
-PLACES = "places"
-WIDTH = 160  # [pixels] that pictures are compared at: finer, and the noise of a camera counts
-SPREAD = 2.0  # [pixels] of WIDTH: what moved less than about this is the same
-NOISE = 8.0  # [grey levels] of contrast that mean nothing
-WORST = 0.02  # share of the picture that counts, since a moved thing is small in it
-# The pass mark. In pictures of the twin (96 x 96) a marker 5 mm off its place gives 0.08 to 0.11,
-# 10 mm 0.30 to 0.60, 20 mm 0.75 and more; a lamp at 60 % gives 0.12, JPEG 0.02.
+FOLDER = "references"
+WIDTH = 160  # [pixels] of the compared images; at more, camera noise counts
+SIGMA = 2.0  # [pixels of WIDTH] of the comparison window; smaller displacements count little
+NOISE = 8.0  # [grey levels] contrast that is taken for noise
+WORST_SHARE = 0.02  # of the pixels that count, because a displaced object covers few
+# Threshold. In images of the twin (96 x 96) a marker displaced by 5 mm gives 0.08 to 0.11,
+# by 10 mm 0.30 to 0.60, by 20 mm 0.75 and more; a lamp at 60 % gives 0.12, JPEG 0.02.
 MAX_MISMATCH = 0.25
-EDGES = (60, 120)  # thresholds of Canny's detector, for the eye alone
+CANNY_THRESHOLDS = (60, 120)  # of the outlines that are drawn over the live image
+PERIOD_S = 0.5  # between two comparisons
 
 
 class ReferenceImages:
-    """Reference pictures in the folder of a run, one a place, or a trial's scene on the twin."""
+    """Reference images in a run's folder, one per start position, or per trial on the twin."""
 
     def __init__(self, folder: Path):
-        self._folder = folder / PLACES
-        self._read: dict[Path, np.ndarray] = {}
+        self._folder = folder / FOLDER
+        self._loaded: dict[Path, np.ndarray] = {}
 
     def path(self, slot: Slot) -> Path:
-        """Where the reference of a slot's place lies."""
-        return self._folder / f"{slot.task}_{slot.place or f'{slot.trial:03d}'}.png"
+        """File of the reference of a slot's start position."""
+        return self._folder / f"{slot.task}_{slot.start_position or f'{slot.trial:03d}'}.png"
 
-    def reference(self, slot: Slot) -> np.ndarray | None:
-        """RGB uint8 `[H, W, 3]`; None before one was kept. Raises TrialError for a damaged one."""
+    def load(self, slot: Slot) -> np.ndarray | None:
+        """RGB uint8 `[H, W, 3]`, None before one was saved; raises TrialError if damaged."""
         path = self.path(slot)
-        if path not in self._read and path.is_file():
+        if path not in self._loaded and path.is_file():
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
-                raise TrialError(f"{path} is no picture; remove it, and keep a new reference")
-            self._read[path] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return self._read.get(path)
+                raise TrialError(f"{path} is no image; remove it, and save a new reference")
+            self._loaded[path] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return self._loaded.get(path)
 
-    def keep(self, slot: Slot, image: np.ndarray) -> None:
-        """`image` is what the place looks like from now on; raises TrialError."""
+    def save(self, slot: Slot, image: np.ndarray) -> None:
+        """Replaces the reference of the slot's start position; raises TrialError."""
         path = self.path(slot)
         done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         try:
             if not done:
                 raise OSError("it cannot be encoded")
-            replace_with(path, lambda to: to.write_bytes(data.tobytes()))
+            replace_atomically(path, lambda temporary: temporary.write_bytes(data.tobytes()))
         except OSError as error:
             raise TrialError(f"{path} cannot be written: {error.strerror or error}") from error
-        self._read[path] = image.copy()
+        self._loaded[path] = image.copy()
 
 
-def mismatch(reference: np.ndarray, image: np.ndarray) -> float:
-    """How unlike two pictures of a place are, 0 (the same) to 1.
+def scene_mismatch(reference: np.ndarray, image: np.ndarray) -> float:
+    """Difference between two RGB images of a scene, from 0 (same) to 1; 1 if their shapes differ.
 
-    Contrast and structure of SSIM (Wang and others 2004) without its luminance: what is compared
-    around each pixel is how brightness varies there, so a brighter lamp changes little. Of the
-    picture only the worst hundredths count: a cube that lies elsewhere is no more than that.
+    It is one minus the contrast and structure terms of SSIM (Wang et al. 2004), which compare how
+    brightness varies around each pixel. The luminance term is left out, so that a brighter lamp
+    changes little. The result is the mean over the worst pixels, because one displaced object
+    would vanish in the mean over all.
     """
-    a, b = _grey(reference), _grey(image)
+    a, b = _preprocess(reference), _preprocess(image)
     if a.shape != b.shape:
         return 1.0
-    mean_a, mean_b = _blur(a), _blur(b)
-    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
-    shared = _blur(a * b) - mean_a * mean_b
-    like = (2 * shared + NOISE**2) / (var_a + var_b + NOISE**2)
-    unlike = np.sort((1 - like).ravel())
-    worst = unlike[-max(round(WORST * unlike.size), 1) :]
+    mean_a, mean_b = _blur(a, SIGMA), _blur(b, SIGMA)
+    var_a, var_b = _blur(a * a, SIGMA) - mean_a**2, _blur(b * b, SIGMA) - mean_b**2
+    covariance = _blur(a * b, SIGMA) - mean_a * mean_b
+    similarity = (2 * covariance + NOISE**2) / (var_a + var_b + NOISE**2)
+    difference = np.sort((1 - similarity).ravel())
+    worst = difference[-max(round(WORST_SHARE * difference.size), 1) :]
     return float(np.clip(worst.mean(), 0, 1))
 
 
-def edges(reference: np.ndarray) -> bytes:
-    """The outlines of a picture as a PNG that is clear elsewhere, to be laid over another one."""
-    found = cv2.Canny(cv2.cvtColor(reference, cv2.COLOR_RGB2GRAY), *EDGES)
-    shown = np.zeros((*found.shape, 4), np.uint8)
-    shown[found > 0] = (0, 230, 0, 255)  # green, in OpenCV's order
-    done, data = cv2.imencode(".png", shown)
+def outlines_png(reference: np.ndarray) -> bytes:
+    """Edges of an image as a PNG that is transparent elsewhere, for display over another image."""
+    edges = cv2.Canny(cv2.cvtColor(reference, cv2.COLOR_RGB2GRAY), *CANNY_THRESHOLDS)
+    drawn = np.zeros((*edges.shape, 4), np.uint8)
+    drawn[edges > 0] = (0, 230, 0, 255)  # green, in OpenCV's order BGRA
+    done, data = cv2.imencode(".png", drawn)
     if not done:
-        raise TrialError(f"the outlines of a picture of {reference.shape} cannot be encoded")
+        raise TrialError(f"the outlines of an image of {reference.shape} cannot be encoded")
     return data.tobytes()
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    """Float32 `[h, w]` of at most WIDTH columns."""
+def _preprocess(image: np.ndarray) -> np.ndarray:
+    """Float32 grey levels `[h, w]`, scaled to at most WIDTH columns and smoothed."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if (scale := WIDTH / grey.shape[1]) < 1:
         size = (WIDTH, round(grey.shape[0] * scale))
@@ -96,61 +98,59 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return _blur(grey.astype(np.float32), 1.0)
 
 
-def _blur(values: np.ndarray, spread: float = SPREAD) -> np.ndarray:
-    return cv2.GaussianBlur(values, (0, 0), spread)
+def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(values, (0, 0), sigma)
 
 
-LOOK_S = 0.5  # between looks
+class SceneMonitor:
+    """Compares the first camera's image with the reference of the current slot.
 
-
-class Scene:
-    """The first camera's view of a place.
-
-    mismatch: at the last look, None without a reference or a picture
-    trouble: why there was no look
+    mismatch: of the last comparison, None without a reference or an image
+    errors: why the last comparison failed
     """
 
-    def __init__(self, folder: Path, arm: TrialRobot, clock: Callable[[], float]):
-        self._places, self._arm, self._clock = ReferenceImages(folder), arm, clock
-        self.turn_to(None)
+    def __init__(self, folder: Path, robot: TrialRobot, clock: Callable[[], float]):
+        self._references, self._robot, self._clock = ReferenceImages(folder), robot, clock
+        self.select(None)
 
-    def turn_to(self, slot: Slot | None) -> None:
-        """The place of this slot is looked at from now on."""
+    def select(self, slot: Slot | None) -> None:
+        """Sets the slot whose reference is used from now on."""
         self._slot = slot
         self.mismatch: float | None = None
-        self.trouble: tuple[str, ...] = ()
-        self._looked = -math.inf
+        self.errors: tuple[str, ...] = ()
+        self._compared = -math.inf
 
-    def look(self) -> None:
-        """Compares anew, at most twice a second."""
-        if self._clock() - self._looked < LOOK_S:
+    def update(self) -> None:
+        """Compares again, at most every PERIOD_S."""
+        if self._clock() - self._compared < PERIOD_S:
             return
-        self._looked = self._clock()
+        self._compared = self._clock()
         try:
             reference, image = self.reference(), self._image()
         except TrialError as error:
-            self.trouble = (str(error),)
+            self.errors = (str(error),)
             return
-        unknown = reference is None or image is None
-        self.mismatch = None if unknown else mismatch(reference, image)
+        self.mismatch = None
+        if reference is not None and image is not None:
+            self.mismatch = scene_mismatch(reference, image)
 
     def reference(self) -> np.ndarray | None:
-        """What the place is to look like; raises TrialError for a damaged file."""
-        return None if self._slot is None else self._places.reference(self._slot)
+        """Reference image of the slot, None without one; raises TrialError if damaged."""
+        return None if self._slot is None else self._references.load(self._slot)
 
     @property
-    def known(self) -> bool:
-        """Whether the place has a reference."""
-        return self._slot is not None and self._places.path(self._slot).is_file()
+    def has_reference(self) -> bool:
+        """Whether the slot's start position has a reference."""
+        return self._slot is not None and self._references.path(self._slot).is_file()
 
-    def keep(self) -> None:
-        """What is seen now is the reference of the place; raises TrialError."""
+    def save_reference(self) -> None:
+        """Saves the newest image as reference of the slot's start position; raises TrialError."""
         image = self._image()
         if image is None or self._slot is None:
-            raise TrialError("no camera has sent a picture yet")
-        self._places.keep(self._slot, image)
-        self.turn_to(self._slot)
+            raise TrialError("no camera has sent an image yet; check the cameras")
+        self._references.save(self._slot, image)
+        self.select(self._slot)
 
     def _image(self) -> np.ndarray | None:
-        camera = next(iter(self._arm.ages()), None)
-        return None if camera is None else self._arm.picture(camera)
+        camera = next(iter(self._robot.image_ages()), None)
+        return None if camera is None else self._robot.latest_image(camera)

@@ -1,4 +1,4 @@
-"""Which trial comes when: blocks that share a start place, methods in random order within."""
+"""Randomized block schedule: all methods share each block's scene, in random order within it."""
 
 from typing import NamedTuple
 
@@ -6,47 +6,48 @@ import numpy as np
 
 from nac_ros.core.errors import ConfigError
 from nac_ros.simulation.seeds import scene_seed
-from nac_ros.trials.protocol import Protocol
+from nac_ros.trials.protocol import TrialProtocol
 
-CODES = (
-    "alder", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "olive", "pine", "rowan",
-    "willow",
-)  # fmt: skip
+CODE_NAMES = (
+    *("alder", "birch", "cedar", "elm", "fir", "hazel"),
+    *("larch", "maple", "olive", "pine", "rowan", "willow"),
+)
 
 
 class Slot(NamedTuple):
     """One planned trial.
 
-    index: its turn; trial: its block within the task, which has one scene or start place
-    code: what the method is called until the run is unblinded
+    index: position in the schedule
+    trial: block within the task; all its trials share one scene or start position
+    code: stands for the method until the run is unblinded
     """
 
     index: int
     task: str
     trial: int
-    place: str
+    start_position: str
     code: str
 
 
-def plan(protocol: Protocol) -> tuple[Slot, ...]:
-    """All trials in the order in which they are to be played, decided by the protocol alone."""
+def make_schedule(protocol: TrialProtocol) -> tuple[Slot, ...]:
+    """All trials in the order in which they are run; a function of the protocol alone."""
     slots: list[Slot] = []
-    names = list(codes(protocol).values())
+    codes = sorted(method_codes(protocol).values())
     for task in protocol.tasks:
-        places = protocol.places.get(task) or ("",)
+        positions = protocol.start_positions.get(task) or ("",)
         for trial in range(protocol.trials):
             random = np.random.default_rng(scene_seed(f"order/{task}", protocol.seed, trial))
-            for code in random.permutation(sorted(names)):
-                place = places[trial % len(places)]
-                slots.append(Slot(len(slots), task, trial, place, str(code)))
+            position = positions[trial % len(positions)]
+            for code in random.permutation(codes):
+                slots.append(Slot(len(slots), task, trial, position, str(code)))
     return tuple(slots)
 
 
-def codes(protocol: Protocol) -> dict[str, str]:
-    """Method -> code. It hides names from an operator's eye, not from who computes it anew."""
+def method_codes(protocol: TrialProtocol) -> dict[str, str]:
+    """Method -> code. The code hides the method from the operator; it is no secret, as anyone can
+    compute it from the protocol."""
     methods = sorted(protocol.methods)
-    if len(methods) > len(CODES):
-        raise ConfigError(f"{len(methods)} methods are too many, at most {len(CODES)} fit a run")
+    if len(methods) > len(CODE_NAMES):
+        raise ConfigError(f"{len(methods)} methods are too many; at most {len(CODE_NAMES)}")
     random = np.random.default_rng(scene_seed("codes", protocol.seed, len(methods)))
-    chosen = random.permutation(CODES)[: len(methods)]
-    return {method: str(code) for method, code in zip(methods, chosen)}
+    return dict(zip(methods, random.permutation(CODE_NAMES).tolist()))

@@ -1,15 +1,15 @@
-"""Everything that an operator is shown of a sitting, as plain values for any page."""
+"""State of an operator session as plain values, for any user interface."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from nac_ros.trials.trial_robot import Blocker
 
-Phase = Literal["closed", "preparing", "reset", "running", "judging", "done"]
+Phase = Literal["no_run", "loading", "setup", "running", "verdict", "finished"]
 
 
 class TrialId(NamedTuple):
-    """Which trial an order is meant for; one for another trial is refused."""
+    """The trial that an operator action is meant for; an action for another trial is rejected."""
 
     slot: int
     attempt: int
@@ -23,54 +23,57 @@ NO_TRIAL = TrialId(-1, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class SessionState:
-    """A sitting as it stands.
+    """Everything that an operator is shown.
 
-    busy: what is being done meanwhile, orders but `abort` wait; trouble: what did not work
-    judged, trials: how many are, of how many; code: of the method, all that is told of it
-    place: the marked start place, '' on the twin; criteria: success and failure
-    rubric: names of its steps; reached: how many, None before it was said
-    proposed: outcome that `write` writes down; ended: why the trial ended
-    ages: camera -> age [s] of its newest picture, infinite before the first
-    mismatch: with the place's reference picture, None without one
-    last: the verdict before; judge: what the twin's judge says of that one
-    names: code -> method once the run is unblinded; report: path of its page
+    operation: what the worker is doing, '' if nothing; only `abort` is accepted meanwhile
+    error: why the last operation failed
+    n_completed: trials with a valid verdict, of n_trials
+    start_position: marked start position of the objects, '' on the twin
+    code: stands for the method, whose name is hidden
+    rubric: names of its steps; steps_reached: how many, None before the operator entered it
+    proposed_outcome: what `commit_verdict` will write; end_reason: why the trial ended
+    image_ages: (camera, age of its newest image [s], infinite before the first)
+    mismatch: of the scene with its reference image, None without one
+    last_verdict: of the trial before; detected_outcome: of that trial, by the success detector
+    methods_by_code: (code, method), empty before the run is unblinded
+    report_path: of the HTML page, '' before it is written
     """
 
     phase: Phase
-    busy: str = ""
-    trouble: str = ""
-    turn: TrialId = NO_TRIAL
-    judged: int = 0
-    trials: int = 0
+    operation: str = ""
+    error: str = ""
+    trial_id: TrialId = NO_TRIAL
+    n_completed: int = 0
+    n_trials: int = 0
     task: str = ""
     prompt: str = ""
-    success: str = ""
-    failure: str = ""
+    success_criterion: str = ""
+    failure_criterion: str = ""
     trial: int = 0
-    place: str = ""
+    start_position: str = ""
     code: str = ""
     rubric: tuple[str, ...] = ()
-    reached: int | None = None
-    proposed: str = ""
+    steps_reached: int | None = None
+    proposed_outcome: str = ""
     reason: str = ""
     note: str = ""
-    ended: str = ""
+    end_reason: str = ""
     seconds: float = 0.0
     steps: int = 0
     max_steps: int = 0
     max_seconds: float = 0.0
-    missing: tuple[Blocker, ...] = ()
-    words: tuple[str, ...] = ()
-    ages: tuple[tuple[str, float], ...] = ()
+    blockers: tuple[Blocker, ...] = ()
+    messages: tuple[str, ...] = ()
+    image_ages: tuple[tuple[str, float], ...] = ()
     has_reference: bool = False
     mismatch: float | None = None
     max_mismatch: float = 0.0
-    last: str = ""
-    judge: str = ""
-    names: tuple[tuple[str, str], ...] = ()
-    report: str = ""
+    last_verdict: str = ""
+    detected_outcome: str = ""
+    methods_by_code: tuple[tuple[str, str], ...] = ()
+    report_path: str = ""
 
     @property
-    def may_start(self) -> bool:
-        """Whether `start` is of use."""
-        return self.phase == "reset" and not self.busy and not self.missing
+    def can_start(self) -> bool:
+        """Whether `start` would be accepted."""
+        return self.phase == "setup" and not self.operation and not self.blockers

@@ -1,4 +1,4 @@
-"""One trial on the twin, where the judge stands in for the operator: an expert's or a bundle's."""
+"""Trials on the twin without an operator: the success detector decides, experts or bundles act."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,151 +8,194 @@ from typing import NamedTuple
 import numpy as np
 
 from nac_ros.core.errors import ConfigError, SimulationError
-from nac_ros.core.files import replace_with, unwritable
+from nac_ros.core.files import replace_atomically, write_error
 from nac_ros.core.image_codec import encode_jpeg
-from nac_ros.evaluation.baselines import Timed
+from nac_ros.evaluation.baselines import TimedEngine
 from nac_ros.evaluation.rollout import Rollout, trial_result
 from nac_ros.export.bundle import Bundle, load_bundle
 from nac_ros.inference.chunk_transition import TransitionConfig
 from nac_ros.inference.engine import Engine
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 from nac_ros.simulation.domain_randomization import DomainRandomization
-from nac_ros.simulation.expert import advance, expert
+from nac_ros.simulation.expert import expert_setpoints, step_to_setpoint
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.tasks.base import Outcome
 from nac_ros.simulation.twin import Twin, TwinState
 from nac_ros.stats.smoothness import sparc
 from nac_ros.trials.executors import Executor
-from nac_ros.trials.protocol import EXPERT, TWIN, Protocol
+from nac_ros.trials.protocol import EXPERT, TWIN, TrialProtocol
 from nac_ros.trials.run import Record, TrialRun, Verdict
 from nac_ros.trials.schedule import Slot
 
-ROBOT = "vx300s"  # that the twin is
-PICTURES, SIZE, QUALITY = 6, (240, 180), 80  # of a film strip; width, height [pixels]; of JPEG
-EVERY = 5  # control periods between the moments that pictures are chosen from
+ROBOT = "vx300s"  # the robot of the twin
+N_IMAGES, IMAGE_SIZE, JPEG_QUALITY = 6, (240, 180), 80  # of a film strip; size in pixels
+SNAPSHOT_PERIOD = 5  # control periods between the states from which a film strip is chosen
+FILM_STRIPS = "film_strips"  # folder in the run's folder
 
 
-class Job(NamedTuple):
-    """A slot to be played by `source` (a bundle, or `expert`), with or without a film strip, in
-    scenes that vary as was frozen, whatever became of their file since."""
+class TrialJob(NamedTuple):
+    """A slot to run; source: a bundle's path or `expert`; randomization: as it was frozen."""
 
-    protocol: Protocol
+    protocol: TrialProtocol
     slot: Slot
     source: str
-    pictures: bool
-    variation: DomainRandomization
+    film_strip: bool
+    randomization: DomainRandomization
 
 
-class Played(NamedTuple):
-    """What became of a slot; strip: JPEG of its moments, side by side, or nothing."""
+class SimulatedTrial(NamedTuple):
+    """Result of a job; film_strip: JPEG with images of the trial side by side, or empty."""
 
     slot: Slot
     verdict: Verdict
-    strip: bytes
+    film_strip: bytes
 
 
 class RolloutObserver:
-    """Sees the twin before each control period and keeps what is told of the trial."""
+    """Called with the twin before each control period; collects tool positions and snapshots."""
 
     def __init__(self) -> None:
-        self.states: list[TwinState] = []
-        self._places: list[np.ndarray] = []
+        self.snapshots: list[TwinState] = []
+        self._tool_positions: list[np.ndarray] = []
 
     def __call__(self, twin: Twin) -> None:
-        if len(self._places) % EVERY == 0:
-            self.states.append(twin.state())
-        self._places.append(twin.arm.tool(twin.data).copy())
+        if len(self._tool_positions) % SNAPSHOT_PERIOD == 0:
+            self.snapshots.append(twin.snapshot())
+        self._tool_positions.append(twin.arm.tool_position().copy())
 
     def sparc(self, rate_hz: float) -> float | None:
-        """Smoothness of the tool's way."""
-        ways = np.linalg.norm(np.diff(self._places, axis=0), axis=1)
-        return sparc(ways * rate_hz, rate_hz) if len(self._places) > 2 else None
+        """Smoothness of the tool's motion; None for fewer than three positions."""
+        if len(self._tool_positions) < 3:
+            return None
+        distances = np.linalg.norm(np.diff(self._tool_positions, axis=0), axis=1)
+        return sparc(distances * rate_hz, rate_hz)
 
 
-def play(job: Job) -> Played:
-    """One trial, which depends on its protocol and slot alone, not on who played before."""
-    watch, task = RolloutObserver(), job.slot.task
+def run_unattended(
+    run: TrialRun,
+    executor: Executor,
+    film_strips: bool = True,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> None:
+    """Completes and unblinds a run on the twin; calls `on_record` after each verdict.
+
+    Slots with a verdict are skipped. Raises ConfigError for another robot.
+    """
+    check_unattended(run.protocol)
+    for trial in executor.run(run_trial, _jobs(run, film_strips)):
+        if run.is_pending(trial.slot):  # a worker may have run beyond the stopping rule
+            verdict = replace(trial.verdict, film_strip=_save_film_strip(run, trial))
+            on_record(run.log_verdict(trial.slot, verdict))
+    run.unblind()
+
+
+def check_unattended(protocol: TrialProtocol) -> None:
+    """Raises ConfigError for another robot than the twin, UnknownName for an unknown task."""
+    if protocol.robot != TWIN:
+        raise ConfigError(
+            f"trials on robot {protocol.robot} need an operator: start `ros2 launch nac_ros "
+            f"evaluate.launch.py robot:={protocol.robot} protocol:=FILE`, or use --robot twin"
+        )
+    for task in protocol.tasks:
+        make_task(task)
+
+
+def run_trial(job: TrialJob) -> SimulatedTrial:
+    """Runs one trial. The result depends on protocol and slot alone, not on earlier trials."""
+    observer, task = RolloutObserver(), job.slot.task
     seed = scene_seed(task, job.protocol.seed, job.slot.trial)
     if job.source == EXPERT:
-        twin = _twin(load_robot(ROBOT), task, job.variation)
-        verdict = _expert(job, twin, seed, watch)
+        twin = _twin(load_robot(ROBOT), task, job.randomization)
+        verdict = _run_expert(job, twin, seed, observer)
     else:
         bundle = _bundle(job.source)
-        twin = _twin(current_spec_of(bundle.robot), task, job.variation)
-        verdict = _policy(job, bundle, twin, seed, watch)
-    strip = _strip(twin, [*watch.states, twin.state()]) if job.pictures else b""
-    return Played(job.slot, verdict, strip)
+        twin = _twin(current_spec_of(bundle.robot), task, job.randomization)
+        verdict = _run_policy(job, bundle, twin, seed, observer)
+    states = [*observer.snapshots, twin.snapshot()]
+    return SimulatedTrial(job.slot, verdict, _film_strip(twin, states) if job.film_strip else b"")
 
 
-def _expert(job: Job, twin: Twin, seed: int, watch: RolloutObserver) -> Verdict:
-    """The expert moves the arm itself; after its last set-point it stays there."""
+def _run_expert(job: TrialJob, twin: Twin, seed: int, observer: RolloutObserver) -> Verdict:
+    """The expert's set-points, without policy and guard; the arm holds after the last one."""
     twin.reset(seed)
-    limit, lost = job.protocol.limits.steps, ""
-    setpoints, last = expert(twin, np.random.default_rng([seed, 1])), twin.command()
+    limit, error_text = job.protocol.limits.steps, ""
+    setpoints = expert_setpoints(twin, np.random.default_rng([seed, 1]))
+    setpoint = twin.setpoint()
     while twin.outcome().state == "running" and _steps(twin) < limit:
-        watch(twin)
+        observer(twin)
         try:
-            last = next(setpoints, last)
-        except SimulationError as error:  # it left a thing out of its own reach
-            lost = str(error)
+            setpoint = next(setpoints, setpoint)
+        except SimulationError as error:  # the expert cannot reach an object
+            error_text = str(error)
             break
-        advance(twin, last)
-    outcome = Outcome("failure", lost) if lost else _outcome(twin)
+        step_to_setpoint(twin, setpoint)
+    outcome = Outcome("failure", error_text) if error_text else _outcome(twin)
     return Verdict(
-        outcome=outcome.state, reason=outcome.reason, steps=_steps(twin), seconds=twin.now(),
-        sparc=watch.sparc(twin.spec.action_rate_hz),
-    )  # fmt: skip
+        outcome=outcome.state,
+        reason=outcome.reason,
+        steps=_steps(twin),
+        seconds=twin.now(),
+        sparc=observer.sparc(twin.spec.action_rate_hz),
+    )
 
 
-def _policy(job: Job, bundle: Bundle, twin: Twin, seed: int, watch: RolloutObserver) -> Verdict:
-    """The bundle's policy through engine and guard, as `nac eval` plays it."""
+def _run_policy(
+    job: TrialJob, bundle: Bundle, twin: Twin, seed: int, observer: RolloutObserver
+) -> Verdict:
+    """The bundle's policy with engine and guard, as in `nac eval`."""
     conditions, task, trial = job.protocol.conditions, job.slot.task, job.slot.trial
-    engine = Engine(
-        bundle, seed, threads=1, n_action_steps=conditions.n_action_steps or None,
-        seam=TransitionConfig(seam=conditions.seam),
-    )  # fmt: skip
-    timed = Timed(engine)
-    rehearsal = Rollout(twin.spec, task, timed, conditions.latency_ms / 1000, twin=twin)
-    guard = rehearsal.play(seed, job.protocol.limits.steps, watch)
-    told, outcome = trial_result(rehearsal, guard, timed, task, trial), _outcome(twin)
+    engine = TimedEngine(
+        Engine(
+            bundle,
+            seed,
+            threads=1,
+            n_action_steps=conditions.n_action_steps or None,
+            transition=TransitionConfig(transition=conditions.transition),
+        )
+    )
+    rollout = Rollout(twin.spec, task, engine, conditions.latency_ms / 1000, twin=twin)
+    guard = rollout.run_trial(seed, job.protocol.limits.steps, observer)
+    result, outcome = trial_result(rollout, guard, engine, task, trial), _outcome(twin)
     return Verdict(
-        outcome=outcome.state, reason=outcome.reason, steps=told.steps, seconds=twin.now(),
-        clips=told.clips, jumps=tuple(told.jumps), jerk=told.jerk,
-        sparc=watch.sparc(twin.spec.action_rate_hz), holds=told.holds, refusals=told.refusals,
-        plan_ms=tuple(1000 * seconds for seconds in told.plan_s),
-    )  # fmt: skip
+        outcome=outcome.state,
+        reason=outcome.reason,
+        steps=result.steps,
+        seconds=twin.now(),
+        clips=result.clips,
+        transition_jumps=tuple(result.transition_jumps),
+        jerk=result.jerk_rms_ratio,
+        sparc=observer.sparc(twin.spec.action_rate_hz),
+        holds=result.holds,
+        rejections=result.rejections,
+        chunk_ms=tuple(1000 * seconds for seconds in result.predict_s),
+    )
 
 
 def _outcome(twin: Twin) -> Outcome:
-    """A trial that ran out of steps has failed."""
+    """The success detector's outcome; a trial that reached the step limit has failed."""
     outcome = twin.outcome()
-    return Outcome("failure", twin.task.at_horizon(twin.data)) if _runs(outcome) else outcome
-
-
-def _runs(outcome: Outcome) -> bool:
-    return outcome.state == "running"
+    if outcome.state == "running":
+        return Outcome("failure", twin.task.timeout_reason())
+    return outcome
 
 
 def _steps(twin: Twin) -> int:
     return int(twin.now() * twin.spec.action_rate_hz + 1e-6)
 
 
-def _strip(twin: Twin, states: list[TwinState]) -> bytes:
-    """Moments from the first to the last, evenly spread."""
-    chosen = np.unique(np.linspace(0, len(states) - 1, PICTURES).round().astype(int))
-    return encode_jpeg(np.hstack(list(_pictures(twin, [states[i] for i in chosen]))), QUALITY)
+def _film_strip(twin: Twin, states: list[TwinState]) -> bytes:
+    """Evenly spaced states from the first to the last, rendered side by side."""
+    images = []
+    for index in np.unique(np.linspace(0, len(states) - 1, N_IMAGES).round().astype(int)):
+        twin.restore(states[index])
+        images.append(twin.render("spectator", *IMAGE_SIZE))
+    return encode_jpeg(np.hstack(images), JPEG_QUALITY)
 
 
-def _pictures(twin: Twin, states: list[TwinState]) -> Iterator[np.ndarray]:
-    for state in states:
-        twin.restore(state)
-        yield twin.render("spectator", *SIZE)
-
-
-@lru_cache(maxsize=8)  # all tasks: compiling one takes as long as a trial
-def _twin(spec: RobotSpec, task: str, variation: DomainRandomization) -> Twin:
-    return Twin(spec, task, variation=variation)
+@lru_cache(maxsize=8)  # one per task; compiling a scene takes as long as a trial
+def _twin(spec: RobotSpec, task: str, randomization: DomainRandomization) -> Twin:
+    return Twin(spec, task, randomization=randomization)
 
 
 @lru_cache(maxsize=8)
@@ -160,52 +203,21 @@ def _bundle(path: str) -> Bundle:
     return load_bundle(path)
 
 
-STRIPS = "strips"
-
-
-def play_all(
-    run: TrialRun,
-    executor: Executor,
-    pictures: bool = True,
-    report: Callable[[Record], None] = lambda record: None,
-) -> None:
-    """Brings a run on the twin to its end and unblinds it; a film strip of each trial with
-    `pictures`. What was judged stays; raises ConfigError for another robot."""
-    check_unattended(run.protocol)
-    for played in executor.run(play, _jobs(run, pictures)):
-        if run.wants(played.slot):  # others ran ahead of the stop rule
-            report(run.judge(played.slot, replace(played.verdict, strip=_keep(run, played))))
-    run.unblind()
-
-
-def check_unattended(protocol: Protocol) -> None:
-    """Raises ConfigError unless the protocol can be played with nobody there, and UnknownName
-    for a task that the twin does not have."""
-    if protocol.robot != TWIN:
-        raise ConfigError(
-            f"robot {protocol.robot} has no judge but a person: start `ros2 launch nac_ros "
-            f"evaluate.launch.py robot:={protocol.robot} protocol:=FILE` with one there, or play "
-            "on the twin (--robot twin)"
-        )
-    for task in protocol.tasks:
-        make_task(task)
-
-
-def _jobs(run: TrialRun, pictures: bool) -> Iterator[Job]:
+def _jobs(run: TrialRun, film_strips: bool) -> Iterator[TrialJob]:
     methods = {code: method for method, code in run.codes.items()}
     for slot in run.pending():
         source = run.protocol.methods[methods[slot.code]]
-        yield Job(run.protocol, slot, source, pictures, run.variation)
+        yield TrialJob(run.protocol, slot, source, film_strips, run.randomization)
 
 
-def _keep(run: TrialRun, played: Played) -> str:
-    """Writes the strip; its path relative to the run's folder."""
-    if not played.strip:
+def _save_film_strip(run: TrialRun, trial: SimulatedTrial) -> str:
+    """Path of the written file relative to the run's folder; '' without a film strip."""
+    if not trial.film_strip:
         return ""
-    slot = played.slot
-    name = f"{STRIPS}/{slot.task}-{slot.trial:03d}-{slot.code}.jpg"
+    slot = trial.slot
+    name = f"{FILM_STRIPS}/{slot.task}-{slot.trial:03d}-{slot.code}.jpg"
     try:
-        replace_with(run.folder / name, lambda to: to.write_bytes(played.strip))
+        replace_atomically(run.folder / name, lambda path: path.write_bytes(trial.film_strip))
     except OSError as error:
-        raise unwritable(run.folder / name, error) from error
+        raise write_error(run.folder / name, error) from error
     return name

@@ -1,4 +1,4 @@
-"""The log of a run: a JSON object a line, only ever added to, on disk before anything goes on."""
+"""Append-only log of a run: one JSON object per line, on disk before the next trial begins."""
 
 import fcntl
 import json
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros.core.errors import TrialError, show_value
-from nac_ros.core.files import sync
+from nac_ros.core.files import fsync
 from nac_ros.core.json_reader import parse_json
 
 MAX_LINE = 1 << 20  # bytes; an entry has about 1,000
 
 
 class TrialLog:
-    """The only writer of a log; raises TrialError where another one is at it, or the disk is full.
+    """Writes a log, under a lock that admits no other writer.
 
-    entries: all that is on disk; torn: bytes of a last line that a crash cut off, removed on
-    opening
+    Raises TrialError if another process writes the log or the disk is full.
+    entries: everything that is on disk
+    torn: bytes of a last line that a crash cut off; opening the log removes them
     """
 
     def __init__(self, path: Path):
@@ -26,7 +27,7 @@ class TrialLog:
         try:
             self._stream = path.open("ab", buffering=0)
         except OSError as error:
-            raise _closed(path, error) from error
+            raise _open_error(path, error) from error
         try:
             self._open()
         except BaseException:
@@ -34,25 +35,25 @@ class TrialLog:
             raise
 
     def _open(self) -> None:
-        """Nobody else writes from now on, and a torn last line is gone."""
+        """Locks the log, reads it and removes a torn last line."""
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             content = self.path.read_bytes()
-            self.entries = _parsed(self.path, content)
+            self.entries = _parse(self.path, content)
             self.torn = len(content) - (content.rfind(b"\n") + 1)
             os.ftruncate(self._stream.fileno(), len(content) - self.torn)
             os.fsync(self._stream.fileno())
-            sync(self.path.parent)
+            fsync(self.path.parent)
         except BlockingIOError as error:
             raise TrialError(
-                f"{self.path} is being written by another process; end that first"
+                f"{self.path} is being written by another process; end that process first"
             ) from error
         except OSError as error:
-            raise _closed(self.path, error) from error
+            raise _open_error(self.path, error) from error
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Adds an entry; it is on disk afterwards, or the log is as it was."""
-        line = self.line(entry)
+        """Adds an entry. It is on disk on return; if that fails the log is unchanged."""
+        line = self.encode(entry)
         before = os.fstat(self._stream.fileno()).st_size
         try:
             if self._stream.write(line) != len(line):
@@ -61,22 +62,22 @@ class TrialLog:
         except OSError as error:
             os.ftruncate(self._stream.fileno(), before)
             raise TrialError(
-                f"{self.path} cannot be written, {error.strerror}: this trial is not judged; make "
-                "room and judge it again"
+                f"{self.path} cannot be written, {error.strerror}: this trial has no verdict yet; "
+                "free some space and enter it again"
             ) from error
         self.entries.append(json.loads(line))
 
-    def line(self, entry: dict[str, Any]) -> bytes:
-        """An entry as it would be written; raises TrialError where it could not be read again."""
+    def encode(self, entry: dict[str, Any]) -> bytes:
+        """An entry as a line of the log; raises TrialError if it could not be read again."""
         try:
             line = (json.dumps(entry, allow_nan=False) + "\n").encode()
         except ValueError as error:
             raise TrialError(
-                f"{self.path} takes finite numbers alone, and this entry holds another: "
+                f"{self.path} takes finite numbers only, and this entry has another: "
                 f"{show_value(entry, 300)}"
             ) from error
         try:
-            _entry(line.removesuffix(b"\n"))
+            _parse_entry(line.removesuffix(b"\n"))
         except TrialError as error:
             raise TrialError(f"{self.path} takes no such entry, {error}; shorten it") from error
         return line
@@ -86,34 +87,33 @@ class TrialLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All entries of a log that may be written meanwhile, one a line; raises TrialError."""
+    """All entries of a log that another process may be writing; raises TrialError."""
     try:
-        return _parsed(path, path.read_bytes())
+        return _parse(path, path.read_bytes())
     except OSError as error:
-        raise _closed(path, error) from error
+        raise _open_error(path, error) from error
 
 
-def damaged(path: Path, number: int, why: object) -> TrialError:
-    """What is said of a line that the log's writer did not write there."""
+def damage_error(path: Path, line_number: int, reason: object) -> TrialError:
+    """Error for a line that the log's writer cannot have written there."""
     return TrialError(
-        f"line {number} of {path} is damaged ({why}); a log is only ever added to, so something "
-        "else wrote there: take it from a backup"
+        f"line {line_number} of {path} is damaged ({reason}); another program changed the log: "
+        "take it from a backup"
     )
 
 
-def _parsed(path: Path, content: bytes) -> list[dict[str, Any]]:
-    """A last line without its end was cut off by a crash; any other must be whole."""
+def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """Entries of all complete lines; a last line without its end was cut off by a crash."""
     entries = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            entries.append(_entry(line))
+            entries.append(_parse_entry(line))
         except TrialError as error:
-            raise damaged(path, number, error) from error
+            raise damage_error(path, number, error) from error
     return entries
 
 
-def _entry(line: bytes) -> dict[str, Any]:
-    """Raises TrialError for what is no entry of a log."""
+def _parse_entry(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE:
         raise TrialError(f"its {len(line)} bytes are more than {MAX_LINE}")
     entry = parse_json(line, "the entry", TrialError)
@@ -122,5 +122,7 @@ def _entry(line: bytes) -> dict[str, Any]:
     return entry
 
 
-def _closed(path: Path, error: OSError) -> TrialError:
-    return TrialError(f"{path} cannot be opened, {error.strerror}: allow it, or copy the run")
+def _open_error(path: Path, error: OSError) -> TrialError:
+    return TrialError(
+        f"{path} cannot be opened, {error.strerror}: change its rights, or copy the run"
+    )

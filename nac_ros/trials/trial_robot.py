@@ -1,82 +1,98 @@
-"""What a sitting needs of an arm, its cameras, guard and recorder, whoever provides it."""
+"""Interface that an operator session needs from a robot: load, start, stop, record, status."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isinf
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from nac_ros.trials.schedule import Slot
 
+MAX_IMAGE_AGE_S = 1.0  # a camera whose newest image is older counts as lost
+
 
 class Blocker(NamedTuple):
-    """What keeps a trial from being begun, and how to mend it, as sentences; deed: the order of
-    the page that mends it, '' where none does."""
+    """A condition that blocks the start of a trial, with its remedy.
 
-    what: str
-    mend: str
-    deed: str = ""
+    action: the console action that applies the remedy, '' if there is none
+    """
+
+    problem: str
+    remedy: str
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStatus:
-    """Of the trial that runs, or ran last; as in `Verdict`."""
+    """Measurements of the current or last trial; fields as in `Verdict`."""
 
     steps: int = 0
     seconds: float = 0.0
     clips: int = 0
     interventions: int = 0
-    jumps: tuple[float, ...] = ()
-    plan_ms: tuple[float, ...] = ()
+    transition_jumps: tuple[float, ...] = ()
+    chunk_ms: tuple[float, ...] = ()
     holds: dict[str, int] = field(default_factory=dict)
-    refusals: dict[str, int] = field(default_factory=dict)
+    rejections: dict[str, int] = field(default_factory=dict)
 
 
 class RecordingResult(NamedTuple):
-    """A recording that was ended: where it lies; jerk and sparc of its motion as in `Verdict`."""
+    """Path of a finished recording; jerk and sparc of its motion as in `Verdict`."""
 
-    place: str
+    path: str
     jerk: float | None = None
     sparc: float | None = None
 
 
 class TrialRobot(Protocol):
-    """Methods that block return when it is so, and raise NacError otherwise; one thread calls
-    them. The others return at once, whatever hangs, and any thread may call them."""
+    """Arm, cameras, policy, guard and recorder of a trial.
 
-    def prepare(self, source: str, slot: Slot) -> None:
-        """Blocks: the bundle at `source` is loaded and knows the task, the arm holds."""
+    Methods that block return when the work is done and raise NacError if it fails; only one thread
+    calls them. The other methods return at once, even if a node hangs, and are thread-safe.
+    """
 
-    def start(self, slot: Slot, facts: Mapping[str, str]) -> None:
-        """Blocks: records with these facts, and the policy drives."""
+    def prepare(self, bundle: str, slot: Slot) -> None:
+        """Blocks. Stops the arm, loads the bundle at this path and sets the task."""
+
+    def start(self, slot: Slot, metadata: Mapping[str, str]) -> None:
+        """Blocks. Starts a recording with this metadata, then the policy."""
 
     def stop(self) -> None:
-        """Blocks: the policy ends, the arm holds."""
+        """Blocks. Stops the arm, then the policy."""
 
-    def keep(self, outcome: str) -> RecordingResult:
-        """Blocks: ends the recording as of a trial with this outcome."""
+    def finish_recording(self, outcome: str) -> RecordingResult:
+        """Blocks. Completes the recording of a trial with this outcome."""
 
     def abort(self) -> None:
-        """The guard stops the arm; what blocks gives up."""
+        """The guard stops the arm; a blocking call gives up."""
 
-    def release(self) -> None:
-        """Ends the guard's fault; the arm stays where it is."""
+    def reset_guard(self) -> None:
+        """Blocks. Clears the guard's fault; the arm does not move."""
 
-    def missing(self) -> list[Blocker]:
-        """What keeps a trial from being begun."""
+    def blockers(self) -> list[Blocker]:
+        """Conditions that block the start of a trial."""
 
-    def words(self) -> list[str]:
-        """What guard, policy and recorder say."""
+    def messages(self) -> list[str]:
+        """Status texts of guard, policy and recorder."""
 
-    def ages(self) -> dict[str, float]:
-        """Of each camera's newest picture [s], infinite before the first; by the first camera's
-        pictures places are compared."""
+    def image_ages(self) -> dict[str, float]:
+        """Camera -> age of its newest image [s], infinite before the first one.
 
-    def picture(self, camera: str) -> np.ndarray | None:
-        """The newest one, RGB uint8 `[H, W, 3]`; None before the first."""
+        The first camera's images are compared with the reference."""
 
-    def told(self) -> TrialStatus:
-        """Of the trial, so far."""
+    def latest_image(self, camera: str) -> np.ndarray | None:
+        """RGB uint8 `[H, W, 3]`; None before the first image."""
 
-    def judged(self) -> str:
-        """What a judge that stands beside thinks of the trial, '' where there is none."""
+    def status(self) -> TrialStatus:
+        """Measurements of the trial so far."""
+
+    def detected_outcome(self) -> str:
+        """Outcome of the trial by the twin's success detector, '' on a real arm."""
+
+
+def image_problem(age_s: float) -> str:
+    """Why a camera whose newest image has this age counts as lost; '' if it does not."""
+    if isinf(age_s):
+        return "no image yet"
+    return f"no image for {age_s:.0f} s" if age_s > MAX_IMAGE_AGE_S else ""

@@ -10,7 +10,7 @@ import resource
 from dataclasses import dataclass
 from typing import Any
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as HTTPProtocol
@@ -36,17 +36,17 @@ class ConnectionLimits:
     header_bytes, request_bytes: largest size of a request's headers, and of the whole request
     """
 
-    per_client: int = bounded(64, 8, 1000)
-    total: int = bounded(256, 16, 2000)
-    websockets_per_client: int = bounded(32, 2, 500)
-    websockets: int = bounded(64, 2, 500)
-    request_s: float = bounded(5.0, 0.1, 60.0, unit="s")
-    answer_s: float = bounded(60.0, 30.0, 600.0, unit="s")
-    header_bytes: int = bounded(1 << 16, 1 << 12, 1 << 20)
-    request_bytes: int = bounded(1 << 20, 1 << 16, 1 << 26)
+    per_client: int = number_field(64, 8, 1000)
+    total: int = number_field(256, 16, 2000)
+    websockets_per_client: int = number_field(32, 2, 500)
+    websockets: int = number_field(64, 2, 500)
+    request_s: float = number_field(5.0, 0.1, 60.0, unit="s")
+    answer_s: float = number_field(60.0, 30.0, 600.0, unit="s")
+    header_bytes: int = number_field(1 << 16, 1 << 12, 1 << 20)
+    request_bytes: int = number_field(1 << 20, 1 << 16, 1 << 26)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class ConnectionTable:
@@ -75,11 +75,11 @@ class ConnectionTable:
     def add_websocket(self, address: str, transport: asyncio.Transport) -> bool:
         """Adds a websocket if the limits allow it; returns whether they do. Closed ones do not
         count."""
-        still = [(where, one) for where, one in self._websockets if not one.is_closing()]
-        same = sum(where == address for where, _ in still)
-        room = same < self.limits.websockets_per_client and len(still) < self.limits.websockets
-        self._websockets = [*still, (address, transport)] if room else still
-        return room
+        open_ = [(where, one) for where, one in self._websockets if not one.is_closing()]
+        same = sum(where == address for where, _ in open_)
+        allowed = same < self.limits.websockets_per_client and len(open_) < self.limits.websockets
+        self._websockets = [*open_, (address, transport)] if allowed else open_
+        return allowed
 
     def _close_one(self, candidates: list[Any], newest: Any) -> None:
         """Closes the connection with the lowest `use`, the oldest of these; never the newest."""
@@ -152,14 +152,14 @@ class LimitedProtocol(HTTPProtocol):
         self._is_websocket = True
         longest = max((len(name) + len(value) for name, value in self.headers), default=0)
         if longest > WEBSOCKET_LINE or len(self.headers) > WEBSOCKET_HEADERS:
-            self._refuse(TOO_LONG)
+            self._reject(TOO_LONG)
         elif not self.table.add_websocket(self.address, self.transport):
-            self._refuse(TOO_MANY)
+            self._reject(TOO_MANY)
         else:
             super().handle_websocket_upgrade(*event)
             self.loop.call_later(self.table.limits.request_s, _close_unless_open, self.transport)
 
-    def _refuse(self, answer: bytes) -> None:
+    def _reject(self, answer: bytes) -> None:
         self.connections.discard(self)
         self.transport.write(answer)
         self.transport.close()

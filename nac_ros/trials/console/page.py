@@ -1,71 +1,77 @@
-"""The operator's page: built once for each browser, filled anew some times a second."""
+"""The operator's page: built once per browser, updated several times a second."""
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
 from nicegui import ui
 
 from nac_ros.core.errors import NacError
-from nac_ros.trials.console import text as console_text
+from nac_ros.trials.console import text
 from nac_ros.trials.console.assets import SCRIPT, STYLE
 from nac_ros.trials.console.controller import ConsoleController
 from nac_ros.trials.session_state import NO_TRIAL, SessionState, TrialId
 
 REFRESH_S = 0.15
-SIZE = "no-caps unelevated"
+BUTTON_PROPS = "no-caps unelevated"
+ON_DEMAND = ("reset_guard", "retry", "unblind")  # buttons that are shown only while enabled
+VERDICT = ("success", "failure", "invalid", "save")  # buttons of a running or ended trial
 
 
-def offer(desk: ConsoleController) -> None:
-    """The page at `/`."""
+def add_page(controller: ConsoleController) -> None:
+    """Registers the page at `/`."""
 
     @ui.page("/", title="Trials")
     def operator() -> None:
-        Page(desk)
+        OperatorPage(controller)
 
 
-class Page:
-    """One browser's elements; all state is the sitting's, so pages agree and may be reloaded."""
+class OperatorPage:
+    """Elements of one browser page.
 
-    def __init__(self, desk: ConsoleController):
-        self._desk = desk
+    All state is in the session, so pages agree with each other and can be reloaded at any time.
+    """
+
+    def __init__(self, controller: ConsoleController):
+        self._controller = controller
         self._texts: dict[str, str] = {"note": "", "reason": ""}
-        self._turn = NO_TRIAL
+        self._trial_id = NO_TRIAL
         self._buttons: dict[str, ui.button] = {}
-        self._steps: list[ui.button] = []
+        self._rubric_buttons: list[ui.button] = []
         ui.add_head_html(f"<style>{STYLE}</style>")
         ui.add_body_html(f"<script>{SCRIPT}</script>")
-        ui.on("deed", self._on_deed)
-        with ui.element("div").classes("sitting"):
-            with ui.element("div").classes("half"):
+        ui.on("action", self._on_action)
+        with ui.element("div").classes("session"):
+            with ui.element("div").classes("page-column"):
                 self._build_cameras()
-            with ui.element("div").classes("half"):
+            with ui.element("div").classes("page-column"):
                 self._build_trial()
-                self._build_deeds()
-        self._fill()
-        ui.timer(REFRESH_S, self._fill)
+                self._build_actions()
+        self._update()
+        ui.timer(REFRESH_S, self._update)
 
     def _build_cameras(self) -> None:
         self._cameras: dict[str, Any] = {}
         with ui.element("div").classes("cameras"):
-            for n, name in enumerate(self._desk.cameras()):
-                with ui.element("div").classes("view") as view:
-                    ui.html(_live(name), sanitize=False).classes("picture")
-                    if n == 0:
-                        self._blend = _over("reference/picture")
-                        self._edges = _over("reference/edges")
-                    self._cameras[name] = (view, ui.label().classes("name"))
+            for n, name in enumerate(self._controller.cameras()):
+                with ui.element("div").classes("camera") as camera:
+                    _image(f'data-src="/camera/{escape(name)}.jpg"')
+                    if n == 0:  # the reference lies over the image of the first camera
+                        self._reference = _image('data-src="/reference/image" data-every="1000"')
+                        self._outline = _image('data-src="/reference/outlines" data-every="1000"')
+                    self._cameras[name] = (camera, ui.label().classes("camera-name"))
         with ui.element("div").classes("box"):
             self._scene = ui.label().classes("scene lines")
             with ui.element("div").classes("bar tools"):
-                ui.label("reference over the live view")
+                ui.label("reference over the live image")
                 self._opacity = ui.slider(min=0, max=1, step=0.05, value=0.4).style("width: 9rem")
-                self._outlines = ui.switch("outlines", value=True).classes("outlines")
-                self._button("keep", "Keep as reference  [K]", "grey-8")
-        self._words = ui.label().classes("box small lines words")
-        self._last = ui.label().classes("box small lines last")
+                self._show_outline = ui.switch("outlines", value=True).classes("outlines")
+                self._add_button("save_reference", "Save as reference  [K]", "grey-8")
+        self._messages = ui.label().classes("box small lines messages")
+        self._last_verdict = ui.label().classes("box small lines last-verdict")
 
     def _build_trial(self) -> None:
-        self._at = ui.label().classes("turn")
+        self._trial_id_label = ui.label().classes("trial-id")
         with ui.element("div").classes("box bar"):
             self._code = ui.label().classes("code")
             self._trial = ui.label()
@@ -75,144 +81,146 @@ class Page:
             self._hint = ui.label().classes("small")
             self._time = ui.label().classes("time")
         self._alarm = ui.label().classes("box alarm")
-        self._button("release", "Reset the guard  [G]", "deep-orange-10")
-        self._button("retry", "Load again  [R]", "blue-9")
-        self._button("unblind", "Unblind the run, write its report  [U]", "blue-9")
-        unheard = "The stop did not reach the node: use the emergency stop."
-        ui.label(unheard).classes("box alarm unheard").style("display: none")
+        self._add_button("reset_guard", "Reset the guard  [G]", "deep-orange-10")
+        self._add_button("retry", "Load again  [R]", "blue-9")
+        self._add_button("unblind", "Unblind the run, write the report  [U]", "blue-9")
+        no_stop = ui.label("The stop did not reach the node: use the emergency stop.")
+        no_stop.classes("box alarm stop-failed").style("display: none")
         with ui.element("div").classes("box") as self._task:
             self._prompt = ui.label().classes("prompt")
             self._success = ui.label().classes("success")
             self._failure = ui.label().classes("failure")
 
-    def _build_deeds(self) -> None:
-        stop = ui.button("ABORT, stop the arm  [Esc]", color="red-10").props(SIZE)
-        stop.classes("deed stop act-abort").on("click", js_handler="() => stopArm()")
-        with ui.element("div").classes("deeds"):
-            self._button("start", "Start  [Space]", "blue-9", "wide")
-            self._button("success", "Success  [S]", "green-9")
-            self._button("failure", "Failure  [F]", "deep-orange-10")
-            self._button("invalid", "Invalid  [I]", "grey-8")
+    def _build_actions(self) -> None:
+        stop = ui.button("ABORT, stop the arm  [Esc]", color="red-10").props(BUTTON_PROPS)
+        stop.classes("action stop action-abort").on("click", js_handler="() => stopArm()")
+        with ui.element("div").classes("actions"):
+            self._add_button("start", "Start  [Space]", "blue-9", "wide")
+            self._add_button("success", "Success  [S]", "green-9")
+            self._add_button("failure", "Failure  [F]", "deep-orange-10")
+            self._add_button("invalid", "Invalid  [I]", "grey-8")
             self._rubric = ui.element("div").classes("wide bar")
-            self._reason = self._field("reason", "Why it is invalid (the cable was caught)")
-            self._note = self._field("note", "Note  [N]")
-            self._button("write", "Write the verdict down  [Enter]", "blue-9", "wide")
+            self._reason = self._add_field(
+                "reason", "Why it is invalid, such as a caught cable"
+            )
+            self._note = self._add_field("note", "Note  [N]")
+            self._add_button("save", "Save the verdict  [Enter]", "blue-9", "wide")
 
-    def _button(self, deed: str, text: str, color: str, more: str = "") -> None:
-        button = ui.button(text, color=color).props(SIZE).classes(f"deed act-{deed} {more}")
-        self._buttons[deed] = button.on("click", js_handler=f"() => act('{deed}')")
+    def _add_button(self, action: str, label: str, color: str, classes: str = "") -> None:
+        button = ui.button(label, color=color).props(BUTTON_PROPS)
+        button.classes(f"action action-{action} {classes}")
+        self._buttons[action] = button.on("click", js_handler=f"() => act('{action}')")
 
-    def _field(self, name: str, label: str) -> ui.input:
-        def told(event: Any) -> None:
+    def _add_field(self, name: str, label: str) -> ui.input:
+        def on_change(event: Any) -> None:
             self._texts[name] = event.value or ""
-            session = self._desk.session
-            if session is not None and self._turn != NO_TRIAL:
-                self._try(lambda: session.tell(self._turn, **{name: event.value or ""}))
+            session = self._controller.session
+            if session is not None and self._trial_id != NO_TRIAL:
+                self._try(lambda: session.annotate(self._trial_id, **{name: event.value or ""}))
 
-        field = ui.input(label, on_change=told).props("outlined dense")
+        field = ui.input(label, on_change=on_change).props("outlined dense")
         return field.classes(f"wide {name}")
 
-    def _on_deed(self, event: Any) -> None:
-        text = event.args[0] if isinstance(event.args, list) else event.args
-        deed, _, turn = str(text).partition("|")
-        slot, _, attempt = turn.partition(".")
-        at = TrialId(int(slot), int(attempt)) if attempt.isdecimal() else NO_TRIAL
-        self._try(lambda: self._desk.act(deed, at))
-        self._fill()
+    def _on_action(self, event: Any) -> None:
+        """Performs an action; the event holds `action|slot.attempt` of the trial on the page."""
+        argument = event.args[0] if isinstance(event.args, list) else event.args
+        action, _, trial = str(argument).partition("|")
+        slot, _, attempt = trial.partition(".")
+        trial_id = TrialId(int(slot), int(attempt)) if attempt.isdecimal() else NO_TRIAL
+        self._try(lambda: self._controller.act(action, trial_id))
+        self._update()
 
-    def _try(self, deed: Any) -> None:
+    def _try(self, call: Callable[[], None]) -> None:
         try:
-            deed()
+            call()
         except NacError as error:
             ui.notify(str(error), type="warning", position="top", timeout=4000)
 
-    def _fill(self) -> None:
-        view = self._desk.view()
-        self._fill_cameras(view)
-        self._fill_trial(view)
-        self._fill_deeds(view)
-        self._fill_fields(view)
+    def _update(self) -> None:
+        state = self._controller.state()
+        self._update_cameras(state)
+        self._update_trial(state)
+        self._update_actions(state)
+        self._update_fields(state)
 
-    def _fill_cameras(self, view: SessionState) -> None:
-        for name, age_s in view.ages:
-            lost, text = console_text.camera(name, age_s)
-            box, label = self._cameras[name]
-            _mark(box, "lost", lost)
-            label.set_text(text)
-        shown = view.phase == "reset" and view.has_reference
+    def _update_cameras(self, state: SessionState) -> None:
+        for name, age_s in state.image_ages:
+            is_lost, label_text = text.camera_label(name, age_s)
+            camera, label = self._cameras[name]
+            _set_class(camera, "lost", is_lost)
+            label.set_text(label_text)
+        shown = state.phase == "setup" and state.has_reference
         if self._cameras:
-            self._blend.set_visibility(shown)
-            self._edges.set_visibility(shown and bool(self._outlines.value))
-            self._blend.style(f"opacity: {self._opacity.value}")
-        self._scene.set_text(console_text.scene(view))
-        self._words.set_text("\n".join(view.words) or "nobody says anything")
+            self._reference.set_visibility(shown)
+            self._outline.set_visibility(shown and bool(self._show_outline.value))
+            self._reference.style(f"opacity: {self._opacity.value}")
+        self._scene.set_text(text.scene(state))
+        self._messages.set_text("\n".join(state.messages) or "no node reports anything")
 
-    def _fill_trial(self, view: SessionState) -> None:
-        self._turn = view.turn
-        self._at.set_text(str(view.turn))
-        self._code.set_text(view.code)
-        self._trial.set_text(console_text.trial(view))
-        self._count.set_text(f"{view.judged} of {view.trials} judged")
-        self._phase.set_text(console_text.phase(view))
-        self._hint.set_text(console_text.hint(view))
-        self._time.set_text(console_text.left(view))
-        alarm = console_text.alarm(view)
-        self._alarm.set_text(alarm)
-        self._alarm.set_visibility(bool(alarm))
-        self._task.set_visibility(bool(view.task))
-        self._prompt.set_text(view.prompt)
-        self._success.set_text(f"Success: {view.success}")
-        self._failure.set_text(f"Failure: {view.failure}")
-        last = console_text.last(view)
-        self._last.set_text(last)
-        self._last.set_visibility(bool(last))
+    def _update_trial(self, state: SessionState) -> None:
+        self._trial_id = state.trial_id
+        for label, content in (
+            (self._trial_id_label, str(state.trial_id)),
+            (self._code, state.code),
+            (self._trial, text.trial(state)),
+            (self._count, f"{state.n_completed} of {state.n_trials} done"),
+            (self._phase, text.phase(state)),
+            (self._hint, text.hint(state)),
+            (self._time, text.time_left(state)),
+            (self._prompt, state.prompt),
+            (self._success, f"Success: {state.success_criterion}"),
+            (self._failure, f"Failure: {state.failure_criterion}"),
+        ):
+            label.set_text(content)
+        self._task.set_visibility(bool(state.task))
+        for label, content in (
+            (self._alarm, text.alarm(state)),
+            (self._last_verdict, text.last_verdict(state)),
+        ):
+            label.set_text(content)
+            label.set_visibility(bool(content))
 
-    def _fill_deeds(self, view: SessionState) -> None:
-        for deed, button in self._buttons.items():
-            button.set_enabled(console_text.is_enabled(view, deed))
-            _mark(button, "chosen", view.proposed == deed)
-        for deed in ("retry", "release", "unblind"):
-            self._buttons[deed].set_visibility(console_text.is_enabled(view, deed))
-        judged = view.phase in ("running", "judging")
-        for deed in ("success", "failure", "invalid", "write"):
-            self._buttons[deed].set_visibility(judged)
-        self._buttons["start"].set_visibility(not judged and view.phase != "done")
-        self._rubric.set_visibility(judged and bool(view.rubric))
-        self._note.set_visibility(bool(view.task))
-        if [button.text for button in self._steps] != console_text.steps(view):
+    def _update_actions(self, state: SessionState) -> None:
+        in_trial = state.phase in ("running", "verdict")
+        for action, button in self._buttons.items():
+            is_enabled = text.is_enabled(state, action)
+            button.set_enabled(is_enabled)
+            _set_class(button, "chosen", state.proposed_outcome == action)
+            if action in ON_DEMAND:
+                button.set_visibility(is_enabled)
+            elif action in VERDICT:
+                button.set_visibility(in_trial)
+        self._buttons["start"].set_visibility(not in_trial and state.phase != "finished")
+        self._rubric.set_visibility(in_trial and bool(state.rubric))
+        self._note.set_visibility(bool(state.task))
+        labels = text.rubric_buttons(state)
+        if [button.text for button in self._rubric_buttons] != labels:
             self._rubric.clear()
             with self._rubric:
-                self._steps = [
-                    self._step(n, text) for n, text in enumerate(console_text.steps(view))
-                ]
-        for n, button in enumerate(self._steps):
-            _mark(button, "chosen", view.reached == n)
+                self._rubric_buttons = [_rubric_button(n, label) for n, label in enumerate(labels)]
+        for n, button in enumerate(self._rubric_buttons):
+            _set_class(button, "chosen", state.steps_reached == n)
 
-    def _step(self, n: int, text: str) -> ui.button:
-        button = ui.button(text, color="blue-grey-8").props(SIZE).classes(f"deed step-{n}")
-        return button.on("click", js_handler=f"() => act('rubric:{n}')")
-
-    def _fill_fields(self, view: SessionState) -> None:
-        """Only with what another page wrote, or a new trial emptied: nobody is typed over."""
+    def _update_fields(self, state: SessionState) -> None:
+        """Shows texts that another page or a new trial changed, without disturbing the typing."""
         for name, field in (("reason", self._reason), ("note", self._note)):
-            said = getattr(view, name)
-            if said != self._texts[name].strip():
-                self._texts[name] = said
-                field.set_value(said)
-        self._reason.set_visibility(view.proposed == "invalid")
+            stored = getattr(state, name)
+            if stored != self._texts[name].strip():
+                self._texts[name] = stored
+                field.set_value(stored)
+        self._reason.set_visibility(state.proposed_outcome == "invalid")
 
 
-def _mark(element: ui.element, name: str, on: bool) -> None:
-    """A class of CSS that an element has, or has not."""
-    element.classes(add=name if on else None, remove=None if on else name)
+def _rubric_button(n: int, label: str) -> ui.button:
+    button = ui.button(label, color="blue-grey-8").props(BUTTON_PROPS).classes(f"action step-{n}")
+    return button.on("click", js_handler=f"() => act('rubric:{n}')")
 
 
-def _live(name: str) -> str:
-    """A camera's picture, which the page's script asks for anew again and again."""
-    return f'<img data-src="/camera/{escape(name)}.jpg" alt="">'
+def _set_class(element: ui.element, name: str, present: bool) -> None:
+    """Adds or removes a CSS class."""
+    element.classes(add=name if present else None, remove=None if present else name)
 
 
-def _over(path: str) -> ui.html:
-    """A picture over another one, asked for as a live one is, since another place has another."""
-    image = f'<img class="over" data-src="/{path}" data-every="1000" alt="">'
-    return ui.html(image, sanitize=False).classes("picture")
+def _image(source: str) -> ui.html:
+    """An image that the page's script requests again and again."""
+    return ui.html(f'<img {source} alt="">', sanitize=False).classes("image")

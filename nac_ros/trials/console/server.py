@@ -1,4 +1,4 @@
-"""The web server of the console, in a thread of the process that has the sitting."""
+"""Web server of the console, in a thread of the process with the operator session."""
 
 import secrets
 import socket
@@ -22,45 +22,58 @@ from nac_ros.trials.console.connections import (
     limited_protocol,
 )
 from nac_ros.trials.console.controller import ConsoleController
-from nac_ros.trials.scene_reference import edges
+from nac_ros.trials.scene_reference import outlines_png
 
-QUALITY = 85  # of the pictures [JPEG]
-END_S = 3.0
-BACKLOG = 128  # connections accepted at once, before one too many is closed
-STOPPERS = 4  # threads for the stop alone: pictures in progress do not delay it
+JPEG_QUALITY = 85
+JOIN_S = 3.0
+BACKLOG = 128  # connections that the kernel accepts before the server does
+STOP_THREADS = 4  # serve the stop alone, so that images in progress do not delay it
 TOKEN_BYTES = 24
-NOTHING = Response(status_code=404)
-LIMITS = ConnectionLimits()
-FRESH = {"cache-control": "no-store"}
+NOT_FOUND = Response(status_code=404)
+NO_STORE = {"cache-control": "no-store"}
+DEFAULT_LIMITS = ConnectionLimits()
 
 
-class Console:
-    """Offers the page from when it is made.
+class ConsoleServer:
+    """Serves the page from construction on.
 
-    address: to be opened, with the token where one is needed; where: the same without it
+    address: URL of the page, with the token if one is needed; public_address: without the token
     """
 
     def __init__(
-        self, desk: ConsoleController, host: str, port: int, limits: ConnectionLimits = LIMITS
+        self,
+        controller: ConsoleController,
+        host: str,
+        port: int,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
     ):
-        """Raises ConfigError where host and port cannot be had."""
+        """Raises ConfigError if the address is taken or unknown."""
         allow_files()
         token = "" if is_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES)
         listening = _listen(host, port)
-        self.where = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
-        self.address = self.where + (f"?token={token}" if token else "")
+        self.public_address = f"http://{_url_host(host)}:{listening.getsockname()[1]}/"
+        self.address = self.public_address + (f"?token={token}" if token else "")
         application = FastAPI(openapi_url=None)
-        offer(application, desk)
-        page.offer(desk)
+        add_routes(application, controller)
+        page.add_page(controller)
         ui.run_with(
-            application, title="Trials", language="en-US", show_welcome_message=False,
+            application,
+            title="Trials",
+            language="en-US",
+            show_welcome_message=False,
             reconnect_timeout=10.0,
-        )  # fmt: skip
+        )
         config = uvicorn.Config(
-            AccessControl(application, token), log_level="error", access_log=False, lifespan="on",
-            timeout_graceful_shutdown=1, loop="asyncio", backlog=BACKLOG,
-            http=limited_protocol(ConnectionTable(limits)), ws_max_size=limits.request_bytes,
-        )  # fmt: skip
+            AccessControl(application, token),
+            log_level="error",
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=1,
+            loop="asyncio",
+            backlog=BACKLOG,
+            http=limited_protocol(ConnectionTable(limits)),
+            ws_max_size=limits.request_bytes,
+        )
         self._server = uvicorn.Server(config)
         self._thread = Thread(
             target=self._server.run, kwargs={"sockets": [listening]}, name="console", daemon=True
@@ -68,44 +81,44 @@ class Console:
         self._thread.start()
 
     def close(self) -> None:
-        """Pages lose their connection, and say so."""
+        """Ends the server; open pages show that the connection is lost."""
         self._server.should_exit = True
-        self._thread.join(END_S)
+        self._thread.join(JOIN_S)
 
 
-def offer(application: FastAPI, desk: ConsoleController) -> None:
-    """What is not of the page itself: pictures, and a stop that needs nothing but a request."""
+def add_routes(application: FastAPI, controller: ConsoleController) -> None:
+    """Adds the images, the heartbeat, and a stop that needs one request and no websocket."""
 
     @application.get("/camera/{name}.jpg")
     def camera(name: str) -> Response:
-        image = desk.picture(name)
-        return NOTHING if image is None else _jpeg(image)
+        image = controller.latest_image(name)
+        return NOT_FOUND if image is None else _jpeg(image)
 
     @application.get("/reference/{kind}")
     def reference(kind: str) -> Response:
-        image = desk.reference()
+        image = controller.reference()
         if image is None:
-            return NOTHING
-        if kind == "edges":
-            return Response(edges(image), media_type="image/png", headers=FRESH)
+            return NOT_FOUND
+        if kind == "outlines":
+            return Response(outlines_png(image), media_type="image/png", headers=NO_STORE)
         return _jpeg(image)
 
-    @application.post("/here")
-    def here() -> Response:
-        desk.watch()
+    @application.post("/heartbeat")
+    def heartbeat() -> Response:
+        controller.heartbeat()
         return Response(status_code=204)
 
-    stoppers = ThreadPoolExecutor(STOPPERS, "stop")
+    stop_pool = ThreadPoolExecutor(STOP_THREADS, "stop")
 
     @application.post("/abort")
     async def abort() -> Response:
-        await get_running_loop().run_in_executor(stoppers, desk.abort)
+        await get_running_loop().run_in_executor(stop_pool, controller.abort)
         return Response(status_code=204)
 
 
 def _jpeg(image: np.ndarray) -> Response:
-    data = image_codec.encode_jpeg(image, QUALITY)
-    return Response(data, media_type="image/jpeg", headers=FRESH)
+    data = image_codec.encode_jpeg(image, JPEG_QUALITY)
+    return Response(data, media_type="image/jpeg", headers=NO_STORE)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -119,8 +132,8 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _shown(host: str) -> str:
-    """A name that other machines can use."""
+def _url_host(host: str) -> str:
+    """Host in a URL that other machines can use."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

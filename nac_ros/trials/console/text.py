@@ -1,121 +1,117 @@
-"""What the page says about a sitting, in words, and which order is of use when."""
-
-from math import isinf
+"""Texts of the operator's page, and which action is enabled in which state."""
 
 from nac_ros.trials.session_state import SessionState
+from nac_ros.trials.trial_robot import image_problem
 
-LOST_S = 1.0  # a camera without a picture for longer
-PHASES = {
-    "closed": "There is no run yet",
-    "preparing": "Wait",
-    "reset": "Set up the scene",
+PHASE_TITLES = {
+    "no_run": "There is no run yet",
+    "loading": "Wait",
+    "setup": "Set up the scene",
     "running": "The policy drives",
-    "judging": "How did it go?",
-    "done": "All trials are judged",
+    "verdict": "How did it go?",
+    "finished": "All trials are done",
 }
-HINTS = {
-    "closed": "the arm can be stopped all the same",
-    "preparing": "the method and the scene are being made ready",
-    "reset": "put things to their start place, compare with the reference, step back",
-    "running": "judge as soon as the criteria say so; the arm then stops",
-    "judging": "choose, add steps and a note, then write it down",
-    "done": "unblind the run to see which method was which",
+PHASE_HINTS = {
+    "no_run": "you can stop the arm all the same",
+    "loading": "the method and the scene are being loaded",
+    "setup": "put the objects at their start position, compare with the reference, step back",
+    "running": "press success or failure as soon as the criteria decide; the arm then stops",
+    "verdict": "choose the outcome, add rubric steps and a note, then save",
+    "finished": "unblind the run to see which method was which",
 }
 
 
-def camera(name: str, age_s: float) -> tuple[bool, str]:
-    """Whether it is lost, and what is written on its picture."""
-    if isinf(age_s):
-        return True, f"{name}: no picture yet"
-    if age_s > LOST_S:
-        return True, f"{name}: no picture for {age_s:.0f} s"
-    return False, name
+def camera_label(name: str, age_s: float) -> tuple[bool, str]:
+    """Whether a camera is lost, and the text on its image."""
+    problem = image_problem(age_s)
+    return bool(problem), f"{name}: {problem}" if problem else name
 
 
-def scene(view: SessionState) -> str:
-    """How the place compares with its reference."""
-    if view.phase != "reset":
+def scene(state: SessionState) -> str:
+    """How the scene compares with its reference."""
+    if state.phase != "setup":
         return "The scene is compared with its reference before a trial."
-    if not view.has_reference:
-        return "This place has no reference yet: the scene as it is when the trial starts is kept."
-    if view.mismatch is None:
-        return "There is nothing to compare with the reference yet."
-    passed = view.mismatch <= view.max_mismatch
-    verdict = "as the reference" if passed else "UNLIKE the reference; starting stays allowed"
-    return f"Mismatch {view.mismatch:.2f}, passes up to {view.max_mismatch:.2f}: {verdict}."
+    if not state.has_reference:
+        return "No reference yet: the scene at the start of this trial will be saved as reference."
+    if state.mismatch is None:
+        return "There is no image to compare with the reference yet."
+    matches = state.mismatch <= state.max_mismatch
+    verdict = "like the reference" if matches else "UNLIKE the reference; you can still start"
+    return f"Mismatch {state.mismatch:.2f}, allowed {state.max_mismatch:.2f}: {verdict}."
 
 
-def trial(view: SessionState) -> str:
-    """Which one it is; the method by its code alone."""
-    if not view.task:
+def trial(state: SessionState) -> str:
+    """Task, trial, start position and attempt."""
+    if not state.task:
         return ""
-    again = f", attempt {view.turn.attempt + 1}" if view.turn.attempt else ""
-    place = f", place {view.place}" if view.place else ""
-    return f"{view.task}, trial {view.trial}{place}{again}"
+    attempt = f", attempt {state.trial_id.attempt + 1}" if state.trial_id.attempt else ""
+    position = f", start position {state.start_position}" if state.start_position else ""
+    return f"{state.task}, trial {state.trial}{position}{attempt}"
 
 
-def phase(view: SessionState) -> str:
-    """What is going on."""
-    if view.busy:
-        return f"Wait: {view.busy}"
-    if view.phase == "judging" and view.proposed:
-        return f"How did it go? {view.proposed}"
-    return PHASES[view.phase]
+def phase(state: SessionState) -> str:
+    """Title of the current phase."""
+    if state.operation:
+        return f"Wait: {state.operation}"
+    if state.phase == "verdict" and state.proposed_outcome:
+        return f"{PHASE_TITLES['verdict']} {state.proposed_outcome}"
+    return PHASE_TITLES[state.phase]
 
 
-def hint(view: SessionState) -> str:
-    """What the operator is to do."""
-    ended = f"{view.ended}; " if view.phase == "judging" and view.ended else ""
-    return ended + HINTS[view.phase]
+def hint(state: SessionState) -> str:
+    """What the operator should do."""
+    ended = f"{state.end_reason}; " if state.phase == "verdict" and state.end_reason else ""
+    return ended + PHASE_HINTS[state.phase]
 
 
-def left(view: SessionState) -> str:
-    """Time and steps."""
-    if view.phase not in ("running", "judging"):
-        return f"{view.max_steps} steps, {view.max_seconds:.0f} s at most" if view.task else ""
-    left_s = max(view.max_seconds - view.seconds, 0.0)
-    steps = max(view.max_steps - view.steps, 0)
-    return f"{view.seconds:.1f} s, {view.steps} steps; {left_s:.1f} s, {steps} steps left"
+def time_left(state: SessionState) -> str:
+    """Time and steps, used and left."""
+    if state.phase not in ("running", "verdict"):
+        return f"at most {state.max_steps} steps, {state.max_seconds:.0f} s" if state.task else ""
+    left_s = max(state.max_seconds - state.seconds, 0.0)
+    left = max(state.max_steps - state.steps, 0)
+    return f"{state.seconds:.1f} s, {state.steps} steps; {left_s:.1f} s, {left} steps left"
 
 
-def alarm(view: SessionState) -> str:
-    """What does not work or is missing, each with how to mend it."""
-    lines = [view.trouble] if view.trouble else []
-    if not view.busy:
-        lines += [f"{one.what}: {one.mend}" for one in view.missing]
+def alarm(state: SessionState) -> str:
+    """The last error, and everything that blocks the start, each with its remedy."""
+    lines = [state.error] if state.error else []
+    if not state.operation:
+        lines += [f"{one.problem}: {one.remedy}" for one in state.blockers]
     return "\n".join(lines)
 
 
-def last(view: SessionState) -> str:
-    """Of the trial before, and what comes of the run."""
-    lines = [f"Written down: {view.last}"] if view.last else []
-    lines += [f"The twin's judge says: {view.judge}"] if view.judge else []
-    lines += [f"{code} is {method}" for code, method in view.names]
-    lines += [f"report: {view.report}"] if view.report else []
+def last_verdict(state: SessionState) -> str:
+    """The verdict before; after unblinding also the methods and the report's path."""
+    lines = [f"Saved: {state.last_verdict}"] if state.last_verdict else []
+    if state.detected_outcome:
+        lines.append(f"The twin's success detector says: {state.detected_outcome}")
+    lines += [f"{code} is {method}" for code, method in state.methods_by_code]
+    lines += [f"report: {state.report_path}"] if state.report_path else []
     return "\n".join(lines)
 
 
-def steps(view: SessionState) -> list[str]:
-    """Buttons of the rubric, from none of its steps to all."""
-    if not view.rubric:
+def rubric_buttons(state: SessionState) -> list[str]:
+    """Labels of the rubric's buttons, from no step to all."""
+    if not state.rubric:
         return []
-    return ["0 none", *(f"{n} {name}" for n, name in enumerate(view.rubric, 1))]
+    return ["0 none", *(f"{n} {name}" for n, name in enumerate(state.rubric, 1))]
 
 
-def is_enabled(view: SessionState, deed: str) -> bool:
-    """Whether an order would be followed now."""
-    if view.busy:
+def is_enabled(state: SessionState, action: str) -> bool:
+    """Whether an action would be accepted now."""
+    if state.operation:
         return False
-    if deed in ("success", "failure"):
-        return view.phase in ("running", "judging") and view.proposed != "aborted"
-    mends = {one.deed for one in view.missing}
+    phase, can_judge = state.phase, state.phase in ("running", "verdict")
+    remedies = {blocker.action for blocker in state.blockers}
     return {
-        "start": view.may_start,
-        "invalid": view.phase in ("running", "judging"),
-        "write": view.phase == "judging" and bool(view.proposed),
-        "keep": view.phase == "reset",
-        "release": "release" in mends and view.phase not in ("running", "closed"),
-        "retry": view.phase in ("closed", "preparing")
-        or (view.phase == "reset" and "retry" in mends),
-        "unblind": view.phase == "done" and not view.names,
-    }[deed]  # fmt: skip
+        "start": state.can_start,
+        "success": can_judge and state.proposed_outcome != "aborted",
+        "failure": can_judge and state.proposed_outcome != "aborted",
+        "invalid": can_judge,
+        "save": phase == "verdict" and bool(state.proposed_outcome),
+        "save_reference": phase == "setup",
+        "reset_guard": "reset_guard" in remedies and phase not in ("running", "no_run"),
+        "retry": phase in ("no_run", "loading") or (phase == "setup" and "retry" in remedies),
+        "unblind": phase == "finished" and not state.methods_by_code,
+    }[action]
