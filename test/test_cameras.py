@@ -13,7 +13,7 @@ import pytest
 from nac_ros.cameras.camera import ArrivalTime, EndOfStream, Frame
 from nac_ros.cameras.capture import Capture, CaptureConfig, FrameStatistics
 from nac_ros.cameras.clock_sync import DeviceClock
-from nac_ros.cameras.factory import ResizedCamera, CameraConfig, make_camera
+from nac_ros.cameras.factory import CameraConfig, ResizedCamera, make_camera
 from nac_ros.cameras.file import FileCamera
 from nac_ros.cameras.v4l2 import V4l2Camera, to_rgb
 from nac_ros.core import image_codec
@@ -40,7 +40,9 @@ def errors_of(delays, drift=0.0, rate=30.0):
         true = i / rate
         arrived = true + delay
         device = 77.0 + true * (1 + drift)
-        errors.append(stamps.stamp(device, ArrivalTime(EPOCH + arrived, arrived)) - EPOCH - true)
+        errors.append(
+            stamps.to_host_time(device, ArrivalTime(EPOCH + arrived, arrived)) - EPOCH - true
+        )
     return np.array(errors)
 
 
@@ -66,8 +68,8 @@ def test_a_stamp_is_never_later_than_the_arrival():
 def test_a_device_that_counts_from_anew_is_mapped_anew():
     stamps = DeviceClock()
     for i in range(300):
-        stamps.stamp(1000 + i / 30, ArrivalTime(EPOCH + i / 30, i / 30))
-    after = stamps.stamp(2.0, ArrivalTime(EPOCH + 20, 20.0))
+        stamps.to_host_time(1000 + i / 30, ArrivalTime(EPOCH + i / 30, i / 30))
+    after = stamps.to_host_time(2.0, ArrivalTime(EPOCH + 20, 20.0))
     assert after == pytest.approx(EPOCH + 20)
 
 
@@ -75,12 +77,14 @@ def test_the_host_s_clock_may_be_set_back_an_hour_without_bending_stamps():
     stamps, ages = DeviceClock(), []
     for i in range(600):
         wall = EPOCH + i / 30 - (3600 if i > 300 else 0)
-        ages.append(wall - stamps.stamp(i / 30, ArrivalTime(wall, i / 30)))
+        ages.append(wall - stamps.to_host_time(i / 30, ArrivalTime(wall, i / 30)))
     assert np.abs(ages).max() < 1e-6
 
 
 def test_the_least_latency_is_taken_off():
-    assert DeviceClock(0.012).stamp(5.0, ArrivalTime(EPOCH, 1.0)) == pytest.approx(EPOCH - 0.012)
+    assert DeviceClock(0.012).to_host_time(5.0, ArrivalTime(EPOCH, 1.0)) == pytest.approx(
+        EPOCH - 0.012
+    )
 
 
 def frame(i, number=True, stamp_source="hardware", seen=None):
@@ -196,7 +200,7 @@ def test_a_camera_that_falls_silent_is_said_and_opened_again(stick):
     wait(lambda: came, "a picture")
     device.flows = False
     wait(lambda: capture.status().state in ("silent", "lost"), "the silence", 1.0)
-    assert "given no new picture" in capture.status().text
+    assert "delivered no new image" in capture.status().text
     wait(lambda: device.opened > 1, "another attempt")
     device.flows = True
     wait(lambda: capture.status().state == "running", "running")
@@ -207,7 +211,7 @@ def test_a_frozen_picture_is_said(stick):
     device.changes = False
     capture.start()
     wait(lambda: capture.status().state == "frozen", "frozen", 2.0)
-    assert "same picture" in capture.status().text
+    assert "same image" in capture.status().text
     device.changes = True
     wait(lambda: capture.status().state == "running", "running")
 
@@ -264,7 +268,7 @@ def test_a_video_is_played_at_its_own_rate_and_from_the_start_again(video):
 
 def test_a_video_that_is_played_once_ends_with_a_sentence(video):
     source = FileCamera(video, (128, 96), time.time, rate_hz=500.0, loop=False)
-    with pytest.raises(EndOfStream, match="is over after 20 pictures"):
+    with pytest.raises(EndOfStream, match="has ended after 20 images"):
         play(source, 21)
     came = []
     capture = Capture(source, came.append, time.time, QUICK)
@@ -285,7 +289,7 @@ def test_a_reader_that_is_late_sees_by_the_numbers_what_it_missed(video):
 
 
 def test_pictures_of_another_size_are_not_scaled_in_silence(video):
-    with pytest.raises(CameraError, match="128x96, but 96x96 were asked for; set width:=128"):
+    with pytest.raises(CameraError, match="128x96, but 96x96 were requested; set width:=128"):
         play(FileCamera(video, (96, 96), time.time), 1)
 
 
@@ -330,8 +334,8 @@ def test_colours_come_as_rgb(tmp_path):
     ("name", "content", "words"),
     [
         ("a.mp4", b"no video", "cannot be read as a video"),
-        ("b.png", b"no picture", "cannot be read as a picture"),
-        ("c.txt", b"", "holds no picture"),
+        ("b.png", b"no picture", "cannot be read as an image"),
+        ("c.txt", b"", "holds no image"),
     ],
 )
 def test_a_broken_file_is_one_sentence(tmp_path, name, content, words):
@@ -378,7 +382,7 @@ def test_a_picture_in_another_format_is_one_sentence():
     for bad in (np.zeros((96, 96), np.uint8), np.zeros((96, 96, 3), np.uint16)):
         with pytest.raises(CameraError, match="set the parameter fourcc"):
             to_rgb(bad, "camera x", (96, 96))
-    with pytest.raises(CameraError, match="gives pictures of 96x96, but 64x48 were asked for"):
+    with pytest.raises(CameraError, match="delivers images of 96x96, but 64x48 were requested"):
         to_rgb(np.zeros((96, 96, 3), np.uint8), "camera x", (64, 48))
 
 
@@ -404,16 +408,16 @@ def test_a_v4l2_camera_without_a_device_asks_for_it():
 
 def test_jpeg_comes_back_as_rgb_and_nonsense_is_refused():
     image = picture(3)
-    back = image_codec.decode(image_codec.encode_jpeg(image, 95))
+    back = image_codec.decode_image(image_codec.encode_jpeg(image, 95))
     assert back.shape == image.shape and np.abs(back.astype(int) - image).mean() < 20
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 200
     np.testing.assert_allclose(
-        image_codec.decode(image_codec.encode_jpeg(red, 95))[32, 32], red[0, 0], atol=4
+        image_codec.decode_image(image_codec.encode_jpeg(red, 95))[32, 32], red[0, 0], atol=4
     )
     for bad in (b"", b"no picture"):
-        with pytest.raises(BadObservation, match="no picture in JPEG"):
-            image_codec.decode(bad)
+        with pytest.raises(BadObservation, match="are no JPEG or PNG image"):
+            image_codec.decode_image(bad)
 
 
 def test_a_realsense_without_its_library_is_one_sentence(monkeypatch):
@@ -427,8 +431,8 @@ def test_a_png_of_any_number_of_channels_becomes_rgb_and_one_of_16_bits_is_refus
     colours = np.random.default_rng(0).integers(0, 256, (8, 9, channels), dtype=np.uint8)
     _, data = cv2.imencode(".png", colours)
     rgb = np.repeat(colours, 3, -1) if channels == 1 else colours[..., 2::-1]
-    np.testing.assert_array_equal(image_codec.decode(data.tobytes()), rgb)
+    np.testing.assert_array_equal(image_codec.decode_image(data.tobytes()), rgb)
     _, data = cv2.imencode(".png", colours.astype(np.uint16) * 256)
-    with pytest.raises(BadObservation, match="a PNG of 16 bits a value") as caught:
-        image_codec.decode(data.tobytes())
+    with pytest.raises(BadObservation, match="an image with 16 bits per channel") as caught:
+        image_codec.decode_image(data.tobytes())
     assert caught.value.reason == "image_encoding"

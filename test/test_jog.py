@@ -49,9 +49,9 @@ def test_the_jacobian_is_the_derivative_of_the_tool_s_pose(shares, way):
 @given(SHARES, STICKS)
 def test_far_from_limits_and_singular_poses_the_tool_does_what_it_is_asked(shares, twist):
     here = near_home(shares, 0.5)
-    way = IK.follow(here, 0.1 * twist, -1e3 * WIDE, 1e3 * WIDE)
+    way = IK.solve(here, 0.1 * twist, -1e3 * WIDE, 1e3 * WIDE)
     np.testing.assert_allclose(IK.jacobian(here) @ way.velocities, 0.1 * twist, atol=1e-6)
-    assert not way.held and not way.singular and way.velocities[6] == 0
+    assert not way.joints_at_limit and not way.singular and way.velocities[6] == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,11 +59,11 @@ def test_far_from_limits_and_singular_poses_the_tool_does_what_it_is_asked(share
 def test_a_joint_at_its_limit_is_held_and_the_rest_goes_on(shares, twist):
     here, low, high = somewhere(shares), -WIDE.copy(), WIDE.copy()
     high[1] = 0.0  # the shoulder is at its upper limit
-    way = IK.follow(here, 0.1 * twist, low, high)
+    way = IK.solve(here, 0.1 * twist, low, high)
     assert (way.velocities <= high + 1e-9).all() and (way.velocities >= low - 1e-9).all()
-    free = IK.follow(here, 0.1 * twist, low, WIDE)
-    if free.velocities[1] > 1e-6 and not free.held:
-        assert "shoulder" in way.held and way.velocities[1] == 0
+    free = IK.solve(here, 0.1 * twist, low, WIDE)
+    if free.velocities[1] > 1e-6 and not free.joints_at_limit:
+        assert "shoulder" in way.joints_at_limit and way.velocities[1] == 0
 
 
 def test_an_arm_that_is_stretched_out_says_that_it_cannot_go_on():
@@ -72,7 +72,7 @@ def test_an_arm_that_is_stretched_out_says_that_it_cannot_go_on():
     assert sizes[-1] < 1e-3, "the pose is not singular"
     for shift in (0.0, 0.01, 0.1):
         bent = straight + [0, 0, shift, 0, shift, 0, 0]
-        way = IK.follow(bent, np.append(0.1 * left[:, -1], np.zeros(3)), -WIDE, WIDE)
+        way = IK.solve(bent, np.append(0.1 * left[:, -1], np.zeros(3)), -WIDE, WIDE)
         assert (np.abs(way.velocities) <= WIDE).all()
         assert way.singular == (shift < 0.1)
 
@@ -86,7 +86,7 @@ def test_an_arm_with_fewer_joints_moves_as_asked_and_turns_as_far_as_it_can():
     small = replace(SPEC, joints=joints, groups=(group,), body=body)
     tool, here = DifferentialIk(small), np.array([0.2, -0.5, 0.7, 0.6, 0.03])
     twist = np.array([0.05, 0.02, -0.04, 0.0, 0.0, 0.0])
-    way = tool.follow(here, twist, -small.velocity_limit, small.velocity_limit)
+    way = tool.solve(here, twist, -small.velocity_limit, small.velocity_limit)
     np.testing.assert_allclose((tool.jacobian(here) @ way.velocities)[:3], twist[:3], atol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_a_tool_that_slides_is_led_as_one_that_turns():
     rail = LinkSpec(joint="waist", parent="base", xyz=(0, 0, 0), axis=(0, 1, 0), kind="prismatic")
     joints = (replace(SPEC.joints[0], unit="m"), *SPEC.joints[1:])
     sliding = replace(SPEC, joints=joints, body=BodySpec(links=(rail,)))
-    way = DifferentialIk(sliding).follow(SPEC.home, np.array([0, 0.1, 0, 0, 0, 0]), -WIDE, WIDE)
+    way = DifferentialIk(sliding).solve(SPEC.home, np.array([0, 0.1, 0, 0, 0, 0]), -WIDE, WIDE)
     np.testing.assert_allclose(way.velocities, [0.1, 0, 0, 0, 0, 0, 0], atol=1e-9)
 
 
@@ -156,12 +156,12 @@ def test_no_jog_leaves_a_limit_or_the_workspace_or_outruns_its_speed(
     target = ServoTarget(SPEC, 0.5, 0.5)
     jog = JogController(SPEC, kind, "base", (0.5, 2.0, 0.5), 0.1)
     target.reset(somewhere(shares), np.zeros(7))
-    start = float(COLLISION.worst(target.positions[None])[0][0])
+    start = float(COLLISION.worst_violation(target.positions[None])[0][0])
     rows, _ = led(jog, target, wish(twist, joints, gripper), 1.0)
     assert (rows >= SPEC.position_low).all() and (rows <= SPEC.position_high).all()
     speeds = np.abs(np.diff(rows, axis=0)) / DT
     assert (speeds <= 0.5 * SPEC.velocity_limit + 1e-9).all()
-    depths, _ = COLLISION.worst(rows)
+    depths, _ = COLLISION.worst_violation(rows)
     assert depths.max() <= max(start, -CLEAR_M) + 1e-6
     ahead = target.predict(np.array([0.03, 0.1, 9.0]))
     assert (ahead >= SPEC.position_low).all() and (ahead <= SPEC.position_high).all()

@@ -16,7 +16,7 @@ pytest.importorskip(
 import pyrealsense2 as rs
 
 from nac_ros.cameras.capture import Capture, CaptureConfig
-from nac_ros.cameras.realsense import RealSenseCamera, connected
+from nac_ros.cameras.realsense import RealSenseCamera, connected_devices
 from nac_ros.core.errors import CameraError
 
 pytestmark = pytest.mark.alone  # it measures time
@@ -241,4 +241,4 @@ def wait(ready, what, seconds=5.0):
 
 
 def test_this_machine_s_devices_can_be_asked_for():
-    assert isinstance(connected(), list)
+    assert isinstance(connected_devices(), list)

@@ -1,89 +1,76 @@
-"""A device's clock mapped to the host's: when a picture was taken, by when others arrived.
+"""Clock synchronisation: maps a camera's clock to the host's from the arrival times of frames.
 
-Pictures arrive late by a varying time and never early. Arrival minus device time is therefore the
-offset of the clocks plus a delay; the lowest ones have the least delay. The offset is the line
-below the lowest of each second, kept for half a minute: its slope is the drift of the clocks.
+A frame arrives late by a varying delay, never early. Arrival minus device time is therefore the
+clock offset plus a delay, and the smallest differences are closest to the offset. The smallest
+difference of each second is kept for half a minute. The line below these samples that is highest
+at the middle of the window estimates the offset; its slope is the clock drift.
 """
 
 from collections import deque
-from itertools import pairwise
 from typing import NamedTuple
+
+import numpy as np
 
 from nac_ros.cameras.camera import ArrivalTime
 
 BUCKET_S = 1.0
 N_BUCKETS = 30
-LEAST_SPAN_S = 5.0  # no drift is read from less
+MIN_SPAN_S = 5.0  # no drift is estimated from less
 MAX_DRIFT = 500e-6  # crystals stay below 100e-6
 
 
 class OffsetSample(NamedTuple):
-    """The least `excess` [s], arrival minus device time, of a second; seen at `device` [s]."""
+    """Smallest `offset` [s], arrival minus device time, of a second; at `device` time [s]."""
 
     device: float
-    excess: float
+    offset: float
 
 
 class DeviceClock:
-    """Stamps of one device; a clock that jumps back begins anew.
+    """Maps the time stamps of one device to host time; starts again if its clock jumps back.
 
-    The host's clock may be set at any time: arrivals are told by a clock that nobody sets.
-    latency_s: the least time from exposure to arrival, which no arrival can show
+    Delays are measured on the monotonic clock because the host's clock may be set at any time.
+    latency_s: shortest time from exposure to arrival, which arrival times cannot reveal
     """
 
     def __init__(self, latency_s: float = 0.0):
         self._latency_s = latency_s
-        self._lowest: deque[OffsetSample] = deque(maxlen=N_BUCKETS)
+        self._samples: deque[OffsetSample] = deque(maxlen=N_BUCKETS)
         self._newest = float("-inf")
 
-    def restart(self) -> None:
-        """Forgets the device's clock."""
-        self._lowest.clear()
+    def reset(self) -> None:
+        """Forgets all samples."""
+        self._samples.clear()
         self._newest = float("-inf")
 
-    def stamp(self, device: float, received: ArrivalTime) -> float:
-        """Host time [s] of what the device stamped `device` [s] and was `received` then."""
+    def to_host_time(self, device: float, arrival: ArrivalTime) -> float:
+        """Host time [s] of an image stamped `device` [s]; never later than its arrival."""
         if device < self._newest:
-            self.restart()
+            self.reset()
         self._newest = device
-        excess = received.monotonic - device
-        self._note(OffsetSample(device, excess))
-        delay = max(excess - self._offset(device), 0.0)  # never after it arrived
-        return received.wall - delay - self._latency_s
+        offset = arrival.monotonic - device
+        self._add(OffsetSample(device, offset))
+        delay = max(offset - self._offset(device), 0.0)
+        return arrival.wall - delay - self._latency_s
 
-    def _note(self, seen: OffsetSample) -> None:
-        last = self._lowest[-1] if self._lowest else None
-        if last is None or seen.device // BUCKET_S != last.device // BUCKET_S:
-            self._lowest.append(seen)
-        elif seen.excess < last.excess:
-            self._lowest[-1] = seen
+    def _add(self, sample: OffsetSample) -> None:
+        last = self._samples[-1] if self._samples else None
+        if last is None or sample.device // BUCKET_S != last.device // BUCKET_S:
+            self._samples.append(sample)
+        elif sample.offset < last.offset:
+            self._samples[-1] = sample
 
     def _offset(self, device: float) -> float:
-        """Of the line that touches the lowest from below, under the middle of their times."""
-        first, last = self._lowest[0].device, self._lowest[-1].device
-        if last - first < LEAST_SPAN_S:
-            return min(low.excess for low in self._lowest)
-        middle = (first + last) / 2
-        left, right = _edge(_hull(list(self._lowest)), middle)
-        slope = (right.excess - left.excess) / (right.device - left.device)
-        slope = min(max(slope, -MAX_DRIFT), MAX_DRIFT)
-        return min(low.excess - slope * low.device for low in self._lowest) + slope * device
-
-
-def _hull(points: list[OffsetSample]) -> list[OffsetSample]:
-    """The lower convex hull of points in the order of their times."""
-    hull: list[OffsetSample] = []
-    for point in points:
-        while len(hull) > 1 and _turns_down(hull[-2], hull[-1], point):
-            hull.pop()
-        hull.append(point)
-    return hull
-
-
-def _turns_down(a: OffsetSample, b: OffsetSample, c: OffsetSample) -> bool:
-    rise = (b.excess - a.excess) * (c.device - a.device)
-    return rise >= (c.excess - a.excess) * (b.device - a.device)
-
-
-def _edge(hull: list[OffsetSample], at: float) -> tuple[OffsetSample, OffsetSample]:
-    return next((a, b) for a, b in pairwise(hull) if b.device >= at)
+        """Estimated clock offset at `device` time [s]."""
+        times, offsets = np.array(self._samples).T
+        if times[-1] - times[0] < MIN_SPAN_S:
+            return float(offsets.min())
+        # Of all lines from a sample before the middle to one after it, the lowest at the middle is
+        # an edge of the lower convex hull. Its slope is kept and the line moved below all samples.
+        middle = (times[0] + times[-1]) / 2
+        before, after = times < middle, times > middle
+        rise = offsets[after] - offsets[before, None]  # [B, A]
+        slopes = rise / (times[after] - times[before, None])
+        heights = offsets[before, None] + slopes * (middle - times[before, None])
+        slope = np.clip(slopes.flat[heights.argmin()], -MAX_DRIFT, MAX_DRIFT)
+        return float((offsets - slope * times).min() + slope * device)

@@ -1,4 +1,4 @@
-"""Depth pictures find the colour pictures they belong to, and are laid over them."""
+"""RealSense camera: colour, and depth aligned to the colour image."""
 
 import time
 from collections import defaultdict, deque
@@ -8,93 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from nac_ros.cameras.camera import ArrivalTime, Clock, Frame, arrival_time
+from nac_ros.cameras.camera import ArrivalTime, Clock, Frame
 from nac_ros.cameras.clock_sync import DeviceClock
 from nac_ros.core.errors import CameraError
 from nac_ros.robot.spec import Intrinsics
 
-KEPT = 3  # depths that came before their colours
+QUEUE_SIZE = 8  # frames of both streams that wait for a slow reader
+MAX_DEPTHS = 3  # depth frames kept until their colour frame arrives
 MM = 1e-3
 
 
-class DepthAligner:
-    """Pairs by the device's stamps, at most half a period apart.
-
-    patience_s: how long a reader may wait before it asks again
-    """
-
-    def __init__(self, rs: Any, rate_hz: float):
-        self._rs, self._half_ms = rs, 500 / rate_hz
-        self.patience_s = 0.5 / rate_hz
-        self._period_s = 1 / rate_hz
-        self._depths: deque[Any] = deque(maxlen=KEPT)
-        self._waiting: deque[tuple[Frame, Any, float]] = deque()
-        self._align = rs.align(rs.stream.color)
-
-    def push(self, depth: Any) -> None:
-        """A depth frame came."""
-        self._depths.append(depth)
-
-    def wait_for(self, frame: Frame, colour: Any) -> None:
-        """A colour frame came; its depth is on its way, or here."""
-        self._waiting.append((frame, colour, time.monotonic() + self._period_s))
-
-    def take(self) -> Frame | None:
-        """The oldest colour picture that has its depth, or has waited a period for it."""
-        if not self._waiting:
-            return None
-        frame, colour, deadline = self._waiting[0]
-        fits = [d for d in self._depths if abs(d.timestamp - colour.timestamp) <= self._half_ms]
-        later = any(d.timestamp - colour.timestamp > self._half_ms for d in self._depths)
-        if not fits and not later and time.monotonic() < deadline:
-            return None
-        self._waiting.popleft()
-        if not fits:
-            return frame
-        nearest = min(fits, key=lambda d: abs(d.timestamp - colour.timestamp))
-        return replace(frame, depth_mm=self._over(colour, nearest))
-
-    def _over(self, colour: Any, depth: Any) -> np.ndarray:
-        """Depth [mm] of each pixel of the colour picture, uint16 `[H, W]`."""
-        pair, joined = [colour, depth], self._rs.frame_queue(1)
-        block = self._rs.processing_block(
-            lambda _, made: made.frame_ready(made.allocate_composite_frame(pair))
-        )
-        block.start(joined)
-        block.invoke(colour)
-        both = self._align.process(joined.wait_for_frame().as_frameset())
-        aligned = both.get_depth_frame()
-        units, values = aligned.get_units(), np.array(aligned.get_data())
-        if abs(units - MM) < 1e-9:
-            return values
-        return np.minimum(np.rint(values * (units / MM)), 65535).astype(np.uint16)
-
-
-QUEUE = 8  # frames of both streams that wait for a slow reader
-NO_LIBRARY = (
-    "a RealSense needs pyrealsense2: pip install pyrealsense2, and apt install libusb-1.0-0 ({})"
-)
-RULES = "it may be in use by another program, or its udev rules are missing"
-
-
-def library() -> Any:
-    """pyrealsense2; raises CameraError where it is not installed."""
-    try:
-        import pyrealsense2
-    except ImportError as error:
-        raise CameraError(NO_LIBRARY.format(error)) from error
-    return pyrealsense2
-
-
-def connected() -> Sequence[Any]:
-    """The RealSense devices that are plugged in."""
-    return list(library().context().query_devices())
-
-
 class RealSenseCamera:
-    """The device with `serial`, or the only one; size: width, height [pixels] of its pictures.
+    """The RealSense with this serial number, or the only one connected if it is ''.
 
-    find: the devices there are, real ones by default
+    size: (width, height) [pixels]; depth: whether frames get their depth
+    find: returns the connected devices
     """
 
     def __init__(
@@ -105,85 +33,93 @@ class RealSenseCamera:
         clock: Clock,
         depth: bool = False,
         latency_s: float = 0.0,
-        find: Callable[[], Sequence[Any]] = connected,
+        find: Callable[[], Sequence[Any]] | None = None,
     ):
         self.name = f"RealSense {serial}".strip()
         self.rate_hz = rate_hz
         self.intrinsics: Intrinsics | None = None
         self._rs = library()
-        self._serial, self._size, self._clock, self._find = serial, size, clock, find
-        self._stamps, self._depth = DeviceClock(latency_s), depth
+        self._serial, self._size, self._clock = serial, size, clock
+        self._find = find or connected_devices
+        self._device_clock, self._depth = DeviceClock(latency_s), depth
         self._sensors: list[Any] = []
 
     def open(self) -> None:
-        """Starts its streams; raises CameraError when absent, in use or without such a mode."""
+        """Starts the streams; raises CameraError if absent, in use or without such a mode."""
         try:
             self._start()
         except RuntimeError as error:
-            raise CameraError(f"{self.name} cannot be started ({error}): {RULES}") from error
+            raise CameraError(
+                f"{self.name} cannot be started ({error}): it may be in use by another program, "
+                "or its udev rules are missing"
+            ) from error
 
     def _start(self) -> None:
         self._device = self._choose()
         rs, (width, height) = self._rs, self._size
-        wanted = [(rs.stream.color, rs.format.rgb8, f"colour {width}x{height} as RGB8")]
+        streams = [(rs.stream.color, rs.format.rgb8, f"colour {width}x{height} as RGB8")]
         if self._depth:
-            wanted.append((rs.stream.depth, rs.format.z16, f"depth {width}x{height} as Z16"))
-        chosen = [self._profile(*stream) for stream in wanted]
-        self._stamps.restart()
-        self._queue, self._depths = rs.frame_queue(QUEUE), DepthAligner(rs, self.rate_hz)
+            streams.append((rs.stream.depth, rs.format.z16, f"depth {width}x{height} as Z16"))
+        chosen = [self._find_profile(*stream) for stream in streams]
+        self._device_clock.reset()
+        self._queue = rs.frame_queue(QUEUE_SIZE)
+        self._depth_aligner = DepthAligner(rs, self.rate_hz)
         by_sensor: dict[int, list[Any]] = defaultdict(list)
-        sensors = list(self._device.query_sensors())
         for index, profile in chosen:
             by_sensor[index].append(profile)
+        sensors = list(self._device.query_sensors())
         for index, profiles in by_sensor.items():
             sensors[index].open(profiles)
             self._sensors.append(sensors[index])
             sensors[index].start(self._queue)
-        self.intrinsics = _intrinsics(chosen[0][1].as_video_stream_profile().get_intrinsics())
+        lens = chosen[0][1].as_video_stream_profile().get_intrinsics()
+        k1, k2, p1, p2, k3 = (float(c) for c in lens.coeffs)
+        self.intrinsics = Intrinsics(
+            fx=lens.fx, fy=lens.fy, cx=lens.ppx, cy=lens.ppy, distortion=(k1, k2, p1, p2, k3)
+        )
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The next picture, with its depth if that was asked for and comes within a period."""
+        """The next frame, with its depth if that is requested and arrives within a period."""
         try:
-            return self._next(time.monotonic() + timeout_s)
+            return self._next_frame(time.monotonic() + timeout_s)
         except RuntimeError as error:
-            raise CameraError(f"{self.name} failed ({error}); it is opened again") from error
+            raise CameraError(f"{self.name} failed ({error}); it will be reopened") from error
 
-    def _next(self, deadline: float) -> Frame | None:
+    def _next_frame(self, deadline: float) -> Frame | None:
+        aligner = self._depth_aligner if self._depth else None
         while (left := deadline - time.monotonic()) > 0:
-            patience = min(left, self._depths.patience_s) if self._depth else left
-            there, raw = self._queue.try_wait_for_frame(max(int(1e3 * patience), 1))
-            if there and raw.profile.stream_type() == self._rs.stream.depth:
-                self._depths.push(raw)
-            elif there:
-                frame = self._frame(raw, arrival_time(self._clock))
-                if not self._depth:
+            wait_s = min(left, aligner.poll_s) if aligner else left
+            received, raw = self._queue.try_wait_for_frame(max(int(1e3 * wait_s), 1))
+            if received and raw.profile.stream_type() == self._rs.stream.depth:
+                self._depth_aligner.add_depth(raw)
+            elif received:
+                frame = self._to_frame(raw, ArrivalTime.now(self._clock))
+                if aligner is None:
                     return frame
-                self._depths.wait_for(frame, raw)
-            if self._depth and (done := self._depths.take()) is not None:
+                aligner.add_colour(frame, raw)
+            if aligner and (done := aligner.pop()) is not None:
                 return done
         if not self._device.is_connected():
             raise CameraError(f"{self.name} was unplugged")
         return None
 
     def close(self) -> None:
-        """Stops its streams, as far as it is still there."""
+        """Stops the streams that are still running."""
         for sensor in self._sensors:
             for end in (sensor.stop, sensor.close):
-                self._end(end)
+                try:
+                    end()
+                except RuntimeError:  # unplugged or never started: nothing is left to stop
+                    continue
         self._sensors.clear()
 
-    def _end(self, end: Callable[[], None]) -> None:
-        try:
-            end()
-        except RuntimeError:  # it is gone, or was never started: nothing is left to end
-            return
-
     def _choose(self) -> Any:
+        """The device with the wanted serial number."""
         info = self._rs.camera_info.serial_number
         devices = {device.get_info(info): device for device in self._find()}
         known = ", ".join(sorted(devices))
         if not devices:
-            raise CameraError(f"{self.name}: no RealSense is connected; plug it in, at USB 3")
+            raise CameraError(f"{self.name}: no RealSense is connected; plug it into USB 3")
         if not self._serial and len(devices) > 1:
             raise CameraError(
                 f"RealSenses {known} are connected; give one as `serial` of the camera in the "
@@ -195,8 +131,8 @@ class RealSenseCamera:
         self.name = f"RealSense {serial}"
         return devices[serial]
 
-    def _profile(self, stream: Any, kind: Any, words: str) -> tuple[int, Any]:
-        """Sensor's index and the stream profile of the wanted size, format and rate."""
+    def _find_profile(self, stream: Any, pixel_format: Any, text: str) -> tuple[int, Any]:
+        """Index of the sensor and the stream profile with the wanted size, format and rate."""
         others = set()
         for index, sensor in enumerate(self._device.query_sensors()):
             for profile in sensor.get_stream_profiles():
@@ -204,27 +140,92 @@ class RealSenseCamera:
                     continue
                 video = profile.as_video_stream_profile()
                 size, hz, form = (video.width(), video.height()), video.fps(), video.format()
-                if (size, form) == (self._size, kind) and hz == round(self.rate_hz):
+                if (size, form) == (self._size, pixel_format) and hz == round(self.rate_hz):
                     return index, profile
                 others.add(f"{size[0]}x{size[1]} {form.name.upper()} at {hz} Hz")
-        known = ", ".join(sorted(others)) or "nothing of the kind"
+        known = ", ".join(sorted(others)) or "no such stream"
         raise CameraError(
-            f"{self.name} has no {words} at {self.rate_hz:g} Hz, it has: {known}; set the "
+            f"{self.name} has no {text} at {self.rate_hz:g} Hz, it has: {known}; set the "
             "parameters width, height and rate_hz to one of these"
         )
 
-    def _frame(self, raw: Any, received: ArrivalTime) -> Frame:
-        image = np.array(raw.get_data())  # a copy: the device's buffers are few
-        own_clock = raw.frame_timestamp_domain != self._rs.timestamp_domain.system_time
-        if not own_clock:
-            return Frame(image, received.wall, "receipt", raw.frame_number)
-        stamp = self._stamps.stamp(1e-3 * raw.timestamp, received)
+    def _to_frame(self, raw: Any, arrival: ArrivalTime) -> Frame:
+        image = np.array(raw.get_data())  # a copy: the device has few buffers
+        if raw.frame_timestamp_domain == self._rs.timestamp_domain.system_time:
+            return Frame(image, arrival.wall, "receipt", raw.frame_number)
+        stamp = self._device_clock.to_host_time(1e-3 * raw.timestamp, arrival)
         return Frame(image, stamp, "hardware", raw.frame_number)
 
 
-def _intrinsics(found: Any) -> Intrinsics:
-    coefficients = tuple(float(c) for c in found.coeffs)
-    k1, k2, p1, p2, k3 = coefficients
-    return Intrinsics(
-        fx=found.fx, fy=found.fy, cx=found.ppx, cy=found.ppy, distortion=(k1, k2, p1, p2, k3)
-    )
+class DepthAligner:
+    """Pairs colour and depth frames whose device stamps are at most half a period apart.
+
+    poll_s: how often to call `pop` [s]
+    """
+
+    def __init__(self, rs: Any, rate_hz: float):
+        self._rs, self._period_s = rs, 1 / rate_hz
+        self.poll_s = self._period_s / 2
+        self._half_period_ms = 500 / rate_hz
+        self._depths: deque[Any] = deque(maxlen=MAX_DEPTHS)
+        self._waiting: deque[tuple[Frame, Any, float]] = deque()  # frame, raw colour, deadline
+        self._align = rs.align(rs.stream.color)
+
+    def add_depth(self, depth: Any) -> None:
+        """Adds a depth frame."""
+        self._depths.append(depth)
+
+    def add_colour(self, frame: Frame, colour: Any) -> None:
+        """Adds a colour frame, converted and as received."""
+        self._waiting.append((frame, colour, time.monotonic() + self._period_s))
+
+    def pop(self) -> Frame | None:
+        """The oldest colour frame, with its depth, or without after waiting for a period."""
+        if not self._waiting:
+            return None
+        frame, colour, deadline = self._waiting[0]
+        offsets = [(depth.timestamp - colour.timestamp, depth) for depth in self._depths]  # [ms]
+        matching = [each for each in offsets if abs(each[0]) <= self._half_period_ms]
+        passed = any(offset > self._half_period_ms for offset, _ in offsets)
+        if not matching and not passed and time.monotonic() < deadline:
+            return None
+        self._waiting.popleft()
+        if not matching:
+            return frame
+        _, nearest = min(matching, key=lambda each: abs(each[0]))
+        return replace(frame, depth_mm=self._aligned(colour, nearest))
+
+    def _aligned(self, colour: Any, depth: Any) -> np.ndarray:
+        """Depth [mm] at each pixel of the colour image, uint16 `[H, W]`.
+
+        rs.align takes framesets only, so a processing block joins the two frames into one.
+        """
+        pair, joined = [colour, depth], self._rs.frame_queue(1)
+        block = self._rs.processing_block(
+            lambda _, made: made.frame_ready(made.allocate_composite_frame(pair))
+        )
+        block.start(joined)
+        block.invoke(colour)
+        frames = self._align.process(joined.wait_for_frame().as_frameset())
+        aligned = frames.get_depth_frame()
+        units, values = aligned.get_units(), np.array(aligned.get_data())
+        if abs(units - MM) < 1e-9:
+            return values
+        return np.minimum(np.rint(values * (units / MM)), 65535).astype(np.uint16)
+
+
+def library() -> Any:
+    """pyrealsense2; raises CameraError if it is not installed."""
+    try:
+        import pyrealsense2
+    except ImportError as error:
+        raise CameraError(
+            "a RealSense needs pyrealsense2: pip install pyrealsense2, and apt install "
+            f"libusb-1.0-0 ({error})"
+        ) from error
+    return pyrealsense2
+
+
+def connected_devices() -> Sequence[Any]:
+    """The RealSense devices that are plugged in."""
+    return list(library().context().query_devices())

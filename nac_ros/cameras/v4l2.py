@@ -1,4 +1,4 @@
-"""Any camera of the kernel's video interface (V4L2), through OpenCV."""
+"""V4L2 camera: any camera of the kernel's video interface, through OpenCV."""
 
 import os
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nac_ros.cameras.camera import Clock, Frame, arrival_time, size_mismatch
+from nac_ros.cameras.camera import ArrivalTime, Clock, Frame, check_size, size_error
 from nac_ros.cameras.clock_sync import DeviceClock
 from nac_ros.core.errors import CameraError
 from nac_ros.robot.spec import Intrinsics
 
 
 class V4l2Camera:
-    """The camera at `device`, a path or the number in /dev/video<number>.
+    """The camera at `device`: a path, or the number in /dev/video<number>.
 
-    size: width, height [pixels]; fourcc: the format it is to send, such as MJPG; '' = its own
+    size: (width, height) [pixels]; fourcc: requested format, such as MJPG; '' = its default
     """
 
     intrinsics: Intrinsics | None = None
@@ -32,74 +32,72 @@ class V4l2Camera:
         self._path = Path(f"/dev/video{device}" if device.isdigit() else device)
         self.name, self.rate_hz = f"camera {self._path}", rate_hz
         self._size, self._clock, self._fourcc = size, clock, fourcc
-        self._stamps = DeviceClock(latency_s)
+        self._device_clock = DeviceClock(latency_s)
         self._video: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        """Raises CameraError when it is absent, forbidden, in use, or has no such size."""
+        """Starts streaming; raises CameraError if it is absent, not permitted, in use, or lacks
+        the size."""
         _check_access(self._path)
-        self._stamps.restart()
-        self._device_s = 0.0
+        self._device_clock.reset()
+        self._last_stamp = 0.0
         self._video = video = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_V4L2)
         if not video.isOpened():
             raise CameraError(
-                f"{self.name} cannot be opened; is it a camera, and used by nothing else?"
+                f"{self.name} cannot be opened; is it a camera that no other program uses?"
             )
         if self._fourcc:
             video.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self._fourcc))
         video.set(cv2.CAP_PROP_FRAME_WIDTH, self._size[0])
         video.set(cv2.CAP_PROP_FRAME_HEIGHT, self._size[1])
         video.set(cv2.CAP_PROP_FPS, self.rate_hz)
-        video.set(cv2.CAP_PROP_BUFFERSIZE, 2)  # what waits longer is old
+        video.set(cv2.CAP_PROP_BUFFERSIZE, 2)  # frames that wait longer are old
         self._check_format(video)
 
     def read(self, timeout_s: float) -> Frame | None:
-        """The next picture; OpenCV waits for it as long as its driver does."""
+        """The next frame; OpenCV ignores the timeout and waits as long as its driver does."""
         assert self._video is not None
-        there, bgr = self._video.read()
-        received = arrival_time(self._clock)
-        if not there:
+        received, bgr = self._video.read()
+        arrival = ArrivalTime.now(self._clock)
+        if not received:
             _check_access(self._path)
-            raise CameraError(f"{self.name} gave no picture; it is opened again")
+            raise CameraError(f"{self.name} delivered no image; it will be reopened")
         image = to_rgb(bgr, self.name, self._size)
         device_s = 1e-3 * self._video.get(cv2.CAP_PROP_POS_MSEC)
         if device_s <= 0:
-            return Frame(image, received.wall, "receipt")
-        if device_s == self._device_s:  # the driver handed out a buffer twice
+            return Frame(image, arrival.wall, "receipt")
+        if device_s == self._last_stamp:  # the driver delivered a buffer twice
             return None
-        self._device_s = device_s
-        return Frame(image, self._stamps.stamp(device_s, received), "hardware")
+        self._last_stamp = device_s
+        return Frame(image, self._device_clock.to_host_time(device_s, arrival), "hardware")
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Releases the device."""
         if self._video is not None:
             self._video.release()
             self._video = None
 
     def _check_format(self, video: cv2.VideoCapture) -> None:
-        given = tuple(
-            int(video.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        if given != self._size:
-            raise CameraError(size_mismatch(self.name, given, self._size))
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        size = tuple(int(video.get(side)) for side in sides)
+        if size != self._size:
+            raise size_error(self.name, size, self._size)
         code = int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin1")
         if self._fourcc and code != self._fourcc:
             raise CameraError(
-                f"{self.name} sends {code} instead of {self._fourcc}; leave the parameter fourcc "
-                "empty, or see `v4l2-ctl --list-formats-ext`"
+                f"{self.name} delivers {code} instead of {self._fourcc}; leave the parameter "
+                "fourcc empty, or see `v4l2-ctl --list-formats-ext`"
             )
 
 
 def to_rgb(bgr: np.ndarray, name: str, size: tuple[int, int]) -> np.ndarray:
-    """RGB uint8 `[H, W, 3]`; raises CameraError for other formats, and for another size."""
+    """RGB uint8 `[H, W, 3]`; raises CameraError for another pixel format or size."""
     if bgr.dtype != np.uint8 or bgr.ndim != 3 or bgr.shape[2] != 3:
         raise CameraError(
-            f"{name} gives pictures of {bgr.dtype} {bgr.shape}, no colours of 8 bits; set the "
+            f"{name} delivers images of {bgr.dtype} {bgr.shape}, not 8-bit colour; set the "
             "parameter fourcc to YUYV or MJPG"
         )
-    given = (bgr.shape[1], bgr.shape[0])
-    if given != size:
-        raise CameraError(size_mismatch(name, given, size))
+    check_size(name, bgr, size)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

@@ -8,7 +8,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from nac_ros.core import config
-from nac_ros.core.config import JOINT_NAME, REQUIRED, bounded, check_bounds, config_dir, named
+from nac_ros.core.config import (
+    JOINT_NAME,
+    REQUIRED,
+    check_fields,
+    config_dir,
+    number_field,
+    text_field,
+)
 from nac_ros.core.errors import BadInput, ConfigError, UnknownName
 
 DIRECTIONS = ("x", "y", "z", "roll", "pitch", "yaw")
@@ -25,13 +32,13 @@ class AxisSpec:
     plus, minus: indices of buttons that drive the direction at full speed
     """
 
-    axis: int = bounded(-1, -1, 999)
-    scale: float = bounded(1.0, -10.0, 10.0)
-    plus: int = bounded(-1, -1, 999)
-    minus: int = bounded(-1, -1, 999)
+    axis: int = number_field(-1, -1, 999)
+    scale: float = number_field(1.0, -10.0, 10.0)
+    plus: int = number_field(-1, -1, 999)
+    minus: int = number_field(-1, -1, 999)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
     def read(self, axes: np.ndarray, buttons: Sequence[int]) -> float:
         """Speed in -1 .. 1."""
@@ -50,12 +57,12 @@ UNUSED = AxisSpec()
 class KeySpec:
     """The axis that a key sets to `value`, or the button that it presses; -1 for none."""
 
-    axis: int = bounded(-1, -1, 999)
-    value: float = bounded(1.0, -1.0, 1.0)
-    button: int = bounded(-1, -1, 999)
+    axis: int = number_field(-1, -1, 999)
+    value: float = number_field(1.0, -1.0, 1.0)
+    button: int = number_field(-1, -1, 999)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if (self.axis < 0) == (self.button < 0):
             raise ConfigError("a key drives either an axis or a button: name one of them")
 
@@ -69,13 +76,13 @@ class LeaderJoint:
         replaces scale and offset
     """
 
-    name: str = named(REQUIRED, JOINT_NAME)
-    scale: float = bounded(1.0, -100.0, 100.0)
-    offset: float = bounded(0.0, -100.0, 100.0, unit="rad or m")
-    range: tuple[float, float] | None = bounded(None, -100.0, 100.0, unit="rad or m")
+    name: str = text_field(REQUIRED, JOINT_NAME)
+    scale: float = number_field(1.0, -100.0, 100.0)
+    offset: float = number_field(0.0, -100.0, 100.0, unit="rad or m")
+    range: tuple[float, float] | None = number_field(None, -100.0, 100.0, unit="rad or m")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if self.range is not None and self.range[0] == self.range[1]:
             raise ConfigError(f"leader's joint {self.name}: the range {self.range} is empty")
 
@@ -109,17 +116,17 @@ class InputMapping:
     """
 
     source: Literal["joy", "keyboard", "leader"]
-    clutch: int = bounded(0, 0, 999)
+    clutch: int = number_field(0, 0, 999)
     buttons: dict[str, int] = field(default_factory=dict)
     axes: dict[str, AxisSpec] = field(default_factory=dict)
     joints: tuple[AxisSpec, ...] = ()
-    dead_zone: float = bounded(0.1, 0.0, 0.9)
-    expo: float = bounded(0.0, 0.0, 1.0)
+    dead_zone: float = number_field(0.1, 0.0, 0.9)
+    expo: float = number_field(0.0, 0.0, 1.0)
     keys: dict[str, KeySpec] = field(default_factory=dict)
     leader: dict[str, LeaderJoint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         _check_names("button", self.buttons, ACTIONS)
         _check_names("axis", self.axes, (*DIRECTIONS, GRIPPER))
         if min(self.buttons.values(), default=0) < 0:
@@ -170,15 +177,7 @@ def load_input_mapping(name_or_path: str) -> InputMapping:
 
     Raises UnknownName and ConfigError.
     """
-    path, folder = Path(name_or_path), config_dir() / "teleop"
-    if path.suffix != ".yaml":
-        path = folder / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise UnknownName(
-            f"unknown mapping '{name_or_path}'; known are: {known}, or the path of a .yaml file"
-        )
-    return config.build(InputMapping, config.load_yaml(path), path.name)
+    return config.load_named("teleop", name_or_path, InputMapping, "mapping")
 
 
 def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:

@@ -84,8 +84,8 @@ class JogController:
     def _tool_velocities(self, twist: np.ndarray, target: ServoTarget, dt: float) -> np.ndarray:
         """Joint velocities `[D]` for a twist `[6]` in the axes of the base."""
         assert self.tool is not None
-        result = self.tool.follow(target.positions, twist, *target.velocity_limits(dt))
-        self.limited_by = tuple(f"limit.{name}" for name in result.held)
+        result = self.tool.solve(target.positions, twist, *target.velocity_limits(dt))
+        self.limited_by = tuple(f"limit.{name}" for name in result.joints_at_limit)
         self.limited_by += ("singular",) if result.singular else ()
         return result.velocities + np.where(self._spec.relative_mask, 0, self._joints)
 

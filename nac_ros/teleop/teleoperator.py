@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadInput
 from nac_ros.core.types import ActionChunk
 from nac_ros.robot.spec import RobotSpec
@@ -47,17 +47,17 @@ class TeleoperatorConfig:
     frame: Frame = "base"
     leader_mode: Literal["relative", "absolute"] = "relative"
     mode_after_release: Literal["previous", "hold"] = "previous"
-    speed: float = bounded(0.5, 0.01, 1.0)
-    acceleration: float = bounded(0.5, 0.05, 1.0)
-    linear_speed: float = bounded(0.15, 0.001, 2.0)
-    angular_speed: float = bounded(0.8, 0.01, 6.0)
-    approach_speed: float = bounded(0.2, 0.02, 1.0)
-    ramp_s: float = bounded(0.15, 0.01, 2.0)
-    max_input_age_s: float = bounded(0.1, 0.02, 1.0)
-    debounce_s: float = bounded(0.05, 0.0, 1.0)
+    speed: float = number_field(0.5, 0.01, 1.0)
+    acceleration: float = number_field(0.5, 0.05, 1.0)
+    linear_speed: float = number_field(0.15, 0.001, 2.0)
+    angular_speed: float = number_field(0.8, 0.01, 6.0)
+    approach_speed: float = number_field(0.2, 0.02, 1.0)
+    ramp_s: float = number_field(0.15, 0.01, 2.0)
+    max_input_age_s: float = number_field(0.1, 0.02, 1.0)
+    debounce_s: float = number_field(0.05, 0.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class TeleopCommand(NamedTuple):

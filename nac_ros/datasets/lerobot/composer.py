@@ -411,7 +411,7 @@ def _link(origin: Path, target: Path) -> None:
         os.link(origin, target)
     except OSError:
         shutil.copy2(origin, target)
-        file_io.sync(target)
+        file_io.fsync(target)
 
 
 def _link_rest(root: Path, out: Path) -> None:

@@ -93,7 +93,7 @@ def merge(roots: Sequence[Path], out: Path, report: Report) -> Path:
     _remove(work)
     _compose(sources, parts, work, report)
     os.replace(work, out)
-    files.sync(out.parent)
+    files.fsync(out.parent)
     return out
 
 
@@ -102,7 +102,7 @@ def recover_interrupted_edit(root: Path) -> None:
     edited = _beside(root, EDITED)
     if edited.exists() and not root.exists():
         os.replace(edited, root)
-        files.sync(root.parent)
+        files.fsync(root.parent)
     for left in (edited, _beside(root, EDITING)):
         _remove(left)
 
@@ -116,11 +116,11 @@ def _replace(root: Path, change: Change, report: Report) -> Path:
         work, edited, before = (_beside(root, e) for e in (EDITING, EDITED, BEFORE))
         _compose([source], change(source.parts(0)), work, report)
         os.replace(work, edited)
-        files.sync(root.parent)
+        files.fsync(root.parent)
         _remove(before)
         os.replace(root, before)
         os.replace(edited, root)
-        files.sync(root.parent)
+        files.fsync(root.parent)
     return root
 
 
@@ -142,7 +142,7 @@ def _compose(
                 f"{work}: episode {index} is not what it should be; nothing changed"
             )
     for folder in (work, *(path for path in work.rglob("*") if path.is_dir())):
-        files.sync(folder)
+        files.fsync(folder)
 
 
 def _origin(source: SourceDataset) -> dict[str, Any]:

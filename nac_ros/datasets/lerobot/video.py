@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from nac_ros.core import files
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.datasets.lerobot.tables import quote
 
@@ -50,12 +50,12 @@ class VideoConfig:
     """
 
     codec: str = "h264"
-    crf: int = bounded(18, 0, 51)
-    gop: int = bounded(2, 1, 300)
-    threads: int = bounded(1, 1, 64)
+    crf: int = number_field(18, 0, 51)
+    gop: int = number_field(2, 1, 300)
+    threads: int = number_field(1, 1, 64)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if self.codec not in CODECS:
             raise ConfigError(f"no video codec '{self.codec}'; known are: {', '.join(CODECS)}")
 
