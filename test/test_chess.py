@@ -5,10 +5,10 @@ import pytest
 from twin_setup import SPEC, outcome, put, put_tool, run, to_the_horizon
 
 from nac_ros.simulation.bodies import FreeBody
-from nac_ros.simulation.tasks.chess import ASIDE, BOARD, HALF_BOARD, MEN, SQUARE, THICK, square
+from nac_ros.simulation.tasks.chess import ASIDE, BOARD, HALF_BOARD, PIECES, SQUARE, THICK, square
 from nac_ros.simulation.twin import Twin
 
-HOME = square(*MEN["queen"][2:])
+HOME = square(*PIECES["queen"][2:])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_men_stand_by_themselves_and_wait_for_the_horizon(twin):
     twin.reset(0)
     run(twin, 1.5)
     assert twin.outcome().state == "running"
-    assert max(FreeBody(twin.model, name).tilt(twin.data) for name in MEN) < np.deg2rad(1)
+    assert max(FreeBody(twin.model, twin.data, name).tilt() for name in PIECES) < np.deg2rad(1)
     to_the_horizon(twin)
     assert outcome(twin) == "failure: the queen is not off the board at the end"
 
@@ -89,7 +89,7 @@ def test_a_rook_that_is_still_held_is_not_success(twin):
     run(twin, 1.0)
     assert twin.outcome().state == "running"
     to_the_horizon(twin)
-    assert outcome(twin) == "failure: the men are not released, upright and at rest at the end"
+    assert outcome(twin) == "failure: the pieces are not released, upright and at rest at the end"
 
 
 def test_board_and_men_start_around_their_marks_each_man_on_its_square(twin):
@@ -98,7 +98,7 @@ def test_board_and_men_start_around_their_marks_each_man_on_its_square(twin):
         twin.reset(seed)
         board = twin.data.body("board")
         boards.append(board.xpos[:2] - (BOARD.x, BOARD.y))
-        for name, (_, _, rank, file) in MEN.items():
+        for name, (_, _, rank, file) in PIECES.items():
             local = board.xmat.reshape(3, 3).T @ (twin.data.body(name).xpos - board.xpos)
             assert np.abs(local[:2] - square(rank, file)).max() < 0.004
             assert local[2] == pytest.approx(THICK, abs=1e-3)

@@ -8,13 +8,13 @@ from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.simulation.domain_randomization import (
     NOMINAL,
     DomainRandomization,
-    list_variations,
-    load_variation,
+    list_randomizations,
+    load_randomization,
 )
 from nac_ros.simulation.tasks import list_tasks, make_task
 from nac_ros.simulation.twin import Twin
 
-VARIED = load_variation("varied")
+VARIED = load_randomization("varied")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def varied():
-    made = Twin(SPEC, "marker", variation=VARIED)
+    made = Twin(SPEC, "marker", randomization=VARIED)
     yield made
     made.close()
 
@@ -37,9 +37,9 @@ def seen(twin, seed):
 
 
 def test_nominal_is_the_default_and_every_file_is_sound():
-    assert load_variation("nominal") == NOMINAL == DomainRandomization()
-    assert NOMINAL.plain and not VARIED.plain
-    assert {"nominal", "varied"} <= set(list_variations())
+    assert load_randomization("nominal") == NOMINAL == DomainRandomization()
+    assert NOMINAL.keeps_appearance and not VARIED.keeps_appearance
+    assert {"nominal", "varied"} <= set(list_randomizations())
 
 
 def test_the_same_seed_gives_the_same_picture_after_any_other_trial(varied):
@@ -53,16 +53,16 @@ def test_the_same_seed_gives_the_same_picture_after_any_other_trial(varied):
 def test_looks_vary_while_the_objects_stay_where_the_seed_puts_them(plain, varied):
     for seed in range(3):
         nominal, other = seen(plain, seed), seen(varied, seed)
-        np.testing.assert_array_equal(plain.state().physics, varied.state().physics)
+        np.testing.assert_array_equal(plain.snapshot().physics, varied.snapshot().physics)
         for camera, image in nominal.items():
             assert np.abs(image.astype(int) - other[camera]).mean() > 2
 
 
 def test_the_nominal_scene_is_untouched_by_a_variation_of_nothing(plain):
-    look = plain.state().look
+    look = plain.snapshot().appearance
     for seed in range(3):
         plain.reset(seed)
-        np.testing.assert_array_equal(plain.state().look, look)
+        np.testing.assert_array_equal(plain.snapshot().appearance, look)
 
 
 def test_each_range_is_kept_and_used(plain):
@@ -70,7 +70,7 @@ def test_each_range_is_kept_and_used(plain):
         plain.model,
         DomainRandomization(camera_shift_m=0.02, camera_turn_rad=0.05, light=0.4),
     )
-    twin = Twin(SPEC, "marker", render=False, variation=wanted)
+    twin = Twin(SPEC, "marker", render=False, randomization=wanted)
     shifts, lamps = [], []
     for seed in range(40):
         twin.reset(seed)
@@ -92,8 +92,8 @@ def test_the_arm_keeps_its_colours(varied, plain):
 
 def test_without_spread_every_object_stands_on_its_mark():
     for task in list_tasks():
-        twin = Twin(SPEC, task, render=False, variation=DomainRandomization(start_share=0.0))
-        for start in make_task(task).starts:
+        twin = Twin(SPEC, task, render=False, randomization=DomainRandomization(start_share=0.0))
+        for start in make_task(task).start_poses:
             place = twin.data.body(start.name).xpos[:2]
             np.testing.assert_allclose(place, (start.x, start.y), atol=2e-3, err_msg=task)
 
@@ -101,8 +101,8 @@ def test_without_spread_every_object_stands_on_its_mark():
 def test_a_snapshot_carries_the_look_to_another_twin(plain, varied):
     varied.reset(5)
     image = varied.render("scene", 96, 96)
-    before = plain.state()
-    plain.restore(varied.state())
+    before = plain.snapshot()
+    plain.restore(varied.snapshot())
     np.testing.assert_array_equal(plain.render("scene", 96, 96), image)
     plain.restore(before)
 
@@ -110,5 +110,7 @@ def test_a_snapshot_carries_the_look_to_another_twin(plain, varied):
 def test_ranges_without_meaning_and_unknown_names_are_refused():
     with pytest.raises(ConfigError, match=r"light must be in 0 \.\. 0\.9, got 2"):
         DomainRandomization(light=2.0)
-    with pytest.raises(UnknownName, match="unknown scenes 'dusk'; known are: nominal, varied"):
-        load_variation("dusk")
+    with pytest.raises(
+        UnknownName, match="unknown randomization 'dusk'; known are: nominal, varied"
+    ):
+        load_randomization("dusk")

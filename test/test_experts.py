@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from twin_setup import SPEC, put
 
-from nac_ros.simulation.expert import advance, demonstrate, expert, make_mover
+from nac_ros.simulation.expert import (
+    demonstrate,
+    expert_setpoints,
+    make_expert_motion,
+    step_to_setpoint,
+)
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.tasks import list_tasks
 from nac_ros.simulation.twin import Twin
@@ -18,25 +23,25 @@ def twins():
 
 
 def play(twin, rng, limit=700):
-    for setpoint, _ in zip(expert(twin, rng), range(limit), strict=False):
-        advance(twin, setpoint)
+    for setpoint, _ in zip(expert_setpoints(twin, rng), range(limit), strict=False):
+        step_to_setpoint(twin, setpoint)
     return twin.outcome().state
 
 
 def bring(twin, target, seconds=1.5):
     """Moves the arm's set-point to `target` without asking the expert."""
-    start = twin.command()
+    start = twin.setpoint()
     steps = round(seconds * SPEC.action_rate_hz)
     for k in range(steps):
-        advance(twin, start + (k + 1) / steps * (target - start))
+        step_to_setpoint(twin, start + (k + 1) / steps * (target - start))
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("disturbed_share", [0.0, 1.0])
 @pytest.mark.parametrize("task", list_tasks())
-def test_experts_succeed_gently(twins, task, noise):
+def test_experts_succeed_gently(twins, task, disturbed_share):
     for trial in range(8 if task in BUNDLED else 2):
         scene = scene_seed(task, 5, trial)
-        demo = demonstrate(twins[task], scene, np.random.default_rng([scene, 1]), noise)
+        demo = demonstrate(twins[task], scene, np.random.default_rng([scene, 1]), disturbed_share)
         assert demo.success, f"trial {trial}: {demo.reason}"
         velocity = np.diff(demo.actions[:, :-1], axis=0) * SPEC.action_rate_hz
         acceleration = np.diff(velocity, axis=0) * SPEC.action_rate_hz
@@ -72,15 +77,15 @@ def test_an_action_is_due_one_period_after_its_frame():
 
 
 def test_a_demonstration_is_decided_by_its_scene_and_generator(twins):
-    first = demonstrate(twins["marker"], 11, np.random.default_rng(2), noise=1.0)
-    second = demonstrate(twins["marker"], 11, np.random.default_rng(2), noise=1.0)
-    other = demonstrate(twins["marker"], 11, np.random.default_rng(3), noise=1.0)
+    first = demonstrate(twins["marker"], 11, np.random.default_rng(2), disturbed_share=1.0)
+    second = demonstrate(twins["marker"], 11, np.random.default_rng(2), disturbed_share=1.0)
+    other = demonstrate(twins["marker"], 11, np.random.default_rng(3), disturbed_share=1.0)
     np.testing.assert_array_equal(first.actions, second.actions)
     assert first.actions.shape != other.actions.shape or (first.actions != other.actions).any()
 
 
 def test_a_disturbed_episode_shows_only_what_comes_after(twins):
-    demo = demonstrate(twins["weighing"], 4, np.random.default_rng(1), noise=1.0)
+    demo = demonstrate(twins["weighing"], 4, np.random.default_rng(1), disturbed_share=1.0)
     assert demo.stamps[0] > 0.25
 
 
@@ -101,7 +106,7 @@ def test_the_expert_recovers_when_hovering_beside_the_marker(twins):
     for trial in range(3):
         twin.reset(trial)
         beside = twin.data.body("marker").xpos + [0.02, 0.03, 0.05]
-        joints = make_mover(twin, rng).kinematics.solve(beside, 0.3)
+        joints = make_expert_motion(twin, rng).kinematics.solve(beside, 0.3)
         bring(twin, np.append(joints, 0.03))
         assert play(twin, rng) == "success"
 
@@ -110,9 +115,9 @@ def test_the_expert_tries_a_missed_grasp_again(twins):
     twin, rng = twins["marker"], np.random.default_rng(9)
     twin.reset(1)
     moved = False
-    for setpoint in expert(twin, rng):
-        advance(twin, setpoint)
-        if not moved and twin.arm.tool(twin.data)[2] < 0.014:
+    for setpoint in expert_setpoints(twin, rng):
+        step_to_setpoint(twin, setpoint)
+        if not moved and twin.arm.tool_position()[2] < 0.014:
             put(twin, "marker", [0.36, -0.1, 0.01], 0.4)
             moved = True
     assert moved
@@ -123,8 +128,8 @@ def test_a_marker_dropped_on_the_way_is_fetched(twins):
     twin, rng = twins["marker"], np.random.default_rng(10)
     twin.reset(1)
     dropped = False
-    for setpoint in expert(twin, rng):
-        advance(twin, setpoint)
+    for setpoint in expert_setpoints(twin, rng):
+        step_to_setpoint(twin, setpoint)
         if not dropped and twin.data.body("marker").xpos[2] > 0.08:
             put(twin, "marker", [0.3, -0.05, 0.01], 0.4)
             dropped = True
@@ -133,12 +138,12 @@ def test_a_marker_dropped_on_the_way_is_fetched(twins):
 
 
 def test_like_places_give_like_angles(twins):
-    kinematics = make_mover(twins["marker"], np.random.default_rng(0)).kinematics
+    kinematics = make_expert_motion(twins["marker"], np.random.default_rng(0)).kinematics
     for x in np.linspace(0.24, 0.42, 5):
         for y in np.linspace(-0.14, 0.18, 5):
             here = kinematics.solve(np.array([x, y, 0.05]), 0.2)
             near = kinematics.solve(np.array([x + 0.001, y, 0.05]), 0.2)
             assert np.abs(here - near).max() < 0.02
             assert abs(here[-1]) <= np.pi / 2
-            assert np.linalg.norm(kinematics.tool(here) - [x, y, 0.05]) < 1e-3
-            assert kinematics.yaw(here) == pytest.approx(0.2, abs=0.01)
+            assert np.linalg.norm(kinematics.tool_position(here) - [x, y, 0.05]) < 1e-3
+            assert kinematics.tool_yaw(here) == pytest.approx(0.2, abs=0.01)

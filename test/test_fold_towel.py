@@ -17,16 +17,16 @@ def twin():
 
 def fold(twin, row=MIDDLE, left=False):
     """Folds the towel at a row of vertices: the right part over the left one, or the reverse."""
-    points = twin.task.cloth.points(twin.data)
+    points = twin.task.cloth.points()
     points = points[::-1] if left else points
     for k in range(row):
         over = points[2 * row - k]
         points[k] = over + [0, 0, 0.002]
-    twin.task.cloth.place(twin.data, points[::-1] if left else points)
+    twin.task.cloth.set_points(points[::-1] if left else points)
 
 
 def flat(twin):
-    twin.task.cloth.lay(twin.data, np.zeros(2), 0.0)
+    twin.task.cloth.set_flat(np.zeros(2), 0.0)
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -52,7 +52,7 @@ def test_a_towel_of_which_less_is_folded_waits_for_the_horizon(twin, row):
 def test_a_flat_towel_is_not_folded(twin):
     twin.reset(0)
     run(twin, 0.8)
-    assert twin.task.cloth.overlap(twin.data) < 0.1
+    assert twin.task.cloth.overlap() < 0.1
     assert twin.outcome().state == "running"
     to_the_horizon(twin)
     assert outcome(twin) == "failure: the towel is not folded at the end"
@@ -61,9 +61,9 @@ def test_a_flat_towel_is_not_folded(twin):
 def test_half_of_the_towel_lies_over_the_other_when_it_is_folded(twin):
     twin.reset(0)
     fold(twin)
-    twin.restore(twin.state())
-    assert twin.task.cloth.overlap(twin.data) == pytest.approx(1, abs=0.1)
-    assert twin.task.folded(twin.data)
+    twin.restore(twin.snapshot())
+    assert twin.task.cloth.overlap() == pytest.approx(1, abs=0.1)
+    assert twin.task.is_folded()
 
 
 def test_a_towel_that_is_opened_again_is_failure(twin):
@@ -77,7 +77,7 @@ def test_a_towel_that_is_opened_again_is_failure(twin):
 
 def test_a_towel_out_of_the_arms_reach_is_failure_at_once(twin):
     twin.reset(0)
-    twin.task.cloth.lay(twin.data, np.array([0.3, 0.0]), 0.0)
+    twin.task.cloth.set_flat(np.array([0.3, 0.0]), 0.0)
     run(twin, 0.04)
     assert outcome(twin) == "failure: the towel left the workspace"
 
@@ -85,41 +85,41 @@ def test_a_towel_out_of_the_arms_reach_is_failure_at_once(twin):
 def test_fingers_that_close_on_the_cloth_lift_it_until_they_open(twin):
     twin.reset(0)
     flat(twin)
-    twin.restore(twin.state())
-    edge = twin.task.cloth.points(twin.data)[0, SHAPE[1] // 2]
+    twin.restore(twin.snapshot())
+    edge = twin.task.cloth.points()[0, SHAPE[1] // 2]
     put_tool(twin, edge + [0, 0, LOW], opening=0.04)
     run(twin, 0.1)
-    assert twin.task.cloth.held(twin.data) is None
+    assert twin.task.cloth.held_vertex() is None
     put_tool(twin, edge + [0, 0, LOW])
     run(twin, 0.1)
-    assert twin.task.cloth.held(twin.data) == SHAPE[1] // 2
+    assert twin.task.cloth.held_vertex() == SHAPE[1] // 2
     put_tool(twin, edge + [0, 0.03, 0.08])
     run(twin, 0.6)
-    assert twin.task.cloth.points(twin.data)[..., 2].max() > 0.06
+    assert twin.task.cloth.points()[..., 2].max() > 0.06
     put_tool(twin, edge + [0, 0.03, 0.08], opening=0.04)
     run(twin, 0.6)
-    assert twin.task.cloth.held(twin.data) is None
-    assert twin.task.cloth.points(twin.data)[..., 2].max() < 0.045
+    assert twin.task.cloth.held_vertex() is None
+    assert twin.task.cloth.points()[..., 2].max() < 0.045
 
 
 def test_fingers_that_are_closed_already_take_hold_of_nothing(twin):
     twin.reset(0)
-    edge = twin.task.cloth.points(twin.data)[0, SHAPE[1] // 2]
+    edge = twin.task.cloth.points()[0, SHAPE[1] // 2]
     put_tool(twin, edge + [0, 0, 0.1])
     run(twin, 0.1)
     put_tool(twin, edge + [0, 0, LOW])
     run(twin, 0.2)
-    assert twin.task.cloth.held(twin.data) is None
+    assert twin.task.cloth.held_vertex() is None
 
 
 def test_a_folded_towel_that_is_still_held_is_not_success(twin):
     twin.reset(0)
     fold(twin)
-    twin.restore(twin.state())
-    edge = twin.task.cloth.points(twin.data)[0, SHAPE[1] // 2]
+    twin.restore(twin.snapshot())
+    edge = twin.task.cloth.points()[0, SHAPE[1] // 2]
     put_tool(twin, edge + [0, 0, LOW])
     run(twin, 1.0)
-    assert twin.task.cloth.held(twin.data) is not None
+    assert twin.task.cloth.held_vertex() is not None
     assert twin.outcome().state == "running"
     to_the_horizon(twin)
     assert outcome(twin) == "failure: the towel is folded but not released and at rest at the end"
@@ -129,7 +129,7 @@ def test_the_towel_starts_flat_around_its_mark(twin):
     places = []
     for seed in range(12):
         twin.reset(seed)
-        points = twin.task.cloth.points(twin.data)
+        points = twin.task.cloth.points()
         long = points[-1].mean(0) - points[0].mean(0)
         assert np.linalg.norm(long) == pytest.approx(SPACING * (SHAPE[0] - 1), abs=2e-3)
         assert np.ptp(points[..., 2]) < 1e-3

@@ -9,7 +9,7 @@ import pytest
 from nac_ros.core.errors import ConfigError, DatasetError, SimulationError
 from nac_ros.core.types import ActionChunk
 from nac_ros.datasets.episode import Episode
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.validate import check
 from nac_ros.demonstrations import dagger
 from nac_ros.demonstrations import generate as module
@@ -17,7 +17,7 @@ from nac_ros.demonstrations.generate import Attempt, GenerateConfig, Progress, g
 from nac_ros.evaluation.rollout import Rollout
 from nac_ros.robot.spec import load_robot
 
-CONFIG = GenerateConfig(task="weighing", noise=0.5)
+CONFIG = GenerateConfig(task="weighing", disturbed_share=0.5)
 
 
 def digests(root):
@@ -45,24 +45,24 @@ def test_the_twin_gives_the_same_bytes_with_one_worker_and_with_two_after_a_paus
     generate(CONFIG, 1, tmp_path / "two", workers=1)
     generate(CONFIG, 3, tmp_path / "two", workers=2)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    dataset = Dataset.open(tmp_path / "one")
+    dataset = LeRobotDataset.open(tmp_path / "one")
     assert check(dataset) == [] and all(dataset.episode(i, False).success for i in range(3))
     assert dataset.names == load_robot("vx300s").joint_names and dataset.units[0] == "rad"
 
 
 def test_failed_trials_are_left_out_and_counted_also_after_a_pause(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "attempt_episode", scripted_attempt)
+    monkeypatch.setattr(module, "attempt_demonstration", scripted_attempt)
     first = generate(CONFIG, 3, tmp_path, workers=1)
     assert (first.kept, first.failed) == (3, 1)
     second = generate(CONFIG, 6, tmp_path, workers=1)
     assert (second.kept, second.failed) == (6, 2)
     for index, trial in enumerate([0, 1, 3, 4, 6, 7]):
         wanted = scripted_attempt(CONFIG, trial).episode.actions
-        np.testing.assert_array_equal(Dataset.open(tmp_path).episode(index).actions, wanted)
+        np.testing.assert_array_equal(LeRobotDataset.open(tmp_path).episode(index).actions, wanted)
 
 
 def test_a_finished_run_makes_nothing_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "attempt_episode", scripted_attempt)
+    monkeypatch.setattr(module, "attempt_demonstration", scripted_attempt)
     generate(CONFIG, 2, tmp_path, workers=1)
     before = digests(tmp_path)
     assert generate(CONFIG, 2, tmp_path, workers=1).kept == 2
@@ -72,15 +72,15 @@ def test_a_finished_run_makes_nothing_more(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "other",
     [
-        GenerateConfig(task="marker", noise=0.5),
-        GenerateConfig(task="weighing", noise=0.5, seed=1),
-        GenerateConfig(task="weighing", noise=0.0),
+        GenerateConfig(task="marker", disturbed_share=0.5),
+        GenerateConfig(task="weighing", disturbed_share=0.5, seed=1),
+        GenerateConfig(task="weighing", disturbed_share=0.0),
     ],
 )
 def test_going_on_with_other_options_is_refused(tmp_path, monkeypatch, other):
-    monkeypatch.setattr(module, "attempt_episode", scripted_attempt)
+    monkeypatch.setattr(module, "attempt_demonstration", scripted_attempt)
     generate(CONFIG, 1, tmp_path, workers=1)
-    with pytest.raises(DatasetError, match=r"task|seed|noise"):
+    with pytest.raises(DatasetError, match=r"task|seed|disturbed_share"):
         generate(other, 2, tmp_path, workers=1)
 
 
@@ -88,7 +88,7 @@ def test_an_expert_that_never_succeeds_is_reported_not_awaited(tmp_path, monkeyp
     def fail(config, trial):
         return scripted_attempt(config, 2)
 
-    monkeypatch.setattr(module, "attempt_episode", fail)
+    monkeypatch.setattr(module, "attempt_demonstration", fail)
     with pytest.raises(SimulationError, match=r"in a row failed.*The marker fell"):
         generate(CONFIG, 1, tmp_path, workers=1)
 
@@ -98,12 +98,15 @@ def test_a_scene_out_of_the_experts_reach_is_a_failed_demonstration(monkeypatch)
         raise SimulationError("the arm cannot point down at [9, 9, 9] m")
 
     monkeypatch.setattr(module, "demonstrate", refuse)
-    assert module.attempt_episode(CONFIG, 0) == (None, "the arm cannot point down at [9, 9, 9] m")
+    assert module.attempt_demonstration(CONFIG, 0) == (
+        None,
+        "the arm cannot point down at [9, 9, 9] m",
+    )
 
 
 def test_nonsense_options_are_refused():
-    with pytest.raises(ConfigError, match="noise"):
-        GenerateConfig(task="marker", noise=2.0)
+    with pytest.raises(ConfigError, match="disturbed_share"):
+        GenerateConfig(task="marker", disturbed_share=2.0)
     with pytest.raises(ConfigError, match="workers"):
         generate(CONFIG, 1, "unused", workers=0)
 
@@ -118,7 +121,7 @@ class Turning:
 
     n_obs_steps, n_action_steps, cameras = 1, 16, ("scene", "wrist")
 
-    def plan(self, observation, underway=None):
+    def predict_chunk(self, observation, current=None):
         spec = load_robot("vx300s")
         ramp = 0.01 * np.arange(32)[:, None] * (np.arange(spec.action_dim) == 0)
         actions = (observation.reference + ramp).astype(np.float32)
@@ -127,19 +130,19 @@ class Turning:
 
 def test_the_expert_takes_over_where_a_policy_went(tmp_path, monkeypatch):
     spec = load_robot("vx300s")
-    rehearsal = Rollout(spec, "weighing", Turning(), latency_s=0.1)
-    monkeypatch.setattr(dagger, "DRIVEN", (30, 31))
-    monkeypatch.setattr(dagger, "_rehearsal", lambda *_: rehearsal)
+    rollout = Rollout(spec, "weighing", Turning(), latency_s=0.1)
+    monkeypatch.setattr(dagger, "POLICY_STEPS", (30, 31))
+    monkeypatch.setattr(dagger, "_rollout", lambda *_: rollout)
     config = GenerateConfig(task="weighing", seed=4, bundle="turning")
-    made = dagger.demonstrate_after_policy(config, 0)
+    made = dagger.dagger_attempt(config, 0)
     assert made.reason == "the display is on and the arm has retracted"
-    plain = module.attempt_episode(replace(config, bundle="", noise=0.0), 0)
+    plain = module.attempt_demonstration(replace(config, bundle="", disturbed_share=0.0), 0)
     turned = made.episode.proprio[0] - plain.episode.proprio[0]
     assert 0.1 < turned[0] < 0.3 and np.abs(turned[1:6]).max() < 0.05
     speed = np.abs(np.diff(made.episode.actions, axis=0)).max(0) * spec.action_rate_hz
     assert (speed < spec.velocity_limit).all()
-    again = dagger.demonstrate_after_policy(config, 0)
+    again = dagger.dagger_attempt(config, 0)
     np.testing.assert_array_equal(again.episode.actions, made.episode.actions)
-    generate(config, 1, tmp_path, workers=1, attempt=dagger.demonstrate_after_policy)
+    generate(config, 1, tmp_path, workers=1, attempt=dagger.dagger_attempt)
     with pytest.raises(DatasetError, match="bundle"):
         generate(replace(config, bundle=""), 2, tmp_path, workers=1)

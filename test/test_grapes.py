@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from twin_setup import SPEC, outcome, put, put_tool, run, to_the_horizon
 
-from nac_ros.simulation.tasks.grapes import APART, GRAPE, HEIGHT, PLATE, _places
+from nac_ros.simulation.tasks.grapes import APART, GRAPE, HEIGHT, PLATE, _grape_positions
 from nac_ros.simulation.twin import Twin
 
 MIDDLE = 0.045  # of the bunch, behind its stem [m]
@@ -27,14 +27,14 @@ def test_a_bunch_on_the_plate_is_success_once_it_lies_still(twin):
     assert twin.outcome().state == "running"
     run(twin, 1.2)
     assert outcome(twin) == "success: the grapes lie on the plate"
-    assert twin.task.on_plate(twin.data) == len(_places())
+    assert twin.task.n_on_plate() == len(_grape_positions())
 
 
 def test_a_bunch_that_hangs_over_the_rim_by_less_than_half_is_success(twin):
     twin.reset(0)
     lay(twin, x=-0.08)
     run(twin, 2.0)
-    assert len(_places()) / 2 <= twin.task.on_plate(twin.data) < len(_places())
+    assert len(_grape_positions()) / 2 <= twin.task.n_on_plate() < len(_grape_positions())
     assert twin.outcome().state == "success"
 
 
@@ -42,14 +42,14 @@ def test_a_bunch_of_which_fewer_than_half_remain_on_the_plate_is_failure(twin):
     twin.reset(0)
     lay(twin, x=-0.108)
     run(twin, 2.0)
-    assert 0 < twin.task.on_plate(twin.data) < len(_places()) / 2
+    assert 0 < twin.task.n_on_plate() < len(_grape_positions()) / 2
     assert outcome(twin) == "failure: fewer than half of the grapes remain on the plate"
 
 
 def test_a_bunch_beside_the_plate_may_be_tried_again_until_the_horizon(twin):
     twin.reset(0)
     run(twin, 1.5)
-    assert twin.task.on_plate(twin.data) == 0
+    assert twin.task.n_on_plate() == 0
     assert twin.outcome().state == "running"
     to_the_horizon(twin)
     assert outcome(twin) == "failure: the grapes are not on the plate at the end"
@@ -81,9 +81,11 @@ def test_a_bunch_that_is_lost_is_failure_at_once(twin, place, reason):
 
 
 def test_sixteen_grapes_hang_on_one_stem_and_follow_it(twin):
-    assert len(_places()) == 16
+    assert len(_grape_positions()) == 16
     gaps = [
-        np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(_places()) for b in _places()[:i]
+        np.linalg.norm(np.subtract(a, b))
+        for i, a in enumerate(_grape_positions())
+        for b in _grape_positions()[:i]
     ]
     assert min(gaps) > 2 * GRAPE - 1e-3 and min(gaps) < APART + 1e-6
     twin.reset(0)
@@ -94,10 +96,10 @@ def test_sixteen_grapes_hang_on_one_stem_and_follow_it(twin):
 
 
 def test_the_bunch_starts_on_the_table_around_its_mark(twin):
-    (start,) = twin.task.starts
+    (start,) = twin.task.start_poses
     for seed in range(12):
         twin.reset(seed)
         assert twin.outcome().state == "running"
         place = twin.data.body("bunch").xpos
         assert np.abs(place[:2] - (start.x, start.y)).max() < start.spread + 2e-3
-        assert twin.task.on_plate(twin.data) == 0
+        assert twin.task.n_on_plate() == 0

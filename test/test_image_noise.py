@@ -44,5 +44,5 @@ def test_a_large_picture_has_noise_too():
 
 @pytest.mark.parametrize("sigma", [-1.0, float("nan"), 1e3])
 def test_noise_out_of_range_is_refused(sigma):
-    with pytest.raises(SimulationError, match="image noise must lie in 0"):
+    with pytest.raises(SimulationError, match="image noise must be in 0"):
         ImageNoise(sigma)

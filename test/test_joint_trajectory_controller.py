@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nac_ros.core.types import Trajectory, TrajectoryPoint
-from nac_ros.simulation.joint_trajectory_controller import TrajectoryController, TrajectoryRejected
+from nac_ros.simulation.joint_trajectory_controller import JointTrajectoryController, TrajectoryRejected
 
 NAMES = ("a", "b", "c")
 
@@ -17,7 +17,7 @@ def point(positions, at, velocities=None):
 
 
 def controller(start=(0.0, 0.0, 0.0), now=0.0):
-    made = TrajectoryController(NAMES)
+    made = JointTrajectoryController(NAMES)
     made.reset(np.array(start), now)
     return made
 

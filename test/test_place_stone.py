@@ -70,8 +70,8 @@ def test_a_stone_between_intersections_waits_for_the_horizon(twin):
 def test_a_stone_on_another_stone_is_not_on_the_board(twin):
     twin.reset(0)
     lay(twin, intersection(*BLACK[0]), height=2 * LENS[2])
-    twin.restore(twin.state())
-    assert not twin.task.on_board(twin.data)
+    twin.restore(twin.snapshot())
+    assert not twin.task.is_on_board()
 
 
 def test_a_stone_that_is_not_placed_is_failure_at_the_horizon(twin):
@@ -118,7 +118,7 @@ def test_board_and_stone_start_around_their_marks(twin):
         twin.reset(seed)
         stone = twin.data.body("stone").xpos[:2] - (STONE.x, STONE.y)
         places.append([*stone, *(twin.data.body("board").xpos[:2] - (BOARD.x, BOARD.y))])
-        assert not twin.task.on_board(twin.data)
+        assert not twin.task.is_on_board()
     reach = np.abs(places).max(axis=0)
     assert (reach[:2] < STONE.spread + 1e-3).all() and (reach[2:] <= BOARD.spread).all()
     assert (reach[:2] > 0.8 * STONE.spread).all() and (reach[2:] > 0.8 * BOARD.spread).all()

@@ -80,11 +80,11 @@ def test_the_robots_limits_are_those_of_the_model(model):
 
 
 def test_a_placed_pose_is_read_back(model):
-    data, arm = mujoco.MjData(model), SimulatedArm(model)
+    arm = SimulatedArm(model, mujoco.MjData(model))
     wanted = SPEC.home + 0.01
     wanted[-1] = 0.03
-    arm.place(data, wanted)
-    np.testing.assert_allclose(arm.state(data), wanted, atol=1e-6)
+    arm.set_positions(wanted)
+    np.testing.assert_allclose(arm.positions(), wanted, atol=1e-6)
 
 
 def test_a_camera_looks_at_its_target():

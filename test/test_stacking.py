@@ -105,7 +105,7 @@ def test_a_cube_out_of_the_arms_reach_is_failure(two):
 @pytest.mark.parametrize("task", ["two", "three"])
 def test_cubes_start_around_their_marks_with_room_for_fingers_between(task, request):
     twin = request.getfixturevalue(task)
-    starts = {start.name: start for start in twin.task.starts}
+    starts = {start.name: start for start in twin.task.start_poses}
     offsets = []
     for seed in range(40):
         twin.reset(seed)

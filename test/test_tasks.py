@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from twin_setup import SPEC, put, put_tool, run
 
-from nac_ros.simulation.domain_randomization import load_variation
+from nac_ros.simulation.domain_randomization import load_randomization
 from nac_ros.simulation.tasks import list_tasks, make_task
 from nac_ros.simulation.tasks import marker as marker_file
 from nac_ros.simulation.tasks import weighing as weighing_file
@@ -65,7 +65,7 @@ def test_a_full_press_lights_the_display_and_retracting_is_success(scale):
     scale.reset(0)
     put_tool(scale, button_place(scale) + [0, 0, 0.05])
     push_button(scale, 4.0)
-    assert scale.task.on
+    assert scale.task.is_on
     run(scale, 1.0)
     assert scale.outcome().state == "running"
     put_tool(scale, button_place(scale) + [-0.05, 0, 0.12])
@@ -89,7 +89,7 @@ def test_a_second_full_press_turns_it_off_and_is_failure(scale):
     put_tool(scale, button_place(scale) + [0, 0, 0.05])
     push_button(scale, 4.0)
     push_button(scale, 4.0)
-    assert not scale.task.on
+    assert not scale.task.is_on
     put_tool(scale, button_place(scale) + [-0.05, 0, 0.12])
     run(scale, 0.5)
     assert scale.outcome().state == "failure"
@@ -100,7 +100,7 @@ def test_holding_the_button_down_counts_as_one_press(scale):
     scale.reset(0)
     put_tool(scale, button_place(scale) + [0, 0, 0.05])
     push_button(scale, 4.0, seconds=1.0)
-    assert scale.task.on
+    assert scale.task.is_on
 
 
 def test_a_press_that_is_too_weak_is_failure(scale):
@@ -165,7 +165,7 @@ def test_every_point_of_the_marker_must_be_between_the_walls_and_below_the_rim(
     pen.reset(0)
     put_marker(pen, np.append(marker_file.BIN, 0) + offset)
     _forward(pen)
-    assert pen.task.inside(pen.data) == inside
+    assert pen.task.is_inside() == inside
 
 
 def test_a_marker_standing_out_of_the_bin_is_not_inside(pen):
@@ -174,7 +174,7 @@ def test_a_marker_standing_out_of_the_bin_is_not_inside(pen):
     upright = (np.sqrt(0.5), 0, np.sqrt(0.5), 0)
     pen.data.qpos[address : address + 7] = (*marker_file.BIN, 0.065, *upright)
     _forward(pen)
-    assert not pen.task.inside(pen.data)
+    assert not pen.task.is_inside()
 
 
 def test_a_marker_still_touched_in_the_bin_is_not_success(pen):
@@ -182,7 +182,7 @@ def test_a_marker_still_touched_in_the_bin_is_not_success(pen):
     put_marker(pen, [*marker_file.BIN, 0.0131])
     put_tool(pen, [*marker_file.BIN, 0.029])
     run(pen, 0.8)
-    assert pen.task.inside(pen.data)
+    assert pen.task.is_inside()
     assert pen.outcome().state == "running"
     pen.data.time = HORIZON_S
     run(pen, 0.1)
@@ -261,7 +261,7 @@ def test_the_page_of_tasks_says_what_the_code_does():
         told = {row[0]: tuple(map(float, row[1:])) for row in rows}
         assert told == {
             start.name: pytest.approx((start.x, start.y, start.spread), abs=6e-4)
-            for start in task.starts
+            for start in task.start_poses
         }
 
 
@@ -275,7 +275,7 @@ def test_the_page_of_tasks_shows_each_in_a_small_picture():
 def test_the_page_of_tasks_has_every_range_with_its_values():
     rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ", PAGE, re.MULTILINE)
     told = {key: (float(nominal), float(varied)) for key, nominal, varied in rows}
-    nominal, varied = load_variation("nominal"), load_variation("varied")
+    nominal, varied = load_randomization("nominal"), load_randomization("varied")
     keys = [field.name for field in dataclasses.fields(nominal)]
     assert told == {key: (getattr(nominal, key), getattr(varied, key)) for key in keys}
 
@@ -285,4 +285,4 @@ def test_a_tasks_id_is_its_files_name():
 
 
 def _forward(twin):
-    twin.restore(twin.state())
+    twin.restore(twin.snapshot())

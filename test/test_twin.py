@@ -7,7 +7,7 @@ from nac_ros.core.errors import UnknownName
 from nac_ros.core.types import JointTrajectory, Trajectory, TrajectoryPoint
 from nac_ros.robot.spec import load_robot
 from nac_ros.simulation.seeds import scene_seed
-from nac_ros.simulation.servo_droop import Droop
+from nac_ros.simulation.servo_droop import ServoDroop
 from nac_ros.simulation.twin import Twin
 
 SPEC = load_robot("vx300s")
@@ -29,11 +29,11 @@ def test_scene_seeds_do_not_change_and_differ_by_task_seed_and_trial():
 
 def test_the_same_seed_gives_the_same_scene_after_any_other_trial(twin):
     twin.reset(7)
-    first, image = twin.state(), twin.render("scene", 96, 96)
+    first, image = twin.snapshot(), twin.render("scene", 96, 96)
     twin.reset(8)
     twin.step_until(0.5)
     twin.reset(7)
-    np.testing.assert_array_equal(twin.state().physics, first.physics)
+    np.testing.assert_array_equal(twin.snapshot().physics, first.physics)
     np.testing.assert_array_equal(twin.render("scene", 96, 96), image)
     assert twin.now() == 0.0
 
@@ -42,8 +42,8 @@ def test_start_poses_vary_within_a_tenth_of_a_radian_and_touch_nothing(twin):
     starts = []
     for seed in range(25):
         twin.reset(seed)
-        assert not twin.arm.collides(twin.data)
-        starts.append(twin.command())
+        assert not twin.arm.collides()
+        starts.append(twin.setpoint())
     offsets = np.array(starts)[:, :-1] - SPEC.home[:-1]
     assert np.abs(offsets).max() <= 0.1 + 1e-9
     assert offsets.std(axis=0).min() > 0.03
@@ -71,34 +71,34 @@ def test_the_arm_ends_a_trajectory_within_2_mm_of_its_goal(twin):
     goal[-1] = 0.02
     twin.send_trajectory(Trajectory(SPEC.joint_names, [TrajectoryPoint(goal, 1.0)]))
     twin.step_until(1.5)
-    np.testing.assert_allclose(twin.command(), goal, atol=1e-9)
-    reached = twin.arm.tool(twin.data).copy()
-    twin.arm.place(twin.data, goal)
-    twin.restore(twin.state())
-    assert np.linalg.norm(twin.arm.tool(twin.data) - reached) < 2e-3
+    np.testing.assert_allclose(twin.setpoint(), goal, atol=1e-9)
+    reached = twin.arm.tool_position().copy()
+    twin.arm.set_positions(goal)
+    twin.restore(twin.snapshot())
+    assert np.linalg.norm(twin.arm.tool_position() - reached) < 2e-3
 
 
 def test_a_motion_is_followed_by_its_stamps(twin):
     twin.reset(2)
-    start, rest = twin.command(), np.zeros((2, SPEC.action_dim))
+    start, rest = twin.setpoint(), np.zeros((2, SPEC.action_dim))
     row = np.stack([start, start + 0.01])
     twin.write(JointTrajectory(0.1, np.array([0.0, 0.2]), row, rest, rest))
     twin.step_until(0.1)
-    np.testing.assert_allclose(twin.command(), start, atol=1e-9)
+    np.testing.assert_allclose(twin.setpoint(), start, atol=1e-9)
     twin.step_until(0.2)
-    np.testing.assert_allclose(twin.command(), start + 0.005, atol=1e-9)
+    np.testing.assert_allclose(twin.setpoint(), start + 0.005, atol=1e-9)
     twin.step_until(0.4)
-    np.testing.assert_allclose(twin.command(), start + 0.01, atol=1e-9)
+    np.testing.assert_allclose(twin.setpoint(), start + 0.01, atol=1e-9)
 
 
 def test_hold_stops_where_the_command_is(twin):
     twin.reset(2)
-    start = twin.command()
+    start = twin.setpoint()
     twin.send_trajectory(Trajectory(SPEC.joint_names, [TrajectoryPoint(start + 0.1, 1.0)]))
     twin.step_until(0.5)
     twin.hold()
     twin.step_until(1.0)
-    np.testing.assert_allclose(twin.command(), start + 0.05, atol=1e-9)
+    np.testing.assert_allclose(twin.setpoint(), start + 0.05, atol=1e-9)
 
 
 def test_time_only_moves_forward(twin):
@@ -110,7 +110,7 @@ def test_time_only_moves_forward(twin):
 
 def test_a_snapshot_shows_the_same_picture_again(twin):
     twin.reset(3)
-    snapshot, image = twin.state(), twin.render("spectator", 160, 120)
+    snapshot, image = twin.snapshot(), twin.render("spectator", 160, 120)
     goal = SPEC.home
     twin.send_trajectory(Trajectory(SPEC.joint_names, [TrajectoryPoint(goal + 0.05, 0.3)]))
     twin.step_until(0.5)
@@ -129,11 +129,11 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
 
 
 def test_an_arm_that_droops_rests_beside_the_set_points_its_controller_holds():
-    droop = Droop(offset_rad=0.01, compliance_rad_per_nm=0.008)
+    droop = ServoDroop(offset_rad=0.01, compliance_rad_per_nm=0.008)
     twin = Twin(SPEC, "marker", render=False, droop=droop)
-    beside = (twin.proprio() - twin.command())[:-1]
+    beside = (twin.proprio() - twin.setpoint())[:-1]
     twin.step_until(1.0)
-    np.testing.assert_allclose((twin.proprio() - twin.command())[:-1], beside, atol=1e-3)
+    np.testing.assert_allclose((twin.proprio() - twin.setpoint())[:-1], beside, atol=1e-3)
     np.testing.assert_allclose(beside[[0, 3, 5]], 0.01, atol=1.5e-3)  # which gravity does not load
     assert beside[2] == pytest.approx(0.01 + 0.008 * 2.5, abs=0.003), "the elbow gives way"
-    assert twin.proprio()[-1] == pytest.approx(twin.command()[-1], abs=1e-3)
+    assert twin.proprio()[-1] == pytest.approx(twin.setpoint()[-1], abs=1e-3)

@@ -4,7 +4,7 @@ import numpy as np
 
 from nac_ros.robot.spec import load_robot
 from nac_ros.simulation.bodies import FreeBody
-from nac_ros.simulation.expert import make_mover
+from nac_ros.simulation.expert import make_expert_motion
 from nac_ros.simulation.tasks.base import HORIZON
 
 SPEC = load_robot("vx300s")
@@ -17,16 +17,16 @@ def run(twin, seconds):
 
 def put(twin, name, position, yaw=0.0):
     """Puts the free body called so there, upright and at rest."""
-    FreeBody(twin.model, name).place(twin.data, np.asarray(position), yaw)
+    FreeBody(twin.model, twin.data, name).set_pose(np.asarray(position), yaw)
     joint = twin.model.joint(name)
     twin.data.qvel[joint.dofadr[0] : joint.dofadr[0] + 6] = 0
 
 
 def put_tool(twin, position, opening=0.0, yaw=0.0):
     """Places the arm at once with its tool at `position`, pointing down."""
-    mover = make_mover(twin, np.random.default_rng(0))
+    mover = make_expert_motion(twin, np.random.default_rng(0))
     joints = mover.kinematics.solve(np.asarray(position), yaw)
-    twin.arm.place(twin.data, np.append(joints, opening))
+    twin.arm.set_positions(np.append(joints, opening))
     twin.controller.reset(np.append(joints, opening), twin.now())
 
 

@@ -1,1 +1,1 @@
-"""Demonstrations made in the twin by scripted experts, alone (generate) or after a policy (DAgger)."""
+"""Demonstrations of scripted experts in the twin, alone (generate) or after a policy (DAgger)."""

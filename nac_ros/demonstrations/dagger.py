@@ -1,7 +1,8 @@
-"""Demonstrations that begin where a policy went: what it does badly is what it is shown.
+"""DAgger: the policy drives for a random time, then the scripted expert takes over until success.
 
-Dataset aggregation after Ross et al., arXiv 1011.0686, in whole corrections: the policy drives for
-a random while, then the expert takes over and its way to success is the demonstration.
+Dataset aggregation of Ross et al. 2011 (arXiv 1011.0686). The expert's part is the demonstration,
+so the dataset covers the states that the policy reaches. Unlike the paper's per-step labels it is
+one continuous correction.
 """
 
 from functools import lru_cache
@@ -9,47 +10,45 @@ from functools import lru_cache
 import numpy as np
 
 from nac_ros.core.errors import SimulationError
-from nac_ros.demonstrations.generate import Attempt, GenerateConfig, as_attempt
+from nac_ros.demonstrations.generate import Attempt, GenerateConfig, scene_seed_of, to_attempt
 from nac_ros.evaluation.rollout import Rollout
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.engine import Engine
-from nac_ros.simulation.expert import take_over
-from nac_ros.simulation.seeds import scene_seed
+from nac_ros.simulation.expert import record_expert
 
-DRIVEN = (16, 300)  # control periods that the policy drives
+POLICY_STEPS = (16, 300)  # range of the control periods that the policy drives
 LATENCY_S = 0.1
 
 
-def demonstrate_after_policy(config: GenerateConfig, trial: int) -> Attempt:
-    """Demonstration `trial` of the expert, taking over from the policy in `config.bundle`."""
-    rehearsal = _rehearsal(config.bundle, config.task, config.scenes)
-    twin = rehearsal.twin
-    seed = scene_seed(f"demonstrations/{config.task}", config.seed, trial)
+def dagger_attempt(config: GenerateConfig, trial: int) -> Attempt:
+    """DAgger demonstration `trial`: the expert continues from where `config.bundle` has driven."""
+    rollout = _make_rollout(config.bundle, config.task, config.randomization)
+    twin, seed = rollout.twin, scene_seed_of(config, trial)
     rng = np.random.default_rng([seed, 2])
-    velocities = _drive(rehearsal, seed, int(rng.integers(*DRIVEN)))
+    velocities = _drive(rollout, seed, int(rng.integers(*POLICY_STEPS)))
     if twin.outcome().state != "running":
-        return Attempt(None, f"over before the expert came: {twin.outcome().reason}")
+        return Attempt(None, f"the trial ended under the policy: {twin.outcome().reason}")
     try:
-        shown = take_over(twin, rng, velocities)
-    except SimulationError as error:  # the policy left the arm or a thing out of reach
+        demonstration = record_expert(twin, rng, velocities)
+    except SimulationError as error:  # the policy left the arm or an object out of reach
         return Attempt(None, str(error))
-    return as_attempt(shown, twin.task.prompt)
+    return to_attempt(demonstration, twin.task.prompt)
 
 
-def _drive(rehearsal: Rollout, seed: int, steps: int) -> np.ndarray:
-    """Lets the policy drive; the velocity `[D]` that it leaves the set-point with."""
-    rehearsal.begin(seed)
-    twin = rehearsal.twin
-    before = twin.command()
+def _drive(rollout: Rollout, seed: int, steps: int) -> np.ndarray:
+    """Runs the policy for `steps` periods; returns the set-point's velocity `[D]` at the end."""
+    rollout.reset(seed)
+    twin = rollout.twin
+    before = twin.setpoint()
     for _ in range(steps):
         if twin.outcome().state != "running":
             break
-        before = twin.command()
-        rehearsal.step()
-    return (twin.command() - before) * rehearsal.spec.action_rate_hz
+        before = twin.setpoint()
+        rollout.step()
+    return (twin.setpoint() - before) * rollout.spec.action_rate_hz
 
 
 @lru_cache(maxsize=1)
-def _rehearsal(bundle: str, task: str, scenes: str) -> Rollout:
+def _make_rollout(bundle: str, task: str, randomization: str) -> Rollout:
     loaded = load_bundle(bundle)
-    return Rollout(loaded.robot, task, Engine(loaded, threads=1), LATENCY_S, scenes)
+    return Rollout(loaded.robot, task, Engine(loaded, threads=1), LATENCY_S, randomization)

@@ -1,4 +1,4 @@
-"""Demonstrations by the scripted expert, made by several processes and written by one."""
+"""Generates a dataset of scripted demonstrations: several processes simulate, one writes."""
 
 import os
 import time
@@ -17,15 +17,15 @@ import numpy as np
 
 from nac_ros.core import files
 from nac_ros.core.errors import ConfigError, DatasetError, SimulationError
-from nac_ros.core.processes import begin_worker
+from nac_ros.core.processes import set_up_worker
 from nac_ros.core.provenance import environment
 from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.lerobot import layout
 from nac_ros.datasets.lerobot.info import read_info
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 from nac_ros.robot.spec import RobotSpec, load_robot
-from nac_ros.simulation import rendering  # noqa: F401 - it chooses the GL before mink loads MuJoCo
-from nac_ros.simulation.domain_randomization import load_variation
+from nac_ros.simulation import rendering  # noqa: F401 - sets the GL before mink imports MuJoCo
+from nac_ros.simulation.domain_randomization import load_randomization
 from nac_ros.simulation.expert import Demonstration, demonstrate
 from nac_ros.simulation.seeds import scene_seed
 from nac_ros.simulation.twin import Twin
@@ -36,28 +36,36 @@ MAX_FAILURES_IN_A_ROW = 30
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What decides every byte of the episodes; the number of workers does not.
+    """All that the episodes depend on, byte by byte; the number of workers is no part of it.
 
-    noise: probability that an episode begins amid a disturbed approach
-    bundle: folder of a policy that drives first, '' = none
-    scenes: how scenes vary, a name in config/scenes or the path of a YAML file
+    disturbed_share: probability that an episode starts after a disturbed approach
+    bundle: folder of a policy that drives first (DAgger), '' = none
+    randomization: a name in config/randomization or the path of a YAML file
     """
 
     task: str
     seed: int = 0
     robot: str = "vx300s"
-    noise: float = 0.5
+    disturbed_share: float = 0.5
     bundle: str = ""
-    scenes: str = "nominal"
+    randomization: str = "nominal"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise <= 1:
-            raise ConfigError(f"noise is a probability from 0 to 1, got {self.noise}")
+        share = self.disturbed_share
+        if not 0 <= share <= 1:
+            raise ConfigError(f"disturbed_share must be a probability from 0 to 1, got {share}")
+
+
+class Attempt(NamedTuple):
+    """A demonstration, None if the expert failed, and the reason for its end."""
+
+    episode: Episode | None
+    reason: str
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; failed counts the demonstrations that were not kept."""
+    """Progress of a run: episodes kept and wanted, failed attempts, and the rate."""
 
     kept: int
     wanted: int
@@ -79,13 +87,14 @@ def generate(
     *,
     workers: int = 2,
     report: Callable[[Progress], None] = lambda progress: None,
-    attempt: "Callable[[GenerateConfig, int], Attempt] | None" = None,
+    attempt: Callable[[GenerateConfig, int], Attempt] | None = None,
 ) -> Progress:
-    """Brings the dataset in `out` to `episodes` successful demonstrations.
+    """Adds demonstrations to the dataset in `out` until it has `episodes` successful ones.
 
-    Trial i has the same scene and expert whatever the workers; failed trials are left out. A
-    folder that this function left half done is gone on with; one of another config is refused.
-    attempt: makes demonstration i, `attempt_episode` by default; workers import it
+    Trial i has the same scene and expert for any number of workers; failed trials are left out.
+    An unfinished dataset of the same config is resumed, any other raises DatasetError.
+
+    attempt: makes demonstration i, `attempt_demonstration` by default; workers import it by name
     """
     spec = load_robot(config.robot)
     out = Path(out)
@@ -100,8 +109,8 @@ def generate(
         report(counter.progress())
         if writer.n_episodes >= episodes:
             return counter.progress()
-        play = partial(attempt or attempt_episode, config)
-        with _trials(play, first, workers) as attempts:
+        make = partial(attempt or attempt_demonstration, config)
+        with _attempts(make, first, workers) as attempts:
             for trial, made in attempts:
                 counter.add(trial, made)
                 if made.episode:
@@ -112,46 +121,45 @@ def generate(
     return counter.progress()
 
 
-class Attempt(NamedTuple):
-    """A demonstration, None where the expert failed, and why it ended."""
-
-    episode: Episode | None
-    reason: str
-
-
-def attempt_episode(config: GenerateConfig, trial: int) -> Attempt:
-    """Demonstration `trial`; its scene is none that policies are judged on."""
-    twin = _twin(config.robot, config.task, config.scenes)
-    seed = scene_seed(f"demonstrations/{config.task}", config.seed, trial)
+def attempt_demonstration(config: GenerateConfig, trial: int) -> Attempt:
+    """Demonstration `trial` of the scripted expert."""
+    twin = _make_twin(config.robot, config.task, config.randomization)
+    seed = scene_seed_of(config, trial)
+    rng = np.random.default_rng([seed, 1])
     try:
-        shown = demonstrate(twin, seed, np.random.default_rng([seed, 1]), noise=config.noise)
-    except SimulationError as error:  # this scene is out of the expert's reach
+        demonstration = demonstrate(twin, seed, rng, config.disturbed_share)
+    except SimulationError as error:  # an object is out of the expert's reach
         return Attempt(None, str(error))
-    return as_attempt(shown, twin.task.prompt)
+    return to_attempt(demonstration, twin.task.prompt)
 
 
-def as_attempt(shown: Demonstration, prompt: str) -> Attempt:
-    """What was shown as an episode, none where the task was not done."""
-    if not shown.success:
-        return Attempt(None, shown.reason)
-    return Attempt(Episode(shown.proprio, shown.actions, prompt, shown.images, True), shown.reason)
+def scene_seed_of(config: GenerateConfig, trial: int) -> int:
+    """Scene seed of demonstration `trial`; evaluations use no such scene."""
+    return scene_seed(f"demonstrations/{config.task}", config.seed, trial)
+
+
+def to_attempt(demonstration: Demonstration, prompt: str) -> Attempt:
+    """A successful demonstration as an episode, a failed one as none."""
+    d = demonstration
+    episode = Episode(d.proprio, d.actions, prompt, d.images, True) if d.success else None
+    return Attempt(episode, d.reason)
 
 
 class _Counter:
     def __init__(self, kept: int, wanted: int, first_trial: int):
         self._kept, self._wanted, self._failed = kept, wanted, first_trial - kept
         self._kept_before, self._start = kept, time.monotonic()
-        self._row = 0
+        self._failed_in_a_row = 0
 
     def add(self, trial: int, attempt: Attempt) -> None:
         if attempt.episode:
-            self._kept, self._row = self._kept + 1, 0
+            self._kept, self._failed_in_a_row = self._kept + 1, 0
             return
-        self._failed, self._row = self._failed + 1, self._row + 1
-        if self._row >= MAX_FAILURES_IN_A_ROW:
+        self._failed, self._failed_in_a_row = self._failed + 1, self._failed_in_a_row + 1
+        if self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise SimulationError(
-                f"{self._row} demonstrations in a row failed, trial {trial} because: "
-                f"{attempt.reason}; look at the scene or lower the noise"
+                f"{self._failed_in_a_row} demonstrations in a row failed, trial {trial} because: "
+                f"{attempt.reason}; look at the scene or lower the disturbed share"
             )
 
     def progress(self) -> Progress:
@@ -175,47 +183,48 @@ def _check_same_run(out: Path, config: GenerateConfig) -> None:
     path = out / RUN_FILE
     if not path.is_file():
         if (out / "meta/info.json").is_file() and read_info(out).get("total_episodes"):
-            raise DatasetError(f"{out} holds episodes of another origin; choose another folder")
+            raise DatasetError(f"{out} holds other episodes; choose another folder")
         return
     found = layout.read_json(path)["config"]
     for key, value in asdict(config).items():
-        if found.setdefault(key, getattr(GenerateConfig, key, None)) != value:
+        if found.get(key) != value:
             raise DatasetError(
                 f"{out} was generated with {key} {found.get(key)}, not {value}; give the same "
-                "options to go on with it, or choose another folder"
+                "options to resume it, or choose another folder"
             )
 
 
 @contextmanager
-def _trials(
-    play: Callable[[int], Attempt], first: int, workers: int
+def _attempts(
+    make: Callable[[int], Attempt], first: int, workers: int
 ) -> Iterator[Iterator[tuple[int, Attempt]]]:
-    """Trials from `first` on, in order, without end; the processes stop when it is left."""
+    """Endless attempts from trial `first` on, in order; leaving the context stops the workers."""
     if workers == 1:
-        yield ((trial, play(trial)) for trial in count(first))
+        yield ((trial, make(trial)) for trial in count(first))
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), set_up_worker)
     try:
-        yield _ahead(pool, play, first, 2 * workers)
+        yield _in_parallel(pool, make, first, 2 * workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ahead(
-    pool: ProcessPoolExecutor, play: Callable[[int], Attempt], first: int, depth: int
+def _in_parallel(
+    pool: ProcessPoolExecutor, make: Callable[[int], Attempt], first: int, depth: int
 ) -> Iterator[tuple[int, Attempt]]:
-    """Keeps `depth` trials under way and hands them out in order."""
+    """Keeps `depth` trials in the pool and yields their attempts in order."""
     queue: deque[tuple[int, Future[Attempt]]] = deque()
     for trial in count(first):
-        queue.append((trial, pool.submit(play, trial)))
+        queue.append((trial, pool.submit(make, trial)))
         if len(queue) == depth:
             oldest, future = queue.popleft()
             yield oldest, future.result()
 
 
 @lru_cache(maxsize=2)
-def _twin(robot: str, task: str, scenes: str) -> Twin:
-    # pictures as they are rendered: noise would make data sets several times as large
-    twin = Twin(load_robot(robot), task, variation=load_variation(scenes), image_noise=0.0)
-    twin.read()  # without a working GL it ends here, and is no failed demonstration
+def _make_twin(robot: str, task: str, randomization: str) -> Twin:
+    # No image noise: it would make datasets several times as large.
+    ranges = load_randomization(randomization)
+    twin = Twin(load_robot(robot), task, randomization=ranges, image_noise=0.0)
+    twin.read()  # raises without a working GL, before an attempt could count that as a failure
     return twin

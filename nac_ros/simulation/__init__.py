@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when mujoco is first imported by any of us
+os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it once, at its first import

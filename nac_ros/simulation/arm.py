@@ -1,8 +1,7 @@
-"""Where the robot's action `[D]` meets MuJoCo's joints, servos, tool and contacts."""
+"""The ViperX arm in MuJoCo: action vectors `[D]` as joints, servo targets, tool and contacts."""
 
 import numpy as np
 
-from nac_ros.robot.spec import RobotSpec
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.scene import (
     ARM_JOINTS,
@@ -11,90 +10,57 @@ from nac_ros.simulation.scene import (
     FINGERS,
     PREFIX,
     TOOL_SITE,
-    build_scene,
 )
 
 
-def fingers_from_opening(opening: float) -> tuple[float, float]:
-    """Joint positions [m] of the left and right finger at a gripper opening [m]."""
-    finger = min(max(FINGER_CLOSED + opening / 2, FINGER_CLOSED), FINGER_OPEN)
-    return finger, -finger
-
-
 class SimulatedArm:
-    """The arm inside one compiled model; actions and states are `[D]`, gripper opening last."""
+    """The arm of one compiled model; actions and states are `[D]`, gripper opening last."""
 
-    def __init__(self, model: "mujoco.MjModel"):
-        self.model = model
+    def __init__(self, model: "mujoco.MjModel", data: "mujoco.MjData"):
+        self._data, self._n_geoms = data, model.ngeom
         names = [PREFIX + joint for joint in (*ARM_JOINTS, *FINGERS)]
         self._qpos = np.array([model.joint(name).qposadr[0] for name in names])
-        joints = [model.joint(PREFIX + joint) for joint in ARM_JOINTS]
-        self._dofs = np.array([joint.dofadr[0] for joint in joints])
+        self._dofs = np.array([model.joint(PREFIX + joint).dofadr[0] for joint in ARM_JOINTS])
         self._tool = model.site(TOOL_SITE).id
-        self._bodies = self._subtree(model.body("vx300s_left").id)
-        self.geoms = np.flatnonzero(np.isin(model.geom_bodyid, self._bodies))
+        root = model.body("vx300s_left").id
+        self.geoms = np.flatnonzero(model.body_rootid[model.geom_bodyid] == root)
 
-    @property
-    def qpos_addresses(self) -> np.ndarray:
-        """Where the six joints and two fingers lie in qpos."""
-        return self._qpos
-
-    def state(self, data: "mujoco.MjData") -> np.ndarray:
+    def positions(self) -> np.ndarray:
         """Measured joint positions, float32 `[D]`."""
-        return np.append(data.qpos[self._qpos[:-2]], self.opening(data)).astype(np.float32)
+        return np.append(self._data.qpos[self._qpos[:-2]], self.opening()).astype(np.float32)
 
-    def gravity(self, data: "mujoco.MjData") -> np.ndarray:
-        """Torques [Nm] that hold the six joints against gravity, and keep them on their way."""
-        return data.qfrc_bias[self._dofs]
-
-    def opening(self, data: "mujoco.MjData") -> float:
+    def opening(self) -> float:
         """Measured opening of the gripper [m]."""
-        left, right = data.qpos[self._qpos[-2:]]
+        left, right = self._data.qpos[self._qpos[-2:]]
         return left - right - 2 * FINGER_CLOSED
 
-    def place(self, data: "mujoco.MjData", positions: np.ndarray) -> None:
-        """Sets the joints and their servos to `positions` `[D]` at once, at rest."""
-        data.qpos[self._qpos] = [*positions[:-1], *fingers_from_opening(positions[-1])]
-        self.command(data, positions)
+    def gravity_torques(self) -> np.ndarray:
+        """Torques [Nm] of the six joints that balance gravity, Coriolis and centrifugal forces."""
+        return self._data.qfrc_bias[self._dofs]
 
-    def command(self, data: "mujoco.MjData", positions: np.ndarray) -> None:
-        """Gives the servos the set-point `[D]`."""
-        data.ctrl[:] = self.servo(positions)
+    def set_positions(self, positions: np.ndarray) -> None:
+        """Moves the joints to `positions` `[D]` without physics, with servo targets to match."""
+        targets = self.servo_targets(positions)
+        self._data.qpos[self._qpos] = targets
+        self._data.ctrl[:] = targets
 
     @staticmethod
-    def servo(positions: np.ndarray) -> np.ndarray:
-        """Servo inputs `[..., 8]` of set-points `[..., D]`."""
-        half = np.asarray(positions)[..., -1:] / 2
+    def servo_targets(setpoints: np.ndarray) -> np.ndarray:
+        """Positions `[..., 8]` of six joints and both fingers for set-points `[..., D]`."""
+        half = np.asarray(setpoints)[..., -1:] / 2
         finger = np.clip(FINGER_CLOSED + half, FINGER_CLOSED, FINGER_OPEN)
-        return np.concatenate([np.asarray(positions)[..., :-1], finger, -finger], axis=-1)
+        return np.concatenate([np.asarray(setpoints)[..., :-1], finger, -finger], axis=-1)
 
-    def tool(self, data: "mujoco.MjData") -> np.ndarray:
-        """The point between the finger pads [m], `[3]`."""
-        return data.site_xpos[self._tool]
+    def tool_position(self) -> np.ndarray:
+        """Point between the finger pads [m], `[3]`; a view that changes with the simulation."""
+        return self._data.site_xpos[self._tool]
 
-    def in_contact(self, data: "mujoco.MjData", geoms: np.ndarray, others: np.ndarray) -> bool:
-        """Whether any of `geoms` touches any of `others`."""
-        pairs = data.contact.geom[: data.ncon]
-        first, second = np.isin(pairs, geoms), np.isin(pairs, others)
-        return bool(((first[:, 0] & second[:, 1]) | (first[:, 1] & second[:, 0])).any())
+    def touches(self, geoms: np.ndarray) -> bool:
+        """Whether any geom of the arm is in contact with any of `geoms`."""
+        pairs = self._data.contact.geom[: self._data.ncon]  # [contacts, 2]
+        of_arm, of_others = np.isin(pairs, self.geoms), np.isin(pairs, geoms)
+        return bool((of_arm & of_others[:, ::-1]).any())
 
-    def touches(self, data: "mujoco.MjData", geoms: np.ndarray) -> bool:
-        """Whether any part of the arm touches any of `geoms`."""
-        return self.in_contact(data, self.geoms, geoms)
-
-    def collides(self, data: "mujoco.MjData") -> bool:
-        """Whether the arm touches anything that is not arm."""
-        others = np.setdiff1d(np.arange(self.model.ngeom), self.geoms)
-        return self.touches(data, others)
-
-    def _subtree(self, root: int) -> list[int]:
-        found = [root]
-        for body in range(root + 1, self.model.nbody):
-            if self.model.body_parentid[body] in found:
-                found.append(body)
-        return found
-
-
-def kinematic_model(spec: RobotSpec) -> "mujoco.MjModel":
-    """The arm with no objects, for inverse kinematics."""
-    return build_scene(spec).compile()
+    def collides(self) -> bool:
+        """Whether the arm touches anything but itself."""
+        return self.touches(np.setdiff1d(np.arange(self._n_geoms), self.geoms))

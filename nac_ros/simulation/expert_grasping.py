@@ -1,4 +1,4 @@
-"""How experts handle things: picking up, carrying while held, setting down, going back."""
+"""How experts grasp: pick a body, carry it while it is held, place and release it, retreat."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,127 +8,130 @@ import numpy as np
 from nac_ros.simulation.arm import SimulatedArm
 from nac_ros.simulation.bodies import FreeBody
 from nac_ros.simulation.expert_motion import ExpertMotion
-from nac_ros.simulation.rendering import mujoco
 
 Setpoints = Iterator[np.ndarray]
-ROUND = 1e-3  # symmetry of what looks the same from all sides: only the straightest wrist is left
+ROUND = 1e-3  # symmetry [rad] of round bodies: any yaw fits, so the wrist stays straight
 
 
 @dataclass(frozen=True)
 class GraspSpec:
-    """How a thing is taken between the fingers, lengths in metres.
+    """How the fingers grasp one kind of body; lengths and openings in metres.
 
-    height: of the tool above the thing's frame; closed: opening that is commanded
-    measured: openings that the gripper measures while the thing is between the fingers
-    symmetry: turn after which the thing looks the same to the fingers [rad]
-    wide: openings to come and to let go with; reach: tool to thing, sideways, while it is held
+    height: of the tool above the body's frame
+    closed: opening that is commanded to grasp
+    held: least and largest opening that is measured while the body is between the fingers
+    symmetry: turn after which the body looks the same to the fingers [rad]
+    wide: range of openings to approach and to release with
+    tolerance: largest distance between tool and grasp point while the body is held
     """
 
     height: float
     closed: float
-    measured: tuple[float, float]
+    held: tuple[float, float]
     symmetry: float
     wide: tuple[float, float] = (0.06, 0.07)
-    reach: float = 0.015
+    tolerance: float = 0.015
 
 
 class Grasper:
-    """What the gripper of one arm holds, and the moves that take, carry and set down.
+    """Grasp detection and the moves that pick, place and release bodies of one kind.
 
-    clear: tool height at which nothing is in the way [m]
+    safe_height: of the tool, at which nothing is in the way [m]
     """
 
-    def __init__(self, arm: SimulatedArm, grip: GraspSpec, clear: float):
-        self._arm, self.grip, self.clear = arm, grip, clear
+    def __init__(self, arm: SimulatedArm, grasp: GraspSpec, safe_height: float):
+        self._arm, self.grasp, self.safe_height = arm, grasp, safe_height
 
-    def holds(self, data: "mujoco.MjData", part: FreeBody) -> bool:
-        """Whether the fingers are closed around the part; contacts alone flicker in motion."""
-        offset = self._arm.tool(data) - part.position(data)
-        low, high = self.grip.measured
-        near = np.hypot(*offset[:2]) < self.grip.reach
-        level = abs(offset[2] - self.grip.height) < self.grip.reach
-        return bool(near and level and low < self._arm.state(data)[-1] < high)
+    def is_holding(self, body: FreeBody) -> bool:
+        """Whether the fingers are closed around `body`, by its position: contacts flicker."""
+        offset = self._arm.tool_position() - body.position()
+        low, high = self.grasp.held
+        near = np.hypot(*offset[:2]) < self.grasp.tolerance
+        level = abs(offset[2] - self.grasp.height) < self.grasp.tolerance
+        return bool(near and level and low < self._arm.positions()[-1] < high)
 
-    def yaw(self, position: np.ndarray, yaw: float) -> float:
-        """Of the ways to take a thing turned by `yaw` [rad], that with the straightest wrist."""
-        waist, turn = np.arctan2(position[1], position[0]), self.grip.symmetry
-        return float(waist + (yaw - waist + turn / 2) % turn - turn / 2)
+    def grasp_yaw(self, position: np.ndarray, yaw: float) -> float:
+        """Tool yaw for a body at `position` turned by `yaw` [rad]: of all that its symmetry
+        allows, the one with the straightest wrist."""
+        waist, symmetry = np.arctan2(position[1], position[0]), self.grasp.symmetry
+        return float(waist + (yaw - waist + symmetry / 2) % symmetry - symmetry / 2)
 
-    def take(self, data: "mujoco.MjData", mover: ExpertMotion, part: FreeBody) -> Setpoints:
-        """Comes from above, closes around the part and lifts it to where nothing is in the way."""
-        rng = mover.style.rng
-        hover, wide = rng.uniform(0.05, 0.08), rng.uniform(*self.grip.wide)
-        beside = rng.uniform(-0.002, 0.002, 2)
-        goal, yaw = self._around(data, part, beside)
-        yield from self.rise(mover, goal, wide)
-        above = np.append(goal[:2], max(goal[2] + hover, self.clear))
-        yield from mover.go(above, yaw, wide, blend=rng.uniform(0.01, 0.03))
-        goal, yaw = self._around(data, part, beside)
-        yield from mover.go(goal, yaw, wide, slow=rng.uniform(0.3, 0.45))
-        yield from mover.wait(int(rng.integers(2, 6)))
-        yield from mover.grip(self.grip.closed, pause=int(rng.integers(5, 9)))
-        up = np.append(mover.tool[:2], self.clear)
-        yield from mover.go(up, mover.tool_yaw, self.grip.closed, slow=0.7, blend=0.06)
+    def carry(self, motion: ExpertMotion, body: FreeBody, moves: Setpoints) -> Setpoints:
+        """Picks `body` unless it is held, yields `moves` while it is held, then releases it."""
+        if not self.is_holding(body):
+            yield from self.pick(motion, body)
+        yield from yield_while(lambda: self.is_holding(body), moves)
+        if self.is_holding(body):
+            yield from self.release(motion)
 
-    def set_down(
-        self,
-        data: "mujoco.MjData",
-        mover: ExpertMotion,
-        part: FreeBody,
-        place: np.ndarray,
-        yaw: float,
+    def pick(self, motion: ExpertMotion, body: FreeBody) -> Setpoints:
+        """Approaches from above, closes around `body` and lifts it to the safe height."""
+        rng = motion.style.rng
+        hover, wide = rng.uniform(0.05, 0.08), rng.uniform(*self.grasp.wide)
+        offset = rng.uniform(-0.002, 0.002, 2)
+        target, yaw = self._grasp_pose(body, offset)
+        yield from self.rise(motion, target, wide)
+        above = np.append(target[:2], max(target[2] + hover, self.safe_height))
+        yield from motion.move_tool(above, yaw, wide, blend=rng.uniform(0.01, 0.03))
+        target, yaw = self._grasp_pose(body, offset)
+        yield from motion.move_tool(target, yaw, wide, speed=rng.uniform(0.3, 0.45))
+        yield from motion.wait(int(rng.integers(2, 6)))
+        yield from motion.move_gripper(self.grasp.closed, pause=int(rng.integers(5, 9)))
+        up, yaw = np.append(motion.tool_position[:2], self.safe_height), motion.tool_yaw
+        yield from motion.move_tool(up, yaw, self.grasp.closed, speed=0.7, blend=0.06)
+
+    def place(
+        self, motion: ExpertMotion, body: FreeBody, position: np.ndarray, yaw: float
     ) -> Setpoints:
-        """Brings the part's frame to `place` [m], the tool turned to `yaw`; does not let go."""
-        rng = mover.style.rng
-        goal = place + self._offset(data, mover, part, yaw)
-        above = np.append(goal[:2], max(goal[2] + rng.uniform(0.03, 0.05), self.clear))
-        yield from mover.go(above, yaw, self.grip.closed, slow=0.8)
-        goal = place + self._offset(data, mover, part, yaw)
-        yield from mover.go(goal + [0, 0, 0.02], yaw, self.grip.closed, slow=0.5, blend=0.02)
-        yield from mover.go(goal, yaw, self.grip.closed, slow=rng.uniform(0.2, 0.3))
-        yield from mover.wait(int(rng.integers(2, 6)))
+        """Brings the frame of the held `body` to `position` [m] with the tool at `yaw` [rad]."""
+        rng, closed = motion.style.rng, self.grasp.closed
+        target = position + self._tool_offset(motion, body, yaw)
+        above = np.append(target[:2], max(target[2] + rng.uniform(0.03, 0.05), self.safe_height))
+        yield from motion.move_tool(above, yaw, closed, speed=0.8)
+        target = position + self._tool_offset(motion, body, yaw)
+        yield from motion.move_tool(target + [0, 0, 0.02], yaw, closed, speed=0.5, blend=0.02)
+        yield from motion.move_tool(target, yaw, closed, speed=rng.uniform(0.2, 0.3))
+        yield from motion.wait(int(rng.integers(2, 6)))
 
-    def let_go(self, mover: ExpertMotion) -> Setpoints:
-        """Opens where the arm is, then rises straight up."""
-        rng = mover.style.rng
-        wide = rng.uniform(*self.grip.wide)
-        yield from mover.grip(wide, pause=int(rng.integers(4, 8)))
-        up = np.append(mover.tool[:2], max(mover.tool[2] + 0.05, self.clear))
-        yield from mover.go(up, mover.tool_yaw, wide, slow=0.6, blend=0.05)
+    def release(self, motion: ExpertMotion) -> Setpoints:
+        """Opens the gripper and moves straight up."""
+        rng = motion.style.rng
+        wide = rng.uniform(*self.grasp.wide)
+        yield from motion.move_gripper(wide, pause=int(rng.integers(4, 8)))
+        tool = motion.tool_position
+        up = np.append(tool[:2], max(tool[2] + 0.05, self.safe_height))
+        yield from motion.move_tool(up, motion.tool_yaw, wide, speed=0.6, blend=0.05)
 
-    def rise(self, mover: ExpertMotion, goal: np.ndarray, wide: float) -> Setpoints:
-        """Straight up first, where the tool is low and not above its goal [m] already."""
-        tool = mover.tool
-        if tool[2] < self.clear - 0.02 and np.linalg.norm((tool - goal)[:2]) > 0.01:
-            opening = max(mover.positions[-1], wide)  # no fingers close on what stands between
-            yield from mover.grip(opening)
-            yield from mover.go(np.append(tool[:2], self.clear), mover.tool_yaw, wide, blend=0.06)
+    def rise(self, motion: ExpertMotion, target: np.ndarray, opening: float) -> Setpoints:
+        """Moves straight up if the tool is low and not above `target` [m] already."""
+        tool = motion.tool_position
+        if tool[2] < self.safe_height - 0.02 and np.linalg.norm((tool - target)[:2]) > 0.01:
+            # Never narrower than now: something may be between the fingers.
+            yield from motion.move_gripper(max(motion.positions[-1], opening))
+            up = np.append(tool[:2], self.safe_height)
+            yield from motion.move_tool(up, motion.tool_yaw, opening, blend=0.06)
 
-    def _around(
-        self, data: "mujoco.MjData", part: FreeBody, beside: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Tool position [m] and yaw to close around the part."""
-        position = part.position(data) + np.append(beside, self.grip.height)
-        return position, self.yaw(position, part.yaw(data))
+    def _grasp_pose(self, body: FreeBody, offset: np.ndarray) -> tuple[np.ndarray, float]:
+        """Tool position [m] and yaw to close around `body`, `offset` `[2]` [m] from its middle."""
+        position = body.position() + np.append(offset, self.grasp.height)
+        return position, self.grasp_yaw(position, body.yaw())
 
-    def _offset(
-        self, data: "mujoco.MjData", mover: ExpertMotion, part: FreeBody, yaw: float
-    ) -> np.ndarray:
-        """From the part to the tool [m], once the tool has turned to `yaw`."""
-        x, y, z = self._arm.tool(data) - part.position(data)
-        turn = yaw - mover.tool_yaw
+    def _tool_offset(self, motion: ExpertMotion, body: FreeBody, yaw: float) -> np.ndarray:
+        """Vector from the body to the tool [m] after the tool has turned to `yaw`."""
+        x, y, z = self._arm.tool_position() - body.position()
+        turn = yaw - motion.tool_yaw
         cos, sin = np.cos(turn), np.sin(turn)
         return np.array([cos * x - sin * y, sin * x + cos * y, z])
 
 
-def while_true(condition: Callable[[], bool], moves: Setpoints) -> Setpoints:
-    """Breaks off as soon as the condition fails, such as when a thing slips out."""
+def yield_while(condition: Callable[[], bool], moves: Setpoints) -> Setpoints:
+    """Yields `moves` until they end or the condition fails, for example when a body slips."""
     while condition() and (setpoint := next(moves, None)) is not None:
         yield setpoint
 
 
-def retreat(mover: ExpertMotion, place: np.ndarray) -> Setpoints:
-    """Goes to about `place` [m], opens, and rests there."""
-    away = place + mover.style.rng.uniform(-0.02, 0.02, 3)
-    yield from mover.go(away, float(np.arctan2(away[1], away[0])), 0.06)
-    yield from mover.wait(12)
+def retreat(motion: ExpertMotion, position: np.ndarray) -> Setpoints:
+    """Moves the tool near `position` [m], opens the gripper and waits there."""
+    away = position + motion.style.rng.uniform(-0.02, 0.02, 3)
+    yield from motion.move_tool(away, float(np.arctan2(away[1], away[0])), 0.06)
+    yield from motion.wait(12)

@@ -21,7 +21,7 @@ class ImageNoise:
     def __init__(self, sigma: float, seed: int = 0):
         if not 0 <= sigma <= MAX_IMAGE_NOISE:
             raise SimulationError(
-                f"image noise must lie in 0 .. {MAX_IMAGE_NOISE} grey levels, got {sigma}"
+                f"image noise must be in 0 .. {MAX_IMAGE_NOISE} grey levels, got {sigma}"
             )
         self.sigma = sigma
         drawn = np.random.default_rng(0).standard_normal(TABLE, np.float32) if sigma else 0
@@ -33,7 +33,7 @@ class ImageNoise:
         self._rng = np.random.default_rng([seed, 3])
 
     def add(self, image: np.ndarray) -> np.ndarray:
-        """A noisy copy, uint8 `[H, W, 3]`, clipped to 0 .. 255; `image` itself without noise."""
+        """A noisy copy, uint8 `[H, W, 3]`, clipped to 0 .. 255; `image` itself if sigma is 0."""
         if not self.sigma:
             return image
         n_values = image.size

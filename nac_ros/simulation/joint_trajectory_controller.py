@@ -22,7 +22,7 @@ class Desired:
     accelerations: np.ndarray
 
 
-class TrajectoryController:
+class JointTrajectoryController:
     """Follows the newest accepted trajectory and holds its last point.
 
     Like `interpolate_from_desired_state`, a new trajectory starts at the set-point of that moment.

@@ -1,4 +1,4 @@
-"""The one place that imports MuJoCo: it first picks the offscreen GL and explains its absence."""
+"""Imports MuJoCo with an offscreen GL; every other module imports MuJoCo from here."""
 
 import atexit
 import os
@@ -24,11 +24,13 @@ def open_renderer(model: "mujoco.MjModel", width: int, height: int) -> "mujoco.R
     """An offscreen renderer of this size [pixels]; raises SimulationError without a working GL."""
     try:
         renderer = mujoco.Renderer(model, height, width)
-    except Exception as error:  # PyOpenGL, EGL and OSMesa each raise types of their own
+    except Exception as error:  # PyOpenGL, EGL and OSMesa each raise their own types
         raise SimulationError(
             f"cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}); {GL_FIX}"
         ) from error
-    atexit.register(renderer.close)  # after the interpreter's own clean-up EGL only complains
+    atexit.register(
+        renderer.close
+    )  # EGL complains if it is closed after the interpreter's clean-up
     return renderer
 
 

@@ -1,6 +1,6 @@
-"""The scene that all tasks share: table, light, cameras and the ViperX of the gym-aloha wheel.
+"""The scene that all tasks share: table, light, cameras and the ViperX of the package gym-aloha.
 
-The wheel's MJCF and meshes are read where they are installed; none of them is copied.
+The package's MJCF and meshes are read where they are installed; none of them is copied.
 """
 
 import importlib.util
@@ -17,21 +17,18 @@ ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wris
 FINGERS = ("left_finger", "right_finger")
 TOOL_SITE = "tool"
 TIMESTEP = 0.002
-_HIDDEN = 4  # a group that MuJoCo does not draw
+_HIDDEN = 4  # a geom group that MuJoCo does not draw
 
 # Servo stiffness [N m/rad]; with damping 0.06 x stiffness it follows 30 Hz set-points to 1 mm.
 _STIFFNESS = dict(zip(ARM_JOINTS, (800, 1600, 800, 100, 100, 50), strict=True))
 _FINGER_STIFFNESS = 800  # [N/m]
-FINGER_CLOSED, FINGER_OPEN = 0.021, 0.057  # finger joint range [m], from the wheel's MJCF
-TOOL_OFFSET = (
-    0.145,
-    0,
-    0,
-)  # between the finger pads, 9 mm from their tips, in the gripper's frame
+FINGER_CLOSED, FINGER_OPEN = 0.021, 0.057  # finger joint range [m], from gym-aloha's MJCF
+# Between the finger pads, 9 mm from their tips, in the gripper's frame [m].
+TOOL_OFFSET = (0.145, 0, 0)
 
 
 def assets_dir() -> Path:
-    """The folder of the ViperX's MJCF and meshes; raises SimulationError when not installed."""
+    """Folder of the ViperX's MJCF and meshes; raises SimulationError if it is not installed."""
     found = importlib.util.find_spec("gym_aloha")
     if found is None or not found.submodule_search_locations:
         raise SimulationError(
@@ -42,26 +39,28 @@ def assets_dir() -> Path:
 
 
 def build_scene(spec: RobotSpec) -> "mujoco.MjSpec":
-    """Table, cameras and arm with position servos; tasks add their objects before compiling."""
+    """Table, cameras and arm with position servos, to be compiled once a task has added objects.
+
+    Raises SimulationError for a robot with other joints than the ViperX 300.
+    """
     if spec.joint_names != (*ARM_JOINTS, "gripper"):
         raise SimulationError(
             f"the twin is a ViperX 300 with the joints {', '.join(ARM_JOINTS)}, gripper; "
             f"robot {spec.name} has {', '.join(spec.joint_names)}"
         )
     scene = mujoco.MjSpec.from_string(_skeleton(assets_dir()))
-    scene.compiler.inertiagrouprange[:] = [0, 5]  # the wheel's 4..5 leaves our objects massless
-    scene.add_texture(
-        name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=64, height=384,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
-        rgb1=(0.75, 0.8, 0.86), rgb2=(0.4, 0.42, 0.46),
-    )  # fmt: skip
+    # gym-aloha's range 4..5 would leave the tasks' objects without mass
+    scene.compiler.inertiagrouprange[:] = [0, 5]
+    sky = scene.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    sky.builtin, sky.width, sky.height = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT, 64, 384
+    sky.rgb1, sky.rgb2 = (0.75, 0.8, 0.86), (0.4, 0.42, 0.46)
     _tune_arm(scene)
     _add_cameras(scene)
     return scene
 
 
 def look_at(position: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Quaternion (w, x, y, z) of a camera at `position` that sees `target` in its centre."""
+    """Quaternion (w, x, y, z) of a camera at `position` [m] with `target` in its image centre."""
     back = np.asarray(position, float) - target
     back /= np.linalg.norm(back)
     right = np.cross(up, back)
@@ -73,7 +72,7 @@ def look_at(position: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndar
 
 
 def _skeleton(assets: Path) -> str:
-    """XML that only joins the wheel's two include files; the rest is built in Python."""
+    """MJCF that joins the two include files of gym-aloha; the rest is built in Python."""
     return f"""<mujoco><compiler meshdir="{assets}" angle="radian" autolimits="true"/>
     <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="10"/>
     <visual><quality shadowsize="0" offsamples="0"/>

@@ -1,76 +1,68 @@
-"""What the twin remembers of a trial, so that its video can be rendered afterwards."""
+"""State log of one trial of the twin: joint samples and scene snapshots, for later rendering."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nac_ros.core.errors import DatasetError
 from nac_ros.simulation.twin import TwinState
 
-
-class Recording(NamedTuple):
-    """One trial; all stamps [s] on the wall clock.
-
-    facts: what `~/outcome` said
-    stamps `[N]`, commanded and measured `[N, D]`; state_stamps `[S]`, states one per stamp
-    """
-
-    facts: dict[str, Any]
-    stamps: np.ndarray
-    commanded: np.ndarray
-    measured: np.ndarray
-    state_stamps: np.ndarray
-    states: list[TwinState]
+_LISTS = ("stamps", "commanded", "measured", "state_stamps")
 
 
 @dataclass
-class Recorder:
-    """Collects one trial and writes it as one .npz without pickles."""
+class StateLog:
+    """One trial; all stamps [s] on the wall clock. Arrays after `load`, lists while it grows.
 
-    stamps: list[float] = field(default_factory=list)
-    commanded: list[np.ndarray] = field(default_factory=list)
-    measured: list[np.ndarray] = field(default_factory=list)
-    state_stamps: list[float] = field(default_factory=list)
+    trial: the fields of the TrialState that ended it, also published on `~/outcome`
+    stamps: N times; commanded, measured: joint positions `[N, D]` at these times
+    state_stamps: S times; states: one snapshot of the scene at each
+    """
+
+    trial: dict[str, Any] = field(default_factory=dict)
+    stamps: Any = field(default_factory=list)
+    commanded: Any = field(default_factory=list)
+    measured: Any = field(default_factory=list)
+    state_stamps: Any = field(default_factory=list)
     states: list[TwinState] = field(default_factory=list)
 
-    def sample(self, stamp: float, commanded: np.ndarray, measured: np.ndarray) -> None:
-        """Joint positions `[D]` as commanded and as measured at `stamp` [s]."""
+    def add_sample(self, stamp: float, commanded: np.ndarray, measured: np.ndarray) -> None:
+        """Adds commanded and measured joint positions `[D]` at `stamp` [s]."""
         self.stamps.append(stamp)
         self.commanded.append(commanded)
         self.measured.append(measured)
 
-    def snapshot(self, stamp: float, state: TwinState) -> None:
-        """The whole scene at `stamp` [s]."""
+    def add_state(self, stamp: float, state: TwinState) -> None:
+        """Adds a snapshot of the scene at `stamp` [s]."""
         self.state_stamps.append(stamp)
         self.states.append(state)
 
-    def save(self, path: Path, facts: dict[str, Any]) -> None:
-        """Complete or not at all."""
+    def save(self, path: Path) -> None:
+        """Writes one .npz file without pickles; a reader sees the complete file or none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
         np.savez(
             partial,
-            facts=json.dumps(facts),
-            stamps=np.array(self.stamps),
-            commanded=np.array(self.commanded),
-            measured=np.array(self.measured),
-            state_stamps=np.array(self.state_stamps),
+            trial=np.array(json.dumps(self.trial)),
             physics=np.array([state.physics for state in self.states]),
-            looks=np.array([state.look for state in self.states]),
+            appearance=np.array([state.appearance for state in self.states]),
+            **{name: np.array(getattr(self, name)) for name in _LISTS},
         )
         partial.replace(path)
 
-
-def load_recording(path: Path | str) -> Recording:
-    """The inverse of `Recorder.save`; raises DatasetError."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            states = [TwinState(p, c) for p, c in zip(stored["physics"], stored["looks"])]
-            names = ("stamps", "commanded", "measured", "state_stamps")
-            arrays = {name: stored[name] for name in names}
-            return Recording(facts=json.loads(str(stored["facts"])), states=states, **arrays)
-    except (OSError, KeyError, ValueError) as error:
-        raise DatasetError(f"{path} is no recording of a trial: {error}") from error
+    @classmethod
+    def load(cls, path: Path | str) -> "StateLog":
+        """Reads a file that `save` wrote; raises DatasetError for any other."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                pairs = zip(stored["physics"], stored["appearance"])
+                return cls(
+                    trial=json.loads(str(stored["trial"])),
+                    states=[TwinState(physics, appearance) for physics, appearance in pairs],
+                    **{name: stored[name] for name in _LISTS},
+                )
+        except (OSError, KeyError, ValueError) as error:
+            raise DatasetError(f"{path} is no state log of a trial: {error}") from error

@@ -1,4 +1,4 @@
-"""Tasks of the twin: one file each, found by name."""
+"""Tasks of the twin: one file each, registered by its id."""
 
 from nac_ros.core.registry import Registry
 from nac_ros.simulation.tasks.base import Task
@@ -9,10 +9,10 @@ TASKS: Registry[Task] = Registry(
 
 
 def list_tasks() -> list[str]:
-    """Ids of the tasks that the twin can play, sorted."""
+    """Ids of all tasks, sorted."""
     return TASKS.names()
 
 
 def make_task(task_id: str) -> Task:
-    """The task called so; raises UnknownName with the ids that are known."""
+    """A new instance of the task `task_id`; raises UnknownName with the known ids."""
     return TASKS.get(task_id)()

@@ -1,4 +1,4 @@
-"""What every task gives to the twin: its objects, start places, judge and scripted expert."""
+"""Interface of a task: its objects, start poses, success detector and scripted expert."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,12 +12,18 @@ from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 
 HORIZON = 1000  # action steps per trial
-REACH = (0.14, 0.46, -0.28, 0.28)  # where the arm can pick and lift: x from, to, y from, to [m]
+CHECK_EVERY = 8  # physics steps between two checks for success, 62 checks per second
+WORKSPACE = (
+    0.14,
+    0.46,
+    -0.28,
+    0.28,
+)  # where the arm can pick and lift: x from, to, y from, to [m]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial stands, and why."""
+    """State of a trial and the reason for it."""
 
     state: Literal["running", "success", "failure"]
     reason: str
@@ -27,8 +33,8 @@ RUNNING = Outcome("running", "")
 
 
 @dataclass(frozen=True)
-class StartPlace:
-    """Where an object's trials begin: a mark on the table, and how far from it at most.
+class StartPose:
+    """Where an object starts: a mark on the table, and the largest distance from it.
 
     x, y, spread: [m], spread to either side along both axes; yaw, yaw_spread: [rad]
     """
@@ -40,11 +46,11 @@ class StartPlace:
     yaw: float = 0.0
     yaw_spread: float = 0.0
 
-    def draw(self, rng: np.random.Generator, share: float) -> tuple[np.ndarray, float]:
-        """A place `[2]` [m] and a yaw [rad] within `share` of the spreads."""
-        reach, turn = share * self.spread, share * self.yaw_spread
-        place = np.array([self.x, self.y]) + rng.uniform(-reach, reach, 2)
-        return place, float(self.yaw + rng.uniform(-turn, turn))
+    def sample(self, rng: np.random.Generator, share: float) -> tuple[np.ndarray, float]:
+        """A position `[2]` [m] and a yaw [rad] within `share` of the spreads."""
+        distance, turn = share * self.spread, share * self.yaw_spread
+        position = np.array([self.x, self.y]) + rng.uniform(-distance, distance, 2)
+        return position, float(self.yaw + rng.uniform(-turn, turn))
 
 
 class Task(ABC):
@@ -52,34 +58,62 @@ class Task(ABC):
 
     id: ClassVar[str]
     prompt: ClassVar[str]
-    recoverable_steps: ClassVar[int]  # control periods in which the expert may be disturbed
-    starts: ClassVar[tuple[StartPlace, ...]]
+    recoverable_steps: ClassVar[int]  # first control periods, in which the expert may be disturbed
+    start_poses: ClassVar[tuple[StartPose, ...]]
 
     @abstractmethod
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         """Adds the task's bodies to the scene before it is compiled."""
 
-    @abstractmethod
-    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
-        """Looks up the task's parts in the compiled model."""
+    def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
+        """Looks up the task's bodies in the compiled model."""
+        self._model, self._data, self._arm = model, data, arm
 
     @abstractmethod
-    def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
-        """Puts the objects on their start places, up to `share` of each spread beside the mark,
-        and forgets the last trial."""
+    def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
+        """Places the objects for a new trial, within `share` of their start poses' spreads."""
+
+    def update(self) -> None:
+        """Updates the state of objects with a mechanism; called after every physics step."""
 
     @abstractmethod
-    def update(self, data: "mujoco.MjData") -> None:
-        """Follows the objects' own behaviour; called after every physics step."""
+    def check_success(self) -> Outcome:
+        """State of the trial now; called at least 50 times per second."""
 
     @abstractmethod
-    def judge(self, data: "mujoco.MjData") -> Outcome:
-        """How the trial stands now; called at least 50 times per second."""
-
-    @abstractmethod
-    def at_horizon(self, data: "mujoco.MjData") -> str:
+    def timeout_reason(self) -> str:
         """Why a trial that is still running at the horizon has failed."""
 
     @abstractmethod
-    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
-        """Set-points `[D]`, one per control period, from wherever the arm is to success."""
+    def expert_setpoints(self, motion: ExpertMotion) -> Iterator[np.ndarray]:
+        """Set-points `[D]` of the expert, one per control period, from any state to success."""
+
+
+class SuccessDetector:
+    """Outcome of the current trial; the first success or failure is final.
+
+    horizon_s: simulated time after which a running trial has failed [s]
+    """
+
+    def __init__(self, task: Task, horizon_s: float):
+        self._task, self._horizon_s = task, horizon_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new trial."""
+        self.outcome, self._n_steps = RUNNING, 0
+
+    def update(self, now: float) -> None:
+        """Called after every physics step with its simulated time [s]."""
+        self._n_steps += 1
+        if self._n_steps % CHECK_EVERY or self.outcome.state != "running":
+            return
+        self.outcome = self._task.check_success()
+        if self.outcome.state == "running" and now >= self._horizon_s:
+            self.outcome = Outcome("failure", self._task.timeout_reason())
+
+
+def in_workspace(position: np.ndarray) -> bool:
+    """Whether a point [m] is over the part of the table where the arm can pick and lift."""
+    x_from, x_to, y_from, y_to = WORKSPACE
+    return bool(x_from < position[0] < x_to and y_from < position[1] < y_to)

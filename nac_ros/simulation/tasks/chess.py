@@ -1,31 +1,31 @@
-"""Taking the queen with the rook on a board on which other men must stay upright."""
+"""Taking the queen with the rook on a board on which the other pieces must stay upright."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
-from nac_ros.simulation.bodies import FreeBody, HoldTimer
-from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat, while_true
+from nac_ros.simulation.bodies import FreeBody, HoldTimer, MocapBody
+from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
-from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPlace, Task
+from nac_ros.simulation.tasks.base import RUNNING, Outcome, StartPose, Task
 from nac_ros.simulation.tasks.chess_pieces import (
     EBONY,
     HALF_BOARD,
     IVORY,
+    SHAFT_RADIUS,
     SQUARE,
     THICK,
-    WAISTS,
     add_board,
-    add_man,
-    add_shapes,
+    add_meshes,
+    add_piece,
 )
 
-BOARD = StartPlace("board", 0.31, -0.01, 0.01, yaw_spread=np.deg2rad(4))
+BOARD = StartPose("board", 0.31, -0.01, 0.01, yaw_spread=np.deg2rad(4))
 # name: kind, colour, rank from the arm, file from its right
-MEN = {
+PIECES = {
     "rook": ("rook", IVORY, 1, 3),
     "queen": ("queen", EBONY, 5, 3),
     "white_king": ("king", IVORY, 0, 6),
@@ -35,21 +35,25 @@ MEN = {
     "black_pawn_a": ("pawn", EBONY, 6, 0),
     "black_pawn_b": ("pawn", EBONY, 6, 6),
 }
-JITTER = 0.003  # how far a man stands beside the middle of its square [m]
-KNOCKED = np.deg2rad(40)  # beyond this tilt a man has fallen
+JITTER = 0.003  # largest distance of a piece from the middle of its square [m]
+KNOCKED = np.deg2rad(40)  # a piece that tilts by more has fallen
 UPRIGHT = np.deg2rad(10)
 STABLE_S = 0.5
 ASIDE = np.array([0.3, 0.195])  # where the expert puts the taken queen [m]
-AWAY = np.array([0.2, 0.05, 0.24])  # where the arm goes when all is done [m]
-CLEAR = 0.14  # tool height at which a carried man passes over the others [m]
+AWAY = np.array([0.2, 0.05, 0.24])  # tool position at the end [m]
+SAFE_HEIGHT = 0.14  # tool height at which a carried piece passes over the others [m]
 
 
-def _grip(kind: str, height: float) -> GraspSpec:
-    width = 2 * WAISTS[kind] / 1000
+def _grasp(kind: str, height: float) -> GraspSpec:
+    width = 2 * SHAFT_RADIUS[kind] / 1000
     return GraspSpec(
-        height=height, closed=width - 0.007, measured=(width - 0.005, width + 0.008),
-        symmetry=ROUND, wide=(0.034, 0.042), reach=0.012,
-    )  # fmt: skip
+        height=height,
+        closed=width - 0.007,
+        held=(width - 0.005, width + 0.008),
+        symmetry=ROUND,
+        wide=(0.034, 0.042),
+        tolerance=0.012,
+    )
 
 
 def square(rank: int, file: int) -> np.ndarray:
@@ -60,118 +64,100 @@ def square(rank: int, file: int) -> np.ndarray:
 @TASKS.register("chess")
 class Chess(Task):
     """Success when the rook stands where the queen stood, the queen is off the board, and every
-    man but the queen is upright, released and at rest (SPEC 5)."""
+    piece but the queen is upright, released and at rest."""
 
     id = "chess"
     prompt = "Take the queen with the rook."
     recoverable_steps = 80
-    starts = (
+    start_poses = (
         BOARD,
         *(
-            StartPlace(name, *(square(rank, file) + (BOARD.x, BOARD.y)).tolist(), JITTER)
-            for name, (_, _, rank, file) in MEN.items()
+            StartPose(name, *(square(rank, file) + (BOARD.x, BOARD.y)).tolist(), JITTER)
+            for name, (_, _, rank, file) in PIECES.items()
         ),
     )
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         add_board(scene, BOARD.name, BOARD.x, BOARD.y)
-        add_shapes(scene)
-        for name, (kind, colour, _, _) in MEN.items():
-            add_man(scene, name, kind, colour)
+        add_meshes(scene)
+        for name, (kind, colour, _, _) in PIECES.items():
+            add_piece(scene, name, kind, colour)
 
-    def bind(self, model: "mujoco.MjModel", arm: SimulatedArm) -> None:
-        self._arm, self._board = arm, model.body(BOARD.name).id
-        self._mocap = model.body_mocapid[self._board]
-        self._men = {name: FreeBody(model, name) for name in MEN}
-        self._rook, self._queen = self._men["rook"], self._men["queen"]
-        self._geoms = np.concatenate([man.geoms for man in self._men.values()])
-        self._rook_hand = Grasper(arm, _grip("rook", 0.021), CLEAR)
-        self._queen_hand = Grasper(arm, _grip("queen", 0.026), CLEAR)
-        self._stable = HoldTimer(STABLE_S)
+    def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
+        super().bind(model, data, arm)
+        self._board = MocapBody(model, data, BOARD.name)
+        self._pieces = {name: FreeBody(model, data, name) for name in PIECES}
+        self._rook, self._queen = self._pieces["rook"], self._pieces["queen"]
+        self._geoms = np.concatenate([piece.geoms for piece in self._pieces.values()])
+        self._rook_grasper = Grasper(arm, _grasp("rook", 0.021), SAFE_HEIGHT)
+        self._queen_grasper = Grasper(arm, _grasp("queen", 0.026), SAFE_HEIGHT)
+        self._stable = HoldTimer(data, STABLE_S)
 
-    def place(self, data: "mujoco.MjData", rng: np.random.Generator, share: float = 1.0) -> None:
-        place, yaw = BOARD.draw(rng, share)
-        data.mocap_pos[self._mocap] = (*place, 0)
-        data.mocap_quat[self._mocap] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+    def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
+        position, yaw = BOARD.sample(rng, share)
+        self._board.set_pose(position, yaw)
         turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
-        for start, man in zip(self.starts[1:], self._men.values()):
-            at = start.draw(rng, share)[0] - (BOARD.x, BOARD.y)
-            man.place(data, np.append(place + turn @ at, THICK), yaw)
+        for start, piece in zip(self.start_poses[1:], self._pieces.values()):
+            local = start.sample(rng, share)[0] - (BOARD.x, BOARD.y)
+            piece.set_pose(np.append(position + turn @ local, THICK), yaw)
         self._stable.reset()
 
-    def update(self, data: "mujoco.MjData") -> None:
-        """Men have no behaviour of their own."""
-
-    def judge(self, data: "mujoco.MjData") -> Outcome:
-        others = [man for name, man in self._men.items() if name != "queen"]
-        for man in others:
-            if man.tilt(data) > KNOCKED or man.position(data)[2] < -0.02:
-                name = man.name.rpartition("_")[0] if "pawn" in man.name else man.name
+    def check_success(self) -> Outcome:
+        others = [piece for name, piece in self._pieces.items() if name != "queen"]
+        for piece in others:
+            if piece.tilt() > KNOCKED or piece.position()[2] < -0.02:
+                name = piece.name.rpartition("_")[0] if "pawn" in piece.name else piece.name
                 return Outcome("failure", f"the {name.replace('_', ' ')} was knocked over")
         done = (
-            self.rook_home(data)
-            and self.queen_off(data)
-            and all(man.tilt(data) < UPRIGHT for man in others)
-            and all(man.still(data) for man in (*others, self._queen))
-            and not self._arm.touches(data, self._geoms)
+            self.is_rook_home()
+            and self.is_queen_off()
+            and all(piece.tilt() < UPRIGHT for piece in others)
+            and all(piece.is_at_rest() for piece in (*others, self._queen))
+            and not self._arm.touches(self._geoms)
         )
-        if not self._stable.holds(done, data.time):
+        if not self._stable.update(done):
             return RUNNING
         return Outcome("success", "the rook has taken the queen")
 
-    def at_horizon(self, data: "mujoco.MjData") -> str:
-        if not self.queen_off(data):
+    def timeout_reason(self) -> str:
+        if not self.is_queen_off():
             return "the queen is not off the board at the end"
-        if not self.rook_home(data):
+        if not self.is_rook_home():
             return "the rook is not on the queen's square at the end"
-        return "the men are not released, upright and at rest at the end"
+        return "the pieces are not released, upright and at rest at the end"
 
-    def queen_off(self, data: "mujoco.MjData") -> bool:
-        """Whether the middle of the queen's base is beside the board."""
-        return bool(np.abs(self._on_board(data, self._queen)[:2]).max() > HALF_BOARD)
+    def is_queen_off(self) -> bool:
+        """Whether the middle of the queen's base is outside the board."""
+        return bool(np.abs(self._board.to_local(self._queen.position())[:2]).max() > HALF_BOARD)
 
-    def rook_home(self, data: "mujoco.MjData") -> bool:
+    def is_rook_home(self) -> bool:
         """Whether the rook stands on the square that the queen stood on."""
-        x, y, z = self._on_board(data, self._rook)
-        beside = np.abs(np.array([x, y]) - square(*MEN["queen"][2:]))
-        return bool(beside.max() < SQUARE / 2 and abs(z - THICK) < 0.004)
+        x, y, z = self._board.to_local(self._rook.position())
+        distance = np.abs(np.array([x, y]) - square(*PIECES["queen"][2:]))
+        return bool(distance.max() < SQUARE / 2 and abs(z - THICK) < 0.004)
 
-    def expert(self, data: "mujoco.MjData", mover: ExpertMotion) -> Iterator[np.ndarray]:
-        rng = mover.style.rng
+    def expert_setpoints(self, motion: ExpertMotion) -> Iterator[np.ndarray]:
+        rng = motion.style.rng
         aside = np.append(ASIDE + rng.uniform(-0.01, 0.01, 2), 0.001)
-        while not self.queen_off(data):
-            if self._queen.tilt(data) > KNOCKED:
-                return  # these fingers take men that stand
-            yield from self._move(data, mover, self._queen_hand, self._queen, aside)
-        while not self.rook_home(data):
-            home = square(*MEN["queen"][2:]) + rng.uniform(-0.003, 0.003, 2)
-            place = data.xpos[self._board] + self._axes(data) @ np.append(home, THICK + 0.001)
-            yield from self._move(data, mover, self._rook_hand, self._rook, place)
-        if self._rook_hand.holds(data, self._rook):
-            yield from self._rook_hand.let_go(mover)
-        yield from retreat(mover, AWAY)
+        while not self.is_queen_off():
+            if self._queen.tilt() > KNOCKED:
+                return  # the expert grasps only pieces that stand
+            yield from self._move(motion, self._queen_grasper, self._queen, aside)
+        while not self.is_rook_home():
+            home = square(*PIECES["queen"][2:]) + rng.uniform(-0.003, 0.003, 2)
+            target = self._board.to_world(np.append(home, THICK + 0.001))
+            yield from self._move(motion, self._rook_grasper, self._rook, target)
+        if self._rook_grasper.is_holding(self._rook):
+            yield from self._rook_grasper.release(motion)
+        yield from retreat(motion, AWAY)
 
     def _move(
-        self,
-        data: "mujoco.MjData",
-        mover: ExpertMotion,
-        hand: Grasper,
-        man: FreeBody,
-        place: np.ndarray,
+        self, motion: ExpertMotion, grasper: Grasper, piece: FreeBody, target: np.ndarray
     ) -> Iterator[np.ndarray]:
-        if not hand.holds(data, man):
-            yield from hand.take(data, mover, man)
-        if not hand.holds(data, man):
-            return
-        yaw = hand.yaw(place, man.yaw(data))
-        moves = hand.set_down(data, mover, man, place, yaw)
-        yield from while_true(lambda: hand.holds(data, man), moves)
-        if hand.holds(data, man):
-            yield from hand.let_go(mover)
+        """Picks a piece and places it at `target` `[3]` [m]."""
 
-    def _axes(self, data: "mujoco.MjData") -> np.ndarray:
-        return data.xmat[self._board].reshape(3, 3)
+        def place() -> Iterator[np.ndarray]:  # starts when the piece is held
+            yaw = grasper.grasp_yaw(target, piece.yaw())
+            yield from grasper.place(motion, piece, target, yaw)
 
-    def _on_board(self, data: "mujoco.MjData", man: FreeBody) -> np.ndarray:
-        """Where a man's base is in the board's frame [m], `[3]`."""
-        return self._axes(data).T @ (man.position(data) - data.xpos[self._board])
+        return grasper.carry(motion, piece, place())

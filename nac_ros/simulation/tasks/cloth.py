@@ -7,43 +7,43 @@ as one vertex was lifted. 9 x 5 vertices run 8 times faster than real time.
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import HIDDEN
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.scene import TOOL_OFFSET
-from nac_ros.simulation.tasks.base import StartPlace
+from nac_ros.simulation.tasks.base import StartPose
 
-THICKNESS = 0.003  # radius of the vertices, half of what is seen [m]
+THICKNESS = 0.003  # radius of the vertices, half of the drawn thickness [m]
 MASS = 0.05  # [kg], terry of 24 x 12 cm at 1.7 kg/m^2
-BED = 4  # contact bit of the cloth and of the plane below it, which nothing else has
+BED = 4  # contact bit that only the cloth and the plane below it have
 FIELD, STRIPE = (46, 110, 178), (240, 240, 236)  # RGB
 DRAG = 0.002  # of the air on a vertex [N s/m]
-CELL, _DENSE = 0.004, 10  # grid on which shadows are compared [m], samples per edge of the net
+CELL, _DENSE = 0.004, 10  # cells in which overlap is measured [m], samples per edge of the grid
 
 
 def add_cloth(
-    scene: "mujoco.MjSpec", start: StartPlace, shape: tuple[int, int], spacing: float, holder: str
+    scene: "mujoco.MjSpec", start: StartPose, shape: tuple[int, int], spacing: float, holder: str
 ) -> None:
-    """Adds the cloth, flat on its start place, and for each vertex a connection to the tool.
+    """Adds the cloth, flat at its start pose, and for each vertex a connection to the tool.
 
-    shape: vertices along and across; holder: body that the tool is on
+    shape: vertices along and across; spacing: between them [m]; holder: body that has the tool
     """
-    scene.worldbody.add_geom(
-        name=f"{start.name}_bed", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(0.5, 0.5, 0.1),
-        contype=BED, conaffinity=BED, rgba=(0, 0, 0, 0), group=3,
-    )  # fmt: skip
+    bed = scene.worldbody.add_geom(
+        name=f"{start.name}_bed", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(0.5, 0.5, 0.1), **HIDDEN
+    )
+    bed.contype = bed.conaffinity = BED
     cloth = mujoco.MjSpec.from_string(_flexcomp(start, shape, spacing))
     terry = cloth.texture("terry")
     terry.builtin, terry.data = mujoco.mjtBuiltin.mjBUILTIN_NONE, _stripes().tobytes()
     scene.attach(cloth, frame=scene.worldbody.add_frame(), prefix="")
     for vertex in range(shape[0] * shape[1]):
-        joined = scene.add_equality(
-            name=f"{start.name}_{vertex}", type=mujoco.mjtEq.mjEQ_CONNECT, active=False,
-            objtype=mujoco.mjtObj.mjOBJ_BODY, name1=f"{start.name}_{vertex}", name2=holder,
-        )  # fmt: skip
-        joined.solref = (0.03, 1)
+        name = f"{start.name}_{vertex}"
+        connection = scene.add_equality(name=name, type=mujoco.mjtEq.mjEQ_CONNECT, active=False)
+        connection.objtype = mujoco.mjtObj.mjOBJ_BODY
+        connection.name1, connection.name2, connection.solref = name, holder, (0.03, 1)
 
 
-def _flexcomp(start: StartPlace, shape: tuple[int, int], spacing: float) -> str:
-    """MJCF, because a flex on a grid can be described in no other way."""
+def _flexcomp(start: StartPose, shape: tuple[int, int], spacing: float) -> str:
+    """MJCF, the only way to describe a flex on a grid."""
     along, across = shape
     return f"""<mujoco><compiler angle="radian"/>
     <asset><texture name="terry" type="2d" builtin="flat" width="256" height="64"/>
@@ -62,7 +62,7 @@ def _flexcomp(start: StartPlace, shape: tuple[int, int], spacing: float) -> str:
 
 
 def _stripes() -> np.ndarray:
-    """Three stripes at both ends, uint8 `[64, 256, 3]`, so that both halves look the same."""
+    """Texture uint8 `[64, 256, 3]` with three stripes at both ends, so that both halves match."""
     cloth = np.full((64, 256, 3), FIELD, np.uint8)
     for begin, width in ((16, 6), (28, 14), (48, 6)):
         cloth[:, begin : begin + width] = cloth[:, 256 - begin - width : 256 - begin] = STRIPE
@@ -70,18 +70,25 @@ def _stripes() -> np.ndarray:
 
 
 class Cloth:
-    """The cloth in one compiled model: where its vertices are, and which one is held."""
+    """The cloth in one compiled model: positions of its vertices, and the vertex that is held."""
 
     def __init__(
-        self, model: "mujoco.MjModel", name: str, shape: tuple[int, int], arm: SimulatedArm
+        self,
+        model: "mujoco.MjModel",
+        data: "mujoco.MjData",
+        name: str,
+        shape: tuple[int, int],
+        arm: SimulatedArm,
     ) -> None:
-        self._shape, self._arm, n = shape, arm, shape[0] * shape[1]
+        self._data, self._shape, self._arm, n = data, shape, arm, shape[0] * shape[1]
         bodies = [model.body(f"{name}_{vertex}") for vertex in range(n)]
         joints = np.array([body.jntadr[0] for body in bodies])[:, None] + np.arange(3)
-        self._pose, self._speed = model.jnt_qposadr[joints], model.jnt_dofadr[joints]  # [n, 3]
-        model.dof_damping[self._speed] = DRAG
-        self._joined = np.array([model.equality(f"{name}_{vertex}").id for vertex in range(n)])
-        model.eq_data[self._joined, :6] = (0, 0, 0, *TOOL_OFFSET)  # vertex and tool
+        self._qpos, self._dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]  # [n, 3]
+        model.dof_damping[self._dofs] = DRAG
+        self._connections = np.array(
+            [model.equality(f"{name}_{vertex}").id for vertex in range(n)]
+        )
+        model.eq_data[self._connections, :6] = (0, 0, 0, *TOOL_OFFSET)  # vertex and tool
         flex = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, name)
         self._first = model.flex_vertadr[flex]
         self._origin, axes = model.body(name).pos.copy(), np.zeros(9)
@@ -89,56 +96,61 @@ class Cloth:
         self._axes = axes.reshape(3, 3)
         self._flat = np.array([body.pos for body in bodies])  # in the cloth's frame [n, 3]
 
-    def points(self, data: "mujoco.MjData") -> np.ndarray:
+    def points(self) -> np.ndarray:
         """The vertices in the world [m], `[along, across, 3]`."""
-        vertices = data.flexvert_xpos[self._first : self._first + len(self._joined)]
+        first = self._first
+        vertices = self._data.flexvert_xpos[first : first + len(self._connections)]
         return vertices.reshape(*self._shape, 3).copy()
 
-    def place(self, data: "mujoco.MjData", points: np.ndarray) -> None:
-        """Puts the vertices at `points` `[along, across, 3]` [m], at rest and in no hand."""
+    def set_points(self, points: np.ndarray) -> None:
+        """Puts the vertices at `points` `[along, across, 3]` [m], at rest and released."""
         local = (points.reshape(-1, 3) - self._origin) @ self._axes
-        data.qpos[self._pose] = local - self._flat
-        data.qvel[self._speed] = 0
-        self.let_go(data)
+        self._data.qpos[self._qpos] = local - self._flat
+        self._data.qvel[self._dofs] = 0
+        self.release()
 
-    def lay(self, data: "mujoco.MjData", shift: np.ndarray, turn: float) -> None:
-        """Lays it flat, `shift` `[2]` [m] beside its mark and turned from it by `turn` [rad]."""
+    def set_flat(self, shift: np.ndarray, turn: float) -> None:
+        """Puts it flat on the table, moved from its mark by `shift` `[2]` [m] and `turn` [rad]."""
         cos, sin = np.cos(turn), np.sin(turn)
-        turned = self._flat @ (self._axes @ [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]).T
-        self.place(data, self._origin + np.append(shift, 0) + turned)
+        rotation = self._axes @ [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]
+        self.set_points(self._origin + np.append(shift, 0) + self._flat @ rotation.T)
 
-    def held(self, data: "mujoco.MjData") -> int | None:
-        """The vertex that the fingers hold."""
-        held = np.flatnonzero(data.eq_active[self._joined])
+    def held_vertex(self) -> int | None:
+        """The vertex that is connected to the tool."""
+        held = np.flatnonzero(self._data.eq_active[self._connections])
         return int(held[0]) if len(held) else None
 
-    def hold(self, data: "mujoco.MjData", reach: float) -> None:
-        """Takes hold of the vertex nearest to the tool, if one is within `reach` [m]."""
-        apart = np.linalg.norm(self.points(data).reshape(-1, 3) - self._arm.tool(data), axis=1)
-        if apart.min() < reach:
-            data.eq_active[self._joined[apart.argmin()]] = True
+    def grasp(self, distance: float) -> None:
+        """Connects the vertex nearest to the tool, if it is within `distance` [m]."""
+        tool = self._arm.tool_position()
+        distances = np.linalg.norm(self.points().reshape(-1, 3) - tool, axis=1)
+        if distances.min() < distance:
+            self._data.eq_active[self._connections[distances.argmin()]] = True
 
-    def let_go(self, data: "mujoco.MjData") -> None:
-        """Holds no vertex any more."""
-        data.eq_active[self._joined] = False
+    def release(self) -> None:
+        """Disconnects all vertices from the tool."""
+        self._data.eq_active[self._connections] = False
 
-    def speed(self, data: "mujoco.MjData") -> float:
-        """Of the fastest vertex along any axis [m/s]."""
-        return float(np.abs(data.qvel[self._speed]).max())
+    def speed(self) -> float:
+        """Largest velocity of any vertex along any axis [m/s]."""
+        return float(np.abs(self._data.qvel[self._dofs]).max())
 
-    def overlap(self, data: "mujoco.MjData") -> float:
-        """Shadow that both halves share, as a part of half of the cloth when it lies flat."""
-        points, middle = self.points(data)[..., :2], self._shape[0] // 2
-        shared = np.intersect1d(_shadow(points[: middle + 1]), _shadow(points[middle:]))
+    def overlap(self) -> float:
+        """Area that both halves cover, seen from above, as a share of the area of one flat half."""
+        points, middle = self.points()[..., :2], self._shape[0] // 2
+        shared = np.intersect1d(
+            _covered_cells(points[: middle + 1]), _covered_cells(points[middle:])
+        )
         half = np.ptp(self._flat[:, 0]) * np.ptp(self._flat[:, 1]) / 2
         return float(len(shared) * CELL**2 / half)
 
 
-def _shadow(points: np.ndarray) -> np.ndarray:
-    """Cells of the table below a net of points `[rows, columns, 2]`, as sorted numbers."""
+def _covered_cells(points: np.ndarray) -> np.ndarray:
+    """Cells of the table below a grid of points `[rows, columns, 2]`, as sorted numbers."""
+    # Each face of the grid is sampled bilinearly at _DENSE x _DENSE points between its corners.
     u, v = np.meshgrid(*2 * [(np.arange(_DENSE) + 0.5) / _DENSE])
     weights = np.stack([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v])
     corners = np.stack([points[:-1, :-1], points[:-1, 1:], points[1:, :-1], points[1:, 1:]])
     inside = np.einsum("krcd,kuv->rcuvd", corners, weights)
     x, y = np.moveaxis(np.floor(inside / CELL).astype(np.int64), -1, 0)
-    return np.unique(x * 100_003 + y)
+    return np.unique(x * 100_003 + y)  # one number per cell

@@ -11,7 +11,7 @@ class ThreeBlocks(Stacking):
     id = "three_blocks"
     prompt = "Stack the three cubes."
     recoverable_steps = 95
-    starts = (
+    start_poses = (
         cube_start("blue", 0.36, 0.06, 0.03),
         cube_start("red", 0.32, -0.07, 0.04),
         cube_start("yellow", 0.26, 0.16, 0.03),

@@ -11,5 +11,5 @@ class TwoBlocks(Stacking):
     id = "two_blocks"
     prompt = "Stack the two cubes."
     recoverable_steps = 95
-    starts = (cube_start("blue", 0.32, 0.12, 0.04), cube_start("red", 0.31, -0.05, 0.05))
+    start_poses = (cube_start("blue", 0.32, 0.12, 0.04), cube_start("red", 0.31, -0.05, 0.05))
     colours = {"blue": (0.1, 0.25, 0.8, 1), "red": (0.85, 0.12, 0.1, 1)}
