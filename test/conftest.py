@@ -1,4 +1,4 @@
-"""What several test files share: a real bundle, untrained and small enough to make in seconds."""
+"""Fixtures of several test files: an untrained bundle that is made in seconds, real data."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")  # before any test imports mujoco
 
 
 def pytest_collection_modifyitems(items):
-    """Nodes are late where others have the machine: their tests run `alone`."""
+    """Tests that start nodes run `alone`: other load would delay the nodes."""
     nodes = {path for path in {item.path for item in items} if "rclpy" in path.read_text()}
     for item in items:
         if item.path in nodes:
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def ros_home(tmp_path_factory):
-    """Nodes that tests start write their tapes here, not where a lab keeps its own."""
+    """Nodes that tests start write their call logs into a temporary folder."""
     before = os.environ.get("ROS_HOME")
     os.environ["ROS_HOME"] = str(tmp_path_factory.mktemp("ros"))
     yield
@@ -30,7 +30,7 @@ def ros_home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def nac_data():
-    """Folder of real demonstrations; tests that need it skip where NAC_DATA is unset."""
+    """Folder of real demonstrations; tests that need it are skipped if NAC_DATA is not set."""
     if "NAC_DATA" not in os.environ:
         pytest.skip("NAC_DATA names no folder with real demonstrations")
     return Path(os.environ["NAC_DATA"])

@@ -1,4 +1,4 @@
-"""The command line: whole small runs, figures as JSON, one sentence and code 2 for bad input."""
+"""The command line: small complete runs, results as JSON, one sentence and status 2 for bad input."""
 
 import errno
 import json
@@ -16,11 +16,11 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     return code, output.out, output.err
 
 
-def test_from_demonstrations_to_a_judged_bundle(capsys, tmp_path):
+def test_from_demonstrations_to_an_evaluated_bundle(capsys, tmp_path):
     data, codec, policy = tmp_path / "data", tmp_path / "codec", tmp_path / "policy"
     code, _, _ = run(
         capsys, "data", "generate", "--task", "weighing", "--episodes", 5, "--out", data,
-        "--workers", 1, "--noise", 0,
+        "--workers", 1, "--disturbed-share", 0,
     )  # fmt: skip
     assert code == 0
     assert run(capsys, "data", "check", data)[0] == 0
@@ -45,16 +45,16 @@ def test_from_demonstrations_to_a_judged_bundle(capsys, tmp_path):
     bundle = tmp_path / "bundle"
     code, out, _ = run(capsys, "export", "--policy", policy, "--tokenizer", codec, "--out", bundle)
     assert code == 0 and "verified" in out
-    figures = tmp_path / "eval.json"
-    code, out, _ = run(capsys, "tokenizer", "eval", bundle, "--data", data, "--json", figures)
-    judged = json.loads(figures.read_text())
+    results = tmp_path / "eval.json"
+    code, out, _ = run(capsys, "tokenizer", "eval", bundle, "--data", data, "--json", results)
+    errors = json.loads(results.read_text())
     wanted = {"mse", "l1", "per_joint", "codebook_use", "tokens", "bits", "params_m"}
-    assert code == 0 and wanted <= set(judged) and judged["onnx_error"] <= 1e-5
+    assert code == 0 and wanted <= set(errors) and errors["onnx_error"] <= 1e-5
     code, out, _ = run(
-        capsys, "eval", "--bundle", bundle, "--trials", 1, "--control", "mean-demonstration",
-        "--data", data, "--json", figures,
+        capsys, "eval", "--bundle", bundle, "--trials", 1, "--baseline", "mean-demonstration",
+        "--data", data, "--json", results,
     )  # fmt: skip
-    row = json.loads(figures.read_text())["tasks"]["weighing"]
+    row = json.loads(results.read_text())["tasks"]["weighing"]
     assert code == 0 and row["trials"] == 1 and len(row["wilson95"]) == 2
 
 
@@ -92,7 +92,7 @@ def test_bad_input_is_one_sentence_and_code_2(capsys, tmp_path, arguments, words
     assert words in err and err.count("\n") == 1
 
 
-def test_an_unknown_task_of_a_bundle_is_refused(capsys, tiny_bundle):
+def test_an_unknown_task_of_a_bundle_is_rejected(capsys, tiny_bundle):
     code, _, err = run(capsys, "eval", "--bundle", tiny_bundle, "--task", "juggle")
     assert code == 2 and "weighing" in err
 
@@ -105,7 +105,7 @@ def test_misspelt_commands_are_explained(capsys, arguments):
     assert "usage" in capsys.readouterr().err
 
 
-def test_every_command_explains_itself(capsys):
+def test_every_command_has_help(capsys):
     for arguments in ([], ["data"], ["tokenizer"], ["policy"], ["eval"], ["export"], ["demo"]):
         with pytest.raises(SystemExit) as ended:
             main([*arguments, "--help"])
@@ -120,7 +120,7 @@ def test_every_command_explains_itself(capsys):
         ("/proc/none/figures.json", "--json /proc/none/figures.json"),
     ],
 )
-def test_figures_that_cannot_be_written_are_one_sentence(
+def test_a_json_file_that_cannot_be_written_is_one_sentence(
     capsys, tmp_path, monkeypatch, target, words
 ):
     monkeypatch.chdir(tmp_path)
@@ -130,17 +130,19 @@ def test_figures_that_cannot_be_written_are_one_sentence(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, True), (errno.EBADF, False)])
-def test_a_disk_without_room_for_what_is_printed_is_one_sentence(
-    capsys, monkeypatch, number, told
-):
-    def failing(said):
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, True), (errno.EBADF, False)])
+def test_a_full_disk_is_one_sentence(capsys, monkeypatch, number, expected):
+    def failing(args):
         raise OSError(number, "it went wrong")
 
-    monkeypatch.setattr(tokenizer, "sizes", failing)
-    if told:
+    monkeypatch.setattr(tokenizer, "list_presets", failing)
+    if expected:
         code, _, error = run(capsys, "tokenizer", "list")
-        assert code == 2 and "it went wrong: no room for what the command" in error
+        assert (
+            code == 2 and "it went wrong: the output of the command could not be written" in error
+        )
     else:
-        with pytest.raises(OSError, match="it went wrong"):  # nobody expects it, so it is shown
+        with pytest.raises(
+            OSError, match="it went wrong"
+        ):  # unexpected, so the traceback is shown
             main(["tokenizer", "list"])

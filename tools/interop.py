@@ -1,7 +1,7 @@
 """`make interop`: stock lerobot, rosbags and mcap read the files that this package writes.
 
-Generates a small data set with images in the twin, converts it to every format, reads it with these
-libraries in a separate environment (`interop_reader.py`) and compares all values.
+Generates a small data set with images in the twin, converts it to every format, lets these libraries
+read it in a separate environment (`interop_reader.py`) and compares all values.
 """
 
 import argparse

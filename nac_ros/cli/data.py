@@ -67,7 +67,7 @@ def generate(args: Namespace) -> Results:
     )
     attempt = None
     if args.bundle:
-        from nac_ros.demonstrations.dagger import demonstrate_after_policy as attempt
+        from nac_ros.demonstrations.dagger import dagger_attempt as attempt
 
     def report(progress: Any) -> None:
         output.progress(progress.line(), progress.kept, progress.wanted)
@@ -146,7 +146,7 @@ def check(args: Namespace) -> Results:
 
     path, keys = find_dataset(args.path), (args.action_key, args.state_key)
     if holds_recordings(path):
-        from nac_ros.datasets.validate import check_recordings
+        from nac_ros.datasets.mcap.validate import check_recordings
 
         if any(keys):  # raises DatasetError: recordings have no columns to choose
             open_dataset(path, *keys)
@@ -429,7 +429,7 @@ def _findings(path: Path, index: int) -> list[str]:
 
     if not holds_recordings(path):
         return []
-    from nac_ros.datasets.validate import check_recordings
+    from nac_ros.datasets.mcap.validate import check_recordings
 
     return [finding.message for finding in check_recordings(path) if finding.episode == index]
 

@@ -47,9 +47,9 @@ def add_commands(groups: Any) -> None:
 
 def evaluate(args: Namespace) -> Results:
     """Runs the trials and prints a success rate per task."""
-    from nac_ros.evaluation.rollout import Evaluation, load_earlier, run
+    from nac_ros.evaluation.rollout import EvaluationConfig, load_results, run
 
-    config = Evaluation(
+    config = EvaluationConfig(
         bundle=str(options.bundle_path(args.bundle)),
         tasks=tuple(args.task or ()),
         trials=args.trials,
@@ -61,7 +61,7 @@ def evaluate(args: Namespace) -> Results:
     )
     earlier = None
     if args.compare_with is not None:
-        earlier = load_earlier(args.compare_with, config.seed, config.randomization)
+        earlier = load_results(args.compare_with, config.seed, config.randomization)
     results = run(config)
     for task, row in results["tasks"].items():
         print(f"{task:12s} {output.success_rate(row, 'wilson95')}")
@@ -95,13 +95,13 @@ def verify_log(args: Namespace) -> Results:
     )
     parts = replay(folder, args.bundle)
     for name, found in parts.items():
-        lost = f", {found.lost} lines lost" if found.lost else ""
+        lost = f", {found.lost_lines} lines lost" if found.lost_lines else ""
         gaps = f", the log is incomplete: {found.gaps} gaps{lost}" if found.gaps else ""
         print(
             f"{name:8s} {found.calls} calls, {found.values} numbers, "
             f"{found.differences} differ{gaps}"
         )
     for name, found in parts.items():
-        if found.first:
-            raise NacError(f"{name}: the first difference is in {found.first}")
+        if found.first_difference:
+            raise NacError(f"{name}: the first difference is in {found.first_difference}")
     return {name: vars(found) for name, found in parts.items()}

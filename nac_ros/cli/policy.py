@@ -58,11 +58,11 @@ def _add_train(group: Any) -> None:
 
 def train(args: Namespace) -> Results:
     """Trains a policy over a trained tokenizer."""
-    from nac_ros.datasets.convert import describe
+    from nac_ros.datasets.convert import describe_datasets
     from nac_ros.datasets.frames import load_frames
     from nac_ros.policies.base import make_policy, warm_start
     from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTraining
+    from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTrainingConfig
 
     tokenizer, datasets = load_tokenizer(args.tokenizer), options.open_data(args.data, args)
     options.check_tokenizer_fits(tokenizer, datasets, args.tokenizer)
@@ -73,14 +73,14 @@ def train(args: Namespace) -> Results:
         )
     cameras, size = args.cameras or list(datasets[0].cameras), _image_size(args)
     frames = load_frames(
-        datasets, cameras, image_size=size, cache_dir=args.frames, report=output.image_progress
+        datasets, cameras, image_size=size, cache_dir=args.frames, progress=output.image_progress
     )
     facts = {
         "cameras": cameras,
         "tasks": _task_ids(frames.tasks),
         "state_dim": frames.proprio.shape[1],
     }
-    training = training_config(PolicyTraining, args, {"train_on": args.train_on})
+    training = training_config(PolicyTrainingConfig, args, {"train_on": args.train_on})
     policy = make_policy(args.policy, args.preset, tokenizer, **{**facts, **dict(args.model)})
     if args.init:
         print(f"{warm_start(policy, args.init)} tensors copied from {args.init}")
@@ -88,7 +88,7 @@ def train(args: Namespace) -> Results:
     print(
         f"{args.policy} ({args.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames"
     )
-    trainer = PolicyTrainer(policy, demonstrations, training, args.out, describe(datasets))
+    trainer = PolicyTrainer(policy, demonstrations, training, args.out, describe_datasets(datasets))
     return trainer.run(args.resume)
 
 

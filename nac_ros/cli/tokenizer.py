@@ -196,10 +196,10 @@ def bench(args: Namespace) -> Results:
     """Compares all tokenizers on the same data; writes a table and plots."""
     from nac_ros.evaluation import tokenizer_benchmark as benchmark
 
-    config = benchmark.BenchConfig(
+    config = benchmark.BenchmarkConfig(
         **_comparison_settings(args), tokenizers=tuple(args.tokenizers or ())
     )
-    results = benchmark.bench(config, _comparison_data(args), args.out)
+    results = benchmark.run_benchmark(config, _comparison_data(args), args.out)
     print(benchmark.table(results))
     print(f"at most 120 bits, lowest error first: {', '.join(results['ranking'])}")
     for pair in results["dominates_nac"]:
@@ -232,7 +232,7 @@ def ablate(args: Namespace) -> Results:
 
     groups = {"groups": tuple(args.groups)} if args.groups else {}
     config = ablation.AblationConfig(**_comparison_settings(args), **groups)
-    results = ablation.ablate(config, _comparison_data(args), args.out)
+    results = ablation.run_ablation(config, _comparison_data(args), args.out)
     print(ablation.table(results))
     print(f"ablation.json and ablation.md are in {args.out}")
     return results

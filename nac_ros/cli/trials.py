@@ -67,11 +67,11 @@ def run_trials(args: Namespace) -> Results:
         return _power(args.power)
     if args.unblind is not None:
         return _unblind(args.unblind, args.json)
+    from nac_ros.trials.executors import make_executor
     from nac_ros.trials.run import TrialRun
-    from nac_ros.trials.simulated import check_unattended
-    from nac_ros.trials.simulated import run_trials as run_all_trials
+    from nac_ros.trials.simulated import check_unattended, run_unattended
 
-    executor, protocol = choose(args.workers, args.ray), _protocol(args)
+    executor, protocol = make_executor(args.workers, args.ray), _protocol(args)
     check_unattended(protocol)
     out = args.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
     _check_json(out, args.json)
@@ -79,7 +79,7 @@ def run_trials(args: Namespace) -> Results:
     print(f"{len(run.slots)} trials in {out}; `nac trials --out {out}` continues them")
     try:
         if not run.unblinded:
-            run_all_trials(
+            run_unattended(
                 run, executor, args.film_strips, lambda record: _print_trial(run, record)
             )
         return _write_report(run)
@@ -195,11 +195,12 @@ def _base_protocol(args: Namespace) -> Any:
 
 def _apply(base: Any, changes: Results) -> Any:
     """`base` with the changes. Fields per task lose the tasks that are no longer in the run."""
+    from nac_ros.trials.protocol import TrialProtocol
 
     if base is None:
         return TrialProtocol(**changes)
     tasks = changes.get("tasks", base.tasks)
-    for name in ("places", "criteria", "rubric"):
+    for name in ("start_positions", "criteria", "rubric"):
         per_task = getattr(base, name)
         changes[name] = {task: value for task, value in per_task.items() if task in tasks}
     return replace(base, **changes)
