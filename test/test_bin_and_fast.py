@@ -8,7 +8,7 @@ import torch
 from scipy.fft import dct
 
 from nac_ros.core.errors import BadActions, BadTokens, ConfigError
-from nac_ros.datasets.action_chunks import Windows
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.grammar import PAD
 from nac_ros.training.tokenizer_metrics import evaluate, round_trip
@@ -42,10 +42,10 @@ def test_what_lies_beyond_the_bins_is_refused_and_counted_never_clipped():
     far[2, 5, 3] += 10
     with pytest.raises(BadActions, match=r"row 2: .* column 3 lies beyond the bins"):
         tokenizer.encode(far)
-    tried = round_trip(tokenizer, Windows(far, None))
+    tried = round_trip(tokenizer, ActionChunks(far, None))
     assert (tried.encode_failures, tried.decode_failures) == (1, 0)
     assert np.isnan(tried.decoded[2]).all() and np.isfinite(tried.decoded[[0, 1, 3]]).all()
-    assert evaluate(tokenizer, Windows(far, None))["encode_failures"] == 1
+    assert evaluate(tokenizer, ActionChunks(far, None))["encode_failures"] == 1
 
 
 def test_fast_rounds_the_orthonormal_dct_low_frequencies_first():
@@ -65,7 +65,7 @@ def test_fast_sequences_vary_in_length_and_save_bits():
     lengths = (tokens != PAD).sum(1)
     assert lengths.min() < lengths.max() < 224
     assert tokenizer.grammar.vocab_size == 1024 == tokenizer.vocab_size
-    figures = evaluate(tokenizer, Windows(chunks(50), None))
+    figures = evaluate(tokenizer, ActionChunks(chunks(50), None))
     assert figures["bits"] == pytest.approx(10 * figures["tokens"]) and figures["bits"] < 2240
     assert figures["mse"] < 1e-3 and figures["decode_failures"] == 0
 
@@ -101,7 +101,7 @@ def test_a_coefficient_without_a_code_is_refused():
 
 
 def test_a_scale_with_more_values_than_pieces_is_refused():
-    with pytest.raises(ConfigError, match="coefficient values for n_pieces 1024"):
+    with pytest.raises(ConfigError, match="coefficient values for vocab_size 1024"):
         make_tokenizer("fast", scale=100.0)
     with pytest.raises(ConfigError, match="n_knots 40"):
         make_tokenizer("bin", n_knots=40)

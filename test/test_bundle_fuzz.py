@@ -129,10 +129,10 @@ def save_tokenizers(folder: Path) -> None:
     actions = rng.standard_normal((600, 8, 2)).cumsum(1).astype(np.float32)
     small = {
         "nac": {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
-        | {"latent_dim": 8, "codebook_size": 16, "path_hidden": 16, "chunk_dim": 8},
+        | {"latent_dim": 8, "codebook_size": 16, "path_hidden": 16, "chunk_latent_dim": 8},
         "oat": {"width": 16, "n_heads": 2, "n_registers": 2},
-        "vqvla": {"widths": (4, 8, 8), "whole_dim": 8, "whole_hidden": 8, "latent_dim": 4}
-        | {"codebook_size": 16, "n_groups": 2},
+        "vqvla": {"widths": (4, 8, 8), "bottleneck_dim": 8, "bottleneck_hidden": 8, "latent_dim": 4}
+        | {"codebook_size": 16, "n_quantizers": 2},
     }
     for name in list_tokenizers():
         tokenizer = make_tokenizer(name, "small", 8, 2, **small.get(name, {}))
@@ -238,12 +238,12 @@ def test_a_pickle_in_place_of_weights_is_never_opened(copied, tmp_path, name):
         nested(100_000, "dict").encode(),
         b'{"format": "\xff"}',
         b'{"format": ' + b"1" * 5000 + b"}",
-        b'{"format": 1, "robot": "\\u0000"}',
-        b'{"format": 1, "robot": "\\ud800"}',
-        b'{"format": 1, "rate_hz": 1e999}',
-        b'{"format": 1, "rate_hz": Infinity}',
-        b'{"format": 1, "format": 1}',
-        b'{"format": 1, "files": {"a\\u0000b": ""}}',
+        b'{"format": 2, "robot": "\\u0000"}',
+        b'{"format": 2, "robot": "\\ud800"}',
+        b'{"format": 2, "rate_hz": 1e999}',
+        b'{"format": 2, "rate_hz": Infinity}',
+        b'{"format": 2, "format": 2}',
+        b'{"format": 2, "files": {"a\\u0000b": ""}}',
         b"[" + b'"x",' * 1_000_000 + b"0]",
         b"",
     ],

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from nac_ros.codec.discriminators import Discriminator, discriminator_loss, feature_loss
 from nac_ros.codec.model import Codec, CodecConfig
-from nac_ros.codec.quantizer import EmaCodebook, MultiScaleQuantizer
+from nac_ros.codec.quantizer import EmaCodebook, ResidualVectorQuantizer
 from nac_ros.codec.seanet import SeanetEncoder, fold_weight_norm, folded_parameters
 from nac_ros.codec.vocos import MAX_MAGNITUDE, IstftHead
 
@@ -75,7 +75,7 @@ def test_first_update_after_kmeans_keeps_used_codewords_in_place():
     centres = torch.randn(8, 4, generator=generator) * 10
     latents = centres.repeat(50, 1)
     book = EmaCodebook(8, 4, decay=0.97, revive_below=0.05)
-    book.initialise(latents, generator)
+    book.init_kmeans(latents, generator)
     before = book.codewords.clone()
     book.update(latents, book.nearest(latents))
     assert torch.allclose(book.codewords, before, atol=1e-2)
@@ -92,9 +92,9 @@ def test_unused_codewords_are_revived_on_latents_and_stay_there():
 
 
 def test_each_stage_names_what_the_stages_before_left():
-    quantizer = MultiScaleQuantizer(4, 16, (2, 1), decay=0.97, revive=0.05).eval()
+    quantizer = ResidualVectorQuantizer(4, 16, (2, 1), decay=0.97, revive=0.05).eval()
     latent = torch.randn(3, 4, 8)
-    quantizer.initialise(latent.repeat(4, 1, 1), seed=0)
+    quantizer.init_codebooks(latent.repeat(4, 1, 1), seed=0)
     total, codes, _ = quantizer(latent)
     assert [tuple(c.shape) for c in codes] == [(3, 4), (3, 8)]
     assert torch.allclose(quantizer.dequantize(codes), total, atol=1e-6)

@@ -12,7 +12,7 @@ from nac_ros.tokenizers.cross_embodiment import make_cross_embodiment
 from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig, train_cross_embodiment
 
 TINY = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
-TINY |= {"latent_dim": 24, "codebook_size": 64, "chunk_dim": 32}
+TINY |= {"latent_dim": 24, "codebook_size": 64, "chunk_latent_dim": 32}
 ROBOTS = {"long": 7, "short": 6}
 
 
@@ -74,7 +74,7 @@ def test_tokens_of_one_robot_are_legal_for_the_other(trained):
 
 
 def test_robots_whose_chunks_come_to_other_numbers_of_tokens_are_refused():
-    with pytest.raises(ConfigError, match=r"of a come to .* tokens a scale, of b"):
+    with pytest.raises(ConfigError, match=r"of a have .* tokens per scale, those of b"):
         make_cross_embodiment({"a": {"horizon": 32}, "b": {"horizon": 64}}, **TINY)
     with pytest.raises(ConfigError, match="at least 2 robots"):
         make_cross_embodiment({"a": {}}, **TINY)

@@ -7,8 +7,8 @@ from nac_ros.codec.linear_path import LinearPath
 from nac_ros.codec.model import Codec, CodecConfig
 
 TINY = {"n_filters": 4, "latent_dim": 24, "codebook_size": 64, "decoder_dim": 32, "lstm": False}
-TINY |= {"decoder_hidden": 64, "decoder_blocks": 1, "norm_ids": 0, "chunk_dim": 24}
-WHOLE = {**TINY, "span": "chunk"}
+TINY |= {"decoder_hidden": 64, "decoder_blocks": 1, "norm_ids": 0, "chunk_latent_dim": 24}
+ROTATED = {**TINY, "quantizer": "rotated"}
 
 
 def low_rank(n=600, horizon=32, dim=7, rank=6):
@@ -22,7 +22,7 @@ def low_rank(n=600, horizon=32, dim=7, rank=6):
 def test_without_quantization_the_path_gives_back_what_it_was_fitted_to():
     chunks = low_rank()
     path = LinearPath(32, 7, 24, hidden=16)
-    path.begin(chunks, torch.ones(7))
+    path.init_from_pca(chunks, torch.ones(7))
     latent = path.encode(chunks)
     path.fit_synthesis(latent, chunks)
     assert latent.shape == (600, 24)
@@ -33,7 +33,7 @@ def test_an_error_of_the_latent_counts_what_the_metric_says():
     metric = torch.tensor([1.0, 4.0, 0.25])
     chunks = torch.randn(200, 8, 3, generator=torch.Generator().manual_seed(0))
     path = LinearPath(8, 3, 24)
-    path.begin(chunks, metric)
+    path.init_from_pca(chunks, metric)
     apart = path.encode(chunks[:1]) - path.encode(chunks[1:2])
     counted = ((chunks[0] - chunks[1]).square() * metric).sum()
     assert torch.allclose(apart.square().sum(), counted, rtol=1e-3)
@@ -43,8 +43,8 @@ def test_a_dimension_that_counts_more_is_kept_better():
     chunks = torch.randn(800, 8, 2, generator=torch.Generator().manual_seed(0))
     errors = []
     for metric in (torch.tensor([1.0, 1.0]), torch.tensor([25.0, 1.0])):
-        codec = Codec(CodecConfig(horizon=8, action_dim=2, ratios=(2,), **WHOLE)).eval()
-        codec.begin(chunks, metric, 0)
+        codec = Codec(CodecConfig(horizon=8, action_dim=2, ratios=(2,), **ROTATED)).eval()
+        codec.init_from_data(chunks, metric, 0)
         with torch.no_grad():
             error = codec.decode(codec.encode(chunks)) - chunks
         errors.append(error.square().mean((0, 1)))
@@ -56,23 +56,23 @@ def test_a_codec_that_begins_there_knows_chunks_before_it_is_trained(layout):
     torch.manual_seed(0)
     chunks, errors = low_rank(), {}
     ratios = (7, 4) if layout == "flat" else (2, 2)
-    for span in ("step", "chunk"):
-        settings = {**TINY, "span": span, "layout": layout, "ratios": ratios}
+    for quantizer in ("multi_scale", "rotated"):
+        settings = {**TINY, "quantizer": quantizer, "layout": layout, "ratios": ratios}
         codec = Codec(CodecConfig(**settings)).eval()
-        codec.begin(chunks, torch.ones(7), 0)
+        codec.init_from_data(chunks, torch.ones(7), 0)
         with torch.no_grad():
             made = codec.decode(codec.encode(chunks))
-        errors[span] = float((made - chunks).square().mean())
-    assert errors["chunk"] < 0.05 * chunks.var() < errors["step"]
+        errors[quantizer] = float((made - chunks).square().mean())
+    assert errors["rotated"] < 0.05 * chunks.var() < errors["multi_scale"]
 
 
 @pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (30, 6), (50, 14), (5, 3), (1, 1)])
-@pytest.mark.parametrize("span", ["step", "chunk"])
-def test_channels_of_any_horizon_and_dimension_keep_their_shape(horizon, dim, span):
-    settings = {**TINY, "layout": "channels", "ratios": (2, 2), "span": span}
+@pytest.mark.parametrize("quantizer", ["multi_scale", "rotated"])
+def test_channels_of_any_horizon_and_dimension_keep_their_shape(horizon, dim, quantizer):
+    settings = {**TINY, "layout": "channels", "ratios": (2, 2), "quantizer": quantizer}
     codec = Codec(CodecConfig(horizon=horizon, action_dim=dim, **settings)).eval()
     chunks = torch.randn(40, horizon, dim)
-    codec.begin(chunks, torch.ones(dim), 0)
+    codec.init_from_data(chunks, torch.ones(dim), 0)
     codes = codec.encode(chunks[:2])
     assert [len(c[0]) for c in codes] == list(codec.config.tokens_per_scale)
     made = codec.decode(codes)
@@ -80,21 +80,27 @@ def test_channels_of_any_horizon_and_dimension_keep_their_shape(horizon, dim, sp
 
 
 def test_gradients_reach_the_networks_and_the_path():
-    codec = Codec(CodecConfig(**WHOLE, path_hidden=16)).train()
+    codec = Codec(CodecConfig(**ROTATED, path_hidden=16)).train()
     chunks = low_rank(64)
-    codec.begin(chunks, torch.ones(7), 0)
+    codec.init_from_data(chunks, torch.ones(7), 0)
     made, quantized = codec(chunks)
     ((made - chunks).square().mean() + quantized.commitment).backward()
     quiet = [name for name, p in codec.named_parameters() if p.grad is None]
     assert not quiet
-    for part in (codec.encoder, codec.decoder, codec.path, codec.join, codec.divide):
+    for part in (
+        codec.encoder,
+        codec.decoder,
+        codec.linear_path,
+        codec.join_steps,
+        codec.divide_steps,
+    ):
         assert sum(float(p.grad.abs().sum()) for p in part.parameters()) > 0
 
 
 def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
     codec = Codec(CodecConfig(**{**TINY, "prefix_dropout": 0.5})).train()
     chunks = low_rank(64)
-    codec.begin(chunks, torch.ones(7), 0)
+    codec.init_from_data(chunks, torch.ones(7), 0)
     quantizer, latent = codec.quantizer.eval(), codec.latent(chunks)
     torch.manual_seed(0)
     total = quantizer(latent, dropout=0.5).latent
@@ -107,11 +113,11 @@ def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
     ("settings", "words"),
     [
         ({"prefix_dropout": 1.0}, r"prefix_dropout 1\.0"),
-        ({"beam": 4}, "beam 4 needs span chunk.* set beam to 1"),
-        ({"path_hidden": 4}, "path_hidden 4 must be 0 with span step"),
-        ({"path_hidden": -1, "span": "chunk"}, "path_hidden -1"),
-        ({"beam": 0, "span": "chunk"}, "beam must be at least 1"),
-        ({"chunk_dim": 0}, "chunk_dim must be at least 1"),
+        ({"beam_width": 4}, "beam_width 4 .* need quantizer rotated.* set them to 1 and 0"),
+        ({"path_hidden": 4}, "path_hidden 4 need quantizer rotated"),
+        ({"path_hidden": -1, "quantizer": "rotated"}, "path_hidden must be at least 0, got -1"),
+        ({"beam_width": 0, "quantizer": "rotated"}, "beam_width must be at least 1"),
+        ({"chunk_latent_dim": 0}, "chunk_latent_dim must be at least 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, words):

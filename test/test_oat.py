@@ -133,7 +133,7 @@ def test_any_horizon_and_dimension_keep_their_shape(horizon, dim):
 
 
 def test_sizes_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="width 30 is no multiple of n_heads 4"):
+    with pytest.raises(ConfigError, match="width 30 must be a multiple of n_heads 4"):
         make_tokenizer("oat", width=30, n_heads=4)
     with pytest.raises(ConfigError, match=r"levels \(8, 2\)"):
         make_tokenizer("oat", levels=(8, 2))

@@ -54,7 +54,7 @@ def exact_bins(low, high):
     low, high = np.array(low), np.array(high)
     half, middle = (high - low) / 2 * 16 / 15, (low + high) / 2
     corners = np.stack([np.tile(middle - half, (4, 1)), np.tile(middle + half, (4, 1))])
-    made = make_tokenizer("bin", "small", 4, 2, rate_hz=RATE, n_bins=16, span=1.0)
+    made = make_tokenizer("bin", "small", 4, 2, rate_hz=RATE, n_bins=16, limit=1.0)
     return made.fit(corners)
 
 

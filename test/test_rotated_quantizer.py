@@ -17,7 +17,7 @@ def latents(n=2000, dim=12, seed=0):
 def begun(beam=1, n=2000):
     torch.manual_seed(0)
     quantizer = RotatedResidualQuantizer(12, 64, (2, 4), 0.97, 0.02, beam).eval()
-    quantizer.initialise(latents(n), 0)
+    quantizer.init_codebooks(latents(n), 0)
     return quantizer
 
 
@@ -33,7 +33,7 @@ def test_codes_come_by_stage_and_decode_to_the_sum_of_their_parts():
     made = torch.zeros_like(rows)
     for k, code in enumerate(torch.cat(codes, 1).unbind(1)):
         words = quantizer.codebooks[quantizer.stages[k]].codewords[code]
-        made += quantizer.gains[k] * words @ quantizer.turns[k]
+        made += quantizer.gains[k] * words @ quantizer.rotations[k]
     assert torch.allclose(quantizer.dequantize(codes), made, atol=1e-5)
     assert torch.allclose(quantizer(rows).latent, made, atol=1e-5)
 
@@ -56,8 +56,8 @@ def test_a_beam_comes_nearer_than_the_nearest_codewords():
 
 def test_a_beam_wider_than_the_codebook_is_an_exhaustive_search_of_pairs():
     torch.manual_seed(0)
-    quantizer = RotatedResidualQuantizer(3, 4, (2,), 0.97, 0.0, beam=16).eval()
-    quantizer.initialise(latents(200, 3), 0)
+    quantizer = RotatedResidualQuantizer(3, 4, (2,), 0.97, 0.0, beam_width=16).eval()
+    quantizer.init_codebooks(latents(200, 3), 0)
     rows = latents(50, 3, seed=1)
     pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     all_made = quantizer.dequantize([pairs])  # [16, 3]
@@ -74,8 +74,8 @@ def test_training_moves_codewords_and_turns_to_less_error_on_new_latents():
     quantizer.eval()
     assert float(error(quantizer, fresh).mean()) < 0.9 * before
     identity = torch.eye(12).expand(6, -1, -1)
-    assert (quantizer.turns - identity).abs().amax((1, 2)).min() > 0.05
-    assert torch.allclose(quantizer.turns @ quantizer.turns.mT, identity, atol=1e-4)
+    assert (quantizer.rotations - identity).abs().amax((1, 2)).min() > 0.05
+    assert torch.allclose(quantizer.rotations @ quantizer.rotations.mT, identity, atol=1e-4)
     assert (quantizer.gains > 0).all()
 
 
@@ -87,7 +87,7 @@ def test_what_is_named_is_nearest_in_the_turn_of_each_token():
     other = [codes[0].roll(1, 0), codes[1][:, :1]]
     wanted = torch.cat(quantizer.residual_targets(rows, other), 1)
     left = rows - quantizer.dequantize(other)
-    turned = left @ quantizer.turns[3].T / quantizer.gains[3]
+    turned = left @ quantizer.rotations[3].T / quantizer.gains[3]
     assert torch.allclose(wanted[:, 3], turned, atol=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_fewer_latents_than_codewords_still_begin(n):
 def test_one_token_alone_is_never_dropped_and_a_batch_may_hold_prefixes_only():
     torch.manual_seed(0)
     alone = RotatedResidualQuantizer(12, 64, (1,), 0.97, 0.02)
-    alone.initialise(latents(), 0)
+    alone.init_codebooks(latents(), 0)
     alone.train()(latents(4), dropout=0.9)
     quantizer = begun().train()
     for book in quantizer.codebooks:
@@ -139,7 +139,7 @@ def test_one_token_alone_is_never_dropped_and_a_batch_may_hold_prefixes_only():
 def test_latents_that_never_differ_leave_everything_finite():
     torch.manual_seed(0)
     quantizer = RotatedResidualQuantizer(4, 8, (1, 2), 0.97, 0.02)
-    quantizer.initialise(torch.zeros(50, 4), 0)
+    quantizer.init_codebooks(torch.zeros(50, 4), 0)
     quantizer.train()
     for _ in range(25):
         made = quantizer(torch.zeros(6, 4)).latent

@@ -104,7 +104,7 @@ def test_tokens_are_the_nearest_embeddings_or_decode_nearer_than_these(fitted):
 def test_without_a_beam_nac_says_the_nearest():
     chunks = smooth_chunks()
     for preset in ("small", "small-flat"):
-        tokenizer = make_tokenizer("nac", preset, beam=1).fit(chunks)
+        tokenizer = make_tokenizer("nac", preset, beam_width=1).fit(chunks)
         nearest = nearest_tokens(tokenizer, tokenizer.normalize(chunks[:20]))
         assert (nearest == tokenizer.encode(chunks[:20])).float().mean() > 0.99
 
@@ -170,7 +170,7 @@ def test_columns_that_no_saved_tokenizer_may_have_are_refused_when_it_is_fitted(
     actions = np.random.default_rng(0).uniform(-1, 1, (40, 8, 3)).astype(np.float32)
     actions[..., 1] *= 65_536  # ticks of an encoder
     made = make_tokenizer("bin", "small", 8, 3, names=("a", "b", "c"))
-    with pytest.raises(BadActions, match=r"action 'b' goes from -6.* beyond 10000"):
+    with pytest.raises(BadActions, match=r"action 'b' has a range of -6.* beyond 10000"):
         made.fit(actions)
     assert not made.fitted
 
@@ -209,7 +209,7 @@ def test_prefixes_decode_where_that_is_supported(fitted):
         return
     whole = fitted.decode_prefix(tokens, chunks[:, 0])
     assert torch.equal(whole, fitted.decode(tokens, chunks[:, 0]))
-    with pytest.raises(BadTokens, match="0 tokens decode to nothing"):
+    with pytest.raises(BadTokens, match="0 tokens cannot be decoded"):
         fitted.decode_prefix(tokens[:, :0], chunks[:, 0])
     broken = tokens[:, : fitted.prefix_lengths[-1]].clone()
     broken[1, 2] = -1

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.codec.quantizer import mixed
+from nac_ros.codec.quantizer import mix_latents
 from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, parity
 from nac_ros.tokenizers import make_tokenizer
 from nac_ros.tokenizers.vqvla import CausalConv
 
-TINY = {"widths": (8, 16), "strides": (8,), "whole_dim": 48, "whole_hidden": 64}
-TINY |= {"whole_blocks": 1, "latent_dim": 24, "codebook_size": 64}
+TINY = {"widths": (8, 16), "strides": (8,), "bottleneck_dim": 48, "bottleneck_hidden": 64}
+TINY |= {"bottleneck_blocks": 1, "latent_dim": 24, "codebook_size": 64}
 
 
 def chunks(n=300, horizon=32, dim=7, seed=0):
@@ -146,7 +146,7 @@ def test_few_chunks_leave_every_group_something_to_name():
 def test_mixed_latents_keep_mean_and_covariance():
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(50, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 5
-    more = mixed(latents, 50_000, generator)
+    more = mix_latents(latents, 50_000, generator)
     torch.testing.assert_close(more.mean(0), latents.mean(0), atol=0.05, rtol=0)
     torch.testing.assert_close(more.T.cov(), latents.T.cov(correction=0), atol=0.1, rtol=0.05)
 
@@ -154,7 +154,7 @@ def test_mixed_latents_keep_mean_and_covariance():
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"n_groups": 0}, "n_groups must be at least 1, got 0"),
+        ({"n_quantizers": 0}, "n_quantizers must be at least 1, got 0"),
         ({"ema_decay": 1.5}, "ema_decay must be in 0 .. 1, got 1.5"),
         ({"strides": (4,)}, r"strides \(4,\)"),
         ({"widths": (16, 0, 128)}, r"widths \(16, 0, 128\)"),

@@ -1,7 +1,7 @@
-"""Discriminators after DAC (arXiv 2306.06546) for pseudo-waveforms of a few hundred samples.
+"""Discriminators after DAC (arXiv 2306.06546) for waveforms of a few hundred samples.
 
-DAC removes the mean and normalises the peak first; that would hide offset and scale, which are
-the message of an action, so it is left out here.
+DAC first removes the mean and normalises the peak. That would hide the offset and scale of an
+action from the discriminator, so it is left out here.
 """
 
 from itertools import pairwise
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-Features = list[list[Tensor]]  # per discriminator: feature maps, the last one is the verdict
-PERIODS = (2, 3, 5, 7, 11)  # 7 is the per-joint series of a 7-dimensional action
-N_FFTS = (128, 64, 32)  # n_fft / 2 < 224, so that reflection padding has enough samples
-BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+Features = list[list[Tensor]]  # feature maps per discriminator, the last one its output
+PERIODS = (2, 3, 5, 7, 11)  # 7 gives each joint of a 7-dimensional action its column
+N_FFTS = (128, 64, 32)  # n_fft / 2 < 224: reflection padding needs more samples than that
+BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of the spectrum
 SLOPE = 0.1
 
 
@@ -23,7 +23,7 @@ def _conv(inputs: int, outputs: int, kernel, stride, padding) -> nn.Module:
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at a waveform folded into rows of `period` samples (HiFi-GAN, arXiv 2010.05646)."""
+    """Convolutions over a waveform folded into rows of `period` samples (HiFi-GAN, 2010.05646)."""
 
     def __init__(self, period: int, width: int):
         super().__init__()
@@ -32,17 +32,17 @@ class PeriodDiscriminator(nn.Module):
         self.layers = nn.ModuleList(
             _conv(i, o, (5, 1), (3, 1), (2, 0)) for i, o in pairwise(widths)
         )
-        self.verdict = _conv(widths[-1], 1, (3, 1), 1, (1, 0))
+        self.output = _conv(widths[-1], 1, (3, 1), 1, (1, 0))
 
     def forward(self, wave: Tensor) -> list[Tensor]:
         missing = -wave.shape[-1] % self.period
         x = F.pad(wave, (0, missing), mode="reflect") if missing else wave
         x = x.view(len(x), 1, -1, self.period)  # [B, 1, L / p, p]
-        return _run(self.layers, self.verdict, x)
+        return _run(self.layers, self.output, x)
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Looks at the complex short-time spectrum, one small network per frequency band."""
+    """Convolutions over the complex short-time spectrum, separate for each frequency band."""
 
     def __init__(self, n_fft: int, width: int):
         super().__init__()
@@ -52,7 +52,7 @@ class SpectrogramDiscriminator(nn.Module):
             (int(a * n_bins), max(int(b * n_bins), int(a * n_bins) + 1)) for a, b in BANDS
         ]
         self.stacks = nn.ModuleList(self._stack(width) for _ in self.bands)
-        self.verdict = _conv(width, 1, (3, 3), 1, 1)
+        self.output = _conv(width, 1, (3, 3), 1, 1)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     @staticmethod
@@ -71,13 +71,13 @@ class SpectrogramDiscriminator(nn.Module):
             maps = _run(stack, None, x[..., low:high])
             features += maps
             ends.append(maps[-1])
-        return [*features, self.verdict(torch.cat(ends, -1))]
+        return [*features, self.output(torch.cat(ends, -1))]
 
 
 class Discriminator(nn.Module):
-    """The ensemble `dac`: periods and spectrogram resolutions that fit, or one kind alone.
+    """Ensemble over the periods (mpd) and spectrogram resolutions (mrd) that fit, or both (dac).
 
-    n_samples: of a flattened chunk, H * D; nothing is padded beyond it
+    n_samples: H * D, length of a flattened chunk
     """
 
     def __init__(self, kind: str = "dac", n_samples: int = 224, width: int = 8):
@@ -92,24 +92,24 @@ class Discriminator(nn.Module):
         if not parts:
             raise ValueError(
                 f"no discriminator '{kind}' for {n_samples} samples; known are: dac, mpd, mrd, "
-                f"and mrd wants more than {N_FFTS[-1] // 2} samples"
+                f"and mrd needs more than {N_FFTS[-1] // 2} samples"
             )
         self.parts = nn.ModuleList(parts)
 
     def forward(self, actions: Tensor) -> Features:
-        """Normalised chunks `[B, H, D]` -> feature maps per part, the last one the verdict."""
+        """Normalised chunks `[B, H, D]` -> feature maps of each discriminator and its output."""
         wave = actions.flatten(1)[:, None]  # [B, 1, L]
         return [part(wave) for part in self.parts]
 
 
 def discriminator_loss(real: Features, fake: Features) -> Tensor:
-    """Least squares: real towards 1, fake towards 0."""
+    """Least-squares GAN loss: real towards 1, fake towards 0."""
     losses = [(1 - r[-1]).square().mean() + f[-1].square().mean() for r, f in zip(real, fake)]
     return torch.stack(losses).mean()
 
 
 def generator_loss(fake: Features) -> Tensor:
-    """Least squares: fake towards 1."""
+    """Least-squares GAN loss: fake towards 1."""
     return torch.stack([(1 - f[-1]).square().mean() for f in fake]).mean()
 
 
@@ -121,9 +121,10 @@ def feature_loss(real: Features, fake: Features) -> Tensor:
     return torch.stack(distances).mean()
 
 
-def _run(layers: nn.ModuleList, verdict: nn.Module | None, x: Tensor) -> list[Tensor]:
+def _run(layers: nn.ModuleList, output: nn.Module | None, x: Tensor) -> list[Tensor]:
+    """Feature maps of all layers, and `output` of the last one."""
     maps = []
     for layer in layers:
         x = F.leaky_relu(layer(x), SLOPE)
         maps.append(x)
-    return maps if verdict is None else [*maps, verdict(x)]
+    return maps if output is None else [*maps, output(x)]

@@ -1,72 +1,73 @@
-"""A dense path beside encoder and decoder, begun as the data's Karhunen-Loeve transform.
+"""Linear path parallel to encoder and decoder, initialised by PCA (Karhunen-Loeve).
 
-What is linear about chunks need not be learned by convolutions: the path starts where principal
-components already are, and is trained on with the rest. Beside each matrix a perceptron may learn
-what is not linear and concerns the whole chunk.
+Convolutions need not learn what is linear about action chunks: the path starts at the principal
+components and is trained with the rest. An MLP next to each matrix may learn what is nonlinear and
+concerns the whole chunk.
 """
 
 import torch
 from torch import Tensor, nn
 
-RIDGE = 1e-4  # of the mean variance, in the regression of chunks on quantized latents
+RIDGE = 1e-4  # relative to the latents' mean variance, in the regression of chunks on latents
 
 
 class LinearPath(nn.Module):
-    """Chunks `[B, H, D]` -> latent `[B, E]` and back: a matrix and a perceptron each way.
+    """Chunks `[B, H, D]` -> latent `[B, E]` and back: a matrix and an MLP in each direction.
 
-    hidden: width of the perceptrons, which say nothing at first; 0 = none
+    hidden: width of the MLPs, whose output starts at zero; 0 = no MLPs
     """
 
     def __init__(self, horizon: int, action_dim: int, latent_dim: int, hidden: int = 0):
         super().__init__()
         self.shape, size = (horizon, action_dim), horizon * action_dim
         self.analysis, self.synthesis = nn.Linear(size, latent_dim), nn.Linear(latent_dim, size)
-        self.bend_in = _perceptron(size, hidden, latent_dim) if hidden else None
-        self.bend_out = _perceptron(latent_dim, hidden, size) if hidden else None
+        self.analysis_mlp = _mlp(size, hidden, latent_dim) if hidden else None
+        self.synthesis_mlp = _mlp(latent_dim, hidden, size) if hidden else None
 
     def encode(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> `[B, E]`."""
         samples = actions.flatten(1)
         latent = self.analysis(samples)
-        return latent if self.bend_in is None else latent + self.bend_in(samples)
+        return latent if self.analysis_mlp is None else latent + self.analysis_mlp(samples)
 
     def decode(self, latent: Tensor) -> Tensor:
         """`[B, E]` -> `[B, H, D]`."""
         samples = self.synthesis(latent)
-        if self.bend_out is not None:
-            samples = samples + self.bend_out(latent)
+        if self.synthesis_mlp is not None:
+            samples = samples + self.synthesis_mlp(latent)
         return samples.unflatten(1, self.shape)
 
     @torch.no_grad()
-    def begin(self, actions: Tensor, metric: Tensor) -> None:
-        """The heaviest principal components of chunks `[N, H, D]`; an error of the latent then
-        counts what `metric` `[D]` says that the square of an error counts."""
-        units = metric.sqrt().repeat(self.shape[0])  # [H * D]
-        rows = actions.flatten(1) * units
+    def init_from_pca(self, actions: Tensor, mse_weights: Tensor) -> None:
+        """Sets the analysis matrix to the first principal components of chunks `[N, H, D]`.
+
+        mse_weights: `[D]`, weights of the squared error. Dimensions are scaled by their roots
+            before the PCA, so squared distances between latents are weighted errors.
+        """
+        scale = mse_weights.sqrt().repeat(self.shape[0])  # [H * D]
+        rows = actions.flatten(1) * scale
         mean = rows.mean(0)
         _, _, basis = torch.linalg.svd(rows - mean, full_matrices=False)
         n = min(len(basis), len(self.analysis.weight))
         self.analysis.weight.zero_()
-        self.analysis.weight[:n] = basis[:n] * units
+        self.analysis.weight[:n] = basis[:n] * scale
         self.analysis.bias.zero_()
         self.analysis.bias[:n] = -basis[:n] @ mean
 
     @torch.no_grad()
     def fit_synthesis(self, latent: Tensor, actions: Tensor) -> None:
-        """Least squares from quantized latents `[N, E]` to their chunks `[N, H, D]`."""
-        known, wanted = latent.double(), actions.flatten(1).double()
-        means = known.mean(0), wanted.mean(0)
-        known, wanted = known - means[0], wanted - means[1]
-        square = known.T @ known
-        ridge = RIDGE * square.diagonal().mean().clamp(min=1e-12)
-        weight = torch.linalg.solve(
-            square + ridge * torch.eye(len(square)).to(square), known.T @ wanted
-        )
+        """Ridge regression from quantized latents `[N, E]` to their chunks `[N, H, D]`."""
+        x, y = latent.double(), actions.flatten(1).double()
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = x - x_mean, y - y_mean
+        gram = x.T @ x
+        ridge = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), x.T @ y)
         self.synthesis.weight.copy_(weight.T)
-        self.synthesis.bias.copy_(means[1] - means[0] @ weight)
+        self.synthesis.bias.copy_(y_mean - x_mean @ weight)
 
 
-def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     last = nn.Linear(hidden, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

@@ -1,6 +1,5 @@
-"""Reconstruction losses of Table 1: how far a decoded chunk is from the real one."""
+"""Reconstruction losses of NAC's Table 1, and a loss on velocities and gripper transitions."""
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -9,61 +8,53 @@ from torch.nn import functional as F
 
 Kind = Literal["mse", "l1", "dct", "spectrogram", "mel"]
 KINDS: tuple[str, ...] = get_args(Kind)
-N_FFTS = (64, 32, 16)  # resolutions of the spectral losses, those that fit the signal
+N_FFTS = (64, 32, 16)  # resolutions of the spectral losses that fit the signal
 N_MELS = 16
-SAMPLE_RATE = 24_000.0  # [Hz] what audio codecs take; only the mel scale's bend depends on it
-NEAR_STEPS, MOVES = 2, 0.05  # around a gripper's transition; of its range of 2, in one step
-FLOOR = 1e-5  # of a magnitude before its logarithm
+SAMPLE_RATE = 24_000.0  # [Hz] as in audio codecs; sets only the curvature of the mel scale
+TRANSITION_STEPS = 2  # steps before and after a gripper transition that count as near it
+TRANSITION_CHANGE = 0.05  # change in one step, of the normalised range of 2, that is a transition
+MIN_MAGNITUDE = 1e-5  # before the logarithm
 
 
 class ReconstructionLoss(nn.Module):
-    """Normalised chunks `[B, H, D]`, decoded and real -> scalar.
+    """Decoded and real normalised chunks `[B, H, D]` -> scalar.
 
-    weights: `[H]`, of the steps, for mse and l1; units: `[D]`, by which dimensions are multiplied
-    mse, l1: of the actions, steps weighted by `weights` `[H]`
-    dct: L1 of the orthonormal DCT-II along time (its MSE would be `mse`)
-    spectrogram: L1 of short-time magnitudes of the flattened chunk, unscaled, three resolutions
-    mel: the same on a mel scale and in decibels' place the natural logarithm, as audio codecs do
+    weights: `[H]`, of the steps, for mse and l1; scale: `[D]`, factors on the dimensions
+    mse, l1: of the actions
+    dct: L1 of the orthonormal DCT-II along time (its MSE would equal `mse`)
+    spectrogram: L1 of the short-time magnitudes of the flattened chunk at three resolutions
+    mel: the same of log mel bands, as in audio codecs
     """
 
-    def __init__(self, kind: Kind, weights: Tensor, units: Tensor):
+    def __init__(self, kind: Kind, weights: Tensor, scale: Tensor):
         super().__init__()
         self.kind = kind
-        self.register_buffer("units", units, persistent=False)
-        n_samples = len(weights) * len(units)
+        self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
         self.register_buffer("basis", dct_basis(len(weights)), persistent=False)
+        n_samples = len(weights) * len(scale)
         sizes = [n for n in N_FFTS if n // 2 < n_samples] or [2]
         self.spectra = nn.ModuleList(Magnitudes(n, mel=kind == "mel") for n in sizes)
-        ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            "mse": self._squares, "l1": self._absolutes, "dct": self._coefficients,
-            "spectrogram": self._magnitudes, "mel": self._magnitudes,
-        }  # fmt: skip
-        self._way = ways[kind]
 
     def forward(self, decoded: Tensor, real: Tensor) -> Tensor:
-        return self._way(decoded * self.units, real * self.units)
-
-    def _squares(self, decoded: Tensor, real: Tensor) -> Tensor:
-        return (self.weights * F.mse_loss(decoded, real, reduction="none").mean((0, 2))).mean()
-
-    def _absolutes(self, decoded: Tensor, real: Tensor) -> Tensor:
-        return (self.weights * F.l1_loss(decoded, real, reduction="none").mean((0, 2))).mean()
-
-    def _coefficients(self, decoded: Tensor, real: Tensor) -> Tensor:
-        return (self.basis @ (decoded - real)).abs().mean()  # [H, H] @ [B, H, D]
-
-    def _magnitudes(self, decoded: Tensor, real: Tensor) -> Tensor:
-        pairs = [(part(decoded), part(real)) for part in self.spectra]
-        return torch.stack([F.l1_loss(*pair) for pair in pairs]).mean()
+        decoded, real = decoded * self.scale, real * self.scale
+        if self.kind in ("mse", "l1"):
+            error = (F.mse_loss if self.kind == "mse" else F.l1_loss)(
+                decoded, real, reduction="none"
+            )
+            return (self.weights * error.mean((0, 2))).mean()
+        if self.kind == "dct":
+            return (self.basis @ (decoded - real)).abs().mean()  # [H, H] @ [B, H, D]
+        distances = [F.l1_loss(spectrum(decoded), spectrum(real)) for spectrum in self.spectra]
+        return torch.stack(distances).mean()
 
 
 class ControlLoss(nn.Module):
-    """What an arm feels beyond the error of positions, normalised chunks `[B, H, D]` -> scalar.
+    """Loss on the motion beyond positions: decoded and real normalised chunks -> scalar.
 
-    velocity, acceleration: weights of the mean squared error of first and second differences per
-    step; transition: extra weight of the squared error of the columns `grippers` within
-    `NEAR_STEPS` of a step in which they move by more than `MOVES`
+    velocity, acceleration: weights of the mean squared error of first and second differences
+    transition: extra weight of the squared error of the columns `grippers` within
+        TRANSITION_STEPS of a step in which they move by more than TRANSITION_CHANGE
     """
 
     def __init__(
@@ -75,19 +66,19 @@ class ControlLoss(nn.Module):
     def forward(self, decoded: Tensor, real: Tensor) -> Tensor:
         error = decoded - real
         parts = [error.diff(n=1, dim=1), error.diff(n=2, dim=1), self._at_transitions(error, real)]
-        squares = [w * part.square().mean() for w, part in zip(self.weights, parts) if w]
-        return torch.stack(squares).sum() if squares else error.new_zeros(())
+        losses = [w * part.square().mean() for w, part in zip(self.weights, parts) if w]
+        return torch.stack(losses).sum() if losses else error.new_zeros(())
 
     def _at_transitions(self, error: Tensor, real: Tensor) -> Tensor:
         columns = real[..., self.grippers].transpose(1, 2)  # [B, G, H]
-        moving = F.pad((columns.diff(dim=-1).abs() > MOVES).float(), (1, 0))
-        width = 2 * NEAR_STEPS + 1
-        near = F.max_pool1d(moving, width, stride=1, padding=NEAR_STEPS)
+        moving = F.pad((columns.diff(dim=-1).abs() > TRANSITION_CHANGE).float(), (1, 0))
+        width = 2 * TRANSITION_STEPS + 1
+        near = F.max_pool1d(moving, width, stride=1, padding=TRANSITION_STEPS)
         return error[..., self.grippers] * near.transpose(1, 2)
 
 
 class Magnitudes(nn.Module):
-    """Short-time magnitudes of the flattened chunk `[B, bins, frames]`, or their log mel bands."""
+    """Flattened chunk -> short-time magnitudes `[B, bins, frames]`, or their log mel bands."""
 
     def __init__(self, n_fft: int, mel: bool):
         super().__init__()
@@ -101,14 +92,14 @@ class Magnitudes(nn.Module):
         wave, hop = chunks.flatten(1), max(self.n_fft // 4, 1)
         spectrum = torch.stft(wave, self.n_fft, hop, window=self.window, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
-        magnitudes = (power + FLOOR**2).sqrt()  # its gradient at 0 stays finite
+        magnitudes = (power + MIN_MAGNITUDE**2).sqrt()  # with a finite gradient at 0
         if not self.mel:
             return magnitudes
-        return (self.bands @ magnitudes).clamp(min=FLOOR).log()
+        return (self.bands @ magnitudes).clamp(min=MIN_MAGNITUDE).log()
 
 
 def dct_basis(n: int) -> Tensor:
-    """Orthonormal DCT-II as a matrix `[n, n]`, frequency by time."""
+    """Matrix `[n, n]` of the orthonormal DCT-II, frequency by time."""
     steps = torch.arange(n, dtype=torch.float64)
     basis = torch.cos(torch.pi / n * (steps + 0.5) * steps[:, None]) * (2 / n) ** 0.5
     basis[0] /= 2**0.5
@@ -116,7 +107,7 @@ def dct_basis(n: int) -> Tensor:
 
 
 def mel_bands(n_fft: int, n_mels: int) -> Tensor:
-    """Triangles evenly spaced on the mel scale `[n_mels, n_fft / 2 + 1]` (O'Shaughnessy 1987)."""
+    """Triangular filters `[n_mels, n_fft / 2 + 1]`, even on the mel scale (O'Shaughnessy 1987)."""
     highest = 2595 * torch.log10(torch.tensor(1 + SAMPLE_RATE / 2 / 700))
     centres = 700 * (10 ** (torch.linspace(0, float(highest), n_mels + 2) / 2595) - 1)  # [Hz]
     bins = torch.linspace(0, SAMPLE_RATE / 2, n_fft // 2 + 1)

@@ -1,4 +1,4 @@
-"""A codebook that follows what is assigned to it, and the search for the nearest codeword."""
+"""EMA codebooks and the multi-scale residual vector quantizer (NAC section 3.2)."""
 
 from collections.abc import Sequence
 from math import pi
@@ -9,13 +9,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KMEANS_ITERATIONS = 10
-ROWS = 2048  # distances at once: their matrix stays in the cache
-LEAST = 1e-6  # of a count that something is divided by
-MIXED = pi / 4  # [rad] at most, from one latent towards another
+SEARCH_ROWS = 2048  # latents per block of the nearest-codeword search: the distances fit the cache
+EPSILON = 1e-6  # lower bound of a denominator
+MAX_MIX_ANGLE = pi / 4  # [rad] of `mix_latents`
+
+
+class Quantized(NamedTuple):
+    """Result of a quantizer.
+
+    latent: `[B, E, T']`, or `[B, E]` for a whole chunk; codes: int64 `[B, n]` per stage;
+    commitment: scalar loss, mean squared distance from the latents to their codewords
+    """
+
+    latent: Tensor
+    codes: list[Tensor]
+    commitment: Tensor
 
 
 class EmaCodebook(nn.Module):
-    """`size` codewords `[K, E]`, each the slow mean of the latents assigned to it."""
+    """`size` codewords `[K, E]`, each a moving average of the latents assigned to it.
+
+    The update is VQ-VAE's exponential moving average (van den Oord et al. 2017, appendix A.1),
+    written on the differences to the codeword. With decay d, n_k latents assigned to codeword k
+    and s_k the sum of their differences to it:
+
+        counts_k <- d counts_k + (1 - d) n_k
+        codeword_k <- codeword_k + (1 - d) s_k / counts_k
+
+    A codeword whose count falls below `revive_below` is dead: it restarts on a random latent of
+    the batch (SoundStream, arXiv 2107.03312, section III-C), with a count that keeps it alive
+    long enough to attract latents.
+    """
 
     def __init__(self, size: int, dim: int, decay: float, revive_below: float):
         super().__init__()
@@ -24,18 +48,18 @@ class EmaCodebook(nn.Module):
         self.register_buffer("counts", torch.ones(size))
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the nearest codeword (L2) for latents `[N, E]`: int64 `[N]`."""
+        """Index of the nearest codeword (L2) of latents `[N, E]`: int64 `[N]`."""
         return nearest(latents, self.codewords)
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
-        """k-means on latents `[N, E]`."""
+    def init_kmeans(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Sets the codewords by k-means on latents `[N, E]`; an empty cluster is redrawn."""
         size = len(self.codewords)
         means = _sample(latents, size, generator)
         means = means + 1e-4 * latents.std() * torch.randn(means.shape, generator=generator)
         for _ in range(KMEANS_ITERATIONS):
             assigned = nearest(latents, means)
-            counts, sums = accumulate(latents, assigned, size)
+            counts, sums = count_and_sum(latents, assigned, size)
             empty = counts == 0
             means = sums / counts.clamp(min=1)[:, None]
             means[empty] = _sample(latents, size, generator)[empty]
@@ -44,66 +68,24 @@ class EmaCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor, assigned: Tensor) -> None:
-        """One EMA step on latents `[N, E]`; codewords that hardly live restart on a latent."""
-        counts, errors = accumulate(
-            latents - self.codewords[assigned], assigned, len(self.codewords)
-        )
+        """One EMA step on latents `[N, E]` assigned to codewords `[N]`; revives dead codewords."""
+        differences = latents - self.codewords[assigned]
+        counts, sums = count_and_sum(differences, assigned, len(self.codewords))
         self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        heard = self.counts.clamp(min=LEAST)
-        self.codewords.add_(errors / heard[:, None], alpha=1 - self.decay)
+        step = sums / self.counts.clamp(min=EPSILON)[:, None]
+        self.codewords.add_(step, alpha=1 - self.decay)
         dead = self.counts < self.revive_below
         if len(latents) and dead.any():
             self.codewords[dead] = _sample(latents, len(dead), None)[dead]
             self.counts[dead] = 4 * self.revive_below
 
 
-def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Index of the codeword nearest (L2) to each of `[N, E]` among `[K, E]`: int64 `[N]`."""
-    lengths, across = codewords.square().sum(1), codewords.T
+class ResidualVectorQuantizer(nn.Module):
+    """Residual vector quantizer over time scales (NAC section 3.2; SNAC, arXiv 2410.14411).
 
-    def among(rows: Tensor) -> Tensor:
-        return torch.addmm(lengths, rows, across, alpha=-2).argmin(1)
-
-    if torch.compiler.is_exporting():
-        return among(latents)  # a loop would fix the batch
-    return torch.cat([among(rows) for rows in latents.split(ROWS)])
-
-
-def accumulate(latents: Tensor, assigned: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """How many of `[N, E]` went to each of `size` codewords `[K]`, and their sums `[K, E]`."""
-    counts = torch.bincount(assigned, minlength=size).to(latents.dtype)
-    sums = latents.new_zeros(size, latents.shape[1]).index_add_(0, assigned, latents)
-    return counts, sums
-
-
-def mixed(latents: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """`n` new latents with the mean and covariance of `[N, E]`: some turned towards others.
-
-    k-means of twelve tokens on the same few thousand would leave the later ones nothing to name.
+    Stage s averages the residual over `scales[s]` neighbouring latent steps, quantizes the
+    averages with its own codebook, and subtracts the codewords, repeated to the full rate.
     """
-    mean = latents.mean(0)
-    first, second = (latents - mean)[torch.randint(len(latents), (2, n), generator=generator)]
-    angle = MIXED * torch.rand(n, 1, generator=generator)
-    return mean + angle.cos() * first + angle.sin() * second
-
-
-def _sample(latents: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    if len(latents) >= n:
-        return latents[torch.randperm(len(latents), generator=generator)[:n]]
-    return latents[torch.randint(len(latents), (n,), generator=generator)]
-
-
-class Quantized(NamedTuple):
-    """latent `[B, E, T']`, or `[B, E]` of whole chunks; codes int64 `[B, n]` per scale;
-    commitment: scalar loss."""
-
-    latent: Tensor
-    codes: list[Tensor]
-    commitment: Tensor
-
-
-class MultiScaleQuantizer(nn.Module):
-    """Stage s pools the residual by `scales[s]`, takes the nearest codeword, subtracts it."""
 
     def __init__(
         self, dim: int, codebook_size: int, scales: tuple[int, ...], decay: float, revive: float
@@ -115,72 +97,108 @@ class MultiScaleQuantizer(nn.Module):
         )
 
     def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:
-        """Latent `[B, E, T']`; in training mode the codebooks follow and the gradient passes.
+        """Quantizes `[B, E, T']`; gradients pass straight through.
 
-        dropout: share of chunks whose latent is that of the first stage alone (SoundStream,
-        2107.03312), so that a prefix decodes
+        In training mode the codebooks are updated, and a share `dropout` of the chunks keeps the
+        first stage alone (SoundStream's quantizer dropout), so that a prefix decodes.
         """
         residual, total = latent, torch.zeros_like(latent)
         codes, commitments = [], []
-        kept = 1.0
+        kept: Tensor | float = 1.0
         for codebook, scale in zip(self.codebooks, self.scales):
             pooled = pool(residual, scale)
-            indices = codebook.nearest(_rows(pooled.detach()))
-            chosen = _lookup(codebook.codewords, indices.view(latent.shape[0], -1))
+            indices = self._nearest(codebook, pooled.detach())
+            chosen = _lookup(codebook.codewords, indices)
             commitments.append(F.mse_loss(pooled, chosen))
-            passed = upsample(pooled + (chosen - pooled).detach(), scale)
+            passed = upsample(pooled + (chosen - pooled).detach(), scale)  # straight-through
             residual, total = residual - passed, total + kept * passed
-            if dropout and len(codes) == 0:
+            if dropout and not codes:
                 kept = (torch.rand(len(latent), 1, 1, device=latent.device) >= dropout).float()
-            codes.append(indices.view(latent.shape[0], -1))
+            codes.append(indices)
             if self.training:
-                codebook.update(_rows(pooled.detach()), indices)
+                codebook.update(_rows(pooled.detach()), indices.flatten())
         return Quantized(total, codes, torch.stack(commitments).mean())
 
     @torch.no_grad()
-    def initialise(self, latent: Tensor, seed: int) -> None:
-        """k-means for every stage, each on what the stages before leave of `[B, E, T']`."""
+    def init_codebooks(self, latent: Tensor, seed: int) -> None:
+        """Sets each stage by k-means on the residual `[B, E, T']` of the stages before it."""
         generator = torch.Generator().manual_seed(seed)
         residual = latent
         for codebook, scale in zip(self.codebooks, self.scales):
-            rows = _rows(pool(residual, scale))
-            codebook.initialise(rows, generator)
-            indices = codebook.nearest(rows).view(latent.shape[0], -1)
-            residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
-
-    def residual_targets(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
-        """What each stage is asked to name: pooled residuals `[B, T'/scale, E]`, not quantized.
-
-        said: codes `[B, T'/scale]` of the first stages, where others than the nearest were chosen;
-            a stage that is not said to its end is left out
-        """
-        residual, wanted = latent, []
-        for stage, (codebook, scale) in enumerate(zip(self.codebooks, self.scales)):
             pooled = pool(residual, scale)
-            wanted.append(pooled.transpose(1, 2))
-            if stage < len(said) and said[stage].shape[1] == pooled.shape[-1]:
-                indices = said[stage]
-            else:
-                indices = codebook.nearest(_rows(pooled)).view(latent.shape[0], -1)
+            codebook.init_kmeans(_rows(pooled), generator)
+            indices = self._nearest(codebook, pooled)
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
-        return wanted
 
     def codes(self, latent: Tensor) -> list[Tensor]:
-        """Latent `[B, E, T']` -> nearest codes, int64 `[B, n]` per scale; nothing learns."""
-        residual, codes = latent, []
-        for codebook, scale in zip(self.codebooks, self.scales):
-            indices = codebook.nearest(_rows(pool(residual, scale))).view(latent.shape[0], -1)
-            residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
-            codes.append(indices)
-        return codes
+        """Latent `[B, E, T']` -> nearest codes, int64 `[B, n]` per stage, without any update."""
+        return [indices for _, indices in self._stages(latent)]
+
+    def residual_targets(self, latent: Tensor, codes: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Unquantized residuals `[B, n, E]` per stage that its codes approximate.
+
+        codes: codes `[B, n]` of the first stages if others than the nearest were chosen; those
+            of an incomplete stage are ignored
+        """
+        return [pooled.transpose(1, 2) for pooled, _ in self._stages(latent, codes)]
 
     def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
-        """Codes int64 `[B, T'/scale]` of all scales or the first -> latent `[B, E, T']`."""
+        """Codes int64 `[B, n]` of all stages or the first ones -> latent `[B, E, T']`."""
         parts = [
             upsample(_lookup(codebook.codewords, indices), scale)
             for codebook, indices, scale in zip(self.codebooks, codes, self.scales)
         ]
         return torch.stack(parts).sum(0)
+
+    def _stages(self, latent: Tensor, given: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        """Pooled residual `[B, E, n]` and codes `[B, n]` of each stage, given or nearest."""
+        residual, stages = latent, []
+        for s, (codebook, scale) in enumerate(zip(self.codebooks, self.scales)):
+            pooled = pool(residual, scale)
+            complete = s < len(given) and given[s].shape[1] == pooled.shape[-1]
+            indices = given[s] if complete else self._nearest(codebook, pooled)
+            stages.append((pooled, indices))
+            residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
+        return stages
+
+    @staticmethod
+    def _nearest(codebook: EmaCodebook, pooled: Tensor) -> Tensor:
+        """`[B, E, n]` -> codes `[B, n]`."""
+        return codebook.nearest(_rows(pooled)).view(pooled.shape[0], -1)
+
+
+def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
+    """Index of the codeword nearest (L2) to each of `[N, E]` among `[K, E]`: int64 `[N]`.
+
+    |x - c|^2 = |c|^2 - 2 x c + |x|^2, and |x|^2 is the same for all codewords.
+    """
+    squares, columns = codewords.square().sum(1), codewords.T
+
+    def search(rows: Tensor) -> Tensor:
+        return torch.addmm(squares, rows, columns, alpha=-2).argmin(1)
+
+    if torch.compiler.is_exporting():
+        return search(latents)  # a loop would fix the batch size of the graph
+    return torch.cat([search(rows) for rows in latents.split(SEARCH_ROWS)])
+
+
+def count_and_sum(latents: Tensor, assigned: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Number of latents `[N, E]` assigned to each codeword, `[K]`, and their sums `[K, E]`."""
+    counts = torch.bincount(assigned, minlength=size).to(latents.dtype)
+    sums = latents.new_zeros(size, latents.shape[1]).index_add_(0, assigned, latents)
+    return counts, sums
+
+
+def mix_latents(latents: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """`n` random latents with the mean and covariance of `[N, E]`, for k-means of many stages.
+
+    Each is cos(a) x + sin(a) y of two centred latents, a <= MAX_MIX_ANGLE. k-means of a dozen
+    stages on the same few thousand latents would leave almost no residual to the later stages.
+    """
+    mean = latents.mean(0)
+    first, second = (latents - mean)[torch.randint(len(latents), (2, n), generator=generator)]
+    angle = MAX_MIX_ANGLE * torch.rand(n, 1, generator=generator)
+    return mean + angle.cos() * first + angle.sin() * second
 
 
 def pool(x: Tensor, scale: int) -> Tensor:
@@ -191,6 +209,13 @@ def pool(x: Tensor, scale: int) -> Tensor:
 def upsample(x: Tensor, scale: int) -> Tensor:
     """Repeats each step `scale` times, `[B, E, n]` -> `[B, E, n * scale]`."""
     return x.repeat_interleave(scale, dim=-1) if scale > 1 else x
+
+
+def _sample(latents: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """`n` random rows, without replacement if there are enough."""
+    if len(latents) >= n:
+        return latents[torch.randperm(len(latents), generator=generator)[:n]]
+    return latents[torch.randint(len(latents), (n,), generator=generator)]
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,10 +1,16 @@
-"""Residual quantizer whose tokens name the whole chunk in turns, over few shared codebooks.
+"""Residual vector quantizer over the latent of a whole chunk, whose steps share few codebooks.
 
-A stage of NAC has one codebook for all its tokens. Here each of them sees it turned and scaled in
-its own way, so that a few thousand vectors serve as the codebooks of many residual steps
-(Juang and Gray 1982) and are learned from all of them: with a codebook each, the same tokens fit
-the training chunks better and others worse. Turns come by orthogonal Procrustes (Schoenemann
-1966), codewords as slow means, neither by gradients.
+NAC's stages have one codebook each for all their tokens. Here every token is one step of residual
+quantization, and the steps of a stage share the stage's codebook through a rotation R_k and a gain
+g_k of their own (Juang and Gray 1982, multiple-stage vector quantization). With codewords c, the
+latent of codes z_0 .. z_{L-1} is
+
+    sum over k of  g_k * c[z_k] @ R_k.
+
+A few thousand codewords thus serve twelve steps and are learned from all of them; a separate
+codebook for each step fitted the training chunks better and held-out chunks worse. Nothing here is
+learned by gradients: codewords are moving averages, rotations come from the orthogonal Procrustes
+problem (Schoenemann 1966).
 """
 
 from collections.abc import Sequence
@@ -14,18 +20,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros.codec.quantizer import LEAST, ROWS, EmaCodebook, Quantized, mixed, nearest
+from nac_ros.codec.quantizer import (
+    EPSILON,
+    SEARCH_ROWS,
+    EmaCodebook,
+    Quantized,
+    mix_latents,
+    nearest,
+)
 
-TURN_EVERY = 10  # training forwards; turns move slowly, and cost a decomposition each
-LATENTS = 4  # a codeword, mixed from those given, for k-means
-ROUNDS = 3  # of k-means over all tokens of a stage, after which their scales have settled
+ROTATE_EVERY = 10  # training steps between rotation updates: each costs one SVD per token
+LATENTS_PER_CODEWORD = 4  # mixed latents for k-means
+INIT_ROUNDS = 3  # of k-means over all tokens of a stage; the gains have settled by then
 
 
 class RotatedResidualQuantizer(nn.Module):
-    """Token k takes from the latent `[E]` a codeword of its stage, times `gains[k]`, `turns[k]`.
+    """Latent `[B, E]` <-> codes, int64 `[B, n]` per stage.
 
-    tokens_per_stage: how many tokens each codebook serves
-    beam: how many of the best beginnings are kept while codes are chosen; in training one
+    tokens_per_stage: how many tokens share each codebook
+    beam_width: code prefixes kept during `codes`; training searches greedily
     """
 
     def __init__(
@@ -35,158 +48,178 @@ class RotatedResidualQuantizer(nn.Module):
         tokens_per_stage: tuple[int, ...],
         decay: float,
         revive: float,
-        beam: int = 1,
+        beam_width: int = 1,
     ):
         super().__init__()
-        self.tokens_per_stage, self.decay, self.beam = tokens_per_stage, decay, beam
+        self.tokens_per_stage, self.decay, self.beam_width = tokens_per_stage, decay, beam_width
         self.codebooks = nn.ModuleList(
             EmaCodebook(codebook_size, dim, decay, revive) for _ in tokens_per_stage
         )
         self.stages = [s for s, n in enumerate(tokens_per_stage) for _ in range(n)]
         n_tokens = len(self.stages)
-        self.register_buffer("turns", torch.eye(dim).repeat(n_tokens, 1, 1))  # [L, E, E]
+        self.register_buffer("rotations", torch.eye(dim).repeat(n_tokens, 1, 1))  # [L, E, E]
         self.register_buffer("gains", torch.ones(n_tokens))
-        # for Procrustes, slow means: codewords against what they should have been, and alone
-        self.register_buffer("crossed", torch.zeros(n_tokens, dim, dim))
-        self.register_buffer("powers", torch.zeros(n_tokens))
-        self.register_buffer("forwards", torch.zeros((), dtype=torch.int64))
+        # moving averages for Procrustes: codeword^T target, and the codewords' squared length
+        self.register_buffer("cross_covariance", torch.zeros(n_tokens, dim, dim))
+        self.register_buffer("codeword_power", torch.zeros(n_tokens))
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
 
     @property
     def n_tokens(self) -> int:
         return len(self.stages)
 
     def forward(self, latent: Tensor, dropout: float = 0.0) -> Quantized:
-        """Latent `[B, E]`; in training mode codebooks and turns follow and the gradient passes.
+        """Quantizes `[B, E]`; in training mode codebooks and rotations are updated.
 
-        dropout: share of chunks of which only a random number of first tokens is decoded (nested
-        dropout, Rippel et al. 2014), so that every prefix does
+        dropout: share of the chunks decoded from a random number of their first tokens (nested
+            dropout, Rippel et al. 2014), so that every prefix decodes
         """
-        codes = self._search(latent.detach(), 1 if self.training else self.beam)
-        parts = self._parts(codes)  # [B, L, E]
-        kept = self._kept(latent, dropout)
+        codes = self._search(latent.detach(), 1 if self.training else self.beam_width)
+        parts = self._contributions(codes)  # [B, L, E]
+        kept = self._draw_prefixes(latent, dropout)  # [B, L]
         total = (parts * kept[..., None]).sum(1)
         commitment = F.mse_loss(latent, parts.sum(1))
         if self.training:
-            self._follow(latent.detach(), codes, parts, kept)
-        whole = kept[:, -1:]  # an encoder that pleases prefixes would spoil the rest
-        passed = total.detach() + whole * (latent - latent.detach())
+            self._update_ema(latent.detach(), codes, parts, kept)
+        # Straight-through gradient for chunks decoded from all tokens alone: gradients from
+        # truncated prefixes would degrade the full reconstruction.
+        complete = kept[:, -1:]
+        passed = total.detach() + complete * (latent - latent.detach())
         return Quantized(passed, self._by_stage(codes), commitment)
 
     def codes(self, latent: Tensor) -> list[Tensor]:
-        """Latent `[B, E]` -> codes, int64 `[B, n]` per stage; nothing learns."""
-        return self._by_stage(self._search(latent, self.beam))
+        """Latent `[B, E]` -> codes, int64 `[B, n]` per stage, without any update."""
+        return self._by_stage(self._search(latent, self.beam_width))
 
     def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
         """Codes int64 `[B, n]` per stage, all or the first ones -> latent `[B, E]`."""
-        return self._parts(torch.cat(list(codes), 1)).sum(1)
+        return self._contributions(torch.cat(list(codes), 1)).sum(1)
 
-    def residual_targets(self, latent: Tensor, said: Sequence[Tensor] = ()) -> list[Tensor]:
-        """What each token is asked to name, in its own turn and scale: `[B, n, E]` per stage.
+    def residual_targets(self, latent: Tensor, codes: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Residual that each token quantizes, in its codebook's frame: `[B, n, E]` per stage.
 
-        said: the first codes, which may be others than the nearest
+        codes: the first codes, which need not be the nearest ones; greedy from there on
         """
-        known = torch.cat(list(said), 1) if said else latent.new_zeros(len(latent), 0).long()
-        rest, wanted = latent, []
+        known = torch.cat(list(codes), 1) if codes else latent.new_zeros(len(latent), 0).long()
+        residual, targets = latent, []
         for k in range(self.n_tokens):
-            wanted.append(self._turned_back(rest, k))
-            at = known[:, k] if k < known.shape[1] else self._book(k).nearest(wanted[k])
-            rest = rest - self._part(at, k)
-        return list(torch.stack(wanted, 1).split(self.tokens_per_stage, 1))
+            targets.append(self._to_codebook_frame(residual, k))
+            given = k < known.shape[1]
+            code = known[:, k] if given else self._codebook(k).nearest(targets[k])
+            residual = residual - self._contribution(code, k)
+        return list(torch.stack(targets, 1).split(self.tokens_per_stage, 1))
 
     @torch.no_grad()
-    def initialise(self, latent: Tensor, seed: int) -> None:
-        """k-means of every stage over what all its tokens are asked to name, of `[N, E]`."""
+    def init_codebooks(self, latent: Tensor, seed: int) -> None:
+        """Sets gains and codebooks from latents `[N, E]`, without rotations.
+
+        Stage by stage: k-means over the residuals of all tokens of the stage, each scaled by
+        its gain, the residual's root mean square. The residuals depend on the codebook, so this
+        is repeated INIT_ROUNDS times, first with a codebook of the stage's first token alone.
+        """
         generator = torch.Generator().manual_seed(seed)
-        latent = mixed(latent, LATENTS * len(self.codebooks[0].codewords), generator)
-        dim = latent.shape[1]
-        self.turns.copy_(torch.eye(dim).expand_as(self.turns))
+        n_latents = LATENTS_PER_CODEWORD * len(self.codebooks[0].codewords)
+        latent = mix_latents(latent, n_latents, generator)
+        identity = torch.eye(latent.shape[1]).to(latent)
+        self.rotations.copy_(identity.expand_as(self.rotations))
         ends = torch.tensor([0, *self.tokens_per_stage]).cumsum(0).tolist()
-        for book, (first, end) in zip(self.codebooks, pairwise(ends)):
-            for attempt in range(ROUNDS):
-                rows, rest = [], latent
+        for codebook, (first, end) in zip(self.codebooks, pairwise(ends)):
+            for attempt in range(INIT_ROUNDS):
+                rows, residual = [], latent
                 for k in range(first, end):
-                    self.gains[k] = rest.square().mean().sqrt().clamp(min=LEAST)
-                    rows.append(self._turned_back(rest, k))
+                    self.gains[k] = residual.square().mean().sqrt().clamp(min=EPSILON)
+                    rows.append(self._to_codebook_frame(residual, k))
                     if not attempt and k == first:
-                        book.initialise(rows[0], generator)
-                    rest = rest - self._part(book.nearest(rows[-1]), k)
-                book.initialise(torch.cat(rows), generator)
+                        codebook.init_kmeans(rows[0], generator)
+                    residual = residual - self._contribution(codebook.nearest(rows[-1]), k)
+                codebook.init_kmeans(torch.cat(rows), generator)
             for k in range(first, end):
-                latent = latent - self._part(book.nearest(self._turned_back(latent, k)), k)
-        for k in range(self.n_tokens):  # as if nothing had ever been turned
-            self.powers[k] = self._book(k).codewords.square().sum(1).mean()
-            self.crossed[k] = self.gains[k] * self.powers[k] / dim * torch.eye(dim).to(latent)
+                code = codebook.nearest(self._to_codebook_frame(latent, k))
+                latent = latent - self._contribution(code, k)
+        for k in range(self.n_tokens):  # statistics whose Procrustes solution is gain and identity
+            self.codeword_power[k] = self._codebook(k).codewords.square().sum(1).mean()
+            scale = self.gains[k] * self.codeword_power[k] / len(identity)
+            self.cross_covariance[k] = scale * identity
 
-    def _search(self, latent: Tensor, beam: int) -> Tensor:
-        """`[B, E]` -> the codes `[B, L]` of the best of `beam` beginnings kept at each token."""
+    def _search(self, latent: Tensor, beam_width: int) -> Tensor:
+        """Latents `[B, E]` -> codes `[B, L]`, in blocks of rows that bound the memory."""
         if torch.compiler.is_exporting():
-            return self._beams(latent, beam)  # a loop would fix the batch
-        rows = max(1, ROWS // beam)
-        return torch.cat([self._beams(some, beam) for some in latent.split(rows)])
+            return self._beam_search(latent, beam_width)  # a loop would fix the batch size
+        rows = max(1, SEARCH_ROWS // beam_width)
+        return torch.cat([self._beam_search(block, beam_width) for block in latent.split(rows)])
 
-    def _beams(self, latent: Tensor, beam: int) -> Tensor:
-        """Latents `[B, E]` -> codes `[B, L]`."""
-        batch = latent.shape[0]
-        rest, said = latent[:, None], latent.new_zeros(batch, 1, 0).long()  # [B, M, E], [B, M, k]
-        for k in range(self.n_tokens):
-            book, wanted = self._book(k), self._turned_back(rest, k)
-            if beam == 1:
-                code = nearest(wanted[:, 0], book.codewords)[:, None]
-            else:
-                rest, said, code = self._best(rest, said, wanted, k, beam)
-            rest = rest - self._part(code, k)
-            said = torch.cat([said, code[..., None]], 2)
-        return said[:, 0]
+    def _beam_search(self, latent: Tensor, beam_width: int) -> Tensor:
+        """Latents `[B, E]` -> codes `[B, L]`.
 
-    def _best(
-        self, rest: Tensor, said: Tensor, wanted: Tensor, k: int, beam: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of beginnings, what they leave `[B, M, E]` and their codes `[B, M, k]`: those that the
-        best `beam` continuations go on from, and these codes `[B, beam]`.
-
-        wanted: what they leave, in the turn and scale of token k
+        A hypothesis is a prefix of codes with the residual that it leaves. At token k each of
+        the M hypotheses is extended by each of the K codewords, and the `beam_width` extensions
+        with the smallest squared residual are kept, in ascending order. The first hypothesis
+        after the last token is the result. A width of 1 is the greedy search.
         """
-        words = self._book(k).codewords
-        left = words.square().sum(1) - 2 * wanted @ words.T  # [B, M, K], less |wanted|^2
-        left = self.gains[k] ** 2 * left + rest.square().sum(-1, keepdim=True)
-        n_best = min(beam, left.shape[1] * left.shape[2])
-        _, places = left.flatten(1).topk(n_best, largest=False)
-        code = places % len(words)
-        from_ = (places // len(words))[..., None]
-        rest = rest.gather(1, from_.expand(-1, -1, rest.shape[2]))
-        return rest, said.gather(1, from_.expand(-1, -1, said.shape[2])), code
+        residual = latent[:, None]  # [B, M, E], M = 1
+        prefix = latent.new_zeros(latent.shape[0], 1, 0).long()  # [B, M, k]
+        for k in range(self.n_tokens):
+            target = self._to_codebook_frame(residual, k)
+            if beam_width == 1:
+                code = nearest(target[:, 0], self._codebook(k).codewords)[:, None]  # [B, 1]
+            else:
+                parent, code = self._best_extensions(residual, target, k, beam_width)
+                residual = residual.gather(1, parent.expand(-1, -1, residual.shape[2]))
+                prefix = prefix.gather(1, parent.expand(-1, -1, prefix.shape[2]))
+            residual = residual - self._contribution(code, k)
+            prefix = torch.cat([prefix, code[..., None]], 2)
+        return prefix[:, 0]
+
+    def _best_extensions(
+        self, residual: Tensor, target: Tensor, k: int, beam_width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Parent `[B, M', 1]` and code `[B, M']` of the best extensions by token k.
+
+        residual: `[B, M, E]` of the hypotheses; target: the same in the codebook's frame
+        """
+        # |r - g c R|^2 = |r|^2 + g^2 (|c|^2 - 2 t c) with the target t = r R^T / g
+        codewords = self._codebook(k).codewords
+        gain_part = codewords.square().sum(1) - 2 * target @ codewords.T  # [B, M, K]
+        error = self.gains[k] ** 2 * gain_part + residual.square().sum(-1, keepdim=True)
+        n_best = min(beam_width, error.shape[1] * error.shape[2])
+        _, best = error.flatten(1).topk(n_best, largest=False)  # [B, M'], index m * K + code
+        return (best // len(codewords))[..., None], best % len(codewords)
 
     @torch.no_grad()
-    def _follow(self, latent: Tensor, codes: Tensor, parts: Tensor, kept: Tensor) -> None:
-        """Codewords and turns towards what would have left no error, all other tokens as said.
+    def _update_ema(self, latent: Tensor, codes: Tensor, parts: Tensor, kept: Tensor) -> None:
+        """One moving-average step of codewords, and now and then of rotations and gains.
 
-        Latents `[B, E]`, codes `[B, L]`, their parts `[B, L, E]`, which of them count `[B, L]`
+        Latents `[B, E]`, codes `[B, L]`, their contributions `[B, L, E]`, kept tokens `[B, L]`.
+
+        The target of token k is the contribution p that would have left no error given all other
+        tokens. Codewords move towards the targets in their frame. Rotation and gain minimise the
+        mean of |p - g c R|^2: with the SVD U S V^T of the averaged c^T p, R = U V^T and
+        g = trace(S) / mean |c|^2.
         """
-        missing = latent - (parts * kept[..., None]).sum(1)  # [B, E]
-        words = torch.stack([self._book(k).codewords[codes[:, k]] for k in range(self.n_tokens)])
-        wanted = []
+        error = latent - (parts * kept[..., None]).sum(1)  # [B, E]
+        targets = []
         for k in range(self.n_tokens):
             used = kept[:, k] > 0
-            word, part = words[k][used], missing[used] + parts[used, k]
-            self.crossed[k].lerp_(word.T @ part / len(latent), 1 - self.decay)
-            self.powers[k].lerp_(word.square().sum() / len(latent), 1 - self.decay)
-            wanted.append(self._turned_back(part, k))
-        self._move_codewords(codes, kept, wanted)
-        self.forwards += 1
-        if self.forwards % TURN_EVERY == 0:
-            left, scales, right = torch.linalg.svd(self.crossed)
-            known = self.powers > LEAST  # nothing can be said of codewords that are zero
-            self.turns[known] = (left @ right)[known]
-            self.gains[known] = (scales.sum(1) / self.powers)[known].clamp(min=LEAST)
+            codeword = self._codebook(k).codewords[codes[used, k]]
+            target = error[used] + parts[used, k]
+            product, power = codeword.T @ target, codeword.square().sum()
+            self.cross_covariance[k].lerp_(product / len(latent), 1 - self.decay)
+            self.codeword_power[k].lerp_(power / len(latent), 1 - self.decay)
+            targets.append(self._to_codebook_frame(target, k))
+        for s, codebook in enumerate(self.codebooks):
+            tokens = [k for k, stage in enumerate(self.stages) if stage == s]
+            assigned = [codes[kept[:, k] > 0, k] for k in tokens]
+            codebook.update(torch.cat([targets[k] for k in tokens]), torch.cat(assigned))
+        self.n_updates += 1
+        if self.n_updates % ROTATE_EVERY == 0:
+            left, singular, right = torch.linalg.svd(self.cross_covariance)
+            known = self.codeword_power > EPSILON  # codewords of zeros determine no rotation
+            self.rotations[known] = (left @ right)[known]
+            gains = singular.sum(1) / self.codeword_power
+            self.gains[known] = gains[known].clamp(min=EPSILON)
 
-    def _move_codewords(self, codes: Tensor, kept: Tensor, wanted: list[Tensor]) -> None:
-        for s, book in enumerate(self.codebooks):
-            members = [k for k, stage in enumerate(self.stages) if stage == s]
-            assigned = [codes[kept[:, k] > 0, k] for k in members]
-            book.update(torch.cat([wanted[k] for k in members]), torch.cat(assigned))
-
-    def _kept(self, latent: Tensor, dropout: float) -> Tensor:
-        """`[B, L]`: 1 for tokens that are decoded."""
+    def _draw_prefixes(self, latent: Tensor, dropout: float) -> Tensor:
+        """`[B, L]`: 1 for tokens that are decoded, 0 for those dropped."""
         batch, n = latent.shape[0], self.n_tokens
         if not dropout or not self.training or n == 1:
             return latent.new_ones(batch, n)
@@ -194,19 +227,20 @@ class RotatedResidualQuantizer(nn.Module):
         lengths[torch.rand(batch, 1) >= dropout] = n
         return (torch.arange(n) < lengths).to(latent)
 
-    def _book(self, k: int) -> EmaCodebook:
+    def _codebook(self, k: int) -> EmaCodebook:
         return self.codebooks[self.stages[k]]
 
-    def _turned_back(self, rest: Tensor, k: int) -> Tensor:
-        """Latents `[..., E]` -> where the codewords of token k are."""
-        return rest @ self.turns[k].T / self.gains[k]
+    def _to_codebook_frame(self, residual: Tensor, k: int) -> Tensor:
+        """Inverse of token k's gain and rotation, `[..., E]`: what its codewords approximate."""
+        return residual @ self.rotations[k].T / self.gains[k]
 
-    def _part(self, code: Tensor, k: int) -> Tensor:
-        """Codes `[...]` of token k -> its part of the latent `[..., E]`."""
-        return self.gains[k] * (F.embedding(code, self._book(k).codewords) @ self.turns[k])
+    def _contribution(self, code: Tensor, k: int) -> Tensor:
+        """Codes `[...]` of token k -> their part of the latent, `[..., E]`."""
+        return self.gains[k] * (F.embedding(code, self._codebook(k).codewords) @ self.rotations[k])
 
-    def _parts(self, codes: Tensor) -> Tensor:
-        return torch.stack([self._part(codes[:, k], k) for k in range(codes.shape[1])], 1)
+    def _contributions(self, codes: Tensor) -> Tensor:
+        """Codes `[B, k]` of the first k tokens -> `[B, k, E]`."""
+        return torch.stack([self._contribution(codes[:, k], k) for k in range(codes.shape[1])], 1)
 
     def _by_stage(self, codes: Tensor) -> list[Tensor]:
         return list(codes.split(self.tokens_per_stage, 1))

@@ -1,4 +1,4 @@
-"""SEANet encoder for one-channel pseudo-waveforms (NAC section 3.2; EnCodec, arXiv 2210.13438)."""
+"""SEANet encoder for action waveforms (NAC section 3.2; EnCodec, arXiv 2210.13438)."""
 
 from math import prod
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-QUIET = 0.01  # of the encoder's last gains beside a linear path
+INITIAL_GAIN = 0.01  # on the last layer's weights in `init_near_zero`
 
 
 class PaddedConv1d(nn.Module):
-    """Weight-normed convolution whose output has `length / stride` steps; reflection padding."""
+    """Weight-normalised convolution, reflection-padded to an output of `length / stride` steps."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -26,7 +26,7 @@ class PaddedConv1d(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions through half the channels beside a 1x1 shortcut."""
+    """Two convolutions through half the channels, plus a 1x1 shortcut, `[B, C, T]`."""
 
     def __init__(self, channels: int, kernel: int):
         super().__init__()
@@ -56,7 +56,7 @@ class SkipLstm(nn.Module):
 
 
 class SeanetEncoder(nn.Module):
-    """`[B, channels, L]` -> `[B, dim, L / prod(ratios)]`."""
+    """Waveforms `[B, channels, L]` -> latent `[B, dim, L / prod(ratios)]`."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SeanetEncoder(nn.Module):
         self.hop = prod(ratios)
         width = n_filters
         layers: list[nn.Module] = [PaddedConv1d(channels, width, kernel)]
-        for ratio in reversed(ratios):  # the ancestor strides finely first
+        for ratio in reversed(ratios):  # EnCodec: the smallest stride first
             layers += [ResidualBlock(width, residual_kernel), nn.ELU()]
             layers += [PaddedConv1d(width, 2 * width, 2 * ratio, ratio)]
             width *= 2
@@ -83,23 +83,23 @@ class SeanetEncoder(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         return self.layers(waveform)
 
-    def hush(self) -> None:
-        """Begins near zero, where another path speaks."""
+    @torch.no_grad()
+    def init_near_zero(self) -> None:
+        """Scales the last layer down: at first only the parallel linear path contributes."""
         last = self.layers[-1].conv
-        with torch.no_grad():
-            last.parametrizations.weight.original0.mul_(QUIET)
-            last.bias.zero_()
+        last.parametrizations.weight.original0.mul_(INITIAL_GAIN)
+        last.bias.zero_()
 
 
 def folded_parameters(module: nn.Module) -> int:
-    """Number of parameters with weight norm folded: its gains do not count, buffers neither."""
+    """Number of parameters after folding weight norm, so without its gains; no buffers."""
     names = dict(module.named_parameters())
     gains = [name for name in names if name.endswith("parametrizations.weight.original0")]
     return sum(p.numel() for p in names.values()) - sum(names[g].numel() for g in gains)
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Bakes weight norm into plain weights, for export and speed; it cannot be trained on."""
+    """Replaces weight norm by plain weights, for export and speed; ends training."""
     for child in module.modules():
         if nn.utils.parametrize.is_parametrized(child, "weight"):
             nn.utils.parametrize.remove_parametrizations(child, "weight")

@@ -1,7 +1,7 @@
-"""Vocos-style decoder with an ISTFT head written as one transposed convolution (NAC section 3.2).
+"""Vocos decoder whose ISTFT head is one transposed convolution (NAC section 3.2).
 
-Backbone after Vocos (arXiv 2306.00814) with the attention position net of WavTokenizer
-(arXiv 2408.16532).
+The backbone is that of Vocos (arXiv 2306.00814), after the attention block that WavTokenizer
+(arXiv 2408.16532) puts in front of it.
 """
 
 import math
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MAX_MAGNITUDE = 1e2  # Vocos: exp of the predicted log-magnitude is clipped here
-QUIET, SILENT = 0.1, -4.0  # of a head's weights, and log-magnitudes, beside a linear path
+MAX_MAGNITUDE = 1e2  # Vocos: clip of the exponential of the predicted log-magnitude
+INITIAL_GAIN, INITIAL_LOG_MAGNITUDE = 0.1, -4.0  # of a head's weights and bias near zero
 
 
 class ResnetBlock(nn.Module):
-    """Two normed convolutions with a skip, `[B, C, T']`."""
+    """Two convolutions with group norm and a skip connection, `[B, C, T']`."""
 
     def __init__(self, channels: int, dropout: float = 0.1):
         super().__init__()
@@ -31,7 +31,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """One-head self-attention along time with a skip, `[B, C, T']`."""
+    """One-head self-attention along time with a skip connection, `[B, C, T']`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -49,7 +49,10 @@ class AttentionBlock(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Layer norm over channels whose gain and offset are one of `n_ids` learned pairs."""
+    """Adaptive layer norm of Vocos over channels, with `n_ids` learned pairs of gain and offset.
+
+    The codec uses the first pair; the others keep the parameter count of the paper.
+    """
 
     def __init__(self, channels: int, n_ids: int):
         super().__init__()
@@ -64,7 +67,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class ConvNextBlock(nn.Module):
-    """Depth-wise convolution and a two-layer perceptron with a scaled skip, `[B, C, T']`."""
+    """ConvNeXt block: depth-wise convolution, MLP, layer scale and skip, `[B, C, T']`."""
 
     def __init__(self, channels: int, hidden: int, layer_scale: float, n_ids: int):
         super().__init__()
@@ -80,10 +83,13 @@ class ConvNextBlock(nn.Module):
 
 
 class IstftHead(nn.Module):
-    """Magnitude and phase per step -> waveform, by overlap-add of inverse real DFTs.
+    """Log-magnitude and phase per latent step -> waveform, by an inverse short-time DFT.
 
-    The inverse DFT, the Hann window and the overlap-add are one transposed convolution with
-    fixed weights, so that torch, ONNX Runtime and training share the same arithmetic.
+    A frame of step t is the windowed inverse real DFT of its n_fft / 2 + 1 bins; frames are added
+    at a distance of `hop` and divided by the sum of the squared windows at each sample. DFT and
+    window are linear and the same at each step, so the sum over frames is one transposed
+    convolution with fixed weights and stride `hop`. torch, ONNX Runtime and training then run
+    the same arithmetic. The samples beyond the first and last hop are cut, as in Vocos.
     """
 
     def __init__(self, channels: int, n_fft: int, hop: int, n_steps: int, n_waves: int = 1):
@@ -109,16 +115,15 @@ class IstftHead(nn.Module):
         wave = wave[:, self.trim : self.trim + self.length] * self.inverse_envelope
         return wave.view(-1, self.n_waves, self.length)
 
-    def hush(self) -> None:
-        """Begins near silence, where another path speaks."""
-        with torch.no_grad():
-            self.project.weight.mul_(QUIET)
-            magnitudes = self.project.bias.view(self.n_waves, 2, -1)[:, 0]
-            magnitudes.fill_(SILENT)
+    @torch.no_grad()
+    def init_near_zero(self) -> None:
+        """Starts with small magnitudes, so that at first only the linear path contributes."""
+        self.project.weight.mul_(INITIAL_GAIN)
+        self.project.bias.view(self.n_waves, 2, -1)[:, 0].fill_(INITIAL_LOG_MAGNITUDE)
 
 
 class LinearHead(nn.Module):
-    """The ablation's head: each step gives its own `hop` samples, `[B, C, T']` -> `[B, n, L]`."""
+    """Head of the ablation: a step's own `hop` samples, `[B, C, T']` -> `[B, n_waves, L]`."""
 
     def __init__(self, channels: int, hop: int, n_waves: int = 1):
         super().__init__()
@@ -129,15 +134,18 @@ class LinearHead(nn.Module):
         samples = self.project(x.transpose(1, 2)).unflatten(-1, (self.n_waves, -1))
         return samples.transpose(1, 2).flatten(2)  # [B, T', n, hop] -> [B, n, L]
 
-    def hush(self) -> None:
-        """Begins near silence, where another path speaks."""
-        with torch.no_grad():
-            self.project.weight.mul_(QUIET)
-            self.project.bias.zero_()
+    @torch.no_grad()
+    def init_near_zero(self) -> None:
+        """Starts with small samples, so that at first only the linear path contributes."""
+        self.project.weight.mul_(INITIAL_GAIN)
+        self.project.bias.zero_()
 
 
 class VocosDecoder(nn.Module):
-    """Latent `[B, E, T']` -> waveforms `[B, n_waves, L]`, L = T' * hop."""
+    """Latent `[B, E, T']` -> waveforms `[B, n_waves, L]` with L = T' * hop.
+
+    head: istft or linear; n_ids: of the adaptive norms, 0 = layer norm
+    """
 
     def __init__(
         self,
@@ -174,10 +182,6 @@ class VocosDecoder(nn.Module):
             else IstftHead(channels, n_fft, hop, n_steps, n_waves)
         )
 
-    def hush(self) -> None:
-        """Begins near silence, where another path speaks."""
-        self.head.hush()
-
     def forward(self, latent: Tensor) -> Tensor:
         x = self.position(self.embed(latent))
         x = self.norm(x.transpose(1, 2)).transpose(1, 2)
@@ -201,11 +205,11 @@ def _channel_norm(channels: int, n_ids: int) -> nn.Module:
 
 
 def _inverse_dft(n_fft: int) -> tuple[Tensor, Tensor]:
-    """Rows real then imaginary of the windowed inverse real DFT, `[n_fft + 2, n_fft]`; window."""
+    """Windowed inverse real DFT `[n_fft + 2, n_fft]`, real rows then imaginary; Hann window."""
     window = torch.hann_window(n_fft, dtype=torch.float64)
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
     angle = 2 * math.pi * bins[:, None] * torch.arange(n_fft, dtype=torch.float64) / n_fft
     scale = torch.full((len(bins), 1), 2 / n_fft, dtype=torch.float64)
-    scale[0] = scale[-1] = 1 / n_fft  # the bins at 0 and Nyquist have no mirror image
+    scale[0] = scale[-1] = 1 / n_fft  # the bins at 0 and Nyquist have no conjugate
     rows = torch.cat([scale * torch.cos(angle), -scale * torch.sin(angle)])
     return rows * window, window

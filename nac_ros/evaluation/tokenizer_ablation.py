@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.provenance import environment
 from nac_ros.evaluation.published_results import TABLE_1
@@ -39,7 +39,7 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
     "representation": {"as chosen": {}, "absolute": {"relative": ()}},
     "tokens": {
         "as chosen": {},
-        "greedy": {"beam": 1},
+        "greedy": {"beam_width": 1},
         "no prefixes": {"prefix_dropout": 0.0},
         "no perceptrons": {"path_hidden": 0},
     },
@@ -60,15 +60,15 @@ class AblationConfig:
 
     groups: tuple[str, ...] = (*TABLE_1, "commitment")
     preset: str = "small-flat"
-    train_seconds: float = bounded(60.0, 0.1)
-    seeds: int = bounded(3, 1)
+    train_seconds: float = number_field(60.0, 0.1)
+    seeds: int = number_field(3, 1)
     seed: int = 0
-    threads: int = bounded(0, 0)
-    batch: int = bounded(128, 1)
+    threads: int = number_field(0, 0)
+    batch: int = number_field(128, 1)
     cache: str = "runs/tokenizers"
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         for group in self.groups:
             if group not in GROUPS:
                 raise ConfigError(f"no group '{group}'; known are {', '.join(GROUPS)}")

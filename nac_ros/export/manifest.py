@@ -10,11 +10,11 @@ from typing import Any
 
 from nac_ros.core import config as configs
 from nac_ros.core.errors import BundleError, ConfigError, show_text
-from nac_ros.core.files import put, sha256
+from nac_ros.core.files import sha256, write_text
 from nac_ros.core.json_reader import read_json
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 MAX_FILES = 1000
 MAX_FILE = 2 << 30  # bytes
 MAX_RATE_HZ, MAX_HORIZON = 1000.0, 10_000
@@ -73,8 +73,8 @@ def add_file(folder: Path, name: str, content: str) -> Manifest:
     manifest = read_manifest(folder)
     hashes = {**manifest.files, name: hashlib.sha256(content.encode()).hexdigest()}
     manifest = replace(manifest, files=dict(sorted(hashes.items())))
-    put(folder / name, content)
-    put(folder / MANIFEST, json.dumps(configs.to_plain(manifest), indent=1) + "\n")
+    write_text(folder / name, content)
+    write_text(folder / MANIFEST, json.dumps(configs.to_plain(manifest), indent=1) + "\n")
     return manifest
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.core import config as configs
-from nac_ros.core.config import REQUIRED, bounded, check_bounds, check_unique
+from nac_ros.core.config import REQUIRED, check_fields, check_unique, number_field
 from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName
 from nac_ros.core.registry import Registry
 from nac_ros.core.types import Observation
@@ -47,15 +47,15 @@ class PolicyConfig:
 
     cameras: tuple[str, ...]
     tasks: dict[str, str]
-    state_dim: int = bounded(REQUIRED, 1)
-    image_size: int = bounded(96, 1, MAX_IMAGE)
-    n_obs_steps: int = bounded(2, 1, MAX_OBS_STEPS)
-    n_action_steps: int = bounded(16, 1)
+    state_dim: int = number_field(REQUIRED, 1)
+    image_size: int = number_field(96, 1, MAX_IMAGE)
+    n_obs_steps: int = number_field(2, 1, MAX_OBS_STEPS)
+    n_action_steps: int = number_field(16, 1)
 
     def __post_init__(self) -> None:
         if not self.cameras or not self.tasks:
             raise ConfigError("a policy needs at least one camera and one task")
-        check_bounds(self)
+        check_fields(self)
         check_sizes(self)
         check_unique("cameras", self.cameras)
 

@@ -1,9 +1,9 @@
-"""What may enter a tokenizer: actions and joint states of the right shape, all finite."""
+"""Interface of a tokenizer: action chunks in physical units <-> tokens; input checks; registry."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log2
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,59 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nac_ros.core import config as configs
+from nac_ros.codec.seanet import folded_parameters
 from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
 from nac_ros.core.normalize import LinearNormalizer
 from nac_ros.core.registry import Registry
-from nac_ros.tokenizers.grammar import Grammar
+from nac_ros.tokenizers.grammar import FixedGrammar, Grammar
 from nac_ros.tokenizers.serialization import (
-    CONFIG_FILE,
     WEIGHTS_FILE,
-    build_config,
     check_elements,
     check_sizes,
-    fill,
-    limit_size,
+    load_model,
     read_config,
-    refuse_misfit,
-    save_weights,
+    save_model,
 )
 
-MAX_STEPS = 100_000  # a chunk longer than this is a mistake, not a motion
-
-
-def check_actions(actions, horizon: int, action_dim: int) -> Tensor:
-    """Float32 `[B, H, D]` from tensors, arrays or lists; raises BadActions for anything else."""
-    found = torch.as_tensor(np.asarray(actions) if isinstance(actions, list) else actions)
-    if found.ndim == 3 and found.shape[1] > MAX_STEPS:
-        raise BadActions(f"{found.shape[1]} steps in a chunk; at most {MAX_STEPS}")
-    if tuple(found.shape[1:]) != (horizon, action_dim) or found.ndim != 3 or not len(found):
-        shape = tuple(found.shape)
-        raise BadActions(f"actions must be [B >= 1, {horizon}, {action_dim}], got {shape}")
-    found = found.float()
-    if not torch.isfinite(found).all():
-        place = torch.nonzero(~torch.isfinite(found))[0].tolist()  # [row, step, column]
-        raise BadActions(f"actions hold {found[tuple(place)]} at {place}")
-    return found
-
-
-def check_references(reference, batch: int, action_dim: int) -> Tensor:
-    """Float32 `[B, D]`; raises BadActions for anything else."""
-    found = torch.as_tensor(reference).float()
-    if tuple(found.shape) != (batch, action_dim):
-        raise BadActions(f"reference must be [{batch}, {action_dim}], got {tuple(found.shape)}")
-    if not torch.isfinite(found).all():
-        raise BadActions("the reference holds NaN or inf; check the joint states")
-    return found
-
-
-CHUNK_ROOM = 256  # a chunk may have 2^26 / 256 = 262,144 values
+MAX_STEPS = 100_000  # of a chunk that is given to a tokenizer
+MAX_CHUNK_FACTOR = 256  # a chunk may have 2^26 / 256 = 262,144 values
 MAX_RATE_HZ = 1000.0
-MAX_STATISTIC = 1e4  # [rad or m] no joint has moved farther
+MAX_STATISTIC = 1e4  # [rad or m] beyond the range of any joint
 
-ResidualTargets = Callable[
-    [Tensor], Tensor
-]  # tokens said so far [B, k] -> what is to be named [B, L, E]
+# Tokens chosen so far, int64 [B, k] -> residual vectors [B, L, E] that the tokens should quantize.
+ResidualTargets = Callable[[Tensor], Tensor]
 
 TOKENIZERS: Registry["Tokenizer"] = Registry(
     "tokenizer",
@@ -75,10 +43,10 @@ TOKENIZERS: Registry["Tokenizer"] = Registry(
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """What every tokenizer knows about its chunks `[horizon, action_dim]`.
+    """Shape and columns of the chunks `[horizon, action_dim]` of any tokenizer.
 
-    names, units, rate_hz: the columns and the control rate; empty or 0 where unknown
-    relative: True for columns described relative to the reference; empty = all absolute
+    names, units, rate_hz: of the columns, and the control rate; empty or 0 if unknown
+    relative: True for columns encoded relative to the reference; empty = all absolute
     """
 
     horizon: int = 32
@@ -90,9 +58,12 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.action_dim < 1:
-            raise ConfigError(f"a chunk of {self.horizon} x {self.action_dim} holds nothing")
+            raise ConfigError(
+                f"tokenizer: horizon {self.horizon} and action_dim {self.action_dim} must be at "
+                "least 1"
+            )
         check_sizes(self)
-        check_elements("a chunk", self.horizon, self.action_dim, CHUNK_ROOM)
+        check_elements("a chunk", self.horizon, self.action_dim, MAX_CHUNK_FACTOR)
         if not 0 <= self.rate_hz <= MAX_RATE_HZ:
             raise ConfigError(
                 f"tokenizer: rate_hz must be in 0 .. {MAX_RATE_HZ:g}, got {self.rate_hz}"
@@ -106,30 +77,32 @@ class TokenizerConfig:
 
 
 class TrainingOutput(NamedTuple):
-    """One training forward: reconstruction `[B, H, D]` (normalised) and the extra losses."""
+    """Result of `training_step`: normalized reconstruction `[B, H, D]`, further losses by name."""
 
     reconstruction: Tensor
-    extra: dict[str, Tensor]
+    losses: dict[str, Tensor]
 
 
 class Tokenizer(nn.Module, ABC):
     """Chunks float32 `[B, H, D]` in rad and m <-> tokens int64 `[B, L]`.
 
-    A subclass gives `_encode` and `_decode` on chunks normalised to about [-1, 1].
+    A subclass sets `grammar` and implements `_encode` and `_decode` on chunks normalized to about
+    [-1, 1]. The base class checks inputs, keeps the statistics, subtracts and adds the reference
+    of relative columns, saves and loads.
     """
 
     Config: ClassVar[type[TokenizerConfig]] = TokenizerConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {"small": {}, "paper": {}}
+    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # training config by preset
     name: ClassVar[str]
     learned: ClassVar[bool] = False
     supports_prefix: ClassVar[bool] = False
-    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # by preset: what differs in its training
     grammar: Grammar
 
     def __init__(self, config: TokenizerConfig, preset: str = "small"):
         super().__init__()
         self.config, self.preset = config, preset
-        self.uses_beam_search = False  # True where tokens are chosen together, none by itself the nearest
+        self.uses_beam_search = False  # True if a token need not be the nearest to its residual
         dim = config.action_dim
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         for statistic in ("low", "high", "absolute_low", "absolute_high"):
@@ -148,80 +121,92 @@ class Tokenizer(nn.Module, ABC):
         return self.grammar.vocab_size
 
     @property
-    @abstractmethod
     def codes_per_position(self) -> int:
-        """How many values a token may take at one position."""
+        """Number of values that a token may take at one position."""
+        return int(self.grammar.codebooks[0].sum())
 
     @property
     def bits(self) -> float:
-        """Bits of one chunk at most."""
+        """Largest number of bits of a chunk."""
         return self.grammar.max_tokens * log2(self.codes_per_position)
 
     @property
     def params_m(self) -> float:
-        """Millions of parameters in encoder and decoder."""
-        return 0.0
+        """Millions of parameters in encoder and decoder, with weight norm folded."""
+        return folded_parameters(self) / 1e6
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:
-        """Numbers of tokens, fewer than all, that `decode_prefix` takes."""
+        """Numbers of tokens, fewer than all, that `decode_prefix` accepts."""
         return ()
 
     @property
+    def normalizer(self) -> LinearNormalizer:
+        """Minimum and maximum of the training actions, relative columns less the reference."""
+        return LinearNormalizer(self.low.cpu().numpy(), self.high.cpu().numpy())
+
+    @property
+    def absolute_normalizer(self) -> LinearNormalizer:
+        """Minimum and maximum of the absolute training actions, for published errors."""
+        return LinearNormalizer(self.absolute_low.cpu().numpy(), self.absolute_high.cpu().numpy())
+
+    @property
     def mse_weights(self) -> Tensor:
-        """`[D]`: what the square of a normalised error counts in the published MSE."""
-        return (self._scale()[1] / torch.from_numpy(self.absolute_normalizer.half_range).to(self.low)) ** 2
+        """`[D]`: weights of squared normalized errors in the published MSE."""
+        ratio = self.normalizer.half_range / self.absolute_normalizer.half_range
+        return torch.from_numpy(ratio).to(self.low) ** 2
 
     def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
-        """Statistics, and whatever depends on data, from actions `[N, H, D]`; returns self."""
+        """Sets statistics and what depends on data from actions `[N, H, D]`; returns self."""
         self.fitted.fill_(False)
-        chunks = self._chunks(actions)
-        offsets = self._offsets(reference, len(chunks), chunks)
+        chunks = self._checked(actions)
+        relative = LinearNormalizer.fit((chunks - self._offsets(reference, chunks)).numpy())
         absolute = LinearNormalizer.fit(chunks.numpy())
-        shifted = LinearNormalizer.fit((chunks - offsets).numpy())
-        self._store(shifted, absolute)
-        if (found := self._odd_column()) is not None:
-            column, least, most = found
+        for prefix, found in (("", relative), ("absolute_", absolute)):
+            getattr(self, f"{prefix}low").copy_(torch.from_numpy(found.low))
+            getattr(self, f"{prefix}high").copy_(torch.from_numpy(found.high))
+        if (found := self._implausible_column()) is not None:
+            column, low, high = found
             name = (self.config.names or range(self.config.action_dim))[column]
             raise BadActions(
-                f"action '{name}' goes from {least:g} to {most:g}, beyond {MAX_STATISTIC:g}, as "
-                "no joint does; give it in rad, m, degrees or normalised"
+                f"action '{name}' has a range of {low:g} to {high:g}, beyond the "
+                f"{MAX_STATISTIC:g} of any joint; give it in rad, m, degrees or normalized"
             )
         self.fit_codes(self.normalize(chunks, reference), seed)
         self.fitted.fill_(True)
         return self
 
     def encode(self, actions, reference=None) -> Tensor:
-        """Actions `[B, H, D]` -> int64 `[B, L]`; relative codecs need `reference [B, D]`."""
-        self._demand_fitted()
+        """Actions `[B, H, D]` -> int64 `[B, L]`; relative columns need `reference [B, D]`."""
+        self._require_fitted()
         return self.encode_normalized(self.normalize(actions, reference))
 
-    def encode_normalized(self, normalised: Tensor) -> Tensor:
-        """What `normalize` made, `[B, H, D]` -> int64 `[B, L]`."""
-        self._demand_fitted()
+    def encode_normalized(self, normalized: Tensor) -> Tensor:
+        """Normalized chunks `[B, H, D]` -> int64 `[B, L]`."""
+        self._require_fitted()
         with torch.no_grad():
-            return self._encode(normalised)
+            return self._encode(normalized)
 
     def decode(self, tokens, reference=None) -> Tensor:
         """Complete sequences int64 `[B, L]` -> float32 `[B, H, D]`; raises BadTokens."""
-        self._demand_fitted()
+        self._require_fitted()
         tokens = torch.as_tensor(tokens)
         self.grammar.check(tokens.cpu().numpy())
         with torch.no_grad():
             return self.denormalize(self._decode(tokens), reference)
 
     def decode_prefix(self, tokens, reference=None) -> Tensor:
-        """A coarse chunk from the first tokens `[B, k]`, k of `prefix_lengths`, or from all.
+        """A coarse chunk from the first tokens `[B, k]`, k in `prefix_lengths`, or from all.
 
-        Raises BadTokens, also where not `supports_prefix`.
+        Raises BadTokens, also unless `supports_prefix`.
         """
         if not self.supports_prefix:
             raise BadTokens(f"tokenizer {self.name} decodes no prefix; give all its tokens")
-        self._demand_fitted()
+        self._require_fitted()
         tokens = torch.as_tensor(tokens)
         known = (*self.prefix_lengths, self.grammar.max_tokens)
         if tokens.ndim == 2 and tokens.shape[1] not in known:
-            raise BadTokens(f"{tokens.shape[1]} tokens decode to nothing; {known} do")
+            raise BadTokens(f"{tokens.shape[1]} tokens cannot be decoded; {known} can")
         if tokens.ndim != 2 or tokens.shape[1] == self.grammar.max_tokens:
             return self.decode(tokens, reference)
         self.grammar.check_prefix(tokens.cpu().numpy())
@@ -229,98 +214,85 @@ class Tokenizer(nn.Module, ABC):
             return self.denormalize(self._decode_prefix(tokens), reference)
 
     def embeddings(self) -> Tensor | None:
-        """What each token means as a vector `[V, E]`, None where tokens have no geometry."""
+        """Vector of each token, `[V, E]`; None if tokens have no vectors."""
         return None
 
-    def residual_targets(self, normalised: Tensor) -> ResidualTargets | None:
-        """How the tokens of chunks `[B, H, D]` are found, where that is by nearest embeddings.
+    def residual_targets(self, normalized: Tensor) -> ResidualTargets | None:
+        """Function that gives the vectors which the tokens of chunks `[B, H, D]` quantize.
 
-        The result takes the tokens said so far `[B, k]`, which may be others than `encode`'s, and
-        gives the vectors `[B, L, E]` whose nearest embeddings come next.
+        Given the tokens chosen so far `[B, k]` (not necessarily those of `encode`), it returns the
+        residual vectors `[B, L, E]`: position k should take the token whose embedding is nearest.
+        None if tokens have no vectors.
         """
         return None
 
-    def latents(self, normalised: Tensor) -> Tensor | None:
-        """The vectors `[B, L, E]` that the tokens of chunks `[B, H, D]` name, each after those
-        before it; None without geometry."""
-        naming = self.residual_targets(normalised)
-        return None if naming is None else naming(self.encode_normalized(normalised))
+    def latents(self, normalized: Tensor) -> Tensor | None:
+        """Residual vectors `[B, L, E]` along the tokens of `encode`; None without vectors."""
+        targets = self.residual_targets(normalized)
+        return None if targets is None else targets(self.encode_normalized(normalized))
 
-    def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
-        """One training forward on `[B, H, D]`, at first without codes; learned tokenizers only."""
+    def training_step(self, normalized: Tensor, quantize: bool = True) -> TrainingOutput:
+        """One forward pass on `[B, H, D]`; `quantize`: False in the unquantized start.
+
+        Raises ConfigError unless the tokenizer is learned.
+        """
         raise ConfigError(f"tokenizer {self.name} has nothing to train; `fit` is all it needs")
 
     def normalize(self, actions, reference=None) -> Tensor:
         """Physical `[B, H, D]` -> about [-1, 1], relative columns less the reference."""
-        chunks = self._chunks(actions)
-        chunks = chunks - self._offsets(reference, len(chunks), chunks)
-        centre, half = self._scale()
-        return (chunks - centre) / half
+        chunks = self._checked(actions)
+        centre, half_range = self._scale()
+        return (chunks - self._offsets(reference, chunks) - centre) / half_range
 
-    def denormalize(self, normalised: Tensor, reference=None) -> Tensor:
+    def denormalize(self, normalized: Tensor, reference=None) -> Tensor:
         """The inverse of `normalize`, float32 `[B, H, D]`."""
-        centre, half = self._scale()
-        chunks = normalised.float() * half + centre
-        return chunks + self._offsets(reference, len(chunks), chunks)
-
-    @property
-    def absolute_normalizer(self) -> LinearNormalizer:
-        """Minimum and maximum of the absolute training actions, for published errors."""
-        return LinearNormalizer(self.absolute_low.numpy(), self.absolute_high.numpy())
+        centre, half_range = self._scale()
+        chunks = normalized.float() * half_range + centre
+        return chunks + self._offsets(reference, chunks)
 
     def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
         """Writes config.json and model.safetensors; `half` stores weight matrices in float16."""
-        self._demand_fitted()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "name": self.name,
-            "preset": self.preset,
-            "config": configs.to_plain(self.config),
-            "state": self._extra_state(),
-        }
-        (folder / CONFIG_FILE).write_text(json.dumps(facts, indent=1) + "\n")
-        save_weights(self, folder / WEIGHTS_FILE, half, self._training_only)
+        self._require_fitted()
+        save_model(self, folder, half, self._extra_state(), self._training_only)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Tokenizer":
-        """The tokenizer saved in `folder`; raises BundleError when it is not one of this class."""
-        folder = Path(folder)
-        facts, weights = read_config(folder), folder / WEIGHTS_FILE
-        if facts["name"] != cls.name:
-            raise BundleError(f"{folder} holds a '{facts['name']}' tokenizer, not '{cls.name}'")
-        config = build_config(cls.Config, facts, folder)
-        with refuse_misfit(folder, "tokenizer"):
-            with limit_size(weights):
-                tokenizer = cls(config, facts["preset"])
-            tokenizer._restore_extra_state(facts["state"])
-            fill(tokenizer, weights, cls._training_only)
-        tokenizer._check_statistics(weights)
+        """The tokenizer saved in `folder`; raises BundleError unless it is of this class."""
+        saved = read_config(folder, "tokenizer")
+        if saved.name != cls.name:
+            raise BundleError(f"{folder} holds a '{saved.name}' tokenizer, not '{cls.name}'")
+
+        def make(config: TokenizerConfig) -> Tokenizer:
+            tokenizer = cls(config, saved.preset)
+            tokenizer._restore_extra_state(saved.state)
+            return tokenizer
+
+        tokenizer = load_model(saved, "tokenizer", cls.Config, make, cls._training_only)
+        tokenizer._check_statistics(saved.folder / WEIGHTS_FILE)
         return tokenizer.eval()
 
     def _check_statistics(self, weights: Path) -> None:
-        """Raises BundleError where a column's minimum is above its maximum, or far too large."""
         if not bool(self.fitted):
             raise BundleError(f"{weights}: the tokenizer has no statistics; fit it, then save it")
-        if (found := self._odd_column()) is not None:
-            column, least, most = found
+        if (found := self._implausible_column()) is not None:
+            column, low, high = found
             raise BundleError(
-                f"{weights}: {least:g} to {most:g} of column {column} is no range within "
+                f"{weights}: {low:g} to {high:g} of column {column} is no range within "
                 f"{MAX_STATISTIC:g} rad or m; fit it again"
             )
 
-    def _odd_column(self) -> tuple[int, float, float] | None:
-        """A column whose minimum is above its maximum, or that goes too far, with both; or None"""
-        for low, high in (("low", "high"), ("absolute_low", "absolute_high")):
-            least, most = getattr(self, low).cpu().numpy(), getattr(self, high).cpu().numpy()
-            odd = (least > most) | (np.maximum(np.abs(least), np.abs(most)) > MAX_STATISTIC)
-            if odd.any():
-                column = int(np.argmax(odd))
-                return column, float(least[column]), float(most[column])
+    def _implausible_column(self) -> tuple[int, float, float] | None:
+        """Index, minimum and maximum of a column whose range is empty or beyond MAX_STATISTIC."""
+        for normalizer in (self.normalizer, self.absolute_normalizer):
+            low, high = normalizer.low, normalizer.high
+            wrong = (low > high) | (np.maximum(np.abs(low), np.abs(high)) > MAX_STATISTIC)
+            if wrong.any():
+                column = int(np.argmax(wrong))
+                return column, float(low[column]), float(high[column])
         return None
 
     @abstractmethod
-    def _encode(self, normalised: Tensor) -> Tensor: ...
+    def _encode(self, normalized: Tensor) -> Tensor: ...
 
     @abstractmethod
     def _decode(self, tokens: Tensor) -> Tensor: ...
@@ -328,10 +300,11 @@ class Tokenizer(nn.Module, ABC):
     def _decode_prefix(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def fit_codes(self, normalised: Tensor, seed: int) -> None:
-        """Whatever depends on normalised chunks `[N, H, D]` beyond the statistics."""
+    def fit_codes(self, normalized: Tensor, seed: int) -> None:
+        """Sets what depends on normalized chunks `[N, H, D]` beyond the statistics."""
 
     def _extra_state(self) -> dict[str, Any]:
+        """Plain values for config.json that are neither tensors nor configuration."""
         return {}
 
     def _restore_extra_state(self, state: dict[str, Any]) -> None:
@@ -339,36 +312,123 @@ class Tokenizer(nn.Module, ABC):
 
     @staticmethod
     def _training_only(key: str) -> bool:
-        """Whether a state entry serves training alone and is not saved."""
-        return key.endswith((".counts", ".crossed", ".powers", ".forwards"))
+        """Whether an entry of the module's state serves training alone and is not saved."""
+        return key.endswith((".counts", ".cross_covariance", ".codeword_power", ".n_updates"))
 
-    def _demand_fitted(self) -> None:
+    def _require_fitted(self) -> None:
         if not bool(self.fitted):
             raise NotFitted(
                 f"tokenizer {self.name} has no statistics yet; call fit(actions) first"
             )
 
-    def _store(self, shifted: LinearNormalizer, absolute: LinearNormalizer) -> None:
-        self.low.copy_(torch.from_numpy(shifted.low))
-        self.high.copy_(torch.from_numpy(shifted.high))
-        self.absolute_low.copy_(torch.from_numpy(absolute.low))
-        self.absolute_high.copy_(torch.from_numpy(absolute.high))
-
     def _scale(self) -> tuple[Tensor, Tensor]:
-        ours = LinearNormalizer(self.low.cpu().numpy(), self.high.cpu().numpy())
-        device = self.low.device
-        centre, half = torch.from_numpy(ours.centre), torch.from_numpy(ours.half_range)
-        return centre.to(device), half.to(device)
+        """Centre and half range of the normalization, `[D]` each."""
+        normalizer, device = self.normalizer, self.low.device
+        centre, half_range = normalizer.centre, normalizer.half_range
+        return torch.from_numpy(centre).to(device), torch.from_numpy(half_range).to(device)
 
-    def _chunks(self, actions) -> Tensor:
+    def _checked(self, actions) -> Tensor:
         return check_actions(actions, self.config.horizon, self.config.action_dim)
 
-    def _offsets(self, reference, batch: int, like: Tensor) -> Tensor:
+    def _offsets(self, reference, chunks: Tensor) -> Tensor:
+        """References of the relative columns, `[B, 1, D]` or a scalar zero."""
         if not self.is_relative:
-            return torch.zeros((), device=like.device)
+            return torch.zeros((), device=chunks.device)
         if reference is None:
             raise BadActions(
                 f"this {self.name} codec is relative: give the joint state as reference [B, D]"
             )
-        offsets = check_references(reference, batch, self.config.action_dim).to(like.device)
-        return (offsets * self.relative)[:, None]  # [B, 1, D]
+        offsets = check_references(reference, len(chunks), self.config.action_dim)
+        return (offsets.to(chunks.device) * self.relative)[:, None]
+
+
+class CodebookTokenizer(Tokenizer):
+    """A learned tokenizer whose tokens are rows of `embeddings` and whose prefixes decode.
+
+    A subclass implements `detokenize` in pure torch, which is also exported to ONNX.
+    """
+
+    learned = True
+    supports_prefix = True
+
+    @property
+    def prefix_lengths(self) -> tuple[int, ...]:
+        return tuple(range(1, self.grammar.max_tokens))
+
+    @abstractmethod
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """Tokens int64 `[B, L]` -> normalized chunk `[B, H, D]`, without checks."""
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        return self.detokenize(tokens)
+
+    def _decode_prefix(self, tokens: Tensor) -> Tensor:
+        return self.detokenize(tokens)
+
+
+class ResidualTokenizer(CodebookTokenizer):
+    """Residual vector quantization: the tokens of stage s are codes, offset by s * codebook_size.
+
+    A subclass provides `quantizer` (nac_ros.codec.quantizer) and implements `latent`.
+    """
+
+    quantizer: nn.Module
+
+    def __init__(
+        self, config: TokenizerConfig, preset: str, n_tokens: tuple[int, ...], codebook_size: int
+    ):
+        """n_tokens: of each stage"""
+        super().__init__(config, preset)
+        stages = torch.repeat_interleave(torch.tensor(n_tokens))
+        offsets = stages * codebook_size
+        self.grammar = FixedGrammar(offsets.tolist(), (offsets + codebook_size).tolist())
+        self.register_buffer("offsets", offsets, persistent=False)
+        self._stage_bounds = list(pairwise([0, *np.cumsum(n_tokens).tolist()]))
+
+    @abstractmethod
+    def latent(self, normalized: Tensor) -> Tensor:
+        """Chunks `[B, H, D]` -> the latent that the quantizer takes."""
+
+    def embeddings(self) -> Tensor:
+        """Codewords of all stages, `[V, E]`."""
+        return torch.cat([codebook.codewords for codebook in self.quantizer.codebooks])
+
+    def residual_targets(self, normalized: Tensor) -> ResidualTargets:
+        latent = self.latent(normalized)
+        return lambda tokens: torch.cat(
+            self.quantizer.residual_targets(latent, self._codes(tokens)), 1
+        )
+
+    def _encode(self, normalized: Tensor) -> Tensor:
+        return torch.cat(self.quantizer.codes(self.latent(normalized)), 1) + self.offsets
+
+    def _codes(self, tokens: Tensor) -> list[Tensor]:
+        """First tokens `[B, k]` -> codes of each stage that has begun, `[B, n]`."""
+        k = tokens.shape[1]
+        codes = tokens - self.offsets[:k]
+        return [codes[:, first:end] for first, end in self._stage_bounds if first < k]
+
+
+def check_actions(actions, horizon: int, action_dim: int) -> Tensor:
+    """Float32 `[B, H, D]` from tensors, arrays or lists; raises BadActions for anything else."""
+    chunks = torch.as_tensor(np.asarray(actions) if isinstance(actions, list) else actions)
+    if chunks.ndim == 3 and chunks.shape[1] > MAX_STEPS:
+        raise BadActions(f"{chunks.shape[1]} steps in a chunk; at most {MAX_STEPS}")
+    if tuple(chunks.shape[1:]) != (horizon, action_dim) or chunks.ndim != 3 or not len(chunks):
+        shape = tuple(chunks.shape)
+        raise BadActions(f"actions must be [B >= 1, {horizon}, {action_dim}], got {shape}")
+    chunks = chunks.float()
+    if not torch.isfinite(chunks).all():
+        index = torch.nonzero(~torch.isfinite(chunks))[0].tolist()  # [row, step, column]
+        raise BadActions(f"actions hold {chunks[tuple(index)]} at {index}")
+    return chunks
+
+
+def check_references(reference, batch: int, action_dim: int) -> Tensor:
+    """Float32 `[B, D]`; raises BadActions for anything else."""
+    states = torch.as_tensor(reference).float()
+    if tuple(states.shape) != (batch, action_dim):
+        raise BadActions(f"reference must be [{batch}, {action_dim}], got {tuple(states.shape)}")
+    if not torch.isfinite(states).all():
+        raise BadActions("the reference holds NaN or inf; check the joint states")
+    return states

@@ -1,14 +1,13 @@
-"""Several robots over one NAC: each has its own first and last layers, all share the tokens.
+"""One NAC for several robots: shared tokens and inner layers, first and last layers per robot.
 
-No dimension is padded: what depends on a robot's D is its own, everything between is shared. Each
-member is an ordinary tokenizer, saved, exported and driven like any other.
+No dimension is padded: layers whose shape depends on a robot's D belong to that robot, all others
+are shared. Each member is an ordinary tokenizer that is saved, exported and used like any other.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from nac_ros.codec.model import Codec
 from nac_ros.core.errors import ConfigError
@@ -16,65 +15,63 @@ from nac_ros.tokenizers.factory import make_tokenizer
 from nac_ros.tokenizers.nac import KMEANS_CHUNKS, Nac
 
 SHARED = (
-    "quantizer", "decoder.embed", "decoder.position", "decoder.norm", "decoder.blocks",
-    "decoder.final_norm",
-)  # fmt: skip
+    "quantizer",
+    *(f"decoder.{part}" for part in ("embed", "position", "norm", "blocks", "final_norm")),
+)
 
 
 def make_cross_embodiment(
-    facts: Mapping[str, Mapping[str, Any]], preset: str = "small", **config: Any
+    robots: Mapping[str, Mapping[str, Any]], preset: str = "small", **config: Any
 ) -> dict[str, Nac]:
-    """Robot name -> its NAC; `facts` of each: horizon, action_dim, names, units, relative, ...
+    """Robot name -> its NAC; `robots`: horizon, action_dim, names, units, relative, ... of each.
 
-    Raises ConfigError where the robots' chunks come to different numbers of tokens.
+    Raises ConfigError where the robots' chunks have different numbers of tokens.
     """
-    if len(facts) < 2:
-        raise ConfigError(f"a family has at least 2 robots, got {', '.join(facts) or 'none'}")
-    family: dict[str, Nac] = {}
-    for name, known in facts.items():
-        made = make_tokenizer("nac", preset, **{**config, **known, "embodiment": name})
-        assert isinstance(made, Nac)
-        family[name] = made
-    share_parameters(family)
-    return family
+    if len(robots) < 2:
+        raise ConfigError(f"sharing a codec needs at least 2 robots, got {', '.join(robots)}")
+    members: dict[str, Nac] = {}
+    for name, own in robots.items():
+        member = make_tokenizer("nac", preset, **{**config, **own, "embodiment": name})
+        assert isinstance(member, Nac)
+        members[name] = member
+    share_parameters(members)
+    return members
 
 
-def share_parameters(family: Mapping[str, Nac]) -> None:
-    """Makes all members use the shared modules of the first."""
-    (first, owner), *others = family.items()
+def share_parameters(members: Mapping[str, Nac]) -> None:
+    """Replaces the shared modules of all members by those of the first."""
+    (first, owner), *others = members.items()
     for name, member in others:
         ours, theirs = owner.config.tokens_per_scale, member.config.tokens_per_scale
         if ours != theirs:
             raise ConfigError(
-                f"chunks of {first} come to {ours} tokens a scale, of {name} to {theirs}; choose "
-                "horizons or ratios that agree, or layout=channels"
+                f"chunks of {first} have {ours} tokens per scale, those of {name} {theirs}; "
+                "choose horizons or ratios that agree, or layout=channels"
             )
-        for path in (*_shared(owner.codec), *_inner_layers(owner.codec)):
-            _put(member.codec, path, owner.codec.get_submodule(path))
+        for path in _shared_modules(owner.codec):
+            parent, _, child = path.rpartition(".")
+            shared = owner.codec.get_submodule(path)
+            setattr(member.codec.get_submodule(parent), child, shared)
 
 
 @torch.no_grad()
-def begin_codes(family: Mapping[str, Nac], chunks: Mapping[str, torch.Tensor], seed: int) -> None:
-    """k-means of the shared codebooks over the normalised chunks `[N, H, D]` of all robots."""
+def init_shared_codebooks(
+    members: Mapping[str, Nac], chunks: Mapping[str, torch.Tensor], seed: int
+) -> None:
+    """k-means of the shared codebooks over the normalized chunks `[N, H, D]` of all robots."""
     count = KMEANS_CHUNKS // len(chunks)
-    some = {
+    samples = {
         name: rows[torch.linspace(0, len(rows) - 1, count).long()] for name, rows in chunks.items()
     }
-    latents = {name: family[name].codec.latent(rows) for name, rows in some.items()}
-    quantizer = next(iter(family.values())).codec.quantizer
-    quantizer.initialise(torch.cat(list(latents.values())), seed)
-    for name, rows in some.items():
-        family[name].codec.end_path(rows)
+    latents = [members[name].latent(rows) for name, rows in samples.items()]
+    quantizer = next(iter(members.values())).quantizer
+    quantizer.init_codebooks(torch.cat(latents), seed)
+    for name, rows in samples.items():
+        members[name].codec.fit_path_synthesis(rows)
 
 
-def _shared(codec: Codec) -> tuple[str, ...]:
-    return SHARED if codec.path is None else (*SHARED, "join", "divide")
-
-
-def _inner_layers(codec: Codec) -> list[str]:
-    return [f"encoder.layers.{k}" for k in range(1, len(codec.encoder.layers))]
-
-
-def _put(codec: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(codec.get_submodule(parent), name, module)
+def _shared_modules(codec: Codec) -> tuple[str, ...]:
+    """Paths of the modules whose shape does not depend on a robot's D."""
+    inner = (f"encoder.layers.{k}" for k in range(1, len(codec.encoder.layers)))
+    joints = () if codec.linear_path is None else ("join_steps", "divide_steps")
+    return (*SHARED, *joints, *inner)

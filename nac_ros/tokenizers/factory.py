@@ -1,16 +1,16 @@
-"""Tokenizers by name or from disk: which there are, a new one, a trained one."""
+"""Lists the tokenizers, makes a new one by name and loads a saved one."""
 
 from pathlib import Path
 from typing import Any
 
 from nac_ros.core import config as configs
-from nac_ros.core.errors import BundleError, UnknownName, show_text
+from nac_ros.core.errors import UnknownName
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer
-from nac_ros.tokenizers.serialization import read_config
+from nac_ros.tokenizers.serialization import find_class, read_config
 
 
 def list_tokenizers() -> list[str]:
-    """Names that `make_tokenizer` knows."""
+    """Names that `make_tokenizer` accepts."""
     return TOKENIZERS.names()
 
 
@@ -27,16 +27,13 @@ def make_tokenizer(
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer saved in `folder`, or in `folder`/tokenizer of a bundle."""
+    """The tokenizer saved in `folder`, or in the bundle `folder`; raises BundleError."""
     folder = tokenizer_folder(folder)
-    try:
-        cls = TOKENIZERS.get(read_config(folder)["name"])
-    except UnknownName as error:
-        raise BundleError(f"{folder} cannot be loaded: {show_text(error, 400)}") from error
+    cls = find_class(TOKENIZERS, read_config(folder, "tokenizer"))
     return cls.from_pretrained(folder)
 
 
 def tokenizer_folder(folder: Path | str) -> Path:
-    """`folder`/tokenizer where that exists, as in a bundle, else `folder` itself."""
+    """`folder`/tokenizer if that exists, as in a bundle, else `folder` itself."""
     inside = Path(folder) / "tokenizer"
     return inside if inside.is_dir() else Path(folder)

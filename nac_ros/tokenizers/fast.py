@@ -1,7 +1,8 @@
-"""FAST: DCT along time, rounded, low frequencies first, joined into pieces by BPE (2501.09747).
+"""FAST: rounded DCT coefficients, low frequencies first, merged by BPE (arXiv 2501.09747).
 
-Written from the paper. Unlike in the public processor, coefficients are characters of a private
-alphabet, so that no piece splits one, and what has no character raises instead of vanishing.
+Written from the paper. Unlike in the public processor, each coefficient is one character of a
+private alphabet, so that no BPE token splits one, and a coefficient without a character raises
+BadActions instead of being dropped.
 """
 
 import os
@@ -18,32 +19,37 @@ from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError,
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig
 from nac_ros.tokenizers.grammar import PAD, Grammar
 
-FIRST = 0xF0000  # of Unicode's supplementary private use area, room for 65,534 values
+FIRST_CHARACTER = 0xF0000  # Unicode's supplementary private use area A
+MAX_CHARACTERS = 65_534  # in that area
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastConfig(TokenizerConfig):
-    """scale: of the coefficients before they are rounded; n_pieces: vocabulary of the BPE."""
+    """scale: factor on the coefficients before rounding; vocab_size: of the BPE."""
 
     scale: float = 10.0
-    n_pieces: int = 1024
+    vocab_size: int = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale <= 0 or 2 * self.widest + 1 > min(self.n_pieces, 65_534):
+        if self.scale <= 0 or self.alphabet_size > min(self.vocab_size, MAX_CHARACTERS):
             raise ConfigError(
-                f"fast: scale {self.scale} makes {2 * self.widest + 1} coefficient values for "
-                f"n_pieces {self.n_pieces}; lower it, or raise n_pieces"
+                f"fast: scale {self.scale} makes {self.alphabet_size} coefficient values for "
+                f"vocab_size {self.vocab_size}; lower it, or raise vocab_size"
             )
 
     @property
-    def widest(self) -> int:
-        """Largest coefficient that has a character; |c| <= sqrt(H) for actions within [-1, 1]."""
+    def max_coefficient(self) -> int:
+        """Largest coefficient with a character; |c| <= sqrt(H) for actions within [-1, 1]."""
         return ceil(1.5 * self.scale * sqrt(self.horizon))
 
+    @property
+    def alphabet_size(self) -> int:
+        return 2 * self.max_coefficient + 1
 
-class PieceGrammar(Grammar):
-    """Pieces of 1 or more coefficients, that together are exactly `total` of them."""
+
+class BpeGrammar(Grammar):
+    """Sequences of BPE tokens of 1 or more coefficients each, exactly `total` together."""
 
     def __init__(self, lengths: np.ndarray, total: int):
         self._lengths, self._total = lengths, total
@@ -57,13 +63,13 @@ class PieceGrammar(Grammar):
 
     def _left(self, prefix: np.ndarray) -> np.ndarray:
         known = (prefix >= 0) & (prefix < self.vocab_size)
-        said = np.where(known, self._lengths[np.where(known, prefix, 0)], 0)
-        return self._total - said.sum(1)
+        lengths = np.where(known, self._lengths[np.where(known, prefix, 0)], 0)
+        return self._total - lengths.sum(1)
 
 
 @TOKENIZERS.register("fast")
 class FastTokenizer(Tokenizer):
-    """Sequences of varying length, padded with -1 in a batch."""
+    """Sequences of varying length, in a batch padded with -1."""
 
     name = "fast"
     Config = FastConfig
@@ -72,34 +78,33 @@ class FastTokenizer(Tokenizer):
         super().__init__(config, preset)
         self._bpe: Any = None
         size = config.horizon * config.action_dim
-        self.grammar: Grammar = PieceGrammar(np.ones(config.n_pieces, np.int64), size)
+        self.grammar: Grammar = BpeGrammar(np.ones(config.vocab_size, np.int64), size)
 
     @property
     def codes_per_position(self) -> int:
-        return self.config.n_pieces
+        return self.config.vocab_size  # a BPE trained on little data may have fewer tokens
 
-    def coefficients(self, normalised: Tensor) -> np.ndarray:
-        """Chunks `[B, H, D]` -> int64 `[B, H, D]`, frequency by frequency."""
-        spectrum = dct(normalised.double().numpy(), axis=1, norm="ortho")
+    def coefficients(self, normalized: Tensor) -> np.ndarray:
+        """Rounded DCT along time of chunks `[B, H, D]`: int64 `[B, frequencies, D]`."""
+        spectrum = dct(normalized.double().numpy(), axis=1, norm="ortho")
         return np.round(spectrum * self.config.scale).astype(np.int64)
 
-    def fit_codes(self, normalised: Tensor, seed: int) -> None:
+    def fit_codes(self, normalized: Tensor, seed: int) -> None:
         from tokenizers import Tokenizer as Bpe
         from tokenizers.models import BPE
         from tokenizers.trainers import BpeTrainer
 
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the same pieces every time
-        widest = self.config.widest
-        alphabet = [chr(FIRST + k) for k in range(2 * widest + 1)]
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # for reproducible merges
+        alphabet = [chr(FIRST_CHARACTER + k) for k in range(self.config.alphabet_size)]
         self._bpe = Bpe(BPE())
         trainer = BpeTrainer(
-            vocab_size=self.config.n_pieces, initial_alphabet=alphabet, show_progress=False
+            vocab_size=self.config.vocab_size, initial_alphabet=alphabet, show_progress=False
         )
-        self._bpe.train_from_iterator(self._texts(normalised), trainer)
-        self._know_pieces()
+        self._bpe.train_from_iterator(self._texts(normalized), trainer)
+        self._read_vocabulary()
 
-    def _encode(self, normalised: Tensor) -> Tensor:
-        rows = [text.ids for text in self._bpe.encode_batch(self._texts(normalised))]
+    def _encode(self, normalized: Tensor) -> Tensor:
+        rows = [text.ids for text in self._bpe.encode_batch(self._texts(normalized))]
         longest = max(len(row) for row in rows)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64)
@@ -107,29 +112,33 @@ class FastTokenizer(Tokenizer):
     def _decode(self, tokens: Tensor) -> Tensor:
         config = self.config
         rows = ["".join(self._pieces[i] for i in row if i != PAD) for row in tokens.tolist()]
-        codes = np.array([[ord(c) for c in row] for row in rows]) - FIRST - config.widest
+        codes = np.array([[ord(c) for c in row] for row in rows])
+        codes = codes - FIRST_CHARACTER - config.max_coefficient
         spectrum = codes.reshape(-1, config.horizon, config.action_dim) / config.scale
         return torch.from_numpy(idct(spectrum, axis=1, norm="ortho")).float()
 
-    def _texts(self, normalised: Tensor) -> list[str]:
-        codes, widest = self.coefficients(normalised), self.config.widest
-        beyond = np.argwhere(np.abs(codes) > widest)
-        if len(beyond):
-            row, frequency, column = beyond[0]
+    def _texts(self, normalized: Tensor) -> list[str]:
+        """Chunks `[B, H, D]` as text, a character for each coefficient."""
+        codes, largest = self.coefficients(normalized), self.config.max_coefficient
+        outside = np.argwhere(np.abs(codes) > largest)
+        if len(outside):
+            row, frequency, column = outside[0]
             raise BadActions(
                 f"row {row}: coefficient {codes[row, frequency, column]} of column {column} at "
-                f"frequency {frequency} has no code; the largest is {widest}. Fit on data that "
+                f"frequency {frequency} has no code; the largest is {largest}. Fit on data that "
                 "holds such actions"
             )
-        return ["".join(map(chr, row)) for row in codes.reshape(len(codes), -1) + widest + FIRST]
+        characters = codes.reshape(len(codes), -1) + largest + FIRST_CHARACTER
+        return ["".join(map(chr, row)) for row in characters]
 
-    def _know_pieces(self) -> None:
+    def _read_vocabulary(self) -> None:
+        """Sets the text of each token and the grammar from the BPE."""
         vocabulary = self._bpe.get_vocab()
-        self._pieces = [piece for piece, _ in sorted(vocabulary.items(), key=lambda kv: kv[1])]
+        self._pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         if not self._pieces:
-            raise BadTokens("the BPE has no pieces; fit it again")
+            raise BadTokens("the BPE has no tokens; fit it again")
         lengths = np.array([len(piece) for piece in self._pieces])
-        self.grammar = PieceGrammar(lengths, self.config.horizon * self.config.action_dim)
+        self.grammar = BpeGrammar(lengths, self.config.horizon * self.config.action_dim)
 
     def _extra_state(self) -> dict[str, Any]:
         return {"bpe": self._bpe.to_str()}
@@ -143,20 +152,16 @@ class FastTokenizer(Tokenizer):
             raise BundleError(
                 f"the BPE cannot be read: {show_text(error)}; fit it again"
             ) from error
-        self._know_pieces()
-        self._check_pieces()
-
-    def _check_pieces(self) -> None:
-        """Raises BundleError unless each piece is one or more coefficients of the alphabet."""
-        last = FIRST + 2 * self.config.widest
-        if len(self._pieces) > self.config.n_pieces:
+        self._read_vocabulary()
+        if len(self._pieces) > self.config.vocab_size:
             raise BundleError(
-                f"the BPE has {len(self._pieces)} pieces, its config {self.config.n_pieces}; "
+                f"the BPE has {len(self._pieces)} tokens, its config {self.config.vocab_size}; "
                 "fit it again"
             )
+        alphabet = range(FIRST_CHARACTER, FIRST_CHARACTER + self.config.alphabet_size)
         for piece in self._pieces:
-            if not piece or not all(FIRST <= ord(c) <= last for c in piece):
+            if not piece or not all(ord(c) in alphabet for c in piece):
                 raise BundleError(
-                    f"the BPE has the piece {piece[:8]!r}, which is no sequence of coefficients; "
+                    f"the BPE has the token {piece[:8]!r}, which is no sequence of coefficients; "
                     "fit it again"
                 )

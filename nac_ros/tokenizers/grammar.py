@@ -1,4 +1,4 @@
-"""Which tokens may follow a prefix: numpy alone, shared by the torch and the ONNX loop."""
+"""Grammars: which tokens may follow a prefix, in numpy alone for the torch and ONNX loops."""
 
 from abc import ABC, abstractmethod
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from nac_ros.core.errors import BadTokens, ConfigError
 
-MAX_TABLE = 1 << 26  # bytes of the table of a grammar: its tokens times its positions
-PAD = -1  # fills the tail of sequences shorter than the longest of a batch
+MAX_TABLE = 1 << 26  # bytes of the table of a FixedGrammar: tokens times positions
+PAD = -1  # after the end of sequences shorter than the longest of a batch
 
 
 class Grammar(ABC):
-    """The language of a tokenizer's sequences over `vocab_size` tokens.
+    """Formal language of a tokenizer's sequences over `vocab_size` tokens.
 
-    token_time_spans: int64 `[L, 2]`, the first step of a chunk that each token is about and the one
-        after its last; None where any token is about the whole chunk
+    token_time_spans: int64 `[L, 2]`, first step of the chunk that each token describes and the
+        step after its last; None where every token describes the whole chunk
     """
 
     vocab_size: int
@@ -31,7 +31,7 @@ class Grammar(ABC):
 
     @property
     def codebooks(self) -> np.ndarray:
-        """Bool `[N, V]`: the sets of tokens that stand against each other."""
+        """Bool `[N, V]`: the sets of tokens that are alternatives at some position."""
         return np.ones((1, self.vocab_size), bool)
 
     def check(self, tokens: np.ndarray) -> None:
@@ -39,10 +39,10 @@ class Grammar(ABC):
         tokens = np.asarray(tokens)
         self.check_prefix(tokens)
         if not self.done(tokens).all():
-            raise BadTokens(f"the sequence ends after {tokens.shape[1]} tokens, too early")
+            raise BadTokens(f"the sequence of {tokens.shape[1]} tokens is incomplete")
 
     def check_prefix(self, tokens: np.ndarray) -> None:
-        """Raises BadTokens unless every row of int64 `[B, k]` may begin a sequence."""
+        """Raises BadTokens unless every row of int64 `[B, k]` is a prefix of a sequence."""
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
             raise BadTokens(
                 f"tokens must be integers of shape [B, L], got {tokens.dtype} of {tokens.shape}"
@@ -74,15 +74,15 @@ class Grammar(ABC):
 
 
 class FixedGrammar(Grammar):
-    """Sequences of one length where position k takes a token in `[starts[k], stops[k])`."""
+    """Sequences of one length whose position k takes a token in `[starts[k], stops[k])`."""
 
     def __init__(self, starts: list[int], stops: list[int]):
         self.vocab_size = max(stops)
         self.max_tokens = len(starts)
         if self.vocab_size * self.max_tokens > MAX_TABLE:
             raise ConfigError(
-                f"{self.max_tokens} positions of {self.vocab_size} tokens are more than "
-                f"{MAX_TABLE} together; take fewer tokens"
+                f"{self.max_tokens} positions of {self.vocab_size} tokens make more than "
+                f"{MAX_TABLE} pairs; choose fewer tokens"
             )
         tokens = np.arange(self.vocab_size)
         self._table = (tokens >= np.array(starts)[:, None]) & (tokens < np.array(stops)[:, None])
@@ -102,22 +102,22 @@ class FixedGrammar(Grammar):
         return np.full(len(prefix), prefix.shape[1] >= self.max_tokens)
 
     def _check_rows(self, tokens: np.ndarray) -> None:
-        """All positions at once, for they do not depend on each other."""
+        """All positions at once: they do not depend on each other."""
         positions = np.arange(tokens.shape[1])
         known = (tokens >= 0) & (tokens < self.vocab_size)
         fits = known & self._table[positions, np.where(known, tokens, 0)]
         if not fits.all():
-            place = int(np.argmin(fits.all(0)))
-            row = int(np.argmin(fits[:, place]))
-            raise BadTokens(self._illegal(int(tokens[row, place]), place, self._table[place]))
+            position = int(np.argmin(fits.all(0)))
+            token = int(tokens[np.argmin(fits[:, position]), position])
+            raise BadTokens(self._illegal(token, position, self._table[position]))
 
 
 def random_sequences(grammar: Grammar, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Complete sequences int64 `[n, L]`, each token drawn evenly from the legal ones."""
+    """Complete sequences int64 `[n, L]`, each token drawn uniformly from the legal ones."""
     tokens = np.zeros((n, 0), np.int64)
     while not grammar.done(tokens).all():
         legal = grammar.legal(tokens)
-        ranks = np.floor(generator.random(n) * legal.sum(1))  # which of the legal ones
+        ranks = np.floor(generator.random(n) * legal.sum(1))  # among the legal tokens
         drawn = (legal.cumsum(1, dtype=np.int32) > ranks[:, None]).argmax(1)
         drawn = np.where(grammar.done(tokens), PAD, drawn)
         tokens = np.concatenate([tokens, drawn[:, None]], 1)

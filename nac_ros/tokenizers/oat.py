@@ -1,4 +1,4 @@
-"""OAT: chunks as registers in order of weight, so that prefixes decode (Liu et al. 2026)."""
+"""OAT: a transformer encodes a chunk as ordered registers; prefixes decode (Liu et al. 2026)."""
 
 from dataclasses import dataclass
 from math import ceil, log10, pi, prod
@@ -9,48 +9,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nac_ros.core import config as configs
-from nac_ros.core.config import bounded
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.tokenizers.base import (
     TOKENIZERS,
+    CodebookTokenizer,
     ResidualTargets,
-    Tokenizer,
     TokenizerConfig,
     TrainingOutput,
 )
 from nac_ros.tokenizers.grammar import FixedGrammar
 from nac_ros.tokenizers.serialization import check_elements
 
-MAX_CODES = 65_536  # the grid is kept as a table
-LOUD = 0.7  # of positions and registers at first
-SHARP = 3.0  # of queries and keys at first
+MAX_CODES = 65_536  # the grid is stored as a table
+POSITION_SCALE = 0.7  # standard deviation of positions and registers at initialisation
+QUERY_KEY_GAIN = 3.0  # on the initial weights of queries and keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class OatConfig(TokenizerConfig):
-    """Chunk facts and sizes; defaults are the preset `paper`.
+    """Chunk shape and network sizes; the defaults are the preset `paper`.
 
-    levels: values that each number of a register's latent may take; their product is the codes
-    nested_dropout: train on prefixes of random length, so that the first registers say most
+    levels: of each number in a register's latent; their product is the number of codes
+    nested_dropout: train on prefixes of random length, so that the first registers carry most
+        (Rippel et al. 2014)
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
-    n_registers: int = bounded(12, 1)
-    width: int = bounded(576, 1)
-    n_heads: int = bounded(9, 1)
-    encoder_layers: int = bounded(3, 1)
-    decoder_layers: int = bounded(10, 1)
+    n_registers: int = number_field(12, 1)
+    width: int = number_field(576, 1)
+    n_heads: int = number_field(9, 1)
+    encoder_layers: int = number_field(3, 1)
+    decoder_layers: int = number_field(10, 1)
     nested_dropout: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        configs.check_bounds(self)
+        configs.check_fields(self)
         check_elements("the registers", self.n_registers, self.width)
         check_elements("the steps", self.horizon, self.width)
         length = self.horizon + self.n_registers
         check_elements("the mask of steps and registers", length, length)
         if self.width % self.n_heads:
-            raise ConfigError(f"width {self.width} is no multiple of n_heads {self.n_heads}")
+            raise ConfigError(f"width {self.width} must be a multiple of n_heads {self.n_heads}")
         if min(self.levels, default=0) < 3:
             raise ConfigError(f"levels {self.levels} must each be at least 3")
         if self.n_codes > MAX_CODES:
@@ -58,18 +59,16 @@ class OatConfig(TokenizerConfig):
 
     @property
     def n_codes(self) -> int:
-        """Values of a token."""
+        """Number of values of a token."""
         return prod(self.levels)
 
 
 @TOKENIZERS.register("oat")
-class Oat(Tokenizer):
-    """Token k is the latent of register k; all positions share the codes."""
+class Oat(CodebookTokenizer):
+    """Token k is the quantized latent of register k; all positions share the codes."""
 
     name = "oat"
     Config = OatConfig
-    learned = True
-    supports_prefix = True
     presets = {
         "paper": {},
         "small": {"width": 136, "n_heads": 4, "encoder_layers": 3, "decoder_layers": 3},
@@ -86,62 +85,45 @@ class Oat(Tokenizer):
         self.fsq = Fsq(config.levels)
         self.encoder, self.decoder = OatEncoder(config), OatDecoder(config)
 
-    @property
-    def codes_per_position(self) -> int:
-        return self.config.n_codes
-
-    @property
-    def params_m(self) -> float:
-        return sum(weights.numel() for weights in self.parameters()) / 1e6
-
-    @property
-    def prefix_lengths(self) -> tuple[int, ...]:
-        """How many tokens a prefix may have."""
-        return tuple(range(1, self.config.n_registers))
-
     def embeddings(self) -> Tensor:
-        """The grid, `[V, E]`."""
+        """Grid points, `[V, E]`."""
         return self.fsq.grid
 
-    def residual_targets(self, normalised: Tensor) -> ResidualTargets:
-        """The registers' bounded latents; no register makes up for what another said."""
-        latents = self.fsq.bound(self.encoder(normalised))
+    def residual_targets(self, normalized: Tensor) -> ResidualTargets:
+        """The registers' bounded latents, which do not depend on the tokens chosen."""
+        latents = self.fsq.bound(self.encoder(normalized))
         return lambda tokens: latents
 
-    def training_step(self, normalised: Tensor, quantize: bool = True) -> TrainingOutput:
-        latents = self.fsq.bound(self.encoder(normalised))
+    def training_step(self, normalized: Tensor, quantize: bool = True) -> TrainingOutput:
+        latents = self.fsq.bound(self.encoder(normalized))
         if quantize:
             latents = self.fsq.round(latents)
         kept = self._random_prefixes(latents) if self.config.nested_dropout else None
         return TrainingOutput(self.decoder(latents, kept), {})
 
     def detokenize(self, tokens: Tensor) -> Tensor:
-        """Tokens int64 `[B, L]` -> normalised chunk `[B, H, D]`, without checks: for export."""
         return self.decoder(self.fsq.grid[tokens])
 
-    def _encode(self, normalised: Tensor) -> Tensor:
-        return self.fsq.tokens(self.fsq.bound(self.encoder(normalised)))
-
-    def _decode(self, tokens: Tensor) -> Tensor:
-        return self.detokenize(tokens)
+    def _encode(self, normalized: Tensor) -> Tensor:
+        return self.fsq.tokens(self.fsq.bound(self.encoder(normalized)))
 
     def _decode_prefix(self, tokens: Tensor) -> Tensor:
-        """First tokens int64 `[B, k]` -> normalised chunk `[B, H, D]`."""
         n, k = self.config.n_registers, tokens.shape[1]
         kept = torch.arange(n, device=tokens.device) < k
         return self.decoder(self.fsq.grid[F.pad(tokens, (0, n - k))], kept[None])
 
     def _random_prefixes(self, latents: Tensor) -> Tensor:
-        """Bool `[B, R]`: the registers that are kept, in each chunk the first 1 .. R."""
+        """Bool `[B, R]`: the first 1 .. R registers of each chunk, a random number."""
         batch, n, _ = latents.shape
         lengths = torch.randint(1, n + 1, (batch, 1), device=latents.device)
         return torch.arange(n, device=latents.device) < lengths
 
 
 class Fsq(nn.Module):
-    """Finite scalar quantization (arXiv 2309.15505): each number to the nearest of its levels.
+    """Finite scalar quantization (arXiv 2309.15505): rounds each number to its levels.
 
-    A number with L levels takes the values -(L // 2) .. (L - 1) // 2, over L // 2.
+    A number with L levels takes the integers -(L // 2) .. (L - 1) // 2, divided by L // 2. The
+    grid of all combinations is the codebook, so no codeword can go unused for want of training.
     """
 
     def __init__(self, levels: tuple[int, ...]):
@@ -151,21 +133,21 @@ class Fsq(nn.Module):
         codes = torch.arange(prod(levels))[:, None]
         digits = codes // torch.tensor(strides) % counts  # [V, E]
         self._keep(strides=torch.tensor(strides), low=counts // 2, grid=digits / (counts // 2) - 1)
-        # tanh reaches the outermost levels; of an even number one more lies below zero
+        # tanh is scaled to the outermost levels; an even number has one level more below zero
         reach, offset = (counts - 1) / 2, (counts % 2 == 0) / 2
         self._keep(reach=reach, offset=offset, shift=torch.atanh(offset / reach))
 
     def bound(self, x: Tensor) -> Tensor:
-        """Any numbers `[..., E]` into the range of the levels; 0 stays 0."""
+        """Maps any numbers `[..., E]` into the range of the levels; 0 stays 0."""
         return (torch.tanh(x + self.shift) * self.reach - self.offset) / self.low
 
     def round(self, latents: Tensor) -> Tensor:
-        """Bounded latents `[..., E]` to the grid; gradients pass as if nothing had happened."""
+        """Rounds bounded latents `[..., E]` to the grid; gradients pass straight through."""
         rounded = (latents * self.low).round() / self.low
         return latents + (rounded - latents).detach()
 
     def tokens(self, latents: Tensor) -> Tensor:
-        """Bounded latents `[..., E]` -> int64 `[...]`, rows of the grid."""
+        """Bounded latents `[..., E]` -> indices into the grid, int64 `[...]`."""
         digits = (latents * self.low).round().long() + self.low
         return (digits * self.strides).sum(-1)
 
@@ -182,41 +164,43 @@ class OatEncoder(nn.Module):
         horizon, width, self.n_registers = config.horizon, config.width, config.n_registers
         length = horizon + self.n_registers
         self.step = nn.Linear(config.action_dim, width)
-        nn.init.normal_(self.step.weight)  # or small motions drown in the positions
-        self.positions = nn.Parameter(waves(horizon, width))
-        self.registers = nn.Parameter(LOUD * torch.randn(self.n_registers, width))
+        nn.init.normal_(self.step.weight)  # the default is small against the positions
+        self.positions = nn.Parameter(position_encoding(horizon, width))
+        self.registers = nn.Parameter(POSITION_SCALE * torch.randn(self.n_registers, width))
         self.layers = nn.ModuleList(
             Layer(width, config.n_heads) for _ in range(config.encoder_layers)
         )
         self.norm = nn.LayerNorm(width)
         self.latent = nn.Linear(width, len(config.levels))
-        # steps see steps; a register sees all steps, itself and the registers before it
-        seen = torch.ones(length, length, dtype=torch.bool).tril()
-        seen[:, :horizon] = True
-        self.register_buffer("seen", seen, persistent=False)
+        # attention: all steps for everyone, and earlier registers and itself for a register
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        mask[:, :horizon] = True
+        self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, normalised: Tensor) -> Tensor:
-        registers = self.registers.expand(
-            normalised.shape[0], -1, -1
-        )  # len() would fix it in an export
-        x = torch.cat([self.step(normalised) + self.positions, registers], 1)
+    def forward(self, normalized: Tensor) -> Tensor:
+        batch = normalized.shape[0]  # len() would fix the batch size in an export
+        registers = self.registers.expand(batch, -1, -1)
+        x = torch.cat([self.step(normalized) + self.positions, registers], 1)
         *first, last = self.layers
         for layer in first:
-            x = layer(x, seen=self.seen)
-        x = last(x, seen=self.seen, n_last=self.n_registers)
+            x = layer(x, mask=self.mask)
+        x = last(x, mask=self.mask, n_last=self.n_registers)
         return self.latent(self.norm(x))
 
 
 class OatDecoder(nn.Module):
-    """Latents `[B, R, E]`, of which `kept [B, R]` are known (None = all) -> chunk `[B, H, D]`."""
+    """Latents `[B, R, E]` -> chunk `[B, H, D]`.
+
+    kept: bool `[B, R]`, registers that are not masked out; None = all
+    """
 
     def __init__(self, config: OatConfig):
         super().__init__()
         width = config.width
         self.latent = nn.Linear(len(config.levels), width)
-        self.unknown = nn.Parameter(torch.zeros(width))
-        self.positions = nn.Parameter(LOUD * torch.randn(config.n_registers, width))
-        self.queries = nn.Parameter(waves(config.horizon, width))
+        self.masked = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(POSITION_SCALE * torch.randn(config.n_registers, width))
+        self.queries = nn.Parameter(position_encoding(config.horizon, width))
         self.layers = nn.ModuleList(
             Layer(width, config.n_heads, cross=True) for _ in range(config.decoder_layers)
         )
@@ -226,7 +210,7 @@ class OatDecoder(nn.Module):
     def forward(self, latents: Tensor, kept: Tensor | None = None) -> Tensor:
         registers = self.latent(latents)
         if kept is not None:
-            registers = torch.where(kept[..., None], registers, self.unknown)
+            registers = torch.where(kept[..., None], registers, self.masked)
         registers = registers + self.positions
         x = self.queries.expand(latents.shape[0], -1, -1)
         for layer in self.layers:
@@ -235,62 +219,62 @@ class OatDecoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm self-attention, attention to a context where `cross`, four-times-wide perceptron.
+    """Pre-norm transformer layer: self-attention, with `cross` attention to a context, MLP.
 
     `[B, T, W]` -> `[B, T, W]`, or `[B, n_last, W]` of the last positions alone.
     """
 
     def __init__(self, width: int, n_heads: int, cross: bool = False):
         super().__init__()
-        self.own_norm, self.own = nn.LayerNorm(width), Attention(width, n_heads)
+        self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, n_heads)
         if cross:
-            self.cross_norm, self.cross = nn.LayerNorm(width), Attention(width, n_heads)
+            self.cross_norm, self.cross_attention = nn.LayerNorm(width), Attention(width, n_heads)
         back = nn.Linear(4 * width, width)
         for weights in (back.weight, back.bias):
-            nn.init.zeros_(weights)  # at first attention alone carries the chunk to the other end
-        self.perceptron = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), back
-        )
+            nn.init.zeros_(weights)  # the MLP starts at zero
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), back)
 
     def forward(
         self,
         x: Tensor,
         context: Tensor | None = None,
-        seen: Tensor | None = None,
+        mask: Tensor | None = None,
         n_last: int = 0,
     ) -> Tensor:
-        own = self.own_norm(x)
-        x, asking = x[:, -n_last:], own[:, -n_last:]
-        x = x + self.own(asking, own, None if seen is None else seen[-n_last:])
+        normed = self.self_norm(x)
+        x, queries = x[:, -n_last:], normed[:, -n_last:]  # all positions with 0
+        x = x + self.self_attention(queries, normed, None if mask is None else mask[-n_last:])
         if context is not None:
-            x = x + self.cross(self.cross_norm(x), context)
-        return x + self.perceptron(x)
+            x = x + self.cross_attention(self.cross_norm(x), context)
+        return x + self.mlp(x)
 
 
 class Attention(nn.Module):
-    """`[B, T, W]` looks at a context `[B, S, W]`; `seen` bool `[T, S]`, None = all of it."""
+    """Multi-head attention of `[B, T, W]` to `[B, S, W]`; mask: bool `[T, S]`, None = all."""
 
     def __init__(self, width: int, n_heads: int):
         super().__init__()
         self.n_heads = n_heads
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
-        with torch.no_grad():  # sharp from the start: registers that all see the mean stay alike
-            self.query.weight *= SHARP
-            self.key_value.weight[:width] *= SHARP
+        # With the default weights attention starts near uniform: all registers then receive the
+        # same mean over the steps and stay alike during training.
+        with torch.no_grad():
+            self.query.weight *= QUERY_KEY_GAIN
+            self.key_value.weight[:width] *= QUERY_KEY_GAIN
 
-    def forward(self, x: Tensor, context: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         key, value = self.key_value(context).chunk(2, -1)
         query, key, value = (self._heads(part) for part in (self.query(x), key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # [B, heads, T, W / heads]
 
 
-def waves(n: int, width: int) -> Tensor:
-    """`[n, width]`: sines and cosines of 1/2 .. n/2 periods, so that neighbours look alike."""
+def position_encoding(n: int, width: int) -> Tensor:
+    """Position encoding `[n, width]`: sines and cosines of 1/2 .. n/2 periods."""
     periods = torch.logspace(log10(0.5), log10(n / 2), ceil(width / 2))
     angle = 2 * pi * torch.linspace(0, 1, n)[:, None] * periods
-    return LOUD * torch.cat([angle.sin(), angle.cos()], 1)[:, :width]
+    return POSITION_SCALE * torch.cat([angle.sin(), angle.cos()], 1)[:, :width]

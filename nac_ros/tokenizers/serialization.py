@@ -1,15 +1,16 @@
-"""How networks lie on disk: config.json beside model.safetensors, never a pickle.
+"""Saving and loading tokenizers and policies: config.json next to model.safetensors, no pickle.
 
-Neither is trusted: `read_config` and `load_weights` check sizes, types and that every number is
-finite, and `limit_size` keeps a config from asking for more memory than its weights fill.
+Neither file is trusted. Sizes, types and finiteness are checked on reading, and a config cannot
+ask for much more memory than its weights fill.
 """
 
+import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -18,81 +19,153 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from nac_ros.core import config as configs
-from nac_ros.core.errors import BundleError, ConfigError, NacError, show_text, show_value
+from nac_ros.core.errors import (
+    BundleError,
+    ConfigError,
+    NacError,
+    UnknownName,
+    show_text,
+    show_value,
+)
 from nac_ros.core.json_reader import read_json
+from nac_ros.core.registry import Registry
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FACTS = ("name", "preset", "config")  # of every config.json
-MAX_CONFIG = 16 << 20  # bytes of a config.json; the pieces of a BPE stand in it
-MAX_WEIGHTS = 2 << 30  # bytes of a file of weights
+FORMAT = 2  # of both files; goes up with the name of a field or tensor
+MAX_CONFIG = 16 << 20  # bytes of a config.json, which holds the vocabulary of a BPE
+MAX_WEIGHTS = 2 << 30  # bytes of a safetensors file
 MAX_HEADER = 8 << 20  # bytes of its header, which names each tensor
-MAX_SIZE = 1 << 20  # of each whole number of a network's config
-MAX_ELEMENTS = 1 << 26  # values of a table or matrix that a config may ask for before it is loaded
-SPARE = 8  # times what is stored: what is computed, or serves training alone, comes on top
-SPARE_VALUES, SPARE_TENSORS = 1 << 22, 1 << 10
+MAX_SIZE = 1 << 20  # of each integer in a network's config
+MAX_ELEMENTS = 1 << 26  # values of a table or matrix that a config may ask for before loading
+# A network may have SIZE_FACTOR times the values and tensors of its weight file, plus some:
+# tables that are computed or serve training alone are not saved.
+SIZE_FACTOR, SPARE_VALUES, SPARE_TENSORS = 8, 1 << 22, 1 << 10
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def save_weights(
+class SavedModel(NamedTuple):
+    """Content of a config.json: registry name, preset, config and state that is no tensor."""
+
+    folder: Path
+    name: str
+    preset: str
+    config: dict[str, Any]
+    state: dict[str, Any]
+
+
+def save_model(
     module: nn.Module,
-    path: Path,
+    folder: Path | str,
     half: bool,
-    left_out: Callable[[str], bool] = lambda key: False,
+    state: dict[str, Any] | None = None,
+    training_only: Callable[[str], bool] = lambda key: False,
 ) -> None:
-    """State of `module` as safetensors; `half` rounds learned matrices to float16."""
-    learned = {key for key, value in module.named_parameters() if value.ndim > 1}
-    kept = {key: value for key, value in module.state_dict().items() if not left_out(key)}
-    weights = {
-        key: (value.half() if half and key in learned else value).contiguous()
-        for key, value in kept.items()
+    """Writes config.json and model.safetensors of a module with name, preset and config.
+
+    half: round the learned matrices to float16
+    state: plain values that belong to the module beyond its tensors
+    training_only: keys of the module's state that are not saved
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "name": module.name,
+        "preset": module.preset,
+        "config": configs.to_plain(module.config),
+        "state": state or {},
     }
-    save_file(weights, path)
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    matrices = {key for key, value in module.named_parameters() if value.ndim > 1}
+    weights = {
+        key: (value.half() if half and key in matrices else value).contiguous()
+        for key, value in module.state_dict().items()
+        if not training_only(key)
+    }
+    save_file(weights, folder / WEIGHTS_FILE)
 
 
-def read_config(folder: Path, kind: str = "tokenizer") -> dict[str, Any]:
-    """config.json of a saved tokenizer or policy; raises BundleError when it is none."""
-    path = Path(folder) / CONFIG_FILE
+def read_config(folder: Path | str, kind: str) -> SavedModel:
+    """config.json of a saved `kind`, tokenizer or policy; raises BundleError."""
+    folder = Path(folder)
+    path = folder / CONFIG_FILE
     if not path.is_file():
         raise BundleError(
             f"no {kind} in {folder}: {CONFIG_FILE} is missing; make one: nac {kind} train"
         )
-    _refuse_link(path)
-    facts = read_json(path, BundleError, MAX_CONFIG)
-    if not isinstance(facts, dict):
-        raise BundleError(f"{path} holds no mapping; copy the {kind} again or train it anew")
-    wanted = {*FACTS, "state"} if kind == "tokenizer" else {*FACTS}
-    if missing := wanted - set(facts):
+    _reject_link(path)
+    content = read_json(path, BundleError, MAX_CONFIG)
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} holds no mapping; copy the {kind} again or train it again")
+    types = {"name": str, "preset": str, "config": dict}
+    if missing := types.keys() - content:
         raise BundleError(f"{path} lacks {', '.join(sorted(missing))}; copy the {kind} again")
-    for key in ("name", "preset"):
-        if not isinstance(facts[key], str):
-            raise BundleError(f"{path}: {key} must be text, got {show_value(facts[key])}")
-    for key in wanted & {"config", "state"}:
-        if not isinstance(facts[key], dict):
-            raise BundleError(f"{path}: {key} must be a mapping, got {show_value(facts[key])}")
-    return facts
+    if (version := content.get("format")) != FORMAT:
+        raise BundleError(
+            f"{path} has format {show_text(version, 40)}, this version reads {FORMAT}; train the "
+            f"{kind} again and export its bundle again"
+        )
+    types["state"] = dict
+    for key, wanted in types.items():
+        if not isinstance(value := content.get(key), wanted):
+            word = "text" if wanted is str else "a mapping"
+            raise BundleError(f"{path}: {key} must be {word}, got {show_value(value)}")
+    return SavedModel(folder, *(content[key] for key in types))
+
+
+def find_class(registry: Registry[Any], saved: SavedModel) -> type[Any]:
+    """The registered class of a saved model; raises BundleError for an unknown name."""
+    try:
+        return registry.get(saved.name)
+    except UnknownName as error:
+        raise BundleError(f"{saved.folder} cannot be loaded: {show_text(error, 400)}") from error
+
+
+def load_model(
+    saved: SavedModel,
+    kind: str,
+    config_class: type,
+    make: Callable[[Any], M],
+    training_only: Callable[[str], bool] = lambda key: False,
+) -> M:
+    """The module that `make` builds from its config, with its weights; raises BundleError.
+
+    training_only: keys of the module's state that the weight file may lack
+    """
+    path = saved.folder / WEIGHTS_FILE
+    try:
+        config = configs.build(config_class, saved.config, "config")
+    except NacError as error:
+        raise BundleError(f"{saved.folder / CONFIG_FILE}: {show_text(error, 400)}") from error
+    with _as_bundle_errors(saved.folder, kind):
+        with _limited_size(path):
+            module = make(config)
+        _load_state(module, path, training_only)
+    return module
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, every floating-point one finite; raises BundleError."""
+    """Tensors of a safetensors file, all floating-point ones finite; raises BundleError."""
     read_shapes(path)
     try:
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-    except Exception as error:  # the library raises its own, and torch's for dtypes
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except Exception as error:  # safetensors and torch raise types of their own
         raise BundleError(
-            f"{path} cannot be read: {show_text(error)}; copy it again or export it anew"
+            f"{path} cannot be read: {show_text(error)}; copy it again or export it again"
         ) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BundleError(
-                f"{path}: {show_text(name)} holds NaN or inf; train or export it anew"
+                f"{path}: {show_text(name)} holds NaN or inf; train or export it again"
             )
     return tensors
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor -> shape of a safetensors file, from its header alone; raises BundleError."""
-    _refuse_link(path)
+    """Shapes by tensor name, from the header of a safetensors file; raises BundleError."""
+    _reject_link(path)
     try:
         if not path.is_file():
             raise BundleError(f"{path} is missing; copy the whole folder again")
@@ -103,30 +176,52 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         if not 8 < size <= MAX_WEIGHTS or not 0 < header <= min(MAX_HEADER, size - 8):
             raise BundleError(
                 f"{path} is no safetensors file: {size} bytes with a header of "
-                f"{header if len(start) == 8 else 0} bytes, at most {MAX_WEIGHTS} and "
-                f"{MAX_HEADER} are read; a pickle never is. Copy it again"
+                f"{header if len(start) == 8 else 0} bytes; at most {MAX_WEIGHTS} and "
+                f"{MAX_HEADER} are read, a pickle never is. Copy it again"
             )
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            return {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
     except NacError:
         raise
-    except Exception as error:  # the library raises its own
+    except Exception as error:  # safetensors raises types of its own
         raise BundleError(
-            f"{path} is no whole safetensors file: {show_text(error)}; copy it again"
+            f"{path} is no complete safetensors file: {show_text(error)}; copy it again"
         ) from error
 
 
-@contextmanager
-def limit_size(weights: Path) -> Iterator[None]:
-    """Networks that are made inside may have SPARE times the values and tensors of a file.
+def check_sizes(config: Any) -> None:
+    """Raises ConfigError for an integer beyond MAX_SIZE or a float that is not finite."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > MAX_SIZE:
+                raise ConfigError(
+                    f"{type(config).__name__}: {field.name} {number} is beyond {MAX_SIZE}; "
+                    "give a smaller one"
+                )
+            if isinstance(number, float) and not abs(number) < float("inf"):
+                raise ConfigError(
+                    f"{type(config).__name__}: {field.name} must be finite, got {number}"
+                )
 
-    A config of a few bytes can ask for any size. Raises BundleError where it asks for more than
-    the weights at hand could fill, before the memory is touched.
+
+def check_elements(what: str, *shape: int) -> None:
+    """Raises ConfigError for a table of more than MAX_ELEMENTS values."""
+    if torch.Size(shape).numel() > MAX_ELEMENTS:
+        sizes = " x ".join(map(str, shape))
+        raise ConfigError(f"{what} of {sizes} values is more than {MAX_ELEMENTS}; make it smaller")
+
+
+@contextmanager
+def _limited_size(path: Path) -> Iterator[None]:
+    """Bounds the network built inside by the size of its weight file at `path`.
+
+    A config of a few bytes can ask for a network of any size. Each parameter and buffer is counted
+    when a module registers it; BundleError is raised at the first one too many.
     """
-    shapes, own = read_shapes(weights), threading.get_ident()
-    values = SPARE_VALUES + SPARE * sum(torch.Size(shape).numel() for shape in shapes.values())
-    left = [values, SPARE_TENSORS + SPARE * len(shapes)]
+    shapes, own = read_shapes(path), threading.get_ident()
+    stored = sum(torch.Size(shape).numel() for shape in shapes.values())
+    left = [SPARE_VALUES + SIZE_FACTOR * stored, SPARE_TENSORS + SIZE_FACTOR * len(shapes)]
 
     def count(module: nn.Module, name: str, value: Tensor | None) -> None:
         if value is None or threading.get_ident() != own:
@@ -134,8 +229,8 @@ def limit_size(weights: Path) -> Iterator[None]:
         left[0], left[1] = left[0] - value.numel(), left[1] - 1
         if min(left) < 0:
             raise BundleError(
-                f"{weights} does not fit its config, which asks for a network at least "
-                f"{SPARE} times as large; copy both again"
+                f"{path} does not fit its config, which asks for a network at least "
+                f"{SIZE_FACTOR} times as large; copy both again"
             )
 
     handles = (
@@ -150,34 +245,29 @@ def limit_size(weights: Path) -> Iterator[None]:
 
 
 @contextmanager
-def refuse_misfit(folder: Path, kind: str) -> Iterator[None]:
-    """Whatever goes wrong while a network is made of `folder` becomes a BundleError."""
+def _as_bundle_errors(folder: Path, kind: str) -> Iterator[None]:
+    """Turns what building a network from `folder` may raise into BundleError."""
     try:
         yield
     except BundleError:
         raise
     except NacError as error:
-        raise BundleError(
-            f"{folder} holds no {kind} that fits: {show_text(error, 400)}"
-        ) from error
+        raise BundleError(f"{folder} holds no valid {kind}: {show_text(error, 400)}") from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError) as error:
-        what = f"{type(error).__name__} {show_text(error)}"
-        raise BundleError(f"{folder} holds no {kind} that fits: {what}; copy it again") from error
+        cause = f"{type(error).__name__} {show_text(error)}"
+        raise BundleError(f"{folder} holds no valid {kind}: {cause}; copy it again") from error
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{folder} holds no {kind} that fits: {show_text(error)}; copy it again"
+            f"{folder} holds no valid {kind}: {show_text(error)}; copy it again"
         ) from error
 
 
-def fill(module: nn.Module, path: Path, optional: Callable[[str], bool] = lambda key: False):
-    """Loads the weights at `path` into `module`; raises BundleError where they do not fit.
-
-    optional: keys of the module's state that the file may lack
-    """
+def _load_state(module: nn.Module, path: Path, optional: Callable[[str], bool]) -> None:
+    """Copies the tensors at `path` into `module`; raises BundleError unless they match."""
     own, saved = module.state_dict(), load_weights(path)
     wrong = [key for key in saved if key not in own]
     wrong += [key for key in own if key not in saved and not optional(key)]
-    wrong += [key for key in saved if key in own and not _alike(own[key], saved[key])]
+    wrong += [key for key in saved if key in own and not _compatible(own[key], saved[key])]
     if wrong:
         raise BundleError(
             f"{path} does not fit its config: {show_text(wrong[0])} is missing, unknown or of "
@@ -186,45 +276,14 @@ def fill(module: nn.Module, path: Path, optional: Callable[[str], bool] = lambda
     module.load_state_dict(saved, strict=False)
 
 
-def check_sizes(config: Any) -> None:
-    """Raises ConfigError where a whole number of a network's config is beyond MAX_SIZE."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and abs(number) > MAX_SIZE:
-                raise ConfigError(
-                    f"{type(config).__name__}: {field.name} {number} is beyond {MAX_SIZE}; "
-                    "give a smaller one"
-                )
-            if isinstance(number, float) and not abs(number) < float("inf"):
-                raise ConfigError(
-                    f"{type(config).__name__}: {field.name} is {number}; wanted finite"
-                )
-
-
-def check_elements(what: str, *shape: int) -> None:
-    """Raises ConfigError for a table of more than MAX_ELEMENTS values."""
-    if torch.Size(shape).numel() > MAX_ELEMENTS:
-        sizes = " x ".join(map(str, shape))
-        raise ConfigError(f"{what} of {sizes} values is more than {MAX_ELEMENTS}; make it smaller")
-
-
-def build_config(cls: type, facts: Mapping[str, Any], folder: Path) -> Any:
-    """The config of `read_config` as an object of `cls`; raises BundleError."""
-    try:
-        return configs.build(cls, facts["config"], "config")
-    except NacError as error:
-        raise BundleError(f"{folder / CONFIG_FILE}: {show_text(error, 400)}") from error
-
-
-def _alike(own: Tensor, saved: Tensor) -> bool:
-    """Same shape and kind of number; a wider float could overflow, a narrower one cannot."""
+def _compatible(own: Tensor, saved: Tensor) -> bool:
+    """Same shape and type; a narrower float is accepted, a wider one could overflow."""
     if own.is_floating_point() and saved.is_floating_point():
         return own.shape == saved.shape and saved.dtype.itemsize <= own.dtype.itemsize
     return own.shape == saved.shape and own.dtype == saved.dtype
 
 
-def _refuse_link(path: Path) -> None:
+def _reject_link(path: Path) -> None:
     if path.is_symlink():
         raise BundleError(
             f"{path} is a symbolic link, and only plain files are read; copy the folder with "

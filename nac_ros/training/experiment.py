@@ -82,7 +82,11 @@ def train(
     seed_everything(seed)
     values = {**material.facts, **dict(candidate.model)}
     made = make_tokenizer(candidate.name, candidate.preset, horizon, dim, **values)
-    given = {**cls.training_defaults.get(candidate.preset, {}), **common, **dict(candidate.training)}
+    given = {
+        **cls.training_defaults.get(candidate.preset, {}),
+        **common,
+        **dict(candidate.training),
+    }
     training = configs.build(TokenizerTrainingConfig, {**given, "seed": seed}, candidate.title)
     folder = cache / _key(made, training, material)
     if (folder / METRICS).is_file():

@@ -88,11 +88,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, 
     path, temporary = folder / CHECKPOINT, folder / (CHECKPOINT + files.TEMPORARY)
     whole = {**state, "random": torch.get_rng_state(), IDENTITY: dict(identity)}
     torch.save(whole, temporary)
-    files.sync(temporary)
+    files.fsync(temporary)
     if path.is_file():
         os.replace(path, folder / PREVIOUS)
     os.replace(temporary, path)
-    files.sync(folder)
+    files.fsync(folder)
 
 
 def restore_checkpoint(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nac_ros.core import config as configs
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import NoticeCallback, print_notice
@@ -62,13 +62,13 @@ class PolicyTrainingConfig:
     gradient_clip: float = 1.0
     log_every: int = 500
     train_on: TrainOn = "all"
-    intervention_weight: float = bounded(1.0, 1e-3, 1e3)
+    intervention_weight: float = number_field(1.0, 1e-3, 1e3)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.log_every) < 1:
             raise ConfigError("steps, batch and log_every must be at least 1")
-        check_bounds(self)
+        check_fields(self)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay {self.ema_decay} must lie in 0 .. 1")
 
@@ -89,7 +89,11 @@ class Demonstrations:
 
     @classmethod
     def build(
-        cls, frames: Frames, tokenizer: Tokenizer, policy: Policy, notice: NoticeCallback = print_notice
+        cls,
+        frames: Frames,
+        tokenizer: Tokenizer,
+        policy: Policy,
+        notice: NoticeCallback = print_notice,
     ) -> "Demonstrations":
         """Encodes the chunk that starts at every frame once.
 
@@ -212,7 +216,7 @@ class PolicyTrainer:
             policy.fit_tokens(kept, demonstrations.tokens[self._train])
             some = np.random.default_rng(config.seed).choice(self._train, SCALED_FRAMES)
             targets = demonstrations.targets(some, config.future_stride)
-            policy.fit_plan(targets.chunk, targets.future_actions)
+            policy.fit_regression(targets.chunk, targets.future_actions)
         self._optimizer = _optimizer(policy, config)
         self._averaged = loop.AveragedWeights(policy, config.ema_decay)
         self._step = 0
@@ -248,13 +252,15 @@ class PolicyTrainer:
         rows = np.random.default_rng(0).choice(self._held_out, HELD_OUT_FRAMES)
         inputs = self.data.inputs(rows, self.policy.config.n_obs_steps)
         targets = self.data.targets(rows, self.config.future_stride)
-        tokens = self.policy.act(inputs, torch.Generator().manual_seed(0))
+        tokens = self.policy.sample_tokens(inputs, torch.Generator().manual_seed(0)).tokens
         figures = {
             "l1_tokens": self._l1(tokens, rows),
             "token_accuracy": self._accuracy(tokens, targets),
         }
         if isinstance(self.policy, ArPolicy):
-            figures["l1_plan"] = float((self.policy.plan(inputs) - targets.chunk).abs().mean())
+            figures["l1_plan"] = float(
+                (self.policy.regress_chunk(inputs) - targets.chunk).abs().mean()
+            )
         self.policy.load_state_dict(live)
         return figures
 

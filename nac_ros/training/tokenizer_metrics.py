@@ -59,7 +59,9 @@ def prefix_errors(
             for k in range(0, len(tokens), EVALUATION_BATCH)
             for reference in [_part(windows.references, slice(k, k + EVALUATION_BATCH))]
         ]
-        error = (np.concatenate(decoded) - windows.actions) / tokenizer.absolute_normalizer.half_range
+        error = (
+            np.concatenate(decoded) - windows.actions
+        ) / tokenizer.absolute_normalizer.half_range
         bits = length * log2(tokenizer.codes_per_position)
         rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(error**2))})
     return rows

@@ -13,12 +13,12 @@ from torch import Tensor
 from nac_ros.codec import discriminators as adversary
 from nac_ros.codec.losses import ControlLoss, Kind, ReconstructionLoss
 from nac_ros.core import config as configs
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.cross_embodiment import begin_codes
+from nac_ros.tokenizers.cross_embodiment import init_shared_codebooks
 from nac_ros.tokenizers.nac import Nac
 from nac_ros.training import loop
 from nac_ros.training.tokenizer_metrics import evaluate
@@ -58,13 +58,13 @@ class TokenizerTrainingConfig:
     feature_weight: float = 1e-3
     adversarial_start: float = 0.7
     adversarial_every: int = 2
-    velocity_weight: float = bounded(0.0, 0.0)
-    acceleration_weight: float = bounded(0.0, 0.0)
-    transition_weight: float = bounded(0.0, 0.0)
+    velocity_weight: float = number_field(0.0, 0.0)
+    acceleration_weight: float = number_field(0.0, 0.0)
+    transition_weight: float = number_field(0.0, 0.0)
     scale_range: float = 0.2
     warp_probability: float = 0.3
     mirror_probability: float = 0.0
-    seconds: float = bounded(0.0, 0.0)
+    seconds: float = number_field(0.0, 0.0)
     gradient_clip: float = 1.0
     log_every: int = 500
     seed: int = 0
@@ -72,8 +72,13 @@ class TokenizerTrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(f"steps {self.steps} and batch {self.batch} must be at least 1")
-        check_bounds(self)
-        for name in ("adversarial_start", "unquantized_share", "warp_probability", "mirror_probability"):
+        check_fields(self)
+        for name in (
+            "adversarial_start",
+            "unquantized_share",
+            "warp_probability",
+            "mirror_probability",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in 0 .. 1")
 
@@ -97,7 +102,9 @@ class TokenizerTrainer:
         self._step, self._coding = 0, config.unquantized_share == 0
         self._fitting, self._spent = 0.0, 0.0  # [s] before the first step, and in steps
 
-    def run(self, train: ActionChunks, held_out: ActionChunks, resume: bool = False) -> dict[str, Any]:
+    def run(
+        self, train: ActionChunks, held_out: ActionChunks, resume: bool = False
+    ) -> dict[str, Any]:
         """Trains to the end, saves the tokenizer in `out` and returns its figures."""
         self.begin(train, held_out, resume)
         while not self.done:
@@ -297,7 +304,9 @@ def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(learned, rate, betas=(0.9, 0.99), fused=True)
 
 
-Data = Mapping[str, tuple[ActionChunks, ActionChunks]]  # robot -> what to train on, what is held out
+Data = Mapping[
+    str, tuple[ActionChunks, ActionChunks]
+]  # robot -> what to train on, what is held out
 
 
 def train_cross_embodiment(
@@ -322,7 +331,7 @@ def train_cross_embodiment(
     if not all(resumed):
         chunks = {name: trainer.chunks for name, trainer in trainers.items()}
         began = time.perf_counter()
-        begin_codes(family, chunks, config.seed)
+        init_shared_codebooks(family, chunks, config.seed)
         for trainer in trainers.values():
             trainer.charge((time.perf_counter() - began) / len(trainers))
     while not all(trainer.done for trainer in trainers.values()):
