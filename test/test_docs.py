@@ -1,4 +1,4 @@
-"""What documents, controller settings and the workflow say is true: names, codes, keys."""
+"""Documents, controller settings and the CI workflow agree with the code: names, codes, keys."""
 
 import argparse
 import ast
@@ -25,11 +25,12 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-TAKES = {  # type of controller -> kind of group, and the topic below the controller's name
+CONTROLLER_KINDS = {  # type of controller -> kind of group, and the topic below the controller's name
     "joint_trajectory_controller/JointTrajectoryController": ("jtc", "joint_trajectory"),
     "ur_controllers/ScaledJointTrajectoryController": ("jtc", "joint_trajectory"),
     "forward_command_controller/ForwardCommandController": ("forward", "commands"),
 }
+REASON_FUNCTIONS = ("stale_reason", "end_reason", "_find_hold_reason")
 CODE = re.compile(r"[a-z]+(_[a-z]+)*")
 
 
@@ -38,21 +39,21 @@ def by_name(path):
 
 
 def controllers_of(path):
-    """Full name -> (kind, topic, parameters) of each controller that takes motion."""
+    """Full name -> (kind, topic, parameters) of each controller that moves joints."""
     content, found = yaml.safe_load(path.read_text()), {}
     (namespace,) = [key for key in content if key.startswith("/")] or [""]
     content = content[namespace] if namespace else content
     for name, facts in content["controller_manager"]["ros__parameters"].items():
         if not isinstance(facts, dict) or facts["type"].startswith("joint_state_broadcaster/"):
             continue
-        kind, topic = TAKES[facts["type"]]
+        kind, topic = CONTROLLER_KINDS[facts["type"]]
         full = f"{namespace}/{name}".lstrip("/")
         found[full] = (kind, f"{full}/{topic}", content[name]["ros__parameters"])
     return found
 
 
 def groups_of(path):
-    """The `groups:` snippet of the comment that a file begins with."""
+    """The `groups:` snippet in the comment at the top of a file."""
     header = path.read_text().split("\n\n")[0]
     lines = [line.removeprefix("#").removeprefix(" ") for line in header.splitlines()]
     assert lines.count("groups:") == 1, f"{path.name} shows no groups"
@@ -66,7 +67,7 @@ def rows_of(section):
     """First cells of the table between a heading of docs/bring-up.md and the next one."""
     text = re.split(r"\n#+ ", BRING_UP.split(f"\n{section}\n")[1])[0]
     rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert len(rows) == len(set(rows)), f"a code stands twice among {rows}"
+    assert len(rows) == len(set(rows)), f"a code is listed twice: {rows}"
     return set(rows)
 
 
@@ -83,18 +84,21 @@ def parsed(*patterns):
 
 
 def reasons_of_the_guard():
-    """Codes that are refused with, failed with, or held for."""
+    """Reason codes of rejections, faults and holds."""
     found = set()
-    for node in parsed("safety/*.py", "runtime/*.py", "nodes/guard*.py"):
+    for node in parsed(
+        "control/*.py", "nodes/guard.py", "ros/guard_*.py", "ros/controller_state.py"
+    ):
         if isinstance(node, ast.Call) and node.args:
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            told = called in ("Refusal", "refuse", "_fail", "Breach")
-            found |= constants(node.args[0]) if told else set()
-            found = found.union(*map(constants, node.args)) if called == "Rules" else found
-        if isinstance(node, ast.FunctionDef) and node.name in ("doubt", "over", "_why_hold"):
+            has_reason = called in ("Rejection", "reject", "_set_fault", "Violation")
+            found |= constants(node.args[0]) if has_reason else set()
+            if called == "SourceRules":
+                found = found.union(*map(constants, node.args))
+        if isinstance(node, ast.FunctionDef) and node.name in REASON_FUNCTIONS:
             returns = [child for child in ast.walk(node) if isinstance(child, ast.Return)]
             found = found.union(*map(constants, returns))
-        if isinstance(node, ast.ClassDef) and node.name == "Rules":
+        if isinstance(node, ast.ClassDef) and node.name == "SourceRules":
             fields = [
                 child for child in node.body if isinstance(child, ast.AnnAssign) and child.value
             ]
@@ -107,10 +111,10 @@ def reasons_of_the_guard():
 
 
 def reasons_of_the_policy():
-    """Codes of observations that cannot be used, as the node counts or tells them."""
+    """Reason codes of observations that cannot be used."""
     called = [
         node
-        for node in parsed("align.py", "decode.py", "joint_states.py", "nodes/bridge.py")
+        for node in parsed("robot/*.py", "core/message_decoding.py", "ros/observation_source.py")
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "BadObservation"
     ]
     assert all(len(node.args) == 2 for node in called), "name a reason"
@@ -129,7 +133,7 @@ def test_the_groups_of_a_controller_file_name_its_controllers_topics_and_joints(
 
 
 @pytest.mark.parametrize("path", CONTROLLERS, ids=by_name)
-def test_every_trajectory_controller_takes_a_stream_and_only_what_ends_at_rest(path):
+def test_every_trajectory_controller_accepts_a_stream_of_trajectories_that_end_at_rest(path):
     for kind, _, parameters in controllers_of(path).values():
         if kind == "jtc":
             assert parameters["interpolate_from_desired_state"] is True
@@ -153,7 +157,7 @@ def test_every_reason_of_the_policy_is_in_the_table_and_no_other():
     assert rows_of("### Policy") == reasons_of_the_policy()
 
 
-def test_the_collected_reasons_are_those_that_are_known_to_exist():
+def test_the_collected_reasons_include_known_ones():
     known = {"jump", "stopped", "heartbeat_lost", "no_chunk", "no_approach", "joint_states_names"}
     assert known <= reasons_of_the_guard()
     assert {"stale", "image_encoding"} <= reasons_of_the_policy()
@@ -223,11 +227,11 @@ def test_the_table_of_the_recorder_s_parameters_has_their_names_and_defaults():
 def test_the_tables_of_a_robot_s_keys_have_every_key(heading, cls):
     table = ADDING.split(f"\n{heading}\n\n")[1].split("\n\n")[0]
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
-    told = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
-    assert sorted(told) == sorted(field.name for field in dataclasses.fields(cls))
+    named = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(cls))
 
 
-def test_the_python_of_adding_a_robot_runs_and_prints_what_it_says(capsys):
+def test_the_python_of_adding_a_robot_prints_the_result_in_its_comment(capsys):
     (block,) = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
     exec(block, {})
     assert capsys.readouterr().out.strip() == block.strip().rpartition("# ")[2]
@@ -243,13 +247,13 @@ def test_the_python_of_bring_up_imports_what_exists():
     used = [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in ("convert", "qos")
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in ("messages", "qos")
     ]
     assert used and all(hasattr(names[node.value.id], node.attr) for node in used)
 
 
 def code_in(document):
-    """Commands as a reader would copy them: fenced lines without Python, and inline code."""
+    """Commands that a reader would copy: fenced lines except Python, and inline code."""
     text = document.read_text()
     fences = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
     lines = [line for kind, block in fences if kind != "python" for line in block.splitlines()]
@@ -273,6 +277,8 @@ def test_every_nac_command_in_a_document_exists_with_its_options(document):
                     assert name in known, f"`nac {call}`: there is no {name}; known: {list(known)}"
                 parser = known[word.split("|")[0]]
             options = {option for action in parser._actions for option in action.option_strings}
+            if any(action.nargs == argparse.REMAINDER for action in parser._actions):
+                continue  # the arguments are another program's
             given = {word.split("=")[0] for word in words if word.startswith("--")}
             assert given <= options, f"`nac {call}`: {given - options} unknown"
 
@@ -300,13 +306,13 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
         for node, given in re.findall(r"ros2 run nac_ros (\w+) --ros-args(.*)", line):
             own = (ROOT / f"nac_ros/nodes/{node}.py").read_text()
             own += (ROOT / "nac_ros/control/types.py").read_text()
-            beside = {
+            parameter_files = {
                 "policy": ["ros/policy_loading.py"],
                 "teleop": ["teleop/teleoperator.py"],
                 "camera": ["cameras/factory.py", "cameras/capture.py"],
                 "recorder": ["datasets/mcap/recorder.py", "datasets/mcap/stream_monitor.py"],
             }
-            for name in beside.get(node, ()):
+            for name in parameter_files.get(node, ()):
                 own += (ROOT / "nac_ros" / name).read_text()
             for name in re.findall(r"-p (\w+):=", given):
                 assert re.search(rf"^    {name}: ", own, re.MULTILINE), line
