@@ -183,9 +183,9 @@ def test_a_camera_of_odd_size_is_refused_before_anything_is_written(tmp_path):
 
 # Writes episodes 0 and 1 with videos.
 WORK = """
-import test_lerobot, test_data_video
+import test_dataset_video
 
-test_data_video.with_video(root, range(2))
+test_dataset_video.with_video(root, range(2))
 """
 
 

@@ -1,14 +1,13 @@
 """Pictures of trials: a spectator's view with what the policy saw, as H.264 that browsers play."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
 from nac_ros.core.errors import NacError
+from nac_ros.datasets.lerobot.video import encode
 
 MARGIN = 8  # [pixels] around insets and caption
 CAPTION_HEIGHT, LABEL_HEIGHT = 26, 16  # [pixels]
@@ -16,26 +15,14 @@ INK, PAPER = (245, 245, 245), (24, 26, 30)  # RGB
 QUALITY = "21"  # x264's constant rate factor: no visible blocks at 480 lines, about 0.1 MB/s
 
 
-def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: int) -> int:
-    """RGB frames uint8 `[H, W, 3]` -> mp4, frame by frame; returns how many were written.
+def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> int:
+    """Encodes RGB frames, uint8 `[H, W, 3]`, one by one as mp4; returns their number.
 
-    yuv420p halves the colour planes, so odd sizes are refused. Raises NacError without frames.
+    Raises NacError for odd sides, for frames of several sizes and if there is no frame.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        for frame in frames:
-            if count == 0:
-                stream = _add_stream(container, frame, fps)
-            if frame.shape != (stream.height, stream.width, 3):
-                raise NacError(f"frame {count} of {path} is {frame.shape}, unlike the first")
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = count, Fraction(1, fps)
-            container.mux(stream.encode(picture))
-            count += 1
-        if count:
-            container.mux(stream.encode())
+    count = encode(path, frames, fps, "libx264", {"crf": QUALITY}, {"movflags": "+faststart"})
     if not count:
         path.unlink(missing_ok=True)
         raise NacError(f"no frames for {path}: nothing was recorded")
@@ -68,15 +55,6 @@ def title(text: str, size: tuple[int, int], n_frames: int) -> Iterator[np.ndarra
     _write(picture, text, 3 * MARGIN, size[0] // 2, scale=0.7)
     for _ in range(n_frames):
         yield picture
-
-
-def _add_stream(container: av.container.OutputContainer, frame: np.ndarray, fps: int):
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2:
-        raise NacError(f"a video needs even sides, the frames are {width} x {height} pixels")
-    stream = container.add_stream("libx264", rate=fps, options={"crf": QUALITY})
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    return stream
 
 
 def _inset_width(image: np.ndarray, height: int) -> int:

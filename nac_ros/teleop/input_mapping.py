@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,11 +11,10 @@ from nac_ros.core.config import (
     JOINT_NAME,
     REQUIRED,
     check_fields,
-    config_dir,
     number_field,
     text_field,
 )
-from nac_ros.core.errors import BadInput, ConfigError, UnknownName
+from nac_ros.core.errors import BadInput, ConfigError
 
 DIRECTIONS = ("x", "y", "z", "roll", "pitch", "yaw")
 GRIPPER = "gripper"

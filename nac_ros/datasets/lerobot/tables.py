@@ -42,11 +42,11 @@ def reading(path: Path, what: str = "parquet file") -> Iterator[None]:
         yield
     except FAULTS as error:
         raise DatasetError(
-            f"{path} is damaged or no {what} ({quote(error)}); copy the file again"
+            f"{path} is damaged or no {what} ({short_message(error)}); copy the file again"
         ) from error
 
 
-def quote(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     """A library's message on one line, shortened."""
     return show_text(" ".join(str(error).split()) or type(error).__name__, MESSAGE)
 

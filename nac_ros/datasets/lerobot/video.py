@@ -1,6 +1,7 @@
-"""Camera frames as video files: one file per episode and camera, any frame found by its index."""
+"""Video files: encodes RGB frames as mp4 and decodes frames by their index."""
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,41 +13,47 @@ import numpy as np
 from nac_ros.core import files
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, DatasetError
-from nac_ros.datasets.lerobot.tables import quote
+from nac_ros.datasets.lerobot.tables import short_message
 
-PIXELS = "yuv420p"
-BT601, LIMITED_RANGE = 5, 1  # FFmpeg's numbers of the colours that its RGB conversion gives
+PIXEL_FORMAT = "yuv420p"
+BT601, LIMITED_RANGE = 5, 1  # FFmpeg's numbers of the colour space that its RGB conversion makes
 SVT_PRIORITY = 99
-LATE = 0.1  # [frame periods] by which a stamp may miss its frame: containers round to 1 ms
-
+MAX_STAMP_ERROR = 0.1  # [frame periods]: containers round stamps to 1 ms
 MAX_DENOMINATOR = 1_000_000  # of a rate: keeps 29.97 and 30000/1001 apart, fits FFmpeg's int32
-# what FFmpeg and its binding raise about a damaged file
-FAULTS = (
-    av.error.FFmpegError, MemoryError, LookupError, ValueError, TypeError, ArithmeticError,
+DECODE_ERRORS = (  # raised by FFmpeg and its binding for a damaged file
+    av.error.FFmpegError,
+    MemoryError,
+    LookupError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
     AttributeError,
-)  # fmt: skip
+)
 
 
 class VideoEncoder(NamedTuple):
-    """FFmpeg's encoder, its fixed options, and the one that holds its number of threads."""
+    """FFmpeg's encoder, its fixed options, and the option and value that limit its threads."""
 
-    encoder: str
-    options: dict[str, str]
-    threads: str
+    name: str
+    options: Mapping[str, str]
+    threads_option: str
+    threads_value: str
 
 
 CODECS = {
-    "h264": VideoEncoder("libx264", {"preset": "veryfast", "bf": "0"}, "threads={}"),
-    "av1": VideoEncoder("libsvtav1", {"preset": "8"}, "lp={}"),
+    "h264": VideoEncoder(
+        "libx264", {"preset": "veryfast", "bf": "0"}, "x264-params", "threads={}"
+    ),
+    "av1": VideoEncoder("libsvtav1", {"preset": "8"}, "svtav1-params", "lp={}"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig:
-    """How camera frames are encoded.
+    """Encoding of camera frames.
 
-    crf: constant rate factor, 0 best; gop: frames from one that stands alone to the next;
-    threads: of each encoder, so that it leaves cores to whatever else runs
+    crf: constant rate factor, 0 is best; gop: frames from one key frame to the next
+    threads: of each encoder, so that other processes keep their cores
     """
 
     codec: str = "h264"
@@ -60,12 +67,12 @@ class VideoConfig:
             raise ConfigError(f"no video codec '{self.codec}'; known are: {', '.join(CODECS)}")
 
     def feature_info(self, height: int, width: int, fps: float) -> dict[str, Any]:
-        """The `info` of a video feature."""
+        """The `info` of a video feature in info.json."""
         return {
             "video.height": height,
             "video.width": width,
             "video.codec": self.codec,
-            "video.pix_fmt": PIXELS,
+            "video.pix_fmt": PIXEL_FORMAT,
             "video.is_depth_map": False,
             "video.fps": fps,
             "video.channels": 3,
@@ -76,69 +83,79 @@ class VideoConfig:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float, config: VideoConfig) -> None:
-    """uint8 `[T, H, W, 3]` RGB -> mp4 that appears complete or not at all."""
-    files.replace_atomically(path, lambda to: _encode(to, frames, fps, config))
-
-
-def read_into(out: np.ndarray, path: Path, first: int, fps: float) -> None:
-    """Frames `first` to `first + T` of the file -> uint8 `[T, H, W, 3]` RGB `out`.
-
-    Raises DatasetError when the file is missing or damaged, or a frame is not where it must be.
-    """
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing; copy the folder again")
-    try:
-        found = _decode(out, path, first, fps)
-    except FAULTS as error:
-        raise DatasetError(
-            f"{path}: the video cannot be decoded ({quote(error)}); copy it again"
-        ) from error
-    if found != len(out):
-        raise DatasetError(
-            f"{path}: frame {first + found} is missing, the episode has frames {first} to "
-            f"{first + len(out) - 1}"
-        )
-
-
-def rate_fraction(fps: float) -> Fraction:
-    """A rate [Hz] as the fraction that its decimal digits say, 2997/100 for 29.97."""
-    return Fraction(str(fps)).limit_denominator(MAX_DENOMINATOR)
-
-
-def _encode(path: Path, frames: np.ndarray, fps: float, config: VideoConfig) -> None:
-    os.environ.setdefault("SVT_LOG", "1")  # its encoder tells every setting on stderr otherwise
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = _add_stream(container, frames.shape, fps, config)
-        _open(stream)
-        for k, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = k, 1 / rate_fraction(fps)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    with av.open(str(path)) as container:
-        kept = sum(packet.size > 0 for packet in container.demux(video=0))
-    if kept != len(frames):
-        raise DatasetError(f"{path}: {kept} of {len(frames)} frames were encoded")
-
-
-def _add_stream(container: Any, shape: tuple[int, ...], fps: float, config: VideoConfig) -> Any:
-    _, height, width, _ = shape
+    """Encodes uint8 `[T, H, W, 3]` RGB as an mp4 that is complete or absent."""
     codec = CODECS[config.codec]
-    options = {**codec.options, "crf": str(config.crf), "g": str(config.gop)}
-    key = "x264-params" if config.codec == "h264" else "svtav1-params"
-    options[key] = codec.threads.format(config.threads)
-    stream = container.add_stream(codec.encoder, rate=rate_fraction(fps), options=options)
-    stream.height, stream.width, stream.pix_fmt = height, width, PIXELS
+    options = {
+        **codec.options,
+        "crf": str(config.crf),
+        "g": str(config.gop),
+        codec.threads_option: codec.threads_value.format(config.threads),
+    }
+
+    def write(temporary: Path) -> None:
+        encode(temporary, frames, fps, codec.name, options)
+        with av.open(str(temporary)) as container:
+            kept = sum(packet.size > 0 for packet in container.demux(video=0))
+        if kept != len(frames):
+            raise DatasetError(f"{path}: {kept} of {len(frames)} frames were encoded")
+
+    files.replace_atomically(path, write)
+
+
+def encode(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    encoder: str,
+    options: Mapping[str, str],
+    container_options: Mapping[str, str] | None = None,
+) -> int:
+    """Encodes RGB frames, uint8 `[H, W, 3]`, one by one as mp4; returns their number.
+
+    Raises DatasetError for odd sides, which yuv420p cannot have, and for frames of several sizes.
+    """
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints its settings to stderr otherwise
+    rate, count, stream = rate_fraction(fps), 0, None
+    extra = dict(container_options or {})
+    with av.open(str(path), "w", format="mp4", options=extra) as container:
+        for count, array in enumerate(frames, start=1):
+            if stream is None:
+                stream = _open_stream(container, array.shape, rate, encoder, options)
+            if array.shape != (stream.height, stream.width, 3):
+                raise DatasetError(
+                    f"{path}: frame {count - 1} is {array.shape}, unlike the first of "
+                    f"{(stream.height, stream.width, 3)}"
+                )
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            frame.pts, frame.time_base = count - 1, 1 / rate
+            container.mux(stream.encode(frame))
+        if stream is not None:
+            container.mux(stream.encode())
+    return count
+
+
+def _open_stream(
+    container: Any,
+    shape: tuple[int, ...],
+    rate: Fraction,
+    encoder: str,
+    options: Mapping[str, str],
+) -> Any:
+    height, width = shape[:2]
+    if height % 2 or width % 2:
+        raise DatasetError(f"a video needs even sides, the frames are {width} x {height} pixels")
+    stream = container.add_stream(encoder, rate=rate, options=dict(options))
+    stream.height, stream.width, stream.pix_fmt = height, width, PIXEL_FORMAT
     stream.codec_context.colorspace = BT601
     stream.codec_context.color_range = LIMITED_RANGE
+    _open_at_normal_priority(stream)
     return stream
 
 
-def _open(stream: Any) -> None:
-    """Opens the encoder and takes back the priority that it took.
+def _open_at_normal_priority(stream: Any) -> None:
+    """Opens the encoder and restores the scheduling of its threads and of the caller.
 
-    SVT-AV1 gives itself and whoever calls it real-time priority 99 where it may, which is before
-    any guard.
+    SVT-AV1 gives both real-time priority 99 if permitted, which would preempt the guard.
     """
     if not hasattr(os, "sched_getscheduler"):
         return
@@ -148,23 +165,48 @@ def _open(stream: Any) -> None:
         try:
             if os.sched_getparam(int(thread.name)).sched_priority == SVT_PRIORITY:
                 os.sched_setscheduler(int(thread.name), *before)
-        except ProcessLookupError:  # it has ended meanwhile
+        except ProcessLookupError:  # the thread has ended meanwhile
             continue
 
 
+def rate_fraction(fps: float) -> Fraction:
+    """A rate [Hz] as the fraction of its decimal digits: 2997/100 for 29.97."""
+    return Fraction(str(fps)).limit_denominator(MAX_DENOMINATOR)
+
+
+def read_into(out: np.ndarray, path: Path, first: int, fps: float) -> None:
+    """Decodes frames `first` to `first + T` of a file into uint8 `[T, H, W, 3]` RGB `out`.
+
+    Raises DatasetError if the file is missing or damaged, or lacks one of the frames.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing; copy the folder again")
+    try:
+        found = _decode(out, path, first, fps)
+    except DECODE_ERRORS as error:
+        raise DatasetError(
+            f"{path}: the video cannot be decoded ({short_message(error)}); copy it again"
+        ) from error
+    if found != len(out):
+        raise DatasetError(
+            f"{path}: frame {first + found} is missing, the episode has frames {first} to "
+            f"{first + len(out) - 1}"
+        )
+
+
 def _decode(out: np.ndarray, path: Path, first: int, fps: float) -> int:
-    """How many frames were found before one was missing."""
+    """Number of consecutive frames found."""
     found = 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         _check_size((stream.height, stream.width), path, out.shape[1:3])
-        if first:  # half a frame early: whichever way a container rounds, it is not too late
+        if first:  # seek half a frame early, so that a rounded stamp is not skipped
             container.seek(int((first - 0.5) / fps / stream.time_base), stream=stream)
         for frame in container.decode(stream):
-            place = float(frame.pts * stream.time_base) * fps - first
-            if place < -0.5:
+            index = float(frame.pts * stream.time_base) * fps - first
+            if index < -0.5:  # between the key frame and the first one wanted
                 continue
-            if found == len(out) or abs(place - found) > LATE:
+            if found == len(out) or abs(index - found) > MAX_STAMP_ERROR:
                 break
             _check_frame(frame, path, out.shape[1:3])
             out[found] = frame.to_ndarray(format="rgb24")
@@ -173,12 +215,12 @@ def _decode(out: np.ndarray, path: Path, first: int, fps: float) -> int:
 
 
 def _check_frame(frame: Any, path: Path, size: tuple[int, ...]) -> None:
-    """Raises DatasetError unless it is a picture in colour, or 8 bits of grey, of the size."""
+    """Raises DatasetError unless the frame has this size and is colour or 8-bit grey."""
     _check_size((frame.height, frame.width), path, size)
     components = frame.format.components
     if len(components) < 3 and components[0].bits > 8:
         raise DatasetError(
-            f"{path}: the video is {frame.format.name}, such as depth; a camera's is in colour"
+            f"{path}: the pixel format is {frame.format.name}, such as depth; wanted colour images"
         )
 
 
