@@ -1,4 +1,4 @@
-"""The command line: small complete runs, results as JSON, one sentence and status 2 for bad input."""
+"""The command line: small complete runs, results as JSON, one sentence for bad input."""
 
 import errno
 import json
@@ -85,7 +85,7 @@ def test_policy_list_names_the_presets(capsys):
           "--robot", "r2d2"), "vx300s"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_sentence_and_code_2(capsys, tmp_path, arguments, words):
+def test_bad_input_is_one_sentence_and_exit_status_2(capsys, tmp_path, arguments, words):
     chosen = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
     code, _, err = run(capsys, *chosen)
     assert code == 2
@@ -98,7 +98,7 @@ def test_an_unknown_task_of_a_bundle_is_rejected(capsys, tiny_bundle):
 
 
 @pytest.mark.parametrize("arguments", [[], ["eval", "--trials", "0"], ["tokenizer", "fly"]])
-def test_misspelt_commands_are_explained(capsys, arguments):
+def test_a_misspelt_command_prints_the_usage(capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2

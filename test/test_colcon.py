@@ -1,4 +1,4 @@
-"""A colcon workspace: what `colcon build` installs is where `ros2 run|launch` look, and runs."""
+"""A colcon workspace: `colcon build` installs files where `ros2 run|launch` look, and they run."""
 
 import os
 import shutil

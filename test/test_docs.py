@@ -25,7 +25,7 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-CONTROLLER_KINDS = {  # type of controller -> kind of group, and the topic below the controller's name
+CONTROLLER_KINDS = {  # type of controller -> kind of group, topic below its name
     "joint_trajectory_controller/JointTrajectoryController": ("jtc", "joint_trajectory"),
     "ur_controllers/ScaledJointTrajectoryController": ("jtc", "joint_trajectory"),
     "forward_command_controller/ForwardCommandController": ("forward", "commands"),
@@ -163,7 +163,7 @@ def test_the_collected_reasons_include_known_ones():
     assert {"stale", "image_encoding"} <= reasons_of_the_policy()
 
 
-def test_the_limits_in_words_are_those_of_the_code():
+def test_limits_stated_in_bring_up_are_those_of_the_code():
     assert BRING_UP.count(f"| {CLOCK_SKEW_S} s |") == 2
     assert f"more than {OVERSHOOT:.0%}".replace("%", " %") in BRING_UP
     assert f"more than {JointSpec.max_offset} rad or m" in BRING_UP
@@ -237,7 +237,7 @@ def test_the_python_of_adding_a_robot_prints_the_result_in_its_comment(capsys):
     assert capsys.readouterr().out.strip() == block.strip().rpartition("# ")[2]
 
 
-def test_the_python_of_bring_up_imports_what_exists():
+def test_the_python_of_bring_up_uses_existing_names():
     pytest.importorskip("rclpy")
     (block,) = re.findall(r"```python\n(.*?)```", BRING_UP, re.DOTALL)
     tree = ast.parse(block)
@@ -284,7 +284,7 @@ def test_every_nac_command_in_a_document_exists_with_its_options(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
-def test_what_a_document_starts_exists(document):
+def test_launch_files_executables_and_targets_in_a_document_exist(document):
     scripts = {"nac", *NODES}
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in code_in(document):
@@ -297,7 +297,7 @@ def test_what_a_document_starts_exists(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
-def test_services_and_parameters_that_a_document_calls_exist(document):
+def test_services_and_parameters_in_a_document_exist(document):
     sources = "\n".join(path.read_text() for path in (ROOT / "nac_ros").glob("[nr]o*s/*.py"))
     for line in code_in(document):
         for node, name in re.findall(r"ros2 service call /?(\w+)/(\w+) ", line):
@@ -318,7 +318,7 @@ def test_services_and_parameters_that_a_document_calls_exist(document):
                 assert re.search(rf"^    {name}: ", own, re.MULTILINE), line
 
 
-def test_links_lead_to_files_and_headings_that_exist():
+def test_links_name_existing_files_and_headings():
     for document in DOCUMENTS:
         for link, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)\s]+)?\)", document.read_text()):
             target = document.parent / link if link else document
@@ -331,7 +331,7 @@ def test_links_lead_to_files_and_headings_that_exist():
                 assert anchor[1:] in slugs, f"{document.name}: {link}{anchor}"
 
 
-def test_the_workflow_runs_what_a_developer_runs():
+def test_the_ci_workflow_runs_make_lint_and_make_test():
     for path in (ROOT / ".github/workflows").glob("*.yml"):
         workflow = yaml.safe_load(path.read_text())
         assert workflow["permissions"] == {"contents": "read"}

@@ -47,7 +47,7 @@ for module in MODULES:
 """
 
 
-class Source(NamedTuple):
+class Module(NamedTuple):
     """One file: its module name below nac_ros, its text and its tree."""
 
     module: str
@@ -60,16 +60,16 @@ class Source(NamedTuple):
         return self.module.split(".")[0]
 
 
-def _read(path: Path) -> Source:
+def _read(path: Path) -> Module:
     module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__")
-    return Source(module.rstrip("."), path.read_text(), ast.parse(path.read_text()))
+    return Module(module.rstrip("."), path.read_text(), ast.parse(path.read_text()))
 
 
 SOURCES = [_read(path) for path in sorted(PACKAGE.rglob("*.py"))]
 MODULES = {source.module for source in SOURCES}
 
 
-def _imported(source: Source) -> set[str]:
+def _imported(source: Module) -> set[str]:
     """Absolute names that a file imports, at its top or inside functions."""
     names: set[str] = set()
     for node in ast.walk(source.tree):
@@ -81,7 +81,7 @@ def _imported(source: Source) -> set[str]:
     return names
 
 
-def _own(source: Source) -> set[str]:
+def _own(source: Module) -> set[str]:
     """Modules of nac_ros that a file imports, below nac_ros."""
     own = {name.removeprefix("nac_ros.") for name in _imported(source) if "nac_ros." in name}
     return (own & MODULES) - {source.module}
@@ -196,14 +196,16 @@ def test_the_grammar_needs_numpy_alone():
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.module or "nac_ros")
 def test_functions_stay_short_and_files_open_with_a_sentence(source):
-    assert (ast.get_docstring(source.tree) or "").strip(), "say in a sentence what one finds here"
+    assert (ast.get_docstring(source.tree) or "").strip(), (
+        "the file needs a docstring that says what it contains"
+    )
     for node in ast.walk(source.tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno - node.lineno < MAX_FUNCTION, f"{node.name} is too long"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.module or "nac_ros")
-def test_the_code_is_understood_by_python_3_10(source):
+def test_the_code_is_valid_python_3_10(source):
     ast.parse(source.text, feature_version=(3, 10))
     newer = {"tomllib", "typing.Self", "typing.assert_never", "enum.StrEnum", "datetime.UTC"}
     newer |= {"typing.override", "itertools.batched", "typing.Unpack", "typing.Never"}
@@ -211,7 +213,7 @@ def test_the_code_is_understood_by_python_3_10(source):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.module or "nac_ros")
-def test_a_failure_never_becomes_a_value_and_nothing_is_left_undone(source):
+def test_no_error_is_swallowed_and_nothing_is_left_to_do(source):
     for node in ast.walk(source.tree):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"line {node.lineno}: name the error that is caught"

@@ -1,4 +1,4 @@
-"""The graph is described once: parameter files, launch files and the demo all agree with it."""
+"""Parameter files, launch files and the demo agree with the one description of the graph."""
 
 import dataclasses
 import importlib.util
@@ -16,8 +16,8 @@ from nac_ros.ros.node_graph import (
     camera_graph,
     evaluate_graph,
     policy_graph,
-    record_graph,
     policy_stack,
+    record_graph,
     twin_graph,
 )
 
@@ -28,22 +28,21 @@ NODES = ["camera", "guard", "policy", "recorder", "relay", "teleop", "trials", "
 
 
 def parameters_of(name):
-    place = {"policy": "loading"}.get(name, name)
-    module = importlib.import_module(f"nac_ros.nodes.{place}")
-    found = [c for n, c in vars(module).items() if dataclasses.is_dataclass(c) and "robot" in n]
-    own = [
+    """Dataclass with the parameters of a node."""
+    folder = "ros.policy_loading" if name == "policy" else f"nodes.{name}"
+    module = importlib.import_module(f"nac_ros.{folder}")
+    (found,) = [
         c
         for c in vars(module).values()
         if dataclasses.is_dataclass(c)
         and c.__module__ == module.__name__
         and "robot" in {f.name for f in dataclasses.fields(c)}
     ]
-    assert not found and len(own) == 1
-    return own[0]
+    return found
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_every_parameter_file_holds_only_what_its_node_knows(name):
+def test_every_parameter_file_holds_only_parameters_of_its_node(name):
     pytest.importorskip("torch" if name == "policy" else "mujoco" if name == "twin" else "numpy")
     values = yaml.safe_load((config_dir() / "nodes" / f"{name}.yaml").read_text())
     config.build(parameters_of(name), values[f"/**/{name}"]["ros__parameters"], name)
@@ -59,18 +58,18 @@ def test_every_parameter_is_described(name):
     assert {field.name for field in dataclasses.fields(cls)} <= set(texts)
 
 
-def test_the_graph_is_guard_and_policy_beside_a_twin():
+def test_the_policy_graph_is_guard_and_policy_and_a_twin():
     nodes = {node.name: node for node in (*policy_graph("B", "R", seed=3), *twin_graph("R"))}
     assert list(nodes) == ["guard", "policy", "twin"]
     assert nodes["policy"].parameters == {"bundle": "B", "robot": "R", "seed": 3}
     assert nodes["guard"].lifecycle and nodes["policy"].lifecycle and not nodes["twin"].lifecycle
 
 
-def test_what_is_not_given_is_left_to_the_parameter_files():
+def test_arguments_that_are_not_given_come_from_the_parameter_files():
     assert all(not node.parameters for node in (*policy_graph(), *twin_graph()))
 
 
-def test_the_robot_twin_brings_the_simulated_arm_with_it():
+def test_the_robot_twin_starts_the_simulated_arm():
     nodes = {node.name: node for node in policy_stack("twin", task="marker", bundle="B")}
     assert list(nodes) == ["twin", "guard", "policy"]
     assert nodes["twin"].parameters == {"task": "marker"}
@@ -78,7 +77,7 @@ def test_the_robot_twin_brings_the_simulated_arm_with_it():
     assert [node.name for node in policy_stack("vx300s")] == ["guard", "policy"]
 
 
-def test_demonstrating_by_hand_takes_cameras_or_the_twin_in_their_place():
+def test_the_record_graph_has_cameras_or_the_twin():
     nodes = {node.name: node for node in record_graph("twin", "leader", task="marker", out="D")}
     assert list(nodes) == ["twin", "guard", "teleop", "recorder"]
     assert nodes["twin"].parameters == {"task": "marker"}
@@ -90,21 +89,25 @@ def test_demonstrating_by_hand_takes_cameras_or_the_twin_in_their_place():
     assert nodes["camera_wrist"].parameters == wanted
 
 
-def test_trials_with_a_person_take_cameras_or_the_twin_and_a_policy_that_waits(tmp_path):
+def test_the_evaluate_graph_has_cameras_or_the_twin_and_an_unconfigured_policy(tmp_path):
     given = {"protocol": "p.yaml", "out": str(tmp_path), "operator": "Ada"}
     nodes = {node.name: node for node in evaluate_graph("twin", **given)}
     assert list(nodes) == ["twin", "guard", "policy", "recorder", "trials"]
     assert not nodes["policy"].lifecycle and nodes["guard"].lifecycle
     assert nodes["recorder"].parameters["out"] == str(tmp_path / "recordings")
-    told = {"out": str(tmp_path), "operator": "Ada", "protocol": str(Path("p.yaml").absolute())}
-    assert nodes["trials"].parameters == told
+    expected = {
+        "out": str(tmp_path),
+        "operator": "Ada",
+        "protocol": str(Path("p.yaml").absolute()),
+    }
+    assert nodes["trials"].parameters == expected
     nodes = {node.name: node for node in evaluate_graph("vx300s", source="v4l2", **given)}
     assert list(nodes)[:2] == ["camera_scene", "camera_wrist"]
-    assert nodes["trials"].parameters == {**told, "robot": "vx300s"}
+    assert nodes["trials"].parameters == {**expected, "robot": "vx300s"}
     assert "max_frozen_s" not in nodes["recorder"].parameters
 
 
-def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path):
+def test_a_process_gets_the_parameter_file_of_the_package_and_then_its_own(tmp_path):
     node = NodeProcess(name="guard", parameters={"robot": "vx300s"})
     own = tmp_path / "guard.yaml"
     arguments = node.arguments(own)
@@ -113,7 +116,7 @@ def test_a_process_is_started_with_the_package_s_file_and_then_its_own(tmp_path)
     assert yaml.safe_load(own.read_text()) == {"/**/guard": {"ros__parameters": node.parameters}}
 
 
-def test_several_cameras_are_nodes_of_their_own_that_know_the_same_file(tmp_path):
+def test_several_cameras_are_separate_nodes_with_the_same_parameter_file(tmp_path):
     nodes = [*camera_graph("scene"), *camera_graph("wrist", robot="R", source="v4l2")]
     assert [node.name for node in nodes] == ["camera_scene", "camera_wrist"]
     assert {node.module for node in nodes} == {"nac_ros.nodes.camera"}
@@ -156,7 +159,7 @@ def test_a_launch_file_starts_the_graph_s_nodes(path):
     assert started, f"{path.name} starts nothing"
 
 
-def test_a_node_in_a_namespace_reads_its_parameters_and_speaks_there(tmp_path):
+def test_a_node_in_a_namespace_reads_its_parameters_and_publishes_there(tmp_path):
     import os
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""Packaging: what pip and colcon install is there, and every import is declared."""
+"""Packaging for pip and colcon: installed files, executables, declared dependencies."""
 
 import ast
 import io
@@ -102,7 +102,7 @@ def test_every_import_is_declared_by_the_package_or_an_extra(facts, package_xml)
         assert not unknown, f"{path.relative_to(ROOT)} imports {unknown}; declare it in setup.py"
 
 
-def test_cpu_and_gpu_runtimes_never_come_together(facts):
+def test_the_cpu_and_gpu_runtimes_are_never_required_together(facts):
     extras = facts["extras_require"]
     runtimes = {"onnxruntime", "onnxruntime-gpu"}
     assert _names(extras["cpu"]) & runtimes == {"onnxruntime"}
@@ -111,7 +111,7 @@ def test_cpu_and_gpu_runtimes_never_come_together(facts):
     assert not any(_names(requirements) & runtimes for requirements in rest)
 
 
-def test_everything_shared_is_installed_once_at_its_place(facts):
+def test_every_shared_file_is_installed_once_in_its_folder(facts):
     placed = {source: target for target, sources in facts["data_files"] for source in sources}
     for source, target in placed.items():
         assert (ROOT / source).is_file(), source
@@ -168,19 +168,19 @@ def test_a_wheel_puts_only_nac_on_the_path_and_the_nodes_where_ros2_run_looks(tm
 
 
 def test_make_alone_lists_every_target():
-    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("help", "setup", "demo", "test", "bench", "soak", "lint"):
-        assert f"make {target} " in said
+        assert f"make {target} " in output
 
 
-def test_the_ci_and_hook_files_are_sound():
+def test_the_ci_and_hook_files_are_valid():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
 
 
-def test_the_python_of_the_readme_prints_what_the_readme_says(monkeypatch):
+def test_the_python_of_the_readme_prints_the_results_in_its_comments(monkeypatch):
     found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert found, "README.md shows no Python"
     monkeypatch.chdir(ROOT)
@@ -188,11 +188,11 @@ def test_the_python_of_the_readme_prints_what_the_readme_says(monkeypatch):
         printed = io.StringIO()
         with redirect_stdout(printed):
             exec(block, {})
-        said = [line.split("# ")[1] for line in block.splitlines() if line.startswith("print")]
-        assert printed.getvalue().splitlines() == said
+        expected = [line.split("# ")[1] for line in block.splitlines() if line.startswith("print")]
+        assert printed.getvalue().splitlines() == expected
 
 
-def test_links_between_the_documents_lead_somewhere():
+def test_links_between_documents_name_existing_files():
     documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
     for document in documents:
         for link in re.findall(r"\]\(([^)#\s]+)", document.read_text()):

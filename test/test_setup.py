@@ -1,4 +1,4 @@
-"""Set-up: which Python and ROS 2 are chosen, what is linked, and what the check says."""
+"""Set-up of the environment: choice of Python and ROS 2, installed files, messages of checks."""
 
 import argparse
 import importlib.util
@@ -40,7 +40,7 @@ def _plan(**changes):
     return argparse.Namespace(**facts)
 
 
-def test_without_a_sourced_ros_the_wheels_are_taken(tmp_path):
+def test_without_a_sourced_ros_the_wheels_are_installed(tmp_path):
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the ROS 2 wheels exist for Python 3.11 alone")
     base = setup_env.choose_base(tmp_path, WITHOUT_ROS)
@@ -53,7 +53,7 @@ def test_without_a_sourced_ros_the_wheels_are_taken(tmp_path):
     ]
 
 
-def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):
+def test_a_sourced_ros_is_used_without_wheels(sourced, tmp_path):
     base = setup_env.choose_base(tmp_path, sourced)
     assert base.sourced
     (call,) = setup_env.pip_calls(base, _plan(onnx="gpu"))
@@ -62,7 +62,7 @@ def test_a_sourced_ros_is_used_and_its_wheels_are_left_out(sourced, tmp_path):
     assert {"gpu", "sim", "train", "dev"} <= set(extras) and "ros" not in extras
 
 
-def test_what_tests_need_is_installed_where_only_tests_run(monkeypatch):
+def test_system_packages_for_tests_are_installed_on_ci_only(monkeypatch):
     asked, install = [], ("install", "-y", "--no-install-recommends")
     monkeypatch.setattr(setup_env.os, "geteuid", lambda: 0)
     monkeypatch.setattr(setup_env, "_apt_get", lambda *words: asked.append(words) or 0)
@@ -86,7 +86,7 @@ def test_a_ros_built_for_another_python_is_named(sourced, tmp_path, monkeypatch)
         setup_env.choose_base(tmp_path, sourced)
 
 
-def test_the_environment_itself_in_the_ament_path_is_not_a_sourced_ros(tmp_path):
+def test_the_environment_in_the_ament_path_is_not_a_sourced_ros(tmp_path):
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the ROS 2 wheels exist for Python 3.11 alone")
     environment = {**WITHOUT_ROS, "AMENT_PREFIX_PATH": str(tmp_path / "venv")}
@@ -103,7 +103,7 @@ def test_messages_compiled_for_numpy_1_keep_numpy_1(tmp_path):
     assert not any(part.endswith("view]") for part in call), "rerun needs numpy 2"
 
 
-def test_torch_from_its_own_index_is_installed_first_and_alone():
+def test_torch_from_another_index_is_installed_first_in_a_call_of_its_own():
     first, second = setup_env.pip_calls(
         setup_env.Base(sys.executable, sourced=False), _plan(torch_index="https://torch.example")
     )
@@ -133,7 +133,7 @@ def test_the_environment_of_another_checkout_is_left_alone(tmp_path):
         setup_env.create(tmp_path / ".venv", setup_env.Base(sys.executable, sourced=False))
 
 
-def test_an_environment_of_another_kind_is_built_anew(tmp_path):
+def test_an_environment_with_another_ros_is_built_again(tmp_path):
     venv, python = tmp_path / "venv", tmp_path / "python3"
     python.write_text(
         f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
@@ -152,7 +152,7 @@ def test_an_environment_of_another_kind_is_built_anew(tmp_path):
     assert (venv / "kept").exists()
 
 
-def test_a_failed_check_says_in_one_line_what_to_do():
+def test_a_failed_check_prints_the_fix_in_one_line():
     def fail():
         raise RuntimeError("no device\nat all")
 
@@ -160,7 +160,7 @@ def test_a_failed_check_says_in_one_line_what_to_do():
     assert (good, line) == (False, "no device at all; plug it in")
 
 
-def test_a_missing_package_sends_to_make_setup():
+def test_the_fix_for_a_missing_package_is_make_setup():
     def fail():
         raise ModuleNotFoundError("No module named 'mujoco'")
 
@@ -176,7 +176,7 @@ def test_the_environment_of_these_tests_passes_its_own_check(name):
     assert done.stdout.startswith(f"ok    {name}")
 
 
-def test_a_missing_gl_names_the_packages_to_install():
+def test_the_check_of_gl_names_the_packages_to_install():
     check = [sys.executable, ROOT / "tools/check_env.py", "--only", "gl"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "glfw", "DISPLAY": ""}
     done = subprocess.run(check, capture_output=True, text=True, env=environment, timeout=100)
