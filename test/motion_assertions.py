@@ -21,7 +21,7 @@ class Follower:
     def send(self, motion, now):
         """A motion that arrives at `now` [s]."""
         self.run(now)
-        self._arm.accept(Trajectory.of(self.spec.joint_names, motion), now)
+        self._arm.accept(Trajectory.from_arrays(self.spec.joint_names, motion), now)
 
     def run(self, until):
         """Samples up to `until` [s]; the newest set-point."""

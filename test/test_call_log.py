@@ -69,7 +69,7 @@ def test_a_guards_every_call_comes_out_the_same_again(tmp_path):
     fly(tmp_path)
     found = replay_guard(tmp_path)
     assert found.calls > 800 and found.values > 5000
-    assert (found.differences, found.gaps, found.first) == (0, 0, "")
+    assert (found.differences, found.gaps, found.first_difference) == (0, 0, "")
 
 
 def test_a_tape_of_which_only_the_end_is_left_comes_out_the_same_too(tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_number_that_was_changed_is_found_and_named(tmp_path, capsys):
     path.write_text("\n".join(lines) + "\n")
     found = replay_guard(tmp_path)
     assert found.differences == 1
-    assert found.first.startswith(f"guard-00000.jsonl, line {at + 1}, tick: was ...")
+    assert found.first_difference.startswith(f"guard-00000.jsonl, line {at + 1}, tick: was ...")
 
 
 def observation(bundle, stamp, seed):

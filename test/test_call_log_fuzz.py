@@ -188,7 +188,7 @@ def test_lines_that_were_dropped_make_a_log_incomplete(tmp_path, capsys):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:200], '{"call": "gap", "lost": 7}', *lines[250:]]) + "\n")
     found = replay_guard(tmp_path)
-    assert (found.gaps, found.lost, found.calls, found.differences) == (1, 7, 199, 0)
+    assert (found.gaps, found.lost_lines, found.calls, found.differences) == (1, 7, 199, 0)
     assert main(["replay", str(tmp_path)]) == 0
     assert "the log is incomplete: 1 gaps, 7 lines lost" in capsys.readouterr().out
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from nac_ros.core.config import (
     NAME,
-    bounded,
     build,
-    check_bounds,
+    check_fields,
     config_dir,
     load_yaml,
-    named,
+    number_field,
+    text_field,
     to_plain,
 )
 from nac_ros.core.errors import ConfigError, show_text, show_value
@@ -235,11 +235,11 @@ def test_a_value_is_shown_in_one_short_line_at_bounded_cost():
 def test_elements_and_texts_of_a_field_are_checked():
     @dataclass(frozen=True, kw_only=True)
     class Gear:
-        teeth: tuple[int, ...] = bounded((), 1, 99, unit="teeth")
-        names: tuple[str, ...] = named((), NAME, 0, 2)
+        teeth: tuple[int, ...] = number_field((), 1, 99, unit="teeth")
+        names: tuple[str, ...] = text_field((), NAME, 0, 2)
 
         def __post_init__(self):
-            check_bounds(self)
+            check_fields(self)
 
     assert Gear(teeth=(1, 99), names=("a",)).teeth == (1, 99)
     with pytest.raises(

@@ -20,7 +20,7 @@ def later(pacer, dues, now):
     done = []
     steady = time.monotonic()
     for i, due in enumerate(dues):
-        pacer.put(due, now, steady, lambda i=i: done.append((i, time.monotonic())))
+        pacer.submit(due, now, steady, lambda i=i: done.append((i, time.monotonic())))
     return done
 
 

@@ -27,10 +27,10 @@ motion = 2 in oldest
 loops = [Loop() for _ in range(10)]
 gc.collect(1)  # they are old objects now
 loops.clear()
-made.rest()
+made.collect_if_due()
 early = Loop.gone
 collector.EVERY_S = 0.0
-made.rest()
+made.collect_if_due()
 print(json.dumps([frozen, motion, early, Loop.gone, made.longest_s]))
 """
 

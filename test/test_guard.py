@@ -554,7 +554,7 @@ def test_a_controller_that_gets_every_motion_follows_the_set_points():
     worst = 0.0
     for _ in range(150):
         tick = rig.run(PERIOD)
-        arm.accept(Trajectory.of(SPEC.joint_names, rig.guard.trajectory(rig.now)), rig.now)
+        arm.accept(Trajectory.from_arrays(SPEC.joint_names, rig.guard.trajectory(rig.now)), rig.now)
         at_due = arm.sample(tick.stamp).positions[0]
         worst = max(worst, float(np.abs(at_due - tick.positions).max()))
     assert worst < 1e-9

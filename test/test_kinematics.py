@@ -71,16 +71,16 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
 
 
 def test_a_pose_with_the_hand_in_the_base_is_deep_in_itself_and_home_is_not():
-    depth, (breach,) = SHAPE.worst(SPEC.home[None])
+    depth, (breach,) = SHAPE.worst_violation(SPEC.home[None])
     assert depth[0] < -0.05 and breach.depth == depth[0]
     folded = SPEC.home.copy()
     folded[1:5] = [-1.8, 1.45, 0.0, 2.03]
-    depth, (breach,) = SHAPE.worst(folded[None])
+    depth, (breach,) = SHAPE.worst_violation(folded[None])
     assert breach.reason == "self_collision" and depth[0] > 0.02
     assert "fingers" in breach.text and "base" in breach.text
     low = SPEC.home.copy()
     low[1] = 0.9
-    depth, (breach,) = SHAPE.worst(np.stack([SPEC.home, low]))
+    depth, (breach,) = SHAPE.worst_violation(np.stack([SPEC.home, low]))
     assert breach.reason == "workspace" and depth[1] > 0.04 > depth[0]
     assert "the tool" in breach.text and "below the workspace in z" in breach.text
 
@@ -135,5 +135,5 @@ def test_a_body_that_cannot_be_is_refused(change, said):
 
 def test_a_body_of_another_robot_is_refused():
     other = BodySpec(links=(LinkSpec(**LINK | {"joint": "hip"}),))
-    with pytest.raises(ConfigError, match="link 'hip' is no joint of: waist"):
+    with pytest.raises(ConfigError, match="no joint 'hip' for a link; it has: waist"):
         replace(SPEC, body=other)

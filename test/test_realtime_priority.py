@@ -27,7 +27,7 @@ def told(code):
 def test_every_thread_goes_first_also_one_that_comes_later():
     out = told(
         "import os, threading\n"
-        "from nac_ros.core.realtime import go_first\n"
+        "from nac_ros.core.realtime import set_realtime_priority\n"
         "wait = threading.Event()\n"
         "threading.Thread(target=wait.wait, daemon=True).start()\n"
         "print(go_first(7))\n"
@@ -44,7 +44,7 @@ def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
     out = told(
         "import os, threading\n"
         "from pathlib import Path\n"
-        "from nac_ros.core.realtime import go_first, threads_named\n"
+        "from nac_ros.core.realtime import set_realtime_priority, threads_with_prefix\n"
         "wait, ids = threading.Event(), []\n"
         "def stay(name):\n"
         "    ids.append(threading.get_native_id())\n"
@@ -52,8 +52,8 @@ def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
         "    wait.wait()\n"
         "for name in ('slow-0', 'slow-1', 'other'):\n"
         "    threading.Thread(target=stay, args=(name,), daemon=True).start()\n"
-        "while len(threads_named('slow-')) < 2 or not threads_named('other'): pass\n"
-        "go_first(7, but={*threads_named('slow-'), ids[2]})\n"
+        "while len(threads_with_prefix('slow-')) < 2 or not threads_with_prefix('other'): pass\n"
+        "set_realtime_priority(7, but={*threads_with_prefix('slow-'), ids[2]})\n"
         "print([os.sched_getscheduler(t) == os.SCHED_FIFO for t in (os.getpid(), *ids)])\n"
     )
     assert out == "[True, False, False, False]\n"
@@ -63,7 +63,7 @@ def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
 def test_who_may_not_goes_on_as_before_and_says_how_to_mend_it():
     code = (
         "import os\n"
-        "from nac_ros.core.realtime import go_first\n"
+        "from nac_ros.core.realtime import set_realtime_priority\n"
         "os.setuid(65534)\n"
         "print(go_first(7)); print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
     )
@@ -77,7 +77,7 @@ def test_looking_and_priority_zero_change_nothing():
 
     stop = Event()
     Thread(target=stop.wait, daemon=True).start()
-    (finding,) = system_checks.scheduling()
+    (finding,) = system_checks.check_realtime_priority()
     assert finding.level == ("ok" if ALLOWED else "warn")
     assert set_realtime_priority(0) == "as others"
     assert os.sched_getscheduler(0) == os.SCHED_OTHER

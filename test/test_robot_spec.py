@@ -87,7 +87,7 @@ def test_a_robot_of_one_joint_and_no_camera_is_a_robot(tmp_path):
     [
         (
             changed(joints=[{**JOINT, "position": [1, 0]}]),
-            r"joints\[0\]\.position must .*1.0 .. 0.0 are empty",
+            r"joints\[0\]\.position must .*low at least 0.0001 below high, got 1.0 .. 0.0",
         ),
         (
             changed(joints=[{**JOINT, "home": 2}]),
@@ -134,7 +134,7 @@ def test_a_robot_is_called_like_its_file(tmp_path, monkeypatch):
     text = (config_dir() / "robots/vx300s.yaml").read_text()
     (tmp_path / "robots/myarm.yaml").write_text(text)
     monkeypatch.setattr("nac_ros.core.config.config_dir", lambda: tmp_path)
-    with pytest.raises(ConfigError, match=r"names its robot 'vx300s'; call it 'myarm'"):
+    with pytest.raises(ConfigError, match=r"robot name 'vx300s'; change it to 'myarm'"):
         load_robot("myarm")
 
 
@@ -175,9 +175,9 @@ OUT_OF_RANGE = [
     (("cameras",), [SHIPPED["cameras"][0]] * 17, "cameras must have 0 to 16 elements, got 17"),
     ((*J, "name"), "waist\n[FATAL] x", r"joints\[0\].name must be 1 to 64 letters"),
     ((*J, "name"), "x" * 100_000, r"joints\[0\].name must be .*xxx\.\.\.xxx"),
-    ((*J, "name"), "shoulder", r"joints\[1\]: 'shoulder' is there twice"),
+    ((*J, "name"), "shoulder", r"joints\[1\]: 'shoulder' occurs twice"),
     ((*J, "position"), [-1e300, 1e300], r"position\[0\] must be in -1000 \.\. 1000 rad or m"),
-    ((*J, "position"), [0.0, 1e-9], "position must be .* low below high by 0.0001"),
+    ((*J, "position"), [0.0, 1e-9], "position must be .* low at least 0.0001 below high"),
     ((*J, "position", 1), float("inf"), r"position\[1\] must be a finite number, got inf"),
     ((*J, "velocity"), 1e300, "velocity must be in 1e-05 .. 100 rad/s or m/s, got 1e.300"),
     ((*J, "acceleration"), 1e-300, "acceleration must be in 1e-06 .. 10000 rad/s"),
@@ -186,12 +186,12 @@ OUT_OF_RANGE = [
     ((*J, "home"), float("nan"), "home must be a finite number, got nan"),
     ((*J, "home"), 3.2, "home must be within the position limits, 3.2 is outside"),
     ((*C, "name"), "a-b", "name must be 1 to 64 letters, digits or '_'"),
-    ((*C, "name"), "wrist", r"cameras\[1\]: 'wrist' is there twice"),
+    ((*C, "name"), "wrist", r"cameras\[1\]: 'wrist' occurs twice"),
     ((*C, "width"), -96, r"cameras\[0\].width must be in 1 \.\. 8192 pixels, got -96"),
     ((*C, "height"), 10**9, "height must be in 1 .. 8192 pixels"),
     ((*C, "rate_hz"), 0.0, "rate_hz must be in 0.1 .. 1000 Hz, got 0.0"),
     ((*C, "max_age_s"), 60.0, "max_age_s must be in 0.005 .. 5 s"),
-    ((*C, "topic"), "wrist/image_raw", r"cameras\[1\].topic: the topic .* is there twice"),
+    ((*C, "topic"), "wrist/image_raw", r"cameras\[1\].topic: the topic .* is used twice"),
     ((*C, "device"), "/dev/\x1b[2J", "device must be at most 256 printable characters"),
     (("joint_states_topic",), "a b//c", "joint_states_topic must be a relative ROS topic"),
     (("joint_states_topic",), "/joint_states", "must be a relative ROS topic"),
@@ -208,7 +208,7 @@ OUT_OF_RANGE = [
     ((*B, "capsules", 0, "start", 0), 1e9, r"capsules\[0\].start\[0\] must be in -10 \.\. 10 m"),
     ((*B, "capsules", 0, "radius"), float("nan"), r"capsules\[0\].radius must be a finite"),
     ((*B, "capsules", 0, "radius"), 0.0, r"radius must be in 0\.001 \.\. 2 m"),
-    ((*B, "capsules", 0, "name"), "shoulder", r"capsules\[1\]: 'shoulder' is there twice"),
+    ((*B, "capsules", 0, "name"), "shoulder", r"capsules\[1\]: 'shoulder' occurs twice"),
     ((*B, "workspace", "high"), [float("nan")] * 3, r"workspace.high\[0\] must be a finite"),
     ((*B, "workspace", "high", 2), -0.5, r"workspace.high\[2\] must be above low"),
     (

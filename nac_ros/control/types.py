@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 
 Mode = Literal["hold", "policy", "teleop"]
 Source = Literal["policy", "teleop"]
@@ -30,18 +30,18 @@ class GuardConfig:
     lookahead_s: duration of the tracking part that each trajectory carries before its stop
     """
 
-    speed_scale: float = bounded(1.0, 0.01, 1.0)
-    max_chunk_age_s: float = bounded(0.5, 0.01, 10.0)
-    max_execution_s: float = bounded(1.0, 0.01, 60.0)
-    max_heartbeat_age_s: float = bounded(0.0, 0.0, 10.0)
-    max_teleop_age_s: float = bounded(0.1, 0.02, 1.0)
-    max_gap_s: float = bounded(0.2, 0.02, 1.0)
-    blend_s: float = bounded(0.1, 0.01, 2.0)
-    lead_s: float = bounded(0.05, 0.04, 0.2)
-    lookahead_s: float = bounded(0.1, 0.02, 1.0)
+    speed_scale: float = number_field(1.0, 0.01, 1.0)
+    max_chunk_age_s: float = number_field(0.5, 0.01, 10.0)
+    max_execution_s: float = number_field(1.0, 0.01, 60.0)
+    max_heartbeat_age_s: float = number_field(0.0, 0.0, 10.0)
+    max_teleop_age_s: float = number_field(0.1, 0.02, 1.0)
+    max_gap_s: float = number_field(0.2, 0.02, 1.0)
+    blend_s: float = number_field(0.1, 0.01, 2.0)
+    lead_s: float = number_field(0.05, 0.04, 0.2)
+    lookahead_s: float = number_field(0.1, 0.02, 1.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class Setpoint(NamedTuple):

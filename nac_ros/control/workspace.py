@@ -28,7 +28,7 @@ class WorkspaceMonitor:
         `here` `[D]`."""
         if self._model is None:
             return None
-        depths, violations = self._model.worst(np.concatenate([here[None], actions]))
+        depths, violations = self._model.worst_violation(np.concatenate([here[None], actions]))
         if depths[1:].max() <= max(float(depths[0]), 0.0) + self._margin:
             return None
         worst = violations[0]
@@ -40,7 +40,7 @@ class WorkspaceMonitor:
         `here` `[D]`. From now on the arm may be as deep in violation as it is there."""
         if self._model is None:
             return actions
-        depths, _ = self._model.worst(np.concatenate([here[None], actions]))
+        depths, _ = self._model.worst_violation(np.concatenate([here[None], actions]))
         self._allowed_depth = max(float(depths[0]), 0.0)
         violating = np.flatnonzero(depths[1:] > self._allowed_depth)
         if not len(violating):
@@ -54,6 +54,6 @@ class WorkspaceMonitor:
         """Reason code if an arm at `positions` `[N, D]` must stop, else ''."""
         if self._model is None:
             return ""
-        depths, violations = self._model.worst(positions)
+        depths, violations = self._model.worst_violation(positions)
         too_deep = depths.max() > self._allowed_depth + self._margin
         return violations[0].reason if too_deep else ""

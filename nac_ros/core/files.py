@@ -1,4 +1,4 @@
-"""File operations that survive a crash: atomic replacement, fsync, hashes, folder locks, free space."""
+"""File operations that survive a crash: atomic replacement, fsync, locks, hashes, free space."""
 
 import fcntl
 import hashlib
@@ -6,32 +6,45 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nac_ros.core.errors import BundleError, DatasetError, TrialError
+from nac_ros.core.errors import DatasetError, TrialError
 
-TEMPORARY = ".partial"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces the file in one step that survives a crash."""
-    replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=4)))
+TEMPORARY = ".partial"  # suffix of a file that is being written
+BLOCK = 1 << 20  # bytes hashed at a time
 
 
 def replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls `write(temporary path)`, forces it to disk and renames it to `path`."""
+    """Replaces the file at `path` by what `write(temporary path)` writes.
+
+    A crash at any time leaves the old or the new file. If `write` raises, the old one stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
-    write(temporary)
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
+    try:
+        write(temporary)
+        fsync(temporary)
+        os.replace(temporary, path)
+    except Exception:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
 
 
-def sync(path: Path) -> None:
-    """Forces a file, or the names in a folder, to disk."""
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file atomically; raises OSError."""
+    replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a JSON file atomically; raises OSError."""
+    write_text(path, json.dumps(content, indent=4))
+
+
+def fsync(path: Path) -> None:
+    """Forces the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,30 +52,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def free_bytes(out: Path) -> int:
-    """Room where episodes go; raises DatasetError where nothing can be written."""
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keeps other processes from locking the same folder meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        place = next((p for p in (out, *out.parents) if p.exists()), Path("/"))
-        if not os.access(place, os.W_OK):
-            raise DatasetError(f"{place} is not writable; choose another `out` or its rights")
-        return shutil.disk_usage(place).free
-    except OSError as error:
-        raise DatasetError(f"{out} cannot be looked at: {error.strerror}") from error
-
-
-BLOCK = 1 << 20  # bytes hashed at a time
-
-
-def put(path: Path, content: str) -> None:
-    """Writes a file whole or not at all; raises BundleError where that is not allowed."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(content)
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise BundleError(f"cannot write {path}: {error.strerror}; free the place") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:
@@ -74,20 +72,21 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_error(path: Path, error: OSError) -> TrialError:
-    """What is said where the disk does not take what belongs into a run's folder."""
-    return TrialError(
-        f"{path} cannot be written, {error.strerror or error}: make room or allow it, and do it "
-        "again; what was judged is kept"
-    )
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """No other process is in here for the same folder meanwhile."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def free_bytes(folder: Path) -> int:
+    """Free space at `folder`, which need not exist yet; raises DatasetError if it cannot be
+    written."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        existing = next((p for p in (folder, *folder.parents) if p.exists()), Path("/"))
+        if not os.access(existing, os.W_OK):
+            raise DatasetError(f"{existing} is not writable; set another `out` or its permissions")
+        return shutil.disk_usage(existing).free
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be accessed: {error.strerror}") from error
+
+
+def write_error(path: Path, error: OSError) -> TrialError:
+    """The error to raise if a file in the folder of a trial run cannot be written."""
+    return TrialError(
+        f"{path} cannot be written, {error.strerror or error}; free space or set its permissions, "
+        "then repeat the last action; verdicts so far are kept"
+    )

@@ -31,7 +31,7 @@ class GarbageCollection:
             gc.callbacks.append(self._measure)
         self._frozen = True
 
-    def rest(self) -> None:
+    def collect_if_due(self) -> None:
         """Runs a full collection, at most once in EVERY_S; call it while the arm is at rest."""
         if self._frozen and time.monotonic() - self._last > EVERY_S:
             gc.collect()

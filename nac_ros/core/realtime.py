@@ -23,7 +23,7 @@ class PeriodicTimer:
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Returns after the last beat."""
         self._ended.set()
         self._thread.join()
@@ -59,7 +59,7 @@ class DelayedExecutor:
         sys.setswitchinterval(SWITCH_S)
         self._thread.start()
 
-    def put(self, due: float, now: float, steady: float, deed: Deed) -> None:
+    def submit(self, due: float, now: float, steady: float, deed: Deed) -> None:
         """`due` and `now` [s] on one clock, `now` when `time.monotonic()` said `steady`."""
         offset = steady - now
         if self._offset is None or abs(offset - self._offset) > OFF_S:
@@ -159,7 +159,7 @@ def _cpus() -> set[int]:
     return found
 
 
-def threads_named(beginning: str) -> set[int]:
+def threads_with_prefix(beginning: str) -> set[int]:
     """Native ids of this process's threads whose name for the system begins so."""
     return {thread for thread, name in _threads().items() if name.startswith(beginning)}
 

@@ -1,4 +1,4 @@
-"""How regular a periodic act is and how long things take: bounded memory, no clock of its own."""
+"""Bounded statistics of periods and durations; the caller passes the time."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TypedDict
 import numpy as np
 
 
-class Spread(TypedDict):
+class Percentiles(TypedDict):
     """Milliseconds; None without samples."""
 
     p50: float | None
@@ -15,7 +15,7 @@ class Spread(TypedDict):
     max: float | None
 
 
-def percentiles_ms(seconds: Sequence[float] | np.ndarray) -> Spread:
+def percentiles_ms(seconds: Sequence[float] | np.ndarray) -> Percentiles:
     """Median, 99th percentile and maximum of durations [s], in ms."""
     if not len(seconds):
         return {"p50": None, "p99": None, "max": None}
@@ -24,7 +24,7 @@ def percentiles_ms(seconds: Sequence[float] | np.ndarray) -> Spread:
 
 
 class Intervals:
-    """Times between successive marks against a wanted period [s]; the newest `keep` count."""
+    """Deviations of the times between successive marks from `period` [s], the newest `keep`."""
 
     def __init__(self, period: float, keep: int = 1000):
         self._period = period
@@ -32,36 +32,36 @@ class Intervals:
         self._errors: deque[float] = deque(maxlen=keep)
 
     def mark(self, now: float) -> None:
-        """It happened at `now` [s]."""
+        """Adds a mark at `now` [s]."""
         if self._last is not None:
             self._errors.append(abs(now - self._last - self._period))
         self._last = now
 
     def restart(self) -> None:
-        """The next mark follows a pause."""
+        """Leaves out the time until the next mark, after a pause."""
         self._last = None
 
-    def errors_ms(self) -> Spread:
-        """How far the intervals are off."""
+    def errors_ms(self) -> Percentiles:
+        """Percentiles of the absolute deviations."""
         return percentiles_ms(self._errors)
 
 
 class Durations:
-    """The newest `keep` durations [s] and a value that most of them stay under."""
+    """The newest `keep` durations [s], beginning with an estimate `first`."""
 
     def __init__(self, first: float, keep: int = 20):
         self._values: deque[float] = deque([first], maxlen=keep)
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Adds a duration."""
         self._values.append(seconds)
 
     @property
-    def usual(self) -> float:
+    def p90(self) -> float:
         """The 90th percentile [s]."""
         return float(np.percentile(self._values, 90))
 
 
 def without_digits(text: str) -> str:
-    """A status text without its numbers, which change all the time, to detect real changes."""
-    return "".join(letter for letter in text if not letter.isdigit())
+    """A status text without its digits, to detect changes other than of an age or a count."""
+    return "".join(c for c in text if not c.isdigit())

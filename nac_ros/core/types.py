@@ -95,7 +95,7 @@ class Trajectory:
     stamp: float = 0.0
 
     @classmethod
-    def of(cls, joint_names: Sequence[str], motion: JointTrajectory) -> "Trajectory":
+    def from_arrays(cls, joint_names: Sequence[str], motion: JointTrajectory) -> "Trajectory":
         """A motion of `joint_names`, its states as points."""
         rows = zip(motion.positions, motion.times, motion.velocities, motion.accelerations)
         return cls(joint_names, [TrajectoryPoint(*row) for row in rows], motion.stamp)

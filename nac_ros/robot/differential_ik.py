@@ -21,7 +21,7 @@ class IkResult(NamedTuple):
     whether the arm is near a pose where it cannot move so."""
 
     velocities: np.ndarray
-    held: tuple[str, ...]
+    joints_at_limit: tuple[str, ...]
     singular: bool
 
 
@@ -68,7 +68,7 @@ class DifferentialIk:
         full[3:, self._columns] = np.where(self._turns, axes.T, 0.0)
         return full
 
-    def follow(
+    def solve(
         self, positions: np.ndarray, twist: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> IkResult:
         """How the joints move for a `twist` `[6]` [m/s, rad/s] in the base's axes.

@@ -13,11 +13,11 @@ from nac_ros.core.config import (
     JOINT_NAME,
     LABEL,
     REQUIRED,
-    bounded,
-    check_bounds,
+    check_fields,
     check_unique,
-    listed,
-    named,
+    number_field,
+    sequence_field,
+    text_field,
 )
 from nac_ros.core.errors import FieldError, show_text
 
@@ -35,15 +35,15 @@ class LinkSpec:
         length 1; xyz: each in -10 .. 10 m; rpy: each in -6.3 .. 6.3 rad
     """
 
-    joint: str = named(REQUIRED, JOINT_NAME)
-    parent: str = named(REQUIRED, JOINT_NAME)
-    xyz: Vector = bounded(REQUIRED, -10.0, 10.0, unit="m")
-    axis: Vector = bounded(REQUIRED, -100.0, 100.0)
-    rpy: Vector = bounded((0.0, 0.0, 0.0), -TURN, TURN, unit="rad")
+    joint: str = text_field(REQUIRED, JOINT_NAME)
+    parent: str = text_field(REQUIRED, JOINT_NAME)
+    xyz: Vector = number_field(REQUIRED, -10.0, 10.0, unit="m")
+    axis: Vector = number_field(REQUIRED, -100.0, 100.0)
+    rpy: Vector = number_field((0.0, 0.0, 0.0), -TURN, TURN, unit="rad")
     kind: Literal["revolute", "prismatic"] = "revolute"
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if not np.isclose(np.linalg.norm(self.axis), 1, atol=1e-3):
             problem = f"the axis {self.axis} of {self.joint} is not of length 1; divide it by its"
             raise FieldError(f"{problem} length", ("axis",), owner="body")
@@ -56,37 +56,37 @@ class CapsuleSpec:
     start, end: each number in -10 .. 10 m; radius: 0.001 .. 2 m
     """
 
-    name: str = named(REQUIRED, LABEL)
-    link: str = named(REQUIRED, JOINT_NAME)
-    start: Vector = bounded(REQUIRED, -10.0, 10.0, unit="m")
-    end: Vector = bounded(REQUIRED, -10.0, 10.0, unit="m")
-    radius: float = bounded(REQUIRED, 0.001, 2.0, unit="m")
+    name: str = text_field(REQUIRED, LABEL)
+    link: str = text_field(REQUIRED, JOINT_NAME)
+    start: Vector = number_field(REQUIRED, -10.0, 10.0, unit="m")
+    end: Vector = number_field(REQUIRED, -10.0, 10.0, unit="m")
+    radius: float = number_field(REQUIRED, 0.001, 2.0, unit="m")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointSpec:
     """A point of `link` at `xyz`, each in -10 .. 10 m, that has to stay in the workspace."""
 
-    name: str = named(REQUIRED, LABEL)
-    link: str = named(REQUIRED, JOINT_NAME)
-    xyz: Vector = bounded(REQUIRED, -10.0, 10.0, unit="m")
+    name: str = text_field(REQUIRED, LABEL)
+    link: str = text_field(REQUIRED, JOINT_NAME)
+    xyz: Vector = number_field(REQUIRED, -10.0, 10.0, unit="m")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSpec:
     """The workspace, `low` to `high`, each number in -100 .. 100 m and low below high."""
 
-    low: Vector = bounded(REQUIRED, -100.0, 100.0, unit="m")
-    high: Vector = bounded(REQUIRED, -100.0, 100.0, unit="m")
+    low: Vector = number_field(REQUIRED, -100.0, 100.0, unit="m")
+    high: Vector = number_field(REQUIRED, -100.0, 100.0, unit="m")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         for axis, (low, high) in enumerate(zip(self.low, self.high)):
             if not low < high:
                 problem = f"must be above low, the workspace {low} .. {high} is empty"
@@ -102,15 +102,15 @@ class BodySpec:
         go farther is refused, and stops the arm; 0 .. 0.5 m
     """
 
-    links: tuple[LinkSpec, ...] = listed(REQUIRED, 0, 64)
-    capsules: tuple[CapsuleSpec, ...] = listed((), 0, 64)
-    pairs: tuple[tuple[str, str], ...] = named((), LABEL, 0, 512)
-    points: tuple[PointSpec, ...] = listed((), 0, 64)
+    links: tuple[LinkSpec, ...] = sequence_field(REQUIRED, 0, 64)
+    capsules: tuple[CapsuleSpec, ...] = sequence_field((), 0, 64)
+    pairs: tuple[tuple[str, str], ...] = text_field((), LABEL, 0, 512)
+    points: tuple[PointSpec, ...] = sequence_field((), 0, 64)
     workspace: BoxSpec | None = None
-    margin_m: float = bounded(0.02, 0.0, 0.5, unit="m")
+    margin_m: float = number_field(0.02, 0.0, 0.5, unit="m")
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         self._check_tree()
         self._check_pairs()
         if bool(self.points) != bool(self.workspace):

@@ -52,7 +52,7 @@ class CollisionModel:
             :, :, 0
         ]
 
-    def worst(self, positions: np.ndarray) -> tuple[np.ndarray, list[Violation]]:
+    def worst_violation(self, positions: np.ndarray) -> tuple[np.ndarray, list[Violation]]:
         """How deep [m] each of `positions` `[N, D]` is out of the workspace or in itself, `[N]`,
         negative where neither; and the worst breach of the deepest one, [] without any check."""
         frames = self.frames(positions)
