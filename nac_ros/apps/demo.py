@@ -1,4 +1,4 @@
-"""`nac demo`: twin, guard and policy as processes over DDS, judged trials, and a report."""
+"""`nac demo`: trials of a policy on the twin, all nodes as processes over DDS, and a report."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from lifecycle_msgs.msg import Transition
 
-from nac_ros.apps.demo_results import figures, print_table, render
-from nac_ros.apps.demo_trials import IDLE_S, Trials
+from nac_ros.apps.demo_results import make_result, print_summary, write_outputs
+from nac_ros.apps.demo_trials import IDLE_S, DemoTrials
 from nac_ros.core import config as configs
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.provenance import environment
@@ -27,12 +27,12 @@ from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.ros.processes import ProcessGroup
 from nac_ros.simulation.tasks import list_tasks
 
-DOMAINS = 100  # ROS_DOMAIN_ID 1..100 keeps clear of Linux's ephemeral ports
+N_DOMAINS = 100  # ROS_DOMAIN_ID 1..100 avoids Linux's ephemeral ports
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """bundle: folder; trials: of each of its tasks; seed: of the scenes; out: folder of runs."""
+    """bundle: folder; trials: per task; seed: of the scenes; out: folder of all demo runs"""
 
     bundle: str
     trials: int = 5
@@ -45,114 +45,127 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
-    """Runs the trials, writes <out>/<time>/ and prints the table; returns result.json's object."""
+    """Runs the trials, writes the folder <out>/<time> and prints a summary.
+
+    Returns the object of result.json.
+    """
     tasks = _tasks(config)
     spec = current_spec_of(load_robot(Path(config.bundle) / "robot.yaml"))
-    folder = Path(config.out) / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True)
-    _write_config(folder, config)
+    folder = make_run_folder(config.out)
+    provenance = {"config": asdict(config), **environment()}
+    (folder / "config.yaml").write_text(yaml.safe_dump(provenance, sort_keys=False))
     with (folder / "events.jsonl").open("w") as file, _sigterm_as_ctrl_c():
-        events = Events(file)
-        traces, collected = _play(config, tasks, spec, folder, events)
-        result = figures(config.bundle, config.seed, traces, collected)
+        events = EventLog(file)
+        traces, trials = _run_trials(config, tasks, spec, folder, events)
+        result = make_result(config.bundle, config.seed, traces, trials)
         events.write("rendering", folder=str(folder))
         print("rendering the video and the report ...", flush=True)
-        render(folder, result, traces, collected)
+        write_outputs(folder, result, traces, trials)
         events.write("done")
-    print_table(result, folder)
+    print_summary(result, folder)
     return result
 
 
-class Events:
-    """One JSON object a line, written at once."""
+class EventLog:
+    """Writes one JSON object per line, without buffering."""
 
-    def __init__(self, file):
+    def __init__(self, file: TextIO):
         self._file = file
 
-    def write(self, event: str, **facts: Any) -> None:
-        self._file.write(json.dumps({"time": time.time(), "event": event, **facts}) + "\n")
+    def write(self, event: str, **values: Any) -> None:
+        self._file.write(json.dumps({"time": time.time(), "event": event, **values}) + "\n")
         self._file.flush()
 
 
+def make_run_folder(parent: Path | str) -> Path:
+    """A new folder in `parent`, named by the time."""
+    folder = Path(parent) / time.strftime("%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True)
+    return folder
+
+
 @contextmanager
-def running(
-    graph: Sequence[NodeProcess], folder: Path, events: Events | None = None
+def running_graph(
+    graph: Sequence[NodeProcess], folder: Path, events: EventLog | None = None
 ) -> Iterator[tuple[ProcessGroup, GraphClient]]:
-    """The graph as processes on a domain of its own, configured and active, with logs in
-    <folder>/logs; ended on leaving."""
-    tell = events.write if events else lambda *_, **__: None
-    domain = 1 + os.getpid() % DOMAINS
+    """Starts the nodes as processes, configures and activates them; ends them on exit.
+
+    The graph has its own ROS domain; the nodes' logs are in <folder>/logs.
+    """
+    domain = 1 + os.getpid() % N_DOMAINS
     variables = {
         "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
-    with _variables(variables), ProcessGroup(folder / "logs", variables) as processes:
+    with _environment_variables(variables), ProcessGroup(folder / "logs", variables) as processes:
         for node in graph:
-            tell("process started", node=node.name, pid=processes.start(node))
-        with GraphClient(domain, watch=processes.check) as operator:
+            pid = processes.start(node)
+            if events:
+                events.write("process started", node=node.name, pid=pid)
+        with GraphClient(domain, watch=processes.check) as client:
             for node in graph:
                 if node.lifecycle:
-                    operator.change_state(node.name, Transition.TRANSITION_CONFIGURE)
-                    operator.change_state(node.name, Transition.TRANSITION_ACTIVATE)
-                    tell("activated", node=node.name)
-            yield processes, operator
+                    client.change_state(node.name, Transition.TRANSITION_CONFIGURE)
+                    client.change_state(node.name, Transition.TRANSITION_ACTIVATE)
+                    if events:
+                        events.write("activated", node=node.name)
+            yield processes, client
 
 
-def _play(
-    config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, events: Events
-) -> tuple[list[TrialTrace], Trials]:
-    robot = str((folder / "robot.yaml").resolve())
-    Path(robot).write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
-    bundle = str(Path(config.bundle).resolve())
+def _run_trials(
+    config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, events: EventLog
+) -> tuple[list[TrialTrace], DemoTrials]:
+    robot, bundle = (folder / "robot.yaml").resolve(), Path(config.bundle).resolve()
+    robot.write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
+    state_logs, call_logs = (str((folder / name).resolve()) for name in ("trials", "call_log"))
     graph = (
-        *twin_graph(robot, task=tasks[0], recordings=str((folder / "trials").resolve())),
-        *policy_graph(bundle, robot, str((folder / "call_log").resolve()), seed=config.seed),
+        *twin_graph(str(robot), task=tasks[0], recordings=state_logs),
+        *policy_graph(str(bundle), str(robot), call_logs, seed=config.seed),
     )
     print(f"starting {', '.join(node.name for node in graph)} ...", flush=True)
-    with running(graph, folder, events) as (_, operator):
-        trials = Trials(operator, spec, config.seed)
-        trials.prepare(tasks)
+    with running_graph(graph, folder, events) as (_, client):
+        trials = DemoTrials(client, spec, config.seed)
+        trials.compile_scenes(tasks)
         print(f"measuring the idle machine for {IDLE_S:.0f} s ...", flush=True)
         trials.measure_idle()
         events.write("idle measured", commands=len(trials.idle_s))
         traces = []
         for task in tasks:
             for trial in range(config.trials):
-                trace = trials.play(task, trial)
+                trace = trials.run_trial(task, trial)
                 traces.append(trace)
-                _tell(trace, trials, config.trials, events)
+                _report_trial(trace, trials, config.trials, events)
         return traces, trials
 
 
-def _tell(trace: TrialTrace, trials: Trials, n_trials: int, events: Events) -> None:
+def _report_trial(trace: TrialTrace, trials: DemoTrials, n_trials: int, events: EventLog) -> None:
     print(
         f"{trace.task} {trace.trial + 1}/{n_trials}: {trace.outcome} after "
         f"{trace.duration_s:.1f} s, {trace.reason}",
         flush=True,
     )
-    for row in trials.new_events():
-        events.write(**row)
-    facts = {"outcome": trace.outcome, "reason": trace.reason, "chunks": len(trace.chunk_stamps)}
-    events.write("trial ended", task=trace.task, trial=trace.trial, **facts)
+    for row in trials.take_diagnostics():
+        events.write("diagnostics", **row)
+    result = {"outcome": trace.outcome, "reason": trace.reason, "chunks": len(trace.chunk_stamps)}
+    events.write("trial ended", task=trace.task, trial=trace.trial, **result)
 
 
 def _tasks(config: DemoConfig) -> tuple[str, ...]:
+    """The bundle's tasks; raises UnknownName if the twin does not have one of them."""
     tasks = tuple(read_manifest(Path(config.bundle)).tasks)
     for task in tasks:
         if task not in list_tasks():
             known = ", ".join(list_tasks())
-            raise UnknownName(f"{config.bundle} learned '{task}', but the twin plays: {known}")
+            raise UnknownName(
+                f"{config.bundle} learned '{task}', which the twin does not have; known are: "
+                f"{known}"
+            )
     return tasks
 
 
-def _write_config(folder: Path, config: DemoConfig) -> None:
-    facts = {"config": asdict(config), **environment()}
-    (folder / "config.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
-
-
 @contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for this process's own middleware, put back afterwards."""
+def _environment_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for the middleware of this process, and restores them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -167,6 +180,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that the processes are ended."""
     if current_thread() is not main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`nac faults`: what can fail, made to fail while a policy moves the twin over DDS, measured."""
+"""`nac faults`: injects faults while a policy moves the twin over DDS, and measures the stops."""
 
 import os
 import time
@@ -11,158 +11,161 @@ from typing import Any
 import numpy as np
 import yaml
 
+from nac_ros.apps.demo import N_DOMAINS, make_run_folder
 from nac_ros.apps.fault_scenarios import FAULTS, Fault
-from nac_ros.apps.fault_test_bench import FaultTestBench, MeasuredMotion
+from nac_ros.apps.fault_test_bench import FaultTestBench, GraphOptions, MeasuredMotion
 from nac_ros.core import config as configs
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.provenance import environment
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 
-PEAK = 1.001  # of a limit that may be reached
-WATCH_S = 2.0  # beside the time that a fault is given
+MAX_PEAK = 1.001  # of a limit
+OBSERVE_S = 2.0  # in addition to the fault's time limit
+REST_S = 0.5  # without motion, after which the arm counts as at rest
 STILL = 1e-6  # [rad/s or m/s]
-TRIES = 5  # a machine that is busy stops an arm for reasons of its own; each attempt is told
+ATTEMPTS = 5  # a busy machine may stop the arm for another reason; every attempt is printed
 TASK = "marker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaultsConfig:
-    """bundle: folder; names: of faults, all if empty; seed: of the scenes; out: folder of runs;
-    shuffled: so many at random instead, 0 = each once"""
+    """bundle: folder; names: of the faults, () for all; seed: of the scenes and of the sample
+    out: folder of all fault runs; sample: number of faults to draw at random, 0 = each one once
+    """
 
     bundle: str
     names: tuple[str, ...] = ()
     seed: int = 0
     out: str = "runs/faults"
-    shuffled: int = 0
+    sample: int = 0
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in FAULTS:
-                raise UnknownName(f"no fault '{name}'; known are: {', '.join(FAULTS)}")
-        if self.shuffled < 0:
-            raise ConfigError(f"shuffled must be at least 0, got {self.shuffled}")
+                raise UnknownName(f"unknown fault '{name}'; known are: {', '.join(FAULTS)}")
+        if self.sample < 0:
+            raise ConfigError(f"sample must be at least 0, got {self.sample}")
 
 
 def run_faults(config: FaultsConfig) -> dict[str, Any]:
-    """Each fault in turn, by kind of graph; the object of SPEC section 8, with the reasons."""
+    """Injects every fault and returns {"rows": [...]}, one row per fault, with provenance."""
     spec = current_spec_of(load_robot(Path(config.bundle) / "robot.yaml"))
-    folder = Path(config.out) / time.strftime("%Y%m%d-%H%M%S")
-    folder.mkdir(parents=True)
-    order = _order(config)
+    folder = make_run_folder(config.out)
     rows = []
-    for number, (key, faults) in enumerate(_by_graph(order)):
-        part = folder / f"graph-{number:02d}"
-        with _rig(config, spec, part, key) as rig:
-            rows += [_measured(rig, fault, config.seed + i) for i, fault in enumerate(faults)]
+    for number, (options, faults) in enumerate(_by_graph(_selected(config)).items()):
+        with _bench(config, spec, folder / f"graph-{number:02d}", options) as bench:
+            rows += [_run_fault(bench, fault, config.seed + i) for i, fault in enumerate(faults)]
     return {"rows": rows, "bundle": config.bundle, "folder": str(folder), **environment()}
 
 
-def _order(config: FaultsConfig) -> list[Fault]:
+def _selected(config: FaultsConfig) -> list[Fault]:
     names = list(config.names or FAULTS)
-    if config.shuffled:
-        names = np.random.default_rng(config.seed).choice(names, config.shuffled).tolist()
+    if config.sample:
+        names = np.random.default_rng(config.seed).choice(names, config.sample).tolist()
     return [FAULTS[name] for name in names]
 
 
-def _by_graph(faults: Sequence[Fault]) -> Iterator[tuple[Fault, list[Fault]]]:
-    """Faults that can share a graph, one after the other."""
-    kinds: dict[tuple, list[Fault]] = {}
+def _by_graph(faults: Sequence[Fault]) -> dict[GraphOptions, list[Fault]]:
+    """Faults that can share a graph, by its options."""
+    groups: dict[GraphOptions, list[Fault]] = {}
     for fault in faults:
-        kinds.setdefault((fault.sim_time, fault.before, fault.prepare, fault.twin), []).append(
-            fault
-        )
-    for group in kinds.values():
-        yield group[0], group
+        groups.setdefault(fault.graph, []).append(fault)
+    return groups
 
 
 @contextmanager
-def _rig(
-    config: FaultsConfig, spec: RobotSpec, folder: Path, kind: Fault
+def _bench(
+    config: FaultsConfig, spec: RobotSpec, folder: Path, options: GraphOptions
 ) -> Iterator[FaultTestBench]:
     folder.mkdir(parents=True)
     robot = folder / "robot.yaml"
     robot.write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
-    domain = 1 + (os.getpid() + int(kind.sim_time)) % 100
-    bundle, before, twin = Path(config.bundle).resolve(), dict(kind.before), dict(kind.twin)
-    if kind.prepare is not None:
-        kind.prepare(folder)
-    given = (kind.sim_time, before, twin)
-    with FaultTestBench(folder, bundle, robot.resolve(), spec, domain, *given) as rig:
-        yield rig
+    domain = 1 + (os.getpid() + int(options.sim_time)) % N_DOMAINS
+    if options.prepare is not None:
+        options.prepare(folder)
+    bundle = Path(config.bundle).resolve()
+    with FaultTestBench(folder, bundle, robot.resolve(), spec, domain, options) as bench:
+        yield bench
 
 
-def _measured(rig: FaultTestBench, fault: Fault, trial: int) -> dict[str, Any]:
-    for attempt in range(TRIES):
-        row = _once(rig, fault, trial + 10 * attempt)
+def _run_fault(bench: FaultTestBench, fault: Fault, trial: int) -> dict[str, Any]:
+    """Repeats a fault until it passes, at most ATTEMPTS times; returns the last row."""
+    for attempt in range(ATTEMPTS):
+        row = _run_once(bench, fault, trial + 10 * attempt)
         row["attempts"] = attempt + 1
         if row["passed"]:
             break
         print(f"  {fault.name} at attempt {attempt + 1}: {row}", flush=True)
+    stop_s = row["time_to_stop_s"]
     print(
         f"{fault.name:24s} {'passed' if row['passed'] else 'FAILED'}  "
-        f"stop {_shown(row['time_to_stop_s'])} s, peaks {row['peak_velocity_ratio']:.3f} "
-        f"{row['peak_acceleration_ratio']:.3f} {row['peak_jerk_ratio']:.3f}, travel "
-        f"{row['travel']:.3f}, {', '.join(row['reasons'])}",
+        f"stop {'-' if stop_s is None else f'{stop_s:.2f}'} s, peaks "
+        f"{row['peak_velocity_ratio']:.3f} {row['peak_acceleration_ratio']:.3f} "
+        f"{row['peak_jerk_ratio']:.3f}, travel {row['travel']:.3f}, {', '.join(row['reasons'])}",
         flush=True,
     )
     return row
 
 
-def _once(rig: FaultTestBench, fault: Fault, trial: int) -> dict[str, Any]:
-    rig.drive(TASK, trial)
-    rig.forget()
-    mark = rig.mark()
+def _run_once(bench: FaultTestBench, fault: Fault, trial: int) -> dict[str, Any]:
+    bench.run_until_moving(TASK, trial)
+    bench.clear_reports()
+    mark = bench.mark()
     began = time.monotonic()
-    fault.act(rig)
-    time.sleep((fault.stop_s or 1.0) + WATCH_S)
-    motion = rig.motion(mark)
-    heard, stopped_for = rig.reasons(), rig.guard_faults()
-    fault.after(rig)
-    return judge(fault, rig.spec, motion, began, heard, stopped_for) | {"held": rig.held()}
+    fault.inject(bench)
+    time.sleep((fault.stop_s or 1.0) + OBSERVE_S)
+    motion = bench.motion_since(mark)
+    reasons, guard_faults = bench.reasons(), bench.guard_faults()
+    fault.undo(bench)
+    row = evaluate_fault(fault, bench.spec, motion, began, reasons, guard_faults)
+    return row | {"resources": bench.resource_usage()}
 
 
-def judge(
-    fault: Fault, spec: RobotSpec, motion: MeasuredMotion, began: float, heard: set[str],
-    stopped_for: set[str],
-) -> dict[str, Any]:  # fmt: skip
-    """The row of one fault that began at `began` [s].
+def evaluate_fault(
+    fault: Fault,
+    spec: RobotSpec,
+    motion: MeasuredMotion,
+    began: float,
+    reported: set[str],
+    guard_faults: set[str],
+) -> dict[str, Any]:
+    """The row of a fault that was injected at `began` [s].
 
-    heard: every reason given meanwhile; stopped_for: those of them that are the guard's faults,
-        of which there must be none where the arm is to go on
+    A fault passes if the arm rests within `stop_s`, or if the guard reported no fault when the arm
+    must not stop; if the motion stays within the limits; and if an expected reason was reported.
+    reported: all reasons of guard and policy; guard_faults: those for which the guard stopped
     """
-    speeds = np.abs(motion.velocities)
-    moving = np.flatnonzero((speeds > STILL).any(1))
+    moving = np.flatnonzero((np.abs(motion.velocities) > STILL).any(1))
     last = moving[-1] if len(moving) else 0
-    rests = last + 1 < len(motion.times) and motion.times[-1] - motion.times[last] > 0.5
-    to_stop = max(float(motion.times[last] - began), 0.0) if rests else None
-    peaks = peak_ratios(spec, motion)
-    start = motion.positions[0]
-    row = {
-        "fault": fault.name,
-        "passed": False,
-        "time_to_stop_s": to_stop,
-        **peaks,
-        "travel": float(np.abs(motion.positions[-1] - start)[spec.relative_mask].max()),
-        "allowed_s": fault.stop_s,
-        "reasons": sorted(heard & set(fault.reasons)),
-        "heard": sorted(heard - {""}),
-        "stopped_for": sorted(stopped_for),
-    }
+    is_at_rest = motion.times[-1] - motion.times[last] > REST_S
+    time_to_stop = max(float(motion.times[last] - began), 0.0) if is_at_rest else None
     if fault.stop_s is None:
-        as_wanted = not stopped_for
+        stopped_as_required = not guard_faults
     else:
-        as_wanted = to_stop is not None and to_stop <= fault.stop_s
-    inside = max(peaks.values()) <= PEAK
-    row["passed"] = as_wanted and inside and (bool(row["reasons"]) or not fault.reasons)
-    return row
+        stopped_as_required = time_to_stop is not None and time_to_stop <= fault.stop_s
+    peaks = peak_ratios(spec, motion)
+    reasons = sorted(reported & set(fault.reasons))
+    displacement = np.abs(motion.positions[-1] - motion.positions[0])
+    return {
+        "fault": fault.name,
+        "passed": stopped_as_required
+        and max(peaks.values()) <= MAX_PEAK
+        and (bool(reasons) or not fault.reasons),
+        "time_to_stop_s": time_to_stop,
+        **peaks,
+        "travel": float(displacement[spec.relative_mask].max()),
+        "allowed_s": fault.stop_s,
+        "reasons": reasons,
+        "reported": sorted(reported - {""}),
+        "guard_faults": sorted(guard_faults),
+    }
 
 
 def peak_ratios(spec: RobotSpec, motion: MeasuredMotion) -> dict[str, float]:
-    """Peaks of what the controller interpolated, as shares of the limits."""
-    apart = np.diff(motion.stamps)
-    even = (apart > 1e-4) & (apart < 0.1)
-    jerks = np.abs(np.diff(motion.accelerations, axis=0)[even]) / apart[even, None]
+    """Peaks of the controller's interpolated motion, as shares of the limits."""
+    steps = np.diff(motion.stamps)
+    valid = (steps > 1e-4) & (steps < 0.1)  # no clock reset and no lost set-point
+    jerks = np.diff(motion.accelerations, axis=0)[valid] / steps[valid, None]
     return {
         "peak_velocity_ratio": _peak(motion.velocities, spec.velocity_limit),
         "peak_acceleration_ratio": _peak(motion.accelerations, spec.acceleration_limit),
@@ -172,7 +175,3 @@ def peak_ratios(spec: RobotSpec, motion: MeasuredMotion) -> dict[str, float]:
 
 def _peak(values: np.ndarray, limit: np.ndarray) -> float:
     return float((np.abs(values) / limit).max()) if len(values) else 0.0
-
-
-def _shown(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.2f}"

@@ -1,4 +1,4 @@
-"""The faults of `nac faults`: how each is made, how soon the arm has to rest, and what is said."""
+"""The faults of `nac faults`: how each is injected, by when the arm must rest, expected reasons."""
 
 import os
 import resource
@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,114 +16,105 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from trajectory_msgs.msg import JointTrajectory
 
-from nac_ros.apps.fault_test_bench import FaultTestBench
+from nac_ros.apps.fault_test_bench import DEFAULT_GRAPH, FaultTestBench, GraphOptions
 from nac_ros.core.errors import NacError
 from nac_ros.core.types import ActionChunk
 from nac_ros.ros import messages
 
-Act = Callable[[FaultTestBench], None]
+Action = Callable[[FaultTestBench], Any]
+ChunkChange = Callable[[ActionChunk], Any]
 
 FLOOD_S, FLOOD_HZ = 2.0, 1000
-LITTLE = 4096  # bytes: where a disk is full, so to speak
-# A signal handler runs in the interpreter's own thread, and this sum never lets go of it.
-STUCK = "import signal; signal.signal(signal.SIGUSR1, lambda *_: sum(range(10**12)))"
+FULL_DISK_BYTES = 4096  # a file of the guard that cannot grow beyond this stands for a full disk
+# A signal handler runs in the interpreter's main thread; this sum never releases its lock.
+BLOCK_ON_SIGNAL = "import signal; signal.signal(signal.SIGUSR1, lambda *_: sum(range(10**12)))"
+# Limits [s] until the arm rests: time to detect the fault, the stop itself (0.3 s from full
+# speed), and the same again for a busy machine.
+HEARTBEAT_S, JOINT_STATES_S, CHUNK_S, STOP_S = 1.0, 0.8, 1.6, 0.8
 
 
-def _nothing(rig: FaultTestBench) -> None:
+def _do_nothing(bench: FaultTestBench) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Fault:
-    """text: for people; act: makes it; after: undoes it; reasons: of which one has to be given
-    stop_s: by when the arm has to rest; None: it may go on
-    sim_time, before, twin: of the graph it needs, see FaultRig; prepare: its folder
+    """text: description; inject: causes the fault; undo: ends it
+    stop_s: limit until the arm must rest; None if it must not stop
+    reasons: guard or policy must report one of these; none if empty
+    graph: the graph that the fault needs
     """
 
     name: str
     text: str
-    act: Act
+    inject: Action
     stop_s: float | None
     reasons: tuple[str, ...] = ()
-    after: Act = _nothing
-    sim_time: bool = False
-    before: tuple[tuple[str, str], ...] = ()
-    prepare: Callable[[Path], None] | None = None
-    twin: tuple[tuple[str, float], ...] = ()
+    undo: Action = _do_nothing
+    graph: GraphOptions = DEFAULT_GRAPH
 
 
-def _spoil(what: str) -> Act:
-    return lambda rig: rig.spoil(what)
+def _relay(command: str) -> Action:
+    """Sends a command to the relay between the arm and the graph."""
+    return lambda bench: bench.inject(command)
 
 
-def _kill(name: str) -> Act:
-    return lambda rig: rig.processes.kill(name)
+def _kill(name: str) -> Action:
+    return lambda bench: bench.processes.kill(name)
 
 
-def _pause(rig: FaultTestBench) -> None:
-    rig.processes.pause("policy")
+def _restart(name: str) -> Action:
+    """Kills a node if it still runs, and starts it again."""
+
+    def restart(bench: FaultTestBench) -> None:
+        if bench.processes.is_running(name):
+            bench.processes.kill(name)
+        bench.restart(name)
+
+    return restart
 
 
-def _killed(name: str) -> Act:
-    def again(rig: FaultTestBench) -> None:
-        if rig.processes.is_running(name):
-            rig.processes.kill(name)
-        rig.restart(name)
-
-    return again
-
-
-def _full_disk(rig: FaultTestBench) -> None:
-    _limit(rig, LITTLE)
-
-
-def _disk_again(rig: FaultTestBench) -> None:
-    _limit(rig, resource.RLIM_INFINITY)
-
-
-def _limit(rig: FaultTestBench, size: int) -> None:
-    """A file of the guard may not grow beyond `size` [bytes]: to it the disk is full."""
-    pid = rig.processes.pid("guard")
+def _limit_file_size(bytes_: int, bench: FaultTestBench) -> None:
+    """Limits the size of the files that the guard may write."""
+    pid = bench.processes.pid("guard")
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (bytes_, hard))
 
 
-def _slow_disk(folder: Path) -> None:
-    """Where the guard's tape should be lies a pipe that nobody reads."""
+def _block_call_log(folder: Path) -> None:
+    """Puts a pipe that nobody reads in place of the guard's call log."""
     (folder / "call_log").mkdir(parents=True)
     os.mkfifo(folder / "call_log" / "guard-00000.jsonl")
 
 
-def _tampered(rig: FaultTestBench) -> None:
-    """A policy that is started anew finds one bit of its bundle changed."""
-    bundle = rig.folder / "tampered"
-    shutil.copytree(rig.nodes["policy"].parameters["bundle"], bundle, dirs_exist_ok=True)
+def _tamper_with_bundle(bench: FaultTestBench) -> None:
+    """Restarts the policy with a bundle in which one bit is changed."""
+    policy, bundle = bench.nodes["policy"], bench.folder / "tampered"
+    shutil.copytree(policy.parameters["bundle"], bundle, dirs_exist_ok=True)
     weights = bundle / "policy" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    rig.processes.kill("policy")
-    node = rig.nodes["policy"]
-    given = {**node.parameters, "bundle": str(bundle)}
-    rig.processes.start(replace(node, parameters=given))
+    bench.processes.kill("policy")
+    bench.processes.start(replace(policy, parameters={**policy.parameters, "bundle": str(bundle)}))
     try:
-        rig.operator.activate("policy")
+        bench.client.activate("policy")
     except NacError as error:
         if "model.safetensors" in str(error):
-            rig.said.add("bundle_refused")
+            bench.observed.add("bundle_rejected")
 
 
-def _flood(rig: FaultTestBench) -> None:
-    """A stranger publishes nonsense as fast as it can."""
-    message = serialize_message(rig.bad_chunk(_not_finite))
+def _flood(bench: FaultTestBench) -> None:
+    """Publishes invalid chunks at a high rate, like a faulty foreign node."""
+    message = serialize_message(bench.altered_chunk(_not_finite))
 
-    def pour() -> None:
+    def publish() -> None:
         deadline = time.monotonic() + FLOOD_S
         while time.monotonic() < deadline:
-            rig.chunk_out.publish(message)
+            bench.chunk_publisher.publish(message)
             time.sleep(1 / FLOOD_HZ)
 
-    Thread(target=pour, daemon=True).start()
+    Thread(target=publish, daemon=True).start()
 
 
 def _not_finite(chunk: ActionChunk) -> ActionChunk:
@@ -131,82 +123,150 @@ def _not_finite(chunk: ActionChunk) -> ActionChunk:
     return replace(chunk, actions=actions)
 
 
-def _reversed(chunk: ActionChunk) -> JointTrajectory:
+def _reversed_times(chunk: ActionChunk) -> JointTrajectory:
     message = messages.to_chunk_message(chunk)
     message.points = message.points[::-1]
     return message
 
 
-def _doubled(chunk: ActionChunk) -> JointTrajectory:
+def _equal_times(chunk: ActionChunk) -> JointTrajectory:
     message = messages.to_chunk_message(chunk)
     for point in message.points[1:]:
         point.time_from_start = message.points[0].time_from_start
     return message
 
 
-def _chunk(change: Callable[[Any], Any]) -> Act:
-    return lambda rig: rig.chunk_out.publish(rig.bad_chunk(lambda c: change(_newer(c))))
+def _chunk_fault(name: str, text: str, change: ChunkChange, reason: str) -> Fault:
+    """One altered chunk, slightly newer than the policy's newest; the arm must not stop."""
+
+    def publish(bench: FaultTestBench) -> None:
+        altered = bench.altered_chunk(lambda c: change(replace(c, stamp=c.stamp + 0.02)))
+        bench.chunk_publisher.publish(altered)
+
+    return Fault(name, text, publish, None, (reason,))
 
 
-def _newer(chunk: Any) -> Any:
-    """As if planned a moment after the newest one."""
-    return replace(chunk, stamp=chunk.stamp + 0.02)
+def _policy_fault(
+    name: str, text: str, inject: Action, graph: GraphOptions = DEFAULT_GRAPH
+) -> Fault:
+    """The policy stops sending heartbeats; it is restarted afterwards."""
+    return Fault(name, text, inject, HEARTBEAT_S, ("heartbeat_lost",), _restart("policy"), graph)
 
 
-LOST = ("heartbeat_lost",)
-# The time to notice, the stop (0.3 s from full speed), and as much again for a busy machine.
-BEAT, JOINTS, CHUNK, TAIL = 1.0, 0.8, 1.6, 0.8
+def _camera_fault(name: str, text: str, command: str, reason: str) -> Fault:
+    return Fault(name, text, _relay(command), CHUNK_S, (reason,))
+
+
+def _joints_fault(name: str, text: str, command: str) -> Fault:
+    return Fault(name, text, _relay(command), JOINT_STATES_S, ("joint_states_stale",))
+
+
+def _clock_fault(name: str, text: str, seconds: int, reason: str) -> Fault:
+    return Fault(
+        name,
+        text,
+        _relay(f"clock {seconds}"),
+        JOINT_STATES_S,
+        ("tick_gap", reason),
+        _relay(f"clock {-seconds}"),
+        GraphOptions(sim_time=True),
+    )
+
 
 _ALL = (
-    Fault("policy-killed", "the policy's process is killed", _kill("policy"), BEAT, LOST,
-          after=_killed("policy")),
-    Fault("policy-paused", "the policy's process is stopped (SIGSTOP)", _pause, BEAT, LOST,
-          after=_killed("policy")),
-    Fault("policy-stuck", "the policy's interpreter never lets go of its lock",
-          lambda rig: rig.processes.signal("policy", signal.SIGUSR1), BEAT, LOST,
-          after=_killed("policy"), before=(("policy", STUCK),)),
-    Fault("guard-killed", "the guard's process is killed", _kill("guard"), TAIL, (),
-          after=_killed("guard")),
-    Fault("camera-stopped", "no image comes any more", _spoil("images stop"), CHUNK, ("stale",)),
-    Fault("camera-frozen", "the same picture comes again and again", _spoil("images freeze"),
-          CHUNK, ("frozen",)),
-    Fault("camera-doubled", "each image comes twice", _spoil("images double"), None, ("clock",)),
-    Fault("camera-late", "images come half a second late", _spoil("images late"), CHUNK,
-          ("stale",)),
-    Fault("camera-size", "images come at half the size", _spoil("images size"), CHUNK,
-          ("image_size",)),
-    Fault("joints-stopped", "no joint state comes any more", _spoil("joint_states stop"), JOINTS,
-          ("joint_states_stale",)),
-    Fault("joints-nan", "joint states are not numbers", _spoil("joint_states nan"), JOINTS,
-          ("joint_states_stale",)),
-    Fault("joints-reordered", "joints come in another order, with their names",
-          _spoil("joint_states order"), None),
-    Fault("joints-renamed", "joints come under other names", _spoil("joint_states names"), JOINTS,
-          ("joint_states_stale",)),
-    Fault("clock-ahead", "the clock of guard and policy is set an hour ahead",
-          _spoil("clock 3600"), JOINTS, ("tick_gap", "joint_states_stale"),
-          after=_spoil("clock -3600"), sim_time=True),
-    Fault("clock-back", "the clock of guard and policy is set an hour back",
-          _spoil("clock -3600"), JOINTS, ("tick_gap", "joint_states_future"),
-          after=_spoil("clock 3600"), sim_time=True),
-    Fault("chunk-nan", "a chunk holds NaN", _chunk(_not_finite), None, ("not_finite",)),
-    Fault("chunk-overshoot", "a chunk leads far beyond the limits",
-          _chunk(lambda c: replace(c, actions=c.actions + 9)), None, ("position",)),
-    Fault("chunk-reversed", "a chunk's times run backwards", _chunk(_reversed), None, ("shape",)),
-    Fault("chunk-doubled", "a chunk's points are due at the same time", _chunk(_doubled), None,
-          ("shape",)),
-    Fault("chunk-future", "a chunk is stamped ahead",
-          _chunk(lambda c: replace(c, stamp=c.stamp + 2)), None, ("future",)),
-    Fault("bundle-tampered", "the policy dies, and one bit of its bundle is another", _tampered,
-          BEAT, ("bundle_refused",), after=_killed("policy")),
-    Fault("flood", "a stranger publishes bad chunks, a thousand a second", _flood, None,
-          ("not_finite",)),
-    Fault("disk-full", "the flight recorder finds the disk full", _full_disk, None, ("call_log",),
-          after=_disk_again),
-    Fault("disk-slow", "the flight recorder's disk takes nothing", _nothing, None,
-          prepare=_slow_disk),
-    Fault("arm-droops", "the arm rests 20 mrad beside its set-points and more by gravity, and is "
-          "started from there", lambda rig: rig.start_again(), None,
-          twin=(("offset_rad", 0.02), ("compliance_rad_per_nm", 0.005))),
-)  # fmt: skip
+    _policy_fault("policy-killed", "the policy process is killed", _kill("policy")),
+    _policy_fault(
+        "policy-paused",
+        "the policy process is stopped (SIGSTOP)",
+        lambda bench: bench.processes.pause("policy"),
+    ),
+    _policy_fault(
+        "policy-stuck",
+        "the policy's interpreter never releases its lock",
+        lambda bench: bench.processes.signal("policy", signal.SIGUSR1),
+        GraphOptions(setup_code=(("policy", BLOCK_ON_SIGNAL),)),
+    ),
+    Fault(
+        "guard-killed",
+        "the guard process is killed",
+        _kill("guard"),
+        STOP_S,
+        (),
+        _restart("guard"),
+    ),
+    _camera_fault("camera-stopped", "no more images arrive", "images stop", "stale"),
+    _camera_fault("camera-frozen", "the same image arrives again", "images freeze", "frozen"),
+    Fault("camera-doubled", "each image arrives twice", _relay("images double"), None, ("clock",)),
+    _camera_fault("camera-late", "images arrive half a second late", "images late", "stale"),
+    _camera_fault("camera-size", "images arrive at half the size", "images size", "image_size"),
+    _joints_fault("joints-stopped", "no more joint states arrive", "joint_states stop"),
+    _joints_fault("joints-nan", "joint states contain NaN", "joint_states nan"),
+    Fault(
+        "joints-reordered",
+        "joints arrive in another order, with their names",
+        _relay("joint_states order"),
+        None,
+    ),
+    _joints_fault("joints-renamed", "joints arrive under other names", "joint_states names"),
+    _clock_fault(
+        "clock-ahead",
+        "the clock of guard and policy is set forward by an hour",
+        3600,
+        "joint_states_stale",
+    ),
+    _clock_fault(
+        "clock-back",
+        "the clock of guard and policy is set back by an hour",
+        -3600,
+        "joint_states_future",
+    ),
+    _chunk_fault("chunk-nan", "a chunk contains NaN", _not_finite, "not_finite"),
+    _chunk_fault(
+        "chunk-overshoot",
+        "a chunk is far beyond the limits",
+        lambda chunk: replace(chunk, actions=chunk.actions + 9),
+        "position",
+    ),
+    _chunk_fault("chunk-reversed", "the times of a chunk decrease", _reversed_times, "shape"),
+    _chunk_fault("chunk-doubled", "all points of a chunk have one time", _equal_times, "shape"),
+    _chunk_fault(
+        "chunk-future",
+        "a chunk has a stamp in the future",
+        lambda chunk: replace(chunk, stamp=chunk.stamp + 2),
+        "future",
+    ),
+    Fault(
+        "bundle-tampered",
+        "the policy is restarted with one changed bit in its bundle",
+        _tamper_with_bundle,
+        HEARTBEAT_S,
+        ("bundle_rejected",),
+        _restart("policy"),
+    ),
+    Fault(
+        "flood", "another node sends 1,000 bad chunks per second", _flood, None, ("not_finite",)
+    ),
+    Fault(
+        "disk-full",
+        "the disk of the guard's call log is full",
+        partial(_limit_file_size, FULL_DISK_BYTES),
+        None,
+        ("call_log",),
+        partial(_limit_file_size, resource.RLIM_INFINITY),
+    ),
+    Fault(
+        "disk-slow",
+        "writing the guard's call log blocks",
+        _do_nothing,
+        None,
+        graph=GraphOptions(prepare=_block_call_log),
+    ),
+    Fault(
+        "arm-droops",
+        "the arm rests 20 mrad off its set-points and sags under gravity; the guard starts there",
+        lambda bench: bench.reactivate_guard(),
+        None,
+        graph=GraphOptions(twin=(("offset_rad", 0.02), ("compliance_rad_per_nm", 0.005))),
+    ),
+)
 FAULTS = {fault.name: fault for fault in _ALL}

@@ -1,10 +1,10 @@
-"""Twin, relay, guard and policy as processes, driven until they move, spoiled, and measured."""
+"""Test bench of `nac faults`: relay, twin, guard and policy as processes; measures the motion."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lifecycle_msgs.msg import Transition
@@ -13,29 +13,49 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from nac_ros.apps.demo_trials import reset_scene
 from nac_ros.control.types import AT_REST
 from nac_ros.core.errors import NacError
 from nac_ros.core.types import ActionChunk
 from nac_ros.robot.spec import RobotSpec
 from nac_ros.ros import messages, qos
+from nac_ros.ros.diagnostics_summary import Report
 from nac_ros.ros.graph_client import DISCOVERY_S, GraphClient
 from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.ros.polled_subscription import PolledSubscription
 from nac_ros.ros.processes import SHARED_MEMORY, ProcessGroup
 
-MOVING = 0.15  # share of a velocity limit at which the arm counts as moving
-MOVE_S = 12.0  # by then a policy moves the arm
-TRIES = 4
+MOVING_SHARE = 0.15  # of a velocity limit, from which on the arm counts as moving
+START_S = 12.0  # limit for a policy to move the arm
+START_ATTEMPTS = 4
 CLOCK_HZ = 250.0
-COUNTED = ("holds.", "rejections.", "unusable.")  # by reason, in diagnostics
+SEED = 7  # of the scenes
+COUNTERS = ("holds.", "rejections.", "unusable.")  # prefixes of counts by reason, in diagnostics
+
+
+class GraphOptions(NamedTuple):
+    """The graph that a fault needs; faults with equal options share one graph.
+
+    sim_time: guard and policy use the relay's clock, which can be set
+    setup_code: (node, Python code that its process runs first)
+    prepare: called with the graph's folder before the nodes start
+    twin: (parameter of the twin, value)
+    """
+
+    sim_time: bool = False
+    setup_code: tuple[tuple[str, str], ...] = ()
+    prepare: Callable[[Path], None] | None = None
+    twin: tuple[tuple[str, float], ...] = ()
+
+
+DEFAULT_GRAPH = GraphOptions()
 
 
 @dataclass(frozen=True)
 class MeasuredMotion:
-    """What was commanded from `times[0]` on: set-points `[N, D]` as the controller interpolated
-    them, with their derivatives [rad or m, per s, per s^2].
+    """Set-points `[N, D]` as the controller interpolated them, with derivatives [rad or m, s].
 
-    times: when they were heard of, on a clock that nobody sets [s]; stamps: the arm's
+    times: when they were received, on the monotonic clock [s]; stamps: of the arm's clock [s]
     """
 
     times: np.ndarray
@@ -46,206 +66,212 @@ class MeasuredMotion:
 
 
 class FaultTestBench:
-    """A graph of its own on a domain of its own; a context manager.
+    """The graph in its own ROS domain, as a context manager.
 
-    sim_time: guard and policy take their time from the relay, whose clock can be set
+    observed: reasons that a fault's code has seen itself, in addition to diagnostics
     """
 
     def __init__(
-        self, folder: Path, bundle: Path, robot: Path, spec: RobotSpec, domain: int,
-        sim_time: bool = False, before: dict[str, str] | None = None,
-        twin: dict[str, Any] | None = None,
-    ):  # fmt: skip
-        """twin: parameters of its node"""
-        self.spec, self.folder, self.sim_time = spec, folder, sim_time
+        self,
+        folder: Path,
+        bundle: Path,
+        robot: Path,
+        spec: RobotSpec,
+        domain: int,
+        options: GraphOptions = DEFAULT_GRAPH,
+    ):
+        self.spec, self.folder = spec, folder
         variables = {
             "ROS_DOMAIN_ID": str(domain),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         }
         self.processes = ProcessGroup(folder, variables)
-        self.nodes = _graph(bundle, robot, spec, folder, sim_time, before or {}, twin or {})
+        self.nodes = _graph(bundle, robot, spec, folder, options)
+        self.observed = set[str]()
         self._domain = domain
-        self._rows: list[tuple[float, JointState]] = []
-        self._newest = b""  # chunk, serialized
-        self.said = set[str]()
-        self._counted: dict[str, dict[str, int]] = {}  # node -> what it had counted at `forget`
+        self._setpoints: list[tuple[float, JointState]] = []  # time of arrival, message
+        self._latest_chunk = b""  # serialized
+        self._counts: dict[str, Report] = {}  # node -> its counts at `clear_reports`
 
     def __enter__(self) -> "FaultTestBench":
         for process in self.nodes.values():
             self.processes.start(process)
-        self.operator = GraphClient(self._domain, receive_chunks=False)
-        node = self.operator.node
-        node.create_subscription(JointState, "twin/set_point", self._hear, qos.MONITOR)
+        self.client = GraphClient(self._domain, receive_chunks=False)
+        node = self.client.node
+        node.create_subscription(JointState, "twin/set_point", self._on_setpoint, qos.MONITOR)
         self._chunks = PolledSubscription(node, JointTrajectory, "policy/chunk", qos.COMMAND)
-        self._spoil = node.create_publisher(String, "relay/spoil", qos.MONITOR)
-        self.chunk_out = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
+        self._relay = node.create_publisher(String, "relay/spoil", qos.MONITOR)
+        self.chunk_publisher = node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         for name in ("guard", "policy"):
-            self.operator.activate(name)
+            self.client.activate(name)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.processes.end()
-        self.operator.__exit__()
+        self.client.__exit__()
 
     def restart(self, name: str) -> None:
-        """Starts a node that was killed again."""
+        """Starts a node that was killed."""
         self.processes.start(self.nodes[name])
-        self.operator.activate(name)
+        self.client.activate(name)
 
-    def start_again(self) -> None:
-        """The guard is deactivated and activated, and the policy goes on from rest."""
-        operator = self.operator
-        operator.set_mode("hold")
-        operator.wait_until(lambda: operator.latest_diagnostics("guard").get("state") in AT_REST, "rest", 10)
-        operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
-        operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
-        operator.set_mode("policy")
+    def reactivate_guard(self) -> None:
+        """Deactivates and activates the guard; the policy continues from rest."""
+        self.client.set_mode("hold")
+        self._wait_for_rest()
+        self.client.change_state("guard", Transition.TRANSITION_DEACTIVATE)
+        self.client.change_state("guard", Transition.TRANSITION_ACTIVATE)
+        self.client.set_mode("policy")
 
-    def spoil(self, what: str) -> None:
-        """Tells the relay what to do from now on."""
-        self._spoil.publish(String(data=what))
+    def inject(self, command: str) -> None:
+        """Sends the relay a command, such as `images late`; `none` ends the fault."""
+        self._relay.publish(String(data=command))
 
-    def drive(self, task: str, seed: int) -> None:
-        """Until the policy moves the arm fast; raises NacError when it does not."""
-        operator = self.operator
-        for attempt in range(TRIES):
-            self._fresh(task, seed + attempt)
-            operator.set_mode("policy")
-            operator.trigger("policy/start")
-            deadline = time.monotonic() + MOVE_S
+    def run_until_moving(self, task: str, trial: int) -> None:
+        """Starts the policy; returns once the arm moves fast. Raises NacError if it does not."""
+        client = self.client
+        for attempt in range(START_ATTEMPTS):
+            self._start_over(task, trial + attempt)
+            client.set_mode("policy")
+            client.trigger("policy/start")
+            deadline = time.monotonic() + START_S
             while time.monotonic() < deadline:
-                if self._moves() and operator.latest_diagnostics("guard").get("state") == "running":
+                if self._is_moving() and self._guard_state() == "running":
                     return
                 time.sleep(0.02)
-        said = {name: operator.latest_diagnostics(name) for name in ("guard", "policy")}
+        reports = {name: client.latest_diagnostics(name) for name in ("guard", "policy")}
         raise NacError(
-            f"the policy did not move the arm: {said}; came in a second: {self._flowing()}"
+            f"the policy did not move the arm: {reports}; messages in a second: "
+            f"{self._message_counts()}"
         )
 
-    def _flowing(self) -> dict[str, int]:
-        """Topic -> messages in a second, of what the relay gets and what it passes on."""
-        kinds = {self.spec.joint_states_topic: JointState}
-        kinds |= {camera.topic: Image for camera in self.spec.cameras}
-        polled = {
-            topic: PolledSubscription(self.operator.node, kind, topic, qos.MONITOR)
-            for name, kind in kinds.items()
-            for topic in (f"raw/{name}", name)
-        }
-        time.sleep(1.0 + DISCOVERY_S)
-        return {topic: len(list(one.take())) for topic, one in polled.items()}
-
     def mark(self) -> int:
-        """How much of the motion was seen."""
-        return len(self._rows)
+        """A mark for `motion_since`."""
+        return len(self._setpoints)
 
-    def motion(self, mark: int) -> MeasuredMotion:
-        """What was commanded since a mark."""
-        heard = self._rows[mark:]
-        rows = [row for _, row in heard]
+    def motion_since(self, mark: int) -> MeasuredMotion:
+        """The commanded motion since the mark."""
+        received = self._setpoints[mark:]
         return MeasuredMotion(
-            np.array([time for time, _ in heard]),
-            np.array([messages.to_seconds(row.header.stamp) for row in rows]),
-            *(np.array([getattr(row, part) for row in rows])
-              for part in ("position", "velocity", "effort")),
-        )  # fmt: skip
+            times=np.array([arrival for arrival, _ in received]),
+            stamps=np.array([messages.to_seconds(m.header.stamp) for _, m in received]),
+            positions=np.array([message.position for _, message in received]),
+            velocities=np.array([message.velocity for _, message in received]),
+            accelerations=np.array([message.effort for _, message in received]),
+        )
 
-    def bad_chunk(self, change: Callable[[ActionChunk], Any]) -> JointTrajectory:
-        """A message of the policy's newest chunk, changed to a chunk or a message."""
+    def altered_chunk(self, alter: Callable[[ActionChunk], Any]) -> JointTrajectory:
+        """The policy's newest chunk, altered by a function that returns a chunk or a message."""
         for received in self._chunks.take():
-            self._newest = received.data
-        message = deserialize_message(self._newest, JointTrajectory)
-        made = change(messages.from_chunk_message(message))
-        return messages.to_chunk_message(made) if isinstance(made, ActionChunk) else made
+            self._latest_chunk = received.data
+        message = deserialize_message(self._latest_chunk, JointTrajectory)
+        altered = alter(messages.from_chunk_message(message))
+        is_chunk = isinstance(altered, ActionChunk)
+        return messages.to_chunk_message(altered) if is_chunk else altered
 
     def reasons(self) -> set[str]:
-        """Every reason that guard and policy have given since `forget`, and what was `said`."""
-        found = set(self.said)
+        """All reasons that guard and policy reported since `clear_reports`, and `observed`."""
+        found = set(self.observed)
         for node in ("guard", "policy"):
-            before = self._counted.get(node, {})
-            for report in self.operator.diagnostics.get(node, []):
+            before = self._counts.get(node, {})
+            for report in self.client.diagnostics.get(node, []):
                 found |= {report.get("hold", ""), report.get("fault", "")}
                 found |= {"call_log"} & set(report)
+                # Each report is compared with the one before: a restarted node counts from zero.
                 counts = _counts(report)
-                # a node that was started anew counts from nothing
-                found |= {
-                    key.split(".", 1)[1] for key, n in counts.items() if n > before.get(key, 0)
-                }
+                increased = [key for key, n in counts.items() if n > before.get(key, 0)]
+                found |= {key.split(".", 1)[1] for key in increased}
                 before = counts
         return found
 
-    def held(self) -> dict[str, int]:
-        """What is held by the nodes that live through every fault, and how many segments of shared
-        memory the middleware has for all."""
-        nodes = [self.processes.resource_usage(name) for name in ("twin", "relay")]
-        held = {key: sum(node[key] for node in nodes) for key in nodes[0]}
-        return {**held, "segments": len(list(SHARED_MEMORY.glob("fastdds_*")))}
-
     def guard_faults(self) -> set[str]:
-        """What the guard stopped for since `forget`."""
-        reports = self.operator.diagnostics.get("guard", [])
+        """Faults for which the guard stopped since `clear_reports`."""
+        reports = self.client.diagnostics.get("guard", [])
         return {report.get("fault", "") for report in reports} - {""}
 
-    def forget(self) -> None:
-        """Counts start anew."""
+    def resource_usage(self) -> dict[str, int]:
+        """Memory and handles of the nodes that survive every fault, and shared-memory segments of
+        the middleware."""
+        nodes = [self.processes.resource_usage(name) for name in ("twin", "relay")]
+        usage = {key: sum(node[key] for node in nodes) for key in nodes[0]}
+        return {**usage, "segments": len(list(SHARED_MEMORY.glob("fastdds_*")))}
+
+    def clear_reports(self) -> None:
+        """Forgets all reports so far."""
         for node in ("guard", "policy"):
-            self._counted[node] = _counts(self.operator.latest_diagnostics(node))
-        self.operator.diagnostics.clear()
-        self.said.clear()
+            self._counts[node] = _counts(self.client.latest_diagnostics(node))
+        self.client.diagnostics.clear()
+        self.observed.clear()
 
-    def _fresh(self, task: str, trial: int) -> None:
-        operator = self.operator
-        self.spoil("none")
-        operator.trigger("policy/stop")
-        operator.set_mode("hold")
-        operator.wait_until(lambda: operator.latest_diagnostics("guard").get("state") in AT_REST, "rest", 10)
-        operator.set_parameters("twin", {"task": task, "seed": 7, "trial": trial})
-        operator.trigger("twin/reset")
-        time.sleep(0.3)
-        operator.trigger("guard/reset")
-        operator.set_task(task)
-        operator.wait_until(lambda: not _unchecked(operator.latest_diagnostics("policy")), "the cameras' noise", 10)
+    def _start_over(self, task: str, trial: int) -> None:
+        """Ends a fault, stops the arm and loads a scene; the policy is ready to start."""
+        client = self.client
+        self.inject("none")
+        client.trigger("policy/stop")
+        client.set_mode("hold")
+        self._wait_for_rest()
+        reset_scene(client, task, SEED, trial)
+        client.set_task(task)
+        # A camera that has not shown noise yet would not be detected as frozen.
+        client.wait_until(
+            lambda: not client.latest_diagnostics("policy").get("content_not_checked"),
+            "the cameras' noise",
+            10,
+        )
 
-    def _hear(self, message: JointState) -> None:
-        self._rows.append((time.monotonic(), message))
+    def _wait_for_rest(self) -> None:
+        self.client.wait_until(lambda: self._guard_state() in AT_REST, "the arm to rest", 10)
 
-    def _moves(self) -> bool:
-        if not self._rows:
+    def _guard_state(self) -> str:
+        return self.client.latest_diagnostics("guard").get("state", "")
+
+    def _message_counts(self) -> dict[str, int]:
+        """Topic -> messages within a second, before and after the relay."""
+        types = {self.spec.joint_states_topic: JointState}
+        types |= {camera.topic: Image for camera in self.spec.cameras}
+        polled = {
+            topic: PolledSubscription(self.client.node, message_type, topic, qos.MONITOR)
+            for name, message_type in types.items()
+            for topic in (f"raw/{name}", name)
+        }
+        time.sleep(1.0 + DISCOVERY_S)
+        return {topic: len(list(subscription.take())) for topic, subscription in polled.items()}
+
+    def _on_setpoint(self, message: JointState) -> None:
+        self._setpoints.append((time.monotonic(), message))
+
+    def _is_moving(self) -> bool:
+        if not self._setpoints:
             return False
-        share = np.abs(np.array(self._rows[-1][1].velocity)) / self.spec.velocity_limit
-        return bool(share[self.spec.relative_mask].max() > MOVING)
+        share = np.abs(np.array(self._setpoints[-1][1].velocity)) / self.spec.velocity_limit
+        return bool(share[self.spec.relative_mask].max() > MOVING_SHARE)
 
 
-def _unchecked(policy: Mapping[str, Any]) -> list[str]:
-    """Cameras that have not yet shown noise, and so would not be found frozen."""
-    return policy.get("content_not_checked", [])
-
-
-def _counts(report: Mapping[str, Any]) -> dict[str, int]:
-    return {key: n for key, n in report.items() if key.startswith(COUNTED)}
+def _counts(report: Report) -> Report:
+    return {key: n for key, n in report.items() if key.startswith(COUNTERS)}
 
 
 def _graph(
-    bundle: Path,
-    robot: Path,
-    spec: RobotSpec,
-    folder: Path,
-    sim_time: bool,
-    before: dict[str, str],
-    twin_given: dict[str, Any],
+    bundle: Path, robot: Path, spec: RobotSpec, folder: Path, options: GraphOptions
 ) -> dict[str, NodeProcess]:
-    senders = (spec.joint_states_topic, *(camera.topic for camera in spec.cameras))
-    clock: dict[str, Any] = {"use_sim_time": True} if sim_time else {}
-    twin = twin_graph(str(robot), set_points=True, **twin_given)[
-        0
-    ]  # the arm has a clock of its own
-    remaps = {topic: f"raw/{topic}" for topic in senders}
-    relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if sim_time else 0.0}
-    given = policy_graph(str(bundle), str(robot), str(folder / "call_log"))
-    nodes: Sequence[NodeProcess] = (
-        NodeProcess(name="relay", parameters=relay, lifecycle=False, environment=twin.environment),
-        NodeProcess(name="twin", parameters=twin.parameters, lifecycle=False, remaps=remaps,
-                    environment=twin.environment),
-        *(NodeProcess(name=node.name, parameters={**node.parameters, **clock},
-                      setup_code=before.get(node.name, "")) for node in given),
-    )  # fmt: skip
-    return {node.name: node for node in nodes}
+    """Joint states and images go from the twin through the relay to guard and policy."""
+    (twin,) = twin_graph(str(robot), set_points=True, **dict(options.twin))
+    relayed = (spec.joint_states_topic, *(camera.topic for camera in spec.cameras))
+    remaps = {topic: f"raw/{topic}" for topic in relayed}
+    relay = {"robot": str(robot), "clock_hz": CLOCK_HZ if options.sim_time else 0.0}
+    # Like a real arm, the twin is always on the wall clock.
+    clock: dict[str, Any] = {"use_sim_time": True} if options.sim_time else {}
+    setup_code = dict(options.setup_code)
+    nodes = {
+        "relay": NodeProcess(
+            name="relay", parameters=relay, lifecycle=False, environment=twin.environment
+        ),
+        "twin": replace(twin, remaps=remaps),
+    }
+    for node in policy_graph(str(bundle), str(robot), str(folder / "call_log")):
+        nodes[node.name] = NodeProcess(
+            name=node.name,
+            parameters={**node.parameters, **clock},
+            setup_code=setup_code.get(node.name, ""),
+        )
+    return nodes

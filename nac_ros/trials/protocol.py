@@ -99,7 +99,7 @@ class TrialLimits:
 @dataclass(frozen=True, kw_only=True)
 class StoppingRule:
     """rule: `fixed` runs all trials; `sequential` ends a task once the sequential test finds a
-        difference between the two methods of `pair`
+    difference between the two methods of `pair`
     """
 
     rule: Literal["fixed", "sequential"] = "fixed"
@@ -290,4 +290,6 @@ def _check_rubric(rubric: Mapping[str, tuple[str, ...]]) -> None:
             raise ConfigError(f"rubric of {task}: {len(steps)} steps are more than {MAX_STEPS}")
         for step in steps:
             if not SENTENCE.pattern.fullmatch(step):
-                raise ConfigError(f"rubric of {task}: {show_value(step)} must be {SENTENCE.text}")
+                raise ConfigError(
+                    f"rubric of {task}: {show_value(step)} must be {SENTENCE.description}"
+                )

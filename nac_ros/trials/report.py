@@ -151,7 +151,7 @@ def _success(results: Results) -> str:
         [escape(task), *(_rate(results, task, m) for m in methods)] for task in _tasks(results)
     ]
     note = _note(LETTERS_NOTE if results["letters"] else INTERVAL_NOTE)
-    plot = figure(plots.success_rates(rates), caption)
+    plot = figure(plots.plot_success_rates(rates), caption)
     return section("Success", plot + table(["task", *methods], cells) + note)
 
 
@@ -196,7 +196,7 @@ def _comparison(run: TrialRun, results: Results) -> str:
         f"at any time: for two equal methods it ever reaches {1 / alpha:g} with a "
         f"probability of at most {alpha:g}."
     )
-    curve = figure(plots.wealth(wealth, alpha), caption)
+    curve = figure(plots.plot_wealth(wealth, alpha), caption)
     return section("Do the methods differ?", _table(rows) + _note(TESTS_NOTE) + curve)
 
 
@@ -245,7 +245,7 @@ def _measurements(run: TrialRun, results: Results) -> str:
                 seconds.setdefault(name, {})[task] = times
     n = sum(len(times) for tasks in seconds.values() for times in tasks.values())
     caption = f"Time to success, n = {n} successful trials; the line is the median."
-    plot = figure(plots.times(seconds), caption) if seconds else ""
+    plot = figure(plots.plot_success_times(seconds), caption) if seconds else ""
     rows = [
         {
             "task": escape(task),
@@ -302,7 +302,7 @@ def _drift(run: TrialRun) -> str:
         f"Success over the last {WINDOW} trials of a method, in the order of the run, all tasks. "
         "Blocks and random order spread a drift evenly over the methods."
     )
-    return section("Drift", figure(plots.drift(enough, WINDOW), caption))
+    return section("Drift", figure(plots.plot_success_drift(enough, WINDOW), caption))
 
 
 def _published(results: Results) -> str:

@@ -71,7 +71,7 @@ def paired_outcomes(run: TrialRun, first: str, second: str) -> list[tuple[bool, 
     already run must wait, because the sequential test needs an order that does not depend on who
     was fast.
     """
-    pairs = []
+    pairs: list[tuple[bool, bool]] = []
     for task in run.protocol.tasks:
         for trial in range(run.stopped_after(task) or run.protocol.trials):
             a, b = (run.valid_record(task, trial, code) for code in (first, second))
@@ -171,7 +171,7 @@ def _task_test(run: TrialRun, task: str, first: str, second: str) -> Results | N
 
 
 def _pooled_test(run: TrialRun, rows: Sequence[Results], first: str, second: str) -> Results:
-    counts = [tuple(SuccessCount(*count) for count in row["counts"]) for row in rows]
+    counts = [(SuccessCount(*a), SuccessCount(*b)) for a, b in (row["counts"] for row in rows)]
     pairs = DiscordantPairs(*(sum(row[key] for row in rows) for key in DiscordantPairs._fields))
     betting_test = run_betting_test(paired_outcomes(run, first, second))
     return {

@@ -100,9 +100,7 @@ class OperatorPage:
             self._add_button("failure", "Failure  [F]", "deep-orange-10")
             self._add_button("invalid", "Invalid  [I]", "grey-8")
             self._rubric = ui.element("div").classes("wide bar")
-            self._reason = self._add_field(
-                "reason", "Why it is invalid, such as a caught cable"
-            )
+            self._reason = self._add_field("reason", "Why it is invalid, such as a caught cable")
             self._note = self._add_field("note", "Note  [N]")
             self._add_button("save", "Save the verdict  [Enter]", "blue-9", "wide")
 
