@@ -1,1 +1,1 @@
-"""Reading, writing, checking and converting demonstrations on disk."""
+"""Datasets on disk: reading, writing, checking and converting, without simulator and torch."""

@@ -7,7 +7,6 @@ One file is one episode; a folder of `episode_*.hdf5` is a dataset. Images are u
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,23 +14,18 @@ import h5py
 import numpy as np
 
 from nac_ros.core import image_codec
-from nac_ros.core.errors import DatasetError, show_text
+from nac_ros.core.errors import DatasetError
 from nac_ros.datasets import hdf5_access as access
-from nac_ros.datasets.episode import Episode, EpisodeInfo
-from nac_ros.datasets.hdf5 import LARGEST_IMAGE, is_images
-from nac_ros.datasets.hdf5_access import open_hdf5
+from nac_ros.datasets.compatibility import numbered_names
+from nac_ros.datasets.episode import Episode, EpisodeInfo, EpisodeReader
+from nac_ros.datasets.hdf5_access import MAX_IMAGE, open_hdf5
 
 FPS = 50  # Hz: DT = 0.02 s of ACT and ALOHA
-ACTION, STATE, IMAGES, LENGTHS = (
-    "action",
-    "observations/qpos",
-    "observations/images",
-    "compress_len",
-)
+ACTION, STATE = "action", "observations/qpos"
+IMAGES, LENGTHS = "observations/images", "compress_len"
 CAMERA = re.compile(r"[\w.-]+")
 ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 NAMES = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in ARM)
-VECTORS = (ACTION, STATE)  # with 14 columns: the joints of two arms
 
 
 class Columns(NamedTuple):
@@ -41,12 +35,12 @@ class Columns(NamedTuple):
     state: str
 
     @property
-    def shifted(self) -> bool:
+    def next_state_is_action(self) -> bool:
         """Whether the action of a frame is the next frame's state."""
         return self.action == self.state
 
 
-class AlohaDataset:
+class AlohaDataset(EpisodeReader):
     """A file or a folder of files, opened by `AlohaDataset.open`; images are read on demand.
 
     Actions are `/action` and states `/observations/qpos` unless other HDF5 paths are given, such
@@ -74,13 +68,13 @@ class AlohaDataset:
         path = Path(path)
         files = [path] if path.is_file() else episode_files(path)
         if not files:
-            raise DatasetError(f"{path} holds no episode_*.hdf5")
+            raise DatasetError(f"{path} has no episode_*.hdf5")
         keys = (action_key or ACTION).strip("/"), (state_key or STATE).strip("/")
         return cls(path, files, Columns(*keys))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the D action dimensions: ALOHA's joints where there are 14."""
+        """Names of the D action dimensions: ALOHA's joints if there are 14."""
         return _names(self._columns.action, self._dims[0])
 
     @property
@@ -88,52 +82,38 @@ class AlohaDataset:
         """Names of the S state dimensions."""
         return _names(self._columns.state, self._dims[1])
 
-    @cached_property
-    def tasks(self) -> list[str]:
-        """Task texts in the order of their first episode."""
-        return list(dict.fromkeys(info.task for info in self._infos))
-
     @property
     def episodes(self) -> list[EpisodeInfo]:
-        """Length and task of each file's episode."""
         return self._infos
 
     def episode(self, index: int, images: bool = True) -> Episode:
-        """The episode of file `index`, in the order of the files' numbers."""
         info = self._info(index)
         with open_hdf5(self.files[index]) as file:
             actions = self._read(file, self._columns.action, info.length)
             states = self._read(file, self._columns.state, info.length)
-            if self._columns.shifted:
+            if self._columns.next_state_is_action:
                 actions, states = actions[1:], states[:-1]
-            pictures = {
+            frames = {
                 camera: np.empty((info.length, *size, 3), np.uint8)
                 for camera, size in (self.cameras.items() if images else ())
             }
-            self._read_images(file, pictures)
-        return Episode(states, actions, info.task, pictures)
+            self._read_images(file, frames)
+        return Episode(states, actions, info.task, frames)
 
     def write_images(self, index: int, outs: Mapping[str, np.ndarray]) -> None:
-        """Reads images of episode `index` into `outs`: camera -> uint8 `[T, H, W, 3]` RGB, a few
+        """Reads images of episode `index` into `outs`, camera -> uint8 `[T, H, W, 3]` RGB, a few
         frames at a time."""
         self._info(index)
         with open_hdf5(self.files[index]) as file:
             self._read_images(file, outs)
 
-    def _info(self, index: int) -> EpisodeInfo:
-        if not 0 <= index < len(self._infos):
-            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._infos)}")
-        return self._infos[index]
-
     def _add(self, path: Path) -> None:
         """Adds one file; raises DatasetError if its shapes or cameras differ from the first's."""
         with open_hdf5(path) as file:
-            tables = [self._table(file, key) for key in self._columns]
-            if len(tables[0]) != len(tables[1]):
-                raise DatasetError(
-                    f"{path} has {len(tables[0])} actions and {len(tables[1])} states"
-                )
-            dims = tables[0].shape[1], tables[1].shape[1]
+            actions, states = (access.require_table(file, key) for key in self._columns)
+            if len(actions) != len(states):
+                raise DatasetError(f"{path} has {len(actions)} actions and {len(states)} states")
+            dims = actions.shape[1], states.shape[1]
             cameras = self._find_cameras(file)
             if not self._infos:
                 self._dims, self.cameras = dims, cameras
@@ -144,7 +124,7 @@ class AlohaDataset:
                     "separate folders"
                 )
             task = access.text_attribute(file.attrs, "task") or self._folder_name()
-            length = max(0, len(tables[0]) - self._columns.shifted)
+            length = max(0, len(actions) - self._columns.next_state_is_action)
             self._infos.append(EpisodeInfo(length, task))
 
     def _folder_name(self) -> str:
@@ -152,22 +132,11 @@ class AlohaDataset:
         folder = self.root if self.root.is_dir() else self.root.absolute().parent
         return folder.resolve().name
 
-    def _table(self, file: h5py.File, key: str) -> h5py.Dataset:
-        found = access.table(file, key)
-        if found is None or not found.shape[1]:
-            known = ", ".join(show_text(name) for name in access.tables_in(file)[:20]) or "none"
-            raise DatasetError(
-                f"{file.filename} has no table '{key}'; choose one with --action-key or "
-                f"--state-key: {known}"
-            )
-        return found
-
     def _read(self, file: h5py.File, key: str, length: int) -> np.ndarray:
-        found = self._table(file, key)
-        if len(found) != length + self._columns.shifted:
+        found = access.require_table(file, key)
+        if len(found) != length + self._columns.next_state_is_action:
             raise DatasetError(f"{file.filename} has changed: it has {len(found)} rows of {key}")
-        with np.errstate(over="ignore"):
-            return np.asarray(found[()], np.float32)
+        return access.read_table(found)
 
     def _find_cameras(self, file: h5py.File) -> dict[str, tuple[int, int]]:
         group = access.subgroup(file, IMAGES)
@@ -176,7 +145,7 @@ class AlohaDataset:
             found = access.find(group, name)
             if not CAMERA.fullmatch(name) or not isinstance(found, h5py.Dataset):
                 continue
-            if is_images(found):
+            if access.is_images(found):
                 sizes[name] = (found.shape[1], found.shape[2])
             elif _is_jpeg(found) and len(found):
                 access.check_storage(found)
@@ -192,21 +161,21 @@ class AlohaDataset:
                     f"{getattr(found, 'shape', 'none')}"
                 )
             access.check_storage(found)
-            lengths = self._lengths(file, camera, len(found)) if _is_jpeg(found) else None
+            lengths = self._jpeg_lengths(file, camera, len(found)) if _is_jpeg(found) else None
             if lengths is None and found.shape[1:] != out.shape[1:]:
                 raise DatasetError(
                     f"{file.filename}: images of {camera} are {found.shape[1:]}, not "
                     f"{out.shape[1:]}"
                 )
             for first, frames in access.blocks(found, len(out)):
+                if lengths is None:
+                    out[first : first + len(frames)] = frames
+                    continue
                 for k, frame in enumerate(frames, first):
-                    if lengths is None:
-                        out[k] = frame
-                        continue
                     data = frame[: lengths[k]].tobytes()
                     _decode_into(out[k], data, f"{file.filename}, {camera} frame {k}")
 
-    def _lengths(self, file: h5py.File, camera: str, count: int) -> np.ndarray:
+    def _jpeg_lengths(self, file: h5py.File, camera: str, count: int) -> np.ndarray:
         """Bytes to read of each frame, int64 `[T]`.
 
         `compress_len` has one row per camera, in an order that the file does not name. The
@@ -214,18 +183,18 @@ class AlohaDataset:
         """
         found = access.find(file, f"{IMAGES}/{camera}")
         if found.ndim == 1:  # rows of variable length
-            return np.full(count, LARGEST_IMAGE)
-        whole = np.full(count, found.shape[1], np.int64)
+            return np.full(count, MAX_IMAGE)
+        padded = np.full(count, found.shape[1], np.int64)
         known = access.table(file, LENGTHS)
         if known is None:
-            return whole
+            return padded
         rows = np.asarray(known[()], np.float64)
         if rows.shape[1] < count or not np.isfinite(rows).all() or (rows < 0).any():
             raise DatasetError(
                 f"{file.filename}: {LENGTHS} is {rows.shape}, not a length for {count} frames"
             )
-        longest = rows[:, :count].max(axis=0) if len(rows) else whole
-        return np.minimum(longest, whole).astype(np.int64)
+        longest = rows[:, :count].max(axis=0) if len(rows) else padded
+        return np.minimum(longest, padded).astype(np.int64)
 
 
 def episode_files(folder: Path) -> list[Path]:
@@ -247,7 +216,7 @@ def is_aloha(path: Path) -> bool:
 def jpeg_size(data: bytes, where: str) -> tuple[int, int]:
     """(height, width) [pixels] in the header of a JPEG, without decoding it."""
     header = image_codec.read_header(data) if data.startswith(image_codec.JPEG) else None
-    if header is None or not 0 < 3 * header.height * header.width <= LARGEST_IMAGE:
+    if header is None or not 0 < 3 * header.height * header.width <= MAX_IMAGE:
         raise DatasetError(f"{where}: the image is no JPEG; record it again")
     return header.height, header.width
 
@@ -263,13 +232,11 @@ def _decode_into(target: np.ndarray, data: bytes, where: str) -> None:
 def _is_jpeg(found: h5py.Dataset) -> bool:
     if found.ndim == 1:
         return h5py.check_vlen_dtype(found.dtype) == np.uint8
-    return found.ndim == 2 and found.dtype == np.uint8 and 0 < found.shape[1] <= LARGEST_IMAGE
+    return found.ndim == 2 and found.dtype == np.uint8 and 0 < found.shape[1] <= MAX_IMAGE
 
 
 def _names(key: str, count: int) -> tuple[str, ...]:
-    if key in VECTORS and count == len(NAMES):
-        return NAMES
-    return tuple(f"{key}.{i}" for i in range(count))
+    return NAMES if key in (ACTION, STATE) and count == len(NAMES) else numbered_names(key, count)
 
 
 def _number(stem: str) -> int:

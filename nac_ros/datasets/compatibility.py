@@ -10,8 +10,8 @@ RATE_TOLERANCE = 1e-4  # relative: 29.97 equals 30000/1001 Hz and differs from 3
 VECTORS = {"names": "action dimensions", "state_names": "state dimensions", "units": "units"}
 
 
-class Described(Protocol):
-    """The compared facts of a dataset: names and units of its dimensions, and fps [Hz]."""
+class DatasetDescription(Protocol):
+    """The compared properties of a dataset: names and units of its dimensions, and fps [Hz]."""
 
     @property
     def root(self) -> Path: ...
@@ -25,7 +25,7 @@ class Described(Protocol):
     def fps(self) -> float: ...
 
 
-def check_compatible(datasets: Sequence[Described], rate_hz: float = 0.0) -> None:
+def check_compatible(datasets: Sequence[DatasetDescription], rate_hz: float = 0.0) -> None:
     """Raises DatasetError unless the datasets can be joined frame by frame.
 
     Action dimensions, state dimensions and units must be the same in the same order, and the
@@ -35,8 +35,12 @@ def check_compatible(datasets: Sequence[Described], rate_hz: float = 0.0) -> Non
     for other in datasets[1:]:
         for key in VECTORS:
             _check_vector(datasets[0], other, key)
-        if not rate_hz:
-            _check_rate(datasets[0], other)
+        if not rate_hz and not same_rate(datasets[0].fps, other.fps):
+            raise DatasetError(
+                f"{other.root} has {_rate(other.fps)}, {datasets[0].root} has "
+                f"{_rate(datasets[0].fps)}; they cannot be joined: resample one of them, or take "
+                "one of them alone"
+            )
 
 
 def same_rate(first: float, other: float) -> bool:
@@ -44,37 +48,34 @@ def same_rate(first: float, other: float) -> bool:
     return abs(first - other) <= RATE_TOLERANCE * max(abs(first), abs(other))
 
 
+def numbered_names(key: str, count: int) -> tuple[str, ...]:
+    """Names for `count` unnamed dimensions of the column `key`."""
+    return tuple(f"{key}.{i}" for i in range(count))
+
+
 def is_numbered(names: Sequence[str]) -> bool:
-    """Whether the names are the numbered ones that a reader gives to unnamed dimensions."""
+    """Whether the names are those that `numbered_names` gives, or bare numbers."""
     return all(str(name).rpartition(".")[2] == str(k) for k, name in enumerate(names))
 
 
-def _check_vector(first: Described, other: Described, key: str) -> None:
+def _check_vector(first: DatasetDescription, other: DatasetDescription, key: str) -> None:
     ours, theirs = tuple(getattr(first, key)), tuple(getattr(other, key))
     if ours == theirs or (len(ours) == len(theirs) and is_numbered(ours) and is_numbered(theirs)):
         return
     raise DatasetError(
         f"{other.root} has {VECTORS[key]} {_listed(theirs)}, {first.root} has {_listed(ours)}; "
-        f"they cannot be joined: {_advice(key, ours, theirs)}"
+        f"they cannot be joined: {_remedy(key, ours, theirs)}"
     )
 
 
-def _advice(key: str, ours: Sequence[str], theirs: Sequence[str]) -> str:
+def _remedy(key: str, ours: Sequence[str], theirs: Sequence[str]) -> str:
     if sorted(ours) == sorted(theirs):
         return "bring the columns into one order"
     if key == "units":
-        return "convert one of them, or write the units that they have into meta/info.json"
+        return "convert one of them, or write its true units into meta/info.json"
     if len(ours) == len(theirs) and is_numbered(ours) != is_numbered(theirs):
-        return "write the names of the dimensions into the one that has none"
+        return "add the names of the dimensions to the one without names"
     return "choose the columns with --action-key and --state-key, or take one of them alone"
-
-
-def _check_rate(first: Described, other: Described) -> None:
-    if not same_rate(first.fps, other.fps):
-        raise DatasetError(
-            f"{other.root} has {_rate(other.fps)}, {first.root} has {_rate(first.fps)}; they "
-            "cannot be joined: resample one of them, or take one of them alone"
-        )
 
 
 def _rate(fps: float) -> str:

@@ -1,25 +1,29 @@
-"""One episode in memory, and the line that a dataset's table of contents has for it."""
+"""One episode in memory, its entry in a dataset's table of episodes, and a base of all readers."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from nac_ros.core.errors import DatasetError
 
+Progress = Callable[[int, int], None]  # called with (episodes done, episodes in all)
 
-class _Info(NamedTuple):
+
+class _EpisodeInfo(NamedTuple):
     length: int
     tasks: tuple[str, ...]
     source: str = ""
 
 
-class EpisodeInfo(_Info):
+class EpisodeInfo(_EpisodeInfo):
     """What is known of an episode without reading it: number of frames T, and its tasks.
 
-    tasks: none where the dataset has no text; a single text becomes a tuple of one
-    source: which episode of which dataset it is, for messages
+    tasks: empty if the dataset has no text; a single text becomes a tuple of one
+    source: episode and dataset, for messages
     """
 
     __slots__ = ()
@@ -29,26 +33,26 @@ class EpisodeInfo(_Info):
 
     @property
     def task(self) -> str:
-        """The episode's one task, "" where it has none; raises DatasetError for several."""
+        """The episode's only task, "" if it has none; raises DatasetError for several."""
         return single_task(self.tasks, self.source)
 
 
 @dataclass(frozen=True)
 class Episode:
-    """T frames at a dataset's rate; frame k is what was seen at k / fps [s].
+    """T frames at a dataset's rate; frame k was observed at k / fps [s].
 
-    proprio: float32 `[T, S]`, joint state at each frame; S = 0 where none was recorded
+    proprio: float32 `[T, S]`, joint state at each frame; S = 0 if none was recorded
     actions: float32 `[T, D]`, set-point to be reached one frame later
     tasks: texts of the episode, each once; a single text becomes a tuple of one
     images: camera -> uint8 `[T, H, W, 3]` RGB
-    success: None where nobody judged the episode
-    stamps_ns: int64 `[T]`, true time of each frame; ages_ms: camera -> float32 `[T]`, how much
-        older its image is; intervention: bool `[T]`, where a hand had taken over; None or empty
-        where nobody noted them
-    task_index: int64 `[T]`, which of `tasks` each frame belongs to; None where there is at most
-        one, or where the dataset does not say it
-    source: which episode of which dataset it is, for messages
-    depth: camera -> T images of other than three channels, PNG as stored; nothing decodes them
+    success: None for an episode without a verdict
+    stamps_ns: int64 `[T]`, true time of each frame, None if unknown
+    ages_ms: camera -> float32 `[T]`, how much older than the frame its image is; empty if unknown
+    intervention: bool `[T]`, where an operator took over from a policy, None if unknown
+    task_index: int64 `[T]`, which of `tasks` each frame belongs to; None if there is at most one,
+        or if the dataset does not say
+    source: episode and dataset, for messages
+    depth: camera -> T images of other than three channels, PNG as stored; never decoded
     """
 
     proprio: np.ndarray
@@ -71,17 +75,17 @@ class Episode:
 
     @property
     def task(self) -> str:
-        """The episode's one task, "" where it has none; raises DatasetError for several."""
+        """The episode's only task, "" if it has none; raises DatasetError for several."""
         return single_task(self.tasks, self.source)
 
     def frame_tasks(self) -> list[str]:
-        """The task of each of T frames; raises DatasetError where several are not told apart."""
+        """The task of each of T frames; raises DatasetError if several have no `task_index`."""
         if self.task_index is None:
             return [self.task] * len(self)
         return [self.tasks[k] for k in self.task_index]
 
-    def piece(self, first: int, end: int) -> "Episode":
-        """Frames `first` to before `end`, with the tasks that those have."""
+    def slice_frames(self, first: int, end: int) -> "Episode":
+        """Frames `first` to before `end`, with the tasks of these frames."""
         kept = slice(first, end)
         tasks, index = self.tasks, self.task_index
         if index is not None:
@@ -101,13 +105,42 @@ class Episode:
         )
 
 
+class EpisodeReader(ABC):
+    """Base of the readers: a table of episodes, read one by one; `root` is a file or folder."""
+
+    root: Path
+
+    @property
+    @abstractmethod
+    def episodes(self) -> Sequence[EpisodeInfo]:
+        """Length and tasks of each episode."""
+
+    @abstractmethod
+    def episode(self, index: int, images: bool = True) -> Episode:
+        """Reads episode `index`; without `images` none are decoded, but the frames are the same.
+
+        Raises DatasetError if there is no such episode, or its data is damaged.
+        """
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task texts in the order of their first episode."""
+        return list(dict.fromkeys(task for info in self.episodes for task in info.tasks))
+
+    def _info(self, index: int) -> EpisodeInfo:
+        """The table's entry of an episode; raises DatasetError if there is none."""
+        if not 0 <= index < len(self.episodes):
+            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self.episodes)}")
+        return self.episodes[index]
+
+
 def single_task(tasks: Sequence[str], source: str) -> str:
-    """The only text, "" where there is none; raises DatasetError for several."""
+    """The only text, "" if there is none; raises DatasetError for several."""
     if len(tasks) > 1:
         listed = ", ".join(f"'{task}'" for task in tasks[:3]) + (", ..." if len(tasks) > 3 else "")
         raise DatasetError(
-            f"{source or 'an episode'} has {len(tasks)} tasks ({listed}), and one per episode is "
-            "wanted here; `nac data edit split` it where the task changes, or `relabel` it"
+            f"{source or 'an episode'} has {len(tasks)} tasks ({listed}), wanted one per episode; "
+            "`nac data edit split` it where the task changes, or `relabel` it"
         )
     return tasks[0] if tasks else ""
 

@@ -22,10 +22,11 @@ FILTERS = (1, 2, 3, 4, 5, 6, 32000)
 INFLATION = 1100  # largest compression ratio of a data set; DEFLATE reaches 1032
 MAX_TABLE = 1 << 28  # [bytes] of one demonstration's actions or states
 MAX_CHUNK = 1 << 28  # [bytes] that HDF5 decompresses at once
+MAX_IMAGE = 1 << 28  # [bytes] of one frame
 MAX_COLUMNS = 4096
 BLOCK = 1 << 25  # [bytes] of images that are read at once
 MAX_LINKS = 16  # in a chain of soft links
-SMALLEST_CHECKED = 1 << 20  # [bytes]; smaller data cannot exhaust the memory
+MIN_CHECKED = 1 << 20  # [bytes]; smaller data cannot exhaust the memory
 # what h5py, HDF5 and JSON raise for a damaged file
 DAMAGE = (
     OSError,
@@ -51,21 +52,43 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     except DAMAGE as error:
         lines = str(error).splitlines()
-        what = show_text(lines[0]) if lines else type(error).__name__
-        is_what = "is damaged" if _has_signature(path) else "is no HDF5 file"
-        raise DatasetError(f"{path} {is_what}: {what}; copy it again") from error
+        cause = show_text(lines[0]) if lines else type(error).__name__
+        state = "is damaged" if _has_signature(path) else "is no HDF5 file"
+        raise DatasetError(f"{path} {state}: {cause}; copy it again") from error
 
 
-def find(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset | None:
+def find(
+    group: h5py.Group, path: str, max_links: int = MAX_LINKS
+) -> h5py.Group | h5py.Dataset | None:
     """The group or data set at `path` from the group, None if there is none.
 
     Raises DatasetError if a link on the path leaves the file or links form a circle.
     """
-    return _follow(group, path, MAX_LINKS)
+    here: Any = group.file if path.startswith("/") else group
+    for name in (part for part in path.split("/") if part not in ("", ".")):
+        if not isinstance(here, h5py.Group):
+            return None
+        link = here.get(name, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.SoftLink):
+            if not max_links:
+                raise DatasetError(
+                    f"{group.file.filename}: the links at {show_text(path)} form a circle"
+                )
+            here = find(here, link.path, max_links - 1)
+        elif isinstance(link, h5py.HardLink):
+            here = here[name]
+        else:
+            raise DatasetError(
+                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} leads to "
+                "another file, which is not read; copy its content into this one"
+            )
+    return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
 
 
 def subgroup(group: h5py.Group, path: str) -> h5py.Group | None:
-    """The group at `path`, None where there is none."""
+    """The group at `path`, None if there is none."""
     found = find(group, path)
     return found if isinstance(found, h5py.Group) else None
 
@@ -86,9 +109,38 @@ def table(group: h5py.Group, path: str) -> h5py.Dataset | None:
     check_storage(found)
     if _size(found) > MAX_TABLE or found.shape[1] > MAX_COLUMNS:
         raise DatasetError(
-            f"{_place(found)} has the shape {found.shape}; too large for actions or states"
+            f"{_location(found)} has the shape {found.shape}; too large for actions or states"
         )
     return found
+
+
+def require_table(group: h5py.Group, path: str) -> h5py.Dataset:
+    """As `table`, but raises DatasetError, listing the tables in the group, if there is none."""
+    found = table(group, path)
+    if found is None or not found.shape[1]:
+        known = ", ".join(show_text(name) for name in tables_in(group)[:20]) or "none"
+        raise DatasetError(
+            f"{_location(group)} has no table '{path}'; choose one with --action-key or "
+            f"--state-key: {known}"
+        )
+    return found
+
+
+def read_table(found: h5py.Dataset) -> np.ndarray:
+    """Float32 `[T, D]`; numbers beyond float32 become infinite, which no statistic accepts."""
+    with np.errstate(over="ignore"):
+        return np.asarray(found[()], np.float32)
+
+
+def is_images(found: Any) -> bool:
+    """Whether it is a data set of images, uint8 `[T, H, W, 3]`."""
+    return (
+        isinstance(found, h5py.Dataset)
+        and found.ndim == 4
+        and found.shape[3] == 3
+        and found.dtype == np.uint8
+        and 0 < int(np.prod(found.shape[1:], dtype=object)) <= MAX_IMAGE
+    )
 
 
 def tables_in(group: h5py.Group, below: str = "", depth: int = 3) -> list[str]:
@@ -116,7 +168,7 @@ def column(group: h5py.Group, path: str, length: int) -> np.ndarray | None:
         return None
     if found.ndim != 1 or found.dtype.kind not in "fiub" or len(found) < length:
         raise DatasetError(
-            f"{_place(found)} should hold {length} numbers, it is {found.dtype} of {found.shape}"
+            f"{_location(found)} should hold {length} numbers, it is {found.dtype} of {found.shape}"
         )
     check_storage(found)
     return found[:length]
@@ -127,28 +179,26 @@ def check_storage(found: h5py.Dataset) -> None:
     fewer bytes than its shape needs."""
     if found.is_virtual or found.external:
         raise DatasetError(
-            f"{_place(found)} is stored in other files; copy its content into this one"
+            f"{_location(found)} is stored in other files; copy its content into this one"
         )
     plist = found.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    strange = [code for code in filters if code not in FILTERS]
-    if strange or len(set(filters)) < len(filters):
+    unknown = [code for code in filters if code not in FILTERS]
+    if unknown or len(set(filters)) < len(filters):
         raise DatasetError(
-            f"{_place(found)} is stored with the HDF5 filters {filters}; write it with gzip: "
+            f"{_location(found)} is stored with the HDF5 filters {filters}; write it with gzip: "
             "h5repack -f GZIP=4"
         )
-    if (
-        found.chunks
-        and int(np.prod(found.chunks, dtype=object)) * found.dtype.itemsize > MAX_CHUNK
-    ):
+    chunk_elements = int(np.prod(found.chunks, dtype=object)) if found.chunks else 0
+    if chunk_elements * found.dtype.itemsize > MAX_CHUNK:
         raise DatasetError(
-            f"{_place(found)} has chunks of {found.chunks}, more than fit in memory"
+            f"{_location(found)} has chunks of {found.chunks}, more than fit into memory"
         )
     size, stored = _size(found), found.id.get_storage_size()
-    if size > SMALLEST_CHECKED and size > INFLATION * stored:
+    if size > MIN_CHECKED and size > INFLATION * stored:
         raise DatasetError(
-            f"{_place(found)} promises {size} bytes and holds {stored}; the file is damaged or "
-            "was never filled"
+            f"{_location(found)} has a size of {size} bytes but stores {stored}; the file is damaged "
+            "or was never filled"
         )
 
 
@@ -185,36 +235,12 @@ def json_attribute(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
     return content
 
 
-def _follow(group: h5py.Group, path: str, left: int) -> h5py.Group | h5py.Dataset | None:
-    here: Any = group.file if path.startswith("/") else group
-    for name in (part for part in path.split("/") if part not in ("", ".")):
-        if not isinstance(here, h5py.Group):
-            return None
-        link = here.get(name, getlink=True)
-        if link is None:
-            return None
-        if isinstance(link, h5py.SoftLink):
-            if not left:
-                raise DatasetError(
-                    f"{group.file.filename}: the links at {show_text(path)} form a circle"
-                )
-            here = _follow(here, link.path, left - 1)
-        elif isinstance(link, h5py.HardLink):
-            here = here[name]
-        else:
-            raise DatasetError(
-                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} leads to "
-                "another file, which is not read; copy its content into this one"
-            )
-    return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
-
-
 def _size(found: h5py.Dataset) -> int:
     """Decompressed size [bytes], computed without overflow."""
     return int(np.prod(found.shape, dtype=object)) * found.dtype.itemsize
 
 
-def _place(found: h5py.Dataset) -> str:
+def _location(found: h5py.Dataset | h5py.Group) -> str:
     return f"{found.file.filename}: {show_text(found.name)}"
 
 

@@ -9,7 +9,7 @@ from nac_ros.core.errors import DatasetError
 
 # owner/name, with @branch, @tag or @commit if wanted
 DATASET_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w][\w./-]*))?")
-NOT_FOR_YOU = (401, 403, 404)  # HTTP statuses for a dataset that is private or absent
+NO_ACCESS = (401, 403, 404)  # HTTP statuses for a dataset that is private or absent
 SNAPSHOT = re.compile(r"datasets--(?P<owner>.+?)--(?P<name>.+)")
 
 
@@ -79,7 +79,7 @@ def _reason(error: Exception) -> str:
         )
     if isinstance(error, HFValidationError):
         return "no dataset on the Hugging Face Hub can have that name; check the path"
-    if status in NOT_FOR_YOU:
+    if status in NO_ACCESS:
         return (
             f"{hub} has no such dataset or denies access ({status}); check the name, or "
             "set HF_TOKEN if it is private"
@@ -87,12 +87,15 @@ def _reason(error: Exception) -> str:
     if status:
         return f"{hub} answered {status}; try again later, or check HF_ENDPOINT"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be written ({error.strerror}); make room, or set HF_HOME"
-    kind = type(error.__cause__ or error).__name__
-    return f"{hub} could not be reached ({kind}); check the path or the network"
+        return (
+            f"{error.filename} cannot be written ({error.strerror}); free disk space, or set "
+            "HF_HOME"
+        )
+    cause = type(error.__cause__ or error).__name__
+    return f"{hub} could not be reached ({cause}); check the path or the network"
 
 
-def origin_of(folder: Path) -> dict[str, str]:
+def hub_revision(folder: Path) -> dict[str, str]:
     """{hub: owner/name, revision: commit} of a folder from `fetch`; {} for any other folder."""
     for parent in folder.absolute().parents:
         match = SNAPSHOT.fullmatch(parent.parent.name) if parent.name == "snapshots" else None

@@ -1,4 +1,4 @@
-"""Where a hand took over from a policy: each such stretch as an episode of its own."""
+"""Interventions: segments in which an operator took over from a policy, to train on them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,88 +8,77 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.action_chunks import EpisodeSplit, splits
-from nac_ros.datasets.episode import Episode, EpisodeInfo
+from nac_ros.datasets.action_chunks import EpisodeSplit, benchmark_splits
+from nac_ros.datasets.episode import Episode, EpisodeInfo, EpisodeReader
 from nac_ros.datasets.factory import AnyDataset
 from nac_ros.datasets.frames import Frames
 
-Only = Literal["everything", "interventions"]  # what a training learns from
+TrainOn = Literal["all", "interventions"]  # which frames a training uses
 
 
 class InterventionSegment(NamedTuple):
-    """Frames `first` to before `end` of an episode, all of them by hand."""
+    """Frames `first` to before `end` of an episode, all driven by the operator."""
 
     episode: int
     first: int
     end: int
 
 
-class Interventions:
-    """A dataset whose episodes are another one's interventions of at least `shortest` frames.
+class Interventions(EpisodeReader):
+    """A dataset whose episodes are another dataset's interventions of at least `min_frames`.
 
-    They end where the hand let go, so unlike an episode's their end is no rest: nothing may be
-    repeated there.
+    They end when the policy resumes. The arm is not at rest there, so the last action must not be
+    repeated, as it may be at the end of an episode.
     """
 
-    def __init__(self, dataset: AnyDataset, shortest: int = 1):
-        self._dataset, self._shortest = dataset, shortest
+    def __init__(self, dataset: AnyDataset, min_frames: int = 1):
+        self._dataset, self._min_frames = dataset, min_frames
         self.root, self.fps, self.robot_type = dataset.root, dataset.fps, dataset.robot_type
-        self.names, self.state_names, self.units = (
-            dataset.names, dataset.state_names, dataset.units,
-        )  # fmt: skip
-        self.cameras = dataset.cameras
+        self.names, self.state_names = dataset.names, dataset.state_names
+        self.units, self.cameras = dataset.units, dataset.cameras
 
     @cached_property
-    def stretches(self) -> list[InterventionSegment]:
+    def segments(self) -> list[InterventionSegment]:
         """In order; reads every episode once."""
-        found = []
-        for index in range(len(self._dataset.episodes)):
-            marks = self._dataset.episode(index, images=False).intervention
-            runs = [] if marks is None else runs_of(marks)
-            found += [InterventionSegment(index, a, b) for a, b in runs if b - a >= self._shortest]
-        return found
-
-    @property
-    def tasks(self) -> list[str]:
-        """Task texts in the order in which they come first."""
-        return list(dict.fromkeys(task for info in self.episodes for task in info.tasks))
+        return [
+            InterventionSegment(index, first, end)
+            for index in range(len(self._dataset.episodes))
+            for first, end in find_runs(self._dataset.episode(index, images=False).intervention)
+            if end - first >= self._min_frames
+        ]
 
     @property
     def episodes(self) -> Sequence[EpisodeInfo]:
-        """Frames and task of each."""
         infos = self._dataset.episodes
         return [
             EpisodeInfo(s.end - s.first, infos[s.episode].tasks, infos[s.episode].source)
-            for s in self.stretches
+            for s in self.segments
         ]
 
     def episode(self, index: int, images: bool = True) -> Episode:
-        """Intervention `index`."""
-        if not 0 <= index < len(self.stretches):
-            count = len(self.stretches)
+        if not 0 <= index < len(self.segments):
+            count = len(self.segments)
             raise DatasetError(f"{self.root} has no intervention {index}; it has {count}, from 0")
-        stretch = self.stretches[index]
-        whole = self._dataset.episode(stretch.episode, images)
-        piece = whole.piece(stretch.first, stretch.end)
-        return replace(piece, intervention=np.ones(stretch.end - stretch.first, bool))
+        number, first, end = self.segments[index]
+        frames = self._dataset.episode(number, images).slice_frames(first, end)
+        return replace(frames, intervention=np.ones(end - first, bool))
 
 
 def interventions_only(datasets: Sequence[AnyDataset], horizon: int) -> list[Interventions]:
-    """The interventions of each dataset that hold a chunk of `horizon` steps; raises DatasetError
-    where there are fewer than two in all, for one is held out."""
+    """The interventions of each dataset that have room for a chunk of `horizon` steps; raises
+    DatasetError for fewer than two in all, since one is held out."""
     views = [Interventions(dataset, horizon) for dataset in datasets]
-    _check_count(sum(len(view.stretches) for view in views), horizon)
+    _check_count(sum(len(view.segments) for view in views), horizon)
     return views
 
 
-def split_rows(frames: Frames, only: Only, horizon: int) -> EpisodeSplit:
+def split_frames(frames: Frames, train_on: TrainOn, horizon: int) -> EpisodeSplit:
     """Frames to train on and held-out ones, int64 each, of episodes or of interventions.
 
-    Of an intervention those from which a chunk of `horizon` steps is the hand's to its end, or to
-    the episode's, where the arm rests. Raises DatasetError where one side would be empty.
+    Raises DatasetError if one side would be empty.
     """
-    if only == "interventions":
-        return _rows_alone(frames, horizon)
+    if train_on == "interventions":
+        return _split_interventions(frames, horizon)
     held_out = frames.held_out[frames.episode]
     if held_out.all() or not held_out.any():
         raise DatasetError(
@@ -99,42 +88,39 @@ def split_rows(frames: Frames, only: Only, horizon: int) -> EpisodeSplit:
 
 
 def sampling_weights(frames: Frames, rows: np.ndarray, weight: float) -> np.ndarray:
-    """Float64 `[R]`: how often each of the frames is drawn, 1 but for interventions."""
+    """Float64 `[R]`: how often each frame is sampled, `weight` for interventions, 1 for others."""
     values = np.where(frames.intervention[rows], weight, 1.0)
     return values / values[0] if (values == values[0]).all() else values
 
 
-def _rows_alone(frames: Frames, horizon: int) -> EpisodeSplit:
+def _split_interventions(frames: Frames, horizon: int) -> EpisodeSplit:
+    """Frames whose chunk of `horizon` steps the operator drove completely; at the end of an episode
+    the arm rests, so there the chunk may be longer than the rest of the intervention."""
     usable = []
-    for first, end in _runs_within(frames):
-        last = end if end == frames.end[first] else end - horizon + 1
-        if last > first:
-            usable.append(np.arange(first, last))
+    for start in np.unique(frames.start).tolist():
+        episode_end = frames.end[start]
+        for first, end in find_runs(frames.intervention[start:episode_end]):
+            ends_episode = start + end == episode_end
+            last = end if ends_episode else end - horizon + 1
+            if last > first:
+                usable.append(np.arange(start + first, start + last))
     _check_count(len(usable), horizon)
-    (split,) = splits([len(usable)])
+    (split,) = benchmark_splits([len(usable)])
     train, held_out = (np.concatenate([usable[i] for i in side]) for side in split)
     return EpisodeSplit(train, held_out)
 
 
-def runs_of(marks: np.ndarray) -> list[tuple[int, int]]:
-    """Bool `[T]` -> (first, end) of each run of True."""
+def find_runs(marks: np.ndarray | None) -> list[tuple[int, int]]:
+    """Bool `[T]` -> (first, end) of each run of True; [] for None."""
+    if marks is None:
+        return []
     edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2])]
-
-
-def _runs_within(frames: Frames) -> list[tuple[int, int]]:
-    """Runs of marked frames, none across two episodes."""
-    starts = np.unique(frames.start)
-    return [
-        (start + first, start + end)
-        for start in starts.tolist()
-        for first, end in runs_of(frames.intervention[start : frames.end[start]])
-    ]
 
 
 def _check_count(count: int, horizon: int) -> None:
     if count < 2:
         raise DatasetError(
-            f"{count} interventions of at least {horizon} steps are marked in the data, and 2 are "
-            "needed, one of which is held out; record more of them, or take a shorter --horizon"
+            f"the data has {count} interventions of at least {horizon} steps, wanted 2, one of "
+            "which is held out; record more of them, or take a shorter --horizon"
         )

@@ -1,6 +1,6 @@
 """Reads BridgeData-style folders: features.json, and episodes in TFRecord files (RLDS)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +11,18 @@ from nac_ros.core import image_codec
 from nac_ros.core.errors import DatasetError, show_text
 from nac_ros.core.json_reader import read_json
 from nac_ros.datasets import tfrecord
-from nac_ros.datasets.episode import Episode, EpisodeInfo
+from nac_ros.datasets.compatibility import numbered_names
+from nac_ros.datasets.episode import Episode, EpisodeInfo, EpisodeReader
 from nac_ros.datasets.tfrecord import RecordFile, Values
 
 FEATURES, DESCRIPTION = "features.json", "dataset_info.json"
 STEPS = "steps/"
 ACTION, STATE, TASK = "action", "observation/state", "language_instruction"
-RATES_HZ = {"bridge_dataset": 5}  # the format holds no rate; of BridgeData V2's paper
+RATES_HZ = {"bridge_dataset": 5}  # from BridgeData V2's paper; the format has no rate
 
 
-class ShardLocation(NamedTuple):
-    """An episode: which file and record, number of frames on disk, and task."""
+class RecordLocation(NamedTuple):
+    """An episode: number of its file and record, frames on disk, and task."""
 
     file: int
     record: int
@@ -29,8 +30,8 @@ class ShardLocation(NamedTuple):
     task: str
 
 
-class RldsDataset:
-    """One folder, opened by `RldsDataset.open`; fps is 0 where the rate is not known.
+class RldsDataset(EpisodeReader):
+    """One folder, opened by `RldsDataset.open`; fps is 0 if the rate is unknown.
 
     Keys are those of the steps, such as `action` and `observation/state`.
     """
@@ -38,13 +39,14 @@ class RldsDataset:
     def __init__(
         self, root: Path, vectors: dict[str, int], action_key: str, state_key: str | None
     ):
+        """vectors: key -> dimension of every one-dimensional feature."""
         self.root, self.robot_type = root, ""
         self._vectors, self._action_key, self._state_key = vectors, action_key, state_key
-        self._pictures: dict[str, str] = {}
+        self._image_keys: dict[str, str] = {}
         self.cameras: dict[str, tuple[int, int]] = {}
         path = root / DESCRIPTION
-        described = read_json(path, DatasetError) if path.is_file() else {}
-        name = described.get("name", "") if isinstance(described, dict) else ""
+        description = read_json(path, DatasetError) if path.is_file() else {}
+        name = description.get("name", "") if isinstance(description, dict) else ""
         self.fps = RATES_HZ.get(name, 0) if isinstance(name, str) else 0
         self._files = [RecordFile(path) for path in record_files(root)]
 
@@ -54,14 +56,7 @@ class RldsDataset:
     ) -> "RldsDataset":
         """The folder's episodes; raises DatasetError naming what is missing."""
         root = Path(path)
-        described = read_json(root / FEATURES, DatasetError)
-        try:
-            steps = _leaves(described, f"{root / FEATURES}").get("steps", {})
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            problem = f"{type(error).__name__} {show_text(error)}"
-            raise DatasetError(
-                f"{root / FEATURES} describes no features ({problem}); copy the folder again"
-            ) from error
+        steps = _step_shapes(root / FEATURES)
         vectors = {key: shape[0] for key, shape in steps.items() if len(shape) == 1}
         state_key = state_key or (STATE if STATE in vectors else None)
         for key in (action_key or ACTION, state_key):
@@ -74,18 +69,18 @@ class RldsDataset:
         for key, shape in sorted(steps.items()):
             if len(shape) == 3 and shape[2] == 3:
                 camera = key.removeprefix("observation/").replace("/", "_")
-                dataset._pictures[camera] = key
+                dataset._image_keys[camera] = key
                 dataset.cameras[camera] = (shape[0], shape[1])
         return dataset
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the D action dimensions; the format has none of its own."""
+        """Names of the D action dimensions, numbered, since the format has none."""
         return self._numbered(self._action_key)
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names of the S state dimensions, none where the folder has no state."""
+        """Names of the S state dimensions, () if the folder has no state."""
         return self._numbered(self._state_key) if self._state_key else ()
 
     @property
@@ -94,84 +89,81 @@ class RldsDataset:
         return ("",) * len(self.names)
 
     @property
-    def tasks(self) -> list[str]:
-        """Task texts in the order in which they come first."""
-        return list(dict.fromkeys(info.task for info in self.episodes))
-
-    @property
     def files(self) -> list[Path]:
         """The files that hold the data."""
         return record_files(self.root)
 
     @cached_property
     def episodes(self) -> list[EpisodeInfo]:
-        """Length and task of each episode."""
         shorter = int(self._action_key == self._state_key)
-        return [EpisodeInfo(place.length - shorter, place.task) for place in self._places]
+        return [EpisodeInfo(entry.length - shorter, entry.task) for entry in self._locations]
 
     def episode(self, index: int, images: bool = True) -> Episode:
-        """Episode `index` in the order of the files; its checksum is compared."""
-        if not 0 <= index < len(self._places):
-            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self._places)}")
-        place = self._places[index]
-        values = self._example(place.file, place.record, check=True)
-        actions = self._matrix(values, self._action_key, place)
-        states = np.zeros((place.length, 0), np.float32)
+        """Episode `index` in the order of the files; its checksum is verified."""
+        self._info(index)
+        location = self._locations[index]
+        values = self._read_record(location.file, location.record, check=True)
+        actions = self._matrix(values, self._action_key, location)
+        states = np.zeros((location.length, 0), np.float32)
         if self._state_key:
-            states = self._matrix(values, self._state_key, place)
-        pictures = {c: self._images(values, c, place) for c in self.cameras} if images else {}
+            states = self._matrix(values, self._state_key, location)
+        frames = {c: self._decode_images(values, c, location) for c in self.cameras if images}
         if self._action_key == self._state_key:  # the action is the next state
             actions, states = actions[1:], states[:-1]
-            pictures = {camera: frames[:-1] for camera, frames in pictures.items()}
+            frames = {camera: stack[:-1] for camera, stack in frames.items()}
         rewarded = np.any(np.asarray(values.get(f"{STEPS}reward", ())) > 0)
-        return Episode(states, actions, place.task, pictures, True if rewarded else None)
+        return Episode(states, actions, location.task, frames, True if rewarded else None)
 
     @cached_property
-    def _places(self) -> list[ShardLocation]:
+    def _locations(self) -> list[RecordLocation]:
         return [
-            self._place(file, record)
+            self._locate(file, record)
             for file, records in enumerate(self._files)
             for record in range(len(records.spans))
         ]
 
-    def _place(self, file: int, record: int) -> ShardLocation:
-        values = self._example(file, record, check=False)
+    def _locate(self, file: int, record: int) -> RecordLocation:
+        values = self._read_record(file, record, check=False)
         actions = np.asarray(values.get(STEPS + self._action_key, ()))
         texts = values.get(STEPS + TASK)
         task = bytes(texts[0]).decode() if isinstance(texts, list) and texts else ""
-        return ShardLocation(file, record, len(actions) // self._vectors[self._action_key], task)
+        length = len(actions) // self._vectors[self._action_key]
+        return RecordLocation(file, record, length, task)
 
-    def _example(self, file: int, record: int, check: bool) -> dict[str, Values]:
+    def _read_record(self, file: int, record: int, check: bool) -> dict[str, Values]:
         records = self._files[file]
         try:
-            return tfrecord.example(records.record(record, check))
+            return tfrecord.parse_example(records.record(record, check))
         except ValueError as error:
             raise DatasetError(f"{records.path}: record {record} is damaged: {error}") from error
 
-    def _matrix(self, values: Mapping[str, Values], key: str, place: ShardLocation) -> np.ndarray:
-        flat, width = values.get(STEPS + key), self._vectors[key]
-        if not isinstance(flat, np.ndarray) or len(flat) != place.length * width:
-            raise DatasetError(
-                f"{self._where(place)}: '{key}' should be {place.length} x {width} numbers"
-            )
-        return flat.reshape(place.length, width).astype(np.float32)
-
-    def _images(
-        self, values: Mapping[str, Values], camera: str, place: ShardLocation
+    def _matrix(
+        self, values: Mapping[str, Values], key: str, location: RecordLocation
     ) -> np.ndarray:
-        encoded = values.get(STEPS + self._pictures[camera])
-        if not isinstance(encoded, list) or len(encoded) != place.length:
-            raise DatasetError(f"{self._where(place)}: {camera} should have {place.length} images")
-        out = np.empty((place.length, *self.cameras[camera], 3), np.uint8)
+        """Float32 `[T, D]` of a feature that is stored flat."""
+        flat, width = values.get(STEPS + key), self._vectors[key]
+        if not isinstance(flat, np.ndarray) or len(flat) != location.length * width:
+            raise DatasetError(
+                f"{self._where(location)}: '{key}' should be {location.length} x {width} numbers"
+            )
+        return flat.reshape(location.length, width).astype(np.float32)
+
+    def _decode_images(
+        self, values: Mapping[str, Values], camera: str, location: RecordLocation
+    ) -> np.ndarray:
+        encoded, where = values.get(STEPS + self._image_keys[camera]), self._where(location)
+        if not isinstance(encoded, list) or len(encoded) != location.length:
+            raise DatasetError(f"{where}: {camera} should have {location.length} images")
+        out = np.empty((location.length, *self.cameras[camera], 3), np.uint8)
         for k, data in enumerate(encoded):
-            image_codec.decode_into(out[k], data, f"{self._where(place)}, {camera} frame {k}")
+            image_codec.decode_into(out[k], data, f"{where}, {camera} frame {k}")
         return out
 
-    def _where(self, place: ShardLocation) -> str:
-        return f"{self._files[place.file].path}, record {place.record}"
+    def _where(self, location: RecordLocation) -> str:
+        return f"{self._files[location.file].path}, record {location.record}"
 
     def _numbered(self, key: str) -> tuple[str, ...]:
-        return tuple(f"{key.replace('/', '.')}.{i}" for i in range(self._vectors[key]))
+        return numbered_names(key.replace("/", "."), self._vectors[key])
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -179,24 +171,28 @@ def record_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.tfrecord*") if path.is_file())
 
 
-def _leaves(described: Mapping[str, Any], where: str) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Of each sequence: feature -> shape; () for scalars and texts."""
-    top = described.get("featuresDict", {}).get("features", {})
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, feature in top.items():
-        if "sequence" in feature:
-            found[name] = dict(_flat(feature["sequence"]["feature"], ""))
-    if "steps" not in found:
-        raise DatasetError(f"{where} describes no sequence 'steps'; is it an RLDS folder?")
-    return found
+def _step_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Feature of a step -> shape, () for scalars and texts; raises DatasetError if features.json
+    describes no steps."""
+    description = read_json(path, DatasetError)
+    try:
+        features = description.get("featuresDict", {}).get("features", {})
+        sequences = {k: f["sequence"]["feature"] for k, f in features.items() if "sequence" in f}
+        steps = dict(_flatten(sequences["steps"], "")) if "steps" in sequences else None
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        cause = f"{type(error).__name__} {show_text(error)}"
+        raise DatasetError(f"{path} describes no features ({cause}); copy it again") from error
+    if steps is None:
+        raise DatasetError(f"{path} describes no sequence 'steps'; is it an RLDS folder?")
+    return steps
 
 
-def _flat(feature: Mapping[str, Any], prefix: str) -> list[tuple[str, tuple[int, ...]]]:
+def _flatten(feature: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(path, shape) of each leaf below a feature."""
     if "featuresDict" in feature:
-        parts = feature["featuresDict"]["features"].items()
-        return [
-            leaf for n, part in parts for leaf in _flat(part, f"{prefix}/{n}" if prefix else n)
-        ]
-    described = feature.get("tensor") or feature.get("image") or {}
-    dimensions = described.get("shape", {}).get("dimensions", [])
-    return [(prefix, tuple(int(size) for size in dimensions))]
+        for name, member in feature["featuresDict"]["features"].items():
+            yield from _flatten(member, f"{prefix}/{name}" if prefix else name)
+        return
+    description = feature.get("tensor") or feature.get("image") or {}
+    dimensions = description.get("shape", {}).get("dimensions", [])
+    yield prefix, tuple(int(size) for size in dimensions)

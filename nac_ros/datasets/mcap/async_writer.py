@@ -1,4 +1,4 @@
-"""An episode that is being recorded: messages in from any thread, written by one of its own."""
+"""Writes an episode in a thread of its own, so that callers never wait for the disk."""
 
 import re
 import time
@@ -6,142 +6,132 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Condition, Thread
-from typing import NamedTuple
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.mcap import writer
-from nac_ros.datasets.mcap.writer import BagWriter
+from nac_ros.datasets.mcap.writer import BagWriter, TimedMessage, discarded_path, partial_path
 
-FLUSH_S = 1.0  # what a power cut may take
-MAX_WAITING = 512 << 20  # [bytes] that a slow disk may hold up
-PATIENCE_S = 60.0  # for the disk to take the rest of an episode
-
-
-class Entry(NamedTuple):
-    """One serialized message; times [ns]."""
-
-    topic: str
-    received: int
-    published: int
-    data: bytes
+FLUSH_S = 1.0  # between flushes; a power cut loses at most the messages since the last one
+MAX_QUEUED = 512 << 20  # [bytes] that wait for a slow disk
+JOIN_S = 60.0  # longest wait until the disk has taken the queued messages of an episode
 
 
 class AsyncEpisodeWriter:
-    """Records into `folder`; after trouble with the disk nothing more is taken, and `trouble` says
-    why.
+    """Records into `folder` from any thread.
 
-    lost: messages that could not be kept
+    error: why the disk takes no more messages, '' while it does
+    dropped: number of messages that were not written
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, str], kinds: Mapping[str, str]):
-        """kinds: topic -> message type; raises DatasetError where the folder cannot be made."""
+    def __init__(
+        self, folder: Path, metadata: Mapping[str, str], message_types: Mapping[str, str]
+    ):
+        """message_types: topic -> message type; raises DatasetError if the folder cannot be
+        created."""
         try:
-            self._bag = BagWriter(folder, facts)
-            for topic, kind in kinds.items():
-                self._bag.open_topic(topic, kind)
+            self._writer = BagWriter(folder, metadata)
+            for topic, message_type in message_types.items():
+                self._writer.add_topic(topic, message_type)
         except OSError as error:
             raise DatasetError(f"{folder} cannot be recorded to: {error.strerror}") from error
-        self.folder, self.trouble, self.lost = folder, "", 0
-        self._waiting: deque[Entry] = deque()
-        self._bytes, self._ending = 0, False
-        self._news = Condition()
+        self.folder, self.error, self.dropped = folder, "", 0
+        self._queue: deque[TimedMessage] = deque()
+        self._queued_bytes, self._stopping = 0, False
+        self._changed = Condition()
         self._thread = Thread(target=self._run, name="disk", daemon=True)
         self._thread.start()
 
     @property
     def size(self) -> int:
         """Bytes written."""
-        return self._bag.size
+        return self._writer.size
 
     @property
-    def messages(self) -> dict[str, int]:
+    def message_counts(self) -> dict[str, int]:
         """Topic -> messages written."""
-        return {name: topic.messages for name, topic in self._bag.contents.topics.items()}
+        return {name: topic.messages for name, topic in self._writer.contents.topics.items()}
 
     def put(self, topic: str, received: int, published: int, data: bytes) -> None:
-        """Takes one message; never waits for the disk."""
-        with self._news:
-            if self.trouble or self._bytes + len(data) > MAX_WAITING:
-                self.lost += 1
+        """Queues one serialized message, times [ns]; drops it after an error or if MAX_QUEUED
+        bytes already wait."""
+        with self._changed:
+            if self.error or self._queued_bytes + len(data) > MAX_QUEUED:
+                self.dropped += 1
                 return
-            self._waiting.append(Entry(topic, received, published, data))
-            self._bytes += len(data)
-            self._news.notify()
+            self._queue.append(TimedMessage(topic, received, published, data))
+            self._queued_bytes += len(data)
+            self._changed.notify()
 
-    def finish(self, facts: Mapping[str, str]) -> Path:
-        """Keeps the episode; raises DatasetError where the disk does not let it."""
-        return self._end(facts, keep=True)
+    def finish(self, metadata: Mapping[str, str]) -> Path:
+        """Keeps the episode; raises DatasetError if it could not be written completely."""
+        return self._end(metadata, keep=True)
 
-    def discard(self, facts: Mapping[str, str]) -> Path:
-        """Puts the episode aside; raises DatasetError where the disk does not let it."""
-        return self._end(facts, keep=False)
+    def discard(self, metadata: Mapping[str, str]) -> Path:
+        """Discards the episode; raises DatasetError if it could not be written completely."""
+        return self._end(metadata, keep=False)
 
     def abandon(self) -> None:
-        """Lets go of a file that cannot be completed."""
-        with self._news:
-            self._ending = True
-            self._news.notify()
-        self._thread.join(PATIENCE_S)
-        self._bag.abandon()
+        """Closes a file that cannot be completed."""
+        self._stop_thread()
+        self._writer.abandon()
 
-    def _end(self, facts: Mapping[str, str], keep: bool) -> Path:
-        with self._news:
-            self._ending = True
-            self._news.notify()
-        self._thread.join(PATIENCE_S)
-        place = writer.partial_of(self.folder)
+    def _end(self, metadata: Mapping[str, str], keep: bool) -> Path:
+        self._stop_thread()
         try:
             if self._thread.is_alive():
-                raise OSError(f"the disk took nothing for {PATIENCE_S:.0f} s")
-            if self.trouble:
-                raise OSError(self.trouble)
-            lost = {"lost": str(self.lost)}
-            return (self._bag.finish if keep else self._bag.discard)({**facts, **lost})
+                raise OSError(f"the disk took nothing for {JOIN_S:.0f} s")
+            if self.error:
+                raise OSError(self.error)
+            end = self._writer.finish if keep else self._writer.discard
+            return end({**metadata, "lost": str(self.dropped)})
         except OSError as error:
-            self.trouble = self.trouble or str(error.strerror or error)
-            self._bag.abandon()
+            self.error = self.error or str(error.strerror or error)
+            self._writer.abandon()
+            partial = partial_path(self.folder)
             raise DatasetError(
-                f"{place} could not be completed: {self.trouble}; what is on disk is kept, make "
-                f"room and run `nac data repair {place}`"
+                f"{partial} could not be completed: {self.error}; the written messages are kept: "
+                f"free disk space and run `nac data repair {partial}`"
             ) from error
 
+    def _stop_thread(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(JOIN_S)
+
     def _run(self) -> None:
+        """Writes batches until `_stopping` is set and the queue is empty, or an error occurs."""
         flushed = time.monotonic()
         while True:
-            with self._news:
-                if not self._waiting and not self._ending:
-                    self._news.wait(FLUSH_S / 4)
-                batch, self._waiting = self._waiting, deque()
-                ending = self._ending
+            with self._changed:
+                if not self._queue and not self._stopping:
+                    self._changed.wait(FLUSH_S / 4)
+                batch, self._queue = self._queue, deque()
+                stopping = self._stopping
             try:
-                self._write(batch)
+                for message in batch:
+                    self._writer.write(*message)
                 if time.monotonic() - flushed > FLUSH_S:
-                    self._bag.flush()
+                    self._writer.flush()
                     flushed = time.monotonic()
-            except Exception as error:  # a thread must not die unheard
-                with self._news:
-                    self.trouble = getattr(error, "strerror", None) or repr(error)
-                    self.lost += len(batch) + len(self._waiting)
+            except Exception as error:  # otherwise the thread would end unnoticed
+                with self._changed:
+                    self.error = getattr(error, "strerror", None) or repr(error)
+                    self.dropped += len(batch) + len(self._queue)
                 return
-            with self._news:
-                self._bytes -= sum(len(entry.data) for entry in batch)
-            if ending and not batch:
+            with self._changed:
+                self._queued_bytes -= sum(len(message.data) for message in batch)
+            if stopping and not batch:
                 return
-
-    def _write(self, batch: deque[Entry]) -> None:
-        for entry in batch:
-            self._bag.write(*entry)
 
 
 def new_folder(out: Path, task: str, when: time.struct_time | None = None) -> Path:
-    """Where the next episode goes: named by time, then by task, so that names sort by time."""
+    """An unused folder for the next episode, named by time and task: names sort by time."""
     stamp = time.strftime("%Y%m%d-%H%M%S", when or time.localtime())
     for number in range(1000):
         folder = out / (f"{stamp}_{slug(task)}" + (f"_{number}" if number else ""))
-        others = (folder, writer.partial_of(folder), writer.discarded_of(folder))
-        if not any(place.exists() for place in others):
+        if not any(p.exists() for p in (folder, partial_path(folder), discarded_path(folder))):
             return folder
-    raise DatasetError(f"{out} holds a thousand episodes of one second; check the clock")
+    raise DatasetError(f"{out} contains a thousand episodes of the same second; check the clock")
 
 
 def slug(task: str) -> str:

@@ -1,8 +1,8 @@
 """Reads the records of an untrusted MCAP file; lengths, sizes and checksums are checked first.
 
-The mcap library trusts a file's lengths: a record of an exabyte, a chunk that decompresses to a
-terabyte. Here a record is read only if it fits into the file, and a chunk is decompressed only up
-to the size in its header, which is limited.
+The mcap library trusts the lengths in a file: it would allocate an exabyte for a record, or
+decompress a chunk to a terabyte. Here a record is read only if it fits into the file, and a chunk
+is decompressed only up to the size in its header, which is limited. Format: https://mcap.dev/spec
 """
 
 import struct
@@ -19,12 +19,21 @@ from mcap.records import Channel, Chunk, ChunkIndex, Footer, Metadata, Schema, S
 from nac_ros.core.errors import show_text
 
 MAGIC = b"\x89MCAP0\r\n"
-MAX_RECORD = 128 << 20  # bytes of a chunk or a message; an image of 8K has 100 MB
-MAX_FACTS = 16 << 20  # bytes of any other record
-MAX_CHUNK = 128 << 20  # bytes of a decompressed chunk
+MAX_DATA_RECORD = 128 << 20  # [bytes] of a chunk or a message; an 8K image has 100 MB
+MAX_OTHER_RECORD = 16 << 20  # [bytes]
+MAX_CHUNK = 128 << 20  # [bytes] of a decompressed chunk
 MAX_RECORDS = 1 << 20  # in one chunk
 HEAD = struct.Struct("<BQ")  # opcode and length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+DATA_RECORDS = (Opcode.CHUNK, Opcode.MESSAGE)
+SKIPPED_RECORDS = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # this package stores no data there
+RECORD_TYPES = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
+SUMMARY_TYPES = {
+    Opcode.CHUNK_INDEX: ChunkIndex,
+    Opcode.STATISTICS: Statistics,
+    Opcode.FOOTER: Footer,
+}
+# what the library, struct, zlib and the decompressors raise for damaged bytes
 DAMAGE = (
     McapError,
     EOFError,
@@ -34,8 +43,6 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
-LARGE = (Opcode.CHUNK, Opcode.MESSAGE)
-INDEX = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # skipped: they hold no data of ours
 
 
 class RawMessage(NamedTuple):
@@ -68,14 +75,18 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
 
     A part whose content is damaged has `records` None; reading continues after it.
     """
+    # A file is: magic, records, footer, magic. Each record is an opcode, a length and a content.
+    # An implausible length leaves no way to find the next record, so reading ends there.
     if stream.read(len(MAGIC)) != MAGIC:
         return
     while len(head := stream.read(HEAD.size)) == HEAD.size:
         opcode, length = HEAD.unpack(head)
         end = stream.tell() + length
-        if length > (MAX_RECORD if opcode in LARGE else MAX_FACTS) or end > size:
+        if length > (MAX_DATA_RECORD if opcode in DATA_RECORDS else MAX_OTHER_RECORD):
             return
-        if opcode in INDEX:
+        if end > size:
+            return
+        if opcode in SKIPPED_RECORDS:
             stream.seek(end)
             yield FilePart(end, [])
             continue
@@ -93,71 +104,41 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
 def _parse(opcode: int, content: bytes) -> list[Record]:
     """The messages, schemas, channels and metadata in a record; raises one of DAMAGE."""
     if opcode == Opcode.CHUNK:
-        return list(_inside(open_chunk(Chunk.read(_Strict(content)))))
-    if opcode in _KEPT:
-        return [_kept(opcode, content)]
-    if opcode in _CHECKED:
-        _CHECKED[opcode](_Strict(content))
-    return []
+        chunk = Chunk.read(_CheckedStream(content))
+        return list(_chunk_records(decompress_chunk(chunk)))
+    if opcode in SUMMARY_TYPES:
+        SUMMARY_TYPES[opcode].read(_CheckedStream(content))  # only checked
+    record = _parse_record(opcode, content)
+    return [] if record is None else [record]
 
 
-def _inside(content: bytes) -> Iterator[Record]:
+def _chunk_records(content: bytes) -> Iterator[Record]:
     """Records of a decompressed chunk."""
-    at = count = 0
-    while at < len(content):
+    position = count = 0
+    while position < len(content):
         if (count := count + 1) > MAX_RECORDS:
             raise ValueError(f"a chunk of more than {MAX_RECORDS} records")
-        opcode, length = HEAD.unpack_from(content, at)
-        at += HEAD.size
-        if length > len(content) - at:
+        opcode, length = HEAD.unpack_from(content, position)
+        position += HEAD.size
+        if length > len(content) - position:
             raise EndOfFile()
-        if opcode in _KEPT:
-            yield _kept(opcode, content[at : at + length])
-        at += length
+        record = _parse_record(opcode, content[position : position + length])
+        if record is not None:
+            yield record
+        position += length
 
 
-def open_chunk(chunk: Chunk) -> bytes:
-    """The decompressed content of a chunk; raises one of DAMAGE before it allocates too much."""
-    if chunk.uncompressed_size > MAX_CHUNK:
-        raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
-    if chunk.compression not in _OPENERS:
-        raise ValueError(f"unknown compression {show_text(chunk.compression, 20)}")
-    content = _OPENERS[chunk.compression](chunk.data, chunk.uncompressed_size + 1)
-    if len(content) != chunk.uncompressed_size:
-        raise ValueError("the chunk's size differs from its header")
-    if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
-        raise ValueError("the chunk's CRC does not match")
-    return content
+def _parse_record(opcode: int, content: bytes) -> Record | None:
+    """A message, schema, channel or metadata; None for other records."""
+    if opcode == Opcode.MESSAGE:
+        channel, _, received, published = MESSAGE.unpack_from(content)
+        return RawMessage(channel, received, published, content[MESSAGE.size :])
+    if opcode in RECORD_TYPES:
+        return RECORD_TYPES[opcode].read(_CheckedStream(content))
+    return None
 
 
-def _stored(data: bytes, most: int) -> bytes:
-    return data
-
-
-def _zstd(data: bytes, most: int) -> bytes:
-    import zstandard
-
-    try:
-        opener = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK)
-        with opener.stream_reader(BytesIO(data)) as stream:
-            return stream.read(most)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
-
-
-def _lz4(data: bytes, most: int) -> bytes:
-    import lz4.frame
-
-    try:
-        return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=most)
-    except RuntimeError as error:  # what the library raises
-        raise ValueError(str(error)) from error
-
-
-_OPENERS: dict[str, Callable[[bytes, int], bytes]] = {"": _stored, "zstd": _zstd, "lz4": _lz4}
-
-
-class _Strict(ReadDataStream):
+class _CheckedStream(ReadDataStream):
     """Raises EndOfFile if a record is shorter than its fields need."""
 
     def __init__(self, content: bytes):
@@ -170,21 +151,43 @@ class _Strict(ReadDataStream):
         return data
 
 
-def _kept(opcode: int, content: bytes) -> Record:
-    if opcode == Opcode.MESSAGE:
-        channel, _, received, published = MESSAGE.unpack_from(content)
-        return RawMessage(channel, received, published, content[MESSAGE.size :])
-    return _KEPT[opcode](_Strict(content))
+def decompress_chunk(chunk: Chunk) -> bytes:
+    """The content of a chunk; raises one of DAMAGE before it allocates more than MAX_CHUNK."""
+    if chunk.uncompressed_size > MAX_CHUNK:
+        raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
+    if chunk.compression not in DECOMPRESSORS:
+        raise ValueError(f"unknown compression {show_text(chunk.compression, 20)}")
+    # One byte more than promised shows a header that states too little.
+    content = DECOMPRESSORS[chunk.compression](chunk.data, chunk.uncompressed_size + 1)
+    if len(content) != chunk.uncompressed_size:
+        raise ValueError("the chunk's size differs from its header")
+    if chunk.uncompressed_crc and zlib.crc32(content) != chunk.uncompressed_crc:
+        raise ValueError("the chunk's CRC does not match")
+    return content
 
 
-_KEPT: dict[int, Callable[[ReadDataStream], Record]] = {
-    Opcode.SCHEMA: Schema.read,
-    Opcode.CHANNEL: Channel.read,
-    Opcode.METADATA: Metadata.read,
-    Opcode.MESSAGE: lambda stream: _kept(Opcode.MESSAGE, stream.read(MAX_RECORD)),
-}
-_CHECKED: dict[int, Callable[[ReadDataStream], object]] = {
-    Opcode.CHUNK_INDEX: ChunkIndex.read,
-    Opcode.STATISTICS: Statistics.read,
-    Opcode.FOOTER: Footer.read,
+def _zstd(data: bytes, max_bytes: int) -> bytes:
+    import zstandard
+
+    try:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK)
+        with decompressor.stream_reader(BytesIO(data)) as stream:
+            return stream.read(max_bytes)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+
+
+def _lz4(data: bytes, max_bytes: int) -> bytes:
+    import lz4.frame
+
+    try:
+        return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=max_bytes)
+    except RuntimeError as error:  # what the library raises
+        raise ValueError(str(error)) from error
+
+
+DECOMPRESSORS: dict[str, Callable[[bytes, int], bytes]] = {
+    "": lambda data, max_bytes: data,
+    "zstd": _zstd,
+    "lz4": _lz4,
 }

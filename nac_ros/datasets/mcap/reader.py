@@ -1,4 +1,4 @@
-"""Reads an episode's MCAP file, whole or cut off, and mends what was cut off."""
+"""Reads an episode's MCAP file, complete or truncated, and repairs damaged ones."""
 
 import os
 import struct
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, NamedTuple
 
 from mcap.records import Channel, Metadata, Schema
@@ -16,18 +17,16 @@ from nac_ros.core.message_decoding import NANO
 from nac_ros.datasets.mcap import container
 from nac_ros.datasets.mcap import writer as mcap_writer
 from nac_ros.datasets.mcap.container import Record
-from nac_ros.datasets.mcap.writer import BagWriter
+from nac_ros.datasets.mcap.writer import BAG_INFORMATION, CDR, CUSTOM_DATA, BagWriter
 
 REPAIRED, DAMAGED = ".repaired", ".damaged"
-INFORMATION, CUSTOM = "rosbag2_bagfile_information", "custom_data"  # of metadata.yaml
-CDR = "cdr"  # how a message is serialized, as its channel says
 
 
 class Message(NamedTuple):
-    """One serialized message; times [ns]; topic as it was recorded, from the root."""
+    """One serialized message; times [ns]; topic as it was recorded, with a leading slash."""
 
     topic: str
-    kind: str
+    message_type: str
     received: int
     published: int
     data: bytes
@@ -35,22 +34,33 @@ class Message(NamedTuple):
 
 @dataclass
 class ReadReport:
-    """What was found on the way: facts, whether the file ends as it should, what was damaged.
+    """Filled while a file is read.
 
-    whole: up to which byte the file could be read
-    unknown: messages of which the file does not say what they are
+    metadata: the episode's metadata in the MCAP file
+    complete: whether the file has a valid end
+    damaged_chunks, unknown_messages: number of chunks that cannot be read, and of messages whose
+        channel the file does not describe
+    readable_bytes: offset up to which the file could be read
     """
 
-    facts: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
     complete: bool = False
-    damaged: int = 0
-    whole: int = 0
-    unknown: int = 0
+    damaged_chunks: int = 0
+    readable_bytes: int = 0
+    unknown_messages: int = 0
 
     @property
-    def sound(self) -> bool:
+    def intact(self) -> bool:
         """Whether everything could be read."""
-        return self.complete and not self.damaged and not self.unknown
+        return self.complete and not self.damaged_chunks and not self.unknown_messages
+
+    def __str__(self) -> str:
+        """The damage in words."""
+        parts = [] if self.complete else [f"cut off or damaged at byte {self.readable_bytes}"]
+        parts += [f"{self.damaged_chunks} damaged chunks"] if self.damaged_chunks else []
+        if self.unknown_messages:
+            parts.append(f"{self.unknown_messages} messages of unknown channels")
+        return ", ".join(parts)
 
 
 def is_episode(folder: Path) -> bool:
@@ -60,220 +70,235 @@ def is_episode(folder: Path) -> bool:
 
 
 def unfinished(path: Path) -> list[Path]:
-    """Episodes below a folder that were never finished by a recorder, and those of which a repair
-    had done all but giving them their name."""
-    left = [
-        p
-        for p in path.glob(f"*{mcap_writer.PARTIAL}")
-        if not p.name.endswith(REPAIRED + mcap_writer.PARTIAL)
+    """Episodes below a folder that no recorder finished, and those whose repair was interrupted
+    before its last renaming."""
+    found = [
+        partial
+        for partial in path.glob(f"*{mcap_writer.PARTIAL}")
+        if not partial.name.endswith(REPAIRED + mcap_writer.PARTIAL)
     ]
-    for mended in path.glob(f"*{REPAIRED}"):
-        episode = mended.with_name(mended.name.removesuffix(REPAIRED))
-        if not episode.exists() and not mcap_writer.partial_of(episode).exists():
-            left.append(mended)
-    return sorted(left)
+    for repaired in path.glob(f"*{REPAIRED}"):
+        episode = repaired.with_name(repaired.name.removesuffix(REPAIRED))
+        if not episode.exists() and not mcap_writer.partial_path(episode).exists():
+            found.append(repaired)
+    return sorted(found)
 
 
-def facts_of(folder: Path) -> dict[str, str]:
-    """What the recorder wrote beside an episode; raises DatasetError without metadata.yaml."""
-    return facts_in(metadata_of(folder), folder)
+def read_metadata(folder: Path) -> dict[str, str]:
+    """The recorder's metadata of an episode; raises DatasetError if metadata.yaml is invalid."""
+    return custom_metadata(read_bag_metadata(folder), folder)
 
 
-def metadata_of(folder: Path) -> dict[str, Any]:
-    """The content of an episode's metadata.yaml; raises DatasetError where it is none."""
+def read_bag_metadata(folder: Path) -> dict[str, Any]:
+    """Content of an episode's metadata.yaml; raises DatasetError if it is missing or invalid."""
     path = folder / mcap_writer.METADATA
-    fix = f"run `nac data repair {folder}`"
+    remedy = f"run `nac data repair {folder}`"
     try:
         content = load_yaml(path)
     except ConfigError as error:
-        raise DatasetError(f"{error}; {fix}") from error
-    if not isinstance(content.get(INFORMATION), dict):
-        raise DatasetError(f"{path} has no mapping {INFORMATION}; {fix}")
+        raise DatasetError(f"{error}; {remedy}") from error
+    if not isinstance(content.get(BAG_INFORMATION), dict):
+        raise DatasetError(f"{path} has no mapping {BAG_INFORMATION}; {remedy}")
     return content
 
 
-def facts_in(metadata: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The facts in what `metadata_of` read; raises DatasetError where one is no text or number."""
-    facts = metadata[INFORMATION].get(CUSTOM) or {}
-    if not isinstance(facts, dict):
+def custom_metadata(content: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The recorder's entries in the result of `read_bag_metadata`; raises DatasetError if one is
+    no text or number."""
+    metadata = content[BAG_INFORMATION].get(CUSTOM_DATA) or {}
+    where, remedy = folder / mcap_writer.METADATA, f"run `nac data repair {folder}`"
+    if not isinstance(metadata, dict):
         raise DatasetError(
-            f"{folder / mcap_writer.METADATA}: {CUSTOM} must be a mapping, got {show_text(facts)}; run "
-            f"`nac data repair {folder}`"
+            f"{where}: {CUSTOM_DATA} must be a mapping, got {show_text(metadata)}; {remedy}"
         )
-    for key, value in facts.items():
+    for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, (str, int, float)):
             raise DatasetError(
-                f"{folder / mcap_writer.METADATA}: {CUSTOM} {show_text(key, 40)} must be text, got "
-                f"{show_text(value)}; run `nac data repair {folder}`"
+                f"{where}: {CUSTOM_DATA} {show_text(key, 40)} must be text, got "
+                f"{show_text(value)}; {remedy}"
             )
-    return {key: str(value) for key, value in facts.items()}
+    return {key: str(value) for key, value in metadata.items()}
 
 
-def messages(
-    folder: Path, topics: Collection[str] | None = None, reading: ReadReport | None = None
+def read_messages(
+    folder: Path, topics: Collection[str] | None = None, report: ReadReport | None = None
 ) -> Iterator[Message]:
-    """Messages in the order they were written, of all topics or of some.
+    """The messages of all topics, or of some, in the order in which they were written.
 
-    reading: is filled on the way; without one, damage raises DatasetError
+    report: filled while reading; without one, damage raises DatasetError after the last message
     """
-    path, found = folder / mcap_writer.FILE, ReadReport() if reading is None else reading
-    channels: dict[int, tuple[str, str]] = {}
-    schemas: dict[int, str] = {}
-    for record in _records(path, found):
+    # Schemas name message types, channels connect a number to a topic and a schema. The first
+    # definition of a number is valid; messages of undefined channels are counted and left out.
+    path, found = folder / mcap_writer.FILE, ReadReport() if report is None else report
+    channels: dict[int, tuple[str, str]] = {}  # number -> topic, message type
+    schemas: dict[int, str] = {}  # number -> message type
+    for record in _read_records(path, found):
         if isinstance(record, Schema):
             schemas.setdefault(record.id, record.name)
         elif isinstance(record, Channel):
             if record.schema_id in schemas and record.message_encoding == CDR:
                 channels.setdefault(record.id, (record.topic, schemas[record.schema_id]))
         elif isinstance(record, Metadata):
-            if record.name == mcap_writer.FACTS:
-                found.facts.update(record.metadata)
+            if record.name == mcap_writer.METADATA_RECORD:
+                found.metadata.update(record.metadata)
         elif record.channel not in channels:
-            found.unknown += 1
+            found.unknown_messages += 1
         else:
-            topic, kind = channels[record.channel]
+            topic, message_type = channels[record.channel]
             if topics is None or topic in topics:
-                yield Message(topic, kind, record.received, record.published, record.data)
-    if reading is None and not found.sound:
-        raise DatasetError(f"{path} is damaged ({_damage(found)}); run `nac data repair {folder}`")
+                yield Message(topic, message_type, record.received, record.published, record.data)
+    if report is None and not found.intact:
+        raise DatasetError(f"{path} is damaged ({found}); run `nac data repair {folder}`")
 
 
-def _damage(found: ReadReport) -> str:
-    what = [] if found.complete else [f"cut off or damaged from byte {found.whole} on"]
-    what += [f"{found.damaged} damaged chunks"] if found.damaged else []
-    what += [f"{found.unknown} messages of unknown channels"] if found.unknown else []
-    return ", ".join(what)
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether every byte of an episode can be read, and its metadata is there."""
-    reading = ReadReport()
-    for _ in messages(folder, (), reading):
-        pass
-    return reading.sound and _has_facts(folder)
-
-
-def _has_facts(folder: Path) -> bool:
-    try:
-        facts_of(folder)
-    except DatasetError:  # `repair` writes it anew, and says what of the file it could not read
-        return False
-    return True
-
-
-class Repaired(NamedTuple):
-    """What became of a damaged episode: where it is now, messages by topic, its length [s], how
-    many bytes at its end, how many chunks before and how many messages could not be read."""
-
-    folder: Path
-    messages: dict[str, int]
-    seconds: float
-    lost_bytes: int
-    damaged: int
-    unknown: int = 0
-
-    def __str__(self) -> str:
-        kept = sum(self.messages.values())
-        lost = f"{self.lost_bytes} bytes at its end" if self.lost_bytes else "nothing at its end"
-        lost += f" and {self.damaged} chunks before were lost" if self.damaged else " was lost"
-        if self.unknown:
-            lost += f"; {self.unknown} messages of unknown channels or types were left out"
-        return f"{self.folder}: {kept} messages of {self.seconds:.1f} s are kept; {lost}"
-
-
-def repair(folder: Path) -> Repaired:
-    """Writes a whole file from what can be read, under the episode's own name; the damaged one
-    stays beside it as `<name>.damaged`. Cut off itself, it can be repeated.
-
-    Raises DatasetError where there is nothing to read, no room, or somebody still records.
-    """
-    name = folder.name.removesuffix(mcap_writer.PARTIAL).removesuffix(REPAIRED)
-    target, work = folder.with_name(name), folder.with_name(name + REPAIRED)
-    path = folder / mcap_writer.FILE
-    if folder == mcap_writer.partial_of(work):
-        raise DatasetError(f"{folder} is what a repair left; repair the episode itself again")
-    if not path.is_file() or not path.stat().st_size:
-        raise DatasetError(f"{path} holds nothing, so there is nothing to repair")
-    if mcap_writer.in_use(folder):
-        raise DatasetError(f"{folder} is being recorded; end the episode first")
-    if folder != target and target.exists():
-        raise DatasetError(f"{target} exists already; move it away, then repair {folder}")
-    if folder == work:  # all but its name was done
-        os.replace(work, target)
-        return _repaired(target, ReadReport(), 0)
-    for left in (work, mcap_writer.partial_of(work)):  # of a repair that was cut off
-        if left.exists():
-            mcap_writer.remove(left)
-    reading = ReadReport()
-    try:
-        lost = _copy(folder, work, reading)
-    except OSError as error:
-        raise DatasetError(
-            f"{folder} cannot be repaired: {error.strerror}; it is as it was, make room first"
-        ) from error
-    except (ArithmeticError, struct.error, UnicodeError, ValueError) as error:  # of the writer
-        raise DatasetError(
-            f"{folder} cannot be repaired: {show_text(error)}; it is as it was, copy it again"
-        ) from error
-    os.replace(folder, _unused(folder.with_name(name + DAMAGED)))
-    os.replace(work, target)
-    return _repaired(target, reading, lost)
-
-
-def _copy(folder: Path, work: Path, reading: ReadReport) -> int:
-    """All that can be read, with the facts as they were changed since; how many bytes cannot."""
-    writer = BagWriter(work, {})
-    for message in messages(folder, None, reading):
-        if message.topic not in writer.contents.topics and not _opened(writer, message):
-            reading.unknown += 1
-            continue
-        writer.write(message.topic, message.received, message.published, message.data)
-    if not writer.contents.topics:
-        writer.abandon()
-        mcap_writer.remove(mcap_writer.partial_of(work))
-        raise DatasetError(f"{folder} holds no whole message, so there is nothing to repair")
-    lost = (folder / mcap_writer.FILE).stat().st_size - reading.whole
-    facts = {"outcome": "interrupted", **reading.facts}
-    if _has_facts(folder):
-        facts |= facts_of(folder)
-    writer.finish({**facts, "repaired": f"{lost} bytes and {reading.damaged} chunks were lost"})
-    return lost
-
-
-def _unused(folder: Path) -> Path:
-    """`folder`, or the same with a number where that is taken."""
-    names = (folder, *(folder.with_name(f"{n}.{folder.name}") for n in range(2, 1000)))
-    return next(place for place in names if not place.exists())
-
-
-def _repaired(folder: Path, reading: ReadReport, lost: int) -> Repaired:
-    counts, times = Counter[str](), list[int]()
-    for message in messages(folder):
-        counts[message.topic] += 1
-        times.append(message.received)
-    seconds = (max(times) - min(times)) / NANO
-    return Repaired(folder, dict(counts), seconds, lost, reading.damaged, reading.unknown)
-
-
-def _opened(writer: BagWriter, message: Message) -> bool:
-    """Whether a topic of the message's type could be opened."""
-    try:
-        writer.open_topic(message.topic, message.kind)
-    except DatasetError:  # a type that nobody knows: such messages are counted, and left out
-        return False
-    return True
-
-
-def _records(path: Path, reading: ReadReport) -> Iterator[Record]:
-    """Every record up to where the file is cut off; chunks that are damaged are left out."""
+def _read_records(path: Path, report: ReadReport) -> Iterator[Record]:
+    """Every record up to the first that does not fit into the file, without damaged chunks."""
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             for part in container.read_parts(stream, size):
                 if part.records is None and part.end == size:
-                    return  # the last chunk is not whole
-                reading.whole, reading.complete = part.end, part.complete
-                reading.damaged += part.records is None
+                    return  # a crash interrupted the last chunk: the file is cut off here
+                report.readable_bytes, report.complete = part.end, part.complete
+                report.damaged_chunks += part.records is None
                 yield from part.records or ()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}; copy it again") from error
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every byte of an episode and its metadata can be read."""
+    report = ReadReport()
+    for _ in read_messages(folder, (), report):
+        pass
+    return report.intact and _has_metadata(folder)
+
+
+def _has_metadata(folder: Path) -> bool:
+    try:
+        read_metadata(folder)
+    except DatasetError:  # `repair` replaces it and reports the lost parts of the file
+        return False
+    return True
+
+
+class RepairResult(NamedTuple):
+    """A repaired episode.
+
+    folder: where it is now; messages: topic -> number; seconds: duration
+    lost_bytes: at the end of the file; damaged_chunks: before it
+    unknown_messages: messages left out because their channel or type is unknown
+    """
+
+    folder: Path
+    messages: dict[str, int]
+    seconds: float
+    lost_bytes: int
+    damaged_chunks: int
+    unknown_messages: int = 0
+
+    def __str__(self) -> str:
+        kept = sum(self.messages.values())
+        lost = f"{self.lost_bytes} bytes at the end" if self.lost_bytes else "nothing at the end"
+        if self.damaged_chunks:
+            lost += f" and {self.damaged_chunks} chunks before it"
+        if self.unknown_messages:
+            lost += (
+                f"; {self.unknown_messages} messages of unknown channels or types were left out"
+            )
+        return f"{self.folder}: kept {kept} messages of {self.seconds:.1f} s; lost {lost}"
+
+
+def repair(folder: Path) -> RepairResult:
+    """Writes a complete file from the readable messages, under the episode's own name.
+
+    The damaged file is kept as `<name>.damaged`. An interrupted repair can be repeated. Raises
+    DatasetError if nothing is readable, the disk is full, or a recorder is still writing.
+    """
+    # Steps, each of which can be the last one before a crash:
+    # 1. copy the readable messages to <name>.repaired.partial, 2. rename it to <name>.repaired,
+    # 3. rename the damaged folder to <name>.damaged, 4. rename <name>.repaired to <name>.
+    # A repeated repair deletes the results of steps 1 and 2; after step 3 `unfinished` lists
+    # <name>.repaired, and only step 4 is left.
+    name = folder.name.removesuffix(mcap_writer.PARTIAL).removesuffix(REPAIRED)
+    target, repaired = folder.with_name(name), folder.with_name(name + REPAIRED)
+    _check_repairable(folder, target, repaired)
+    if folder == repaired:
+        os.replace(repaired, target)
+        return _repair_result(target, ReadReport(), 0)
+    for leftover in (repaired, mcap_writer.partial_path(repaired)):
+        if leftover.exists():
+            rmtree(leftover)
+    report = ReadReport()
+    try:
+        lost_bytes = _copy_readable(folder, repaired, report)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be repaired: {error.strerror}; it is unchanged, free disk space"
+        ) from error
+    except (ArithmeticError, struct.error, UnicodeError, ValueError) as error:  # of the writer
+        raise DatasetError(
+            f"{folder} cannot be repaired: {show_text(error)}; it is unchanged, copy it again"
+        ) from error
+    os.replace(folder, _unused(folder.with_name(name + DAMAGED)))
+    os.replace(repaired, target)
+    return _repair_result(target, report, lost_bytes)
+
+
+def _check_repairable(folder: Path, target: Path, repaired: Path) -> None:
+    path = folder / mcap_writer.FILE
+    if folder == mcap_writer.partial_path(repaired):
+        raise DatasetError(
+            f"{folder} is left from an interrupted repair; repair the episode itself again"
+        )
+    if not path.is_file() or not path.stat().st_size:
+        raise DatasetError(f"{path} is missing or empty, so there is nothing to repair")
+    if mcap_writer.in_use(folder):
+        raise DatasetError(f"{folder} is being recorded; end the episode first")
+    if folder != target and target.exists():
+        raise DatasetError(f"{target} exists already; move it away, then repair {folder}")
+
+
+def _copy_readable(folder: Path, target: Path, report: ReadReport) -> int:
+    """Copies all readable messages and the newest metadata; returns the bytes lost at the end."""
+    writer = BagWriter(target, {})
+    for message in read_messages(folder, None, report):
+        if message.topic not in writer.contents.topics:
+            try:
+                writer.add_topic(message.topic, message.message_type)
+            except DatasetError:  # an unknown type
+                report.unknown_messages += 1
+                continue
+        writer.write(message.topic, message.received, message.published, message.data)
+    if not writer.contents.topics:
+        writer.abandon()
+        rmtree(mcap_writer.partial_path(target))
+        raise DatasetError(f"{folder} has no readable message, so there is nothing to repair")
+    lost_bytes = (folder / mcap_writer.FILE).stat().st_size - report.readable_bytes
+    metadata = {"outcome": "interrupted", **report.metadata}
+    if _has_metadata(folder):  # it may have been relabelled since
+        metadata |= read_metadata(folder)
+    metadata["repaired"] = f"{lost_bytes} bytes and {report.damaged_chunks} chunks were lost"
+    writer.finish(metadata)
+    return lost_bytes
+
+
+def _unused(folder: Path) -> Path:
+    """`folder`, or the same name with a number if that exists."""
+    names = (folder, *(folder.with_name(f"{n}.{folder.name}") for n in range(2, 1000)))
+    return next(path for path in names if not path.exists())
+
+
+def _repair_result(folder: Path, report: ReadReport, lost_bytes: int) -> RepairResult:
+    counts, times = Counter[str](), list[int]()
+    for message in read_messages(folder):
+        counts[message.topic] += 1
+        times.append(message.received)
+    return RepairResult(
+        folder,
+        dict(counts),
+        (max(times) - min(times)) / NANO,
+        lost_bytes,
+        report.damaged_chunks,
+        report.unknown_messages,
+    )

@@ -1,4 +1,4 @@
-"""Episodes one after the other: streams watched, takes begun and ended, the disk minded."""
+"""Records episodes one after the other and monitors streams and disk; without ROS."""
 
 import json
 import time
@@ -8,175 +8,187 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nac_ros.core.config import bounded
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import DatasetError
 from nac_ros.core.files import free_bytes
 from nac_ros.core.message_decoding import NANO
+from nac_ros.core.timing import without_digits
 from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter, new_folder
-from nac_ros.datasets.mcap.stream_monitor import GateConfig, StreamMonitor, StreamSpec
+from nac_ros.datasets.mcap.stream_monitor import StreamMonitor, StreamMonitorConfig, StreamSpec
 from nac_ros.datasets.mcap.topics import RecordedTopic
 from nac_ros.robot.frozen_images import FrozenImageDetector
 
 GIGA = 1e9
-INTERRUPTED = "interrupted"  # the outcome of an episode that nobody judged
+INTERRUPTED = "interrupted"  # outcome of an episode that ended without a verdict
 DISCARDED = "discarded"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionConfig(GateConfig):
-    """The gate's limits, and:
+class RecorderConfig(StreamMonitorConfig):
+    """The stream monitor's limits, and:
 
     out: folder of episodes
-    min_free_gb: less room on the disk ends an episode, and none is begun
-    max_episode_s: a longer one is taken for forgotten, and kept as it is then
+    min_free_gb: with less disk space an episode ends, and none can be started
+    max_episode_s: a longer episode ends as interrupted, for nobody ended it
     """
 
     out: str = "data/episodes"
-    min_free_gb: float = bounded(2.0, 0.0, 1e6)
-    max_episode_s: float = bounded(600.0, 1.0, 1e6)
+    min_free_gb: float = number_field(2.0, 0.0, 1e6)
+    max_episode_s: float = number_field(600.0, 1.0, 1e6)
 
 
 class EpisodeRecorder:
-    """What a recorder knows and does, without ROS; times [ns], `now` on a clock that nobody sets.
+    """Starts, writes and ends episodes; times [ns].
 
-    wrong: what is wrong at present, a sentence each; last: what became of the last episode
-    joints_wrong: what the node found wrong with the content of joint states, '' when nothing is
-    content: see Gate; the node tells it the arm's joints
+    problems: current problems, a sentence each; last_result: result of the last episode
+    joint_state_problem: set by the owner: what is wrong with joint states, '' if nothing is
+    detector: see StreamMonitor; its owner adds the arm's joint states
     """
 
     def __init__(
-        self, config: SessionConfig, watched: Sequence[StreamSpec], sources: Sequence[RecordedTopic],
-        joints: str, content: FrozenImageDetector | None = None,
-    ):  # fmt: skip
-        self._content = content
-        self.config, self._watched, self._joints = config, watched, joints
-        self._kinds = {source.topic: source.kind for source in sources}
-        self.take: AsyncEpisodeWriter | None = None
-        self.wrong, self.last = list[str](), ""
-        self.joints_wrong = ""
-        self.lost = Counter[str]()
+        self,
+        config: RecorderConfig,
+        streams: Sequence[StreamSpec],
+        topics: Sequence[RecordedTopic],
+        joints: str,
+        detector: FrozenImageDetector | None = None,
+    ):
+        """streams: monitored ones; topics: recorded ones; joints: topic of the joint states."""
+        self.config, self._streams, self._joints = config, streams, joints
+        self._detector = detector
+        self._message_types = {topic.topic: topic.message_type for topic in topics}
+        self.writer: AsyncEpisodeWriter | None = None
+        self.problems, self.last_result = list[str](), ""
+        self.joint_state_problem = ""
+        self.lost = Counter[str]()  # topic -> messages lost by the middleware
         self._sequence: dict[tuple[str, bytes], int] = {}
-        self.watch()
+        self.reset_monitor()
 
-    def watch(self) -> None:
-        """Forgets what was seen of the streams."""
-        self._gate = StreamMonitor(self._watched, self.config, time.monotonic_ns(), self._content)
+    def reset_monitor(self) -> None:
+        """Starts new statistics of the streams."""
+        started = time.monotonic_ns()
+        self._monitor = StreamMonitor(self._streams, self.config, started, self._detector)
         self.lost.clear()
-        self._joints_found = ""  # what was wrong with joint states first
+        self._first_joint_state_problem = ""
 
     @property
-    def seconds(self) -> float:
-        """Since streams are watched anew, as at an episode's begin."""
-        return (time.monotonic_ns() - self._gate.began) / NANO
+    def duration_s(self) -> float:
+        """Seconds since the start of the episode, or since `reset_monitor`."""
+        return (time.monotonic_ns() - self._monitor.started) / NANO
 
-    def see(self, topic: str, stamp: int, received: int, published: int, data: bytes) -> None:
-        """One serialized message of a topic: watched, and written where an episode runs."""
-        self._gate.take(topic, stamp, received - stamp, time.monotonic_ns(), data)
+    def add_message(
+        self, topic: str, stamp: int, received: int, published: int, data: bytes
+    ) -> None:
+        """Monitors a serialized message and, during an episode, writes it."""
+        self._monitor.add_message(topic, stamp, received - stamp, time.monotonic_ns(), data)
         self.write(topic, received, published, data)
 
     def write(self, topic: str, received: int, published: int, data: bytes) -> None:
-        """What is written but not watched."""
-        if self.take is not None:
-            self.take.put(topic, received, published, data)
+        """Writes a message during an episode, without monitoring it."""
+        if self.writer is not None:
+            self.writer.put(topic, received, published, data)
 
-    def count(self, topic: str, publisher: bytes, number: int | None) -> None:
-        """What the middleware lost on the way, by the publisher's own count."""
+    def count_lost_messages(self, topic: str, publisher: bytes, number: int | None) -> None:
+        """Counts gaps in the publisher's sequence numbers, None if it has none."""
         if number is None:
             return
         before = self._sequence.get((topic, publisher), number - 1)
         self._sequence[topic, publisher] = number
         self.lost[topic] += max(number - before - 1, 0)
 
-    def look(self) -> bool:
-        """Judges streams, disk and time, and ends an episode that cannot go on; whether there is
-        something new to say."""
-        before, ended = self.wrong, self.last
-        if self.joints_wrong and not self._joints_found:
-            self._joints_found = self.joints_wrong
-        self.wrong = self._wrong()
-        if self.take is None:
-            self._gate.trim()
-        else:
-            if self.take.trouble:
-                self._give_up(self.take.trouble)
-            elif self.seconds > self.config.max_episode_s or self._room():
-                self.end(INTERRUPTED)
-        return ended != self.last or _letters(before) != _letters(self.wrong)
+    def update(self) -> bool:
+        """Checks streams, disk and duration, and ends an episode that cannot continue; returns
+        whether there is news to report."""
+        before, last_result = self.problems, self.last_result
+        self._first_joint_state_problem = (
+            self._first_joint_state_problem or self.joint_state_problem
+        )
+        self.problems = self._find_problems()
+        if self.writer is None:
+            self._monitor.trim()
+        elif self.writer.error:
+            self._abandon()
+        elif self.duration_s > self.config.max_episode_s or self._disk_problem():
+            self.stop(INTERRUPTED)
+        changed = list(map(without_digits, before)) != list(map(without_digits, self.problems))
+        return changed or last_result != self.last_result
 
-    def begin(self, task: str, facts: Mapping[str, str]) -> Path:
-        """Starts an episode; raises DatasetError with all that is wrong."""
-        if self.take is not None:
-            raise DatasetError(f"{self.take.folder.name} is being recorded; end it first")
-        if wrong := self._wrong():
-            raise DatasetError("; ".join(wrong))
+    def start(self, task: str, metadata: Mapping[str, str]) -> Path:
+        """Starts an episode and returns its folder; raises DatasetError with all problems."""
+        if self.writer is not None:
+            raise DatasetError(f"{self.writer.folder.name} is being recorded; end it first")
+        if problems := self._find_problems():
+            raise DatasetError("; ".join(problems))
         folder = new_folder(Path(self.config.out), task)
-        self.take = AsyncEpisodeWriter(folder, {"task": task, **facts}, self._kinds)
-        self.watch()
+        self.writer = AsyncEpisodeWriter(folder, {"task": task, **metadata}, self._message_types)
+        self.reset_monitor()
         return folder
 
-    def end(self, outcome: str) -> Path | None:
-        """Ends the episode, and says in `last` what the gate thinks of it; None where the disk
-        did not let it. Raises DatasetError where there is none."""
-        if self.take is None:
+    def stop(self, outcome: str) -> Path | None:
+        """Ends the episode and describes it in `last_result`; returns its folder, None if the
+        disk failed. Raises DatasetError if nothing is being recorded."""
+        if self.writer is None:
             raise DatasetError("nothing is being recorded; call recorder/start first")
-        take, seconds, self.take = self.take, self.seconds, None
-        findings = self._gate.verdict(time.monotonic_ns(), self._joints)
-        findings += [f"{topic}: {n} lost on the way" for topic, n in self.lost.items() if n]
-        findings += [self._joints_found] if self._joints_found else []
-        findings += [f"{take.lost} messages were not written"] if take.lost else []
-        facts = {"outcome": outcome, "findings": "; ".join(findings)}
-        facts["streams"] = json.dumps(self._gate.facts())
-        facts |= self._unchecked()
+        writer, duration_s, self.writer = self.writer, self.duration_s, None
+        findings = self._monitor.episode_problems(time.monotonic_ns(), self._joints)
+        findings += [f"{topic}: {n} messages lost" for topic, n in self.lost.items() if n]
+        if self._first_joint_state_problem:
+            findings.append(self._first_joint_state_problem)
+        if writer.dropped:
+            findings.append(f"{writer.dropped} messages were not written")
+        metadata = {
+            "outcome": outcome,
+            "findings": "; ".join(findings),
+            "streams": json.dumps(self._monitor.summary()),
+            **self._unchecked(),
+        }
+        end = writer.discard if outcome == DISCARDED else writer.finish
         try:
-            place = (take.discard if outcome == DISCARDED else take.finish)(facts)
+            folder = end(metadata)
         except DatasetError as error:
-            self.last = str(error)
+            self.last_result = str(error)
             return None
-        verdict = "; ".join(findings) or "all streams as promised"
-        if unchecked := facts.get("content_not_checked"):
-            verdict += f" (content not checked: {unchecked})"
-        self.last = f"{place.name}: {outcome}, {seconds:.1f} s, {verdict}"
-        return place
+        quality = "; ".join(findings) or "all streams good"
+        if unchecked := metadata.get("content_not_checked"):
+            quality += f" (content not checked: {unchecked})"
+        self.last_result = f"{folder.name}: {outcome}, {duration_s:.1f} s, {quality}"
+        return folder
 
     def status(self) -> dict[str, Any]:
-        """For diagnostics."""
-        values: dict[str, Any] = {"last": self.last, **self._unchecked()}
-        values |= {f"wrong.{i}": text for i, text in enumerate(self.wrong)}
+        """Values for diagnostics."""
+        values: dict[str, Any] = {"last_result": self.last_result, **self._unchecked()}
+        values |= {f"problem.{i}": text for i, text in enumerate(self.problems)}
         values |= {f"lost.{topic}": n for topic, n in self.lost.items() if n}
-        if (take := self.take) is not None:
-            values |= {"episode": take.folder.name, "seconds": self.seconds}
-            values |= {"megabytes": take.size / 1e6, "not_written": take.lost}
-            values |= {f"messages.{topic}": n for topic, n in take.messages.items() if n}
+        if (writer := self.writer) is not None:
+            values |= {"episode": writer.folder.name, "seconds": self.duration_s}
+            values |= {"megabytes": writer.size / 1e6, "not_written": writer.dropped}
+            values |= {f"messages.{topic}": n for topic, n in writer.message_counts.items() if n}
         return values
 
     def _unchecked(self) -> dict[str, str]:
-        """Of which pictures the content is not checked, where there are any."""
-        topics = ", ".join(self._gate.unchecked)
+        """The cameras whose content is not checked, if there are any."""
+        topics = ", ".join(self._monitor.unchecked_topics)
         return {"content_not_checked": topics} if topics else {}
 
-    def _give_up(self, why: str) -> None:
-        """The disk takes no more; what is on it can be repaired."""
-        take, self.take = self.take, None
-        assert take is not None
-        take.abandon()
-        self.last = f"{take.folder.name} ended, {why}; `nac data repair` completes what is there"
+    def _abandon(self) -> None:
+        """Ends an episode that the disk does not take; the written part can be repaired."""
+        writer, self.writer = self.writer, None
+        assert writer is not None
+        writer.abandon()
+        self.last_result = (
+            f"{writer.folder.name} ended, {writer.error}; complete it with `nac data repair`"
+        )
 
-    def _wrong(self) -> list[str]:
-        joints = [self.joints_wrong] if self.joints_wrong else []
-        return [*self._gate.now(time.monotonic_ns()), *joints, *self._room()]
+    def _find_problems(self) -> list[str]:
+        problems = self._monitor.current_problems(time.monotonic_ns())
+        return [*problems, *filter(None, (self.joint_state_problem, self._disk_problem()))]
 
-    def _room(self) -> list[str]:
-        """What is wrong with the disk."""
+    def _disk_problem(self) -> str:
         try:
             free = free_bytes(Path(self.config.out)) / GIGA
         except DatasetError as error:
-            return [f"disk: {error}"]
-        if free >= self.config.min_free_gb:
-            return []
+            return f"disk: {error}"
         wanted = self.config.min_free_gb
-        return [f"disk: {free:.1f} GB free, {wanted:g} are wanted; make room or change `out`"]
-
-
-def _letters(texts: Sequence[str]) -> list[str]:
-    """Sentences without their numbers, which change all the time."""
-    return ["".join(letter for letter in text if not letter.isdigit()) for text in texts]
+        if free >= wanted:
+            return ""
+        return f"disk: {free:.1f} GB free, wanted {wanted:g} GB; free disk space or change `out`"

@@ -1,51 +1,54 @@
-"""The capture gate: what is wrong with the streams of an episode, said while it can be mended."""
+"""Online quality checks of recorded streams: rate, gaps, frozen or unreadable images, clocks.
+
+Problems are reported while the operator can still repeat the episode, and kept with the episode.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadObservation
 from nac_ros.core.message_decoding import NANO, check_image, image_header
 from nac_ros.robot.frozen_images import FrozenImageDetector
 
-STAMP_END = 12  # bytes of a serialized message up to where its header's stamp ends
-REMEMBERED_S = 5.0  # how long an event is told of
-KEPT = 1000  # messages of a stream that nobody records
+STAMP_END = 12  # bytes of a serialized message up to the end of its header's stamp
+CLOCK_REPORT_S = 5.0  # how long a clock that was set back is reported
+KEPT = 1000  # messages of each stream that are kept while nothing is recorded
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateConfig:
-    """What makes an episode one to look at again.
+class StreamMonitorConfig:
+    """Limits beyond which a stream is reported.
 
-    min_rate_share: of the rate that the robot's YAML promises
-    max_gap_s: longest time without a message of a stream, also before its first one
-    max_frozen_s: longest time of one and the same picture of a camera that has shown noise
-    max_skew_s: how far stamps may lie from when messages come: another clock, or a slow way
-    max_offset_s: between an image and the joint state nearest to it
+    min_rate_share: lowest rate as a share of the rate in the robot's YAML
+    max_gap_s: longest time without a message, also before the first one
+    max_frozen_s: longest time with the same image, for a camera that has shown noise
+    max_skew_s: largest difference between stamps and receipt: another clock, or a slow network
+    max_offset_s: largest time between an image and the nearest joint state
     """
 
-    min_rate_share: float = bounded(0.8, 0.0, 1.0)
-    max_gap_s: float = bounded(0.5, 0.01, 60.0)
-    max_frozen_s: float = bounded(0.5, 0.05, 1e5)
-    max_skew_s: float = bounded(0.25, 0.001, 60.0)
-    max_offset_s: float = bounded(0.02, 0.001, 1.0)
+    min_rate_share: float = number_field(0.8, 0.0, 1.0)
+    max_gap_s: float = number_field(0.5, 0.01, 60.0)
+    max_frozen_s: float = number_field(0.5, 0.05, 1e5)
+    max_skew_s: float = number_field(0.25, 0.001, 60.0)
+    max_offset_s: float = number_field(0.02, 0.001, 1.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
-    """A topic that has to come all the time.
+    """A topic that an episode needs.
 
-    kind: message type; rate_hz: promised; image: whether pictures can freeze
+    rate_hz: expected rate; image: whether its images can freeze
     size: width and height [pixels] of raw images, whose headers are checked; None checks none
     """
 
     topic: str
-    kind: str
+    message_type: str
     rate_hz: float
     image: bool = False
     size: tuple[int, int] | None = None
@@ -53,191 +56,206 @@ class StreamSpec:
 
 @dataclass
 class StreamStatistics:
-    """Of one stream: stamps, how much later each came, and when, on a clock that nobody sets, all
-    [ns]; the last picture, since when it is there, and the longest that one stood."""
+    """Statistics of one stream.
+
+    stamps, delays, received: header stamps, receipt minus stamp, and monotonic receive times [ns]
+    last_image, image_since: the newest image, and since when it is unchanged [ns]
+    longest_frozen: longest interval with an unchanged image [ns]; repeated_images: number of them
+    clock_set_back: when a stamp was before its predecessor [ns], 0 = never
+    unreadable: why the newest image cannot be read, '' if it can
+    n_unreadable, first_unreadable: number of unreadable images, and the first reason
+    """
 
     stamps: list[int] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
-    receipts: list[int] = field(default_factory=list)
-    picture: bytes = b""
-    changed: int = 0
-    frozen: int = 0
-    repeated: int = 0
-    set_back: int = 0  # when, 0 = never
-    unusable: str = ""  # why the newest image cannot be read, '' when it can
-    n_unusable: int = 0  # images that cannot be read
-    first_unusable: str = ""
+    received: list[int] = field(default_factory=list)
+    last_image: bytes = b""
+    image_since: int = 0
+    longest_frozen: int = 0
+    repeated_images: int = 0
+    clock_set_back: int = 0
+    unreadable: str = ""
+    n_unreadable: int = 0
+    first_unreadable: str = ""
+
+    def check_header(self, size: tuple[int, int], data: bytes) -> None:
+        """Notes whether a serialized raw image is readable and has the expected size."""
+        try:
+            header = image_header(data)
+            check_image(header)
+            if (header.width, header.height) != size:
+                raise BadObservation(
+                    f"an image of {header.width}x{header.height}; the robot's YAML says "
+                    f"{size[0]}x{size[1]}",
+                    "image_size",
+                )
+        except BadObservation as error:
+            self.unreadable = str(error)
+            self.n_unreadable += 1
+            self.first_unreadable = self.first_unreadable or self.unreadable
+        else:
+            self.unreadable = ""
+
+    def compare_image(self, data: bytes, received: int) -> bool:
+        """Whether the image differs from the one before, apart from its stamp."""
+        before = self.last_image
+        same = len(data) == len(before) and data[STAMP_END:] == before[STAMP_END:]
+        self.repeated_images += same
+        if not same:
+            self.last_image, self.image_since = data, received
+        self.longest_frozen = max(self.longest_frozen, received - self.image_since)
+        return not same
+
+    def summary(self) -> dict[str, float]:
+        """Messages, rate [Hz], largest gap [s] and repeated images."""
+        gaps = np.diff(self.received) / NANO
+        return {
+            "messages": len(self.received),
+            "rate_hz": float(len(gaps) / gaps.sum()) if gaps.any() else 0.0,
+            "largest_gap_s": float(gaps.max(initial=0.0)),
+            "repeated": self.repeated_images,
+        }
 
 
 class StreamMonitor:
-    """Watches streams from `began` [ns] on, on a clock that nobody sets.
+    """Monitors streams from `started` on, a monotonic time [ns].
 
-    content: knows of each topic of pictures whether its camera has noise, also from earlier
-        episodes; it is told of the pictures here, and by its owner of the arm's joints. Cameras
-        without noise are judged by their stamps alone, and so are all of them where it is None
+    detector: knows which cameras have noise, also from earlier episodes. It gets the images here
+        and the arm's joint states from its owner. A camera without noise is checked by its stamps
+        alone; without a detector all cameras are.
     """
 
     def __init__(
         self,
         streams: Sequence[StreamSpec],
-        config: GateConfig,
-        began: int,
-        content: FrozenImageDetector | None = None,
+        config: StreamMonitorConfig,
+        started: int,
+        detector: FrozenImageDetector | None = None,
     ):
-        self.config, self.began, self._content = config, began, content
+        self.config, self.started, self._detector = config, started, detector
         self._streams = {stream.topic: stream for stream in streams}
-        self._seen = {stream.topic: StreamStatistics() for stream in streams}
+        self._statistics = {stream.topic: StreamStatistics() for stream in streams}
 
-    def take(self, topic: str, stamp: int, delay: int, received: int, data: bytes) -> None:
-        """One message, stamped `stamp`, that came `delay` later, at `received` [ns each]."""
-        seen = self._seen.get(topic)
-        if seen is None:
+    def add_message(self, topic: str, stamp: int, delay: int, received: int, data: bytes) -> None:
+        """One message with header `stamp`, `delay` between stamp and receipt, and the monotonic
+        time of receipt [ns each]."""
+        statistics = self._statistics.get(topic)
+        if statistics is None:
             return
-        if seen.stamps and stamp < seen.stamps[-1]:
-            seen.set_back = received
-        seen.stamps.append(stamp)
-        seen.delays.append(delay)
-        seen.receipts.append(received)
-        if not self._streams[topic].image:
+        if statistics.stamps and stamp < statistics.stamps[-1]:
+            statistics.clock_set_back = received
+        statistics.stamps.append(stamp)
+        statistics.delays.append(delay)
+        statistics.received.append(received)
+        stream = self._streams[topic]
+        if not stream.image:
             return
-        if (size := self._streams[topic].size) is not None:
-            _check_header(seen, size, data)
-        same = len(data) == len(seen.picture) and data[STAMP_END:] == seen.picture[STAMP_END:]
-        seen.repeated += same
-        if not same:
-            seen.picture, seen.changed = data, received
-        if self._content is not None:
-            self._content.push_content(topic, stamp / NANO, not same)
-        seen.frozen = max(seen.frozen, received - seen.changed)
+        if stream.size is not None:
+            statistics.check_header(stream.size, data)
+        differs = statistics.compare_image(data, received)
+        if self._detector is not None:
+            self._detector.add_comparison(topic, stamp / NANO, differs)
 
     def trim(self) -> None:
-        """Forgets the older messages, where no episode is to be judged."""
-        for seen in self._seen.values():
-            for rows in (seen.stamps, seen.delays, seen.receipts):
+        """Drops all but the newest messages, while nothing is recorded."""
+        for statistics in self._statistics.values():
+            for rows in (statistics.stamps, statistics.delays, statistics.received):
                 del rows[:-KEPT]
 
-    def now(self, now: int) -> list[str]:
-        """What is wrong at the moment, a sentence each."""
-        return [
-            text for topic, seen in self._seen.items() for text in self._wrong(topic, seen, now)
-        ]
+    def current_problems(self, now: int) -> list[str]:
+        """The problems at the monotonic time `now` [ns], a sentence each."""
+        return [text for topic in self._streams for text in self._problems_now(topic, now)]
 
-    def _wrong(self, topic: str, seen: StreamStatistics, now: int) -> Iterator[str]:
-        config = self.config
-        last = seen.receipts[-1] if seen.receipts else self.began
-        silent, frozen = (now - last) / NANO, (last - seen.changed) / NANO
-        if silent > config.max_gap_s:
-            what = f"no message for {silent:.1f} s" if seen.receipts else "nothing came yet"
+    def _problems_now(self, topic: str, now: int) -> Iterator[str]:
+        config, statistics = self.config, self._statistics[topic]
+        last = statistics.received[-1] if statistics.received else self.started
+        silent_s = (now - last) / NANO
+        if silent_s > config.max_gap_s:
+            what = f"no message for {silent_s:.1f} s" if statistics.received else "no message yet"
             yield f"{topic}: {what}; is its node running?"
-        if not seen.receipts:
+        if not statistics.received:
             return
-        if seen.picture and frozen > config.max_frozen_s and self._is_checked(topic):
-            yield f"{topic}: the same picture for {frozen:.1f} s; is the camera stuck?"
-        if seen.unusable:
-            yield f"{topic}: {seen.unusable}"
-        if seen.set_back and (now - seen.set_back) / NANO < REMEMBERED_S:
-            yield f"{topic}: its clock was set back; discard and begin anew"
-        if abs(seen.delays[-1]) / NANO > config.max_skew_s:
-            yield _skewed(topic, seen.delays[-1] / NANO, config.max_skew_s)
+        frozen_s = (last - statistics.image_since) / NANO
+        if statistics.last_image and frozen_s > config.max_frozen_s and self._is_checked(topic):
+            yield f"{topic}: the same image for {frozen_s:.1f} s; is the camera frozen?"
+        if statistics.unreadable:
+            yield f"{topic}: {statistics.unreadable}"
+        set_back = statistics.clock_set_back
+        if set_back and (now - set_back) / NANO < CLOCK_REPORT_S:
+            yield f"{topic}: its clock was set back; discard the episode and start again"
+        yield from self._skew(topic, statistics.delays[-1])
 
-    def verdict(self, ended: int, joints: str) -> list[str]:
-        """What was wrong from `began` to `ended` [ns], a sentence each; joints: their topic."""
+    def episode_problems(self, ended: int, joints: str) -> list[str]:
+        """The problems from `started` to `ended` [ns], a sentence each.
+
+        joints: topic of the joint states
+        """
         found = []
-        reference = np.array(self._seen[joints].stamps) if joints in self._seen else np.zeros(0)
-        for topic, seen in self._seen.items():
-            if not seen.receipts:
-                found.append(f"{topic}: nothing came in the whole episode")
+        reference = self._statistics[joints].stamps if joints in self._statistics else []
+        for topic, statistics in self._statistics.items():
+            if not statistics.received:
+                found.append(f"{topic}: no message in the whole episode")
                 continue
-            found += self._judge(topic, seen, ended)
-            if self._streams[topic].image and len(reference):
-                found += self._offset(topic, np.array(seen.stamps), reference)
+            found += self._stream_problems(topic, statistics, ended)
+            if self._streams[topic].image and reference:
+                found += self._offset(topic, np.array(statistics.stamps), np.sort(reference))
         return found
 
+    def _stream_problems(
+        self, topic: str, statistics: StreamStatistics, ended: int
+    ) -> Iterator[str]:
+        config = self.config
+        received = np.array(statistics.received)
+        expected, duration = self._streams[topic].rate_hz, max(ended - self.started, 1) / NANO
+        rate = len(received) / duration
+        if rate < config.min_rate_share * expected:
+            yield f"{topic}: {rate:.1f} Hz, expected {expected:g} Hz"
+        gap = np.diff([self.started, *received, ended]).max() / NANO
+        if gap > config.max_gap_s:
+            yield f"{topic}: {gap:.2f} s without a message"
+        steps = np.diff(statistics.stamps)
+        if (steps == 0).any():
+            yield f"{topic}: {int((steps == 0).sum())} stamps come twice"
+        if (steps < 0).any():
+            at = (received[1:][steps < 0][0] - self.started) / NANO
+            yield f"{topic}: its clock was set back at {at:.1f} s"
+        if statistics.n_unreadable:
+            count, reason = statistics.n_unreadable, statistics.first_unreadable
+            yield f"{topic}: {count} unreadable images: {reason}"
+        frozen_s = statistics.longest_frozen / NANO
+        if frozen_s > config.max_frozen_s and self._is_checked(topic):
+            yield f"{topic}: the same image for {frozen_s:.1f} s"
+        yield from self._skew(topic, max(statistics.delays, key=abs))
+
+    def _skew(self, topic: str, delay: int) -> Iterator[str]:
+        skew, limit = delay / NANO, self.config.max_skew_s
+        if abs(skew) > limit:
+            side = "before" if skew > 0 else "after"
+            yield (
+                f"{topic}: stamped {abs(skew):.2f} s {side} receipt, at most {limit:g} s is "
+                "allowed; check the clocks"
+            )
+
+    def _offset(self, topic: str, stamps: np.ndarray, reference: np.ndarray) -> Iterator[str]:
+        """Median time between an image and the nearest joint state; `reference`: their sorted
+        stamps [ns]."""
+        last = len(reference) - 1
+        right = np.searchsorted(reference, stamps).clip(1, max(last, 1))
+        around = reference[np.minimum([right - 1, right], last)]  # [2, N]
+        offset = float(np.median(np.abs(around - stamps).min(0))) / NANO
+        if offset > self.config.max_offset_s:
+            yield f"{topic}: images are {offset:.3f} s from the nearest joint state"
+
     @property
-    def unchecked(self) -> list[str]:
-        """Topics of pictures whose content is not checked: their cameras have shown no noise."""
+    def unchecked_topics(self) -> list[str]:
+        """Camera topics whose content is not checked, because the cameras have shown no noise."""
         return [
-            topic
-            for topic, stream in self._streams.items()
-            if stream.image and not self._is_checked(topic)
+            t for t, stream in self._streams.items() if stream.image and not self._is_checked(t)
         ]
 
     def _is_checked(self, topic: str) -> bool:
-        return self._content is not None and self._content.has_noise(topic)
+        return self._detector is not None and self._detector.has_noise(topic)
 
-    def facts(self) -> dict[str, dict[str, float]]:
-        """Of each stream: messages, rate [Hz], largest gap [s], repeated pictures."""
-        return {topic: _facts(seen) for topic, seen in self._seen.items()}
-
-    def _judge(self, topic: str, seen: StreamStatistics, ended: int) -> list[str]:
-        config, found = self.config, []
-        stamps, receipts = np.array(seen.stamps), np.array(seen.receipts)
-        promised, spent = self._streams[topic].rate_hz, max(ended - self.began, 1) / NANO
-        rate = len(stamps) / spent
-        if rate < config.min_rate_share * promised:
-            found.append(f"{topic}: {rate:.1f} Hz, {promised:g} Hz are promised")
-        gap = np.diff([self.began, *receipts, ended]).max() / NANO
-        if gap > config.max_gap_s:
-            found.append(f"{topic}: {gap:.2f} s without a message")
-        steps = np.diff(stamps)
-        if (steps == 0).any():
-            found.append(f"{topic}: {int((steps == 0).sum())} stamps come twice")
-        if (steps < 0).any():
-            at = (receipts[1:][steps < 0][0] - self.began) / NANO
-            found.append(f"{topic}: its clock was set back at {at:.1f} s")
-        if seen.n_unusable:
-            found.append(f"{topic}: {seen.n_unusable} unusable images: {seen.first_unusable}")
-        if seen.frozen / NANO > config.max_frozen_s and self._is_checked(topic):
-            found.append(f"{topic}: the same picture for {seen.frozen / NANO:.1f} s")
-        worst = max(seen.delays, key=abs) / NANO
-        if abs(worst) > config.max_skew_s:
-            found.append(_skewed(topic, worst, config.max_skew_s))
-        return found
-
-    def _offset(self, topic: str, stamps: np.ndarray, reference: np.ndarray) -> list[str]:
-        """How far images lie from their joint states, usually."""
-        reference = np.sort(reference)
-        right = np.searchsorted(reference, stamps).clip(1, max(len(reference) - 1, 1))
-        around = reference[np.minimum([right - 1, right], len(reference) - 1)]
-        offset = float(np.median(np.abs(around - stamps).min(0))) / NANO
-        if offset <= self.config.max_offset_s:
-            return []
-        return [f"{topic}: images lie {offset:.3f} s from the nearest joint state"]
-
-
-def _check_header(seen: StreamStatistics, size: tuple[int, int], data: bytes) -> None:
-    """Notes whether a serialized raw image can be read and has the size that was promised."""
-    try:
-        header = image_header(data)
-        check_image(header)
-        if (header.width, header.height) != size:
-            raise BadObservation(
-                f"an image of {header.width}x{header.height}; the robot's YAML says "
-                f"{size[0]}x{size[1]}",
-                "image_size",
-            )
-    except BadObservation as error:
-        seen.unusable = str(error)
-        seen.n_unusable += 1
-        seen.first_unusable = seen.first_unusable or seen.unusable
-    else:
-        seen.unusable = ""
-
-
-def _skewed(topic: str, skew: float, limit: float) -> str:
-    side = "before" if skew > 0 else "after"
-    return (
-        f"{topic}: stamped {abs(skew):.2f} s {side} it comes, at most {limit:g} s is allowed; "
-        "check the clocks"
-    )
-
-
-def _facts(seen: StreamStatistics) -> dict[str, float]:
-    receipts = seen.receipts
-    spent = (receipts[-1] - receipts[0]) / NANO if len(receipts) > 1 else 0.0
-    return {
-        "messages": len(receipts),
-        "rate_hz": (len(receipts) - 1) / spent if spent else 0.0,
-        "largest_gap_s": float(np.diff(receipts).max()) / NANO if len(receipts) > 1 else 0.0,
-        "repeated": seen.repeated,
-    }
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Topic -> messages, rate [Hz], largest gap [s], repeated images."""
+        return {topic: statistics.summary() for topic, statistics in self._statistics.items()}

@@ -1,17 +1,16 @@
-"""One episode on disk: an MCAP file in a rosbag2 folder, `<name>.partial` until it is finished.
+"""Writes one episode: an MCAP file in a rosbag2 folder, named `<name>.partial` until finished.
 
-Whatever was flushed survives a kill or a power cut: chunks carry their own CRC, and a file that
-was cut off is read up to its last whole chunk (`nac data repair` writes what is missing).
+Flushed messages survive a kill or a power cut: each chunk has its own CRC, a truncated file is
+readable up to its last complete chunk, and `nac data repair` writes the missing end.
 """
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from mcap.writer import CompressionType, Writer
@@ -21,72 +20,71 @@ from nac_ros.core import files
 from nac_ros.core.errors import DatasetError, show_text
 
 PARTIAL, DISCARDED = ".partial", ".discarded"
-FILE, METADATA, FACTS = "episode.mcap", "metadata.yaml", "nac"
+FILE, METADATA = "episode.mcap", "metadata.yaml"
+METADATA_RECORD = "nac"  # name of the MCAP records with the episode's metadata
+BAG_INFORMATION, CUSTOM_DATA = "rosbag2_bagfile_information", "custom_data"  # in metadata.yaml
 CHUNK_BYTES = 1 << 20
-DYING_S = 1.0  # until the lock of a killed process is gone
+UNLOCK_S = 1.0  # until the system drops the lock of a killed process
 VERSION = 9  # of metadata.yaml
 DISTRO = "kilted"
 STORE = get_typestore(Stores.ROS2_KILTED)
-SCHEMA = "ros2msg"
+CDR, SCHEMA = "cdr", "ros2msg"  # encodings of messages and of their definitions
 
-_finalize = Writer.__dict__["_Writer__finalize_chunk"]  # the library flushes by size alone
+# The library flushes by size alone and has no public call that ends a chunk.
+_finalize_chunk = Writer.__dict__["_Writer__finalize_chunk"]
+
+
+class TimedMessage(NamedTuple):
+    """One serialized message; times [ns]; topic as the robot's YAML names it."""
+
+    topic: str
+    received: int
+    published: int
+    data: bytes
 
 
 @dataclass
 class Topic:
-    """What was written of one topic."""
+    """One topic of the file and its number of messages."""
 
     name: str
-    kind: str
+    message_type: str
     channel: int
     messages: int = 0
 
 
 @dataclass
-class TimeRange:
-    """First and last time [ns], both 0 before the first message."""
-
-    first: int = 0
-    last: int = 0
-
-    def add(self, stamp: int) -> None:
-        self.first = min(self.first or stamp, stamp)
-        self.last = max(self.last, stamp)
-
-
-@dataclass
-class Contents:
-    """What metadata.yaml says: topics by name, the time they span, and our own facts."""
+class BagContents:
+    """Content of metadata.yaml: topics by name, first and last receipt [ns], and our metadata."""
 
     topics: dict[str, Topic] = field(default_factory=dict)
-    extent: TimeRange = field(default_factory=TimeRange)
-    facts: dict[str, str] = field(default_factory=dict)
+    first: int = 0  # 0 before the first message
+    last: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 class BagWriter:
-    """The only writer of one episode; raises OSError as the disk does, and DatasetError where the
-    episode exists.
+    """The only writer of one episode. Not thread-safe.
 
-    Until it ends, or its process does, nobody else takes the file for one that was left. Not
-    thread-safe.
+    Holds a lock on the file, so that `in_use` tells an episode being recorded from one left by a
+    crash. Raises OSError if the disk fails, and DatasetError if the episode already exists.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, str]):
-        self.folder = folder
-        self._place = partial_of(folder)
-        for place in (folder, self._place, discarded_of(folder)):
-            if place.exists():
-                raise DatasetError(f"{place} exists already; an episode is never overwritten")
-        self._place.mkdir(parents=True)
-        self._stream = (self._place / FILE).open("wb")
+    def __init__(self, folder: Path, metadata: Mapping[str, str]):
+        self.folder, self._partial = folder, partial_path(folder)
+        for path in (folder, self._partial, discarded_path(folder)):
+            if path.exists():
+                raise DatasetError(f"{path} exists already; an episode is never overwritten")
+        self._partial.mkdir(parents=True)
+        self._stream = (self._partial / FILE).open("wb")
         fcntl.flock(self._stream, fcntl.LOCK_EX)
         self._writer = Writer(
             self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
         )
         self._writer.start(profile="ros2", library="nac_ros")
         self._schemas: dict[str, int] = {}
-        self.contents = Contents(facts=dict(facts))
-        self.note(facts)
+        self.contents = BagContents()
+        self.add_metadata(metadata)
         self.flush()
 
     @property
@@ -94,70 +92,79 @@ class BagWriter:
         """Bytes on disk so far."""
         return self._stream.tell()
 
-    def note(self, facts: Mapping[str, str]) -> None:
-        """Adds facts, of which later ones replace earlier ones."""
-        self.contents.facts.update(facts)
-        self._writer.add_metadata(FACTS, dict(facts))
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Adds metadata; later values replace earlier ones."""
+        self.contents.metadata.update(metadata)
+        self._writer.add_metadata(METADATA_RECORD, dict(metadata))
 
-    def open_topic(self, name: str, kind: str) -> None:
-        """A topic of type `kind`, e.g. sensor_msgs/msg/Image.
+    def add_topic(self, name: str, message_type: str) -> None:
+        """Adds a topic of a type such as sensor_msgs/msg/Image; raises DatasetError if unknown.
 
-        A relative name is the robot's own, whatever namespace it ran in, and gets a slash.
+        A relative name gets a leading slash, whatever namespace the robot runs in.
         """
-        if kind not in self._schemas:
-            self._schemas[kind] = self._writer.register_schema(kind, SCHEMA, definition(kind))
-        place = name if name.startswith("/") else f"/{name}"
-        channel = self._writer.register_channel(place, "cdr", self._schemas[kind])
-        self.contents.topics[name] = Topic(place, kind, channel)
+        if message_type not in self._schemas:
+            definition = message_definition(message_type)
+            self._schemas[message_type] = self._writer.register_schema(
+                message_type, SCHEMA, definition
+            )
+        absolute = name if name.startswith("/") else f"/{name}"
+        channel = self._writer.register_channel(absolute, CDR, self._schemas[message_type])
+        self.contents.topics[name] = Topic(absolute, message_type, channel)
 
     def write(self, name: str, received: int, published: int, data: bytes) -> None:
         """One serialized message; received, published: times [ns]."""
-        topic = self.contents.topics[name]
+        topic, contents = self.contents.topics[name], self.contents
         self._writer.add_message(topic.channel, received, data, published, topic.messages)
         topic.messages += 1
-        self.contents.extent.add(received)
+        contents.first = min(contents.first or received, received)
+        contents.last = max(contents.last, received)
 
     def flush(self) -> None:
-        """All that was written is on disk afterwards."""
-        _finalize(self._writer)
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        """Forces every written message to disk."""
+        _finalize_chunk(self._writer)
+        self._sync()
 
-    def finish(self, facts: Mapping[str, str] = {}) -> Path:
-        """Completes the episode and gives it its name."""
-        return self._end(self.folder, facts)
+    def finish(self, metadata: Mapping[str, str] = {}) -> Path:
+        """Completes the episode and gives it its final name."""
+        return self._finish_as(self.folder, metadata)
 
-    def discard(self, facts: Mapping[str, str] = {}) -> Path:
-        """Completes the episode under a name that nothing reads; people delete it themselves."""
-        return self._end(discarded_of(self.folder), facts)
+    def discard(self, metadata: Mapping[str, str] = {}) -> Path:
+        """Completes the episode under a name that nothing reads; users delete it themselves."""
+        return self._finish_as(discarded_path(self.folder), metadata)
 
     def abandon(self) -> None:
-        """Lets go of a file that cannot be completed; what was flushed can be repaired."""
+        """Closes a file that cannot be completed; flushed messages can be repaired."""
         self._stream.close()
 
-    def _end(self, target: Path, facts: Mapping[str, str]) -> Path:
-        self.note(facts)
+    def _finish_as(self, target: Path, metadata: Mapping[str, str]) -> Path:
+        self.add_metadata(metadata)
         self._writer.finish()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._sync()
         self._stream.close()
-        complete(self._place, self.contents, target)
+        text = yaml.safe_dump(_bag_metadata(self.contents), sort_keys=False)
+        files.write_text(self._partial / METADATA, text)
+        os.replace(self._partial, target)
+        files.fsync(target.parent)
         return target
 
+    def _sync(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
 
-def partial_of(folder: Path) -> Path:
-    """Where an episode lies while it is recorded."""
+
+def partial_path(folder: Path) -> Path:
+    """Folder of an episode while it is recorded."""
     return folder.with_name(folder.name + PARTIAL)
 
 
-def discarded_of(folder: Path) -> Path:
-    """Where an episode lies that was not wanted."""
+def discarded_path(folder: Path) -> Path:
+    """Folder of an episode after it was discarded."""
     return folder.with_name(folder.name + DISCARDED)
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process that lives is writing the episode; one just killed is given DYING_S."""
-    deadline = time.monotonic() + DYING_S
+    """Whether a running process is writing the episode; waits UNLOCK_S for a killed one."""
+    deadline = time.monotonic() + UNLOCK_S
     with (folder / FILE).open("rb") as stream:
         while True:
             try:
@@ -170,69 +177,59 @@ def in_use(folder: Path) -> bool:
                 return False
 
 
-def definition(kind: str) -> bytes:
-    """Text of a message type with all that it is made of; raises DatasetError if unknown."""
+def message_definition(message_type: str) -> bytes:
+    """Definition of a message type and of the types it contains; raises DatasetError if unknown."""
     try:
-        return STORE.generate_msgdef(kind, ros_version=2)[0].encode()
-    except Exception as error:  # the library raises its own and KeyError
-        raise DatasetError(f"message type {kind} is unknown, so it cannot be recorded") from error
-
-
-def deserialize(data: bytes, kind: str, where: str) -> Any:
-    """The message of type `kind` in CDR; raises DatasetError, with `where`, if it is none."""
-    try:
-        return STORE.deserialize_cdr(data, kind)
-    except Exception as error:  # lengths that lie meet whatever reads past the end
-        what = f"{type(error).__name__} {show_text(error)}".strip()
+        return STORE.generate_msgdef(message_type, ros_version=2)[0].encode()
+    except Exception as error:  # the library raises its own errors and KeyError
         raise DatasetError(
-            f"{where}: {len(data)} bytes are no {show_text(kind, 80)} ({what})"
+            f"message type {message_type} is unknown, so it cannot be recorded"
         ) from error
 
 
-def complete(place: Path, contents: Contents, target: Path) -> None:
-    """Writes metadata.yaml beside a finished file and gives the folder its name."""
-    text = yaml.safe_dump(_metadata(contents), sort_keys=False)
-    files.replace_with(place / METADATA, lambda to: to.write_text(text))
-    os.replace(place, target)
-    files.sync(target.parent)
+def deserialize(data: bytes, message_type: str, where: str) -> Any:
+    """The message in CDR bytes; raises DatasetError, naming `where`, if they are invalid."""
+    try:
+        return STORE.deserialize_cdr(data, message_type)
+    except Exception as error:  # wrong lengths raise whatever the decoder meets past the end
+        cause = f"{type(error).__name__} {show_text(error)}".strip()
+        raise DatasetError(
+            f"{where}: {len(data)} bytes are no {show_text(message_type, 80)} ({cause})"
+        ) from error
 
 
-def remove(folder: Path) -> None:
-    """Deletes an episode for good."""
-    shutil.rmtree(folder)
+def _bag_metadata(contents: BagContents) -> dict[str, Any]:
+    """Content of metadata.yaml as rosbag2 and rosbags expect it."""
+    information = {
+        "version": VERSION,
+        "storage_identifier": "mcap",
+        **_time_span(contents),
+        "topics_with_message_count": [_topic_metadata(t) for t in contents.topics.values()],
+        "compression_format": "",
+        "compression_mode": "",
+        "relative_file_paths": [FILE],
+        "files": [{"path": FILE, **_time_span(contents)}],
+        CUSTOM_DATA: dict(contents.metadata),
+        "ros_distro": DISTRO,
+    }
+    return {BAG_INFORMATION: information}
 
 
-def _metadata(contents: Contents) -> dict[str, Any]:
-    """The object that rosbag2 and rosbags expect."""
-    topics, extent = contents.topics.values(), contents.extent
-    start = {"nanoseconds_since_epoch": extent.first}
-    duration = {"nanoseconds": extent.last - extent.first}
-    count = sum(topic.messages for topic in topics)
-    one = {"path": FILE, "starting_time": start, "duration": duration, "message_count": count}
+def _time_span(contents: BagContents) -> dict[str, Any]:
+    """A new object at each call, for YAML would write a shared one as an alias."""
     return {
-        "rosbag2_bagfile_information": {
-            "version": VERSION,
-            "storage_identifier": "mcap",
-            "duration": dict(duration),
-            "starting_time": dict(start),
-            "message_count": count,
-            "topics_with_message_count": [_topic(topic) for topic in topics],
-            "compression_format": "",
-            "compression_mode": "",
-            "relative_file_paths": [FILE],
-            "files": [one],
-            "custom_data": dict(contents.facts),
-            "ros_distro": DISTRO,
-        }
+        "duration": {"nanoseconds": contents.last - contents.first},
+        "starting_time": {"nanoseconds_since_epoch": contents.first},
+        "message_count": sum(topic.messages for topic in contents.topics.values()),
     }
 
 
-def _topic(topic: Topic) -> dict[str, Any]:
+def _topic_metadata(topic: Topic) -> dict[str, Any]:
     return {
         "topic_metadata": {
             "name": topic.name,
-            "type": topic.kind,
-            "serialization_format": "cdr",
+            "type": topic.message_type,
+            "serialization_format": CDR,
             "offered_qos_profiles": [],
             "type_description_hash": "",
         },
