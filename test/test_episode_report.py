@@ -16,7 +16,7 @@ from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 from nac_ros.reporting import plots
-from nac_ros.reporting.episode_report import trace_of
+from nac_ros.reporting.episode_report import episode_trace
 from nac_ros.robot.spec import load_robot
 
 SPEC = load_robot("vx300s")
@@ -56,11 +56,11 @@ def test_a_page_shows_cameras_joints_and_numbers(tmp_path, capsys):
 def test_where_a_hand_took_over_is_shown_in_the_plots(tmp_path):
     dataset = open_dataset(seen(tmp_path / "data"))
     episode = replace(dataset.episode(0), intervention=np.arange(40) // 10 % 2 == 1)
-    trace = trace_of(dataset, episode, 0)
+    trace = episode_trace(dataset, episode, 0)
     spans = [(round(30 * span.start), round(30 * span.end)) for span in trace.interventions]
     assert spans == [(10, 19), (30, 39)] and trace.holds == ()
-    plain = trace_of(dataset, replace(episode, intervention=None), 0)
-    assert plots.joints(trace) != plots.joints(plain)
+    plain = episode_trace(dataset, replace(episode, intervention=None), 0)
+    assert plots.plot_joints(trace) != plots.plot_joints(plain)
 
 
 def test_the_rerun_recording_has_the_entities_of_the_live_view(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.reporting.run_report import write_report
-from nac_ros.reporting.trial_trace import Hold, TrialTrace
+from nac_ros.reporting.run_report import write_run_report
+from nac_ros.reporting.trial_trace import TimeSpan, TrialTrace
 
 RESULT = {
     "bundle": "models/default",
@@ -44,7 +44,7 @@ def make_trace(trial=0, dims=3, samples=90, **changes):
         "chunk_latency_s": rng.uniform(0.05, 0.1, 5),
         "chunk_actions": rng.normal(size=(5, 32, dims)),
         "command_interval_s": rng.normal(0.01, 0.001, 300),
-        "holds": (Hold(50.5, 50.8, "chunk_late"),),
+        "holds": (TimeSpan(50.5, 50.8, "chunk_late"),),
     }
     return TrialTrace(**(facts | changes))
 
@@ -55,7 +55,7 @@ def pictures(page):
 
 def test_the_page_shows_the_numbers_with_n_and_interval_and_all_pictures(tmp_path):
     traces = [make_trace(0), make_trace(1, outcome="failure", reason="Dropped <outside>.")]
-    path = write_report(
+    path = write_run_report(
         tmp_path / "report.html",
         RESULT,
         traces,
@@ -66,7 +66,7 @@ def test_the_page_shows_the_numbers_with_n_and_interval_and_all_pictures(tmp_pat
         idle_interval_s=np.full(50, 0.0101),
     )
     page = path.read_text()
-    for text in ("4 of 5", "38 to 96 %", "71.2 ms", "p99; idle floor 2.2 ms", "n = 10 trials"):
+    for text in ("4 of 5", "38 to 96 %", "71.2 ms", "p99; idle machine 2.2 ms", "n = 10 trials"):
         assert text in page
     assert "n = 10 chunks" in page and "n = 600 commands" in page and "n = 12 holds" in page
     assert "Dropped &lt;outside&gt;." in page and "<outside>" not in page
@@ -75,13 +75,13 @@ def test_the_page_shows_the_numbers_with_n_and_interval_and_all_pictures(tmp_pat
 
 
 def test_the_page_fetches_nothing_from_elsewhere(tmp_path):
-    page = write_report(tmp_path / "report.html", RESULT, [make_trace()]).read_text()
+    page = write_run_report(tmp_path / "report.html", RESULT, [make_trace()]).read_text()
     assert not re.search(r"(src|href)=\"(https?:|//)", page) and "@import" not in page
 
 
 def test_pictures_are_sharp_png_and_not_blank(tmp_path):
     cv2 = pytest.importorskip("cv2")
-    page = write_report(tmp_path / "r.html", RESULT, [make_trace()]).read_text()
+    page = write_run_report(tmp_path / "r.html", RESULT, [make_trace()]).read_text()
     for data in pictures(page):
         width, height = struct.unpack(">II", data[16:24])
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -97,14 +97,14 @@ def test_a_result_with_little_in_it_still_makes_a_page(tmp_path):
         command_interval_s=np.zeros(0),
         holds=(),
     )
-    page = write_report(tmp_path / "report.html", result, [bare]).read_text()
+    page = write_run_report(tmp_path / "report.html", result, [bare]).read_text()
     assert len(pictures(page)) == 1 and "<video" not in page
-    assert "result.json" in write_report(tmp_path / "empty.html", {}).read_text()
+    assert "result.json" in write_run_report(tmp_path / "empty.html", {}).read_text()
 
 
 @pytest.mark.parametrize("dims", [1, 2, 6, 14])
 def test_any_number_of_joints_is_drawn(tmp_path, dims):
-    page = write_report(tmp_path / "r.html", {}, [make_trace(dims=dims)]).read_text()
+    page = write_run_report(tmp_path / "r.html", {}, [make_trace(dims=dims)]).read_text()
     assert len(pictures(page)) == 2  # latency and joints
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("rclpy")
 from fake_ros_graph import NEEDS, RAMP, SPEC, STAMP, series, wait, watch
 
 from nac_ros.core.errors import NacError
-from nac_ros.reporting.rerun import find_viewer
+from nac_ros.reporting.rerun import ensure_viewer
 
 
 @pytest.fixture
@@ -45,21 +45,21 @@ def test_a_viewer_that_listens_already_gets_the_same(viewer, tmp_path):
 
 
 def test_what_a_frozen_viewer_does_not_take_is_dropped_until_it_does(viewer):
-    from nac_ros.reporting.rerun import LiveLog
+    from nac_ros.reporting.rerun import RerunLogger
 
     port, process, _ = viewer
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
-    log = LiveLog(SPEC, 1000.0)
-    log.connect(find_viewer(f"127.0.0.1:{port}"))
+    log = RerunLogger(SPEC, 1000.0)
+    log.connect(ensure_viewer(f"127.0.0.1:{port}"))
     os.killpg(process.pid, signal.SIGSTOP)
     taken, before = True, memory()
     for i in range(300):
-        log.image("scene", STAMP + i / 100, noise)
+        log.log_image("scene", STAMP + i / 100, noise)
         if i % 30 == 29:
-            taken = log.drain()
+            taken = log.flush()
     assert not taken and memory() - before < 60e6, "300 images are 90 MB"
     os.killpg(process.pid, signal.SIGCONT)
-    wait(log.drain, "the viewer to take what was left", 10)
+    wait(log.flush, "the viewer to take what was left", 10)
     assert log.close()
 
 
@@ -83,7 +83,7 @@ def test_without_a_viewer_s_program_the_node_says_what_to_do_instead():
 
 def test_elsewhere_no_viewer_is_opened():
     with pytest.raises(NacError, match=r"no rerun viewer listens at 127\.0\.0\.2"):
-        find_viewer(f"127.0.0.2:{free_port()}")
+        ensure_viewer(f"127.0.0.2:{free_port()}")
 
 
 def test_without_rerun_the_node_says_what_to_install():

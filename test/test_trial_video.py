@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nac_ros.core.errors import NacError
-from nac_ros.reporting.video import compose, title, write_video
+from nac_ros.reporting.video import compose_frame, title_frames, write_video
 
 pytestmark = pytest.mark.alone  # it measures time
 
@@ -73,7 +73,7 @@ def test_a_composed_picture_shows_the_view_untouched_and_the_cameras_beside_it()
         "scene": np.full((96, 96, 3), 200, np.uint8),
         "wrist": np.full((48, 64, 3), 90, np.uint8),
     }
-    picture = compose(spectator, insets, "marker, trial 1 of 5")
+    picture = compose_frame(spectator, insets, "marker, trial 1 of 5")
     np.testing.assert_array_equal(picture[:181, :241], spectator)
     assert picture.shape[0] % 2 == 0 and picture.shape[1] % 2 == 0
     column = picture[:181, 241:]
@@ -84,11 +84,11 @@ def test_a_composed_picture_shows_the_view_untouched_and_the_cameras_beside_it()
 def test_too_many_cameras_for_the_picture_are_refused():
     insets = {str(i): np.zeros((8, 8, 3), np.uint8) for i in range(9)}
     with pytest.raises(NacError, match="9 insets"):
-        compose(np.zeros((120, 160, 3), np.uint8), insets, "")
+        compose_frame(np.zeros((120, 160, 3), np.uint8), insets, "")
 
 
 def test_a_title_card_has_the_size_and_length_asked_for():
-    cards = list(title("weighing", (64, 96), 3))
+    cards = list(title_frames("weighing", (64, 96), 3))
     assert len(cards) == 3 and cards[0].shape == (64, 96, 3) and cards[0].max() > 200
 
 

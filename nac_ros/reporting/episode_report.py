@@ -1,4 +1,4 @@
-"""One recorded episode as a page: its facts, its cameras as a video, its joints, what is wrong."""
+"""HTML page of one recorded episode: summary, camera video, joint plots, and action statistics."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -11,93 +11,96 @@ from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.factory import AnyDataset
 from nac_ros.reporting import plots
 from nac_ros.reporting.html import figure, page, section, table
-from nac_ros.reporting.trial_trace import Hold, TrialTrace
+from nac_ros.reporting.trial_trace import TimeSpan, TrialTrace
 from nac_ros.reporting.video import write_video
 
 PAGE, VIDEO = "episode.html", "episode.mp4"
-HEIGHT = 240  # [pixels] of each camera's picture
-DEFAULT_FPS = 30  # of a video whose dataset tells no rate
+HEIGHT = 240  # [pixels] of each camera in the video
+DEFAULT_FPS = 30  # of a dataset without a rate
 
 
-def write_page(
+def write_episode_report(
     folder: Path, dataset: AnyDataset, index: int, findings: Sequence[str] = ()
 ) -> Path:
-    """Writes <folder>/episode.html, and episode.mp4 where the dataset has images."""
+    """Writes <folder>/episode.html, and episode.mp4 if the dataset has images.
+
+    findings: sentences of the dataset checks about this episode
+    """
     episode = dataset.episode(index)
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [section("Episode", _facts(dataset, episode, findings))]
+    sections = [section("Episode", _summary(dataset, episode, findings))]
     if episode.images:
-        write_video(folder / VIDEO, _pictures(episode), dataset.fps or DEFAULT_FPS)
+        write_video(folder / VIDEO, _video_frames(episode), dataset.fps or DEFAULT_FPS)
         video = f'<video controls muted loop src="{VIDEO}"></video>'
         sections.append(section("Cameras", f"{video}<p>{escape(', '.join(episode.images))}</p>"))
-    caption = "Action (commanded) and state (measured) of each dimension; green: a hand took over."
-    shown = figure(plots.joints(trace_of(dataset, episode, index)), caption)
-    sections.append(section("Joints", shown))
-    sections.append(section("Actions", _statistics(dataset, episode)))
+    caption = "Action (commanded) and state (measured) of each dimension; green: intervention."
+    plot = plots.plot_joints(episode_trace(dataset, episode, index))
+    sections.append(section("Joints", figure(plot, caption)))
+    sections.append(section("Actions", _action_statistics(dataset, episode)))
     path = folder / PAGE
-    title = f"Episode {index}"
-    tasks = ", ".join(episode.tasks)
-    subtitle = escape(f"{dataset.root} · {tasks}")
-    path.write_text(page(title, subtitle, "\n".join(sections)), encoding="utf-8")
+    subtitle = escape(f"{dataset.root} · {', '.join(episode.tasks)}")
+    path.write_text(page(f"Episode {index}", subtitle, "\n".join(sections)), encoding="utf-8")
     return path
 
 
-def trace_of(dataset: AnyDataset, episode: Episode, index: int) -> TrialTrace:
-    """The episode as a trial; a dataset without such a state shows its actions twice."""
+def episode_trace(dataset: AnyDataset, episode: Episode, index: int) -> TrialTrace:
+    """The episode as a trial; without a state of the actions' shape, both curves are actions."""
     rate = dataset.fps or DEFAULT_FPS
     times = np.arange(len(episode)) / rate
-    same = episode.proprio.shape == episode.actions.shape
-    outcome = {True: "success", False: "failure", None: "aborted"}[episode.success]
+    has_state = episode.proprio.shape == episode.actions.shape
     return TrialTrace(
-        task=", ".join(episode.tasks), trial=index, outcome=outcome, reason="",
-        names=tuple(dataset.names), units=tuple(dataset.units), times=times,
+        task=", ".join(episode.tasks),
+        trial=index,
+        outcome={True: "success", False: "failure", None: "aborted"}[episode.success],
+        reason="",
+        names=tuple(dataset.names),
+        units=tuple(dataset.units),
+        times=times,
         commanded=episode.actions,
-        measured=episode.proprio if same else episode.actions, rate_hz=rate,
-        interventions=tuple(_spans(episode.intervention, times)),
-    )  # fmt: skip
+        measured=episode.proprio if has_state else episode.actions,
+        rate_hz=rate,
+        interventions=tuple(_intervention_spans(episode.intervention, times)),
+    )
 
 
-def _spans(marked: np.ndarray | None, times: np.ndarray) -> Iterator[Hold]:
-    """Where a hand had taken over."""
+def _intervention_spans(marked: np.ndarray | None, times: np.ndarray) -> Iterator[TimeSpan]:
+    """Spans of consecutive marked frames; marked: bool `[T]` or None, times: `[T]` [s]."""
     edges = np.flatnonzero(np.diff(np.r_[False, marked, False])) if marked is not None else []
     for first, end in zip(edges[::2], edges[1::2]):
-        yield Hold(float(times[first]), float(times[end - 1]), "intervention")
+        yield TimeSpan(float(times[first]), float(times[end - 1]), "intervention")
 
 
-def _facts(dataset: AnyDataset, episode: Episode, findings: Sequence[str]) -> str:
-    verdict = {True: "success", False: "failure", None: "not judged"}[episode.success]
+def _summary(dataset: AnyDataset, episode: Episode, findings: Sequence[str]) -> str:
     seconds = len(episode) / dataset.fps if dataset.fps else float("nan")
     rows = {
         "task": ", ".join(episode.tasks) or "(none)",
-        "robot": dataset.robot_type or "(not told)",
+        "robot": dataset.robot_type or "(unknown)",
         "frames": f"{len(episode)} at {dataset.fps} Hz, {seconds:.1f} s",
-        "outcome": verdict,
+        "outcome": {True: "success", False: "failure", None: "unknown"}[episode.success],
         "findings": "; ".join(findings) or "none",
     }
     if episode.intervention is not None and episode.intervention.any():
-        rows["by hand"] = f"{episode.intervention.mean():.0%} of the frames"
+        rows["intervention"] = f"{episode.intervention.mean():.0%} of the frames"
     return table(["", ""], [[key, escape(value)] for key, value in rows.items()])
 
 
-def _statistics(dataset: AnyDataset, episode: Episode) -> str:
-    steps = np.abs(np.diff(episode.actions, axis=0)) if len(episode) > 1 else episode.actions * 0
+def _action_statistics(dataset: AnyDataset, episode: Episode) -> str:
+    actions = episode.actions
+    steps = np.abs(np.diff(actions, axis=0)) if len(episode) > 1 else 0 * actions
+    columns = np.stack([actions.min(0), actions.max(0), actions.mean(0), steps.max(0)], 1)
     rows = [
-        [escape(name), escape(unit), *(f"{v:.4g}" for v in (low, high, mean, step))]
-        for name, unit, low, high, mean, step in zip(
-            dataset.names, dataset.units, episode.actions.min(0), episode.actions.max(0),
-            episode.actions.mean(0), steps.max(0),
-        )
-    ]  # fmt: skip
+        [escape(name), escape(unit), *(f"{value:.4g}" for value in values)]
+        for name, unit, values in zip(dataset.names, dataset.units, columns)
+    ]
     return table(["dimension", "unit", "least", "most", "mean", "largest step"], rows)
 
 
-def _pictures(episode: Episode) -> Iterator[np.ndarray]:
+def _video_frames(episode: Episode) -> Iterator[np.ndarray]:
     """All cameras side by side, uint8 RGB `[H, W, 3]` with even sides."""
     for k in range(len(episode)):
-        row = [_scaled(images[k]) for images in episode.images.values()]
-        yield np.concatenate(row, 1)
+        yield np.concatenate([_resize(images[k]) for images in episode.images.values()], 1)
 
 
-def _scaled(image: np.ndarray) -> np.ndarray:
+def _resize(image: np.ndarray) -> np.ndarray:
     width = 2 * round(HEIGHT * image.shape[1] / image.shape[0] / 2)
     return cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA)

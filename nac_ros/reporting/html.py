@@ -1,4 +1,4 @@
-"""The look of a report: one HTML page without anything fetched from elsewhere."""
+"""HTML of reports: self-contained pages, sections, tables and figures."""
 
 import base64
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ pre { overflow-x: auto; font-size: 12.5px; background: var(--ground); padding: 1
 
 
 def page(title: str, subtitle: str, body: str) -> str:
-    """A whole document; `subtitle` and `body` are HTML, `title` is text."""
+    """A complete document; `title` is text, `subtitle` and `body` are HTML."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -68,19 +68,21 @@ def page(title: str, subtitle: str, body: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Heads are text, cells are HTML; wide ones are scrolled."""
+    """A table that scrolls if it is too wide; heads are text, cells are HTML."""
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def section(title: str, body: str) -> str:
+    """A titled section of a page; both are HTML."""
     return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def figure(picture: bytes, caption: str, kind: str = "png") -> str:
-    source = base64.b64encode(picture).decode()
+def figure(image: bytes, caption: str, image_type: str = "png") -> str:
+    """An image file with a caption, embedded in the page; `caption` is escaped text."""
+    source = base64.b64encode(image).decode()
     return (
-        f'<figure><img alt="{caption}" src="data:image/{kind};base64,{source}">'
+        f'<figure><img alt="{caption}" src="data:image/{image_type};base64,{source}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

@@ -1,4 +1,4 @@
-"""The twin: the arm, its controller, cameras and tasks simulated in MuJoCo, and scripted experts."""
+"""The twin: the arm, its controller, cameras and tasks in MuJoCo, and scripted experts."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Bodies of a task in one compiled model: their poses, whether they rest, and shared geom options."""
+"""Bodies of a task in a compiled model: their poses, whether they rest, and geom options."""
 
 import numpy as np
 

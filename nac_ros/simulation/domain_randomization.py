@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nac_ros.core import config
-from nac_ros.core.config import check_fields, config_dir, number_field
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.simulation.rendering import mujoco
 
 

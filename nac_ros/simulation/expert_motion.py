@@ -1,4 +1,4 @@
-"""How experts move: inverse kinematics of the tool, and jerk-limited set-points between targets."""
+"""How experts move: inverse kinematics of the tool, jerk-limited set-points between targets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -125,9 +125,9 @@ class Twin:
         now = self.controller.sample(self.now())
         return now.positions[0], now.velocities[0], now.accelerations[0]
 
-    def write(self, motion: JointTrajectory) -> None:
+    def write(self, trajectory: JointTrajectory) -> None:
         """Sends a trajectory that replaces the current one; raises TrajectoryRejected."""
-        self.send_trajectory(Trajectory.from_arrays(self.spec.joint_names, motion))
+        self.send_trajectory(Trajectory.from_arrays(self.spec.joint_names, trajectory))
 
     def send_trajectory(self, trajectory: Trajectory, arrival: float | None = None) -> None:
         """Sends a trajectory that the controller received at `arrival` [s], by default now.

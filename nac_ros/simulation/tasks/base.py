@@ -73,7 +73,7 @@ class Task(ABC):
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
         """Places the objects for a new trial, within `share` of their start poses' spreads."""
 
-    def update(self) -> None:
+    def update(self) -> None:  # noqa: B027 - most objects have no mechanism
         """Updates the state of objects with a mechanism; called after every physics step."""
 
     @abstractmethod

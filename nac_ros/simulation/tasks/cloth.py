@@ -136,7 +136,7 @@ class Cloth:
         return float(np.abs(self._data.qvel[self._dofs]).max())
 
     def overlap(self) -> float:
-        """Area that both halves cover, seen from above, as a share of the area of one flat half."""
+        """Area that both halves cover, seen from above, as a share of one flat half."""
         points, middle = self.points()[..., :2], self._shape[0] // 2
         shared = np.intersect1d(
             _covered_cells(points[: middle + 1]), _covered_cells(points[middle:])

@@ -140,7 +140,7 @@ class GrapesOnPlate(Task):
         over = np.append(PLATE + rng.uniform(-0.01, 0.01, 2), height)
         yield from motion.move_tool(over, yaw, closed, speed=0.8)
         yield from motion.wait(int(rng.integers(6, 12)))
-        # The grapes' mean position goes over the middle of the plate, the lowest one just above it.
+        # The grapes' mean position goes over the middle of the plate, the lowest one onto it.
         grapes, stem = self._data.geom_xpos[self._grapes], self._bunch.position()
         position = stem - np.append(grapes[:, :2].mean(0) - PLATE, 0)
         position[2] = FOOT + GRAPE + 0.003 + stem[2] - grapes[:, 2].min()
