@@ -24,7 +24,7 @@ TICKS = 30
 RAMP = np.arange(SPEC.action_dim) / 10  # one value per joint
 TOKENS = [3, 1023, 512, 7]
 RED = np.broadcast_to(np.array([250, 10, 10], np.uint8), (96, 96, 3))
-POLICY = {"chunk_stamp": STAMP, "latency_ms": 81.5, "plan_ms": 70.0, "decode_ms": 1.5, "chunks": 1}
+POLICY = {"chunk_stamp": STAMP, "latency_ms": 81.5, "predict_ms": 70.0, "decode_ms": 1.5, "chunks": 1}
 GUARD = {"mode": "policy", "fault": "", "last_rejection": ""}
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("nicegui")
 
 from rcl_interfaces.srv import GetParameters
 
-from nac_ros.apps.demo import running
+from nac_ros.apps.demo import running_graph
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import NacError
 from nac_ros.datasets.mcap import reader
@@ -140,7 +140,7 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
     second = shutil.copytree(tiny_bundle, tmp_path / "second_bundle")
     write_protocol(tmp_path, tiny_bundle, second)
     graph = graph_of(robot, tmp_path, operator="Ada")
-    with running(graph, tmp_path) as (processes, bench):
+    with running_graph(graph, tmp_path) as (processes, bench):
         one = Operator(browser, bench, console_of(bench))
         one.may("start")
         assert_blind(one)
@@ -294,7 +294,7 @@ def test_what_is_missing_is_said_with_how_to_mend_it(browser, robot, tiny_bundle
     graph = graph_of(robot, tmp_path, ("recorder", "trials"), host="0.0.0.0")
     recorder, trials = graph
     full = replace(recorder, parameters={**recorder.parameters, "min_free_gb": 1e6})
-    with running([full, trials], tmp_path) as (_, bench):
+    with running_graph([full, trials], tmp_path) as (_, bench):
         console_of(bench)
         log = (tmp_path / "logs" / "trials.log").read_text()
         port, token = re.search(r"operator console: http://\S+?:(\d+)/\?token=(\S+)", log).groups()
@@ -312,7 +312,7 @@ def test_what_is_missing_is_said_with_how_to_mend_it(browser, robot, tiny_bundle
         for node in ("guard", "policy"):
             one.sees(".alarm", f"the node {node} does not report on diagnostics: start it")
         one.sees(".alarm", "camera scene: no image yet on scene/image_raw: check its plug")
-        one.sees(".alarm", "make room or change `out`")
+        one.sees(".alarm", "free disk space or change `out`")
         one.may_not("start")
         one.press("Space", "Escape")
         one.sees(".words", "the guard does not answer guard/stop: use the emergency stop")

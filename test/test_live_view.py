@@ -61,7 +61,7 @@ def test_tokens_and_timing_come_once_for_each_chunk(recording):
     stamps, values = rows(recording, "policy/tokens", "BarChart:values")
     assert stamps == pytest.approx([0.0], abs=1e-6)
     assert list(values[0][0]["buffer"]) == TOKENS
-    for name, wanted in (("observation_to_chunk", 81.5), ("plan", 70.0), ("decode", 1.5)):
+    for name, wanted in (("observation_to_chunk", 81.5), ("predict", 70.0), ("decode", 1.5)):
         assert series(recording, f"latency/{name}")[1].tolist() == [wanted]
 
 
@@ -95,10 +95,10 @@ def test_joint_samples_wait_in_bounded_number(tmp_path):
     pytest.importorskip("rerun", reason=NEEDS)
     from nac_ros.reporting import rerun
 
-    log = rerun.LiveLog(SPEC, 10.0)
+    log = rerun.RerunLogger(SPEC, 10.0)
     log.save(tmp_path / "run.rrd")
     for _ in range(250):  # a clock that stands still
-        log.joints("measured", STAMP, RAMP)
+        log.log_joints("measured", STAMP, RAMP)
         assert len(log._rows["measured"]) < rerun.BATCH_ROWS
     log.close()
 
@@ -119,4 +119,4 @@ def test_a_recording_is_never_overwritten(tmp_path):
 
     (tmp_path / "run.rrd").write_text("precious")
     with pytest.raises(NacError, match="exists already"):
-        rerun.LiveLog(SPEC, 10.0).save(tmp_path / "run.rrd")
+        rerun.RerunLogger(SPEC, 10.0).save(tmp_path / "run.rrd")

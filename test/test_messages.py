@@ -114,7 +114,7 @@ def test_joint_states_come_in_the_robot_s_order():
     ("names", "positions", "said"),
     [
         (("a", "b"), [1.0, 2.0], "c missing; the message holds a, b"),
-        (("a", "b"), [], "2 names has 0 positions, none for a, b; the driver must publish"),
+        (("a", "b"), [], "2 names and 0 positions, none for a, b; the driver must publish"),
         (("a", "b", "c"), [1.0, 2.0], "none for c"),
         (("a", "b", "c", "b"), [1.0] * 4, "b is named twice"),
         (("a", "b", "c"), [1.0, np.nan, 2.0], "not finite at b"),
@@ -279,7 +279,7 @@ def test_a_chunk_of_points_that_hold_nothing_is_refused_unread_as_well():
 
 
 def test_a_chunk_of_very_many_joints_is_refused_unread():
-    with pytest.raises(BadActions, match="of 5000 joints, the robot has 7"):
+    with pytest.raises(BadActions, match="5000 joints, the robot has 7"):
         messages.check_chunk_size(serialized(1, names=[""] * 5000), SPEC)
 
 

@@ -479,7 +479,7 @@ def test_a_policy_plans_from_what_the_sensors_send(brain):
     assert 0 < time.time() - chunk.stamp < WAIT_S
     brain.wait(lambda: "decode_ms" in brain.operator.latest_diagnostics("policy"), "the report", 5)
     report = brain.operator.latest_diagnostics("policy")
-    assert report["decode_ms"] <= report["plan_ms"] <= report["latency_ms"]
+    assert report["decode_ms"] <= report["predict_ms"] <= report["latency_ms"]
     assert report["tokens"] and all(type(token) is int for token in report["tokens"])
 
 
@@ -518,11 +518,11 @@ def test_what_strangers_report_neither_ends_nor_floods_who_looks_on(brain):
 def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle, robot):
     assert planning(brain)
     brain.processes.kill("policy")
-    unsure = {"bundle": str(tiny_bundle), "robot": str(robot), "task": "marker"}
-    unsure |= {"on_low_confidence": "replan", "min_margin": 1.0}
+    low_confidence = {"bundle": str(tiny_bundle), "robot": str(robot), "task": "marker"}
+    low_confidence |= {"on_low_confidence": "replan", "min_margin": 1.0}
     brain.operator.diagnostics.pop("policy")
     try:
-        brain.processes.start(NodeProcess(name="policy", parameters=unsure))
+        brain.processes.start(NodeProcess(name="policy", parameters=low_confidence))
         brain.wait(lambda: brain.operator.latest_diagnostics("policy"), "a word of the policy")
         time.sleep(0.5)
         brain.activate("policy")
@@ -530,7 +530,7 @@ def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle,
         n_chunks = len(brain.chunks)
         brain.sense(1.0)
         report = brain.operator.latest_diagnostics("policy")
-        assert report["message"].startswith("unsure: margin") and report["unusable.unsure"] > 1
+        assert report["message"].startswith("low confidence: margin") and report["unusable.low_confidence"] > 1
         assert len(brain.chunks) == n_chunks
     finally:
         brain.processes.kill("policy")

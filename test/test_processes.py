@@ -44,7 +44,7 @@ def test_shared_memory_of_a_killed_node_goes_and_that_of_a_living_one_stays(tmp_
         assert ports
         killed.kill("guard")
         assert not left & segments() and its_own <= segments()
-        assert living.runs("guard") and not killed.runs("guard")
+        assert living.is_running("guard") and not killed.is_running("guard")
         assert ports <= set(SHARED.glob("fastdds_port*")), "others may still send to them"
     finally:
         living.end()

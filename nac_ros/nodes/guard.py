@@ -114,7 +114,7 @@ class GuardNode(ManagedNode):
         self._ticks = PeriodicTimer(self._guard.period, self._update, "ticks")
 
     def activate(self) -> None:
-        """Starts in mode hold where the arm is; requests of other modes sent before do not count."""
+        """Starts in mode hold where the arm is; modes requested before do not count."""
         with self._lock:
             if not self._guard.is_at_rest(self._time.now()):
                 raise NacError("the arm has not come to rest; activate again in a moment")
@@ -172,7 +172,9 @@ class GuardNode(ManagedNode):
             message = messages.to_joint_state(
                 stamp, self._spec.joint_names, positions, velocities, origin_ns
             )
-            self._command_sender.submit(stamp, now, steady, partial(self._command.publish, message))
+            self._command_sender.submit(
+                stamp, now, steady, partial(self._command.publish, message)
+            )
         before = (self._state, self._hold_reason)
         self._state, self._hold_reason = guard.state, guard.hold_reason
         self._send_trajectory(now, moved=before[0] in ("running", "stopping"))
@@ -182,8 +184,8 @@ class GuardNode(ManagedNode):
             self.diagnostics.publish()
 
     def _send_trajectory(self, now: float, moved: bool) -> None:
-        """Sends nothing to an arm at rest. After a clock jump (`tick_gap`) it sends nothing either:
-        the trajectory that the controllers have ends at rest."""
+        """Sends nothing to an arm at rest, and nothing after a clock jump (`tick_gap`): the
+        trajectory that the controllers have ends at rest."""
         guard = self._guard
         if (guard.state in AT_REST and not moved) or guard.fault == "tick_gap":
             return
@@ -268,9 +270,7 @@ class GuardNode(ManagedNode):
             if self.log.dropped:
                 more["log_dropped"] = self.log.dropped
             now, origin_ns = self._time.now(), self._time.origin_ns
-            return guard_status(
-                self._guard, self._state, self._hold_reason, now, origin_ns, more
-            )
+            return guard_status(self._guard, self._state, self._hold_reason, now, origin_ns, more)
 
 
 def main() -> None:

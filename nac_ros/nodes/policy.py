@@ -1,21 +1,17 @@
-"""The policy node: observations in, chunks out; inference runs in a thread of its own.
+"""Node `policy`: predicts a chunk from each observation; inference runs in a thread of its own.
 
-Active and started (`~/start`) it plans; otherwise it only watches its sensors. A frozen camera
-stops planning until the next `~/start`. Its heartbeat stops when the inference loop does not come
-round.
+It predicts while it is active and started (`~/start`). A frozen camera stops it until the next
+`~/start`. The heartbeat stops when the inference loop hangs.
 """
 
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
@@ -28,158 +24,103 @@ from nac_ros.inference.chunk_transition import CurrentChunk
 from nac_ros.inference.engine import Engine
 from nac_ros.inference.replanning import ReplanScheduler
 from nac_ros.inference.uncertainty import time_stretched
-from nac_ros.ros import messages, qos
-from nac_ros.ros import parameters as ros_parameters
+from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
-from nac_ros.ros.node_log import NodeLog
 from nac_ros.ros.node_clock import STEADY
-from nac_ros.ros.node_main import exit_process, run
+from nac_ros.ros.node_main import ManagedNode, exit_process, run
 from nac_ros.ros.observation_source import ObservationSource
 from nac_ros.ros.policy_loading import LOAD_PARAMETERS, PolicyParameters, load_engine
 
 HEARTBEAT_S = 0.05  # 20 Hz
-# reasons that need nobody's attention
-QUIET = ("not configured", "inactive", "not started", "starting")
+EXPECTED = ("planning", "not configured", "inactive", "not started", "starting")  # status texts
 NO_TASK = "no task was given; publish one on `task`"
-START = "policy/start starts it again"
-LOG_EVERY_S = 10.0  # reasons of one code are logged at most this often, whatever their text
-LONGEST = 400  # characters of a reason
+START = "call policy/start to start again"
+LOG_EVERY_S = 10.0  # reasons with the same code are logged at most this often
+MAX_REASON = 400  # characters
 
 
-class PolicyNode(LifecycleNode):
-    """Messages in, chunks out; what they say is the engine's."""
+class PolicyNode(ManagedNode):
+    """Passes observations to an Engine and publishes its chunks.
+
+    Services and subscriptions run in the executor's thread, predictions in the inference thread.
+    """
+
+    HELP = "check the bundle (nac doctor)"
 
     def __init__(self) -> None:
         super().__init__("policy")
-        self._log = NodeLog(self)
-        ros_parameters.declare(self, PolicyParameters, changeable=LOAD_PARAMETERS)
+        parameters.declare(self, PolicyParameters, changeable=LOAD_PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._engine: Engine | None = None
-        self._bridge: ObservationSource | None = None
+        self._source: ObservationSource | None = None
         self._thread: Thread | None = None
         self._closing, self._wake, self._started = Event(), Event(), Event()
-        self._frozen = ""  # the verdict that stopped planning, until the next start or stop
-        self._lock = Lock()  # of that verdict, which services and the inference thread change
-        self._undo: list[Callable[[], object]] = []  # of what `on_configure` made
-        self._logged: dict[str, float] = {}  # code of a reason -> when, on a steady clock
-        self._task, self._fault, self._reason = "", "", "not configured"
-        self._n_chunks, self._alive = 0, 0.0
-        self._sent: ActionChunk | None = None
+        self._lock = Lock()  # for the start and stop of predictions, by services and both threads
+        self._frozen = (
+            ""  # the frozen camera that stopped predictions, until the next start or stop
+        )
+        self._task, self._task_error = "", ""
+        self._reason = ""  # why no chunk is predicted
+        self._logged_at: dict[str, float] = {}  # code of a reason -> time
+        self._n_chunks, self._loop_time = 0, 0.0
+        self._last_chunk: ActionChunk | None = None
         self._unusable = Counter[str]()
-        self._newest: dict[str, Any] = {}
-        self._diagnostics = Diagnostics(self, self._status)
-
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the bundle; a node that cannot says why, and may be configured again."""
-        try:
-            self._load(ros_parameters.read(self, PolicyParameters))
-            self._connect()
-        except NacError as error:
-            self._fail(_one_line(str(error)))
-            return TransitionCallbackReturn.FAILURE
-        except Exception as error:  # rclpy would end the node and say nothing
-            self._log.debug(traceback.format_exc())
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._fail(f"configuring failed, {_one_line(text)}; check the bundle (nac doctor)")
-            return TransitionCallbackReturn.FAILURE
-        self._set_reason("inactive")
-        return TransitionCallbackReturn.SUCCESS
-
-    def _fail(self, reason: str) -> None:
-        """Nothing is configured, for a reason that is on diagnostics and in the log."""
-        self._disconnect()
-        self._log.error(reason)
-        self._reason = reason
-        self._diagnostics.publish()
+        self._chunk_report: dict[str, Any] = {}
+        self.diagnostics = Diagnostics(self, self._status)
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
-        """What a model is loaded with changes before it is loaded."""
         names = sorted({parameter.name for parameter in changed} & set(LOAD_PARAMETERS))
         if self._engine is None or not names:
             return SetParametersResult(successful=True)
         return SetParametersResult(successful=False, reason=f"clean up first to set {names[0]}")
 
-    def _load(self, parameters: PolicyParameters) -> None:
-        engine, self.spec = load_engine(parameters)
-        self._engine = engine
-        plan_s = engine.timing.predict_s
-        self._cadence = ReplanScheduler(
-            engine.n_action_steps, engine.rate_hz, parameters.margin_s, plan_s
+    def configure(self) -> None:
+        self._config = config = parameters.read(self, PolicyParameters)
+        self._engine, spec = load_engine(config)
+        self._task, self._task_error = config.task, ""
+        predict_s = self._engine.timing.predict_s
+        self._scheduler = ReplanScheduler(
+            self._engine.n_action_steps, self._engine.rate_hz, config.margin_s, predict_s
         )
-        self._settings, self._task = parameters, parameters.task
-        self._log.info(f"loaded; planning takes {1e3 * plan_s:.0f} ms")
-
-    def _connect(self) -> None:
-        assert self._engine is not None
+        self.log.info(f"loaded; a prediction takes {1e3 * predict_s:.0f} ms")
         self._chunks = self.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
-        self._undo.append(partial(self.destroy_publisher, self._chunks))
         self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
-        self._undo.append(partial(self.destroy_publisher, self._heartbeats))
-        self._bridge = ObservationSource(
-            self, self.spec, self._engine.cameras, self._engine.n_obs_steps
+        self._source = ObservationSource(
+            self, spec, self._engine.cameras, self._engine.n_obs_steps
         )
-        for notice in self._bridge.notices:
-            self._log.warning(notice)
-        task = self.create_subscription(String, "task", self._on_task, qos.LATCHED)
-        self._undo.append(partial(self.destroy_subscription, task))
-        for service in (
-            self.create_service(Trigger, "~/start", self._on_start),
-            self.create_service(Trigger, "~/stop", self._on_stop),
-        ):
-            self._undo.append(partial(self.destroy_service, service))
+        for notice in self._source.notices:
+            self.log.warning(notice)
+        self.create_subscription(String, "task", self._on_task, qos.LATCHED)
+        self.create_service(Trigger, "~/start", self._on_start)
+        self.create_service(Trigger, "~/stop", self._on_stop)
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         self._closing.clear()
         self._started.clear()
-        self._frozen = ""
-        self._alive = self._now()
+        self._frozen, self._reason = "", "not started"
+        self._loop_time = self._now()
         self._thread = Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
-        self._beats = self.create_timer(HEARTBEAT_S, self._beat, clock=STEADY)
-        self._set_reason("not started")
-        return TransitionCallbackReturn.SUCCESS
+        self.create_timer(HEARTBEAT_S, self._publish_heartbeat, clock=STEADY)
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._rest()
-        self._set_reason("inactive")
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._disconnect()
-        self._set_reason("not configured")
-        return TransitionCallbackReturn.SUCCESS
-
-    def _disconnect(self) -> None:
-        """Takes back what `on_configure` made, as far as it came."""
-        if self._bridge is not None:
-            self._bridge.close()
-        for destroy in self._undo:
-            destroy()
-        self._close_call_log()
-        self._undo, self._engine, self._bridge = [], None, None
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._rest()
-        return TransitionCallbackReturn.SUCCESS
-
-    def close(self) -> None:
-        """Ends the inference thread, and the tape."""
-        self._rest()
-        self._close_call_log()
-
-    def _close_call_log(self) -> None:
-        if self._engine is not None and self._engine.call_log is not None:
-            self._engine.call_log.close()
-
-    def _rest(self) -> None:
+    def stop(self) -> None:
+        """Ends the inference thread."""
         if self._thread is None:
             return
-        self.destroy_timer(self._beats)
         self._started.clear()
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout=5.0)
         self._thread = None
+
+    def release(self) -> None:
+        if self._engine is not None and self._engine.call_log is not None:
+            self._engine.call_log.close()
+        self._engine = self._source = None
+
+    def close(self) -> None:
+        self.stop()
+        self.release()
 
     def _now(self) -> float:
         return messages.to_seconds(self.get_clock().now().to_msg())
@@ -189,27 +130,27 @@ class PolicyNode(LifecycleNode):
         try:
             self._engine.bundle.policy.task_index(message.data)
         except UnknownName as error:
-            self._task, self._fault = "", str(error)
-            self._log.warning(str(error), "task")
+            self._task, self._task_error = "", str(error)
+            self.log.warning(str(error), "task")
         else:
-            self._task, self._fault = message.data, ""
-        self._diagnostics.publish()
+            self._task, self._task_error = message.data, ""
+        self.diagnostics.publish()
 
     def _on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        assert self._bridge is not None
+        assert self._source is not None
         response.success = False
         if self._thread is None:
             response.message = "the node is not active; activate it first"
         elif not self._task:
-            response.message = self._fault or NO_TASK
-        elif frozen := self._bridge.frozen:
+            response.message = self._task_error or NO_TASK
+        elif frozen := self._source.frozen:
             response.message = frozen[0]
         else:
             self._frozen = ""
             self._set_reason("starting")
-            self._bridge.clear(self._now())
-            self._cadence.restart()
-            self._n_chunks, self._sent = 0, None
+            self._source.clear(self._now())
+            self._scheduler.restart()
+            self._n_chunks, self._last_chunk = 0, None
             self._started.set()
             self._wake.set()
             response.success, response.message = True, f"planning for '{self._task}'"
@@ -223,154 +164,167 @@ class PolicyNode(LifecycleNode):
         response.success, response.message = True, f"stopped after {self._n_chunks} chunks"
         return response
 
-    def _beat(self) -> None:
-        """Says that the inference loop is alive, as long as it is."""
+    def _publish_heartbeat(self) -> None:
         now = self._now()
-        if now - self._alive <= self._settings.max_stall_s:
+        if now - self._loop_time <= self._config.max_stall_s:
             self._heartbeats.publish(Header(stamp=messages.to_time(now)))
 
     def _run(self) -> None:
-        """The inference loop; it comes round once per heartbeat while it waits."""
-        assert self._bridge is not None
+        """The inference loop; while it waits it runs once per heartbeat period."""
+        assert self._source is not None
         try:
             while not self._closing.is_set():
-                self._alive = self._now()
-                self._bridge.take()
+                self._loop_time = self._now()
+                self._source.read_messages()
                 with self._lock:
                     if self._frozen and not self._started.is_set():
-                        self._look_again()
-                wait = self._step(self._alive) if self._started.is_set() else HEARTBEAT_S
+                        self._check_frozen_camera()
+                wait = self._step(self._loop_time) if self._started.is_set() else HEARTBEAT_S
                 self._wake.wait(min(wait, HEARTBEAT_S))
                 self._wake.clear()
-        except Exception:  # a thread must not die unheard; the heartbeat ends with it
-            self._log.fatal(traceback.format_exc())
+        except Exception:  # the heartbeat ends with this thread, so the guard stops
+            self.log.fatal(traceback.format_exc())
             self._set_reason("the inference loop failed; see the log")
 
     def _step(self, now: float) -> float:
-        """Plans when it is due; seconds until the next look."""
-        assert self._engine is not None and self._bridge is not None
-        wait = self._cadence.seconds_until_due(now)
+        """Predicts and publishes a chunk if it is due; returns the time to the next step [s]."""
+        assert self._engine is not None and self._source is not None
+        wait = self._scheduler.seconds_until_due(now)
         if wait > 0:
             return wait
         try:
             if not self._task:
-                raise UnknownName(self._fault or NO_TASK)
-            # the time after `take`: messages that came meanwhile are not of the future
-            observation = self._bridge.get_observation(self._now(), self._task)
-            chunk = self._engine.predict_chunk(observation, self._underway(observation.stamp))
+                raise UnknownName(self._task_error or NO_TASK)
+            # `now` is older than the newest messages, which would count as from the future.
+            observation = self._source.get_observation(self._now(), self._task)
+            chunk = self._engine.predict_chunk(observation, self._current_chunk(observation.stamp))
         except NacError as error:
             with self._lock:
                 if self._started.is_set():
                     self._reject(error)
-            return self._settings.retry_s
+            return self._config.retry_s
         if not self._started.is_set():
             return 0.0
         return self._send(chunk, observation.reference)
 
+    def _current_chunk(self, stamp: float) -> CurrentChunk | None:
+        """The last chunk, if a chunk observed at `stamp` [s] will replace it before its end."""
+        chunk = self._last_chunk
+        if chunk is None or chunk.end <= stamp:
+            return None
+        return CurrentChunk(chunk, stamp + self._scheduler.latency_s)
+
     def _reject(self, error: NacError) -> None:
-        """Counts and reports why nothing was planned; a frozen camera stops planning."""
-        reason = getattr(error, "reason", "task")
-        self._unusable[reason] += 1
-        if reason == "frozen":
+        """Counts and reports an unusable observation; a frozen camera stops the predictions."""
+        code = getattr(error, "reason", "task")
+        self._unusable[code] += 1
+        if code == "frozen":
             self._started.clear()
             self._frozen = str(error)
-        self._set_reason(_one_line(str(error)), reason)
+        self._set_reason(str(error), code)
 
-    def _look_again(self) -> None:
-        """Tests a frozen camera anew; planning stays stopped although it shows new pictures."""
-        assert self._bridge is not None
-        frozen = self._bridge.frozen
-        if frozen:
+    def _check_frozen_camera(self) -> None:
+        """Updates the report about a frozen camera; predictions stay stopped in any case."""
+        assert self._source is not None
+        if frozen := self._source.frozen:
             self._frozen = frozen[0]
             self._set_reason(f"stopped: {self._frozen}, then {START}", "stopped")
         else:
-            text = f"stopped: the pictures that were frozen change again; {START}"
-            self._set_reason(text, "unfrozen")
+            self._set_reason(f"stopped: the frozen images change again; {START}", "unfrozen")
 
     def _send(self, chunk: ActionChunk, start: np.ndarray) -> float:
-        """Publishes a chunk from joint positions `start` on, or what comes of a doubtful one;
-        seconds until the next look."""
+        """Publishes a chunk observed at joint positions `start` `[D]`, or handles low confidence
+        as configured; returns the time to the next step [s]."""
         assert self._engine is not None
-        settings, why = self._settings, self._settings.low_confidence_reason(self._engine.confidence)
-        if why:
+        config, action = self._config, self._config.on_low_confidence
+        reason = config.low_confidence_reason(self._engine.confidence)
+        if reason:
             self._unusable["low_confidence"] += 1
-        if why and settings.on_low_confidence in ("replan", "stop"):
-            if settings.on_low_confidence == "stop":
-                self._started.clear()
-            self._set_reason(why, "low_confidence")
-            return settings.retry_s
-        if why and settings.on_low_confidence == "slow":
-            chunk = time_stretched(chunk, start, settings.slow_scale)
+            if action in ("replan", "stop"):
+                if action == "stop":
+                    self._started.clear()
+                self._set_reason(reason, "low_confidence")
+                return config.retry_s
+            if action == "slow":
+                chunk = time_stretched(chunk, start, config.slow_scale)
         self._publish(chunk)
         return 0.0
-
-    def _underway(self, stamp: float) -> CurrentChunk | None:
-        """The chunk sent before, and when the one observed at `stamp` [s] will take over."""
-        sent = self._sent
-        if sent is None or sent.end <= stamp:
-            return None
-        return CurrentChunk(sent, stamp + self._cadence.latency_s)
 
     def _publish(self, chunk: ActionChunk) -> None:
         assert self._engine is not None
         self._chunks.publish(messages.to_chunk_message(chunk))
-        self._sent = chunk
-        arrival, timing = self._now(), self._engine.timing
-        self._cadence.add_chunk(chunk.stamp, arrival)
+        arrival = self._now()
+        self._scheduler.add_chunk(chunk.stamp, arrival)
+        self._last_chunk = chunk
         self._n_chunks += 1
-        self._newest = {
-            "chunk_stamp": chunk.stamp,
-            "latency_ms": 1e3 * (arrival - chunk.stamp),
-            "plan_ms": 1e3 * timing.predict_s,
-            "decode_ms": 1e3 * timing.decode_s,
-            "budget_ms": 1e3 * self._cadence.execution_s,
-            "tokens": chunk.tokens.tolist(),
-            "entropy": self._engine.confidence.entropy,
-            "margin": self._engine.confidence.margin,
-        }
+        latency_s, budget_s = arrival - chunk.stamp, self._scheduler.execution_s
+        self._chunk_report = _chunk_report(self._engine, chunk, latency_s, budget_s)
         self._reason = ""
-        self._diagnostics.publish()
+        self.diagnostics.publish()
 
     def _set_reason(self, reason: str, code: str = "other") -> None:
-        """Why nothing is planned; what is new, but for numbers in it, is published at once."""
+        """Sets why no chunk is predicted; publishes it if more than its numbers has changed."""
+        reason = " ".join(reason.split())[:MAX_REASON]
         changed = without_digits(reason) != without_digits(self._reason)
         self._reason = reason
         if changed:
-            self._diagnostics.publish()
+            self.diagnostics.publish()
         now = time.monotonic()
-        if reason not in QUIET and now - self._logged.get(code, -LOG_EVERY_S) >= LOG_EVERY_S:
-            self._logged[code] = now
-            self._log.warning(reason)
+        if reason not in EXPECTED and now - self._logged_at.get(code, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged_at[code] = now
+            self.log.warning(reason)
 
     def _status(self) -> Status:
-        text = self._fault or self._reason or "planning"
-        values: dict[str, Any] = {"task": self._task, "chunks": self._n_chunks, **self._newest}
-        values |= {"state": self._state(), "reason": "" if text == "planning" else text}
-        values |= {f"unusable.{reason}": n for reason, n in dict(self._unusable).items()}
-        if self._bridge is not None:
-            values |= {f"rejections.{reason}": n for reason, n in dict(self._bridge.refused).items()}
-            values["last_rejection"] = self._bridge.last_rejection
-            values["content_not_checked"] = self._bridge.unchecked
-        return Status(OK if text in ("planning", *QUIET) else WARN, text, values)
+        reason = self._reason if self.lifecycle == "active" else self.lifecycle
+        text = self._task_error or reason or "planning"
+        values: dict[str, Any] = {
+            "task": self._task,
+            "chunks": self._n_chunks,
+            **self._chunk_report,
+            "state": self._state(),
+            "reason": "" if text == "planning" else text,
+            **{f"unusable.{code}": n for code, n in dict(self._unusable).items()},
+        }
+        if (source := self._source) is not None:
+            rejections = dict(source.rejections)
+            values |= {f"rejections.{code}": n for code, n in rejections.items()}
+            values["last_rejection"] = source.last_rejection
+            values["content_not_checked"] = source.unchecked
+        return Status(OK if text in EXPECTED else WARN, text, values)
 
     def _state(self) -> str:
         """`unconfigured`, `inactive`, `not_started`, `stopped` by a frozen camera, `waiting` for
         a usable observation, or `planning`."""
-        if self._bridge is None:
+        if self._source is None:
             return "unconfigured"
         if self._thread is None:
             return "inactive"
         if not self._started.is_set():
             return "stopped" if self._frozen else "not_started"
-        return "waiting" if self._fault or self._reason else "planning"
+        return "waiting" if self._task_error or self._reason else "planning"
 
 
-def _one_line(text: str) -> str:
-    """An error's text as one line of at most LONGEST characters."""
-    return " ".join(text.split())[:LONGEST]
+def _chunk_report(
+    engine: Engine, chunk: ActionChunk, latency_s: float, budget_s: float
+) -> dict[str, Any]:
+    """Values on diagnostics about the newest chunk; times in ms, the stamp in s.
+
+    latency_ms: from observation to chunk; budget_ms: duration of the executed steps
+    """
+    return {
+        "chunk_stamp": chunk.stamp,
+        "latency_ms": 1e3 * latency_s,
+        "predict_ms": 1e3 * engine.timing.predict_s,
+        "decode_ms": 1e3 * engine.timing.decode_s,
+        "budget_ms": 1e3 * budget_s,
+        "tokens": chunk.tokens.tolist(),
+        "entropy": engine.confidence.entropy,
+        "margin": engine.confidence.margin,
+    }
 
 
 def main() -> None:
+    """Entry point of the executable `policy`."""
     exit_process(run(PolicyNode))
 
 

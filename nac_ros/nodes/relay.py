@@ -1,11 +1,12 @@
-"""Node `relay`: passes an arm's joint states and images on, or spoils them as it is told.
+"""Node `relay`: passes joint states and images on, and injects faults into them on request.
 
-An instrument of `nac faults`: the senders are remapped to raw/<topic>, so that what everybody
-hears has passed through here. With `clock_hz` it is also the clock of those on simulated time.
+`nac faults` uses it: the senders are remapped to raw/<topic>, so that every message passes the
+relay. With `clock_hz` it also publishes the clock of nodes that use simulated time.
 """
 
 import time
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from threading import Thread
@@ -23,13 +24,15 @@ from nac_ros.robot.spec import load_robot
 from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.node_main import exit_process, run
 
-LATE = 15  # messages kept back by 'late'
+DELAY = 15  # messages by which `late` delays a topic
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelayParameters:
-    """robot: name in config/robots, or the path of a robot's YAML
-    clock_hz: how often /clock is published; 0 = never
+    """Parameters of the node.
+
+    robot: name in config/robots, or path of a robot's YAML
+    clock_hz: rate of /clock; 0 = it is not published
     """
 
     robot: str = "vx300s"
@@ -40,82 +43,79 @@ class RelayParameters:
 
 
 class RelayNode(Node):
-    """What is spoiled comes on `relay/spoil`: `joint_states nan`, `images late`, `clock -3600`,
-    or `none`."""
+    """Injects the fault of the last message on `relay/spoil`: `<stream> <fault>`, such as
+    `joint_states nan` or `images late`; `clock <seconds>`, which sets the clock; or `none`."""
 
     def __init__(self) -> None:
         super().__init__("relay")
         config = parameters.declare(self, RelayParameters)
         spec = load_robot(config.robot)
-        self._spoil: dict[str, str] = {}
-        self._kept: dict[str, deque[Any]] = {}
+        self._faults: dict[str, str] = {}  # stream -> fault
+        self._previous: dict[str, deque[Any]] = {}  # topic -> previous messages
         self._offset_s = 0.0
-        kinds: list[tuple[Any, str]] = [(JointState, spec.joint_states_topic)]
-        kinds += [(Image, camera.topic) for camera in spec.cameras]
-        for kind, topic in kinds:
-            out = self.create_publisher(kind, topic, qos.SENSOR_PUBLISHER)
-            self._kept[topic] = deque(maxlen=LATE)
-            pass_on = partial(self._pass, kind is Image, topic, out)
-            self.create_subscription(kind, f"raw/{topic}", pass_on, qos.MONITOR)
-        self.create_subscription(String, "relay/spoil", self._on_spoil, qos.MONITOR)
+        topics: list[tuple[Any, str]] = [(JointState, spec.joint_states_topic)]
+        topics += [(Image, camera.topic) for camera in spec.cameras]
+        for message_type, topic in topics:
+            publisher = self.create_publisher(message_type, topic, qos.SENSOR_PUBLISHER)
+            self._previous[topic] = deque(maxlen=DELAY)
+            stream = "images" if message_type is Image else "joint_states"
+            relay = partial(self._relay, stream, topic, publisher)
+            self.create_subscription(message_type, f"raw/{topic}", relay, qos.MONITOR)
+        self.create_subscription(String, "relay/spoil", self._on_fault, qos.MONITOR)
         if config.clock_hz:
-            self._clock = self.create_publisher(Clock, "/clock", qos.SENSOR_PUBLISHER)
-            self._tick_s = 1 / config.clock_hz
-            self._begin_clock()
+            publisher = self.create_publisher(Clock, "/clock", qos.SENSOR_PUBLISHER)
+            run_clock = partial(self._run_clock, publisher, 1 / config.clock_hz)
+            Thread(target=run_clock, name="clock", daemon=True).start()
 
     def close(self) -> None:
-        """Nothing moves here."""
+        """Nothing to stop: the threads are daemons."""
 
-    def _begin_clock(self) -> None:
-        def tick() -> None:
-            while self.context.ok():
-                now = messages.to_time(time.time() + self._offset_s)
-                self._clock.publish(Clock(clock=Time(sec=now.sec, nanosec=now.nanosec)))
-                time.sleep(self._tick_s)
+    def _run_clock(self, publisher: Any, period_s: float) -> None:
+        while self.context.ok():
+            now = messages.to_time(time.time() + self._offset_s)
+            publisher.publish(Clock(clock=Time(sec=now.sec, nanosec=now.nanosec)))
+            time.sleep(period_s)
 
-        Thread(target=tick, name="clock", daemon=True).start()
+    def _on_fault(self, message: String) -> None:
+        stream, _, fault = message.data.partition(" ")
+        self._faults = {stream: fault}
+        if stream == "clock":
+            self._offset_s += float(fault)
 
-    def _on_spoil(self, message: String) -> None:
-        what, _, how = message.data.partition(" ")
-        self._spoil = {what: how}
-        if what == "clock":
-            self._offset_s += float(how)
-
-    def _pass(self, is_image: bool, topic: str, out: Any, message: Any) -> None:
-        kept = self._kept[topic]
-        how = self._spoil.get("images" if is_image else "joint_states", "")
-        for spoiled in _spoiled(how, message, kept):
-            out.publish(spoiled)
-        if how != "freeze":
-            kept.append(message)
+    def _relay(self, stream: str, topic: str, publisher: Any, message: Any) -> None:
+        fault, previous = self._faults.get(stream, ""), self._previous[topic]
+        for changed in _inject(fault, message, previous):
+            publisher.publish(changed)
+        if fault != "freeze":
+            previous.append(message)
 
 
-def _spoiled(how: str, message: Any, kept: deque[Any]) -> list[Any]:
-    """What is sent in the place of `message`, after those `kept`."""
-    if how == "stop":
+def _inject(fault: str, message: Any, previous: deque[Any]) -> list[Any]:
+    """The messages that are sent instead of `message`."""
+    if fault == "stop":
         return []
-    if how == "late":
-        return [kept[0]] if len(kept) == LATE else []
-    if how == "double":
+    if fault == "late":
+        return [previous[0]] if len(previous) == DELAY else []
+    if fault == "double":
         return [message, message]
-    if how == "freeze" and kept:
-        frozen = kept[-1]
-        return [Image(header=message.header, height=frozen.height, width=frozen.width,
-                      encoding=frozen.encoding, step=frozen.step, data=frozen.data)]  # fmt: skip
-    if how == "size":
-        image = messages.from_image(message)[::2, ::2]
-        stamp = messages.to_seconds(message.header.stamp)
-        return [messages.to_image(stamp, message.header.frame_id, image)]
-    if how == "nan":
+    if fault == "freeze" and previous:
+        frozen = copy(previous[-1])
+        frozen.header = message.header
+        return [frozen]
+    if fault == "size":
+        stamp, image = messages.read_image(message)
+        return [messages.to_image(stamp, message.header.frame_id, image[::2, ::2])]
+    if fault == "nan":
         message.position = [np.nan] * len(message.position)
-    if how == "order":
+    if fault == "order":
         message.name, message.position = message.name[::-1], message.position[::-1]
-    if how == "names":
+    if fault == "names":
         message.name = [f"other_{name}" for name in message.name]
     return [message]
 
 
 def main() -> None:
+    """Entry point of the executable `relay`."""
     exit_process(run(RelayNode))
 
 

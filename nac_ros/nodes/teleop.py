@@ -1,20 +1,19 @@
-"""Node `teleop`: a hand leads the arm through the guard while it holds the clutch.
+"""Node `teleop`: the operator leads the arm through the guard while the clutch is held.
 
-Gamepad, SpaceMouse, keyboard or leader arm; every decision is nac_ros.teleop.teleoperator's.
-Deactivated, killed or deaf it sends nothing, so the guard brings the arm to rest.
+Input devices are gamepad, SpaceMouse, keyboard or leader arm; nac_ros.teleop.teleoperator decides.
+If the node is deactivated or killed, or loses its device, it sends nothing and the guard stops the
+arm.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
-from rclpy.timer import Timer
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -26,8 +25,7 @@ from nac_ros.ros import messages, parameters, qos
 from nac_ros.ros.diagnostics import OK, WARN, Diagnostics, Status
 from nac_ros.ros.guard_mode import HOLDS_BEFORE_START, ModePublisher
 from nac_ros.ros.node_clock import STEADY
-from nac_ros.ros.node_log import NodeLog
-from nac_ros.ros.node_main import exit_process, run
+from nac_ros.ros.node_main import ManagedNode, exit_process, run
 from nac_ros.ros.polled_subscription import PolledSubscription
 from nac_ros.teleop.clutch import TELEOP, GuardStatus
 from nac_ros.teleop.input_mapping import load_input_mapping
@@ -35,8 +33,8 @@ from nac_ros.teleop.keyboard import Keyboard
 from nac_ros.teleop.teleoperator import Teleoperator, TeleoperatorConfig
 
 LEADER_TOPIC = "leader/joint_states"
-MAX_BYTES = 65_536  # of a message of a device, the guard or on diagnostics
-SERVICES = {  # action of a button -> what it calls
+MAX_BYTES = 65_536  # of a message of a device, of the guard or on diagnostics
+SERVICES = {  # action of a button -> service
     "start": "recorder/start",
     "success": "recorder/stop",
     "discard": "recorder/discard",
@@ -49,9 +47,9 @@ SERVICES = {  # action of a button -> what it calls
 class TeleopParameters(TeleoperatorConfig):
     """Parameters of the node.
 
-    robot: name of a robot in config/robots, or the path of its YAML file
-    mapping: name of a mapping in config/teleop, or the path of a YAML file like those
-    rate_hz: how often commands are sent
+    robot: name of a robot in config/robots, or path of its YAML file
+    mapping: name of an input mapping in config/teleop, or path of its YAML file
+    rate_hz: rate of the commands
     """
 
     robot: str = "vx300s"
@@ -59,126 +57,99 @@ class TeleopParameters(TeleoperatorConfig):
     rate_hz: float = number_field(100.0, 20.0, 200.0)
 
 
-class TeleopNode(LifecycleNode):
-    """Messages in, commands out."""
+class TeleopNode(ManagedNode):
+    """Passes messages to a Teleoperator and publishes its commands."""
 
     def __init__(self) -> None:
         super().__init__("teleop")
-        self._parameters = parameters.declare(self, TeleopParameters)
-        chosen = {f.name: getattr(self._parameters, f.name) for f in fields(TeleoperatorConfig)}
-        self._spec = load_robot(self._parameters.robot)
-        hand = load_input_mapping(self._parameters.mapping)
-        self._teleoperator = Teleoperator(self._spec, TeleoperatorConfig(**chosen), hand)
-        self._keyboard = Keyboard(hand) if hand.source == "keyboard" else None
-        self._state, self._ticks = "not configured", list[Timer]()
+        self._config = config = parameters.declare(self, TeleopParameters)
+        self._spec, mapping = load_robot(config.robot), load_input_mapping(config.mapping)
+        self._teleoperator = Teleoperator(self._spec, config, mapping)
+        self._keyboard = Keyboard(mapping) if mapping.source == "keyboard" else None
+        self._running = False  # between activation and stop
         self._inputs: list[tuple[PolledSubscription, Callable[[Any], None]]] = []
-        self._calls: dict[str, Any] = {}
-        self._said: dict[str, str] = {}  # action -> what became of its newest call
-        self._marked = 0  # takeovers that the recorder was told of
-        self._log = NodeLog(self)
-        self._diagnostics = Diagnostics(self, self._status)
+        self._service_clients: dict[str, Any] = {}
+        self._call_results: dict[str, str] = {}  # action -> result of its newest call
+        self._n_marked = 0  # takeovers that were marked in the recording
+        self.diagnostics = Diagnostics(self, self._status)
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         self._commands = self.create_publisher(JointTrajectory, "teleop/command", qos.COMMAND)
         self._modes = ModePublisher(self)
-        self._listen(JointState, "guard/command", self._on_set_point)
-        self._listen(DiagnosticArray, "diagnostics", self._on_reports, qos.MONITOR)
+        self._inputs.clear()
+        self._add_input(JointState, "guard/command", self._on_set_point)
+        self._add_input(DiagnosticArray, "diagnostics", self._on_reports, qos.MONITOR)
         if self._keyboard is None:
-            self._listen(Joy, "joy", self._on_joy)
+            self._add_input(Joy, "joy", self._on_joy)
         if self._teleoperator.mapping.source == "leader":
-            self._listen(JointState, LEADER_TOPIC, self._on_leader)
-        self._calls = {name: self.create_client(Trigger, to) for name, to in SERVICES.items()}
-        self._set_state("inactive")
-        return TransitionCallbackReturn.SUCCESS
+            self._add_input(JointState, LEADER_TOPIC, self._on_leader)
+        self._service_clients = {
+            action: self.create_client(Trigger, service) for action, service in SERVICES.items()
+        }
 
-    def _listen(
+    def _add_input(
         self,
-        kind: Any,
+        message_type: Any,
         topic: str,
-        take: Callable[[Any], None],
+        read: Callable[[Any], None],
         profile: QoSProfile = qos.SENSOR,
     ) -> None:
-        self._inputs.append((PolledSubscription(self, kind, topic, profile, MAX_BYTES), take))
+        subscription = PolledSubscription(self, message_type, topic, profile, MAX_BYTES)
+        self._inputs.append((subscription, read))
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         self._teleoperator.reset()
-        for polled, _ in self._inputs:
-            list(polled.take())  # nothing that was done before counts
-        period = 1 / self._parameters.rate_hz
-        self._ticks = [self.create_timer(period, self._tick, clock=STEADY)]
-        self._set_state("active")
-        return TransitionCallbackReturn.SUCCESS
+        for subscription, _ in self._inputs:
+            list(subscription.take())  # discards inputs from before the activation
+        self.create_timer(1 / self._config.rate_hz, self._tick, clock=STEADY)
+        self._running = True
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._rest()
-        self._set_state("inactive")
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        for polled, _ in self._inputs:
-            self.destroy_subscription(polled.subscription)
-        self._inputs.clear()
-        for client in self._calls.values():
-            self.destroy_client(client)
-        for publisher in (self._commands, self._modes.publisher):
-            self.destroy_publisher(publisher)
-        self._set_state("not configured")
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._rest()
-        return TransitionCallbackReturn.SUCCESS
+    def stop(self) -> None:
+        if self._running:
+            self._running = False
+            self._request_mode(self._teleoperator.disengage())
 
     def close(self) -> None:
-        """The arm is let go, and the terminal given back."""
+        """Ends the control of the arm, and restores the terminal."""
         try:
-            self._rest()
+            self.stop()
         finally:
             if self._keyboard is not None:
                 self._keyboard.close()
 
-    def _rest(self) -> None:
-        if not self._ticks:
-            return
-        self.destroy_timer(self._ticks.pop())
-        self._ask(self._teleoperator.disengage())
-
-    def _set_state(self, state: str) -> None:
-        self._state = state
-        self._diagnostics.publish()
-
-    def _ask(self, mode: str) -> None:
-        """A takeover asks with a hold before it; what hands the arm back ends no other's hold."""
+    def _request_mode(self, mode: str) -> None:
+        """A takeover is requested with a hold before it. The mode after a release is not: it must
+        not end a hold that another node has requested."""
         if mode == TELEOP:
             self._modes.request(mode)
         elif mode:
             self._modes.publish(mode)
 
     def _tick(self) -> None:
-        self._take_inputs()
-        now, before = time.monotonic(), self._text()
+        self._read_inputs()
+        now, before = time.monotonic(), self._message()
         if self._keyboard is not None and (keys := self._keyboard.poll(now)) is not None:
             self._teleoperator.update_joy(now, *keys)
         stamp = messages.to_seconds(self.get_clock().now().to_msg())
         command = self._teleoperator.tick(now, stamp)
-        self._ask(command.mode)
+        self._request_mode(command.mode)
         if command.chunk is not None:
             self._commands.publish(messages.to_chunk_message(command.chunk))
         for action in command.actions:
             self._call(action)
-        if self._teleoperator.clutch.takeovers > self._marked:
-            self._marked = self._teleoperator.clutch.takeovers
+        if self._teleoperator.clutch.takeovers > self._n_marked:
+            self._n_marked = self._teleoperator.clutch.takeovers
             self._call("mark")
-        if self._text() != before:
-            self._diagnostics.publish()
+        if self._message() != before:
+            self.diagnostics.publish()
 
-    def _take_inputs(self) -> None:
-        for polled, told in self._inputs:
-            for received in polled.take():
+    def _read_inputs(self) -> None:
+        for subscription, read in self._inputs:
+            for received in subscription.take():
                 try:
-                    told(received.deserialize(polled.message_type))
+                    read(received.deserialize(subscription.message_type))
                 except NacError as error:
-                    self._log.warning(f"{polled.topic}: {error}", polled.topic)
+                    self.log.warning(f"{subscription.topic}: {error}", subscription.topic)
 
     def _on_joy(self, message: Joy) -> None:
         self._teleoperator.update_joy(time.monotonic(), message.axes, message.buttons)
@@ -188,52 +159,55 @@ class TeleopNode(LifecycleNode):
 
     def _on_set_point(self, message: JointState) -> None:
         positions = messages.from_joint_state(message, self._spec.joint_names)
-        self._teleoperator.update_setpoint(time.monotonic(), positions, np.array(message.velocity))
+        velocities = np.array(message.velocity)
+        self._teleoperator.update_setpoint(time.monotonic(), positions, velocities)
 
     def _on_reports(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name == "guard":
-                said = messages.values_from_status(status)
-                facts = [str(said.get(key, "")) for key in ("mode", "fault", "last_rejection")]
-                settling = said.get("hold") in HOLDS_BEFORE_START
-                self._teleoperator.update_guard_status(GuardStatus(time.monotonic(), *facts, settling))
+                report = messages.values_from_status(status)
+                guard = GuardStatus(
+                    time.monotonic(),
+                    mode=str(report.get("mode", "")),
+                    fault=str(report.get("fault", "")),
+                    rejection=str(report.get("last_rejection", "")),
+                    settling=report.get("hold") in HOLDS_BEFORE_START,
+                )
+                self._teleoperator.update_guard_status(guard)
 
     def _call(self, action: str) -> None:
-        """Calls the service of an action; one that is absent is said and nothing more."""
-        client, service = self._calls[action], SERVICES[action]
+        """Calls the service of an action; a missing service is only reported."""
+        client, service = self._service_clients[action], SERVICES[action]
         if not client.service_is_ready():
-            self._answered(action, f"there is no service {service}; does its node run?")
+            self._report_call(action, f"there is no service {service}; is its node running?")
             return
-        self._said[action] = f"{service} was called"
-        client.call_async(Trigger.Request()).add_done_callback(partial(self._on_answer, action))
+        self._call_results[action] = f"{service} was called"
+        client.call_async(Trigger.Request()).add_done_callback(partial(self._on_response, action))
 
-    def _on_answer(self, action: str, future: Any) -> None:
-        answer = future.result()
-        self._answered(action, answer.message, answer.success)
+    def _on_response(self, action: str, future: Any) -> None:
+        response = future.result()
+        self._report_call(action, response.message, response.success)
 
-    def _answered(self, action: str, text: str, success: bool = False) -> None:
-        """Logs what became of a call, unless it is what came of the one before."""
-        if text != self._said.get(action) or success:
-            if success:
-                self._log.info(f"{action}: {text}")
-            else:
-                self._log.warning(f"{action}: {text}", action)
-        self._said[action] = text
-        self._diagnostics.publish()
+    def _report_call(self, action: str, text: str, success: bool = False) -> None:
+        """Reports the result of a call; a repeated failure is not logged again."""
+        if success:
+            self.log.info(f"{action}: {text}")
+        elif text != self._call_results.get(action):
+            self.log.warning(f"{action}: {text}", action)
+        self._call_results[action] = text
+        self.diagnostics.publish()
 
-    def _text(self) -> str:
+    def _message(self) -> str:
         teleoperator = self._teleoperator
-        if self._state != "active":
-            return self._state
+        if self.lifecycle != "active":
+            return self.lifecycle
         if teleoperator.driving:
-            return "driving" + (
-                f", held back: {', '.join(teleoperator.limited_by)}" if teleoperator.limited_by else ""
-            )
+            limits = ", ".join(teleoperator.limited_by)
+            return f"driving, limited by: {limits}" if limits else "driving"
         return teleoperator.reason or ("taking over" if teleoperator.clutch.engaged else "ready")
 
     def _status(self) -> Status:
-        teleoperator, text = self._teleoperator, self._text()
-        quiet = teleoperator.driving or not teleoperator.reason or self._state != "active"
+        teleoperator, now = self._teleoperator, time.monotonic()
         values: dict[str, Any] = {
             "clutch": teleoperator.clutch.engaged,
             "driving": teleoperator.driving,
@@ -241,13 +215,14 @@ class TeleopNode(LifecycleNode):
             "source": teleoperator.mapping.source,
             "jog": teleoperator.jog.mode,
             "frame": teleoperator.jog.frame,
+            **{f"age_s.{device}": age for device, age in teleoperator.input_ages(now).items()},
+            **{f"limited_ticks.{limit}": n for limit, n in teleoperator.limited_ticks.items()},
+            **{f"rejections.{device}": n for device, n in teleoperator.rejections.items()},
+            **{f"called.{action}": result for action, result in self._call_results.items()},
+            "last_rejection": teleoperator.last_rejection,
         }
-        values |= {f"age_s.{name}": age for name, age in teleoperator.input_ages(time.monotonic()).items()}
-        values |= {f"limited_ticks.{name}": n for name, n in teleoperator.limited_ticks.items()}
-        values |= {f"rejections.{name}": n for name, n in teleoperator.rejections.items()}
-        values |= {f"called.{action}": said for action, said in self._said.items()}
-        values["last_rejection"] = teleoperator.last_rejection
-        return Status(OK if quiet else WARN, text, values)
+        blocked = self.lifecycle == "active" and not teleoperator.driving and teleoperator.reason
+        return Status(WARN if blocked else OK, self._message(), values)
 
 
 def main() -> None:

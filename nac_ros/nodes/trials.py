@@ -1,4 +1,4 @@
-"""Node `trials`: a person judges blind trials on an arm, from a page in a browser."""
+"""Node `trials`: an operator evaluates blind trials on a page in a browser."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from nac_ros.ros.node_clock import STEADY
 from nac_ros.ros.node_main import exit_process, run
 from nac_ros.ros.trial_robot import RosTrialRobot
 from nac_ros.trials.operator_session import OperatorSession
-from nac_ros.trials.protocol import TWIN, TrialProtocol, load_protocol
+from nac_ros.trials.protocol import TWIN, load_protocol
 from nac_ros.trials.run import TrialRun
 from nac_ros.trials.scene_reference import MAX_MISMATCH
 
@@ -28,14 +28,14 @@ TICK_S = 0.1
 class TrialsParameters:
     """Parameters of the node.
 
-    robot: name in config/robots, or the path of a robot's YAML
-    protocol: file that says what is compared, see docs/trials.md
-    out: folder of the run; one that is there is gone on with
-    operator: who judges; written beside each verdict and recording
-    host: address that the page is offered on; beyond this machine it needs a token
-    port: of the page; 0 = any that is free
-    max_unwatched_s: a trial is aborted once no page has been open for so long
-    max_mismatch: of a scene with its reference picture, above which the page warns
+    robot: name in config/robots, or path of a robot's YAML
+    protocol: path of the protocol, see docs/trials.md
+    out: folder of the run; an existing run is resumed
+    operator: name of the operator; stored with each verdict and recording
+    host: address of the page; on another than this machine it needs a token
+    port: of the page; 0 = any free port
+    max_unwatched_s: a trial is aborted if no page was open for so long
+    max_mismatch: of a scene with its reference image, above which the page warns
     """
 
     robot: str = "vx300s"
@@ -52,7 +52,7 @@ class TrialsParameters:
 
 
 class TrialsNode(Node):
-    """Parameters to objects; what happens is the session's, what is shown the console's."""
+    """Connects the operator console to the robot and to the trial run."""
 
     def __init__(self) -> None:
         super().__init__("trials")
@@ -61,42 +61,45 @@ class TrialsNode(Node):
 
         self._config = config = parameters.declare(self, TrialsParameters)
         if not config.protocol:
-            raise ConfigError("say what is compared: parameter `protocol`, the path of a file")
+            raise ConfigError("set the parameter `protocol` to the path of a protocol file")
         self._spec, self._protocol = load_robot(config.robot), load_protocol(Path(config.protocol))
-        self._check_robot(self._protocol)
-        self._seen = GraphMonitor(self, self._spec)
-        self._robot = RosTrialRobot(self, self._spec, self._protocol, self._seen)
+        if self._protocol.robot not in (TWIN, self._spec.name):
+            raise ConfigError(
+                f"the protocol is for robot {self._protocol.robot}, this is {self._spec.name}; "
+                f"start with robot:={self._protocol.robot}"
+            )
+        graph = GraphMonitor(self, self._spec)
+        self._robot = RosTrialRobot(self, self._spec, self._protocol, graph)
         self._worker = ThreadPoolExecutor(1, "operator session")
-        self._controller = ConsoleController(self._begin, self._robot, config.max_unwatched_s)
+        self._controller = ConsoleController(
+            self._open_session, self._robot, config.max_unwatched_s
+        )
         self._console = ConsoleServer(self._controller, config.host, config.port)
         self._diagnostics = Diagnostics(self, self._status)
-        self._shown: tuple[Any, ...] = ()
-        self._timer = self.create_timer(TICK_S, self._tick, clock=STEADY)
+        self._reported: tuple[Any, ...] = ()
+        self.create_timer(TICK_S, self._tick, clock=STEADY)
         print(f"operator console: {self._console.address}", flush=True)
 
     def close(self) -> None:
-        """The arm is stopped where a trial runs; the run can be gone on with."""
+        """Stops the arm during a trial; the run can be resumed."""
         if self._controller.state().phase == "running":
             self._controller.abort()
         self._console.close()
         self._controller.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _check_robot(self, protocol: TrialProtocol) -> None:
-        if protocol.robot not in (TWIN, self._spec.name):
-            raise ConfigError(
-                f"the protocol is for robot {protocol.robot}, this is {self._spec.name}; start "
-                f"with robot:={protocol.robot}"
-            )
-
-    def _begin(self) -> OperatorSession:
-        out = Path(self._config.out or "runs/trials/arm")
-        run = TrialRun.create_or_resume(out, self._protocol)
+    def _open_session(self) -> OperatorSession:
+        config = self._config
+        run = TrialRun.create_or_resume(Path(config.out or "runs/trials/arm"), self._protocol)
         try:
             return OperatorSession(
-                run, self._robot, self._worker, self._spec.action_rate_hz, self._config.operator,
-                self._config.max_mismatch,
-            )  # fmt: skip
+                run,
+                self._robot,
+                self._worker,
+                self._spec.action_rate_hz,
+                config.operator,
+                config.max_mismatch,
+            )
         except BaseException:
             run.close()
             raise
@@ -104,18 +107,25 @@ class TrialsNode(Node):
     def _tick(self) -> None:
         self._controller.tick()
         state = self._controller.state()
-        shown = (state.phase, state.operation, state.trial_id, state.error)
-        if shown != self._shown:
-            self._shown = shown
+        reported = (state.phase, state.operation, state.trial_id, state.error)
+        if reported != self._reported:
+            self._reported = reported
             self._diagnostics.publish()
 
     def _status(self) -> Status:
         state = self._controller.state()
         values = {
-            "phase": state.phase, "operation": state.operation, "completed": state.n_completed, "trials": state.n_trials,
-            "task": state.task, "trial": state.trial, "code": state.code, "trial_id": str(state.trial_id),
-            "blockers": [one.problem for one in state.blockers], "address": self._console.public_address,
-        }  # fmt: skip
+            "phase": state.phase,
+            "operation": state.operation,
+            "completed": state.n_completed,
+            "trials": state.n_trials,
+            "task": state.task,
+            "trial": state.trial,
+            "code": state.code,
+            "trial_id": str(state.trial_id),
+            "blockers": [blocker.problem for blocker in state.blockers],
+            "address": self._console.public_address,
+        }
         return Status(WARN if state.error else OK, state.error or state.phase, values)
 
 

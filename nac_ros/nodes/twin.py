@@ -1,4 +1,4 @@
-"""Node `twin`: the simulated arm in real time, with the topics of the real one."""
+"""Node `twin`: simulates arm and cameras in real time, with the topics of the real robot."""
 
 import json
 import traceback
@@ -28,27 +28,27 @@ from nac_ros.simulation.joint_trajectory_controller import TrajectoryRejected
 from nac_ros.simulation.realtime_twin import CameraThread, Images, RealtimeTwin
 from nac_ros.simulation.servo_droop import ServoDroop
 
-RENDERING = "llvmpipe"  # threads of Mesa's software renderer
+RENDERING = "llvmpipe"  # name prefix of the threads of Mesa's software renderer
 START_TIMEOUT_S = 120.0  # compiling a scene for the first time on a busy machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwinParameters:
-    """task, seed, trial and randomization take effect at `~/reset`.
+    """Parameters of the node; task, seed, trial and randomization take effect at `~/reset`.
 
-    robot: name of a robot in config/robots, or the path of its YAML file
+    robot: name of a robot in config/robots, or path of its YAML file
     task: id of the simulated task
     seed: of the run; trial i of a seed has the same scene for every method
     trial: number of the trial
-    randomization: a name in config/randomization or the path of a YAML file
-    joint_states_hz: how often the joint states are published, beside those of each image
-    states_hz: how often the whole scene is recorded, for the video
-    image_noise: of the cameras' pictures, standard deviation [grey levels]; 0 = as rendered
-    set_points: whether what the controller interpolates is published too, on `~/set_point`
-    priority: real time on Linux (SCHED_FIFO) where the system lets it, but for its cameras, which
-        take what a policy needs on few cores; 0 = as other processes
-    offset_rad, compliance_rad_per_nm: how far the arm rests beside its set-points, see ServoDroop
-    recordings: folder for one .npz per trial; nothing is recorded when empty
+    randomization: domain randomization, a name in config/randomization or path of a YAML file
+    joint_states_hz: rate of the joint states; they are also published with each image
+    states_hz: rate at which the state of the scene is recorded for the video
+    image_noise: standard deviation of the image noise [grey levels]; 0 = as rendered
+    set_points: whether the controller's interpolated set-points are published on `~/set_point`
+    priority: SCHED_FIFO priority, if the system permits it; 0 = no real-time priority. Rendering
+        never gets it, because it would take the time of the policy on a machine with few cores
+    offset_rad, compliance_rad_per_nm: deviation of the arm from its set-points, see ServoDroop
+    recordings: folder for one .npz per trial; empty = nothing is recorded
     """
 
     robot: str = "vx300s"
@@ -70,33 +70,30 @@ class TwinParameters:
 
 
 class TwinNode(Node):
-    """Callbacks only hand over to the physics thread, which owns the twins and their cameras."""
+    """A physics thread owns the simulation; the executor's callbacks only pass it their input."""
 
     def __init__(self) -> None:
         super().__init__("twin")
         self._log = NodeLog(self)
-        parameters.declare(self, TwinParameters, changeable=("task", "seed", "trial", "randomization"))
-        self._config = parameters.read(self, TwinParameters)
+        changeable = ("task", "seed", "trial", "randomization")
+        self._config = parameters.declare(self, TwinParameters, changeable)
         self._spec = load_robot(self._config.robot)
-        self._origin_ns: int = (
-            self.get_clock().now().nanoseconds - messages.NANO
-        )  # time begins here
+        self._origin_ns: int = self.get_clock().now().nanoseconds - messages.NANO  # now is 1 s
         self._trajectories: list[PolledSubscription] = []
-        self._told = 0.0  # stamp of the newest joint states
-        self._wanted: deque[TwinParameters] = deque([self._config])
-        self._begun, self._closing, self._fault = Event(), Event(), ""
+        self._published_stamp = 0.0  # of the newest joint states
+        self._requested: deque[TwinParameters] = deque([self._config])
+        self._started, self._closing, self._error = Event(), Event(), ""
         self._create_outputs()
-        noise = self._config.image_noise
-        self._cameras = CameraThread(self._spec, self._publish_images, noise)
+        self._cameras = CameraThread(self._spec, self._publish_images, self._config.image_noise)
         self._thread = Thread(target=self._run, name="physics", daemon=True)
         self._thread.start()
         self._wait_for_trial()
-        if self._fault:
-            raise SimulationError(self._fault)
+        if self._error:
+            raise SimulationError(self._error)
         self._create_inputs()
-        seeing = {self._cameras.thread_id(), *threads_with_prefix(RENDERING)}
-        said = set_realtime_priority(self._config.priority, but=seeing)
-        self._log.info(f"scheduled {said}, but for {len(seeing)} threads that render")
+        rendering = {self._cameras.thread_id(), *threads_with_prefix(RENDERING)}
+        scheduling = set_realtime_priority(self._config.priority, but=rendering)
+        self._log.info(f"scheduled {scheduling}, except for {len(rendering)} rendering threads")
 
     def close(self) -> None:
         """Ends the physics thread; the running trial is recorded as aborted."""
@@ -131,99 +128,97 @@ class TwinNode(Node):
         except NacError as error:
             response.success, response.message = False, str(error)
             return response
-        self._begun.clear()
-        self._fault = ""
-        self._wanted.append(config)
+        self._started.clear()
+        self._error = ""
+        self._requested.append(config)
         self._wait_for_trial()
-        response.success = not self._fault
-        response.message = (
-            self._fault or f"{config.task}, seed {config.seed}, trial {config.trial}"
-        )
+        scene = f"{config.task}, seed {config.seed}, trial {config.trial}"
+        response.success, response.message = not self._error, self._error or scene
         return response
 
     def _wait_for_trial(self) -> None:
-        if not self._begun.wait(START_TIMEOUT_S):
-            self._fault = f"no trial began within {START_TIMEOUT_S:.0f} s"
+        if not self._started.wait(START_TIMEOUT_S):
+            self._error = f"no trial started within {START_TIMEOUT_S:.0f} s"
 
     def _run(self) -> None:
-        folder = Path(self._config.recordings) if self._config.recordings else None
+        config, cameras = self._config, self._cameras
+        folder = Path(config.recordings) if config.recordings else None
         epoch = self._origin_ns / messages.NANO
-        config = self._config
         droop = ServoDroop(
             offset_rad=config.offset_rad, compliance_rad_per_nm=config.compliance_rad_per_nm
         )
-        live = RealtimeTwin(self._spec, folder, config.states_hz, epoch, droop)
-        cameras = self._cameras
+        twin = RealtimeTwin(self._spec, folder, config.states_hz, epoch, droop)
         try:
             while not self._closing.is_set():
-                self._begin(live, cameras)
-                if live.trial is not None:
-                    self._pace(live, cameras)
-        except Exception:  # a thread must not die unheard
+                self._start_trial(twin, cameras)
+                if twin.trial is not None:
+                    self._run_trial(twin, cameras)
+        except Exception:  # reported by `~/reset` too
             self._log.fatal(traceback.format_exc())
-            self._fault = self._fault or "the physics thread failed; see the log"
+            self._error = self._error or "the physics thread failed; see the log"
         finally:
-            live.abort("the twin was ended")
+            twin.abort("the twin was ended")
             cameras.close()
-            self._begun.set()
+            self._started.set()
 
-    def _begin(self, live: RealtimeTwin, cameras: CameraThread) -> None:
-        if not self._wanted:
+    def _start_trial(self, twin: RealtimeTwin, cameras: CameraThread) -> None:
+        if not self._requested:
             self._closing.wait(0.01)
             return
-        config = self._wanted.popleft()
+        config = self._requested.popleft()
         try:
-            live.prepare(config.task)
+            twin.prepare(config.task)
             cameras.prepare(config.task)
             randomization = load_randomization(config.randomization)
-            live.start_trial(config.task, config.seed, config.trial, self._now(), randomization)
+            twin.start_trial(config.task, config.seed, config.trial, self._now(), randomization)
         except NacError as error:
-            self._fault = str(error)
-        list(self._arrivals())  # those before it are not meant for this trial
-        self._announce(live)
-        self._begun.set()
+            self._error = str(error)
+        list(self._received())  # discards trajectories that were sent before the trial
+        self._publish_outcome(twin)
+        self._started.set()
 
-    def _pace(self, live: RealtimeTwin, cameras: CameraThread) -> None:
-        """Publishes in real time until another trial is wanted."""
-        assert live.trial is not None
+    def _run_trial(self, twin: RealtimeTwin, cameras: CameraThread) -> None:
+        """Simulates and publishes in real time until another trial is requested."""
+        assert twin.trial is not None
         image_period = 1 / max(camera.rate_hz for camera in self._spec.cameras)
-        next_joints = next_images = self._now()
-        while not self._closing.is_set() and not self._wanted:
-            self._closing.wait(max(min(next_joints, next_images) - self._now(), 0.0))
+        joint_states_period = 1 / self._config.joint_states_hz
+        next_joint_states = next_images = self._now()
+        while not self._closing.is_set() and not self._requested:
+            self._closing.wait(max(min(next_joint_states, next_images) - self._now(), 0.0))
             now = self._now()
-            self._take_arrivals(live)
-            if live.advance(now):
-                self._announce(live)
-            self._publish_joints(live)
-            next_joints = _next(next_joints, 1 / self._config.joint_states_hz, now)
+            self._pass_trajectories(twin)
+            if twin.advance(now):
+                self._publish_outcome(twin)
+            self._publish_joint_states(twin)
+            next_joint_states = _next_due(next_joint_states, joint_states_period, now)
             if now >= next_images:
-                cameras.render(live.trial.task, live.stamp, live.twin.snapshot())
-                next_images = _next(next_images, image_period, now)
+                cameras.render(twin.trial.task, twin.stamp, twin.twin.snapshot())
+                next_images = _next_due(next_images, image_period, now)
 
-    def _publish_joints(self, live: RealtimeTwin) -> None:
-        stamp, names, origin = live.stamp, self._spec.joint_names, self._origin_ns
-        if stamp == self._told:  # no physics step since
+    def _publish_joint_states(self, twin: RealtimeTwin) -> None:
+        stamp, names, origin = twin.stamp, self._spec.joint_names, self._origin_ns
+        if stamp == self._published_stamp:  # no physics step was made
             return
-        self._told = stamp
-        measured = messages.to_joint_state(stamp, names, live.twin.proprio(), origin_ns=origin)
+        self._published_stamp = stamp
+        measured = messages.to_joint_state(stamp, names, twin.twin.proprio(), origin_ns=origin)
         self._joint_states.publish(measured)
         if self._config.set_points:
-            wanted = messages.to_set_point(stamp, names, *live.twin.desired(), origin)
-            self._set_points.publish(wanted)
+            set_point = messages.to_set_point(stamp, names, *twin.twin.desired(), origin)
+            self._set_points.publish(set_point)
 
-    def _take_arrivals(self, live: RealtimeTwin) -> None:
-        for received in self._arrivals():
-            # when the middleware had it: a controller would not wait for this interpreter
+    def _pass_trajectories(self, twin: RealtimeTwin) -> None:
+        for received in self._received():
+            # Received by the middleware: a real controller does not wait for this interpreter.
             arrival = (received.received_ns - self._origin_ns) / messages.NANO
             try:
                 message = received.deserialize(JointTrajectory)
                 trajectory = messages.from_trajectory_message(message, self._origin_ns)
-                if live.send_trajectory(trajectory, arrival):
-                    self._announce(live)
+                if twin.send_trajectory(trajectory, arrival):
+                    self._publish_outcome(twin)
             except (NacError, TrajectoryRejected) as error:
                 self._log.warning(f"trajectory rejected: {error}", "trajectory")
 
-    def _arrivals(self) -> Iterator[ReceivedMessage]:
+    def _received(self) -> Iterator[ReceivedMessage]:
         for polled in self._trajectories:
             yield from polled.take()
 
@@ -233,19 +228,20 @@ class TwinNode(Node):
                 messages.to_image(self._origin_ns / messages.NANO + stamp, name, image)
             )
 
-    def _announce(self, live: RealtimeTwin) -> None:
-        if live.trial is not None:
-            self._outcomes.publish(String(data=json.dumps(asdict(live.trial))))
+    def _publish_outcome(self, twin: RealtimeTwin) -> None:
+        if twin.trial is not None:
+            self._outcomes.publish(String(data=json.dumps(asdict(twin.trial))))
 
 
-def _next(due: float, period: float, now: float) -> float:
-    """The first due time after `now` [s] on the same grid; what was missed is left out."""
+def _next_due(due: float, period: float, now: float) -> float:
+    """The first due time after `now` [s] on the grid of `due`; missed ones are skipped."""
     while due <= now:
         due += period
     return due
 
 
 def main() -> None:
+    """Entry point of the executable `twin`."""
     exit_process(run(TwinNode))
 
 

@@ -59,7 +59,9 @@ class ControllerStates:
             for received in list(polled.take())[-1:]:
                 names = [self._spec.joint_names[column] for column in columns]
                 try:
-                    positions = reference_positions(received.deserialize(polled.message_type), names)
+                    positions = reference_positions(
+                        received.deserialize(polled.message_type), names
+                    )
                 except NacError as error:
                     rejections.append(guard.reject("reference_not_finite", str(error)))
                     positions = np.full(len(columns), np.nan)

@@ -42,7 +42,7 @@ def transition_jumps(reports: Sequence[Report], before: Report) -> list[float]:
 
 
 def hold_spans(reports: Sequence[Report], ended: float) -> tuple[TimeSpan, ...]:
-    """When the guard held for another reason than an expected one; the trial ended at `ended` [s]."""
+    """When the guard held for an unexpected reason; `ended` [s] is the end of the trial."""
     return _spans(
         reports, ended, lambda report: "" if report["hold"] in EXPECTED_HOLDS else report["hold"]
     )

@@ -201,8 +201,6 @@ class GraphClient(ServiceCalls):
 def _check_accepts_mode(guard: Report, mode: str) -> None:
     """Raises NacError if the guard, by its diagnostics, cannot change to `mode`."""
     if fault := guard.get("fault"):
-        raise NacError(
-            f"the guard stopped, {fault}; call guard/reset, then request {mode} again"
-        )
+        raise NacError(f"the guard stopped, {fault}; call guard/reset, then request {mode} again")
     if guard.get("state") == "inactive":
         raise NacError(f"the guard is not active; activate it, then request {mode} again")

@@ -108,7 +108,7 @@ class ModeRequests:
         return ""
 
     def _take_latched(self) -> Iterator[ModeRequest]:
-        """Requests that only the latched reader received; the old ones other than hold are rejected."""
+        """Requests that the live reader did not receive; old ones other than hold are rejected."""
         for received in self._latched.take():
             if self._was_live(received.publisher, received.number):
                 continue
@@ -134,7 +134,7 @@ class ModeRequests:
         return number is not None and number <= self._numbers.get(publisher, 0)
 
     def _store_number(self, received: ReceivedMessage) -> None:
-        """Stores a publisher's newest sequence number; forgets the publisher silent for longest."""
+        """Stores the newest number of a publisher; forgets the one silent for longest."""
         self._numbers.pop(received.publisher, None)
         self._numbers[received.publisher] = received.number or 0
         if len(self._numbers) > MAX_PUBLISHERS:

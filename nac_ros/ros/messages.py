@@ -121,7 +121,7 @@ def _after_text(body: bytes, at: int, order: str) -> int:
 
 
 def max_joint_state_bytes(spec: RobotSpec) -> int:
-    """Serialized size [bytes] of the largest joint state that is read; it may hold other joints."""
+    """Serialized size [bytes] of the largest joint state that is read, other joints included."""
     others = MAX_OTHER_JOINTS * (NAME_BYTES + 3 * 8)
     return HEADER_BYTES + _names_bytes(spec.joint_names) + 3 * 8 * spec.action_dim + others
 
@@ -245,7 +245,9 @@ def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
 def read_image(message: Image | CompressedImage) -> tuple[float, np.ndarray]:
     """Stamp [s] and RGB uint8 `[H, W, 3]` of a raw or JPEG image; raises BadObservation."""
     if isinstance(message, CompressedImage):
-        from nac_ros.core.image_codec import decode_compressed_image  # OpenCV, which the guard never needs
+        from nac_ros.core.image_codec import (
+            decode_compressed_image,
+        )  # OpenCV, which the guard never needs
 
         image = decode_compressed_image(message)
     else:

@@ -1,4 +1,4 @@
-"""Clocks of a node: one for timers, and the guard's time, which is continuous if the clock is set."""
+"""Clocks of a node: one for timers, and the guard's time, which a set clock does not disturb."""
 
 import time
 

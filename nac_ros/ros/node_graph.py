@@ -1,4 +1,4 @@
-"""The processes of the system and their parameters, for launch files and for starting them without.
+"""The processes of the system and their parameters, for launch files and for `ProcessGroup`.
 
 Each `*_graph` function returns nodes in the order in which they are started; an argument '' keeps
 the default of the node.
@@ -119,9 +119,7 @@ def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
 def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
     """The episode recorder."""
     parameters = {**_given(robot=robot), **recorder}
-    return (
-        NodeProcess(name="recorder", parameters=parameters, environment=_image_environment()),
-    )
+    return (NodeProcess(name="recorder", parameters=parameters, environment=_image_environment()),)
 
 
 def record_graph(

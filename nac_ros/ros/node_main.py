@@ -20,7 +20,10 @@ from nac_ros.ros.output import unblock_output
 
 STARTER = "NAC_ROS_STARTER"  # variable with a process id; the node ends when that process ends
 WAKE_S = 0.1  # longest time until a signal takes effect
+MAX_REASON = 400  # characters of an error that fails `configure`
 ENTITIES = ("timer", "service", "client", "subscription", "publisher")
+
+Entities = dict[str, list[Any]]  # kind -> the entities of a node
 
 
 class ManagedNode(LifecycleNode):
@@ -40,6 +43,8 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self.log = NodeLog(self)
         self.lifecycle = "not configured"
+        self._before_configure: Entities | None = None
+        self._before_activate: Entities | None = None
 
     def configure(self) -> None:
         """Prepares the node; an exception is reported and fails the transition."""
@@ -62,15 +67,15 @@ class ManagedNode(LifecycleNode):
         try:
             self.configure()
         except Exception as error:  # rclpy would end the node without a message
-            reason = str(error)
+            self._clean_up()
+            reason = " ".join(str(error).split())[:MAX_REASON]
             if not isinstance(error, NacError):
                 self.log.debug(traceback.format_exc())
                 reason = f"configuring failed, {type(error).__name__}: {reason}; {self.HELP}"
-            self._clean_up()
             self.log.error(reason)
-            self._report(" ".join(reason.split()))
+            self._set_lifecycle(reason)
             return TransitionCallbackReturn.FAILURE
-        self._report("inactive")
+        self._set_lifecycle("inactive")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -80,36 +85,42 @@ class ManagedNode(LifecycleNode):
         except NacError as error:
             self.log.error(str(error))
             return TransitionCallbackReturn.FAILURE
-        self._report("active")
+        self._set_lifecycle("active")
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.stop()
-        self._destroy_except(self._before_activate)
-        self._report("inactive")
+        self._deactivate()
+        self._set_lifecycle("inactive")
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._clean_up()
-        self._report("not configured")
+        self._set_lifecycle("not configured")
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.stop()
+        self._deactivate()
         return TransitionCallbackReturn.SUCCESS
 
-    def _report(self, lifecycle: str) -> None:
+    def _set_lifecycle(self, lifecycle: str) -> None:
         self.lifecycle = lifecycle
         self.diagnostics.publish()
+
+    def _deactivate(self) -> None:
+        self.stop()
+        self._destroy_except(self._before_activate)
+        self._before_activate = None
 
     def _clean_up(self) -> None:
         self.release()
         self._destroy_except(self._before_configure)
 
-    def _entities(self) -> dict[str, list[Any]]:
+    def _entities(self) -> Entities:
         return {kind: list(getattr(self, f"{kind}s")) for kind in ENTITIES}
 
-    def _destroy_except(self, kept: dict[str, list[Any]]) -> None:
+    def _destroy_except(self, kept: Entities | None) -> None:
+        if kept is None:
+            return
         for kind, entities in self._entities().items():
             for entity in entities:
                 if entity not in kept[kind]:

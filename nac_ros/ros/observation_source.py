@@ -81,7 +81,7 @@ class ObservationSource:
         return len(found)
 
     def get_observation(self, now: float, task: str) -> Observation:
-        """The newest observation at `now` [s]; raises BadObservation if data is missing or stale."""
+        """The newest observation at `now` [s]; raises BadObservation if it is missing or stale."""
         self.read_messages()
         with self._lock:
             return self._buffer.get_observation(now, task)

@@ -1,4 +1,4 @@
-"""Declares the ROS parameters of a node from a configuration dataclass, which holds the defaults."""
+"""Declares the ROS parameters of a node from a dataclass, which holds the defaults."""
 
 import dataclasses
 import inspect
@@ -46,7 +46,7 @@ def read(node: Node, cls: type[C]) -> C:
 
 
 def _declared(default: Any, descriptor: ParameterDescriptor) -> Any:
-    """The default as a ROS value: a tuple as a list, whose element type ROS cannot tell if empty."""
+    """The default as a ROS value; a tuple is a list, of no known type if it is empty."""
     if not isinstance(default, tuple):
         return default
     descriptor.dynamic_typing = True

@@ -1,8 +1,8 @@
-"""Subscriptions that are polled: a message does not wake the node, the node reads when it has time.
+"""Subscriptions that are polled: a message wakes no callback, the node reads when it has time.
 
-A sender that floods such a topic costs its reader nothing: the middleware's threads keep the newest
-messages, up to the depth of the QoS profile, and drop the others. A message larger than `max_bytes`
-is rejected before the slow deserialization.
+A sender that floods such a topic costs its reader nothing: the middleware's threads keep the
+newest messages, up to the depth of the QoS profile, and drop the others. A message larger than
+`max_bytes` is rejected before the slow deserialization.
 """
 
 import sys
