@@ -131,7 +131,12 @@ def save_tokenizers(folder: Path) -> None:
         "nac": {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
         | {"latent_dim": 8, "codebook_size": 16, "path_hidden": 16, "chunk_latent_dim": 8},
         "oat": {"width": 16, "n_heads": 2, "n_registers": 2},
-        "vqvla": {"widths": (4, 8, 8), "bottleneck_dim": 8, "bottleneck_hidden": 8, "latent_dim": 4}
+        "vqvla": {
+            "widths": (4, 8, 8),
+            "bottleneck_dim": 8,
+            "bottleneck_hidden": 8,
+            "latent_dim": 4,
+        }
         | {"codebook_size": 16, "n_quantizers": 2},
     }
     for name in list_tokenizers():

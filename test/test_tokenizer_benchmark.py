@@ -1,4 +1,4 @@
-"""The comparison of tokenizers: what is trained once, what is told, and who lies below whom."""
+"""Tokenizer benchmark and ablation: cached training, results, ranking, plots."""
 
 import json
 from pathlib import Path
@@ -11,21 +11,32 @@ from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.datasets.action_chunks import ActionChunks, benchmark_splits
 from nac_ros.evaluation.published_results import TABLE_1, TABLE_3
-from nac_ros.evaluation.token_effects import token_effects
-from nac_ros.evaluation.tokenizer_ablation import GROUPS, AblationConfig, ablate, grid
-from nac_ros.evaluation.tokenizer_benchmark import BenchConfig, bench, dominating, ranking, table
+from nac_ros.evaluation.token_effects import measure_token_effects
+from nac_ros.evaluation.tokenizer_ablation import (
+    GROUPS,
+    AblationConfig,
+    ablation_candidates,
+    run_ablation,
+)
+from nac_ros.evaluation.tokenizer_benchmark import (
+    BenchmarkConfig,
+    dominating_points,
+    ranking,
+    run_benchmark,
+    table,
+)
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 from nac_ros.training.experiment import BenchmarkData, Candidate, train
 from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
-KEYS = {
-    "name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms",
-    "roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "decode_failures",
-}  # fmt: skip
+KEYS = set(
+    "name preset params_m tokens vocabulary bits encode_ms decode_ms roundtrip_ms runtime batch "
+    "threads mse l1 max_error decode_failures".split()
+)
 
 
-def material(n=160):
-    """Random walks `[n, 8, 3]` relative to where they start."""
+def walks(n=160):
+    """Random walks `[n, 8, 3]` with their start as reference."""
     steps = np.random.default_rng(0).standard_normal((n, 8, 3)).cumsum(1).astype(np.float32)
     sides = [ActionChunks(part, part[:, 0]) for part in (steps[40:], steps[:40])]
     return BenchmarkData("walks", *sides, {"relative": [True, True, False]})
@@ -33,62 +44,62 @@ def material(n=160):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """A whole bench, half a second of training each."""
+    """Results of a whole benchmark with 0.5 s of training each."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("bench")
-    config = BenchConfig(train_seconds=0.5, cache=str(folder / "cache"), threads=1, batch=16)
-    return bench(config, material(), folder / "out"), folder, config
+    config = BenchmarkConfig(train_seconds=0.5, cache=str(folder / "cache"), threads=1, batch=16)
+    return run_benchmark(config, walks(), folder / "out"), folder, config
 
 
-def test_every_tokenizer_has_its_rows_with_the_agreed_keys(compared):
-    figures, folder, _ = compared
-    assert {row["name"] for row in figures["rows"]} == set(list_tokenizers())
-    assert all(set(row) >= KEYS for row in figures["rows"])
+def test_every_tokenizer_has_rows_with_the_specified_keys(compared):
+    results, folder, _ = compared
+    assert {row["name"] for row in results["rows"]} == set(list_tokenizers())
+    assert all(set(row) >= KEYS for row in results["rows"])
     for name in list_tokenizers():
-        first = [r for r in figures["rows"] if r["title"] == name and r["batch"] == 1]
+        first = [r for r in results["rows"] if r["title"] == name and r["batch"] == 1]
         assert {r["runtime"] for r in first} in ({"onnx", "torch"}, {"numpy"})
         assert all(r["threads"] == 1 and r["roundtrip_ms"] > 0 for r in first)
-    assert json.loads((folder / "out/bench.json").read_text())["rows"] == figures["rows"]
-    pictures = ("rate_distortion", *(f"tokens_{name}" for name in list_tokenizers()))
-    for picture in pictures:
-        assert (folder / f"out/{picture}.png").read_bytes()[:4] == b"\x89PNG"
-    assert "git_commit" in figures and figures["train_seconds"] == 0.5
+    assert json.loads((folder / "out/bench.json").read_text())["rows"] == results["rows"]
+    plots = ("rate_distortion", *(f"tokens_{name}" for name in list_tokenizers()))
+    for plot in plots:
+        assert (folder / f"out/{plot}.png").read_bytes()[:4] == b"\x89PNG"
+    assert "git_commit" in results and results["train_seconds"] == 0.5
 
 
-def test_onnx_gives_the_tokens_and_actions_that_torch_gives(compared):
-    figures, _, _ = compared
-    assert set(figures["onnx"]) >= {"nac", "oat", "vqvla"}
-    for found in figures["onnx"].values():
+def test_onnx_gives_the_same_tokens_and_actions_as_torch(compared):
+    results, _, _ = compared
+    assert set(results["onnx"]) >= {"nac", "oat", "vqvla"}
+    for found in results["onnx"].values():
         assert found["decode_error"] < 1e-5
         assert found["unequal"] == 0 or found["margin"] < 1e-4
 
 
-def test_prefixes_and_settings_are_on_the_plot_with_one_of_each_within_120_bits(compared):
+def test_the_plot_has_prefixes_and_settings_with_one_of_each_within_120_bits(compared):
     points = compared[0]["points"]
     for name, kind in (("oat", "prefix"), ("fast", "setting"), ("bin", "setting")):
         assert any(p["name"] == name and p["kind"] == kind and p["bits"] <= 120 for p in points)
     assert any(p["label"] == "nac" and p["kind"] == "prefix" for p in points)
 
 
-def test_a_run_is_found_again_and_another_seed_is_not(compared, capsys):
+def test_a_trained_run_is_loaded_from_the_cache_and_another_seed_is_not(compared, capsys):
     _, _, config = compared
     common = {"seconds": 0.5, "batch": 16}
-    again = train(Candidate(name="vqvla"), material(), common, 0, Path(config.cache))
+    again = train(Candidate(name="vqvla"), walks(), common, 0, Path(config.cache))
     assert "found in" in capsys.readouterr().out and again.metrics["train_steps"] > 0
-    train(Candidate(name="vqvla"), material(), common, 1, Path(config.cache))
+    train(Candidate(name="vqvla"), walks(), common, 1, Path(config.cache))
     assert "found in" not in capsys.readouterr().out
 
 
-def test_figures_that_are_cut_off_in_the_cache_are_named(tmp_path):
+def test_a_truncated_file_in_the_cache_is_named(tmp_path):
     common = {"steps": 1, "batch": 4, "discriminator": "none"}
-    train(Candidate(name="vqvla"), material(), common, 0, tmp_path)
-    (figures,) = tmp_path.glob("*/metrics.json")
-    figures.write_text(figures.read_text()[:9])
+    train(Candidate(name="vqvla"), walks(), common, 0, tmp_path)
+    (results,) = tmp_path.glob("*/metrics.json")
+    results.write_text(results.read_text()[:9])
     with pytest.raises(DatasetError, match=r"metrics\.json is not valid JSON"):
-        train(Candidate(name="vqvla"), material(), common, 0, tmp_path)
+        train(Candidate(name="vqvla"), walks(), common, 0, tmp_path)
 
 
-def test_the_table_shows_the_papers_figures_beside(compared):
+def test_the_table_shows_the_values_of_the_paper(compared):
     text = table(compared[0])
     assert f"({TABLE_3['nac'].params_m:g})" in text and "round trip" in text
 
@@ -97,19 +108,19 @@ def point(name, bits, mse):
     return {"name": name, "label": name, "bits": bits, "mse": mse, "kind": "full"}
 
 
-def test_a_rival_with_fewer_bits_and_less_error_is_named():
+def test_a_tokenizer_with_fewer_bits_and_less_error_dominates():
     ours, worse = point("nac", 120, 1e-3), point("oat", 119.6, 2e-3)
-    better, dearer = point("fast", 110, 9e-4), point("bin", 240, 1e-5)
-    (found,) = dominating([ours, worse, better, dearer])
+    better, larger = point("fast", 110, 9e-4), point("bin", 240, 1e-5)
+    (found,) = dominating_points([ours, worse, better, larger])
     assert found["rival"] is better and found["nac"] is ours
-    cheaper = point("bin", 112, 3e-3)
-    assert ranking([ours, worse, better, dearer, cheaper]) == ["fast", "nac", "oat", "bin"]
+    smaller = point("bin", 112, 3e-3)
+    assert ranking([ours, worse, better, larger, smaller]) == ["fast", "nac", "oat", "bin"]
 
 
-def test_the_grid_is_table_1_and_the_commitments_with_and_without_adversary():
-    rows = grid("small-flat", AblationConfig().groups)
-    told = {(group, setting) for group, setting, _ in rows}
-    assert told >= {(group, setting) for group in TABLE_1 for setting in TABLE_1[group]}
+def test_the_candidates_are_table_1_and_the_commitments_with_and_without_discriminator():
+    rows = ablation_candidates("small-flat", AblationConfig().groups)
+    pairs = {(group, setting) for group, setting, _ in rows}
+    assert pairs >= {(group, setting) for group in TABLE_1 for setting in TABLE_1[group]}
     assert sum(group == "commitment" for group, _, _ in rows) == 6
     changed = {(c.model, c.training) for _, _, c in rows}
     assert len(changed) == len(rows)
@@ -117,40 +128,41 @@ def test_the_grid_is_table_1_and_the_commitments_with_and_without_adversary():
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group not in TABLE_1])
 def test_every_setting_of_our_groups_can_be_built(group):
-    for _, setting, candidate in grid("small", [group]):
+    for _, setting, candidate in ablation_candidates("small", [group]):
         values = {"relative": (True,) * 7, **dict(candidate.model)}
         made = make_tokenizer(candidate.name, candidate.preset, **values)
         assert made.is_relative == (setting != "absolute")
         TokenizerTrainingConfig(**dict(candidate.training))
 
 
-def test_an_ablation_tells_each_setting_and_refuses_an_unknown_group(tmp_path):
+def test_an_ablation_reports_each_setting_and_rejects_an_unknown_group(tmp_path):
     torch.set_num_threads(1)
     common = {"train_seconds": 0.2, "seeds": 1, "threads": 1, "batch": 16}
-    config = AblationConfig(groups=("representation",), preset="small", **common,
-                            cache=str(tmp_path / "cache"))  # fmt: skip
-    figures = ablate(config, material(), tmp_path / "out")
-    assert [row["setting"] for row in figures["rows"]] == ["as chosen", "absolute"]
-    assert figures["rows"][0]["mse"] != figures["rows"][1]["mse"]
+    config = AblationConfig(
+        groups=("representation",), preset="small", **common, cache=str(tmp_path / "cache")
+    )
+    results = run_ablation(config, walks(), tmp_path / "out")
+    assert [row["setting"] for row in results["rows"]] == ["default", "absolute"]
+    assert results["rows"][0]["mse"] != results["rows"][1]["mse"]
     assert "| representation | absolute |" in (tmp_path / "out/ablation.md").read_text()
     with pytest.raises(ConfigError, match="no group 'heads'; known are loss"):
         AblationConfig(groups=("heads",))
 
 
-def test_the_picture_shows_one_joint_and_step_a_token_for_bin_and_all_steps_for_nac():
-    chunks = material()
+def test_a_token_of_bin_affects_one_joint_and_step_and_one_of_nac_all_steps():
+    chunks = walks()
     facts = {"horizon": 8, "action_dim": 3, "relative": (True, True, False)}
-    reach = {
-        name: token_effects(
+    effects = {
+        name: measure_token_effects(
             make_tokenizer(name, **facts).fit(*chunks.train), chunks.held_out
-        ).reach
+        ).effects
         for name in ("bin", "nac")
     }
-    assert reach["bin"].shape == (24, 8) and (reach["bin"] > 0).sum() == 24
-    assert reach["nac"].shape[1] == 8 and (reach["nac"] > 0).all()
+    assert effects["bin"].shape == (24, 8) and (effects["bin"] > 0).sum() == 24
+    assert effects["nac"].shape[1] == 8 and (effects["nac"] > 0).all()
 
 
-def test_small_datasets_are_counted_through_and_one_episode_is_not_enough():
+def test_small_datasets_are_split_in_sequence_and_one_episode_is_not_enough():
     kept = benchmark_splits([1, 1, 1, 1, 1])
     assert [len(split.held_out) for split in kept] == [0, 0, 0, 0, 1]
     assert [s.held_out.tolist() for s in benchmark_splits([4])] == [[3]]
@@ -159,8 +171,8 @@ def test_small_datasets_are_counted_through_and_one_episode_is_not_enough():
         benchmark_splits([1])
 
 
-def test_nonsense_is_refused(capsys, tmp_path):
+def test_invalid_input_is_rejected(capsys, tmp_path):
     with pytest.raises(ConfigError, match="train_seconds must be at least"):
-        BenchConfig(train_seconds=0)
+        BenchmarkConfig(train_seconds=0)
     assert main(["tokenizer", "bench", "--data", str(tmp_path / "none")]) == 2
     assert "no dataset at" in capsys.readouterr().err

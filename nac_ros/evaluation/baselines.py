@@ -21,7 +21,9 @@ class ChunkPredictor(Protocol):
     n_action_steps: int
     cameras: tuple[str, ...]
 
-    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(
+        self, observation: Observation, underway: CurrentChunk | None = None
+    ) -> ActionChunk:
         """The chunk for an observation, which goes on from what is `underway`."""
 
 
@@ -34,7 +36,9 @@ class TimedEngine:
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps, self.horizon = engine.n_action_steps, engine.horizon
 
-    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(
+        self, observation: Observation, underway: CurrentChunk | None = None
+    ) -> ActionChunk:
         chunk = self._engine.predict_chunk(observation, underway)
         self.timings.append(self._engine.timing)
         return chunk
@@ -48,7 +52,9 @@ class BlackImageBaseline:
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
         self.n_action_steps = engine.n_action_steps
 
-    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(
+        self, observation: Observation, underway: CurrentChunk | None = None
+    ) -> ActionChunk:
         dark = {name: np.zeros_like(image) for name, image in observation.images.items()}
         seen = Observation(observation.stamp, dark, observation.proprio, observation.task)
         return self._engine.predict_chunk(seen, underway)
@@ -64,7 +70,9 @@ class MeanDemonstrationBaseline:
         self._spec, self._actions, self._horizon = spec, actions, horizon
         self.n_action_steps = n_action_steps
 
-    def predict_chunk(self, observation: Observation, underway: CurrentChunk | None = None) -> ActionChunk:
+    def predict_chunk(
+        self, observation: Observation, underway: CurrentChunk | None = None
+    ) -> ActionChunk:
         rate = self._spec.action_rate_hz
         steps = round(observation.stamp * rate) + np.arange(self._horizon)
         actions = self._actions[np.minimum(steps, len(self._actions) - 1)].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The figures of NAC's paper (arXiv 2606.21372) that ours are printed beside."""
+"""Results of the NAC paper (arXiv 2606.21372), to compare with ours."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Cost(NamedTuple):
 
 
 class Ablation(NamedTuple):
-    """A row of Table 1, LIBERO-10: success of a policy [%] and MSE, each with its spread."""
+    """A row of Table 1 (LIBERO-10): success rate of the policy [%] and MSE, each with its spread."""
 
     success: float
     success_spread: float
@@ -51,7 +51,7 @@ TABLE_1 = {
     },
 }
 
-# Table 6, the real arm: successes of 10 trials [%] by task, then method.
+# Table 6 (real arm): success rates of 10 trials [%], by task and method.
 _METHODS = ("bin", "diffusion", "fast", "vqvla", "oat", "nac")
 TABLE_6 = {
     task: dict(zip(_METHODS, rates))

@@ -17,8 +17,8 @@ from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.types import ActionChunk
 from nac_ros.evaluation.baselines import (
     BlackImageBaseline,
-    MeanDemonstrationBaseline,
     ChunkPredictor,
+    MeanDemonstrationBaseline,
     TimedEngine,
     mean_demonstration,
 )
@@ -48,7 +48,9 @@ def load_results(path: Path, seed: int, randomization: str) -> dict[str, Any]:
         ) from error
     if other != seed:
         raise ConfigError(f"{path} has seed {other}, this run {seed}: other scenes")
-    looked = earlier.get("randomization", "nominal")  # files from before scenes could vary say nothing
+    looked = earlier.get(
+        "randomization", "nominal"
+    )  # files from before scenes could vary say nothing
     if looked != randomization:
         raise ConfigError(f"{path} has {looked} scenes, this run {randomization}: other scenes")
     return earlier
@@ -253,7 +255,10 @@ def _trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[
 
     torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
     bundle = load_bundle(config.bundle)
-    transition, steps = TransitionConfig(transition=config.transition), config.n_action_steps or None
+    transition, steps = (
+        TransitionConfig(transition=config.transition),
+        config.n_action_steps or None,
+    )
     engine = Engine(bundle, config.seed, n_action_steps=steps, transition=transition)
     timed = TimedEngine(engine)
     spec = current_spec_of(bundle.robot)
@@ -293,7 +298,9 @@ def trial_result(
     )
 
 
-def _planner(config: EvaluationConfig, task: str, engine: TimedEngine, spec: RobotSpec) -> ChunkPredictor:
+def _planner(
+    config: EvaluationConfig, task: str, engine: TimedEngine, spec: RobotSpec
+) -> ChunkPredictor:
     if config.baseline == "mean-demonstration":
         actions = mean_demonstration(config.data, make_task(task).prompt)
         return MeanDemonstrationBaseline(spec, actions, engine.horizon, engine.n_action_steps)
@@ -320,7 +327,9 @@ def _figures(
         "holds": dict(holds),
         "rejections": dict(rejections),
         "clips": sum(result.clips for result in results),
-        "transition_jump": percentiles([jump for result in results for jump in result.transition_jumps]),
+        "transition_jump": percentiles(
+            [jump for result in results for jump in result.transition_jumps]
+        ),
         "jerk_rms_ratio": float(np.mean([result.jerk_rms_ratio for result in results])),
     }
 

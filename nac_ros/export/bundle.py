@@ -1,4 +1,4 @@
-"""A bundle: one folder with all that drives a robot, verified when it is loaded."""
+"""Bundles: one folder with policy, tokenizer and robot description, verified when loaded."""
 
 import json
 import tempfile
@@ -35,14 +35,14 @@ REQUIRED = (
     STATISTICS,
     GOLDEN,
 )
-MAX_ROBOT = 256 << 10  # bytes of robot.yaml
+MAX_ROBOT_BYTES = 256 << 10  # of robot.yaml
 LIMITS = ("velocity", "acceleration", "jerk")
-SLACK = 1e-6  # relative; of limits that went through YAML and of statistics in float32
+TOLERANCE = 1e-6  # relative; rounding of limits in YAML and of statistics in float32
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle; `decode` runs ONNX where the tokenizer is a network."""
+    """A loaded bundle; `decode` uses ONNX Runtime if the tokenizer is a network."""
 
     path: Path
     manifest: Manifest
@@ -53,12 +53,12 @@ class Bundle:
 
     @property
     def rate_hz(self) -> float:
-        """Control rate that the actions were recorded at."""
+        """Control rate of the actions [Hz]."""
         return self.manifest.rate_hz
 
     @property
     def horizon(self) -> int:
-        """T, steps of a chunk."""
+        """Steps of a chunk."""
         return self.manifest.horizon
 
     def decode(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -76,12 +76,12 @@ class Bundle:
         return actions
 
     def check_robot(self, spec: RobotSpec) -> None:
-        """Raises BundleError unless `spec` is the robot this bundle was trained for."""
-        for what in ("joint_names", "units", "action_rate_hz"):
-            ours, theirs = getattr(self.robot, what), getattr(spec, what)
+        """Raises BundleError unless `spec` has the joints, units, rate and cameras of training."""
+        for field in ("joint_names", "units", "action_rate_hz"):
+            ours, theirs = getattr(self.robot, field), getattr(spec, field)
             if ours != theirs:
                 raise BundleError(
-                    f"{self.path} was trained for {self.robot.name} with {what} {ours}; robot "
+                    f"{self.path} was trained for {self.robot.name} with {field} {ours}; robot "
                     f"{spec.name} has {theirs}"
                 )
         for name in self.policy.config.cameras:
@@ -101,10 +101,11 @@ def write_bundle(
     created_by: dict[str, Any],
     card: str,
 ) -> Path:
-    """Writes a complete bundle, loads it once to prove it, and only then puts it in place."""
+    """Writes a complete bundle into a temporary folder, verifies it by loading it, and copies it to
+    `folder`. Raises ConfigError if the parts do not fit together."""
     folder = Path(folder)
     if folder.exists() and not (folder / "manifest.json").is_file() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds something that is no bundle; choose an empty folder")
+        raise ConfigError(f"{folder} holds files and is no bundle; choose an empty folder")
     _check_fit(policy, tokenizer, robot)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "bundle"
@@ -126,17 +127,17 @@ def write_bundle(
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """Verifies the hashes, loads every part and runs the golden vectors.
+    """Verifies the hashes, loads every part and verifies the golden vectors.
 
-    Raises BundleError for a file that is missing, altered or damaged, for parts that contradict
-    one another, and for a robot whose limits are wider than those of config/robots.
+    Raises BundleError for a missing, altered or damaged file, for parts that contradict one
+    another, and for a robot whose limits are wider than those in config/robots.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    _demand_files(folder, manifest, REQUIRED)
+    _require_files(folder, manifest, REQUIRED)
     bundle = _load_parts(folder, manifest)
     if hasattr(bundle.tokenizer, "detokenize"):
-        _demand_files(folder, manifest, (DETOKENIZER,))
+        _require_files(folder, manifest, (DETOKENIZER,))
     _check_parts(bundle)
     _check_statistics(bundle)
     _check_limits(bundle)
@@ -149,7 +150,7 @@ def _write_parts(
 ) -> None:
     policy.save_pretrained(folder / "policy", half=True)
     tokenizer.save_pretrained(folder / "tokenizer", half=True)
-    tokenizer = load_tokenizer(folder / "tokenizer")  # rounded as every user will have it
+    tokenizer = load_tokenizer(folder / "tokenizer")  # rounded to float16 like the saved one
     if hasattr(tokenizer, "detokenize"):
         export_detokenizer(tokenizer, folder / DETOKENIZER)
     (folder / ROBOT).write_text(yaml.safe_dump(configs.to_plain(robot), sort_keys=False))
@@ -183,20 +184,20 @@ def _load_parts(folder: Path, manifest: Manifest) -> Bundle:
 
 
 def _load_robot(path: Path) -> RobotSpec:
-    """The robot of a bundle, by the rules for every robot's YAML; raises BundleError."""
-    read_bytes(path, BundleError, MAX_ROBOT)
+    """robot.yaml, checked like every robot description; raises BundleError."""
+    read_bytes(path, BundleError, MAX_ROBOT_BYTES)
     try:
         return configs.build(RobotSpec, configs.load_yaml(path), str(path))
     except NacError as error:
         raise BundleError(f"{show_text(error, 400)}; export the bundle again") from error
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{path} describes no robot: {show_text(error)}; export the bundle again"
+            f"{path} is no robot description: {show_text(error)}; export the bundle again"
         ) from error
 
 
-def _demand_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
-    """Raises BundleError unless the manifest lists what is read, for nothing else is verified."""
+def _require_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Raises BundleError unless the manifest lists `names`: only listed files are verified."""
     for name in names:
         if name not in manifest.files:
             raise BundleError(
@@ -206,7 +207,7 @@ def _demand_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> Non
 
 
 def _check_parts(bundle: Bundle) -> None:
-    """Raises BundleError where manifest, robot, tokenizer and policy contradict one another."""
+    """Raises BundleError if manifest, robot, tokenizer and policy contradict one another."""
     manifest, robot, codec = bundle.manifest, bundle.robot, bundle.tokenizer.config
     policy = bundle.policy.config
     manifest_file, codec_file = MANIFEST, f"tokenizer/{CONFIG_FILE}"
@@ -221,10 +222,10 @@ def _check_parts(bundle: Bundle) -> None:
         (codec_file, "names", codec.names or robot.joint_names, ROBOT, robot.joint_names),
         (codec_file, "units", codec.units or robot.units, ROBOT, robot.units),
     ]
-    for file, what, ours, other, theirs in facts:
+    for file, field, ours, other, theirs in facts:
         if ours != theirs:
             raise BundleError(
-                f"{bundle.path}: {what} is {show_text(ours)} in {file} and {show_text(theirs)} in "
+                f"{bundle.path}: {field} is {show_text(ours)} in {file} and {show_text(theirs)} in "
                 f"{other}; export the bundle again"
             )
     if codec.rate_hz and not same_rate(codec.rate_hz, manifest.rate_hz):
@@ -246,16 +247,15 @@ def _check_parts(bundle: Bundle) -> None:
 
 
 def _check_statistics(bundle: Bundle) -> None:
-    """Raises BundleError where statistics.json says something else than the networks hold."""
+    """Raises BundleError if statistics.json differs from the statistics of the networks."""
     path = bundle.path / STATISTICS
-    said = read_json(path, BundleError)
-    held = _statistics(bundle.policy, bundle.tokenizer, bundle.robot)
-    for key, values in held.items():
-        found = said.get(key) if isinstance(said, dict) else None
+    stored = read_json(path, BundleError)
+    for key, values in _statistics(bundle.policy, bundle.tokenizer, bundle.robot).items():
+        found = stored.get(key) if isinstance(stored, dict) else None
         if not isinstance(found, list) or not _equal(found, values):
             raise BundleError(
-                f"{path}: {key} is {show_text(found)}, the bundle's parts say "
-                f"{show_text(values)}; export the bundle again"
+                f"{path}: {key} is {show_text(found)}, the networks have {show_text(values)}; "
+                "export the bundle again"
             )
 
 
@@ -264,14 +264,14 @@ def _equal(found: list[Any], values: list[Any]) -> bool:
         return False
     if values and isinstance(values[0], str):
         return found == values
-    return bool(np.allclose(found, values, rtol=SLACK, atol=SLACK))
+    return bool(np.allclose(found, values, rtol=TOLERANCE, atol=TOLERANCE))
 
 
 def _check_limits(bundle: Bundle) -> None:
-    """Raises BundleError where the robot of config/robots with that name has narrower limits.
+    """Raises BundleError if config/robots has a robot of that name with narrower limits.
 
-    The guard keeps to the robot's own file; a bundle must never describe the arm as able to do
-    more, for whoever plans with it.
+    The guard uses the limits of the robot's own file. A bundle must not claim wider ones, which
+    other planners might believe.
     """
     robot = bundle.robot
     if robot.name not in list_robots():
@@ -279,22 +279,37 @@ def _check_limits(bundle: Bundle) -> None:
     allowed = {joint.name: joint for joint in load_robot(robot.name).joints}
     for joint in robot.joints:
         if (limit := allowed.get(joint.name)) is None or limit.unit != joint.unit:
-            continue  # another robot of the same name: `check_robot` refuses it
-        (low, high), (least, most) = joint.position, limit.position
-        room = SLACK * (most - least)
-        wider = (
-            [f"position {low:g} .. {high:g}"] if low < least - room or high > most + room else []
-        )
-        wider += [
-            f"{what} {getattr(joint, what):g}"
-            for what in LIMITS
-            if getattr(joint, what) > getattr(limit, what) * (1 + SLACK)
+            continue  # a different robot of the same name; `check_robot` rejects it
+        (low, high), (lowest, highest) = joint.position, limit.position
+        margin = TOLERANCE * (highest - lowest)
+        wider = [
+            f"{field} {getattr(joint, field):g}"
+            for field in LIMITS
+            if getattr(joint, field) > getattr(limit, field) * (1 + TOLERANCE)
         ]
+        if low < lowest - margin or high > highest + margin:
+            wider.insert(0, f"position {low:g} .. {high:g}")
         if wider:
             raise BundleError(
                 f"{bundle.path / ROBOT}: joint {joint.name} has {', '.join(wider)}, wider than "
-                f"robot {robot.name} allows in config/robots; correct the one that is wrong and "
-                "export the bundle again"
+                f"robot {robot.name} allows in config/robots; correct the wrong one and export "
+                "the bundle again"
+            )
+
+
+def check_columns(tokenizer: Tokenizer, robot: RobotSpec) -> None:
+    """Raises ConfigError unless names and units of the tokenizer's columns, if known, are those of
+    the robot's joints."""
+    config = tokenizer.config
+    for field, ours, theirs in (
+        ("names", config.names, robot.joint_names),
+        ("units", config.units, robot.units),
+    ):
+        if ours and ours != theirs:
+            raise ConfigError(
+                f"the tokenizer's {field} are {_listed(ours)}, those of robot {robot.name} "
+                f"{_listed(theirs)}; use the robot of the data, or train the tokenizer with "
+                f"--robot {robot.name} on data that has its {field}"
             )
 
 
@@ -305,25 +320,18 @@ def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
             f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions; robot {robot.name} "
             f"has {robot.action_dim} joints"
         )
+    check_columns(tokenizer, robot)
     codec = tokenizer.config
-    facts = (("names", codec.names, robot.joint_names), ("units", codec.units, robot.units))
-    for what, ours, theirs in facts:
-        if ours and ours != theirs:
-            raise ConfigError(
-                f"the tokenizer's {what} are {_listed(ours)}, those of robot {robot.name} "
-                f"{_listed(theirs)}; export for the robot of the data, or train the tokenizer "
-                f"with --robot {robot.name} on data that has its {what}"
-            )
     if codec.rate_hz and not same_rate(codec.rate_hz, robot.action_rate_hz):
         raise ConfigError(
-            f"the tokenizer is of data at {codec.rate_hz:.10g} Hz, and robot {robot.name} has "
-            f"action_rate_hz {robot.action_rate_hz:.10g}; train on data of that rate, or correct "
-            "the robot's YAML"
+            f"the tokenizer was fitted to data at {codec.rate_hz:.10g} Hz, and robot {robot.name} "
+            f"has action_rate_hz {robot.action_rate_hz:.10g}; train on data of that rate, or "
+            "correct the robot's YAML"
         )
     known = [camera.name for camera in robot.cameras]
     if missing := [name for name in policy.config.cameras if name not in known]:
         raise ConfigError(
-            f"the policy sees camera '{missing[0]}', robot {robot.name} has: "
+            f"the policy uses camera '{missing[0]}', robot {robot.name} has: "
             f"{', '.join(known) or 'none'}; add it to the robot's YAML, or train with --cameras"
         )
     if policy.config.n_action_steps > codec.horizon:

@@ -1,7 +1,8 @@
-"""Golden vectors: inputs and the outputs they gave when a bundle was made.
+"""Golden vectors: inputs, and the outputs of policy and detokenizer when the bundle was made.
 
-Floating point differs between machines, so tokens are not compared for equality: the policy must
-give the golden tokens the probability it gave them then, and decoding them must give the actions.
+Floating-point results differ between machines, so sampled tokens are not compared. Instead the
+policy must give the golden tokens the stored log-likelihood, and they must decode to the stored
+actions.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ LIKELIHOOD_TOLERANCE = 0.05  # nats for a whole sequence
 
 
 def write(policy: Policy, decode: Decode, robot: RobotSpec, path: Path) -> None:
-    """Random images and states from a fixed seed, through policy and detokenizer."""
+    """Writes outputs for random images and joint states from a fixed seed."""
     inputs = _inputs(policy, robot, np.random.default_rng(0))
     tokens = policy.sample_tokens(inputs, torch.Generator().manual_seed(0)).tokens
     images = {f"images.{name}": image for name, image in inputs.images.items()}
@@ -38,7 +39,7 @@ def write(policy: Policy, decode: Decode, robot: RobotSpec, path: Path) -> None:
 
 
 def verify(policy: Policy, decode: Decode, path: Path) -> None:
-    """Raises BundleError when this machine computes something else from the golden inputs."""
+    """Raises BundleError if policy or detokenizer give other outputs on this machine."""
     golden = load_weights(path)
     _check_layout(golden, policy, path)
     images = {name: golden[f"images.{name}"] for name in policy.config.cameras}
@@ -53,27 +54,27 @@ def verify(policy: Policy, decode: Decode, path: Path) -> None:
     if not error <= ACTION_TOLERANCE:
         raise BundleError(
             f"{path.parent}: decoding the golden tokens differs by {error:.2e} rad or m, more "
-            f"than {ACTION_TOLERANCE}; the ONNX file and this runtime do not belong together"
+            f"than {ACTION_TOLERANCE}; the ONNX file and this runtime do not match"
         )
     log_likelihood = _computed(path, lambda: _log_likelihood(policy, inputs, golden["tokens"]))
     drift = float((log_likelihood - golden["log_likelihood"]).abs().max())
     if not drift <= LIKELIHOOD_TOLERANCE:
         raise BundleError(
-            f"{path.parent}: the policy rates the golden tokens {drift:.3f} nats off, more than "
-            f"{LIKELIHOOD_TOLERANCE}; its weights and this version do not belong together"
+            f"{path.parent}: the log-likelihood of the golden tokens differs by {drift:.3f} nats, "
+            f"more than {LIKELIHOOD_TOLERANCE}; its weights and this version do not match"
         )
 
 
 def _check_layout(golden: dict[str, torch.Tensor], policy: Policy, path: Path) -> None:
-    """Raises BundleError unless every golden tensor is there, of its type and shape."""
+    """Raises BundleError unless every golden tensor is present with its type and shape."""
     config = policy.config
-    size, steps, free = config.image_size, config.n_obs_steps, -1
+    size, steps, any_size = config.image_size, config.n_obs_steps, -1
     n = len(golden["proprio"]) if "proprio" in golden and golden["proprio"].ndim else 0
     wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "proprio": (torch.float32, (n, steps, config.state_dim)),
         "task": (torch.int64, (n,)),
-        "tokens": (torch.int64, (n, free)),
-        "actions": (torch.float32, (n, free, config.state_dim)),
+        "tokens": (torch.int64, (n, any_size)),
+        "actions": (torch.float32, (n, any_size, config.state_dim)),
         "log_likelihood": (torch.float32, (n,)),
     }
     for name in config.cameras:
@@ -81,10 +82,10 @@ def _check_layout(golden: dict[str, torch.Tensor], policy: Policy, path: Path) -
     for name, (dtype, shape) in wanted.items():
         found = golden.get(name)
         if found is None or found.dtype != dtype or not _fits(tuple(found.shape), shape):
-            came = "nothing" if found is None else f"{found.dtype} of {tuple(found.shape)}"
+            got = "nothing" if found is None else f"{found.dtype} of {tuple(found.shape)}"
             raise BundleError(
                 f"{path}: '{show_text(name, 80)}' must be {dtype} of {shape} (-1: any), got "
-                f"{show_text(came)}; export the bundle again"
+                f"{show_text(got)}; export the bundle again"
             )
     known = bool(((golden["task"] >= 0) & (golden["task"] < len(config.tasks))).all())
     if not 1 <= n <= MAX_SAMPLES or not known:
@@ -99,7 +100,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _computed(path: Path, compute: Callable[[], Any]) -> Any:
-    """What the networks give for the golden inputs; BundleError where they cannot take them."""
+    """Runs a network on golden inputs; its errors become BundleErrors."""
     try:
         return compute()
     except NacError as error:
@@ -112,9 +113,9 @@ def _computed(path: Path, compute: Callable[[], Any]) -> Any:
 
 @torch.no_grad()
 def _log_likelihood(policy: Policy, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
-    rated = policy.token_log_probs(inputs, tokens)  # [B, L, V]
-    said = rated.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
-    return said.masked_fill(tokens < 0, 0).sum(1)
+    log_probs = policy.token_log_probs(inputs, tokens)  # [B, L, V]
+    of_tokens = log_probs.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
+    return of_tokens.masked_fill(tokens < 0, 0).sum(1)
 
 
 def _inputs(policy: Policy, spec: RobotSpec, generator: np.random.Generator) -> Inputs:

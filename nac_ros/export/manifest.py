@@ -1,4 +1,4 @@
-"""A bundle's manifest: what each file must hash to, and the sentences when one does not."""
+"""Manifest of a bundle: robot, tasks, rate and the hash of every file, which it verifies."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from nac_ros.core.json_reader import read_json
 MANIFEST = "manifest.json"
 FORMAT = 2
 MAX_FILES = 1000
-MAX_FILE = 2 << 30  # bytes
+MAX_FILE_BYTES = 2 << 30
 MAX_RATE_HZ, MAX_HORIZON = 1000.0, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """format: version of the layout; files: relative path -> sha256; created_by: provenance."""
+    """format: version of the bundle layout; files: relative path -> sha256; created_by: provenance"""
 
     format: int = FORMAT
     robot: str = ""
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, **facts: Any) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle, its files verified; raises BundleError with the reason."""
+    """The manifest of a bundle, after verifying its files; raises BundleError."""
     path = folder / MANIFEST
     if path.is_symlink():
         raise BundleError(_LINK.format(folder=folder, name=MANIFEST))
@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def add_file(folder: Path, name: str, content: str) -> Manifest:
-    """Puts a file into a bundle and its hash into the manifest; all that was there must verify."""
+    """Writes a text file into a verified bundle and its hash into the manifest."""
     manifest = read_manifest(folder)
     hashes = {**manifest.files, name: hashlib.sha256(content.encode()).hexdigest()}
     manifest = replace(manifest, files=dict(sorted(hashes.items())))
@@ -86,7 +86,7 @@ _LINK = (
 
 
 def _check_facts(path: Path, manifest: Manifest) -> None:
-    """Raises BundleError for a rate, a horizon or a number of files that no bundle has."""
+    """Raises BundleError for an implausible rate, horizon or number of files."""
     if not (math.isfinite(manifest.rate_hz) and 0 < manifest.rate_hz <= MAX_RATE_HZ):
         raise BundleError(
             f"{path}: rate_hz must be above 0 and at most {MAX_RATE_HZ:g}, got "
@@ -104,18 +104,18 @@ def _check_facts(path: Path, manifest: Manifest) -> None:
 
 
 def _verify(folder: Path, name: str, wanted: str) -> None:
-    path, shown = _place(folder, name), show_text(name)
+    path, shown = _file_path(folder, name), show_text(name)
     if not _HASH.fullmatch(wanted):
         raise BundleError(
-            f"{folder}: the manifest says {show_text(wanted, 40)!r} of {shown}, which is no "
-            "sha256; copy the bundle again or export it anew"
+            f"{folder}: the manifest has {show_text(wanted, 40)!r} for {shown}, which is no "
+            "sha256; copy the bundle again or export it again"
         )
     try:
         if not path.is_file():
             raise BundleError(f"{folder}: {shown} is missing; copy the whole bundle again")
-        if (size := path.stat().st_size) > MAX_FILE:
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise BundleError(
-                f"{folder}: {shown} has {size} bytes, more than {MAX_FILE}; export it anew"
+                f"{folder}: {shown} has {size} bytes, more than {MAX_FILE_BYTES}; export it again"
             )
         found = sha256(path)
     except OSError as error:
@@ -124,13 +124,13 @@ def _verify(folder: Path, name: str, wanted: str) -> None:
         ) from error
     if found != wanted:
         raise BundleError(
-            f"{folder}: {shown} was altered: sha256 {found[:12]}..., the manifest says "
-            f"{wanted[:12]}...; copy the bundle again or export it anew"
+            f"{folder}: {shown} was altered: sha256 {found[:12]}..., the manifest has "
+            f"{wanted[:12]}...; copy the bundle again or export it again"
         )
 
 
-def _place(folder: Path, name: str) -> Path:
-    """Where a file that the manifest names lies; raises BundleError outside and behind links."""
+def _file_path(folder: Path, name: str) -> Path:
+    """Path of a file in the manifest; raises BundleError outside the bundle and for links."""
     pure = PurePosixPath(name)
     inside = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
     if not inside or "\\" in name or not pure.parts or len(name) > 200:

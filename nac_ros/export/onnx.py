@@ -1,4 +1,4 @@
-"""Export of a tokenizer's two ways to ONNX, and the sessions that encode and decode with them."""
+"""Export of tokenizer encoders and decoders to ONNX, and ONNX Runtime sessions that run them."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import random_sequences
 
 OPSET = 18
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # first available wins
-TOLERANCE = 1e-5  # normalised: ONNX Runtime against torch
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # in order of preference
+TOLERANCE = 1e-5  # normalized difference between ONNX Runtime and torch
 
 
 class _Tokenizer(nn.Module):
@@ -26,9 +26,9 @@ class _Tokenizer(nn.Module):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self.tokenizer = tokenizer
-        centre, half = tokenizer._scale()
+        centre, half_range = tokenizer._scale()
         self.register_buffer("centre", centre)
-        self.register_buffer("half_range", half)
+        self.register_buffer("half_range", half_range)
         self.register_buffer("mask", tokenizer.relative.float())
 
     def forward(self, actions: Tensor, reference: Tensor) -> Tensor:
@@ -40,28 +40,29 @@ class _Detokenizer(_Tokenizer):
     """Tokens int64 `[B, L]`, reference float32 `[B, D]` -> actions float32 `[B, H, D]`."""
 
     def forward(self, tokens: Tensor, reference: Tensor) -> Tensor:
-        normalised = self.tokenizer.detokenize(tokens)
-        return normalised * self.half_range + self.centre + (reference * self.mask)[:, None]
+        normalized = self.tokenizer.detokenize(tokens)
+        return normalized * self.half_range + self.centre + (reference * self.mask)[:, None]
 
 
 def export_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes `path`: inputs `actions`, `reference`; output `tokens`; batch is free."""
+    """Writes a graph with inputs `actions`, `reference`, output `tokens` and a dynamic batch."""
     copy, chunks, reference = _folded(tokenizer)
     _export(_Tokenizer(copy), ("actions", "reference", "tokens"), (chunks, reference), path)
 
 
 def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes `path`: inputs `tokens`, `reference`; output `actions` [rad or m]; batch is free."""
+    """Writes a graph with inputs `tokens`, `reference`, output `actions` [rad or m] and a dynamic
+    batch."""
     copy, chunks, reference = _folded(tokenizer)
     example = (tokenizer.encode(chunks, reference), reference)
     _export(_Detokenizer(copy), ("tokens", "reference", "actions"), example, path)
 
 
 def _folded(tokenizer: Tokenizer) -> tuple[Tokenizer, Tensor, Tensor]:
-    """A copy without weight norm, and an example of chunks `[2, H, D]` and references `[2, D]`."""
+    """A copy with weight norm folded, and zeros as chunks `[2, H, D]` and references `[2, D]`."""
     if not hasattr(tokenizer, "detokenize"):
         raise ConfigError(
-            f"tokenizer {tokenizer.name} has no network to export; it decodes itself"
+            f"tokenizer {tokenizer.name} has no network to export; it decodes without ONNX"
         )
     copy = type(tokenizer)(tokenizer.config, tokenizer.preset)
     copy.load_state_dict(tokenizer.state_dict())
@@ -74,7 +75,7 @@ def _folded(tokenizer: Tokenizer) -> tuple[Tokenizer, Tensor, Tensor]:
 def _export(
     module: nn.Module, names: tuple[str, str, str], example: tuple[Tensor, Tensor], path: Path
 ) -> None:
-    """`names` of the two inputs and the output; the first axis of each is free."""
+    """names: of the two inputs and the output; their first axis is dynamic."""
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(
@@ -86,21 +87,21 @@ def _export(
             opset_version=OPSET,
             dynamo=True,
         )
-        _forget_sources(program.model)
+        _remove_metadata(program.model)
         program.save(str(path), external_data=False)
 
 
 class _Session:
-    """ONNX Runtime over one graph, on the best provider there is."""
+    """ONNX Runtime session of one graph, on the best available provider."""
 
     def __init__(self, path: Path, threads: int = 1):
-        import onnxruntime  # only where a bundle decodes
+        import onnxruntime  # slow to import, and needed only where a bundle decodes
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        there = onnxruntime.get_available_providers()
-        providers = [name for name in PROVIDERS if name in there]
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in PROVIDERS if name in available]
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises bare pybind types
@@ -138,23 +139,23 @@ class OnnxDetokenizer(_Session):
         return self._run("actions", feeds)
 
 
-def parity(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:
-    """Largest normalised difference between ONNX and torch on 64 random legal sequences."""
+def max_onnx_error(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:
+    """Largest normalized difference between ONNX and torch on 64 random legal sequences."""
     tokens = random_sequences(tokenizer.grammar, 64, np.random.default_rng(seed))
     reference = np.zeros((64, tokenizer.config.action_dim), np.float32)
     difference = onnx(tokens, reference) - tokenizer.decode(tokens, reference).numpy()
     return float(np.abs(difference / tokenizer._scale()[1].numpy()).max())
 
 
-def _forget_sources(model) -> None:
-    """Stack traces name folders of the machine that exported; a bundle is for others."""
+def _remove_metadata(model) -> None:
+    """Removes stack traces, which name folders of the exporting machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
 
 
 @contextlib.contextmanager
 def _quiet():
-    """The exporter reports its passes in four ways; errors still come through."""
+    """Silences the exporter's logging, output and warnings; errors are still raised."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
