@@ -1,35 +1,35 @@
-"""Lines of a log that its run did not write there: named, and neither counted nor crashed on."""
+"""Lines that a run did not write into its log are named in the error, and nothing is changed."""
 
 import json
 from contextlib import closing
 from shutil import copytree
 
 import pytest
-from fake_trial_runs import protocol
+from fake_trial_runs import make_protocol
 
 from nac_ros.core.errors import ConfigError, TrialError
 from nac_ros.trials.run import TrialRun, Verdict
 from nac_ros.trials.trial_log import TrialLog, read_log
 
-SUCCESS = Verdict(outcome="success", reason="it lies there")
+SUCCESS = Verdict(outcome="success", reason="it is in place")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_bundle):
-    """Of a run with an invalid trial and its repetition, one more, a restart, and its end."""
+    """A run with an invalid trial and its repetition, one more trial, a restart, and unblinding."""
     made = tmp_path_factory.mktemp("runs") / "run"
-    with closing(TrialRun.begin(made, protocol(tiny_bundle))) as run:
-        run.judge(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))
-        run.judge(run.slots[0], SUCCESS)
-        run.judge(run.slots[1], SUCCESS)
-    with closing(TrialRun.go_on(made)) as run:
+    with closing(TrialRun.create_or_resume(made, make_protocol(tiny_bundle))) as run:
+        run.log_verdict(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))
+        run.log_verdict(run.slots[0], SUCCESS)
+        run.log_verdict(run.slots[1], SUCCESS)
+    with closing(TrialRun.resume(made)) as run:
         run.unblind()
     return made
 
 
 @pytest.fixture
 def edited(folder, tmp_path):
-    """Puts a copy of the run with other lines into a folder: lines -> lines."""
+    """Copies the run with changed log lines; the function maps lines to lines."""
 
     def edit(change):
         copy = tmp_path / "copy"
@@ -41,11 +41,11 @@ def edited(folder, tmp_path):
     return edit
 
 
-def changed(number, **facts):
-    """One line with other facts; those that are None are left out."""
+def changed(number, **values):
+    """Changes keys of the entry on one line; None removes a key."""
 
     def change(lines):
-        entry = {**json.loads(lines[number - 1]), **facts}
+        entry = {**json.loads(lines[number - 1]), **values}
         entry = {key: value for key, value in entry.items() if value is not None}
         return [*lines[: number - 1], json.dumps(entry).encode(), *lines[number:]]
 
@@ -59,8 +59,11 @@ def put(number, line):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda lines: [*lines[:4], lines[3], *lines[4:]], "line 5 of .*slot 1 was judged before"),
-        (lambda lines: [*lines[:2], *lines[1:]], "line 3 of .*attempt 0 of slot 0 was judged bef"),
+        (
+            lambda lines: [*lines[:4], lines[3], *lines[4:]],
+            "line 5 of .*slot 1 has a verdict already",
+        ),
+        (lambda lines: [*lines[:2], *lines[1:]], "line 3 of .*attempt 0 of slot 0 does not foll"),
         (lambda lines: [lines[0], *lines], "line 2 of .*`begin` is the first line, and no other"),
         (lambda lines: lines[1:], "line 1 of .*`begin` is the first line, and no other"),
         (
@@ -76,8 +79,8 @@ def put(number, line):
         (changed(3, code="zebra"), "line 3 of .*code of slot 0 is '[a-z]+', not 'zebra'"),
         (changed(3, task="chess"), "line 3 of .*task of slot 0 is 'weighing', not 'chess'"),
         (changed(3, trial=9), "line 3 of .*trial of slot 0 is 0, not 9"),
-        (changed(3, slot=77), "line 3 of .*slot 77 is none of the plan's 48"),
-        (changed(3, slot=None), "line 3 of .*slot None is none of the plan's 48"),
+        (changed(3, slot=77), "line 3 of .*slot 77 is none of the 48 planned"),
+        (changed(3, slot=None), "line 3 of .*slot None is none of the 48 plan"),
         (changed(3, attempt="x"), "line 3 of .*attempt 'x' of slot 0"),
         (changed(3, outcome="maybe"), r"line 3 of .*trial\.outcome: 'maybe' is not one of"),
         (changed(3, time=None), "line 3 of .*trial: key 'time' is missing"),
@@ -92,18 +95,20 @@ def put(number, line):
         (put(3, b'{"seconds": 1e999}'), "line 3 of .*1e999 is not finite"),
         (put(3, b'{"slot": ' + b"9" * 5000 + b"}"), "line 3 of .*damaged .*5000 digits"),
         (put(3, b'{"a": ' * 70 + b"1" + b"}" * 70), "line 3 of .*more than 64 levels"),
-        (put(3, b'{"slot": 0, "slot": 1}'), "line 3 of .*key 'slot' is there twice"),
+        (put(3, b'{"slot": 0, "slot": 1}'), "line 3 of .*key 'slot' occurs twice"),
         (put(3, b'{"a": "' + b"x" * (1 << 20) + b'"}'), "line 3 of .*bytes are more than 1048576"),
         (
             changed(5, protocol="0" * 64),
-            "or the log beside it is of another run: its SHA-256 was 0",
+            "or the log next to it is of another run: its SHA-256 was 0",
         ),
     ],
 )
-def test_a_line_that_its_run_did_not_write_is_named_and_costs_nothing(edited, change, words):
+def test_the_error_names_a_line_that_the_run_did_not_write_and_nothing_is_changed(
+    edited, change, words
+):
     copy = edited(change)
     before = (copy / "log.jsonl").read_bytes()
-    for opened in (TrialRun.read, TrialRun.go_on):
+    for opened in (TrialRun.read, TrialRun.resume):
         with pytest.raises(TrialError, match=words):
             opened(copy)
     assert (copy / "log.jsonl").read_bytes() == before
@@ -127,23 +132,23 @@ def test_a_log_that_cannot_be_opened_is_one_sentence(tmp_path):
             opened(path)
 
 
-def test_what_is_no_number_is_not_written(tmp_path, tiny_bundle):
-    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
-        with pytest.raises(TrialError, match="takes finite numbers alone"):
-            run.judge(run.slots[0], Verdict(outcome="failure", sparc=float("nan")))
+def test_values_that_cannot_be_read_back_are_not_written(tmp_path, tiny_bundle):
+    with closing(TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle))) as run:
+        with pytest.raises(TrialError, match="takes finite numbers only"):
+            run.log_verdict(run.slots[0], Verdict(outcome="failure", sparc=float("nan")))
         with pytest.raises(ConfigError, match=r"trial: seconds must be in 0 .. 1e\+09 s"):
-            run.judge(run.slots[0], Verdict(outcome="failure", seconds=1e300))
+            run.log_verdict(run.slots[0], Verdict(outcome="failure", seconds=1e300))
         with pytest.raises(TrialError, match=r"takes no such entry, .*more than 1048576; shorten"):
-            run.judge(run.slots[0], Verdict(outcome="failure", note="x" * (1 << 20)))
-        run.judge(run.slots[0], SUCCESS)
+            run.log_verdict(run.slots[0], Verdict(outcome="failure", note="x" * (1 << 20)))
+        run.log_verdict(run.slots[0], SUCCESS)
     assert len(TrialRun.read(tmp_path / "run").records) == 1
 
 
 def test_attempts_rise_also_where_one_was_judged_without_being_begun(tmp_path, tiny_bundle):
     invalid = Verdict(outcome="invalid", reason="the cable was caught")
-    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+    with closing(TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle))) as run:
         for _ in range(3):
-            run.start(run.slots[0])
-        found = [run.judge(run.slots[0], verdict) for verdict in (invalid, invalid, SUCCESS)]
+            run.log_start(run.slots[0])
+        found = [run.log_verdict(run.slots[0], verdict) for verdict in (invalid, invalid, SUCCESS)]
     assert [record.attempt for record in found] == [2, 3, 4]
     assert TrialRun.read(tmp_path / "run").records == found
