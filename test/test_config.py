@@ -129,8 +129,8 @@ def test_every_yaml_of_the_project_is_a_mapping_without_repeated_keys(path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"name: a\nname: b\n", r"key 'name' is there twice, line 2, column 1"),
-        (b"prices: {apple: 1, pear: 2, apple: 3}\n", r"key 'apple' is there twice, line 1"),
+        (b"name: a\nname: b\n", r"key 'name' occurs twice, line 2, column 1"),
+        (b"prices: {apple: 1, pear: 2, apple: 3}\n", r"key 'apple' occurs twice, line 1"),
         (b"name: [a\nopen: {", r"not valid YAML: expected ',' or '\]', but got ':', line 2"),
         (b"name: caf\xe9\n", r"cart\.yaml is no text in UTF-8"),
         (b"[" * 5000, r"cart\.yaml is nested too deeply"),
@@ -170,8 +170,8 @@ def bomb(levels):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"name: x\nwheels: {bomb(9)}\n", "more than 20000 values, its aliases expanded.*line 2"),
-        ("name: x\nwheels: &a [*a]\n", "an alias inside of what it stands for.*line 2"),
+        (f"name: x\nwheels: {bomb(9)}\n", "more than 20000 values after its aliases are expanded.*line 2"),
+        ("name: x\nwheels: &a [*a]\n", "an alias inside of its own anchor.*line 2"),
         ("a: &a {x: 1}\n" + "".join(f"b{n}: {{<<: [*a, *a]}}\n" for n in range(4000)), "20000"),
         ("- 1\n" * 20_001, "more than 20000 values"),
         ("name: " + "x" * (1 << 20), "is longer than 1024 KiB"),
@@ -258,7 +258,7 @@ def test_elements_and_texts_of_a_field_are_checked():
         ("{}", "has no mapping `ros__parameters` below `/\\*\\*/guard`; add it"),
         ("/**/guard: {ros__parameters: 1}", "has no mapping `ros__parameters`"),
         ("/**/guard: {ros__parameters: {robot: [a]}}", "names no robot"),
-        ("/**/guard: &a [*a]", "an alias inside of what it stands for"),
+        ("/**/guard: &a [*a]", "an alias inside of its own anchor"),
     ],
 )
 def test_a_parameter_file_that_is_none_is_refused(tmp_path, monkeypatch, text, words):

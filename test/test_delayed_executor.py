@@ -61,4 +61,4 @@ def test_flushing_and_closing_leave_nothing_undone():
     assert [i for i, _ in done] == [0, 1]
     more = later(pacer, [1010.0], now=1000.0)
     pacer.close()
-    assert len(more) == 1 and "pacer" not in {t.name for t in threading.enumerate()}
+    assert len(more) == 1 and "delayed_executor" not in {t.name for t in threading.enumerate()}

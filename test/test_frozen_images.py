@@ -59,7 +59,7 @@ def test_a_camera_with_noise_that_the_arm_has_left_is_not_frozen():
 
 def test_a_camera_with_noise_that_shows_one_picture_is_frozen_and_says_for_how_long():
     scene = Scene().run(3.0).run(1.0, speed=0.3).run(1.0, speed=0.3, camera="frozen")
-    with pytest.raises(BadObservation, match=r"camera scene: the same picture for 1\.00 s") as e:
+    with pytest.raises(BadObservation, match=r"camera scene: the same image for 1\.00 s") as e:
         scene.aligner.get_observation(scene.now, "t")
     assert e.value.reason == "frozen" and scene.aligner.frozen == [str(e.value)]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nac_ros.core.errors import BadObservation
-from nac_ros.robot.joint_states import STRANGERS, JointStateMerger
+from nac_ros.robot.joint_states import MAX_FOREIGN, JointStateMerger
 from nac_ros.robot.observation_buffer import ObservationBuffer
 from nac_ros.robot.spec import load_robot
 
@@ -31,59 +31,59 @@ def rejection(call, *arguments) -> BadObservation:
 
 def test_arm_and_gripper_from_two_publishers_are_one_sample_at_the_older_stamp():
     one = merger()
-    assert one.push(1.000, ARM, [0.1, 0.2]) is None
-    sample = one.push(1.009, GRIPPER, [0.03])
+    assert one.add(1.000, ARM, [0.1, 0.2]) is None
+    sample = one.add(1.009, GRIPPER, [0.03])
     assert sample.stamp == 1.000
     np.testing.assert_array_equal(sample.positions, [0.03, 0.1, 0.2])
-    sample = one.push(1.010, ARM, [0.3, 0.4])
+    sample = one.add(1.010, ARM, [0.3, 0.4])
     assert sample.stamp == 1.009 and sample.positions.tolist() == [0.03, 0.3, 0.4]
 
 
 def test_two_arms_on_one_topic_are_merged_and_other_robots_are_ignored():
     one = JointStateMerger(("left", "right"), LIMIT_S)
-    assert one.push(1.00, ("left", "base"), [1.0, np.nan]) is None
-    assert one.push(1.00, ("wheel", "wheel"), [7.0]) is None
-    assert one.push(1.01, ("right",), [2.0]) == (1.00, pytest.approx([1.0, 2.0]))
+    assert one.add(1.00, ("left", "base"), [1.0, np.nan]) is None
+    assert one.add(1.00, ("wheel", "wheel"), [7.0]) is None
+    assert one.add(1.01, ("right",), [2.0]) == (1.00, pytest.approx([1.0, 2.0]))
 
 
 def test_a_complete_message_is_a_sample_at_its_own_stamp():
-    sample = merger().push(5.0, ("elbow", "x", "gripper", "shoulder"), [3.0, 9.0, 1.0, 2.0])
+    sample = merger().add(5.0, ("elbow", "x", "gripper", "shoulder"), [3.0, 9.0, 1.0, 2.0])
     assert sample.stamp == 5.0 and sample.positions.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_a_sample_comes_only_when_the_oldest_stamp_advances():
     one = merger()
-    one.push(1.00, GRIPPER, [0.0])
-    stamps = [one.push(1.00 + k / 100, ARM, [k, k]) for k in range(1, 9)]
+    one.add(1.00, GRIPPER, [0.0])
+    stamps = [one.add(1.00 + k / 100, ARM, [k, k]) for k in range(1, 9)]
     assert [sample and sample.stamp for sample in stamps] == [1.00] + [None] * 7
-    sample = one.push(1.09, GRIPPER, [9.0])
+    sample = one.add(1.09, GRIPPER, [9.0])
     assert sample.stamp == 1.08 and sample.positions.tolist() == [9.0, 8.0, 8.0]
 
 
 def test_a_joint_that_stopped_is_stale_by_name_and_gives_no_sample():
     one = merger()
-    one.push(1.00, GRIPPER, [0.0])
-    assert one.push(1.00, ARM, [0.0, 0.0]).stamp == 1.00
-    error = rejection(one.push, 1.11, ARM, [0.0, 0.0])
+    one.add(1.00, GRIPPER, [0.0])
+    assert one.add(1.00, ARM, [0.0, 0.0]).stamp == 1.00
+    error = rejection(one.add, 1.11, ARM, [0.0, 0.0])
     assert error.reason == "stale" and "gripper stale, 0.110 s older" in str(error)
     assert "shoulder" not in str(error)
-    assert one.push(1.12, GRIPPER, [0.0]).stamp == 1.11  # and it comes back by itself
+    assert one.add(1.12, GRIPPER, [0.0]).stamp == 1.11  # and it comes back by itself
 
 
 def test_a_joint_that_never_came_is_missing_by_name_after_the_limit():
     one = merger()
     for k in range(11):
-        assert one.push(k / 100, ARM, [0.0, 0.0]) is None
-    error = rejection(one.push, 0.11, ARM, [0.0, 0.0])
+        assert one.add(k / 100, ARM, [0.0, 0.0]) is None
+    error = rejection(one.add, 0.11, ARM, [0.0, 0.0])
     assert error.reason == "joint_names"
     assert "gripper missing; the newest message holds shoulder, elbow" in str(error)
 
 
 def test_joints_under_other_names_are_missing_with_the_names_that_came():
     one = merger()
-    for k in range(1, STRANGERS):
-        assert one.push(k, ("other_elbow",), [0.0]) is None
-    error = rejection(one.push, STRANGERS, ("other_elbow",), [0.0])
+    for k in range(1, MAX_FOREIGN):
+        assert one.add(k, ("other_elbow",), [0.0]) is None
+    error = rejection(one.add, MAX_FOREIGN, ("other_elbow",), [0.0])
     assert "gripper, shoulder, elbow missing" in str(error) and "other_elbow" in str(error)
 
 
@@ -91,9 +91,9 @@ def test_joints_under_other_names_are_missing_with_the_names_that_came():
     ("names", "positions", "reason", "said"),
     [
         (("elbow", "elbow"), [0.0, 1.0], "joint_names", "elbow is named twice"),
-        (("shoulder", "elbow"), [0.0], "joint_names", "2 names has 1 positions, none for elbow"),
+        (("shoulder", "elbow"), [0.0], "joint_names", "2 names and 1 positions, none for elbow"),
         (("shoulder", "elbow"), [], "joint_names", "none for shoulder, elbow; the driver must"),
-        (("shoulder", "elbow"), [0.0] * 3, "joint_names", "2 names has 3 positions"),
+        (("shoulder", "elbow"), [0.0] * 3, "joint_names", "2 names and 3 positions"),
         (("shoulder", "elbow"), [0.0, np.nan], "not_finite", "not finite at elbow"),
         (("shoulder",), [np.inf], "not_finite", "not finite at shoulder"),
     ],
@@ -102,26 +102,26 @@ def test_what_a_message_cannot_mean_is_refused_by_joint_and_changes_nothing(
     names, positions, reason, said
 ):
     one = merger()
-    one.push(1.00, ARM, [0.1, 0.2])
-    error = rejection(one.push, 1.01, names, positions)
+    one.add(1.00, ARM, [0.1, 0.2])
+    error = rejection(one.add, 1.01, names, positions)
     assert error.reason == reason and said in str(error)
-    assert one.push(1.02, GRIPPER, [0.3]) == (1.00, pytest.approx([0.3, 0.1, 0.2]))
+    assert one.add(1.02, GRIPPER, [0.3]) == (1.00, pytest.approx([0.3, 0.1, 0.2]))
 
 
 def test_an_older_position_of_a_joint_is_refused():
     one = merger()
-    one.push(1.00, ARM, [0.1, 0.2])
+    one.add(1.00, ARM, [0.1, 0.2])
     for stamp in (1.00, 0.95):
-        assert rejection(one.push, stamp, ARM, [0.0, 0.0]).reason == "clock"
-    assert one.push(1.01, GRIPPER, [0.3]).positions.tolist() == [0.3, 0.1, 0.2]
+        assert rejection(one.add, stamp, ARM, [0.0, 0.0]).reason == "clock"
+    assert one.add(1.01, GRIPPER, [0.3]).positions.tolist() == [0.3, 0.1, 0.2]
 
 
 def test_a_clock_that_was_set_back_begins_anew():
     one = merger()
-    one.push(100.0, ARM, [0.1, 0.2])
-    one.push(100.0, GRIPPER, [0.3])
-    assert one.push(5.0, ARM, [0.4, 0.5]) is None
-    assert one.push(5.0, GRIPPER, [0.6]) == (5.0, pytest.approx([0.6, 0.4, 0.5]))
+    one.add(100.0, ARM, [0.1, 0.2])
+    one.add(100.0, GRIPPER, [0.3])
+    assert one.add(5.0, ARM, [0.4, 0.5]) is None
+    assert one.add(5.0, GRIPPER, [0.6]) == (5.0, pytest.approx([0.6, 0.4, 0.5]))
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.floats(1e-4, 0.04)), min_size=1, max_size=80))
@@ -132,7 +132,7 @@ def test_every_joint_of_a_sample_was_measured_at_its_stamp_or_within_the_limit_a
         now += gap
         sample = None
         with suppress(BadObservation):  # stale or missing
-            sample = one.push(now, (name,), [now])
+            sample = one.add(now, (name,), [now])
         if sample is None:
             continue
         assert sample.stamp > newest
@@ -159,7 +159,7 @@ def test_the_aligner_s_stale_joint_states_name_the_joint():
     aligner.add_named_joint_state(0.0, gripper, ROBOT.home[6:])
     error = rejection(aligner.add_named_joint_state, 0.2, arm, ROBOT.home[:6])
     aligner.reject("joint_states", error)
-    said = str(rejection(aligner.observe, 0.2, "t"))
+    said = str(rejection(aligner.get_observation, 0.2, "t"))
     assert said.startswith("joint_states: stale, 0.200 s old") and "gripper stale" in said
 
 

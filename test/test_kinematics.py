@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nac_ros.core.config import build
 from nac_ros.core.errors import ConfigError
 from nac_ros.robot.geometry import BodySpec, BoxSpec, LinkSpec, PointSpec
-from nac_ros.robot.kinematics import CollisionModel, _segments_apart
+from nac_ros.robot.kinematics import CollisionModel, _segment_distances
 from nac_ros.robot.spec import load_robot
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.twin import Twin
@@ -66,7 +66,7 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
         for ends, radius in rods:
             points = np.repeat(vertices[:, None], 2, 1)
             rod = np.repeat(ends[None], len(vertices), 0)
-            outside = np.minimum(outside, _segments_apart(points, rod) - radius)
+            outside = np.minimum(outside, _segment_distances(points, rod) - radius)
         assert outside.max() < 0.03, f"{name} sticks out by {outside.max():.3f} m"
 
 
@@ -92,7 +92,7 @@ def test_distances_between_segments_are_the_least_over_both(seed):
     shares = np.linspace(0, 1, 201)[:, None]
     rows = [ends[0] + shares * (ends[1] - ends[0]) for ends in (first, second)]
     sampled = np.linalg.norm(rows[0][:, None] - rows[1], axis=-1).min()
-    exact = float(_segments_apart(first[None], second[None])[0])
+    exact = float(_segment_distances(first[None], second[None])[0])
     assert exact <= sampled + 1e-12 and sampled - exact < 0.02
 
 
@@ -101,7 +101,7 @@ def test_segments_that_are_points_or_parallel_have_distances_too():
     rod = np.array([[1.0, -1, 0], [1, 1, 0]])
     beside = rod + [0.5, 0.25, 0]
     pairs = np.stack([np.stack(pair) for pair in ((point, rod), (point, point), (rod, beside))])
-    np.testing.assert_allclose(_segments_apart(pairs[:, 0], pairs[:, 1]), [1.0, 0.0, 0.5])
+    np.testing.assert_allclose(_segment_distances(pairs[:, 0], pairs[:, 1]), [1.0, 0.0, 0.5])
 
 
 def test_turned_frames_and_slides_follow_the_convention_of_urdf():
@@ -120,10 +120,10 @@ def test_turned_frames_and_slides_follow_the_convention_of_urdf():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"links": [LINK | {"parent": "elbow"}]}, "'elbow', which is none of: base"),
+        ({"links": [LINK | {"parent": "elbow"}]}, "'elbow', which is not one of: base"),
         ({"links": [LINK | {"axis": (0.0, 0.0, 2.0)}]}, "not of length 1"),
-        ({"pairs": [("hand", "base")]}, "'hand', which is none of: rod"),
-        ({"workspace": {"low": (0.0,) * 3, "high": (1.0,) * 3}}, "needs points"),
+        ({"pairs": [("hand", "base")]}, "'hand', which is not one of: rod"),
+        ({"workspace": {"low": (0.0,) * 3, "high": (1.0,) * 3}}, "points and workspace are needed together"),
         ({"capsules": [ROD | {"radius": 0.0}]}, r"capsules\[0\].radius must be in 0.001 .. 2 m"),
     ],
 )

@@ -39,7 +39,7 @@ def reason_of(call, *arguments) -> str:
 def test_the_nearest_sample_is_the_nearest_of_all(stamps, wanted):
     stream = TimeSeriesBuffer("s", depth=64)
     for stamp in stamps:
-        stream.push(stamp, np.array(stamp))
+        stream.add(stamp, np.array(stamp))
     found, value = stream.nearest(wanted)
     assert found == value and abs(found - wanted) == min(abs(s - wanted) for s in stamps)
 
@@ -48,27 +48,27 @@ def test_the_nearest_sample_is_the_nearest_of_all(stamps, wanted):
 def test_a_stream_keeps_only_its_newest_samples(stamps, depth):
     stream = TimeSeriesBuffer("s", depth)
     for stamp in stamps:
-        stream.push(stamp, np.array(stamp))
-    assert stream.newest == stamps[-1]
+        stream.add(stamp, np.array(stamp))
+    assert stream.newest_stamp == stamps[-1]
     assert stream.nearest(-1.0)[0] == stamps[-depth:][0]
 
 
 @given(st.floats(0, 10), st.floats(0, 10))
 def test_time_that_does_not_advance_is_refused(first, back):
     stream = TimeSeriesBuffer("s", depth=4)
-    stream.push(first, np.zeros(1))
-    assert reason_of(stream.push, first - back, np.zeros(1)) == "clock"
+    stream.add(first, np.zeros(1))
+    assert reason_of(stream.add, first - back, np.zeros(1)) == "clock"
 
 
 @given(st.sampled_from([np.nan, np.inf, -np.inf]), st.booleans())
 def test_a_stamp_that_is_not_finite_is_refused_and_changes_nothing(stamp, first):
     stream = TimeSeriesBuffer("s", depth=4)
     if not first:
-        stream.push(1.0, np.zeros(1))
+        stream.add(1.0, np.zeros(1))
     with pytest.raises(BadObservation, match=r"s: stamp -?(nan|inf) s is not finite") as caught:
-        stream.push(stamp, np.zeros(1))
+        stream.add(stamp, np.zeros(1))
     assert caught.value.reason == "clock"
-    assert stream.newest == (None if first else 1.0)
+    assert stream.newest_stamp == (None if first else 1.0)
 
 
 def test_an_observation_has_the_history_oldest_first():
@@ -100,7 +100,7 @@ def test_without_cameras_the_joints_give_the_stamp():
 def test_anything_older_than_allowed_is_stale(extra):
     aligner = filled(0.1)
     limit = min(ROBOT.joint_states_max_age_s, SCENE.max_age_s)
-    assert reason_of(aligner.observe, 0.1 + limit + extra, "t") == "stale"
+    assert reason_of(aligner.get_observation, 0.1 + limit + extra, "t") == "stale"
 
 
 def test_a_camera_that_stopped_is_named():
@@ -115,12 +115,12 @@ def test_a_camera_that_stopped_is_named():
 def test_stamps_of_the_future_are_refused(extra):
     aligner = filled(0.1)
     limit = max(ROBOT.joint_states_max_age_s, SCENE.max_age_s)
-    assert reason_of(aligner.observe, 0.1 - limit - extra, "t") == "future"
+    assert reason_of(aligner.get_observation, 0.1 - limit - extra, "t") == "future"
 
 
 def test_nothing_received_is_missing_and_named():
     aligner = ObservationBuffer(ROBOT, ("scene",), 1)
-    assert reason_of(aligner.observe, 0.0, "t") == "missing"
+    assert reason_of(aligner.get_observation, 0.0, "t") == "missing"
     aligner.add_joint_state(0.0, ROBOT.home)
     with pytest.raises(BadObservation, match="camera scene: nothing received yet"):
         aligner.get_observation(0.0, "t")
@@ -129,7 +129,7 @@ def test_nothing_received_is_missing_and_named():
 def test_clearing_forgets_everything_and_allows_an_earlier_clock():
     aligner = filled()
     aligner.clear()
-    assert reason_of(aligner.observe, 1.0, "t") == "missing"
+    assert reason_of(aligner.get_observation, 1.0, "t") == "missing"
     aligner.add_joint_state(0.0, ROBOT.home)
 
 
@@ -140,7 +140,7 @@ def test_a_joint_that_is_not_finite_is_refused_by_name(joint, value):
     aligner = ObservationBuffer(ROBOT, (), 1)
     with pytest.raises(BadObservation, match=f"not finite at {ROBOT.joint_names[joint]}"):
         aligner.add_joint_state(0.0, positions)
-    assert reason_of(aligner.observe, 0.0, "t") == "missing"
+    assert reason_of(aligner.get_observation, 0.0, "t") == "missing"
 
 
 @given(st.integers(0, 20).filter(lambda n: n != ROBOT.action_dim))

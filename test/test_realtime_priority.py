@@ -30,7 +30,7 @@ def test_every_thread_goes_first_also_one_that_comes_later():
         "from nac_ros.core.realtime import set_realtime_priority\n"
         "wait = threading.Event()\n"
         "threading.Thread(target=wait.wait, daemon=True).start()\n"
-        "print(go_first(7))\n"
+        "print(set_realtime_priority(7))\n"
         "threading.Thread(target=wait.wait, daemon=True).start()\n"
         "ids = [int(t) for t in os.listdir('/proc/self/task')]\n"
         "print({(os.sched_getscheduler(t) == os.SCHED_FIFO, os.sched_getparam(t).sched_priority)"
@@ -65,10 +65,10 @@ def test_who_may_not_goes_on_as_before_and_says_how_to_mend_it():
         "import os\n"
         "from nac_ros.core.realtime import set_realtime_priority\n"
         "os.setuid(65534)\n"
-        "print(go_first(7)); print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
+        "print(set_realtime_priority(7)); print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
     )
     out = told(code)
-    assert "as others, not real time: Operation not permitted; give the user `rtprio`" in out
+    assert "default scheduling, not real time: Operation not permitted; give the user `rtprio`" in out
     assert out.endswith("True\n")
 
 
@@ -79,7 +79,7 @@ def test_looking_and_priority_zero_change_nothing():
     Thread(target=stop.wait, daemon=True).start()
     (finding,) = system_checks.check_realtime_priority()
     assert finding.level == ("ok" if ALLOWED else "warn")
-    assert set_realtime_priority(0) == "as others"
+    assert set_realtime_priority(0) == "default scheduling"
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     stop.set()
 

@@ -214,12 +214,12 @@ OUT_OF_RANGE = [
     (
         (*B, "links", 1, "parent"),
         "elbow",
-        r"links\[1\].parent: the parent .* none of: base, waist",
+        r"links\[1\].parent: the parent .* not one of: base, waist",
     ),
-    ((*B, "links", 1, "joint"), "waist", r"links\[1\].joint: the link 'waist' is there before"),
+    ((*B, "links", 1, "joint"), "waist", r"links\[1\].joint: the link 'waist' is listed before"),
     ((*B, "links", 1, "kind"), "prismatic", r"links\[1\].kind: a prismatic link has a joint in m"),
     ((*B, "links", 1, "axis"), [0.0, 0.0, 0.0], r"links\[1\].axis: the axis .* length 1"),
-    ((*B, "pairs", 0), ["base", "base"], r"pairs\[0\]: the capsule 'base' cannot meet itself"),
+    ((*B, "pairs", 0), ["base", "base"], r"pairs\[0\]: the capsule 'base' cannot collide with itself"),
     ((*B, "points", 0, "xyz", 0), float("inf"), r"points\[0\].xyz\[0\] must be a finite"),
 ]
 

@@ -1,1 +1,1 @@
-"""The safety guard: checks of action chunks, trajectory generation, watchdog, call log; numpy alone."""
+"""The safety guard: checks, trajectory generation, watchdog, call log; numpy alone."""

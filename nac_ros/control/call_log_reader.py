@@ -45,8 +45,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             raise DatasetError(f"{where} is damaged: it holds {show_text(row, 60)}, no mapping")
         if number == 1 and row.get("format") != FORMAT:
             raise DatasetError(
-                f"{path} is a call log of format {show_value(row.get('format'), 20)}, this version "
-                f"reads format {FORMAT}; use the version that recorded it"
+                f"{path} is a call log of format {show_value(row.get('format'), 20)}, but this "
+                f"version reads format {FORMAT}; use the version that recorded it"
             )
         yield row
 

@@ -1,4 +1,4 @@
-"""Continuous reference from action chunks: a cubic B-spline, with a blend when a chunk is replaced."""
+"""Continuous reference from action chunks: a cubic B-spline, with a blend to a newer chunk."""
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def quintic_s(
 
 
 def _control_points(chunk: ActionChunk) -> np.ndarray:
-    """The actions, extrapolated linearly by two points before and one after: float64 `[T + 3, D]`."""
+    """The actions, extrapolated by two points before and one after: float64 `[T + 3, D]`."""
     actions = chunk.actions.astype(np.float64)
     first, last = actions[:1], actions[-1:]
     first_step = actions[1:2] - first if len(actions) > 1 else 0 * first

@@ -157,7 +157,7 @@ class CommandSource:
         return TrackingGoal(self._interpolator.state_at, self._valid_until, speed, stops_by_end)
 
     def update_approach(self, here: np.ndarray, t: float) -> None:
-        """Ends a slow approach that has arrived, for commanded positions `here` `[D]` at `t` [s]."""
+        """Ends a slow approach that has arrived; `here` `[D]`: commanded positions at `t` [s]."""
         if self._approach_target is not None:
             if (np.abs(here - self._approach_target) < ARRIVED).all():
                 self._approach_target = None

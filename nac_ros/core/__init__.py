@@ -1,1 +1,1 @@
-"""Values, errors, configuration and small operating-system services for every other folder; numpy, no torch."""
+"""Values, errors, configuration and operating-system services for all other folders; no torch."""

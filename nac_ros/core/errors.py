@@ -1,11 +1,14 @@
-"""Every error that nac_ros raises on purpose; each message names thing, value and fix."""
+"""Every error that nac_ros raises on purpose, and functions that show values in messages.
+
+A message says what was wanted, what value came, and how to fix it.
+"""
 
 import itertools
 import reprlib
 
 
 class NacError(Exception):
-    """Base of all; the command line prints it as one sentence and exits with 2."""
+    """Base class; the command line prints the message and exits with code 2."""
 
 
 class ConfigError(NacError):
@@ -13,7 +16,7 @@ class ConfigError(NacError):
 
 
 class UnknownName(NacError):
-    """A registry, task, robot or preset was asked for a name that it does not have."""
+    """There is no tokenizer, policy, task, robot, camera or preset of that name."""
 
 
 class BadActions(NacError):
@@ -23,7 +26,7 @@ class BadActions(NacError):
 class BadObservation(NacError):
     """An observation is incomplete, stale, non-finite or of another shape than expected.
 
-    reason: a short code for counters, beside the sentence for people
+    reason: a short code for counters
     """
 
     def __init__(self, text: str, reason: str = "observation"):
@@ -32,7 +35,7 @@ class BadObservation(NacError):
 
 
 class BadInput(NacError):
-    """What a hand's device sent is incomplete, not finite or not what its mapping reads."""
+    """Input of a teleoperation device is incomplete, not finite, or does not fit its mapping."""
 
 
 class BadTokens(NacError):
@@ -52,23 +55,23 @@ class DatasetError(NacError):
 
 
 class CameraError(NacError):
-    """A camera cannot be opened, is gone, or shows something other than what was asked for."""
+    """A camera cannot be opened, was disconnected, or delivers other images than configured."""
 
 
 class SimulationError(NacError):
-    """The simulator cannot run here (no GL, assets missing) or a scene is impossible."""
+    """The simulator cannot run (no OpenGL, missing assets), or a scene is impossible."""
 
 
 class TrialError(NacError):
-    """A frozen protocol was changed, a trials' log is damaged, or a trial cannot be judged now."""
+    """A frozen protocol was changed, a trial log is damaged, or a trial action is not possible."""
 
 
 class FieldError(ConfigError):
-    """One field of a configuration is wrong.
+    """A field of a configuration is invalid.
 
     problem: a predicate such as `must be in 1 .. 9, got 0`, or a sentence
     path: keys and indices that lead from the configuration to the field
-    line_path: the same for the line that is named, where that is another one
+    line_path: path to the line that the message names, if it is another one
     """
 
     def __init__(
@@ -79,12 +82,12 @@ class FieldError(ConfigError):
         super().__init__(f"{owner}: {self.text}" if owner else self.text)
 
     def below(self, path: tuple) -> "FieldError":
-        """The same error as seen from the configuration that holds this one at `path`."""
+        """The same error for the configuration that contains this one at `path`."""
         return FieldError(self.problem, path + self.path, line_path=path + self.line_path)
 
     @property
     def place(self) -> str:
-        """The field in the notation of Python, such as `joints[0].velocity`."""
+        """The field in Python notation, such as `joints[0].velocity`."""
         text = ""
         for key in self.path:
             text += f"[{key}]" if isinstance(key, int) else f".{show_text(str(key), 40)}"
@@ -92,15 +95,15 @@ class FieldError(ConfigError):
 
     @property
     def text(self) -> str:
-        """The field and what is wrong with it."""
+        """The field and its problem."""
         if not self.path:
             return self.problem
         return f"{self.place}{' ' if self.problem.startswith('must ') else ': '}{self.problem}"
 
 
 def show_text(value: object, width: int = 80) -> str:
-    """`value` as text for a message: control characters escaped, the middle left out beyond
-    `width` characters."""
+    """`value` as text for a message: control characters are escaped, and the middle of a text
+    longer than `width` is left out."""
     text = _without_middle(str(value), width)
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return _without_middle("".join(shown), width)
@@ -113,15 +116,15 @@ def _without_middle(text: str, width: int) -> str:
 
 
 def show_value(value: object, width: int = 80) -> str:
-    """`value` as Python writes it, for a message: one line of at most about `width` characters.
+    """`value` in Python notation for a message: one line of at most about `width` characters.
 
-    The cost is bounded: of nested and of long content only the beginning is visited.
+    The cost is bounded: only the beginning of nested and long content is visited.
     """
     return show_text(_Shortener(width).repr(value), width)
 
 
 class _Shortener(reprlib.Repr):
-    """Python's notation of plain values, cut short."""
+    """Shortened Python notation of plain values."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -136,6 +139,6 @@ class _Shortener(reprlib.Repr):
         return super().repr1(x, level)
 
     def repr_int(self, x: int, level: int) -> str:
-        if x.bit_length() > 256:  # more digits than a message has room for
+        if x.bit_length() > 256:  # too many digits for a message
             return f"a whole number of {x.bit_length()} bits"
         return repr(x)

@@ -1,20 +1,20 @@
-"""Keeps Python's full garbage collections out of the arm's motion.
+"""Keeps full garbage collections out of the time in which the arm moves.
 
 Objects that exist after set-up are excluded from collection (`gc.freeze`). The oldest generation,
-whose collection time grows with the number of objects, is collected only in `rest`.
+whose collection time grows with the number of objects, is collected only in `collect_if_due`.
 """
 
 import gc
 import time
 
 YOUNG, MIDDLE, NEVER = 2000, 20, 1_000_000_000  # see gc.set_threshold
-EVERY_S = 30.0
+EVERY_S = 30.0  # between full collections
 
 
 class GarbageCollection:
     """Controls the garbage collection of this process.
 
-    longest_s: longest collection since `freeze` [s]
+    longest_s: duration of the longest collection since `freeze` [s]
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads untrusted JSON within limits of size, depth, numbers and text.
+"""Reads untrusted JSON, with limits on size, depth, numbers and text.
 
 Python's parser accepts NaN, numbers with thousands of digits, duplicate keys and lone surrogates.
 Files that control a robot must contain none of them.
@@ -74,7 +74,7 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"key '{show_text(key, 40)}' is there twice")
+            raise ValueError(f"key '{show_text(key, 40)}' occurs twice")
         _check_text(key)
         found[key] = value
     return found
@@ -99,13 +99,13 @@ def _not_finite(name: str) -> float:
 
 def _check_text(text: str) -> None:
     if "\0" in text:
-        raise ValueError(f"the text '{show_text(text, 40)}' holds NUL")
+        raise ValueError(f"the text '{show_text(text, 40)}' contains NUL")
     if not text.isascii():
         text.encode()  # raises UnicodeEncodeError, a ValueError, for lone surrogates
 
 
 def _parts(value: Any) -> Iterator[tuple[int, Any]]:
-    """`value` and every value inside it, each with its depth; keys are checked elsewhere."""
+    """`value` and every value in it, each with its depth; keys are checked by `_mapping`."""
     left = [(1, value)]
     while left:
         depth, part = left.pop()

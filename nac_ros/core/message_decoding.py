@@ -1,6 +1,6 @@
-"""Core values from messages, whoever decoded them: rclpy on the arm, rosbags from a recording.
+"""Joint states and images from decoded ROS messages, without rclpy: of a live graph or a recording.
 
-Whatever a message cannot mean raises, nothing is repaired.
+A message that has no valid meaning raises BadObservation; nothing is repaired.
 """
 
 import struct
@@ -13,12 +13,12 @@ import numpy as np
 from nac_ros.core.errors import BadObservation
 
 NANO = 1_000_000_000
-JPEG_FORMAT = "rgb8; jpeg compressed bgr8"  # of a CompressedImage, as image_transport says it
-SHOWN = 200  # characters of another node's text in a sentence, at most
+JPEG_FORMAT = "rgb8; jpeg compressed bgr8"  # of a CompressedImage from image_transport
+MAX_TEXT = 200  # characters of another node's text in a message
 
 
 class Encoding(NamedTuple):
-    """How an image of 8 bits lies in a message: bytes of a pixel, and those of R, G, B."""
+    """Layout of an image with 8 bits per channel: bytes of a pixel, and those of R, G, B."""
 
     n_bytes: int
     rgb: slice | list[int]
@@ -34,7 +34,7 @@ ENCODINGS = {
 
 
 class ImageHeader(NamedTuple):
-    """What a sensor_msgs/Image says of its pixels; n_bytes: length of its data."""
+    """Fields of a sensor_msgs/Image; step: bytes of a row; n_bytes: length of its data."""
 
     height: int
     width: int
@@ -44,7 +44,7 @@ class ImageHeader(NamedTuple):
 
 
 def to_seconds(stamp: Any, origin_ns: int = 0) -> float:
-    """Seconds from a stamp or a duration, after `origin_ns`."""
+    """Seconds of a ROS time stamp or duration, counted from `origin_ns`."""
     return (stamp.sec * NANO + stamp.nanosec - origin_ns) / NANO
 
 
@@ -53,7 +53,8 @@ def positions_by_name(
 ) -> dict[str, float]:
     """Positions [rad or m] of those joints of a JointState that are `known`, by name.
 
-    Raises BadObservation that names the joint: named twice, without a position, or not finite.
+    Raises BadObservation that names the joint if it is named twice, has no position, or is not
+    finite.
     """
     columns = [i for i, name in enumerate(names) if name in known]
     if columns and len(positions) != len(names):
@@ -71,34 +72,36 @@ def positions_by_name(
 
 
 def from_joint_state(message: Any, names: Sequence[str]) -> np.ndarray:
-    """Float64 `[D]` of a message that holds all of `names`, in their order; others are left out.
+    """Float64 `[D]` of a JointState that has all of `names`, in this order; others are ignored.
 
-    Raises BadObservation that names the joint, as `positions_by_name` and for missing ones.
+    Raises BadObservation like `positions_by_name`, and for missing joints.
     """
     found = positions_by_name(message.name, message.position, names)
     missing = ", ".join(name for name in names if name not in found)
     if missing:
-        came = named(message.name)
-        text = f"joint_states: {missing} missing; the message holds {came}"
+        text = f"joint_states: {missing} missing; the message holds {format_names(message.name)}"
         raise BadObservation(text, "joint_names")
     return np.array([found[name] for name in names])
 
 
-def named(names: Sequence[str]) -> str:
-    """Joint names of a message for a sentence, the first ones where there are many."""
-    return ", ".join(names[:32])[:SHOWN] or "no joint"
+def format_names(names: Sequence[str]) -> str:
+    """Joint names of a message as a text of at most MAX_TEXT characters."""
+    return ", ".join(names[:32])[:MAX_TEXT] or "no joint"
 
 
 def from_image(message: Any) -> np.ndarray:
-    """RGB uint8 `[H, W, 3]` of a sensor_msgs/Image; raises BadObservation for an encoding other
-    than those of `ENCODINGS`, and for data that do not fit its size."""
+    """RGB uint8 `[H, W, 3]` of a sensor_msgs/Image.
+
+    Raises BadObservation for an encoding that is not in ENCODINGS, and if the data do not fit the
+    size.
+    """
     height, width = message.height, message.width
     header = ImageHeader(height, width, message.encoding, message.step, len(message.data))
     check_image(header)
-    kind = ENCODINGS[message.encoding]
-    flat = np.frombuffer(message.data, np.uint8).reshape(height, message.step)
-    pixels = flat[:, : kind.n_bytes * width].reshape(height, width, kind.n_bytes)
-    return pixels[..., kind.rgb]
+    encoding = ENCODINGS[message.encoding]
+    rows = np.frombuffer(message.data, np.uint8).reshape(height, message.step)
+    pixels = rows[:, : encoding.n_bytes * width].reshape(height, width, encoding.n_bytes)
+    return pixels[..., encoding.rgb]
 
 
 def check_image(header: ImageHeader) -> None:
@@ -106,7 +109,7 @@ def check_image(header: ImageHeader) -> None:
     height, width, encoding, step, n_bytes = header
     if encoding not in ENCODINGS:
         text = (
-            f"an image of encoding '{encoding[:SHOWN]}'; known are: {', '.join(ENCODINGS)}; "
+            f"an image of encoding '{encoding[:MAX_TEXT]}'; known are: {', '.join(ENCODINGS)}; "
             "set the camera driver to one of them"
         )
         raise BadObservation(text, "image_encoding")
@@ -120,14 +123,19 @@ def check_image(header: ImageHeader) -> None:
 
 
 def image_header(data: bytes) -> ImageHeader:
-    """The header of a serialized sensor_msgs/Image (CDR), whose pixels are not touched; raises
-    BadObservation for bytes that are no such message."""
+    """The header of a serialized sensor_msgs/Image (CDR), without reading its pixels.
+
+    Raises BadObservation for bytes that are no such message.
+    """
+    # CDR: 4 bytes of encapsulation, then the stamp (8 bytes) and the frame id with its length in
+    # front; numbers of 4 bytes are aligned to 4, to which the encapsulation adds nothing.
     try:
         order = "<" if data[1] & 1 else ">"
-        frame = struct.unpack_from(f"{order}I", data, 12)[0]
-        at = _aligned(16 + frame)
+        frame_length = struct.unpack_from(f"{order}I", data, 12)[0]
+        at = _aligned(16 + frame_length)
         height, width, n_letters = struct.unpack_from(f"{order}3I", data, at)
         encoding = bytes(data[at + 12 : at + 12 + n_letters]).rstrip(b"\0").decode()
+        # is_bigendian takes one byte between the encoding and the step
         step, n_bytes = struct.unpack_from(f"{order}2I", data, _aligned(at + 13 + n_letters))
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise BadObservation(f"{len(data)} bytes are no image message", "shape") from error
@@ -135,13 +143,13 @@ def image_header(data: bytes) -> ImageHeader:
 
 
 def _aligned(at: int) -> int:
-    """The next place for a number of 4 bytes; 4 bytes of encapsulation change nothing."""
+    """The next multiple of 4."""
     return -(-at // 4) * 4
 
 
 def _wrong_length(names: Sequence[str], positions: Sequence[float], columns: list[int]) -> str:
     without = [names[i] for i in columns if i >= len(positions)]
-    said = f"joint_states: a message of {len(names)} names has {len(positions)} positions"
+    counts = f"joint_states: a message has {len(names)} names and {len(positions)} positions"
     if not without:
-        return f"{said}; which belongs to {names[columns[0]]}? check the driver"
-    return f"{said}, none for {named(without)}; the driver must publish the position of each"
+        return f"{counts}; which position is that of {names[columns[0]]}? check the driver"
+    return f"{counts}, none for {format_names(without)}; the driver must publish one for each"

@@ -6,7 +6,7 @@ import numpy as np
 
 from nac_ros.core.errors import BadActions
 
-FLAT_RANGE = 1e-6  # a dimension that moves less than this [rad or m] is only centred
+FLAT_RANGE = 1e-6  # [rad or m] a dimension with a smaller half range is centred, not scaled
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LinearNormalizer:
 
     @classmethod
     def fit(cls, values: np.ndarray) -> "LinearNormalizer":
-        """From values `[..., D]`; raises BadActions when they are empty or not finite."""
+        """From values `[..., D]`; raises BadActions if there are none or one is not finite."""
         flat = np.asarray(values, np.float32).reshape(-1, np.shape(values)[-1])
         if not len(flat) or not np.isfinite(flat).all():
             raise BadActions("statistics need at least one value, all finite")
@@ -26,19 +26,19 @@ class LinearNormalizer:
 
     @property
     def centre(self) -> np.ndarray:
-        """Float32 `[D]`."""
+        """Middle of the range, float32 `[D]`."""
         return ((self.low + self.high) / 2).astype(np.float32)
 
     @property
     def half_range(self) -> np.ndarray:
-        """Float32 `[D]`, 1 where the dimension is flat."""
+        """Half of the range, float32 `[D]`; 1 for a flat dimension."""
         half = (self.high - self.low) / 2
         return np.where(half < FLAT_RANGE, 1.0, half).astype(np.float32)
 
     def normalize(self, values):
-        """`[..., D]` physical -> about [-1, 1]; numpy in, numpy out."""
+        """Values in physical units `[..., D]` -> about [-1, 1]."""
         return (values - self.centre) / self.half_range
 
     def denormalize(self, values):
-        """`[..., D]` about [-1, 1] -> physical."""
+        """Values in about [-1, 1] `[..., D]` -> physical units."""
         return values * self.half_range + self.centre

@@ -1,4 +1,4 @@
-"""Set-up of worker processes, which end with their parent."""
+"""Set-up of worker processes."""
 
 import os
 import signal
@@ -7,12 +7,13 @@ from multiprocessing import parent_process
 
 
 def set_up_worker() -> None:
-    """Leaves Ctrl-C to the writing process, and ends with it even when that one is killed."""
+    """Ignores Ctrl-C, which the parent handles, and ends this process when the parent has ended,
+    also if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _follow_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()

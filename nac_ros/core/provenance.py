@@ -1,4 +1,4 @@
-"""Where a result comes from: command, commit, versions, machine and data."""
+"""Provenance of a result: command, commit, package versions, machine and data hash."""
 
 import hashlib
 import json
@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 
 PACKAGES = (
-    "nac_ros", "torch", "numpy", "onnxruntime", "onnxruntime-gpu", "safetensors",
-    "mujoco", "mink", "ruckig", "pyarrow", "opencv-python",
-)  # fmt: skip
+    "nac_ros",
+    "torch",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "safetensors",
+    "mujoco",
+    "mink",
+    "ruckig",
+    "pyarrow",
+    "opencv-python",
+)
 
 
 def environment() -> dict[str, Any]:
-    """Written beside every dataset, run, bundle and demo."""
+    """Command, commit, versions and machine, as they are stored with every result."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -38,22 +47,22 @@ def environment() -> dict[str, Any]:
 
 
 def digest_of(arrays: Sequence[np.ndarray | None], texts: Sequence[str] = ()) -> str:
-    """Hash of every number, shape and dtype of the arrays, and of the texts."""
-    found = hashlib.sha256(json.dumps(list(texts)).encode())
+    """SHA-256 of the values, shapes and dtypes of the arrays, and of the texts."""
+    digest = hashlib.sha256(json.dumps(list(texts)).encode())
     for array in arrays:
         if array is None:
-            found.update(b"none")
+            digest.update(b"none")
             continue
-        found.update(f"{array.dtype.str} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def git_commit() -> str:
-    """Commit of the source tree, with '+' when it has changes; 'unknown' outside git."""
+    """Commit of the source tree, with '+' if there are changes; 'unknown' outside of git."""
     root = Path(__file__).resolve().parent
     try:
-        run = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -1,4 +1,4 @@
-"""A registry maps a name to the class in the file of that name and imports only that file."""
+"""Registry: maps a name to the class in the file of that name, and imports only that file."""
 
 import importlib
 import pkgutil
@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names are files of `package` that hold a `@REGISTRY.register(name)` class.
+    """The names are those of the files in `package` with a `@REGISTRY.register(name)` class.
 
-    Files listed in `helpers` (base classes, shared functions) are not names.
+    kind: what is registered, for errors
+    helpers: files of the package that register nothing (base classes, shared functions)
     """
 
     def __init__(self, kind: str, package: str, helpers: tuple[str, ...] = ()):
@@ -23,13 +24,13 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
 
     def names(self) -> list[str]:
-        """All names, sorted, without importing them."""
+        """All names, sorted; imports none of the files."""
         path = importlib.import_module(self._package).__path__
         found = {module.name for module in pkgutil.iter_modules(path)}
         return sorted(found - self._helpers | set(self._classes))
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator; the name must be the file's name."""
+        """Class decorator; `name` must be the name of the file."""
 
         def add(cls: type[T]) -> type[T]:
             self._classes[name] = cls
@@ -38,7 +39,7 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> type[T]:
-        """The class called `name`; raises UnknownName with the names that are known."""
+        """The class of that name; raises UnknownName with the known ones."""
         if name not in self._classes:
             if name not in self.names():
                 known = ", ".join(self.names())

@@ -1,4 +1,4 @@
-"""The three values that pass between parts: what was seen, what is planned, what is commanded."""
+"""The values that pass between parts: observation, action chunk, and trajectories."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from nac_ros.core.errors import BadActions
 
 @dataclass(frozen=True)
 class Observation:
-    """What the robot saw at `stamp` [s], with the history a policy needs, oldest first.
+    """Synchronised sensor data at `stamp` [s], with the history that a policy needs, oldest first.
 
-    images: camera name -> uint8 `[K, H, W, 3]` RGB, K = observation history
+    images: camera name -> uint8 `[K, H, W, 3]` RGB, K = n_obs_steps
     proprio: float32 `[K, D]`, joint positions in the robot's order [rad or m]
     task: prompt or task id
     """
@@ -24,17 +24,19 @@ class Observation:
 
     @property
     def reference(self) -> np.ndarray:
-        """Joint state at `stamp`, float32 `[D]`: what relative chunks are relative to."""
+        """Joint state at `stamp`, float32 `[D]`, to which relative actions are added."""
         return self.proprio[-1]
 
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """A planned piece of motion: `actions[i]` is to be reached at `stamp + (i + 1) / rate_hz`.
+    """Joint set-points of the next second or so: `actions[i]` is due at stamp + (i + 1) / rate_hz.
 
-    stamp: the observation's stamp [s]; names: joint names, the columns' order
-    actions: float32 `[T, D]`, absolute joint set-points [rad or m]
-    tokens: int64 `[L]` it was decoded from, empty where there are none
+    stamp: of the observation [s]; names: joint names, in the order of the columns
+    actions: float32 `[T, D]`, absolute joint positions [rad or m]
+    tokens: int64 `[L]` from which it was decoded, empty if there are none
+
+    Raises BadActions for actions of another shape.
     """
 
     stamp: float
@@ -51,21 +53,21 @@ class ActionChunk:
 
     @property
     def times(self) -> np.ndarray:
-        """Float64 `[T]`: when each action is to be reached [s], on the stamp's clock."""
+        """Float64 `[T]`: when each action is due [s], on the clock of the stamp."""
         return self.stamp + (np.arange(len(self.actions)) + 1) / self.rate_hz
 
     @property
     def end(self) -> float:
-        """When the last action is to be reached [s]."""
+        """When the last action is due [s]."""
         return self.stamp + len(self.actions) / self.rate_hz
 
 
 @dataclass(frozen=True)
 class JointTrajectory:
-    """What is commanded: joint states `[N, D]` at `times` `[N]` [s] after `stamp` [s].
+    """Commanded joint states `[N, D]` at `times` `[N]` [s] after `stamp` [s]; the last is at rest.
 
-    The last one is at rest. Between two times every joint's jerk is constant, so the quintic that
-    a controller lays through both states is the motion itself.
+    Between two times every joint's jerk is constant, so the quintic with which a controller
+    interpolates the two states is exactly the planned motion.
     """
 
     stamp: float
@@ -77,8 +79,8 @@ class JointTrajectory:
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """Positions and optional velocities and accelerations in the trajectory's joint order,
-    `time_from_start` [s]."""
+    """Point of a trajectory message: positions, optional velocities and accelerations in the
+    message's joint order, and `time_from_start` [s]."""
 
     positions: np.ndarray
     time_from_start: float
@@ -88,14 +90,20 @@ class TrajectoryPoint:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Points for `joint_names`, starting at `stamp` [s]; stamp 0 means on arrival."""
+    """Content of a trajectory message: points for `joint_names` that start at `stamp` [s]; stamp 0
+    means on arrival."""
 
     joint_names: Sequence[str]
     points: Sequence[TrajectoryPoint]
     stamp: float = 0.0
 
     @classmethod
-    def from_arrays(cls, joint_names: Sequence[str], motion: JointTrajectory) -> "Trajectory":
-        """A motion of `joint_names`, its states as points."""
-        rows = zip(motion.positions, motion.times, motion.velocities, motion.accelerations)
-        return cls(joint_names, [TrajectoryPoint(*row) for row in rows], motion.stamp)
+    def from_arrays(cls, joint_names: Sequence[str], trajectory: JointTrajectory) -> "Trajectory":
+        """The states of `trajectory`, for `joint_names`, as points."""
+        rows = zip(
+            trajectory.positions,
+            trajectory.times,
+            trajectory.velocities,
+            trajectory.accelerations,
+        )
+        return cls(joint_names, [TrajectoryPoint(*row) for row in rows], trajectory.stamp)

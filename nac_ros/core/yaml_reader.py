@@ -101,14 +101,16 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self._nodes, self._depth = 0, 0
-        self._sizes: dict[int, int] = {}  # id of a composed node -> nodes in it, expanded
+        self._sizes: dict[
+            int, int
+        ] = {}  # id of a composed node -> number of nodes in it, aliases expanded
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                problem = "holds an alias inside of what it stands for; write the values out"
+                problem = "contains an alias inside of its own anchor; write the values out"
                 raise _Limit(problem=problem, problem_mark=mark)
             self._count(self._sizes[id(node)], mark)
             return node
@@ -126,7 +128,9 @@ class _Loader(yaml.SafeLoader):
     def _count(self, nodes: int, mark: Any) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            problem = f"holds more than {MAX_NODES} values, its aliases expanded; shorten it"
+            problem = (
+                f"has more than {MAX_NODES} values after its aliases are expanded; shorten it"
+            )
             raise _Limit(problem=problem, problem_mark=mark)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -135,7 +139,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
                     raise yaml.MarkedYAMLError(
-                        problem=f"key '{show_text(key.value)}' is there twice",
+                        problem=f"key '{show_text(key.value)}' occurs twice",
                         problem_mark=key.start_mark,
                     )
                 seen.add((key.tag, key.value))

@@ -1,1 +1,1 @@
-"""What is true of one robot (joints, limits, cameras, links) and geometry computed from it; numpy alone."""
+"""One robot: joints, limits, cameras, kinematics, observation buffer; numpy alone."""

@@ -23,13 +23,13 @@ REST_MOVE = {"rad": 0.004, "m": 0.0005}  # by more; two to three steps of a serv
 
 @dataclass
 class _Content:
-    """Of one camera: the first of the newest equal images, and the statistics of its noise."""
+    """State of one camera: the first of the newest equal images, and statistics of its noise."""
 
     image: np.ndarray | None = None
     since: float = -inf  # stamp [s] of the first of the equal images
     newest: float = -inf  # stamp [s] of the newest image
     equal: int = 0  # number of equal images after the first
-    differed: int = 0  # uninterrupted run of image pairs at rest that differed
+    differed: int = 0  # successive image pairs at rest that differed
     has_noise: bool = False
 
 
@@ -47,17 +47,20 @@ class FrozenImageDetector:
     def clear(self) -> None:
         """Forgets the arm's motion, for a new episode or a clock that was set back; keeps what is
         known about the cameras."""
-        self._place: np.ndarray | None = None  # positions of the arm since `_rested`
-        self._rested, self._measured = inf, -inf  # stamps [s]
+        self._rest_positions: np.ndarray | None = None  # of the arm, since `_rested_since`
+        self._rested_since, self._measured_at = inf, -inf  # stamps [s]
 
     def add_joint_state(self, stamp: float, positions: np.ndarray) -> None:
         """Adds joint positions `[D]` [rad or m] at `stamp` [s]; a stamp before the last one calls
         `clear` first."""
-        if stamp < self._measured:
+        if stamp < self._measured_at:
             self.clear()
-        self._measured = stamp
-        if self._place is None or (np.abs(positions - self._place) > self._tolerance).any():
-            self._place, self._rested = positions, stamp
+        self._measured_at = stamp
+        if (
+            self._rest_positions is None
+            or (np.abs(positions - self._rest_positions) > self._tolerance).any()
+        ):
+            self._rest_positions, self._rested_since = positions, stamp
 
     def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Adds an image, uint8 `[H, W, 3]`, taken at `stamp` [s], in order of stamps."""
@@ -101,4 +104,4 @@ class FrozenImageDetector:
 
     def _is_at_rest(self, before: float, stamp: float) -> bool:
         """Whether the arm was at rest from the image at `before` to the one at `stamp` [s]."""
-        return self._rested + REST_S <= before and stamp - self._measured <= REST_S
+        return self._rested_since + REST_S <= before and stamp - self._measured_at <= REST_S

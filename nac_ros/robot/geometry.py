@@ -1,6 +1,6 @@
-"""The arm's shape as the guard knows it: links, capsules around them, and where they may be.
+"""Collision geometry of a robot: links, capsules around them, and the workspace; from its YAML.
 
-All lengths in metres in the frame of the arm's base; a link turns or slides with its joint.
+Lengths are in metres. A link rotates or slides with its joint.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,19 @@ from nac_ros.core.config import (
 )
 from nac_ros.core.errors import FieldError, show_text
 
-BASE = "base"  # the link that never moves
-TURN = 6.3  # rad, a little more than once round
+BASE = "base"  # the link that does not move
+TURN = 6.3  # rad, a little more than a full turn
 
 Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinkSpec:
-    """What moves with `joint`: at `xyz` [m] and `rpy` [rad] in its parent's frame, as in URDF.
+    """The link that `joint` moves: its pose in the parent's frame and its axis, as in URDF.
 
-    parent: a joint before this one, or `base`; axis: of the joint, in the link's own frame, of
-        length 1; xyz: each in -10 .. 10 m; rpy: each in -6.3 .. 6.3 rad
+    parent: the joint of a link before this one, or `base`
+    xyz: each in -10 .. 10 m; rpy: roll, pitch, yaw, each in -6.3 .. 6.3 rad
+    axis: of the joint, in the frame of the link, of length 1
     """
 
     joint: str = text_field(REQUIRED, JOINT_NAME)
@@ -45,13 +46,13 @@ class LinkSpec:
     def __post_init__(self) -> None:
         check_fields(self)
         if not np.isclose(np.linalg.norm(self.axis), 1, atol=1e-3):
-            problem = f"the axis {self.axis} of {self.joint} is not of length 1; divide it by its"
-            raise FieldError(f"{problem} length", ("axis",), owner="body")
+            problem = f"the axis {self.axis} of {self.joint} is not of length 1; normalise it"
+            raise FieldError(problem, ("axis",), owner="body")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CapsuleSpec:
-    """A rod with round ends around a part: from `start` to `end` in the frame of `link` [m].
+    """A capsule around a part of the robot, from `start` to `end` in the frame of `link` [m].
 
     start, end: each number in -10 .. 10 m; radius: 0.001 .. 2 m
     """
@@ -68,7 +69,8 @@ class CapsuleSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PointSpec:
-    """A point of `link` at `xyz`, each in -10 .. 10 m, that has to stay in the workspace."""
+    """A point at `xyz` in the frame of `link`, each in -10 .. 10 m, that has to stay in the
+    workspace."""
 
     name: str = text_field(REQUIRED, LABEL)
     link: str = text_field(REQUIRED, JOINT_NAME)
@@ -95,11 +97,13 @@ class BoxSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BodySpec:
-    """links in order, parents first; pairs: names of capsules that must not meet
+    """Links, collision capsules and workspace of a robot.
 
-    links, capsules: at most 64 each; pairs: at most 512; points: at most 64
-    margin_m: how far beyond the box, or into one another, motion is only held back; what would
-        go farther is refused, and stops the arm; 0 .. 0.5 m
+    links: at most 64, parents first; capsules: at most 64
+    pairs: names of two capsules that must not collide, at most 512
+    points: at most 64, needed with a workspace
+    margin_m: 0 .. 0.5 m; a chunk that violates workspace or pairs by up to this depth is cut off
+        there, a deeper one is rejected, and an arm that is deeper is stopped
     """
 
     links: tuple[LinkSpec, ...] = sequence_field(REQUIRED, 0, 64)
@@ -114,18 +118,18 @@ class BodySpec:
         self._check_tree()
         self._check_pairs()
         if bool(self.points) != bool(self.workspace):
-            problem = "a workspace needs points that stay in it, and they need it"
+            problem = "points and workspace are needed together; add the other one"
             raise FieldError(problem, owner="body")
 
     def _check_tree(self) -> None:
-        """Parents come first, so that there is no circle, and every part is on a known link."""
+        """Parents come first, so the links form a tree, and every part belongs to a known link."""
         known = [BASE]
         for index, link in enumerate(self.links):
-            place = ("links", index)
-            _check(link.parent, known, f"the parent of link {link.joint}", (*place, "parent"))
+            path = ("links", index)
+            _check(link.parent, known, f"the parent of link {link.joint}", (*path, "parent"))
             if link.joint in known:
-                problem = f"the link '{link.joint}' is there before; name each joint once"
-                raise FieldError(problem, (*place, "joint"), owner="body")
+                problem = f"the link '{link.joint}' is listed before; list each joint once"
+                raise FieldError(problem, (*path, "joint"), owner="body")
             known.append(link.joint)
         for field in ("capsules", "points"):
             parts = getattr(self, field)
@@ -139,7 +143,7 @@ class BodySpec:
             for side, name in enumerate(pair):
                 _check(name, names, "a capsule of a pair", ("pairs", index, side))
             if pair[0] == pair[1]:
-                problem = f"the capsule '{pair[0]}' cannot meet itself; name two"
+                problem = f"the capsule '{pair[0]}' cannot collide with itself; name two"
                 raise FieldError(problem, ("pairs", index), owner="body")
         check_unique("pairs", [tuple(sorted(pair)) for pair in self.pairs])
 
@@ -147,4 +151,4 @@ class BodySpec:
 def _check(name: str, known: Sequence[str], what: str, path: tuple[Any, ...]) -> None:
     if name not in known:
         names = show_text(", ".join(known) or "none", 400)
-        raise FieldError(f"{what} is '{name}', which is none of: {names}", path, owner="body")
+        raise FieldError(f"{what} is '{name}', which is not one of: {names}", path, owner="body")

@@ -1,4 +1,4 @@
-"""The robot interface: what every robot or simulator offers to the code that drives it."""
+"""RobotInterface: reading the state of a robot or simulator, and sending trajectories to it."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,7 @@ from nac_ros.robot.spec import RobotSpec
 
 
 class RobotInterface(Protocol):
-    """The face of an arm, real or simulated, to the one loop that drives both."""
+    """A robot arm, real or simulated; the same control loop drives both."""
 
     spec: RobotSpec
 
@@ -20,16 +20,17 @@ class RobotInterface(Protocol):
     def read(self) -> "RobotState":
         """The newest joint state and images."""
 
-    def write(self, motion: JointTrajectory) -> None:
-        """Sends what is commanded from now on; it replaces what was sent before."""
+    def write(self, trajectory: JointTrajectory) -> None:
+        """Sends a trajectory, which replaces the one sent before."""
 
     def hold(self) -> None:
-        """Stays at the last set-point."""
+        """Holds the last set-point."""
 
 
 @dataclass(frozen=True)
 class RobotState:
-    """Newest values: proprio float32 `[D]` at `stamp` [s]; camera -> (stamp, uint8 image)."""
+    """Newest joint positions, float32 `[D]` at `stamp` [s], and images: camera -> (stamp [s],
+    uint8 `[H, W, 3]`)."""
 
     stamp: float
     proprio: np.ndarray

@@ -1,4 +1,4 @@
-"""Joint states of one robot, merged by joint name from messages that may hold only some joints.
+"""Merges the joint states of one robot by joint name, from messages that may have only some joints.
 
 The arm and the gripper, or two arms, often publish separate messages on one topic. Each joint
 keeps its newest position and the stamp of that position. The live nodes and the readers of
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nac_ros.core.errors import BadObservation
-from nac_ros.core.message_decoding import named, positions_by_name, to_seconds
+from nac_ros.core.message_decoding import format_names, positions_by_name, to_seconds
 
-STRANGERS = 10  # messages in a row without a joint of this robot before one is rejected
+MAX_FOREIGN = 10  # successive messages without a joint of this robot; the next is rejected
 
 
 class JointSample(NamedTuple):
-    """Positions, float64 `[D]` [rad or m] in the robot's order, and the OLDEST stamp [s] among
-    them: no joint was measured before it."""
+    """Positions, float64 `[D]` [rad or m] in the robot's order, with the OLDEST stamp [s] among
+    them."""
 
     stamp: float
     positions: np.ndarray
@@ -28,7 +28,7 @@ class JointSample(NamedTuple):
 class JointStateMerger:
     """Merges messages into samples of all joints.
 
-    A message that holds every joint is a sample at its own stamp. Partial messages give a sample
+    A message with every joint is a sample at its own stamp. Partial messages give a sample
     whenever the oldest stamp among the joints advances. In a sample every joint was measured
     within `max_age_s` after the sample's stamp; the arm at t and the gripper at t - 9 ms are one
     sample at t - 9 ms. A larger spread is rejected, and the error names the late joint.
@@ -48,18 +48,18 @@ class JointStateMerger:
         self._stamps = np.full(len(self.names), -inf)
         self._first = inf  # stamp [s] of the first message
         self._sampled = -inf  # stamp [s] of the newest sample
-        self._came = "no joint"  # names in the newest message
-        self._strangers = 0  # messages in a row without a joint of this robot
+        self._newest_names = "no joint"  # in the newest message
+        self._n_foreign = 0  # successive messages without a joint of this robot
 
     def add_message(self, message: Any, origin_ns: int = 0) -> JointSample | None:
-        """Adds a sensor_msgs/JointState, its stamp counted from `origin_ns`; see `push`."""
+        """Adds a sensor_msgs/JointState, its stamp counted from `origin_ns`; see `add`."""
         stamp = to_seconds(message.header.stamp, origin_ns)
-        return self.push(stamp, message.name, message.position)
+        return self.add(stamp, message.name, message.position)
 
-    def push(
+    def add(
         self, stamp: float, names: Sequence[str], positions: Sequence[float]
     ) -> JointSample | None:
-        """Adds a message stamped `stamp` [s]; returns the sample that it completes, or None.
+        """Adds a message with stamp `stamp` [s]; returns the sample that it completes, or None.
 
         Joints of other robots are ignored. Raises BadObservation that names the joint if a joint
         is named twice, has no position, is not finite, or has a stamp that is not newer than its
@@ -70,10 +70,10 @@ class JointStateMerger:
         if len(found) == len(self.names):
             return self._sample_all(stamp, found)
         self._check_order(stamp, found)
-        self._came = named(names)
+        self._newest_names = format_names(names)
         self._first = min(self._first, stamp)
-        self._strangers = 0 if found else self._strangers + 1
-        if 0 < self._strangers < STRANGERS:
+        self._n_foreign = 0 if found else self._n_foreign + 1
+        if 0 < self._n_foreign < MAX_FOREIGN:
             return None
         for name, position in found.items():
             column = self._columns[name]
@@ -87,7 +87,9 @@ class JointStateMerger:
         `max_age_s` old at `stamp` [s]."""
         missing = self._named(~np.isfinite(self._stamps))
         if missing:
-            text = f"joint_states: {missing} missing; the newest message holds {self._came}"
+            text = (
+                f"joint_states: {missing} missing; the newest message holds {self._newest_names}"
+            )
             raise BadObservation(text, "joint_names")
         if behind := self._named(self._stamps < stamp - self.max_age_s):
             age = stamp - self._stamps.min()
@@ -103,7 +105,7 @@ class JointStateMerger:
     def _sample_all(self, stamp: float, found: dict[str, float]) -> JointSample:
         self._positions = np.array([found[name] for name in self.names])
         self._stamps[:] = self._sampled = stamp
-        self._strangers = 0
+        self._n_foreign = 0
         self._first = min(self._first, stamp)
         return JointSample(stamp, self._positions.copy())
 
@@ -125,8 +127,8 @@ class JointStateMerger:
 
     def _sample_oldest(self) -> JointSample | None:
         oldest, newest = float(self._stamps.min()), float(self._stamps.max())
-        torn = newest - oldest > self.max_age_s
-        if not np.isfinite(oldest) or torn or oldest == self._sampled:
+        too_old = newest - oldest > self.max_age_s
+        if not np.isfinite(oldest) or too_old or oldest == self._sampled:
             return None
         self._sampled = oldest
         return JointSample(oldest, self._positions.copy())

@@ -1,9 +1,8 @@
-"""Streams of stamped samples become one observation; the same code serves recordings and the arm.
+"""Synchronises stamped joint states and images into observations, live and from recordings.
 
-An observation is taken where the cameras were: its stamp is the newest time that every camera has
-reached, and older history steps lie whole control periods before it. Which sample of a stream
-counts at a time is the robot's to say: the nearest one, the newest one before, or for joints what
-lies between their neighbours.
+The stamp of an observation is the newest time that every camera has reached; older history steps
+are whole control periods before it. The robot file sets which sample of a stream is used at a
+time: the nearest one, the newest one before, or for joints the interpolation of two.
 """
 
 from bisect import bisect_right
@@ -19,19 +18,19 @@ from nac_ros.robot.frozen_images import FrozenImageDetector
 from nac_ros.robot.joint_states import JointStateMerger
 from nac_ros.robot.spec import Align, RobotSpec
 
-JOINTS = "joint_states"  # the name of their stream, beside those of the cameras
+JOINTS = "joint_states"  # name of the joints' stream; those of cameras have the camera's name
 
 
 class TimeSeriesBuffer:
-    """Samples of one sensor in stamp order; `depth` newest are kept."""
+    """The newest `depth` samples of one sensor, in the order of their stamps [s]."""
 
     def __init__(self, name: str, depth: int):
         self.name = name
         self._stamps: deque[float] = deque(maxlen=depth)
         self._values: deque[np.ndarray] = deque(maxlen=depth)
 
-    def push(self, stamp: float, value: np.ndarray) -> None:
-        """Adds a sample at `stamp` [s]; raises BadObservation unless finite and advancing."""
+    def add(self, stamp: float, value: np.ndarray) -> None:
+        """Adds a sample; raises BadObservation unless its stamp is finite and the newest."""
         if not isfinite(stamp):
             raise BadObservation(
                 f"{self.name}: stamp {stamp} s is not finite; check the driver's clock", "clock"
@@ -46,29 +45,24 @@ class TimeSeriesBuffer:
         self._values.append(value)
 
     def clear(self) -> None:
-        """Forgets everything, for a clock that was set back or a new episode."""
+        """Forgets all samples, for a clock that was set back or a new episode."""
         self._stamps.clear()
         self._values.clear()
 
     @property
-    def newest(self) -> float | None:
-        """Stamp [s] of the newest sample, None when there is none."""
+    def newest_stamp(self) -> float | None:
+        """Stamp [s] of the newest sample, None without samples."""
         return self._stamps[-1] if self._stamps else None
 
-    @property
-    def last(self) -> np.ndarray | None:
-        """The newest sample, None when there is none."""
-        return self._values[-1] if self._values else None
-
     def nearest(self, stamp: float) -> tuple[float, np.ndarray]:
-        """The sample whose stamp is nearest to `stamp` [s]."""
+        """The sample whose stamp is nearest to `stamp` [s], with its stamp."""
         right = bisect_right(self._stamps, stamp)
         around = [i for i in (right - 1, right) if 0 <= i < len(self._stamps)]
         best = min(around, key=lambda i: abs(self._stamps[i] - stamp))
         return self._stamps[best], self._values[best]
 
     def at(self, stamp: float, align: Align) -> tuple[float, np.ndarray]:
-        """What counts at `stamp` [s], and the stamp of the sample it comes from."""
+        """The sample to use at `stamp` [s], with its stamp; interpolated ones have `stamp`."""
         right = bisect_right(self._stamps, stamp)
         if align == "nearest" or right == 0:
             return self.nearest(stamp)
@@ -81,11 +75,11 @@ class TimeSeriesBuffer:
 
 
 class ObservationBuffer:
-    """Collects joint states and images and hands out observations of `n_obs_steps` steps; of each
-    joint the newest N_JOINTS samples are kept, of each camera N_IMAGES.
+    """Collects joint states and images, and returns observations of `n_obs_steps` steps.
 
-    Joint states may come in parts, see JointStateMerger. A camera whose content is frozen is
-    refused, see FrozenImageDetector.
+    The newest N_JOINTS joint states and N_IMAGES images of each camera are kept. Joint states may
+    come in parts, see JointStateMerger. While a camera is frozen, see FrozenImageDetector, there
+    is no observation.
     """
 
     N_JOINTS, N_IMAGES = 256, 16
@@ -98,28 +92,30 @@ class ObservationBuffer:
         self._joints = TimeSeriesBuffer(JOINTS, depth=self.N_JOINTS)
         self._images = {n: TimeSeriesBuffer(f"camera {n}", depth=self.N_IMAGES) for n in cameras}
         self._detector = FrozenImageDetector(spec, cameras)
-        self._rejections: dict[str, BadObservation] = {}  # stream -> newest, until one is taken
+        # Stream -> why its newest message was rejected; removed by the next accepted one.
+        self._rejections: dict[str, BadObservation] = {}
 
     def clear(self) -> None:
-        """Forgets all samples; what is known of the cameras' content stays."""
+        """Forgets all samples; keeps which cameras have noise."""
         self._merger.clear()
         self._joints.clear()
-        for stream in self._images.values():
-            stream.clear()
+        for buffer in self._images.values():
+            buffer.clear()
         self._detector.clear()
         self._rejections.clear()
 
     def add_named_joint_state(
         self, stamp: float, names: Sequence[str], positions: Sequence[float]
     ) -> None:
-        """Adds what a JointState message holds, all joints or some; raises BadObservation that
-        names the joint."""
-        sample = self._merger.push(stamp, names, positions)
+        """Adds the content of a JointState message with all joints or some; raises BadObservation
+        that names the joint."""
+        sample = self._merger.add(stamp, names, positions)
         if sample is not None:
             self.add_joint_state(*sample)
 
     def add_joint_state(self, stamp: float, positions: np.ndarray) -> None:
-        """Adds joint positions `[D]` [rad or m] in the robot's order; NaN or inf is refused."""
+        """Adds joint positions `[D]` [rad or m] in the robot's order; raises BadObservation if the
+        shape is wrong or a value is not finite."""
         values = np.asarray(positions, np.float32)
         if values.shape != (self.spec.action_dim,):
             raise BadObservation(
@@ -131,31 +127,32 @@ class ObservationBuffer:
             raise BadObservation(
                 f"joint_states: not finite at {', '.join(bad)}; check the driver", "not_finite"
             )
-        self._joints.push(stamp, values)
+        self._joints.add(stamp, values)
         self._detector.add_joint_state(stamp, values)
         self._rejections.pop(JOINTS, None)
 
     def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
-        """Adds an RGB uint8 image `[H, W, 3]` of the size that the robot's YAML gives."""
+        """Adds an RGB uint8 image `[H, W, 3]` of the size in the robot file; raises BadObservation
+        for another one."""
         wanted = (self._cameras[camera].height, self._cameras[camera].width, 3)
         if image.shape != wanted or image.dtype != np.uint8:
             raise BadObservation(
                 f"camera {camera}: wanted a uint8 image of {wanted}, got {image.dtype} of "
-                f"{image.shape}; set the camera's size or the robot's YAML",
+                f"{image.shape}; set the size of the camera or of the robot file",
                 "image_size",
             )
-        self._images[camera].push(stamp, image)
+        self._images[camera].add(stamp, image)
         self._detector.add_image(camera, stamp, image)
         self._rejections.pop(camera, None)
 
     def reject(self, stream: str, error: BadObservation) -> None:
-        """Notes why the newest message of a camera, or of JOINTS, was not taken; the sentence is
-        part of those about a stream that is missing or stale."""
+        """Notes why the newest message of a camera, or of JOINTS, was rejected. Errors about a
+        missing or stale stream add it."""
         self._rejections[stream] = error
 
     @property
     def unchecked(self) -> list[str]:
-        """Cameras whose content is not checked, because they have shown no noise."""
+        """Cameras that have shown no noise, so that their content is not checked."""
         return self._detector.unchecked
 
     @property
@@ -164,85 +161,88 @@ class ObservationBuffer:
         return [text for name in self._images if (text := self._frozen(name))]
 
     def get_observation(self, now: float, task: str) -> Observation:
-        """The newest observation at `now` [s]; raises BadObservation when missing or stale."""
-        return self.at(self._common_stamp(now), task)
+        """The newest observation at `now` [s]; raises BadObservation if a stream is missing,
+        stale, stamped in the future or frozen."""
+        return self.observation_at(self._newest_common_stamp(now), task)
 
-    def at(self, stamp: float, task: str) -> Observation:
-        """The observation at `stamp` [s] of the samples that are here; raises BadObservation."""
+    def observation_at(self, stamp: float, task: str) -> Observation:
+        """The observation at `stamp` [s] from the samples in the buffer; raises BadObservation if
+        joint states are stale there."""
         joints_stamp, _ = self._joints.nearest(stamp)
-        self._check_age("joint_states", stamp, joints_stamp, self.spec.joint_states_max_age_s)
+        self._check_age(JOINTS, stamp, joints_stamp, self.spec.joint_states_max_age_s)
         times = stamp - np.arange(self.n_obs_steps)[::-1] / self.spec.action_rate_hz
         images = {
-            name: np.stack([self._seen(name, t)[1] for t in times])  # [K, H, W, 3]
+            name: np.stack([self._image_at(name, t)[1] for t in times])  # [K, H, W, 3]
             for name in self._images
         }
-        how = self.spec.joint_states_align
-        proprio = np.stack([self._joints.at(t, how)[1] for t in times])  # [K, D]
+        align = self.spec.joint_states_align
+        proprio = np.stack([self._joints.at(t, align)[1] for t in times])  # [K, D]
         return Observation(stamp, images, proprio, task)
 
     @property
-    def common(self) -> float | None:
-        """The newest time [s] that every camera has reached, or the joints without any; None
-        before all have come."""
-        if self._joints.newest is None:
+    def common_stamp(self) -> float | None:
+        """The newest time [s] that every camera has reached, or the joints if there are no
+        cameras; None while a stream has no samples."""
+        newest = self._joints.newest_stamp
+        if newest is None:
             return None
-        stamps = [stream.newest for stream in self._images.values()] or [self._joints.newest]
-        return min(stamp for stamp in stamps if stamp is not None) if None not in stamps else None
+        stamps = [buffer.newest_stamp for buffer in self._images.values()] or [newest]
+        return None if None in stamps else min(stamp for stamp in stamps if stamp is not None)
 
-    def ages(self, stamp: float) -> dict[str, float]:
-        """Camera -> how much older than `stamp` [s] its image is there."""
-        return {name: stamp - self._seen(name, stamp)[0] for name in self._images}
+    def image_ages(self, stamp: float) -> dict[str, float]:
+        """Camera -> how much older than `stamp` [s] its image there is."""
+        return {name: stamp - self._image_at(name, stamp)[0] for name in self._images}
 
-    def _seen(self, camera: str, stamp: float) -> tuple[float, np.ndarray]:
+    def _image_at(self, camera: str, stamp: float) -> tuple[float, np.ndarray]:
         return self._images[camera].at(stamp, self._cameras[camera].align)
 
-    def _common_stamp(self, now: float) -> float:
-        joints_age = self.spec.joint_states_max_age_s
-        newest = self._newest(JOINTS, self._joints, now, joints_age, "is the driver running?")
+    def _newest_common_stamp(self, now: float) -> float:
+        """Like `common_stamp`; raises BadObservation if a stream cannot be used at `now` [s]."""
+        max_age_s = self.spec.joint_states_max_age_s
+        newest = self._check_newest(JOINTS, self._joints, now, max_age_s, "is the driver running?")
         stamps = []
-        for name, stream in self._images.items():
-            max_age = self._cameras[name].max_age_s
-            stamps.append(self._newest(name, stream, now, max_age, "is it running?"))
+        for name, buffer in self._images.items():
+            max_age_s = self._cameras[name].max_age_s
+            stamps.append(self._check_newest(name, buffer, now, max_age_s, "is it running?"))
             if frozen := self._frozen(name):
                 raise BadObservation(frozen, "frozen")
         return min(stamps, default=newest)
 
-    def _newest(
-        self, key: str, stream: TimeSeriesBuffer, now: float, limit: float, todo: str
+    def _check_newest(
+        self, stream: str, buffer: TimeSeriesBuffer, now: float, max_age_s: float, hint: str
     ) -> float:
-        """The newest stamp [s] of a stream; raises BadObservation when it is missing or stale,
-        with the reason for which newer messages were refused, if any were."""
+        """The newest stamp [s] of a stream; raises BadObservation if it is missing or stale, with
+        the reason for which newer messages were rejected, if any."""
+        newest = buffer.newest_stamp
         try:
-            if stream.newest is None:
-                raise BadObservation(f"{stream.name}: nothing received yet; {todo}", "missing")
-            self._check_age(stream.name, now, stream.newest, limit)
+            if newest is None:
+                raise BadObservation(f"{buffer.name}: nothing received yet; {hint}", "missing")
+            self._check_age(buffer.name, now, newest, max_age_s)
         except BadObservation as error:
-            rejection = self._rejections.get(key)
+            rejection = self._rejections.get(stream)
             if rejection is None:
                 raise
-            text = f"{error}; newer messages are refused: {rejection}"
-            if stream.newest is None:
-                text = f"{stream.name}: nothing usable received yet: {rejection}"
+            text = f"{error}; newer messages are rejected: {rejection}"
+            if newest is None:
+                text = f"{buffer.name}: nothing usable received yet: {rejection}"
             raise BadObservation(text, rejection.reason) from error
-        return stream.newest
+        return newest
 
     def _frozen(self, camera: str) -> str:
-        """A camera with noise that shows one picture is not looking any more; '' otherwise."""
+        """A sentence if the camera is frozen, else ''."""
         if not (seconds := self._detector.frozen_s(camera)):
             return ""
         return (
-            f"camera {camera}: the same picture for {seconds:.2f} s, although its pictures have "
-            "noise; it is frozen, start its driver anew"
+            f"camera {camera}: the same image for {seconds:.2f} s, although its images have "
+            "noise; the camera is frozen, restart its driver"
         )
 
     @staticmethod
-    def _check_age(what: str, now: float, stamp: float, limit: float) -> None:
+    def _check_age(stream: str, now: float, stamp: float, max_age_s: float) -> None:
         age = now - stamp
-        if age > limit:
-            raise BadObservation(
-                f"{what}: stale, {age:.3f} s old; at most {limit} s is allowed", "stale"
-            )
-        if age < -limit:
-            raise BadObservation(
-                f"{what}: stamped {-age:.3f} s in the future; check the clocks", "future"
-            )
+        if age > max_age_s:
+            text = f"{stream}: stale, {age:.3f} s old; at most {max_age_s} s is allowed"
+            raise BadObservation(text, "stale")
+        if age < -max_age_s:
+            text = f"{stream}: stamped {-age:.3f} s in the future; check the clocks"
+            raise BadObservation(text, "future")
