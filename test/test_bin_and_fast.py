@@ -40,7 +40,7 @@ def test_what_lies_beyond_the_bins_is_refused_and_counted_never_clipped():
     tokenizer = make_tokenizer("bin").fit(chunks())
     far = chunks(4)
     far[2, 5, 3] += 10
-    with pytest.raises(BadActions, match=r"row 2: .* column 3 lies beyond the bins"):
+    with pytest.raises(BadActions, match=r"row 2: .* column 3 is outside the bins"):
         tokenizer.encode(far)
     tried = round_trip(tokenizer, ActionChunks(far, None))
     assert (tried.encode_failures, tried.decode_failures) == (1, 0)
@@ -55,7 +55,7 @@ def test_fast_rounds_the_orthonormal_dct_low_frequencies_first():
     np.testing.assert_array_equal(tokenizer.coefficients(normalised), wanted)
     tokens = tokenizer.encode(chunks(5))
     text = "".join(tokenizer._pieces[i] for i in tokens[0].tolist() if i != PAD)
-    codes = [ord(c) - 0xF0000 - tokenizer.config.widest for c in text]
+    codes = [ord(c) - 0xF0000 - tokenizer.config.max_coefficient for c in text]
     assert codes == wanted[0].flatten().tolist()
 
 
@@ -86,7 +86,7 @@ def test_a_fast_sequence_may_end_only_when_every_coefficient_is_said():
     left = 224 - sum(len(tokenizer._pieces[i]) for i in tokens[0, :-1])
     lengths = np.array([len(piece) for piece in tokenizer._pieces])
     np.testing.assert_array_equal(grammar.legal(tokens[:, :-1])[0], lengths <= left)
-    with pytest.raises(BadTokens, match="too early"):
+    with pytest.raises(BadTokens, match="incomplete"):
         tokenizer.decode(tokens[:, :-1])
     with pytest.raises(BadTokens, match="has ended"):
         tokenizer.decode(np.concatenate([tokens, tokens[:, :1]], 1))

@@ -1,4 +1,4 @@
-"""The codec's parts: sizes of the paper, the ISTFT, codebooks that learn and come back to life."""
+"""Codec: sizes of the paper, inverse STFT, EMA codebooks and their revival, discriminators."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ SMALL = {"n_filters": 4, "latent_dim": 16, "codebook_size": 32, "decoder_dim": 3
 SMALL |= {"decoder_hidden": 64, "decoder_blocks": 1, "norm_ids": 0}
 
 
-def test_paper_preset_has_the_papers_parameters():
+def test_the_paper_preset_has_as_many_parameters_as_the_paper():
     codec = Codec(CodecConfig())
     assert codec.n_parameters == 63_005_842
     assert codec.config.tokens_per_scale == (4, 8)
 
 
 @pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (30, 6), (50, 14), (5, 3)])
-def test_any_horizon_and_dimension_keep_their_shape(horizon, dim):
+def test_decoded_chunks_have_the_shape_of_encoded_ones(horizon, dim):
     codec = Codec(CodecConfig(horizon=horizon, action_dim=dim, **SMALL)).eval()
     chunk = torch.randn(2, horizon, dim)
     codes = codec.encode(chunk)
@@ -29,7 +29,7 @@ def test_any_horizon_and_dimension_keep_their_shape(horizon, dim):
     assert codec.decode(codes).shape == chunk.shape
 
 
-def test_padding_never_reaches_the_reconstruction():
+def test_the_reconstruction_has_no_padding():
     codec = Codec(CodecConfig(horizon=30, action_dim=6, **SMALL))
     actions, _ = codec.train()(torch.randn(2, 30, 6))
     assert actions.shape == (2, 30, 6)
@@ -46,7 +46,7 @@ def test_gradients_reach_encoder_and_decoder(head):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
 
-def test_istft_head_equals_torch_istft():
+def test_the_istft_head_equals_overlap_add_of_inverse_ffts():
     head = IstftHead(channels=8, n_fft=56, hop=14, n_steps=12).double()
     x = torch.randn(3, 8, 12, dtype=torch.float64)
     log_magnitude, phase = head.project(x.transpose(1, 2)).transpose(1, 2).chunk(2, 1)
@@ -57,65 +57,65 @@ def test_istft_head_equals_torch_istft():
     fold = {"output_size": size, "kernel_size": (1, 56), "stride": (1, 14)}
     wave = F.fold(frames, **fold)[:, 0, 0]
     envelope = F.fold(window.square()[None, :, None].expand(1, -1, 12), **fold)[:, 0, 0]
-    wanted = (wave / envelope)[:, 21 : 21 + 168]
-    assert torch.allclose(head(x)[:, 0], wanted, atol=1e-6)
+    expected = (wave / envelope)[:, 21 : 21 + 168]
+    assert torch.allclose(head(x)[:, 0], expected, atol=1e-6)
 
 
-def test_folding_weight_norm_changes_nothing_but_the_parameters():
+def test_folding_weight_norm_changes_the_number_of_parameters_only():
     encoder = SeanetEncoder(16, 4, (7, 4), lstm=True).eval()
     x, before = torch.randn(2, 1, 224), folded_parameters(encoder)
-    wanted = encoder(x)
+    expected = encoder(x)
     fold_weight_norm(encoder)
-    assert torch.allclose(encoder(x), wanted, atol=1e-6)
+    assert torch.allclose(encoder(x), expected, atol=1e-6)
     assert sum(p.numel() for p in encoder.parameters()) == before
 
 
-def test_first_update_after_kmeans_keeps_used_codewords_in_place():
+def test_the_first_update_after_kmeans_does_not_move_used_codewords():
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(8, 4, generator=generator) * 10
     latents = centres.repeat(50, 1)
-    book = EmaCodebook(8, 4, decay=0.97, revive_below=0.05)
-    book.init_kmeans(latents, generator)
-    before = book.codewords.clone()
-    book.update(latents, book.nearest(latents))
-    assert torch.allclose(book.codewords, before, atol=1e-2)
+    codebook = EmaCodebook(8, 4, decay=0.97, revive_below=0.05)
+    codebook.init_kmeans(latents, generator)
+    before = codebook.codewords.clone()
+    codebook.update(latents, codebook.nearest(latents))
+    assert torch.allclose(codebook.codewords, before, atol=1e-2)
 
 
-def test_unused_codewords_are_revived_on_latents_and_stay_there():
-    book = EmaCodebook(4, 2, decay=0.5, revive_below=0.05)
-    book.codewords.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, 9.0], [9.0, -9.0]]))
+def test_dead_codewords_restart_on_latents_and_stay_in_use():
+    codebook = EmaCodebook(4, 2, decay=0.5, revive_below=0.05)
+    codebook.codewords.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, 9.0], [9.0, -9.0]]))
     latents = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 0.1
     for _ in range(8):
-        book.update(latents, book.nearest(latents))
-    assert (book.codewords.norm(dim=1) < 1).all()
-    assert len(book.nearest(latents).unique()) == 4
+        codebook.update(latents, codebook.nearest(latents))
+    assert (codebook.codewords.norm(dim=1) < 1).all()
+    assert len(codebook.nearest(latents).unique()) == 4
 
 
-def test_each_stage_names_what_the_stages_before_left():
+def test_each_stage_quantizes_the_residual_of_the_stages_before():
     quantizer = ResidualVectorQuantizer(4, 16, (2, 1), decay=0.97, revive=0.05).eval()
     latent = torch.randn(3, 4, 8)
     quantizer.init_codebooks(latent.repeat(4, 1, 1), seed=0)
     total, codes, _ = quantizer(latent)
     assert [tuple(c.shape) for c in codes] == [(3, 4), (3, 8)]
     assert torch.allclose(quantizer.dequantize(codes), total, atol=1e-6)
-    wanted = quantizer.residual_targets(latent)
-    for book, stage, code in zip(quantizer.codebooks, wanted, codes):
-        assert torch.equal(book.nearest(stage.reshape(-1, 4)).view_as(code), code)
+    targets = quantizer.residual_targets(latent)
+    for codebook, stage, code in zip(quantizer.codebooks, targets, codes):
+        assert torch.equal(codebook.nearest(stage.reshape(-1, 4)).view_as(code), code)
 
 
 @pytest.mark.parametrize("kind", ["dac", "mpd", "mrd"])
-def test_discriminators_judge_short_signals_and_learn_to_tell(kind):
+def test_discriminators_learn_to_tell_smooth_from_noisy_chunks(kind):
     torch.manual_seed(0)
-    judge = Discriminator(kind, width=4)
-    optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
+    discriminator = Discriminator(kind, width=4)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
     smooth = torch.linspace(0, 1, 32)[None, :, None].expand(8, 32, 7)
     noisy = torch.randn(8, 32, 7)
-    first = discriminator_loss(judge(smooth), judge(noisy)).item()
+    first = discriminator_loss(discriminator(smooth), discriminator(noisy)).item()
     for _ in range(15):
-        loss = discriminator_loss(judge(smooth), judge(noisy))
+        loss = discriminator_loss(discriminator(smooth), discriminator(noisy))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss.item() < first
-    assert feature_loss(judge(smooth), judge(noisy)) > 0
-    assert feature_loss(judge(smooth), judge(smooth)) == 0
+    assert feature_loss(discriminator(smooth), discriminator(noisy)) > 0
+    assert feature_loss(discriminator(smooth), discriminator(smooth)) == 0

@@ -1,4 +1,4 @@
-"""The dense path: begun where principal components are, in units of what errors count."""
+"""Linear path: initialized by PCA of the weighted chunks; and rejected codec configs."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ ROTATED = {**TINY, "quantizer": "rotated"}
 
 
 def low_rank(n=600, horizon=32, dim=7, rank=6):
-    """Chunks `[n, H, D]` of a few components of falling weight."""
+    """Chunks `[n, H, D]` of a few components with falling variance."""
     generator = torch.Generator().manual_seed(0)
     shapes = torch.linalg.qr(torch.randn(horizon * dim, rank, generator=generator)).Q
     weights = torch.randn(n, rank, generator=generator) * 3.0 ** -torch.arange(rank)
     return (weights @ shapes.T + 0.3).view(n, horizon, dim)
 
 
-def test_without_quantization_the_path_gives_back_what_it_was_fitted_to():
+def test_without_quantization_the_path_reconstructs_the_chunks_it_was_fitted_to():
     chunks = low_rank()
     path = LinearPath(32, 7, 24, hidden=16)
     path.init_from_pca(chunks, torch.ones(7))
@@ -29,22 +29,22 @@ def test_without_quantization_the_path_gives_back_what_it_was_fitted_to():
     assert (path.decode(latent) - chunks).square().mean() < 1e-4 * chunks.var()
 
 
-def test_an_error_of_the_latent_counts_what_the_metric_says():
-    metric = torch.tensor([1.0, 4.0, 0.25])
+def test_latent_distances_equal_weighted_errors():
+    mse_weights = torch.tensor([1.0, 4.0, 0.25])
     chunks = torch.randn(200, 8, 3, generator=torch.Generator().manual_seed(0))
     path = LinearPath(8, 3, 24)
-    path.init_from_pca(chunks, metric)
-    apart = path.encode(chunks[:1]) - path.encode(chunks[1:2])
-    counted = ((chunks[0] - chunks[1]).square() * metric).sum()
-    assert torch.allclose(apart.square().sum(), counted, rtol=1e-3)
+    path.init_from_pca(chunks, mse_weights)
+    difference = path.encode(chunks[:1]) - path.encode(chunks[1:2])
+    expected = ((chunks[0] - chunks[1]).square() * mse_weights).sum()
+    assert torch.allclose(difference.square().sum(), expected, rtol=1e-3)
 
 
-def test_a_dimension_that_counts_more_is_kept_better():
+def test_a_dimension_with_a_larger_weight_has_a_smaller_error():
     chunks = torch.randn(800, 8, 2, generator=torch.Generator().manual_seed(0))
     errors = []
-    for metric in (torch.tensor([1.0, 1.0]), torch.tensor([25.0, 1.0])):
+    for mse_weights in (torch.tensor([1.0, 1.0]), torch.tensor([25.0, 1.0])):
         codec = Codec(CodecConfig(horizon=8, action_dim=2, ratios=(2,), **ROTATED)).eval()
-        codec.init_from_data(chunks, metric, 0)
+        codec.init_from_data(chunks, mse_weights, 0)
         with torch.no_grad():
             error = codec.decode(codec.encode(chunks)) - chunks
         errors.append(error.square().mean((0, 1)))
@@ -52,7 +52,7 @@ def test_a_dimension_that_counts_more_is_kept_better():
 
 
 @pytest.mark.parametrize("layout", ["flat", "channels"])
-def test_a_codec_that_begins_there_knows_chunks_before_it_is_trained(layout):
+def test_a_codec_with_a_linear_path_reconstructs_chunks_before_training(layout):
     torch.manual_seed(0)
     chunks, errors = low_rank(), {}
     ratios = (7, 4) if layout == "flat" else (2, 2)
@@ -61,32 +61,31 @@ def test_a_codec_that_begins_there_knows_chunks_before_it_is_trained(layout):
         codec = Codec(CodecConfig(**settings)).eval()
         codec.init_from_data(chunks, torch.ones(7), 0)
         with torch.no_grad():
-            made = codec.decode(codec.encode(chunks))
-        errors[quantizer] = float((made - chunks).square().mean())
+            decoded = codec.decode(codec.encode(chunks))
+        errors[quantizer] = float((decoded - chunks).square().mean())
     assert errors["rotated"] < 0.05 * chunks.var() < errors["multi_scale"]
 
 
 @pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (30, 6), (50, 14), (5, 3), (1, 1)])
 @pytest.mark.parametrize("quantizer", ["multi_scale", "rotated"])
-def test_channels_of_any_horizon_and_dimension_keep_their_shape(horizon, dim, quantizer):
+def test_layout_channels_keeps_the_shape_of_any_chunk(horizon, dim, quantizer):
     settings = {**TINY, "layout": "channels", "ratios": (2, 2), "quantizer": quantizer}
     codec = Codec(CodecConfig(horizon=horizon, action_dim=dim, **settings)).eval()
     chunks = torch.randn(40, horizon, dim)
     codec.init_from_data(chunks, torch.ones(dim), 0)
     codes = codec.encode(chunks[:2])
     assert [len(c[0]) for c in codes] == list(codec.config.tokens_per_scale)
-    made = codec.decode(codes)
-    assert made.shape == (2, horizon, dim) and torch.isfinite(made).all()
+    decoded = codec.decode(codes)
+    assert decoded.shape == (2, horizon, dim) and torch.isfinite(decoded).all()
 
 
-def test_gradients_reach_the_networks_and_the_path():
+def test_gradients_reach_the_networks_and_the_linear_path():
     codec = Codec(CodecConfig(**ROTATED, path_hidden=16)).train()
     chunks = low_rank(64)
     codec.init_from_data(chunks, torch.ones(7), 0)
-    made, quantized = codec(chunks)
-    ((made - chunks).square().mean() + quantized.commitment).backward()
-    quiet = [name for name, p in codec.named_parameters() if p.grad is None]
-    assert not quiet
+    decoded, quantized = codec(chunks)
+    ((decoded - chunks).square().mean() + quantized.commitment).backward()
+    assert all(parameter.grad is not None for parameter in codec.parameters())
     for part in (
         codec.encoder,
         codec.decoder,
@@ -97,7 +96,7 @@ def test_gradients_reach_the_networks_and_the_path():
         assert sum(float(p.grad.abs().sum()) for p in part.parameters()) > 0
 
 
-def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
+def test_prefix_dropout_decodes_some_chunks_from_the_first_stage_alone():
     codec = Codec(CodecConfig(**{**TINY, "prefix_dropout": 0.5})).train()
     chunks = low_rank(64)
     codec.init_from_data(chunks, torch.ones(7), 0)
@@ -105,12 +104,12 @@ def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
     torch.manual_seed(0)
     total = quantizer(latent, dropout=0.5).latent
     coarse = quantizer.dequantize(quantizer(latent).codes[:1])
-    alone = (total - coarse).abs().amax((1, 2)) < 1e-5
-    assert 0.2 < alone.float().mean() < 0.8
+    is_prefix = (total - coarse).abs().amax((1, 2)) < 1e-5
+    assert 0.2 < is_prefix.float().mean() < 0.8
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"prefix_dropout": 1.0}, r"prefix_dropout 1\.0"),
         ({"beam_width": 4}, "beam_width 4 .* need quantizer rotated.* set them to 1 and 0"),
@@ -120,6 +119,6 @@ def test_dropping_the_later_stage_teaches_the_first_to_stand_alone():
         ({"chunk_latent_dim": 0}, "chunk_latent_dim must be at least 1"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_configs_are_rejected(settings, message):
+    with pytest.raises(ValueError, match=message):
         CodecConfig(**settings)

@@ -1,4 +1,4 @@
-"""Losses and discriminators of the ablation: right by reference, and for chunks of any size."""
+"""Losses and discriminators: equal to references, and defined for chunks of any size."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def pair(horizon=32, dim=7):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (30, 6), (50, 14), (5, 3)])
-def test_a_loss_is_zero_for_equal_chunks_and_pulls_others_together(kind, horizon, dim):
+def test_a_loss_is_zero_for_equal_chunks_and_its_gradient_reduces_it(kind, horizon, dim):
     decoded, real = pair(horizon, dim)
     loss = ReconstructionLoss(kind, torch.ones(horizon), torch.ones(dim))
     assert float(loss(real, real)) == 0
@@ -29,24 +29,24 @@ def test_a_loss_is_zero_for_equal_chunks_and_pulls_others_together(kind, horizon
     assert loss(nearer, real) < before
 
 
-def test_mse_and_l1_are_the_plain_ones_and_weigh_steps():
+def test_mse_and_l1_equal_those_of_torch_and_weight_steps():
     decoded, real = pair()
     ones = torch.ones(32)
-    for kind, plain in (
+    for kind, reference in (
         ("mse", torch.nn.functional.mse_loss),
         ("l1", torch.nn.functional.l1_loss),
     ):
         assert torch.isclose(
-            ReconstructionLoss(kind, ones, torch.ones(7))(decoded, real), plain(decoded, real)
+            ReconstructionLoss(kind, ones, torch.ones(7))(decoded, real), reference(decoded, real)
         )
     late = ones.clone()
     late[20:] = 0
     early = ReconstructionLoss("mse", late, torch.ones(7))(decoded, real)
-    wanted = (decoded - real)[:, :20].square().mean() * 20 / 32
-    assert torch.isclose(early, wanted)
+    expected = (decoded - real)[:, :20].square().mean() * 20 / 32
+    assert torch.isclose(early, expected)
 
 
-def test_the_dct_basis_is_the_orthonormal_one():
+def test_the_dct_basis_is_orthonormal():
     signal = np.random.default_rng(0).standard_normal((32, 3))
     ours = dct_basis(32).double().numpy() @ signal
     np.testing.assert_allclose(ours, dct(signal, axis=0, norm="ortho"), atol=1e-5)
@@ -57,28 +57,28 @@ def test_mel_bands_cover_the_spectrum_with_triangles():
     assert bands.shape == (16, 33) and (bands >= 0).all() and (bands <= 1).all()
     peaks = bands.argmax(1)[bands.sum(1) > 0]
     assert len(peaks) > 10 and (peaks.diff() >= 0).all()
-    assert (bands.sum(0)[1:-1] > 0).all(), "no frequency between the ends is left out"
+    assert (bands.sum(0)[1:-1] > 0).all(), "a frequency between the ends is in no band"
 
 
-def test_magnitudes_are_those_of_the_short_time_spectrum():
+def test_magnitudes_equal_those_of_torch_stft():
     _, real = pair()
     window = torch.hann_window(32)
-    wanted = torch.stft(real.flatten(1), 32, 8, window=window, return_complex=True).abs()
-    assert torch.allclose(Magnitudes(32, mel=False)(real), wanted, atol=1e-4)
+    expected = torch.stft(real.flatten(1), 32, 8, window=window, return_complex=True).abs()
+    assert torch.allclose(Magnitudes(32, mel=False)(real), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["dac", "mpd", "mrd"])
 @pytest.mark.parametrize(("horizon", "dim"), [(32, 7), (5, 7), (50, 14)])
-def test_discriminators_judge_chunks_of_any_size(kind, horizon, dim):
+def test_discriminators_accept_chunks_of_any_size(kind, horizon, dim):
     fake, real = pair(horizon, dim)
-    judge = Discriminator(kind, horizon * dim)
-    seen = [judge(chunk) for chunk in (real, fake.requires_grad_())]
-    generator_loss(seen[1]).backward()
+    discriminator = Discriminator(kind, horizon * dim)
+    features = [discriminator(chunk) for chunk in (real, fake.requires_grad_())]
+    generator_loss(features[1]).backward()
     assert torch.isfinite(fake.grad).all() and fake.grad.abs().sum() > 0
-    assert torch.isfinite(discriminator_loss(*seen))
+    assert torch.isfinite(discriminator_loss(*features))
 
 
-def test_a_signal_too_short_for_spectra_is_refused_with_the_reason():
+def test_a_signal_too_short_for_spectrograms_is_rejected_with_the_reason():
     with pytest.raises(ValueError, match="more than 16 samples"):
         Discriminator("mrd", 15)
     with pytest.raises(ValueError, match="known are: dac, mpd, mrd"):

@@ -69,8 +69,8 @@ def test_the_plan_alone_is_learned_without_touching_what_says_tokens(frames, tok
     fast = {"learning_rate": 3e-3, "vision_learning_rate": 3e-3, "batch": 32, "ema_decay": 0.9}
     made = trainer(frames, tokenizer, tmp_path, {"token_weight": 0.0}, steps=100, **fast)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}
-    first = made.held_out()["l1_plan"]
-    after = made.run()["l1_plan"]
+    first = made.evaluate()["l1_regression"]
+    after = made.run()["l1_regression"]
     assert after < 0.8 * first
     now = made.policy.state_dict()
     changed = {key for key, value in before.items() if (now[key] != value).any()}
@@ -94,7 +94,7 @@ def test_frozen_features_are_those_of_the_very_frames(frames, tokenizer, tmp_pat
     made = trainer(frames, tokenizer, tmp_path, cached_views=1, **plain)
     made.run()
     rows = made._train[[0, 7, 50]]
-    cached = made._inputs(rows).image_features.float()
+    cached = made._augmented_inputs(rows).image_features.float()
     made.policy.eval()
     with torch.no_grad():
         fresh = made.policy.encode_images(made.data.inputs(rows, made.policy.config.n_obs_steps))
@@ -145,7 +145,7 @@ def _other_images(frames: Frames) -> Frames:
     ],
 )
 def test_a_policy_is_not_resumed_on_other_data(frames, tokenizer, begun, change):
-    with pytest.raises(ConfigError, match=r"begun with other data \(.*choose another --out"):
+    with pytest.raises(ConfigError, match=r"started with other data \(.*choose another --out"):
         trainer(change(frames), tokenizer, begun, steps=2).run(resume=True)
 
 

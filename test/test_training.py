@@ -81,7 +81,7 @@ def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
 def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
     train, held_out = noisy(3000, 0), noisy(100, 1)
     made = trainer(tmp_path / "run", "small", steps=150, learning_rate=5e-5)
-    made.begin(train, held_out)
+    made.start(train, held_out)
     before = evaluate(made.tokenizer, held_out)
     while not made.done:
         made.advance()
@@ -120,7 +120,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, preset):
     whole = trainer(tmp_path / "whole", **run)
     whole.run(train, held_out)
     broken = trainer(tmp_path / "broken", **run)
-    broken._brief = _stop_at(broken, 8)
+    broken._evaluate_samples = _stop_at(broken, 8)
     with pytest.raises(KeyboardInterrupt):
         broken.run(train, held_out)
     resumed = trainer(tmp_path / "broken", **run)
@@ -145,7 +145,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path):
     train, held_out = short_run(tmp_path, steps=1)
     before = (tmp_path / "run.json").read_text()
     other = ActionChunks(train.actions * 50, train.references)
-    with pytest.raises(ConfigError, match=r"begun with other data \(.*now .*choose another --out"):
+    with pytest.raises(ConfigError, match=r"started with other data \(.*now .*choose another --out"):
         trainer(tmp_path, steps=2, **TINY).run(other, held_out, resume=True)
     assert (tmp_path / "run.json").read_text() == before
     changed = ActionChunks(held_out.actions + np.float32(1e-6), held_out.references)
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, monk
         capsys.readouterr()
         trainer(tmp_path / name, steps=2, **TINY).run(train, held_out, resume=True)
         told = capsys.readouterr().err
-        assert "checkpoint.pt is damaged" in told and "from checkpoint.previous.pt" in told
+        assert "checkpoint.pt is damaged" in told and "resuming from checkpoint.previous.pt" in told
         assert told.count("\n") == 1 and not Path("never-written").exists()
         for key, value in load_file(tmp_path / name / "model.safetensors").items():
             torch.testing.assert_close(value, wanted[key], atol=1e-6, rtol=0)
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, monk
 def test_resuming_where_no_run_was_begun_is_told(tmp_path, capsys):
     trainer(tmp_path, steps=1, **TINY).run(waves(70, 0), waves(20, 1), resume=True)
     told = capsys.readouterr().err
-    assert told == f"nac: {tmp_path} has no checkpoint to resume; the run begins anew\n"
+    assert told == f"nac: {tmp_path} has no checkpoint to resume; the run starts anew\n"
 
 
 def test_checkpoints_that_are_all_damaged_are_one_sentence(tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_checkpoints_that_are_all_damaged_are_one_sentence(tmp_path, monkeypatch
             trainer(tmp_path, steps=3, **TINY).run(train, held_out, resume=True)
         text = str(found.value)
         assert "\n" not in text and "choose another --out" in text, name
-        assert "checkpoint.pt" in text or "begun with" in text, name
+        assert "checkpoint.pt" in text or "started with" in text, name
     assert not Path("never-written").exists()
 
 
@@ -280,14 +280,14 @@ def _name(descriptor: int) -> str:
 
 def _stop_at(stopped: TokenizerTrainer, step: int):
     """The power fails just after the checkpoint of `step` was due."""
-    brief = stopped._brief
+    evaluate_samples = stopped._evaluate_samples
 
-    def told(train, held_out):
+    def interrupted():
         if stopped._step > step:
             raise KeyboardInterrupt
-        return brief(train, held_out)
+        return evaluate_samples()
 
-    return told
+    return interrupted
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path, twin_like):

@@ -1,6 +1,6 @@
 """Discriminators after DAC (arXiv 2306.06546) for waveforms of a few hundred samples.
 
-DAC first removes the mean and normalises the peak. That would hide the offset and scale of an
+DAC first removes the mean and normalizes the peak. That would hide the offset and scale of an
 action from the discriminator, so it is left out here.
 """
 
@@ -97,7 +97,7 @@ class Discriminator(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, actions: Tensor) -> Features:
-        """Normalised chunks `[B, H, D]` -> feature maps of each discriminator and its output."""
+        """Normalized chunks `[B, H, D]` -> feature maps of each discriminator and its output."""
         wave = actions.flatten(1)[:, None]  # [B, 1, L]
         return [part(wave) for part in self.parts]
 

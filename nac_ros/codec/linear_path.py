@@ -1,4 +1,4 @@
-"""Linear path parallel to encoder and decoder, initialised by PCA (Karhunen-Loeve).
+"""Linear path parallel to encoder and decoder, initialized by PCA (Karhunen-Loeve).
 
 Convolutions need not learn what is linear about action chunks: the path starts at the principal
 components and is trained with the rest. An MLP next to each matrix may learn what is nonlinear and

@@ -12,12 +12,12 @@ N_FFTS = (64, 32, 16)  # resolutions of the spectral losses that fit the signal
 N_MELS = 16
 SAMPLE_RATE = 24_000.0  # [Hz] as in audio codecs; sets only the curvature of the mel scale
 TRANSITION_STEPS = 2  # steps before and after a gripper transition that count as near it
-TRANSITION_CHANGE = 0.05  # change in one step, of the normalised range of 2, that is a transition
+TRANSITION_CHANGE = 0.05  # change in one step, of the normalized range of 2, that is a transition
 MIN_MAGNITUDE = 1e-5  # before the logarithm
 
 
 class ReconstructionLoss(nn.Module):
-    """Decoded and real normalised chunks `[B, H, D]` -> scalar.
+    """Decoded and real normalized chunks `[B, H, D]` -> scalar.
 
     weights: `[H]`, of the steps, for mse and l1; scale: `[D]`, factors on the dimensions
     mse, l1: of the actions
@@ -50,7 +50,7 @@ class ReconstructionLoss(nn.Module):
 
 
 class ControlLoss(nn.Module):
-    """Loss on the motion beyond positions: decoded and real normalised chunks -> scalar.
+    """Loss on the motion beyond positions: decoded and real normalized chunks -> scalar.
 
     velocity, acceleration: weights of the mean squared error of first and second differences
     transition: extra weight of the squared error of the columns `grippers` within

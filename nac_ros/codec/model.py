@@ -1,4 +1,4 @@
-"""The neural action codec: normalised chunk -> codes -> normalised chunk (NAC section 3.2)."""
+"""The neural action codec: normalized chunk -> codes -> normalized chunk (NAC section 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,7 +149,7 @@ class Reconstruction(NamedTuple):
 
 
 class Codec(nn.Module):
-    """Normalised float32 chunks `[B, H, D]` <-> codes, int64 `[B, n_s]` per scale s.
+    """Normalized float32 chunks `[B, H, D]` <-> codes, int64 `[B, n_s]` per scale s.
 
     With the rotated quantizer the latent steps are joined to one latent of the chunk, to which
     the linear path adds its own; the decoder gets it divided into steps again.

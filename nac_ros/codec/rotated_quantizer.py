@@ -192,7 +192,7 @@ class RotatedResidualQuantizer(nn.Module):
         Latents `[B, E]`, codes `[B, L]`, their contributions `[B, L, E]`, kept tokens `[B, L]`.
 
         The target of token k is the contribution p that would have left no error given all other
-        tokens. Codewords move towards the targets in their frame. Rotation and gain minimise the
+        tokens. Codewords move towards the targets in their frame. Rotation and gain minimize the
         mean of |p - g c R|^2: with the SVD U S V^T of the averaged c^T p, R = U V^T and
         g = trace(S) / mean |c|^2.
         """

@@ -11,7 +11,7 @@ INITIAL_GAIN = 0.01  # on the last layer's weights in `init_near_zero`
 
 
 class PaddedConv1d(nn.Module):
-    """Weight-normalised convolution, reflection-padded to an output of `length / stride` steps."""
+    """Weight-normalized convolution, reflection-padded to an output of `length / stride` steps."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
         super().__init__()

@@ -175,7 +175,7 @@ class VocosDecoder(nn.Module):
             *(ConvNextBlock(channels, hidden, 1 / n_blocks, n_ids) for _ in range(n_blocks))
         )
         self.final_norm = nn.LayerNorm(channels, eps=1e-6)
-        self._initialise()
+        self._init_weights()
         self.head = (
             LinearHead(channels, hop, n_waves)
             if head == "linear"
@@ -188,7 +188,7 @@ class VocosDecoder(nn.Module):
         x = self.blocks(x)
         return self.head(self.final_norm(x.transpose(1, 2)).transpose(1, 2))
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         for part in (self.embed, self.blocks):
             for module in part.modules():
                 if isinstance(module, (nn.Conv1d, nn.Linear)):

@@ -22,6 +22,11 @@ class ActionChunks(NamedTuple):
     actions: np.ndarray
     references: np.ndarray | None
 
+    def select(self, rows: np.ndarray | slice) -> "ActionChunks":
+        """Some of the chunks, by a slice, indices or a mask."""
+        references = None if self.references is None else self.references[rows]
+        return ActionChunks(self.actions[rows], references)
+
 
 class ChunkSplit(NamedTuple):
     """Training and held-out chunks of several datasets.
@@ -107,88 +112,72 @@ def split_chunks(
         chunk, chunks with NaN or inf, datasets without a chunk
     Raises DatasetError if one side would be empty.
     """
-    train = _ChunkCollector("training", horizon, notice)
-    held_out = _ChunkCollector("held-out", horizon, notice)
+    train, held_out = list[ActionChunks](), list[ActionChunks]()
     splits = benchmark_splits([len(dataset.episodes) for dataset in datasets])
+    padded = "padded with their last action"
     for dataset, split in zip(datasets, splits):
-        n_train = train.add(dataset, split.train, pad_end)
-        n_held_out = held_out.add(dataset, split.held_out, pad_end=False, pad_short=pad_end)
-        if not n_train + n_held_out:
+        reader = _ChunkReader(dataset, horizon, notice)
+        own_train = reader.read("training", split.train, pad_end)
+        own_held_out = reader.read("held-out", split.held_out, pad_short=padded if pad_end else "")
+        if not own_train + own_held_out:
             notice(f"{dataset.root} has no chunk of {horizon} steps and is left out")
-    if not held_out.pieces:
-        held_out.pad_skipped()
-    return _hold_constant(train.joined(), held_out.joined(), datasets[0].names, notice)
-
-
-class _ChunkCollector:
-    """Collects the chunks of one side of the split; episodes without a chunk are skipped."""
-
-    def __init__(self, side: str, horizon: int, notice: NoticeCallback):
-        self.pieces: list[ActionChunks] = []
-        self._side, self._horizon, self._notice = side, horizon, notice
-        self._skipped: list[tuple[AnyDataset, list[int]]] = []
-        self._roots: list[str] = []
-
-    def add(
-        self, dataset: AnyDataset, episodes: Iterable[int], pad_end: bool, pad_short: bool = False
-    ) -> int:
-        """Adds episodes of a dataset, pads or skips those shorter than a chunk, and returns the
-        number of chunks."""
-        self._roots.append(str(dataset.root))
-        infos, count, short = dataset.episodes, 0, list[int]()
-        for index in map(int, episodes):
-            if infos[index].length < self._horizon and not pad_end:
-                short.append(index)
-            else:
-                count += self._add_episode(dataset, index, pad_end)
-        if short and pad_short:
-            count += sum(self._add_episode(dataset, index, pad_end=True) for index in short)
-            self._report_short(dataset, short, "padded with their last action")
-        elif short:
-            self._skipped.append((dataset, short))
-            self._report_short(dataset, short, "skipped")
-        return count
-
-    def pad_skipped(self) -> None:
-        """Adds the episodes skipped because they are short, padded."""
-        for dataset, short in self._skipped:
-            for index in short:
-                self._add_episode(dataset, index, pad_end=True)
-            action = "padded with their last action, because nothing else is held out"
-            self._report_short(dataset, short, action)
-
-    def joined(self) -> ActionChunks:
-        """All chunks; raises DatasetError if there are none."""
-        if not self.pieces:
+        train += own_train
+        held_out += own_held_out
+    if not held_out:
+        pad_short = f"{padded}, because nothing else is held out"
+        for dataset, split in zip(datasets, splits):
+            short = [i for i in split.held_out if dataset.episodes[i].length < horizon]
+            reader = _ChunkReader(dataset, horizon, notice)
+            held_out += reader.read("held-out", short, pad_short=pad_short)
+    for side, pieces in (("training", train), ("held-out", held_out)):
+        if not pieces:
+            roots = ", ".join(str(dataset.root) for dataset in datasets[:MAX_LISTED])
             raise DatasetError(
-                f"{', '.join(self._roots[:MAX_LISTED])}: no chunk of {self._horizon} steps fits "
-                f"into the {self._side} episodes; take a shorter horizon or more episodes"
+                f"{roots}: no chunk of {horizon} steps fits into the {side} episodes; take a "
+                "shorter horizon or more episodes"
             )
-        return concatenate(self.pieces)
+    return _hold_constant(concatenate(train), concatenate(held_out), datasets[0].names, notice)
 
-    def _add_episode(self, dataset: AnyDataset, index: int, pad_end: bool) -> int:
-        chunks = _episode_chunks(dataset, index, self._horizon, pad_end)
+
+class _ChunkReader(NamedTuple):
+    """Reads chunks of a dataset and reports what is left out or padded."""
+
+    dataset: AnyDataset
+    horizon: int
+    notice: NoticeCallback
+
+    def read(
+        self, side: str, episodes: Iterable[int], pad_end: bool = False, pad_short: str = ""
+    ) -> list[ActionChunks]:
+        """Chunks of one side's episodes, without empty ones.
+
+        pad_short: how the padding of episodes shorter than a chunk is reported, '' = skip them
+        """
+        infos, numbers = self.dataset.episodes, [int(i) for i in episodes]
+        short = [] if pad_end else [i for i in numbers if infos[i].length < self.horizon]
+        if short:
+            more = f" and {len(short) - MAX_LISTED} more" if len(short) > MAX_LISTED else ""
+            self.notice(
+                f"{self.dataset.root}: {side} episodes "
+                f"{', '.join(map(str, short[:MAX_LISTED]))}{more} are shorter than a chunk of "
+                f"{self.horizon} steps: {pad_short or 'skipped'}"
+            )
+        kept = [i for i in numbers if pad_short or i not in short]
+        chunks = [self._finite_chunks(side, i, pad_end or i in short) for i in kept]
+        return [piece for piece in chunks if len(piece.actions)]
+
+    def _finite_chunks(self, side: str, index: int, pad_end: bool) -> ActionChunks:
+        chunks = _episode_chunks(self.dataset, index, self.horizon, pad_end)
         finite = np.isfinite(chunks.actions).all((1, 2))
         if chunks.references is not None:
             finite &= np.isfinite(chunks.references).all(1)
-        if not finite.all():
-            self._notice(
-                f"{dataset.root}, {self._side} episode {index}: {int((~finite).sum())} of "
-                f"{len(finite)} chunks have NaN or inf and are left out"
-            )
-            references = None if chunks.references is None else chunks.references[finite]
-            chunks = ActionChunks(chunks.actions[finite], references)
-        if len(chunks.actions):
-            self.pieces.append(chunks)
-        return len(chunks.actions)
-
-    def _report_short(self, dataset: AnyDataset, episodes: Sequence[int], action: str) -> None:
-        more = f" and {len(episodes) - MAX_LISTED} more" if len(episodes) > MAX_LISTED else ""
-        listed = ", ".join(map(str, episodes[:MAX_LISTED])) + more
-        self._notice(
-            f"{dataset.root}: {self._side} episodes {listed} are shorter than a chunk of "
-            f"{self._horizon} steps: {action}"
+        if finite.all():
+            return chunks
+        self.notice(
+            f"{self.dataset.root}, {side} episode {index}: {int((~finite).sum())} of "
+            f"{len(finite)} chunks have NaN or inf and are left out"
         )
+        return chunks.select(finite)
 
 
 def _hold_constant(

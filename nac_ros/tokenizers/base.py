@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.codec.seanet import folded_parameters
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
 from nac_ros.core.normalize import LinearNormalizer
 from nac_ros.core.registry import Registry
@@ -49,25 +50,17 @@ class TokenizerConfig:
     relative: True for columns encoded relative to the reference; empty = all absolute
     """
 
-    horizon: int = 32
-    action_dim: int = 7
+    horizon: int = number_field(32, 1)
+    action_dim: int = number_field(7, 1)
     names: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
-    rate_hz: float = 0.0
+    rate_hz: float = number_field(0.0, 0, MAX_RATE_HZ, "Hz")
     relative: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or self.action_dim < 1:
-            raise ConfigError(
-                f"tokenizer: horizon {self.horizon} and action_dim {self.action_dim} must be at "
-                "least 1"
-            )
+        check_fields(self)
         check_sizes(self)
         check_elements("a chunk", self.horizon, self.action_dim, MAX_CHUNK_FACTOR)
-        if not 0 <= self.rate_hz <= MAX_RATE_HZ:
-            raise ConfigError(
-                f"tokenizer: rate_hz must be in 0 .. {MAX_RATE_HZ:g}, got {self.rate_hz}"
-            )
         for field in ("names", "units", "relative"):
             length = len(getattr(self, field))
             if length not in (0, self.action_dim):
@@ -96,7 +89,6 @@ class Tokenizer(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # training config by preset
     name: ClassVar[str]
     learned: ClassVar[bool] = False
-    supports_prefix: ClassVar[bool] = False
     grammar: Grammar
 
     def __init__(self, config: TokenizerConfig, preset: str = "small"):
@@ -139,6 +131,10 @@ class Tokenizer(nn.Module, ABC):
     def prefix_lengths(self) -> tuple[int, ...]:
         """Numbers of tokens, fewer than all, that `decode_prefix` accepts."""
         return ()
+
+    @property
+    def supports_prefix(self) -> bool:
+        return bool(self.prefix_lengths)
 
     @property
     def normalizer(self) -> LinearNormalizer:
@@ -349,7 +345,6 @@ class CodebookTokenizer(Tokenizer):
     """
 
     learned = True
-    supports_prefix = True
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:
@@ -409,15 +404,28 @@ class ResidualTokenizer(CodebookTokenizer):
         return [codes[:, first:end] for first, end in self._stage_bounds if first < k]
 
 
+def to_floats(values, what: str) -> Tensor:
+    """Float32 from a tensor, an array or nested lists of numbers; raises BadActions otherwise."""
+    if isinstance(values, Tensor):
+        return values.float()
+    try:
+        numbers = np.asarray(values)
+    except ValueError as error:
+        raise BadActions(f"{what} must have equally long rows: {error}") from error
+    if numbers.dtype.kind not in "fiu":
+        raise BadActions(f"{what} must be real numbers, got {numbers.dtype}")
+    with np.errstate(over="ignore"):  # an overflow becomes inf, which is rejected later
+        return torch.from_numpy(numbers.astype(np.float32, copy=False))
+
+
 def check_actions(actions, horizon: int, action_dim: int) -> Tensor:
     """Float32 `[B, H, D]` from tensors, arrays or lists; raises BadActions for anything else."""
-    chunks = torch.as_tensor(np.asarray(actions) if isinstance(actions, list) else actions)
+    chunks = to_floats(actions, "actions")
     if chunks.ndim == 3 and chunks.shape[1] > MAX_STEPS:
         raise BadActions(f"{chunks.shape[1]} steps in a chunk; at most {MAX_STEPS}")
     if tuple(chunks.shape[1:]) != (horizon, action_dim) or chunks.ndim != 3 or not len(chunks):
         shape = tuple(chunks.shape)
         raise BadActions(f"actions must be [B >= 1, {horizon}, {action_dim}], got {shape}")
-    chunks = chunks.float()
     if not torch.isfinite(chunks).all():
         index = torch.nonzero(~torch.isfinite(chunks))[0].tolist()  # [row, step, column]
         raise BadActions(f"actions hold {chunks[tuple(index)]} at {index}")
@@ -426,7 +434,7 @@ def check_actions(actions, horizon: int, action_dim: int) -> Tensor:
 
 def check_references(reference, batch: int, action_dim: int) -> Tensor:
     """Float32 `[B, D]`; raises BadActions for anything else."""
-    states = torch.as_tensor(reference).float()
+    states = to_floats(reference, "the reference")
     if tuple(states.shape) != (batch, action_dim):
         raise BadActions(f"reference must be [{batch}, {action_dim}], got {tuple(states.shape)}")
     if not torch.isfinite(states).all():

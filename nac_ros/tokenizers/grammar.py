@@ -39,7 +39,7 @@ class Grammar(ABC):
         tokens = np.asarray(tokens)
         self.check_prefix(tokens)
         if not self.done(tokens).all():
-            raise BadTokens(f"the sequence of {tokens.shape[1]} tokens is incomplete")
+            raise BadTokens(f"the sequence ends after {tokens.shape[1]} tokens, incomplete")
 
     def check_prefix(self, tokens: np.ndarray) -> None:
         """Raises BadTokens unless every row of int64 `[B, k]` is a prefix of a sequence."""

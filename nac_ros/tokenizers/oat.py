@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros.core import config as configs
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.tokenizers.base import (
@@ -22,7 +21,7 @@ from nac_ros.tokenizers.grammar import FixedGrammar
 from nac_ros.tokenizers.serialization import check_elements
 
 MAX_CODES = 65_536  # the grid is stored as a table
-POSITION_SCALE = 0.7  # standard deviation of positions and registers at initialisation
+POSITION_SCALE = 0.7  # standard deviation of positions and registers at initialization
 QUERY_KEY_GAIN = 3.0  # on the initial weights of queries and keys
 
 
@@ -45,7 +44,6 @@ class OatConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        configs.check_fields(self)
         check_elements("the registers", self.n_registers, self.width)
         check_elements("the steps", self.horizon, self.width)
         length = self.horizon + self.n_registers

@@ -253,13 +253,9 @@ def _as_bundle_errors(folder: Path, kind: str) -> Iterator[None]:
         raise
     except NacError as error:
         raise BundleError(f"{folder} holds no valid {kind}: {show_text(error, 400)}") from error
-    except (ArithmeticError, AttributeError, LookupError, MemoryError) as error:
-        cause = f"{type(error).__name__} {show_text(error)}"
+    except Exception as error:  # which depends on the damage
+        cause = f"{type(error).__name__}: {show_text(error)}"
         raise BundleError(f"{folder} holds no valid {kind}: {cause}; copy it again") from error
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{folder} holds no valid {kind}: {show_text(error)}; copy it again"
-        ) from error
 
 
 def _load_state(module: nn.Module, path: Path, optional: Callable[[str], bool]) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nac_ros.codec.quantizer import ResidualVectorQuantizer, mix_latents
-from nac_ros.core import config as configs
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.tokenizers.base import (
@@ -53,7 +52,6 @@ class VqvlaConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        configs.check_fields(self)
         check_elements("the codebooks", self.n_quantizers, self.codebook_size, self.latent_dim)
         if min(*self.widths, *self.strides, 1) < 1 or len(self.widths) != len(self.strides) + 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Training runs that a comparison can rely on: told apart by what they depend on, done once."""
+"""Training runs for comparisons, cached under a hash of everything that they depend on."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A tokenizer with its settings; `model` and `training` override what its preset says."""
+    """A tokenizer with its settings; `model` and `training` override those of its preset."""
 
     name: str
     preset: str = "small"
@@ -38,16 +38,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """What all candidates are trained and judged on, and how they see it.
+    """Chunks that all candidates are trained and evaluated on.
 
-    facts: names, units, rate_hz, relative of the columns
-    constant: names of dimensions that are held still (`nac_ros.datasets.action_chunks.ChunkSplit`)
+    columns: names, units, rate_hz, relative of the tokenizer config
+    constant: names of dimensions held at their training value (`ChunkSplit`)
     """
 
     label: str
     train: ActionChunks
     held_out: ActionChunks
-    facts: dict[str, Any]
+    columns: dict[str, Any]
     constant: tuple[str, ...] = ()
 
     @property
@@ -56,14 +56,13 @@ class BenchmarkData:
         return self.train.actions.shape[1], self.train.actions.shape[2]
 
     def digest(self) -> str:
-        """Hash of every number of both sides."""
-        arrays = [part for side in (self.train, self.held_out) for part in side]
-        return digest_of(arrays)
+        """Hash of all chunks and references."""
+        return digest_of([*self.train, *self.held_out])
 
 
 @dataclass(frozen=True)
 class TrainedCandidate:
-    """A trained candidate and its metrics on the held-out side."""
+    """A trained candidate and its metrics on the held-out chunks."""
 
     candidate: Candidate
     tokenizer: Tokenizer
@@ -71,46 +70,41 @@ class TrainedCandidate:
 
 
 def train(
-    candidate: Candidate, material: BenchmarkData, common: dict[str, Any], seed: int, cache: Path
+    candidate: Candidate, data: BenchmarkData, common: dict[str, Any], seed: int, cache: Path
 ) -> TrainedCandidate:
-    """Trains `candidate` for the `common` time and batch, or finds it in `cache`.
+    """Trains `candidate`, or loads it from `cache`.
 
-    A tokenizer that has nothing to train is fitted, and not kept.
+    common: fields of the training config that all candidates share, such as `seconds`
     """
-    horizon, dim = material.shape
+    horizon, dim = data.shape
     cls = TOKENIZERS.get(candidate.name)
     seed_everything(seed)
-    values = {**material.facts, **dict(candidate.model)}
-    made = make_tokenizer(candidate.name, candidate.preset, horizon, dim, **values)
-    given = {
-        **cls.training_defaults.get(candidate.preset, {}),
-        **common,
-        **dict(candidate.training),
-    }
-    training = configs.build(TokenizerTrainingConfig, {**given, "seed": seed}, candidate.title)
-    folder = cache / _key(made, training, material)
+    values = {**data.columns, **dict(candidate.model)}
+    tokenizer = make_tokenizer(candidate.name, candidate.preset, horizon, dim, **values)
+    defaults = cls.training_defaults.get(candidate.preset, {})
+    given = {**defaults, **common, **dict(candidate.training), "seed": seed}
+    config = configs.build(TokenizerTrainingConfig, given, candidate.title)
+    folder = cache / _key(tokenizer, config, data)
     if (folder / METRICS).is_file():
         print(f"{candidate.title}, seed {seed}: found in {folder}")
-        return TrainedCandidate(
-            candidate, load_tokenizer(folder), layout.read_json(folder / METRICS)
-        )
-    print(f"{candidate.title}, seed {seed}: {made.params_m:.3f} M parameters")
-    metrics = TokenizerTrainer(made, training, folder).run(
-        material.train, material.held_out, resume=has_checkpoint(folder)
-    )
+        metrics = layout.read_json(folder / METRICS)
+        return TrainedCandidate(candidate, load_tokenizer(folder), metrics)
+    print(f"{candidate.title}, seed {seed}: {tokenizer.params_m:.3f} M parameters")
+    trainer = TokenizerTrainer(tokenizer, config, folder)
+    metrics = trainer.run(data.train, data.held_out, resume=has_checkpoint(folder))
     drop_checkpoints(folder)
     files.write_json(folder / METRICS, metrics)
-    return TrainedCandidate(candidate, made, metrics)
+    return TrainedCandidate(candidate, tokenizer, metrics)
 
 
-def _key(made: Tokenizer, training: TokenizerTrainingConfig, material: BenchmarkData) -> str:
-    """Of everything that decides the outcome but the code itself."""
+def _key(tokenizer: Tokenizer, config: TokenizerTrainingConfig, data: BenchmarkData) -> str:
+    """Folder name: a hash of everything but the code that the result depends on."""
     parts = {
-        "name": made.name,
-        "model": configs.to_plain(made.config),
-        "training": configs.to_plain(training),
-        "data": material.digest(),
+        "name": tokenizer.name,
+        "model": configs.to_plain(tokenizer.config),
+        "training": configs.to_plain(config),
+        "data": data.digest(),
         "threads": torch.get_num_threads(),
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return f"{made.name}-{digest[:16]}"
+    return f"{tokenizer.name}-{digest[:16]}"

@@ -1,4 +1,4 @@
-"""What every training run shares: schedule, averaged weights, checkpoints, a log."""
+"""Shared by all training runs: learning-rate schedule, averaged weights, checkpoints, log."""
 
 import json
 import math
@@ -10,7 +10,8 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nac_ros.core import config as configs
 from nac_ros.core import files
 from nac_ros.core.errors import ConfigError, show_text
 from nac_ros.core.provenance import environment
 
 CHECKPOINT, PREVIOUS, RUN = "checkpoint.pt", "checkpoint.previous.pt", "run.json"
-MAY_CHANGE = ("steps", "seconds", "log_every")  # of a training config, when a run is resumed
-IDENTITY = "identity"  # entry of a checkpoint: what the run was begun with
-# what reading a damaged file, or state of another network, ends in
+MAY_CHANGE = ("steps", "seconds", "log_every")  # fields of a config that a resumed run may change
+IDENTITY = "identity"  # entry of a checkpoint: settings and data that the run depends on
+# raised on reading a damaged file or loading the state of another network
 DAMAGE = (
     OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError,
     OverflowError, MemoryError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
@@ -40,7 +42,7 @@ def seed_everything(seed: int) -> None:
 
 
 def cosine_rate(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
-    """Factor on the learning rate: linear warm-up, then a cosine down to `floor`."""
+    """Factor on the learning rate: linear warm-up, then cosine decay to `floor`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -48,7 +50,7 @@ def cosine_rate(step: int, steps: int, warmup: int, floor: float = 0.02) -> floa
 
 
 class AveragedWeights:
-    """Exponential moving average of a module's weights; buffers are copied."""
+    """Exponential moving average of a module's floating-point state; the rest is copied."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
@@ -56,7 +58,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """One step; the decay warms up so that the first thousand steps do not linger."""
+        """One step; the decay is lower at first, so the initial weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for key, value in module.state_dict().items():
             if value.is_floating_point():
@@ -64,16 +66,26 @@ class AveragedWeights:
             else:
                 self.state[key].copy_(value)
 
+    @contextmanager
+    def applied_to(self, module: nn.Module) -> Iterator[None]:
+        """The module has the averaged weights inside, and its own again afterwards."""
+        live = {key: value.clone() for key, value in module.state_dict().items()}
+        module.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            module.load_state_dict(live)
+
 
 class TrainingLog:
-    """One JSON object a line in `path`, and a short line on the terminal."""
+    """Appends one JSON object per line to `path` and prints a short line on the terminal."""
 
     def __init__(self, path: Path):
         self._path = path
         self._start = time.monotonic()
 
-    def write(self, step: int, figures: dict[str, Any]) -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self._start, 1), **figures}
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        row = {"step": step, "seconds": round(time.monotonic() - self._start, 1), **metrics}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         parts = [f"{key} {_short(value)}" for key, value in row.items()]
@@ -81,9 +93,9 @@ class TrainingLog:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, str]) -> None:
-    """Writes tensors, numbers, random states and `identity`; complete and on disk, or not at all.
+    """Writes tensors, numbers, the random state and `identity` atomically, and syncs to disk.
 
-    The checkpoint before this one is kept beside it, for the case that this one is damaged later.
+    The previous checkpoint is kept under another name, in case this one is damaged later.
     """
     path, temporary = folder / CHECKPOINT, folder / (CHECKPOINT + files.TEMPORARY)
     whole = {**state, "random": torch.get_rng_state(), IDENTITY: dict(identity)}
@@ -98,11 +110,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, 
 def restore_checkpoint(
     folder: Path, identity: Mapping[str, str], apply: Callable[[dict[str, Any]], None]
 ) -> bool:
-    """Hands the newest undamaged checkpoint of `folder` to `apply`; False where there is none.
+    """Passes the newest undamaged checkpoint of `folder` to `apply`; False if there is none.
 
-    identity: what the run that goes on depends on (`identity_of`)
-    A damaged checkpoint is named on stderr, and the one before it is used. Raises ConfigError
-    where none can be used, or where the run was begun with something else than `identity`.
+    identity: settings and data of the resumed run (`identity_of`)
+    A damaged checkpoint is reported on stderr, and the previous one is used. Raises ConfigError
+    if all are damaged, or if the run was started with another identity.
     """
     damaged = []
     for path in (folder / CHECKPOINT, folder / PREVIOUS):
@@ -110,17 +122,17 @@ def restore_checkpoint(
             continue
         try:
             state = _load(path)
-            random_state, begun = state.pop("random"), state.pop(IDENTITY, None)
-            begun = None if begun is None else dict(begun)
+            random_state, started = state.pop("random"), state.pop(IDENTITY, None)
+            started = None if started is None else dict(started)
         except DAMAGE as error:
             damaged.append(f"{path} is damaged ({_first_line(error)})")
             continue
-        if begun is None:
+        if started is None:
             raise ConfigError(
-                f"{path} does not say what it was trained on, an earlier version wrote it; "
+                f"{path} has no record of its settings and data, an earlier version wrote it; "
                 "choose another --out"
             )
-        _check_identity(folder, begun, identity)
+        _check_identity(folder, started, identity)
         try:
             apply(state)
             torch.set_rng_state(random_state)
@@ -128,36 +140,39 @@ def restore_checkpoint(
             damaged.append(f"{path} does not fit this run ({_first_line(error)})")
             continue
         for sentence in damaged:
-            print(f"nac: {sentence}; going on from {path.name}", file=sys.stderr)
+            print(f"nac: {sentence}; resuming from {path.name}", file=sys.stderr)
         return True
     if damaged:
         raise ConfigError(
             f"{'; '.join(damaged)}; choose another --out, or remove it and train again"
         )
-    print(f"nac: {folder} has no checkpoint to resume; the run begins anew", file=sys.stderr)
+    print(f"nac: {folder} has no checkpoint to resume; the run starts anew", file=sys.stderr)
     return False
 
 
-def identity_of(config: Mapping[str, Any], **parts: Any) -> dict[str, str]:
-    """What a run depends on, each part as text: the settings of its training that may not change
-    when it is resumed, and further `parts` such as the model's settings and `data`, a digest."""
-    fixed = {f"setting {k}": v for k, v in config.items() if k not in MAY_CHANGE}
+def identity_of(config: Any, **parts: Any) -> dict[str, str]:
+    """Everything that a resumed run must have in common with the one it continues, as text.
+
+    That is each field of the training config but MAY_CHANGE, and further `parts` such as the
+    model's config and `data`, a digest.
+    """
+    fixed = {f"setting {k}": v for k, v in configs.to_plain(config).items() if k not in MAY_CHANGE}
     return {k: json.dumps(v, sort_keys=True) for k, v in {**parts, **fixed}.items()}
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Tensors and plain values; never code."""
+    """Tensors and plain values; code in the file is never executed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that are no checkpoints
+        warnings.simplefilter("ignore")  # torch warns of files that are no checkpoints
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _check_identity(folder: Path, begun: Mapping[str, str], now: Mapping[str, str]) -> None:
-    for key in sorted({*begun, *now}):
-        if begun.get(key) != now.get(key):
+def _check_identity(folder: Path, started: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for key in sorted({*started, *now}):
+        if started.get(key) != now.get(key):
             what = "other data" if key == "data" else f"another {key}"
             raise ConfigError(
-                f"{folder} was begun with {what} ({_cut(begun.get(key))}, now "
+                f"{folder} was started with {what} ({_cut(started.get(key))}, now "
                 f"{_cut(now.get(key))}); resume it with the same, or choose another --out"
             )
 
@@ -172,29 +187,44 @@ def _first_line(error: BaseException) -> str:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run in `folder` has written a checkpoint."""
+    """Whether `folder` holds a checkpoint."""
     return (folder / CHECKPOINT).is_file() or (folder / PREVIOUS).is_file()
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a run that is complete."""
+    """Removes the checkpoints of a completed run."""
     for name in (CHECKPOINT, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
 
 
-def prepare_folder(
-    out: Path, config: dict[str, Any], resume: bool, data: Sequence[Mapping[str, Any]] = ()
-) -> Path:
-    """Makes `out` and writes run.json; refuses to overwrite a run that is not resumed.
+def start_run(
+    out: Path,
+    config: Any,
+    identity: Mapping[str, str],
+    resume: bool,
+    apply: Callable[[dict[str, Any]], None],
+    sources: Sequence[Mapping[str, Any]] = (),
+) -> bool:
+    """Seeds all generators, restores the run in `out` if asked to, and writes run.json.
 
-    data: where each dataset came from (`nac_ros.datasets.convert.describe`)
+    config: dataclass of the training; sources: origin of each dataset, for run.json
+    Returns whether a checkpoint was restored. Raises ConfigError if `out` holds a run that is not
+    resumed, and as `restore_checkpoint` does.
     """
+    seed_everything(config.seed)
+    resumed = resume and restore_checkpoint(out, identity, apply)
     if has_checkpoint(out) and not resume:
         raise ConfigError(f"{out} holds a run already; add --resume or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    run = {"config": config, "data": [dict(one) for one in data], **environment()}
-    files.write_json(out / RUN, run)
-    return out
+    plain, data = configs.to_plain(config), [dict(source) for source in sources]
+    files.write_json(out / RUN, {"config": plain, "data": data, **environment()})
+    return resumed
+
+
+def set_learning_rates(factor: float, *optimizers: torch.optim.Optimizer) -> None:
+    """Sets every parameter group to `factor` times its `peak`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
 
 
 def gradient_step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:

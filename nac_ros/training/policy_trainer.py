@@ -1,4 +1,4 @@
-"""Behavioural cloning of a token policy from demonstrations with images, resumable."""
+"""Resumable behavioural cloning of a token policy from demonstrations with images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,29 +24,29 @@ from nac_ros.tokenizers.grammar import PAD
 from nac_ros.training import loop
 from nac_ros.training.image_augmentation import jitter_colours, random_shift
 
-HELD_OUT_FRAMES = 512
-ENCODE_BATCH = 2048
-SEE_BATCH = 256
-SCALED_FRAMES = 8192  # drawn for the spread of the targets
+HELD_OUT_FRAMES = 512  # of one evaluation
+ENCODE_BATCH = 2048  # chunks
+FEATURE_BATCH = 256  # frames
+SCALE_FRAMES = 8192  # drawn to scale the regression targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyTrainingConfig:
     """How a policy is trained.
 
-    shift: pixels an image may be moved; brightness, contrast: largest relative change
-    state_noise: joint offset [normalised by its spread] common to all observed steps
-    future_stride: spacing [steps] of the H further actions that the policy learns to foresee
-    cached_views: 0 = the vision encoder learns; else it stays as it is, and sees each frame this
-        many times, differently augmented, before training begins. Steps are then far cheaper.
-    ema_decay: decay of the averaged weights, which are what is saved
-    train_on: what is learned from, everything or interventions alone, of which every fifth is then
-        held out (`nac_ros.datasets.interventions.rows_alone`)
-    intervention_weight: how much more often a frame by a hand that had taken over is drawn
+    ema_decay: of the averaged weights, which are the ones that are evaluated and saved
+    shift: largest translation of an image [pixels]; brightness, contrast: largest relative change
+    state_noise: offset of the joint state, the same in all observed steps [standard deviations]
+    future_stride: spacing of the H `future_actions` that the policy learns to predict [steps]
+    cached_views: 0 = the vision encoder is trained; else it is frozen, and its features of this
+        many augmentations of each frame are computed once, which makes the steps far cheaper
+    train_on: all frames, or those of interventions alone, of which every fifth is then held out
+        (nac_ros.datasets.interventions)
+    intervention_weight: how much more often a frame of an intervention is drawn than another
     """
 
-    steps: int = 12_000
-    batch: int = 64
+    steps: int = number_field(12_000, 1)
+    batch: int = number_field(64, 1)
     learning_rate: float = 1e-3
     vision_learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -60,23 +60,22 @@ class PolicyTrainingConfig:
     cached_views: int = 0
     bfloat16: bool = True
     gradient_clip: float = 1.0
-    log_every: int = 500
+    log_every: int = number_field(500, 1)
     train_on: TrainOn = "all"
     intervention_weight: float = number_field(1.0, 1e-3, 1e3)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.log_every) < 1:
-            raise ConfigError("steps, batch and log_every must be at least 1")
         check_fields(self)
         if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay {self.ema_decay} must lie in 0 .. 1")
+            raise ConfigError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Frames with targets: chunk references, tokens `[N, L]`, latents `[N, L, E]` or None.
+    """Frames with the encoded chunk that starts at each of them.
 
+    task: index of each episode's task; tokens: `[N, L]`; latents: `[N, L, E]` or None
     usable: bool `[N]`, False for frames that hold NaN or inf, or whose chunk has no tokens
     """
 
@@ -95,28 +94,28 @@ class Demonstrations:
         policy: Policy,
         notice: NoticeCallback = print_notice,
     ) -> "Demonstrations":
-        """Encodes the chunk that starts at every frame once.
+        """Encodes the chunk at every frame; raises BadActions if none can be encoded.
 
-        notice: is told how many frames cannot be used; raises BadActions where none can
+        notice: called with how many frames cannot be used, and why
         """
         task = torch.tensor([policy.task_index(text) for text in frames.tasks])
-        usable = _finite(frames, notice)
-        parts: list[Encoded] = []
+        usable = _finite_frames(frames, notice)
+        encoded: list[EncodedChunks] = []
         failed: list[tuple[int, str]] = []
         for rows in np.array_split(np.flatnonzero(usable), -(-len(frames) // ENCODE_BATCH)):
-            found, lost = _encode(frames, tokenizer, rows)
-            parts, failed = parts + found, failed + lost
+            done, lost = _encode(frames, tokenizer, rows)
+            encoded, failed = encoded + done, failed + lost
         reason = failed[0][1] if failed else "every episode holds NaN or inf"
-        if not parts:
-            raise BadActions(f"no frame can be learned from: {reason}")
+        if not encoded:
+            raise BadActions(f"no frame can be used for training: {reason}")
         if failed:
             usable[[row for row, _ in failed]] = False
             notice(f"{len(failed)} of {len(frames)} frames have no tokens, left out: {reason}")
-        longest = max(part.tokens.shape[1] for part in parts)
+        longest = max(part.tokens.shape[1] for part in encoded)
         tokens = torch.full((len(frames), longest), PAD)
-        first = parts[0].latents
+        first = encoded[0].latents
         latents = None if first is None else torch.zeros(len(frames), *first.shape[1:])
-        for part in parts:
+        for part in encoded:
             tokens[part.rows, : part.tokens.shape[1]] = part.tokens
             if latents is not None:
                 latents[part.rows] = part.latents
@@ -126,30 +125,22 @@ class Demonstrations:
         """Observations of frames `[B]`, with or without their images."""
         history = self.frames.history_indices(rows, n_obs_steps)  # [B, K]
         stacks = self.frames.images if images else {}
-        seen = {camera: torch.from_numpy(stack[history]) for camera, stack in stacks.items()}
+        pixels = {camera: torch.from_numpy(stack[history]) for camera, stack in stacks.items()}
         proprio = torch.from_numpy(self.frames.proprio[history])
-        return Inputs(seen, proprio, self.task[self.frames.episode[rows]])
+        return Inputs(pixels, proprio, self.task[self.frames.episode[rows]])
 
     def targets(self, rows: np.ndarray, future_stride: int) -> Targets:
-        """What is learned from frames `[B]`; `future_stride`: spacing of the later actions."""
+        """Demonstrated actions of frames `[B]`; future_stride: spacing of the future actions."""
         latents = None if self.latents is None else self.latents[rows]
-        chunk = self._chunk(self.frames, self.tokenizer, rows)
-        later = self._chunk(self.frames, self.tokenizer, rows, future_stride)
-        return Targets(chunk, self.tokens[rows], latents, later)
+        future_actions = self.normalized_chunk(rows, future_stride)
+        return Targets(self.normalized_chunk(rows), self.tokens[rows], latents, future_actions)
 
-    @staticmethod
-    def _physical(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1):
-        ahead = frames.future_indices(rows, tokenizer.config.horizon, stride)  # [B, H]
-        return frames.actions[ahead], frames.proprio[rows]
-
-    @classmethod
-    def _chunk(
-        cls, frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1
-    ) -> Tensor:
-        return tokenizer.normalize(*cls._physical(frames, tokenizer, rows, stride))
+    def normalized_chunk(self, rows: np.ndarray, stride: int = 1) -> Tensor:
+        """The actions after frames `[B]`, normalized, `[B, H, D]`."""
+        return self.tokenizer.normalize(*_actions_ahead(self.frames, self.tokenizer, rows, stride))
 
 
-class Encoded(NamedTuple):
+class EncodedChunks(NamedTuple):
     """Frames `[R]`, tokens int64 `[R, L]` of their chunks, latents `[R, L, E]` or None."""
 
     rows: np.ndarray
@@ -157,35 +148,49 @@ class Encoded(NamedTuple):
     latents: Tensor | None
 
 
-def _finite(frames: Frames, notice: NoticeCallback) -> np.ndarray:
-    """Bool `[N]`: frames of episodes that hold neither NaN nor inf."""
+def _actions_ahead(
+    frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """H actions after frames `[B]`, `stride` steps apart, and the joint states as reference."""
+    ahead = frames.future_indices(rows, tokenizer.config.horizon, stride)  # [B, H]
+    return frames.actions[ahead], frames.proprio[rows]
+
+
+def _finite_frames(frames: Frames, notice: NoticeCallback) -> np.ndarray:
+    """Bool `[N]`: frames of episodes without NaN and inf."""
     finite = np.isfinite(frames.actions).all(1) & np.isfinite(frames.proprio).all(1)
-    spoilt = np.unique(frames.episode[~finite])
-    if len(spoilt):
-        listed = ", ".join(map(str, spoilt[:10])) + (", ..." if len(spoilt) > 10 else "")
-        notice(f"{len(spoilt)} episodes hold NaN or inf and are left out: {listed}")
-    return ~np.isin(frames.episode, spoilt)
+    skipped = np.unique(frames.episode[~finite])
+    if len(skipped):
+        listed = ", ".join(map(str, skipped[:10])) + (", ..." if len(skipped) > 10 else "")
+        notice(f"{len(skipped)} episodes hold NaN or inf and are left out: {listed}")
+    return ~np.isin(frames.episode, skipped)
 
 
-def _encode(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray) -> tuple[list[Encoded], list]:
-    """Tokens of the chunks that start at frames `[R]`, and (frame, reason) of those without."""
+def _encode(
+    frames: Frames, tokenizer: Tokenizer, rows: np.ndarray
+) -> tuple[list[EncodedChunks], list[tuple[int, str]]]:
+    """Encoded chunks at frames `[R]`, and (frame, reason) of those that have no tokens.
+
+    A batch that fails is halved until the failing chunks are alone.
+    """
     if not len(rows):
         return [], []
     try:
-        tokens = tokenizer.encode(*Demonstrations._physical(frames, tokenizer, rows))
+        normalized = tokenizer.normalize(*_actions_ahead(frames, tokenizer, rows))
+        tokens = tokenizer.encode_normalized(normalized)
     except (BadActions, BadTokens) as error:
         if len(rows) == 1:
             return [], [(int(rows[0]), str(error))]
         halves = [_encode(frames, tokenizer, half) for half in np.array_split(rows, 2)]
         return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
     with torch.no_grad():
-        naming = tokenizer.residual_targets(Demonstrations._chunk(frames, tokenizer, rows))
-        latents = None if naming is None else naming(tokens)
-    return [Encoded(rows, tokens, latents)], []
+        targets = tokenizer.residual_targets(normalized)
+        latents = None if targets is None else targets(tokens)
+    return [EncodedChunks(rows, tokens, latents)], []
 
 
 class PolicyTrainer:
-    """Minimises the policy's losses over the training episodes; judges on the held-out ones."""
+    """Minimizes the policy's losses over the training episodes; evaluates on held-out ones."""
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class PolicyTrainer:
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
     ):
-        """sources: where the data came from, for run.json (`nac_ros.datasets.convert.describe`)"""
+        """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)"""
         self.policy, self.data, self.config, self.out = policy, demonstrations, config, out
         self._sources = sources
         frames, horizon = demonstrations.frames, demonstrations.tokenizer.config.horizon
@@ -203,111 +208,114 @@ class PolicyTrainer:
         self._train, self._held_out = (rows[demonstrations.usable[rows]] for rows in split)
         if not len(self._train) or not len(self._held_out):
             raise DatasetError(
-                f"of the frames that can be used {len(self._train)} are left to train on and "
-                f"{len(self._held_out)} held out; record more episodes, or take another tokenizer"
+                f"of the usable frames {len(self._train)} are for training and "
+                f"{len(self._held_out)} held out; record more episodes, or use another tokenizer"
             )
-        self._odds = torch.from_numpy(
+        self._weights = torch.from_numpy(
             sampling_weights(frames, self._train, config.intervention_weight)
         )
-        policy.fit_state(demonstrations.frames.proprio[self._train])
-        if isinstance(policy, ArPolicy):
-            latents = demonstrations.latents
-            kept = None if latents is None else latents[self._train]
-            policy.fit_tokens(kept, demonstrations.tokens[self._train])
-            some = np.random.default_rng(config.seed).choice(self._train, SCALED_FRAMES)
-            targets = demonstrations.targets(some, config.future_stride)
-            policy.fit_regression(targets.chunk, targets.future_actions)
-        self._optimizer = _optimizer(policy, config)
+        self._fit_policy()
+        self._optimizer = _make_optimizer(policy, config)
         self._averaged = loop.AveragedWeights(policy, config.ema_decay)
         self._step = 0
-        self._seen: Tensor | None = None
+        self._features: Tensor | None = None  # cached, of the training frames
 
     def run(self, resume: bool = False) -> dict[str, Any]:
-        """Trains to the end and saves the averaged weights in `out`/policy."""
-        loop.seed_everything(self.config.seed)
-        self._identity = self._identify()
-        if resume:
-            loop.restore_checkpoint(self.out, self._identity, self._apply)
-        loop.prepare_folder(self.out, configs.to_plain(self.config), resume, self._sources)
-        if self.config.cached_views:
-            self._seen = self._see_all()
+        """Trains, saves the averaged weights in `out`/policy and returns held-out metrics."""
+        config, self._identity = self.config, self._identify()
+        loop.start_run(self.out, config, self._identity, resume, self._restore, self._sources)
+        if config.cached_views:
+            self._features = self._cache_features()
         log = loop.TrainingLog(self.out / "log.jsonl")
-        running: dict[str, float] = {}
-        figures: dict[str, float] = {}
-        while self._step < self.config.steps:
+        running: dict[str, float] = {}  # moving averages of the losses
+        metrics: dict[str, float] = {}
+        while self._step < config.steps:
             for key, value in self._train_step().items():
                 running[key] = 0.98 * running.get(key, value) + 0.02 * value
             self._step += 1
-            if self._step % self.config.log_every == 0 or self._step == self.config.steps:
-                figures = self.held_out()
-                log.write(self._step, {**running, **figures})
+            if self._step % config.log_every == 0 or self._step == config.steps:
+                metrics = self.evaluate()
+                log.write(self._step, {**running, **metrics})
                 self._save()
-        return figures or self.held_out()
+        return metrics or self.evaluate()
 
-    def held_out(self) -> dict[str, float]:
-        """Normalised L1 of the decoded tokens and of the plan on held-out frames."""
-        live = {key: value.clone() for key, value in self.policy.state_dict().items()}
-        self.policy.load_state_dict(self._averaged.state)
-        self.policy.eval()
+    def evaluate(self) -> dict[str, float]:
+        """Normalized L1 of sampled tokens and regressed chunk, and token accuracy, held out."""
+        data = self.data
         rows = np.random.default_rng(0).choice(self._held_out, HELD_OUT_FRAMES)
-        inputs = self.data.inputs(rows, self.policy.config.n_obs_steps)
-        targets = self.data.targets(rows, self.config.future_stride)
-        tokens = self.policy.sample_tokens(inputs, torch.Generator().manual_seed(0)).tokens
-        figures = {
-            "l1_tokens": self._l1(tokens, rows),
-            "token_accuracy": self._accuracy(tokens, targets),
-        }
-        if isinstance(self.policy, ArPolicy):
-            figures["l1_plan"] = float(
-                (self.policy.regress_chunk(inputs) - targets.chunk).abs().mean()
-            )
-        self.policy.load_state_dict(live)
-        return figures
+        inputs = data.inputs(rows, self.policy.config.n_obs_steps)
+        targets = data.targets(rows, self.config.future_stride)
+        with self._averaged.applied_to(self.policy):
+            self.policy.eval()
+            generator = torch.Generator().manual_seed(0)
+            tokens = self.policy.sample_tokens(inputs, generator).tokens
+            reference = data.frames.proprio[rows]
+            decoded = data.tokenizer.decode(tokens, reference)
+            chunk = data.tokenizer.normalize(decoded, reference)
+            metrics = {
+                "l1_tokens": float((chunk - targets.chunk).abs().mean()),
+                "token_accuracy": self._accuracy(tokens, targets.tokens),
+            }
+            if isinstance(self.policy, ArPolicy):
+                error = self.policy.regress_chunk(inputs) - targets.chunk
+                metrics["l1_regression"] = float(error.abs().mean())
+        return metrics
 
-    def _l1(self, tokens: Tensor, rows: np.ndarray) -> float:
-        tokenizer, frames = self.data.tokenizer, self.data.frames
-        reference = frames.proprio[rows]
-        decoded = tokenizer.normalize(tokenizer.decode(tokens, reference), reference)
-        return float((decoded - Demonstrations._chunk(frames, tokenizer, rows)).abs().mean())
+    def _fit_policy(self) -> None:
+        """Sets the policy's statistics from the training frames."""
+        policy, data = self.policy, self.data
+        policy.fit_state(data.frames.proprio[self._train])
+        if isinstance(policy, ArPolicy):
+            latents = None if data.latents is None else data.latents[self._train]
+            policy.fit_tokens(latents, data.tokens[self._train])
+            rows = np.random.default_rng(self.config.seed).choice(self._train, SCALE_FRAMES)
+            targets = data.targets(rows, self.config.future_stride)
+            policy.fit_regression(targets.chunk, targets.future_actions)
 
     @staticmethod
-    def _accuracy(tokens: Tensor, targets: Targets) -> float:
-        length = min(tokens.shape[1], targets.tokens.shape[1])
-        wanted = targets.tokens[:, :length]
-        return float((tokens[:, :length] == wanted)[wanted != PAD].float().mean())
+    def _accuracy(tokens: Tensor, wanted: Tensor) -> float:
+        length = min(tokens.shape[1], wanted.shape[1])
+        equal = tokens[:, :length] == wanted[:, :length]
+        return float(equal[wanted[:, :length] != PAD].float().mean())
 
     def _train_step(self) -> dict[str, float]:
-        self._set_rates()
+        config = self.config
+        factor = loop.cosine_rate(self._step, config.steps, config.warmup)
+        loop.set_learning_rates(factor, self._optimizer)
         self.policy.train()
-        rows = self._train[self._drawn().numpy()]
-        inputs, targets = self._inputs(rows), self.data.targets(rows, self.config.future_stride)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            losses = self.policy.losses(inputs, targets)
-        loop.gradient_step(
-            self._optimizer, torch.stack(list(losses.values())).sum(), self.config.gradient_clip
+        rows = self._train[self._draw().numpy()]
+        inputs, targets = (
+            self._augmented_inputs(rows),
+            self.data.targets(rows, config.future_stride),
         )
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            losses = self.policy.losses(inputs, targets)
+        total = torch.stack(list(losses.values())).sum()
+        loop.gradient_step(self._optimizer, total, config.gradient_clip)
         self._averaged.update(self.policy, self._step)
         return {key: float(value.detach()) for key, value in losses.items()}
 
-    def _drawn(self) -> Tensor:
-        """Places `[B]` among the frames to train on."""
-        if (self._odds == 1).all():
+    def _draw(self) -> Tensor:
+        """Indices `[B]` into the training frames."""
+        if (self._weights == 1).all():
             return torch.randint(len(self._train), (self.config.batch,))
-        return torch.multinomial(self._odds, self.config.batch, replacement=True)
+        return torch.multinomial(self._weights, self.config.batch, replacement=True)
 
-    def _inputs(self, rows: np.ndarray) -> Inputs:
-        """Augmented observations of frames `[B]`."""
-        if self._seen is None:
-            inputs = self._augment(self.data.inputs(rows, self.policy.config.n_obs_steps))
+    def _augmented_inputs(self, rows: np.ndarray) -> Inputs:
+        """Observations of frames `[B]` with augmented images, or cached features, and states."""
+        n_obs_steps = self.policy.config.n_obs_steps
+        if self._features is None:
+            inputs = self._augment_images(self.data.inputs(rows, n_obs_steps))
         else:
-            inputs = self.data.inputs(rows, self.policy.config.n_obs_steps, images=False)
-            view = torch.randint(len(self._seen), (len(rows),))
-            inputs = inputs._replace(image_features=self._seen[view, self._place[rows]])
+            inputs = self.data.inputs(rows, n_obs_steps, images=False)
+            view = torch.randint(len(self._features), (len(rows),))
+            features = self._features[view, self._feature_index[rows]]
+            inputs = inputs._replace(image_features=features)
         offset = torch.randn(len(inputs.task), 1, inputs.proprio.shape[-1])
         proprio = inputs.proprio + self.config.state_noise * offset * self.policy.state_std
         return inputs._replace(proprio=proprio)
 
-    def _augment(self, inputs: Inputs) -> Inputs:
+    def _augment_images(self, inputs: Inputs) -> Inputs:
         config = self.config
         images = {
             camera: jitter_colours(
@@ -318,61 +326,54 @@ class PolicyTrainer:
         return inputs._replace(images=images)
 
     @torch.no_grad()
-    def _see_all(self) -> Tensor:
-        """Features of all training frames in `cached_views` augmentations, float16
-        `[V, N, cameras, E]`; the vision encoder no longer learns."""
+    def _cache_features(self) -> Tensor:
+        """Freezes the vision encoder and computes its features of all training frames.
+
+        float16 `[V, N, cameras, E]`, V = `cached_views` augmentations
+        """
         for parameter in self.policy.vision_parameters():
             parameter.requires_grad_(False)
         self.policy.eval()
-        self._place = np.zeros(len(self.data.frames), np.int64)
-        self._place[self._train] = np.arange(len(self._train))
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # a resumed run draws as one that was never stopped
+        self._feature_index = np.zeros(len(self.data.frames), np.int64)  # by frame
+        self._feature_index[self._train] = np.arange(len(self._train))
+        with torch.random.fork_rng(devices=[]):  # a resumed run draws the same augmentations
             torch.manual_seed(self.config.seed)
-            return torch.stack([self._view() for _ in range(self.config.cached_views)])
+            return torch.stack([self._view_features() for _ in range(self.config.cached_views)])
 
-    def _view(self) -> Tensor:
+    def _view_features(self) -> Tensor:
+        """Features of one augmentation of all training frames, `[N, cameras, E]`."""
         parts = []
-        for rows in np.array_split(self._train, -(-len(self._train) // SEE_BATCH)):
-            inputs = self._augment(self.data.inputs(rows, self.policy.config.n_obs_steps))
+        for rows in np.array_split(self._train, -(-len(self._train) // FEATURE_BATCH)):
+            inputs = self._augment_images(self.data.inputs(rows, self.policy.config.n_obs_steps))
             with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
                 parts.append(self.policy.encode_images(inputs).half())
         return torch.cat(parts)
 
-    def _set_rates(self) -> None:
-        factor = loop.cosine_rate(self._step, self.config.steps, self.config.warmup)
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-
     def _save(self) -> None:
-        live = {key: value.clone() for key, value in self.policy.state_dict().items()}
         state = {
             "step": self._step,
-            "policy": live,
+            "policy": self.policy.state_dict(),
             "averaged": self._averaged.state,
             "optimizer": self._optimizer.state_dict(),
         }
         loop.save_checkpoint(self.out, state, self._identity)
-        self.policy.load_state_dict(self._averaged.state)
-        self.policy.save_pretrained(self.out / "policy")
-        self.policy.load_state_dict(live)
+        with self._averaged.applied_to(self.policy):
+            self.policy.save_pretrained(self.out / "policy")
 
-    def _apply(self, state: dict[str, Any]) -> None:
-        """Takes over a checkpoint; raises one of `loop.DAMAGE` where it does not fit."""
-        self.policy.load_state_dict(state["averaged"])  # only if it fits may it be used
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Applies a checkpoint; raises one of `loop.DAMAGE` if it does not fit."""
+        self.policy.load_state_dict(state["averaged"])  # checks that it fits
         self.policy.load_state_dict(state["policy"])
         self._averaged.state = state["averaged"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = int(state["step"])
 
     def _identify(self) -> dict[str, str]:
-        """What the run depends on and must be the same when it is resumed."""
         policy, tokenizer = self.policy, self.data.tokenizer
         weights = [value.detach().cpu().numpy() for value in tokenizer.state_dict().values()]
         more = json.dumps([tokenizer.name, configs.to_plain(tokenizer.config)], sort_keys=True)
         return loop.identity_of(
-            configs.to_plain(self.config),
+            self.config,
             policy=f"{policy.name} ({policy.preset})",
             model=configs.to_plain(policy.config),
             tokenizer=digest_of(weights, [more]),
@@ -380,7 +381,7 @@ class PolicyTrainer:
         )
 
 
-def _optimizer(policy: Policy, config: PolicyTrainingConfig) -> torch.optim.AdamW:
+def _make_optimizer(policy: Policy, config: PolicyTrainingConfig) -> torch.optim.AdamW:
     vision = {id(parameter) for parameter in policy.vision_parameters()}
     rest = [p for p in policy.parameters() if id(p) not in vision]
     groups = [

@@ -1,10 +1,11 @@
-"""The figures that judge any tokenizer: errors, use of its codebooks, size, failures."""
+"""Metrics of any tokenizer: reconstruction errors, codebook use, size, failures."""
 
 from math import log2
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import entr
 
 from nac_ros.core.errors import BadActions, BadTokens
 from nac_ros.datasets.action_chunks import ActionChunks
@@ -15,79 +16,79 @@ EVALUATION_BATCH = 512
 
 
 @torch.no_grad()
-def evaluate(tokenizer: Tokenizer, windows: ActionChunks) -> dict[str, Any]:
-    """Errors of the decoded absolute actions, codebook use and size (SPEC section 8).
+def evaluate(tokenizer: Tokenizer, chunks: ActionChunks) -> dict[str, Any]:
+    """Errors of the decoded absolute actions, codebook use and size.
 
-    mse, l1, max_error and velocity_error (rms of first differences) are normalised by the
-    training actions' minimum and maximum to [-1, 1]; per joint rms and max are in rad and m.
+    mse, l1, max_error and velocity_error (RMS of first differences) are normalized to [-1, 1] by
+    minimum and maximum of the training actions; per joint RMS and max are in rad and m. Raises
+    BadTokens if no chunk can be encoded and decoded.
     """
     tokenizer.eval()
-    decoded, tokens, *failures = round_trip(tokenizer, windows)
-    kept = np.isfinite(decoded).all((1, 2))
-    if not kept.any():
-        raise BadTokens(f"tokenizer {tokenizer.name}: none of {len(kept)} chunks came back")
-    error = decoded[kept] - windows.actions[kept]  # [N, H, D]
-    length = float((tokens[kept] != PAD).sum(1).mean())
-    normalised = error / tokenizer.absolute_normalizer.half_range
+    decoded, tokens, encode_failures, decode_failures = round_trip(tokenizer, chunks)
+    valid = np.isfinite(decoded).all((1, 2))
+    if not valid.any():
+        raise BadTokens(
+            f"tokenizer {tokenizer.name}: none of {len(valid)} chunks could be encoded and decoded"
+        )
+    error = decoded[valid] - chunks.actions[valid]  # [N, H, D]
+    lengths = (tokens[valid] != PAD).sum(1)
+    normalized = error / tokenizer.absolute_normalizer.half_range
     return {
-        "mse": float(np.mean(normalised**2)),
-        "l1": float(np.mean(np.abs(normalised))),
+        "mse": float(np.mean(normalized**2)),
+        "l1": float(np.mean(np.abs(normalized))),
         "per_joint": _per_joint(tokenizer, error),
         "codebook_use": codebook_use(tokenizer, tokens),
         "codebook_perplexity": codebook_perplexity(tokenizer, tokens),
-        "tokens": length,
-        "tokens_p99": float(np.percentile((tokens[kept] != PAD).sum(1), 99)),
-        "bits": length * log2(tokenizer.codes_per_position),
+        "tokens": float(lengths.mean()),
+        "tokens_p99": float(np.percentile(lengths, 99)),
+        "bits": float(lengths.mean()) * log2(tokenizer.codes_per_position),
         "params_m": tokenizer.params_m,
-        "encode_failures": failures[0],
-        "decode_failures": failures[1],
-        "max_error": float(np.abs(normalised).max()),
-        "velocity_error": float(np.sqrt(np.mean(np.diff(normalised, axis=1) ** 2))),
-        "prefixes": prefix_errors(tokenizer, windows, tokens),
-        "chunks": len(windows.actions),
+        "encode_failures": encode_failures,
+        "decode_failures": decode_failures,
+        "max_error": float(np.abs(normalized).max()),
+        "velocity_error": float(np.sqrt(np.mean(np.diff(normalized, axis=1) ** 2))),
+        "prefixes": prefix_errors(tokenizer, chunks, tokens),
+        "chunks": len(chunks.actions),
     }
 
 
 def prefix_errors(
-    tokenizer: Tokenizer, windows: ActionChunks, tokens: np.ndarray
+    tokenizer: Tokenizer, chunks: ActionChunks, tokens: np.ndarray
 ) -> list[dict[str, Any]]:
-    """MSE of what the first tokens of `[N, L]` alone decode to, for every length that does."""
+    """MSE of decoding only the first tokens of `[N, L]`, for each of `prefix_lengths`."""
     rows = []
     for length in tokenizer.prefix_lengths:
         decoded = [
-            tokenizer.decode_prefix(tokens[k : k + EVALUATION_BATCH, :length], reference).numpy()
-            for k in range(0, len(tokens), EVALUATION_BATCH)
-            for reference in [_part(windows.references, slice(k, k + EVALUATION_BATCH))]
+            tokenizer.decode_prefix(tokens[batch, :length], chunks.select(batch).references)
+            for batch in _batches(len(tokens))
         ]
-        error = (
-            np.concatenate(decoded) - windows.actions
-        ) / tokenizer.absolute_normalizer.half_range
+        error = torch.cat(decoded).numpy() - chunks.actions
+        normalized = error / tokenizer.absolute_normalizer.half_range
         bits = length * log2(tokenizer.codes_per_position)
-        rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(error**2))})
+        rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(normalized**2))})
     return rows
 
 
 def codebook_use(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]:
-    """Share of the tokens legal together that occur in `[N, L]`, one number a codebook."""
-    seen = np.zeros(tokenizer.vocab_size, bool)
-    seen[np.unique(tokens[tokens >= 0])] = True
-    return [float(seen[book].mean()) for book in tokenizer.grammar.codebooks]
+    """Share of each codebook's tokens that occur in `[N, L]`."""
+    used = np.zeros(tokenizer.vocab_size, bool)
+    used[np.unique(tokens[tokens >= 0])] = True
+    return [float(used[codebook].mean()) for codebook in tokenizer.grammar.codebooks]
 
 
 def codebook_perplexity(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]:
-    """As how many tokens, all as frequent, those of `[N, L]` count, one number a codebook."""
+    """Exponential of the entropy of each codebook's tokens in `[N, L]`."""
     frequency = np.bincount(tokens[tokens >= 0], minlength=tokenizer.vocab_size)
-    numbers = []
-    for book in tokenizer.grammar.codebooks:
-        share = frequency[book] / max(1, frequency[book].sum())
-        share = share[share > 0]
-        numbers.append(float(np.exp(-(share * np.log(share)).sum())))
-    return numbers
+    counts = [frequency[codebook] for codebook in tokenizer.grammar.codebooks]
+    return [float(np.exp(entr(count / max(1, count.sum())).sum())) for count in counts]
 
 
 class RoundTripResult(NamedTuple):
-    """Decoded chunks `[N, H, D]`, NaN where that failed; tokens `[N, L]`, padded; and how many
-    chunks had no tokens, or tokens that did not decode."""
+    """Chunks after encoding and decoding.
+
+    decoded: `[N, H, D]`, NaN for those that failed; tokens: `[N, L]`, padded
+    encode_failures, decode_failures: chunks without tokens, and with tokens that do not decode
+    """
 
     decoded: np.ndarray
     tokens: np.ndarray
@@ -95,30 +96,30 @@ class RoundTripResult(NamedTuple):
     decode_failures: int
 
 
-def round_trip(tokenizer: Tokenizer, windows: ActionChunks) -> RoundTripResult:
-    """Every chunk through tokens and back, in batches; one that fails is tried by itself."""
-    decoded = np.full_like(windows.actions, np.nan)
+def round_trip(tokenizer: Tokenizer, chunks: ActionChunks) -> RoundTripResult:
+    """Encodes and decodes all chunks in batches; the chunks of a failed batch one by one."""
+    decoded = np.full_like(chunks.actions, np.nan)
     tokens = np.full((len(decoded), tokenizer.grammar.max_tokens), PAD, np.int64)
     failures = [0, 0]
-    pending = [slice(k, k + EVALUATION_BATCH) for k in range(0, len(decoded), EVALUATION_BATCH)]
+    pending = _batches(len(decoded))
     while pending:
-        rows = pending.pop(0)
-        reference = _part(windows.references, rows)
+        batch = pending.pop(0)
+        actions, reference = chunks.select(batch)
         try:
-            said = tokenizer.encode(windows.actions[rows], reference)
-            tokens[rows, : said.shape[1]] = said.numpy()
-            decoded[rows] = tokenizer.decode(said, reference).numpy()
+            encoded = tokenizer.encode(actions, reference)
+            tokens[batch, : encoded.shape[1]] = encoded.numpy()
+            decoded[batch] = tokenizer.decode(encoded, reference).numpy()
         except (BadActions, BadTokens) as error:
-            first, last = rows.start, min(rows.stop, len(decoded))
-            if last - first > 1:
-                pending += [slice(k, k + 1) for k in range(first, last)]
+            if batch.stop - batch.start > 1:
+                pending += [slice(k, k + 1) for k in range(batch.start, batch.stop)]
             else:
                 failures[isinstance(error, BadTokens)] += 1
     return RoundTripResult(decoded, tokens, *failures)
 
 
-def _part(references: np.ndarray | None, rows: slice) -> np.ndarray | None:
-    return None if references is None else references[rows]
+def _batches(n: int) -> list[slice]:
+    starts = range(0, n, EVALUATION_BATCH)
+    return [slice(start, min(start + EVALUATION_BATCH, n)) for start in starts]
 
 
 def _per_joint(tokenizer: Tokenizer, error: np.ndarray) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Training of learned tokenizers (NAC Algorithm 1), resumable."""
+"""Resumable training of learned tokenizers (NAC Algorithm 1), alone or with a shared codec."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nac_ros.codec import discriminators as adversary
+from nac_ros.codec import discriminators
 from nac_ros.codec.losses import ControlLoss, Kind, ReconstructionLoss
 from nac_ros.core import config as configs
 from nac_ros.core.config import check_fields, number_field
@@ -23,32 +23,34 @@ from nac_ros.tokenizers.nac import Nac
 from nac_ros.training import loop
 from nac_ros.training.tokenizer_metrics import evaluate
 
-LOG_CHUNKS = 1024  # of each side, for the figures of the log
+LOG_CHUNKS = 1024  # of each split, for the metrics in the log
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTrainingConfig:
     """How a tokenizer is trained.
 
-    commitment_weight: the paper's 1000 starves the reconstruction in short runs; 0.25 is ours
-    unquantized_share: first share of the steps, without quantization: k-means sees trained latents
+    seconds: training time, instead of `steps`; the number of steps then depends on the machine
+    unquantized_share: first share of the steps that run without quantization, so that k-means
+        starts from trained latents
     loss: mse, l1, or for comparison dct, spectrogram, mel (nac_ros.codec.losses)
-    early_steps, late_weight: with mse and l1 steps after the first `early_steps` count this much;
-        0 = all alike. A receding horizon never executes the last steps of a chunk.
-    discriminator: dac is mpd (periods) and mrd (spectra) together
-    adversarial_start: fraction of the steps after which the discriminator joins
-    velocity_weight, acceleration_weight, transition_weight: of `ControlLoss`; the gripper is what
-        a relative codec leaves absolute, else the last column
-    scale_range, warp_probability, mirror_probability: augmentation, amplitude per dimension,
-        slower time, all relative columns negated
-    seconds: of training, instead of `steps`; how many those are then depends on the machine
+    early_steps, late_weight: with mse and l1, weight of the steps of a chunk after the first
+        `early_steps`, which a receding horizon does not execute; 0 = all steps alike
+    commitment_weight: the paper's 1000 slows the reconstruction in short runs, hence 0.25
+    discriminator: dac = mpd (periods) and mrd (spectrograms) together
+    adversarial_start, adversarial_every: share of the steps after which the discriminator is
+        used, and in which steps
+    velocity_weight, acceleration_weight, transition_weight: of `ControlLoss`; grippers are the
+        absolute columns of a relative tokenizer, else the last column
+    scale_range, warp_probability, mirror_probability: augmentation by an amplitude per dimension,
+        slower motion, and negation of all relative columns
     """
 
-    steps: int = 6000
-    batch: int = 128
+    steps: int = number_field(6000, 1)
+    batch: int = number_field(128, 1)
     learning_rate: float = 1e-3
     warmup: int = 100
-    unquantized_share: float = 0.15
+    unquantized_share: float = number_field(0.15, 0, 1)
     loss: Kind = "mse"
     early_steps: int = 0
     late_weight: float = 1.0
@@ -56,35 +58,28 @@ class TokenizerTrainingConfig:
     discriminator: Literal["dac", "mpd", "mrd", "none"] = "dac"
     adversarial_weight: float = 1e-4
     feature_weight: float = 1e-3
-    adversarial_start: float = 0.7
+    adversarial_start: float = number_field(0.7, 0, 1)
     adversarial_every: int = 2
     velocity_weight: float = number_field(0.0, 0.0)
     acceleration_weight: float = number_field(0.0, 0.0)
     transition_weight: float = number_field(0.0, 0.0)
     scale_range: float = 0.2
-    warp_probability: float = 0.3
-    mirror_probability: float = 0.0
+    warp_probability: float = number_field(0.3, 0, 1)
+    mirror_probability: float = number_field(0.0, 0, 1)
     seconds: float = number_field(0.0, 0.0)
     gradient_clip: float = 1.0
     log_every: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise ConfigError(f"steps {self.steps} and batch {self.batch} must be at least 1")
         check_fields(self)
-        for name in (
-            "adversarial_start",
-            "unquantized_share",
-            "warp_probability",
-            "mirror_probability",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must lie in 0 .. 1")
 
 
 class TokenizerTrainer:
-    """Reconstruction + commitment + adversary over normalised chunks, resumable."""
+    """Minimizes reconstruction, commitment and adversarial losses over normalized chunks.
+
+    A run consists of `start`, `advance` until `done`, and `finish`; `run` does all three.
+    """
 
     def __init__(
         self,
@@ -93,156 +88,160 @@ class TokenizerTrainer:
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
     ):
-        """sources: where the data came from, for run.json (`nac_ros.datasets.convert.describe`)"""
+        """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)"""
         self.tokenizer, self.config, self.out = tokenizer, config, out
         self._sources = sources
-        self.discriminator = _discriminator(tokenizer, config)
+        self.discriminator = _make_discriminator(tokenizer, config)
         self._optimizer = _adam(tokenizer, config.learning_rate)
-        self._judge = _adam(self.discriminator, config.learning_rate)
-        self._step, self._coding = 0, config.unquantized_share == 0
-        self._fitting, self._spent = 0.0, 0.0  # [s] before the first step, and in steps
+        self._discriminator_optimizer = _adam(self.discriminator, config.learning_rate)
+        self._step, self._quantizing = 0, config.unquantized_share == 0
+        self._fit_seconds, self._step_seconds = 0.0, 0.0  # of `fit`, and of all steps
 
     def run(
         self, train: ActionChunks, held_out: ActionChunks, resume: bool = False
     ) -> dict[str, Any]:
-        """Trains to the end, saves the tokenizer in `out` and returns its figures."""
-        self.begin(train, held_out, resume)
+        """Trains, saves the tokenizer in `out` and returns its metrics."""
+        self.start(train, held_out, resume)
         while not self.done:
             self.advance()
         return self.finish()
 
-    def begin(self, train: ActionChunks, held_out: ActionChunks, resume: bool = False) -> bool:
-        """Statistics and first codes, or the state of the run in `out`; whether it is resumed."""
-        loop.seed_everything(self.config.seed)
+    def start(self, train: ActionChunks, held_out: ActionChunks, resume: bool = False) -> bool:
+        """Fits statistics and codebooks, or restores the run in `out`; whether it was restored."""
         self._identity = self._identify(train, held_out)
-        resumed = resume and loop.restore_checkpoint(self.out, self._identity, self._apply)
-        loop.prepare_folder(self.out, configs.to_plain(self.config), resume, self._sources)
+        resumed = loop.start_run(
+            self.out, self.config, self._identity, resume, self._restore, self._sources
+        )
         if not resumed:
-            began = time.perf_counter()
+            started = time.perf_counter()
             self.tokenizer.fit(*train, seed=self.config.seed)
-            self.charge(time.perf_counter() - began)
-        self._losses = _losses(self.tokenizer, self.config)  # in units that `fit` has found
+            self.add_fit_time(time.perf_counter() - started)
+        self._losses = _make_losses(self.tokenizer, self.config)  # needs the statistics of `fit`
         self._train, self._held_out = train, held_out
         self.chunks = self.tokenizer.normalize(*train)
         self._log = loop.TrainingLog(self.out / "log.jsonl")
         return resumed
 
-    def charge(self, seconds: float) -> None:
-        """Counts time [s] spent on statistics and first codes among the training's `seconds`."""
-        self._fitting += seconds
+    def add_fit_time(self, seconds: float) -> None:
+        """Counts time spent on statistics and codebooks as part of the config's `seconds`."""
+        self._fit_seconds += seconds
 
     @property
     def done(self) -> bool:
         return not self.tokenizer.learned or (self._step > 0 and self._progress >= 1)
 
     def advance(self) -> None:
-        """One step, and what is due after it: figures, a checkpoint."""
-        began = time.perf_counter()
-        figures = self._train_step(self.chunks)
-        self._step, self._spent = self._step + 1, self._spent + time.perf_counter() - began
+        """Runs one step; logs metrics and writes a checkpoint where one is due."""
+        started = time.perf_counter()
+        metrics = self._train_step(self.chunks)
+        self._step += 1
+        self._step_seconds += time.perf_counter() - started
         if self._step % self.config.log_every == 0 or self.done:
-            self._log.write(self._step, {**figures, **self._brief(self._train, self._held_out)})
+            self._log.write(self._step, {**metrics, **self._evaluate_samples()})
             self._save()
 
     def finish(self) -> dict[str, Any]:
-        """Saves the tokenizer and judges it on what was held out."""
+        """Saves the tokenizer and evaluates it on the held-out chunks."""
         self.tokenizer.eval().save_pretrained(self.out)
         return {
             **evaluate(self.tokenizer, self._held_out),
             "train_steps": self._step,
-            "train_seconds": round(self._fitting + self._spent, 1),
+            "train_seconds": round(self._fit_seconds + self._step_seconds, 1),
         }
 
     @property
     def _progress(self) -> float:
-        """Share of the steps that is done; evaluation and checkpoints take none of their time."""
+        """Share of the training that is done; evaluation and checkpoints do not count as time."""
         if self.config.seconds:
-            left = self.config.seconds - self._fitting
-            return self._spent / left if left > 0 else float(self._step > 0)
+            left = self.config.seconds - self._fit_seconds
+            return self._step_seconds / left if left > 0 else float(self._step > 0)
         return self._step / self.config.steps
 
     def _train_step(self, chunks: Tensor) -> dict[str, float]:
         config = self.config
-        self._set_rates()
+        self._set_learning_rates()
         self.tokenizer.train()
-        if not self._coding and self._progress >= config.unquantized_share:
+        if not self._quantizing and self._progress >= config.unquantized_share:
             self.tokenizer.fit_codes(chunks, config.seed)
-            self._coding = True
+            self._quantizing = True
         rows = torch.randint(len(chunks), (config.batch,))
         real = augment(chunks[rows], config, self.tokenizer.relative)
-        fake, extra = self.tokenizer.training_step(real, quantize=self._coding)
-        reconstruction = torch.stack([part(fake, real) for part in self._losses]).sum()
+        fake, extra = self.tokenizer.training_step(real, quantize=self._quantizing)
+        reconstruction = torch.stack([loss(fake, real) for loss in self._losses]).sum()
         loss = reconstruction + config.commitment_weight * extra.get("commitment", 0)
-        if self._adversary_joins():
-            loss = loss + self._adversarial(real, fake)
+        if self._is_adversarial_step():
+            loss = loss + self._adversarial_loss(real, fake)
         loop.gradient_step(self._optimizer, loss, config.gradient_clip)
         return {
             "train": float(reconstruction.detach()),
             "lr": self._optimizer.param_groups[0]["lr"],
         }
 
-    def _adversary_joins(self) -> bool:
+    def _is_adversarial_step(self) -> bool:
         started = self._progress >= self.config.adversarial_start
-        on = self.config.discriminator != "none"
-        return on and started and self._step % self.config.adversarial_every == 0
+        used = self.config.discriminator != "none"
+        return used and started and self._step % self.config.adversarial_every == 0
 
-    def _adversarial(self, real: Tensor, fake: Tensor) -> Tensor:
-        judged = adversary.discriminator_loss(
+    def _adversarial_loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Trains the discriminator by one step and returns the generator's loss against it."""
+        config = self.config
+        loss = discriminators.discriminator_loss(
             self.discriminator(real), self.discriminator(fake.detach())
         )
-        loop.gradient_step(self._judge, judged, self.config.gradient_clip)
-        seen_real, seen_fake = self.discriminator(real), self.discriminator(fake)
-        return self.config.adversarial_weight * adversary.generator_loss(
-            seen_fake
-        ) + self.config.feature_weight * adversary.feature_loss(seen_real, seen_fake)
+        loop.gradient_step(self._discriminator_optimizer, loss, config.gradient_clip)
+        real_features, fake_features = self.discriminator(real), self.discriminator(fake)
+        generator = discriminators.generator_loss(fake_features)
+        matching = discriminators.feature_loss(real_features, fake_features)
+        return config.adversarial_weight * generator + config.feature_weight * matching
 
-    def _set_rates(self) -> None:
+    def _set_learning_rates(self) -> None:
         steps = self._step / self._progress if self._progress else self.config.steps
         warmup = min(self.config.warmup, round(steps) // 5)
         factor = loop.cosine_rate(self._step, round(steps), warmup)
-        for optimizer in (self._optimizer, self._judge):
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * factor
+        loop.set_learning_rates(factor, self._optimizer, self._discriminator_optimizer)
 
-    def _brief(self, train: ActionChunks, held_out: ActionChunks) -> dict[str, Any]:
-        figures = evaluate(self.tokenizer, _some(held_out))
+    def _evaluate_samples(self) -> dict[str, Any]:
+        """Metrics of some chunks of both splits, for the log."""
+        metrics = evaluate(self.tokenizer, _spread_sample(self._held_out))
         return {
-            "mse_train": evaluate(self.tokenizer, _some(train))["mse"],
-            "mse": figures["mse"],
-            "use": figures["codebook_use"],
-            "perplexity": figures["codebook_perplexity"],
+            "mse_train": evaluate(self.tokenizer, _spread_sample(self._train))["mse"],
+            "mse": metrics["mse"],
+            "use": metrics["codebook_use"],
+            "perplexity": metrics["codebook_perplexity"],
         }
 
     def _save(self) -> None:
+        """Writes a checkpoint, and the tokenizer as it is, in case the run does not end."""
         state = {
             "step": self._step,
-            "spent": self._spent,
-            "fitting": self._fitting,
-            "coding": self._coding,
-            "tokenizer": self.tokenizer.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "judge": self._judge.state_dict(),
+            "step_seconds": self._step_seconds,
+            "fit_seconds": self._fit_seconds,
+            "quantizing": self._quantizing,
+            **{name: part.state_dict() for name, part in self._stateful().items()},
         }
         loop.save_checkpoint(self.out, state, self._identity)
-        self.tokenizer.save_pretrained(
-            self.out
-        )  # of use already, and all there is if time runs out
+        self.tokenizer.save_pretrained(self.out)
 
-    def _apply(self, state: dict[str, Any]) -> None:
-        """Takes over a checkpoint; raises one of `loop.DAMAGE` where it does not fit."""
-        self.tokenizer.load_state_dict(state["tokenizer"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._judge.load_state_dict(state["judge"])
-        self._step, self._coding = int(state["step"]), bool(state["coding"])
-        self._spent, self._fitting = float(state["spent"]), float(state["fitting"])
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Applies a checkpoint; raises one of `loop.DAMAGE` if it does not fit."""
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        self._step, self._quantizing = int(state["step"]), bool(state["quantizing"])
+        self._step_seconds = float(state["step_seconds"])
+        self._fit_seconds = float(state["fit_seconds"])
+
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "tokenizer": self.tokenizer,
+            "discriminator": self.discriminator,
+            "optimizer": self._optimizer,
+            "discriminator_optimizer": self._discriminator_optimizer,
+        }
 
     def _identify(self, train: ActionChunks, held_out: ActionChunks) -> dict[str, str]:
-        """What the run depends on and must be the same when it is resumed."""
         tokenizer = self.tokenizer
         return loop.identity_of(
-            configs.to_plain(self.config),
+            self.config,
             tokenizer=f"{tokenizer.name} ({tokenizer.preset})",
             model=configs.to_plain(tokenizer.config),
             data=digest_of([*train, *held_out]),
@@ -250,7 +249,7 @@ class TokenizerTrainer:
 
 
 def augment(chunks: Tensor, config: TokenizerTrainingConfig, relative: Tensor) -> Tensor:
-    """Random amplitude, slower time and mirror images of normalised chunks `[B, H, D]`."""
+    """Random amplitude, slower motion and mirrored copies of normalized chunks `[B, H, D]`."""
     batch, horizon, dim = chunks.shape
     scale = 1 + config.scale_range * (2 * torch.rand(batch, 1, dim) - 1)
     mirrored = torch.rand(batch, 1, 1) < config.mirror_probability
@@ -268,74 +267,70 @@ def augment(chunks: Tensor, config: TokenizerTrainingConfig, relative: Tensor) -
     return scale * (pick(left) * (1 - fraction) + pick(right) * fraction)
 
 
-def _some(windows: ActionChunks) -> ActionChunks:
-    rows = np.linspace(0, len(windows.actions) - 1, LOG_CHUNKS).astype(int)
-    references = None if windows.references is None else windows.references[rows]
-    return ActionChunks(windows.actions[rows], references)
+def _spread_sample(chunks: ActionChunks) -> ActionChunks:
+    """LOG_CHUNKS evenly spaced chunks."""
+    return chunks.select(np.linspace(0, len(chunks.actions) - 1, LOG_CHUNKS).astype(int))
 
 
-def _discriminator(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> torch.nn.Module:
+def _make_discriminator(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> torch.nn.Module:
     if config.discriminator == "none":
         return torch.nn.Identity()
-    facts = tokenizer.config
+    size = tokenizer.config.horizon * tokenizer.config.action_dim
     try:
-        return adversary.Discriminator(config.discriminator, facts.horizon * facts.action_dim)
+        return discriminators.Discriminator(config.discriminator, size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def _losses(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> list[torch.nn.Module]:
-    """Of a decoded and a real chunk; errors count as they do in the published MSE."""
-    facts = tokenizer.config
-    weights = torch.ones(facts.horizon)
-    weights[config.early_steps or facts.horizon :] = config.late_weight
-    absolute = [k for k, relative in enumerate(facts.relative) if not relative]
-    felt = (config.velocity_weight, config.acceleration_weight, config.transition_weight)
+def _make_losses(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> list[torch.nn.Module]:
+    """Losses of decoded and real chunks; squared errors are weighted as in the published MSE."""
+    shape = tokenizer.config
+    weights = torch.ones(shape.horizon)
+    weights[config.early_steps or shape.horizon :] = config.late_weight
+    absolute = [k for k, relative in enumerate(shape.relative) if not relative]
+    control = (config.velocity_weight, config.acceleration_weight, config.transition_weight)
     losses: list[torch.nn.Module] = [
         ReconstructionLoss(config.loss, weights, tokenizer.mse_weights.sqrt())
     ]
-    if any(felt):
-        losses.append(ControlLoss(*felt, tuple(absolute or [facts.action_dim - 1])))
+    if any(control):
+        losses.append(ControlLoss(*control, tuple(absolute or [shape.action_dim - 1])))
     return losses
 
 
 def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
-    learned = list(module.parameters()) or [torch.zeros(1)]  # AdamW refuses to have nothing
-    return torch.optim.AdamW(learned, rate, betas=(0.9, 0.99), fused=True)
-
-
-Data = Mapping[
-    str, tuple[ActionChunks, ActionChunks]
-]  # robot -> what to train on, what is held out
+    learned = list(module.parameters()) or [torch.zeros(1)]  # AdamW rejects an empty list
+    groups = [{"params": learned, "peak": rate}]
+    return torch.optim.AdamW(groups, rate, betas=(0.9, 0.99), fused=True)
 
 
 def train_cross_embodiment(
-    family: Mapping[str, Nac],
-    data: Data,
+    members: Mapping[str, Nac],
+    data: Mapping[str, tuple[ActionChunks, ActionChunks]],
     config: TokenizerTrainingConfig,
     out: Path,
     resume: bool = False,
     sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Trains all members, each saved in `out`/<robot>; robot -> figures.
+    """Trains tokenizers with a shared codec in turns, a step each; robot -> metrics.
 
-    sources: where each robot's data came from, for its run.json
-    `steps` are those of each robot; `seconds` are shared out evenly.
+    members, data: by robot, the latter as training and held-out chunks
+    config: `steps` are those of each robot; `seconds` are divided evenly among them
+    out: each tokenizer is saved in `out`/<robot>
+    sources: origin of each robot's data, for its run.json
     """
-    config = replace(config, seconds=config.seconds / len(family))
+    config = replace(config, seconds=config.seconds / len(members))
     trainers = {
-        name: TokenizerTrainer(family[name], config, out / name, (sources or {}).get(name, ()))
+        name: TokenizerTrainer(members[name], config, out / name, (sources or {}).get(name, ()))
         for name in data
     }
-    resumed = [trainers[name].begin(*data[name], resume) for name in data]
+    resumed = [trainer.start(*data[name], resume) for name, trainer in trainers.items()]
     if not all(resumed):
+        started = time.perf_counter()
         chunks = {name: trainer.chunks for name, trainer in trainers.items()}
-        began = time.perf_counter()
-        init_shared_codebooks(family, chunks, config.seed)
+        init_shared_codebooks(members, chunks, config.seed)
         for trainer in trainers.values():
-            trainer.charge((time.perf_counter() - began) / len(trainers))
-    while not all(trainer.done for trainer in trainers.values()):
-        for trainer in trainers.values():
-            if not trainer.done:
-                trainer.advance()
+            trainer.add_fit_time((time.perf_counter() - started) / len(trainers))
+    while training := [trainer for trainer in trainers.values() if not trainer.done]:
+        for trainer in training:
+            trainer.advance()
     return {name: trainer.finish() for name, trainer in trainers.items()}
