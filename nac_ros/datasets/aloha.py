@@ -47,7 +47,6 @@ class AlohaDataset(EpisodeReader):
     as `observations/qvel`. JPEG is decoded to RGB according to its standard.
     """
 
-    units: tuple[str, ...]
     robot_type = "aloha"
 
     def __init__(self, root: Path, files: Sequence[Path], columns: Columns):
@@ -55,9 +54,11 @@ class AlohaDataset(EpisodeReader):
         self.fps: float = FPS
         self.cameras: dict[str, tuple[int, int]] = {}
         self._dims = (0, 0)
-        self._infos: list[EpisodeInfo] = []
+        self.episodes: list[EpisodeInfo] = []
         for file in self.files:
             self._add(file)
+        self.names = _names(columns.action, self._dims[0])
+        self.state_names = _names(columns.state, self._dims[1])
         self.units = ("",) * self._dims[0]
 
     @classmethod
@@ -71,20 +72,6 @@ class AlohaDataset(EpisodeReader):
             raise DatasetError(f"{path} has no episode_*.hdf5")
         keys = (action_key or ACTION).strip("/"), (state_key or STATE).strip("/")
         return cls(path, files, Columns(*keys))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the D action dimensions: ALOHA's joints if there are 14."""
-        return _names(self._columns.action, self._dims[0])
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the S state dimensions."""
-        return _names(self._columns.state, self._dims[1])
-
-    @property
-    def episodes(self) -> list[EpisodeInfo]:
-        return self._infos
 
     def episode(self, index: int, images: bool = True) -> Episode:
         info = self._info(index)
@@ -115,7 +102,7 @@ class AlohaDataset(EpisodeReader):
                 raise DatasetError(f"{path} has {len(actions)} actions and {len(states)} states")
             dims = actions.shape[1], states.shape[1]
             cameras = self._find_cameras(file)
-            if not self._infos:
+            if not self.episodes:
                 self._dims, self.cameras = dims, cameras
             if (dims, cameras) != (self._dims, self.cameras):
                 raise DatasetError(
@@ -125,7 +112,7 @@ class AlohaDataset(EpisodeReader):
                 )
             task = access.text_attribute(file.attrs, "task") or self._folder_name()
             length = max(0, len(actions) - self._columns.next_state_is_action)
-            self._infos.append(EpisodeInfo(length, task))
+            self.episodes.append(EpisodeInfo(length, task))
 
     def _folder_name(self) -> str:
         """Default task: ACT keeps the episodes of each task in a folder with the task's name."""
@@ -236,6 +223,7 @@ def _is_jpeg(found: h5py.Dataset) -> bool:
 
 
 def _names(key: str, count: int) -> tuple[str, ...]:
+    """ALOHA's joints if the default columns have 14 dimensions, else numbered names."""
     return NAMES if key in (ACTION, STATE) and count == len(NAMES) else numbered_names(key, count)
 
 

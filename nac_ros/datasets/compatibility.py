@@ -13,16 +13,11 @@ VECTORS = {"names": "action dimensions", "state_names": "state dimensions", "uni
 class DatasetDescription(Protocol):
     """The compared properties of a dataset: names and units of its dimensions, and fps [Hz]."""
 
-    @property
-    def root(self) -> Path: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def state_names(self) -> tuple[str, ...]: ...
-    @property
-    def units(self) -> tuple[str, ...]: ...
-    @property
-    def fps(self) -> float: ...
+    root: Path
+    names: tuple[str, ...]
+    state_names: tuple[str, ...]
+    units: tuple[str, ...]
+    fps: float
 
 
 def check_compatible(datasets: Sequence[DatasetDescription], rate_hz: float = 0.0) -> None:

@@ -85,7 +85,7 @@ def to_lerobot(
         state_names=first.state_names,
         cameras=first.cameras,
         video=conversion.video,
-        extras=_optional_columns(first.episode(0, images=False)),
+        optional=_optional_columns(first.episode(0, images=False)),
         write_outcomes=True,
         depth=depth,
     )

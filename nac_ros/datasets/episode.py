@@ -1,6 +1,5 @@
 """One episode in memory, its entry in a dataset's table of episodes, and a base of all readers."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,22 +104,11 @@ class Episode:
         )
 
 
-class EpisodeReader(ABC):
-    """Base of the readers: a table of episodes, read one by one; `root` is a file or folder."""
+class EpisodeReader:
+    """Base of the readers: a table of episodes that are read one by one."""
 
     root: Path
-
-    @property
-    @abstractmethod
-    def episodes(self) -> Sequence[EpisodeInfo]:
-        """Length and tasks of each episode."""
-
-    @abstractmethod
-    def episode(self, index: int, images: bool = True) -> Episode:
-        """Reads episode `index`; without `images` none are decoded, but the frames are the same.
-
-        Raises DatasetError if there is no such episode, or its data is damaged.
-        """
+    episodes: Sequence[EpisodeInfo]
 
     @property
     def tasks(self) -> list[str]:

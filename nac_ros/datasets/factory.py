@@ -23,14 +23,11 @@ class AnyDataset(DatasetDescription, Protocol):
     fps: frames per second, 0 if unknown; cameras: name -> (height, width) [pixels]
     """
 
-    @property
-    def robot_type(self) -> str: ...
-    @property
-    def cameras(self) -> dict[str, tuple[int, int]]: ...
-    @property
-    def tasks(self) -> list[str]: ...
-    @property
-    def episodes(self) -> Sequence[EpisodeInfo]: ...
+    robot_type: str
+    cameras: dict[str, tuple[int, int]]
+    tasks: list[str]
+    episodes: Sequence[EpisodeInfo]
+
     def episode(self, index: int, images: bool = True) -> Episode:
         """Reads episode `index`; without `images` none are decoded, but the frames are the same."""
         ...

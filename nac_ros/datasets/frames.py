@@ -197,7 +197,7 @@ def write_images(dataset: AnyDataset, index: int, outs: Mapping[str, np.ndarray]
     if hasattr(dataset, "write_images"):
         dataset.write_images(index, outs)
     elif isinstance(dataset, LeRobotDataset) and all(
-        len(out) == dataset.stored_length(index) for out in outs.values()
+        len(out) == dataset.location(index).length for out in outs.values()
     ):  # with the state as action an episode is one frame shorter than on disk
         for camera, out in outs.items():
             dataset.images(index, camera, out=out)

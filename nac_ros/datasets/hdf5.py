@@ -1,10 +1,9 @@
-"""Reads and writes robomimic-style HDF5, also LIBERO's: `data/demo_<n>/actions`, `obs/<camera>_image`."""
+"""Reads and writes HDF5 of robomimic and LIBERO: `data/demo_<n>/actions`, `obs/<camera>_image`."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +45,7 @@ class Hdf5Dataset(EpisodeReader):
     """
 
     def __init__(self, root: Path, action_key: str, state_key: str | None):
-        self.root = root
+        self.root, self.files = root, [root]
         self._action_key, self._state_key = action_key, state_key
         self.cameras: dict[str, tuple[int, int]] = {}
         self._image_keys: dict[str, str] = {}
@@ -65,35 +64,18 @@ class Hdf5Dataset(EpisodeReader):
         dataset = cls(path, action_key or ACTIONS, state_key)
         with open_hdf5(path) as file:
             dataset._read_table(file)
+        dataset._name_dimensions()
         return dataset
 
-    @property
-    def files(self) -> list[Path]:
-        """The files that hold the data."""
-        return [self.root]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the D action dimensions, numbered if the file has none."""
-        known = self._own_texts("names", self._dims[0]) if self._action_key == ACTIONS else ()
-        return known or numbered_names(self._action_key, self._dims[0])
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the S state dimensions."""
-        own = self._state_key == OWN_STATE
-        known = self._own_texts("state_names", self._dims[1]) if own else ()
-        return known or numbered_names(self._state_key or "", self._dims[1])
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Unit of each action dimension, "" if unknown."""
-        known = self._own_texts("units", self._dims[0]) if self._action_key == ACTIONS else ()
-        return known or ("",) * self._dims[0]
-
-    @cached_property
-    def episodes(self) -> list[EpisodeInfo]:
-        return [EpisodeInfo(demo.length, demo.task) for demo in self._demos]
+    def _name_dimensions(self) -> None:
+        """Names and units from this package's attribute, else numbered names and no units."""
+        (d, s), own_actions = self._dims, self._action_key == ACTIONS
+        names = self._own_texts("names", d) if own_actions else ()
+        units = self._own_texts("units", d) if own_actions else ()
+        states = self._own_texts("state_names", s) if self._state_key == OWN_STATE else ()
+        self.names = names or numbered_names(self._action_key, d)
+        self.state_names = states or numbered_names(self._state_key or "", s)
+        self.units = units or ("",) * d
 
     def episode(self, index: int, images: bool = True) -> Episode:
         self._info(index)
@@ -138,6 +120,7 @@ class Hdf5Dataset(EpisodeReader):
         self._find_cameras(first)
         self._dims = self._find_dims(first)
         self._demos = [self._read_demo(self._group(file, key), key) for key in keys]
+        self.episodes = [EpisodeInfo(demo.length, demo.task) for demo in self._demos]
 
     def _group(self, file: h5py.File, key: str) -> h5py.Group:
         group = access.subgroup(file, f"data/{key}")
@@ -309,12 +292,7 @@ def _write(path: Path, metadata: Hdf5Metadata, episodes: Iterable[Episode]) -> N
         "type": ROBOSUITE,
         "env_kwargs": {"control_freq": metadata.fps, "robots": metadata.robot_type},
     }
-    own = {
-        "names": list(metadata.names),
-        "state_names": list(metadata.state_names),
-        "units": list(metadata.units),
-        "more": dict(metadata.more),
-    }
+    own = {key: getattr(metadata, key) for key in ("names", "state_names", "units", "more")}
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         total = 0

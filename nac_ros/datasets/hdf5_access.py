@@ -5,7 +5,6 @@ filters that HDF5 loads as code, and may state terabytes in a few bytes. All of 
 before anything is read. Links inside the file are followed one by one.
 """
 
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from nac_ros.core.errors import DatasetError, show_text
+from nac_ros.core.errors import DatasetError, NacError, show_text
 from nac_ros.core.json_reader import parse_json
 
 # gzip, shuffle, Fletcher's checksum, szip, n-bit, scale-offset, h5py's LZF; others are plug-ins
@@ -27,30 +26,17 @@ MAX_COLUMNS = 4096
 BLOCK = 1 << 25  # [bytes] of images that are read at once
 MAX_LINKS = 16  # in a chain of soft links
 MIN_CHECKED = 1 << 20  # [bytes]; smaller data cannot exhaust the memory
-# what h5py, HDF5 and JSON raise for a damaged file
-DAMAGE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    SystemError,
-    struct.error,
-)
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Opens the file for reading. Errors of h5py in the `with` block become DatasetErrors."""
+    """Opens the file for reading; any error in the `with` block becomes a DatasetError."""
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except DAMAGE as error:
+    except NacError:
+        raise
+    except Exception as error:  # h5py, HDF5 and JSON raise many kinds for a damaged file
         lines = str(error).splitlines()
         cause = show_text(lines[0]) if lines else type(error).__name__
         state = "is damaged" if _has_signature(path) else "is no HDF5 file"
@@ -213,14 +199,12 @@ def blocks(found: h5py.Dataset, length: int) -> Iterator[tuple[int, np.ndarray]]
 def text_attribute(attributes: Mapping[str, Any], name: str) -> str | None:
     """A text attribute, None if it is missing; raises DatasetError if it is not a text."""
     value = attributes.get(name)
-    if value is None:
-        return None
     if isinstance(value, bytes):
         value = value.decode()
-    elif isinstance(value, str):
-        value.encode()  # raises ValueError if it is not valid UTF-8
-    if not isinstance(value, str):
+    if value is not None and not isinstance(value, str):
         raise DatasetError(f"the attribute '{name}' is no text but {type(value).__name__}")
+    if value is not None:
+        value.encode()  # raises ValueError if it is not valid UTF-8
     return value
 
 

@@ -48,7 +48,11 @@ class RldsDataset(EpisodeReader):
         description = read_json(path, DatasetError) if path.is_file() else {}
         name = description.get("name", "") if isinstance(description, dict) else ""
         self.fps = RATES_HZ.get(name, 0) if isinstance(name, str) else 0
-        self._files = [RecordFile(path) for path in record_files(root)]
+        self.files = record_files(root)
+        self._records = [RecordFile(path) for path in self.files]
+        self.names = self._numbered(action_key)
+        self.state_names = self._numbered(state_key) if state_key else ()
+        self.units = ("",) * len(self.names)
 
     @classmethod
     def open(
@@ -72,26 +76,6 @@ class RldsDataset(EpisodeReader):
                 dataset._image_keys[camera] = key
                 dataset.cameras[camera] = (shape[0], shape[1])
         return dataset
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the D action dimensions, numbered, since the format has none."""
-        return self._numbered(self._action_key)
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the S state dimensions, () if the folder has no state."""
-        return self._numbered(self._state_key) if self._state_key else ()
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """ "" for each action dimension."""
-        return ("",) * len(self.names)
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that hold the data."""
-        return record_files(self.root)
 
     @cached_property
     def episodes(self) -> list[EpisodeInfo]:
@@ -118,7 +102,7 @@ class RldsDataset(EpisodeReader):
     def _locations(self) -> list[RecordLocation]:
         return [
             self._locate(file, record)
-            for file, records in enumerate(self._files)
+            for file, records in enumerate(self._records)
             for record in range(len(records.spans))
         ]
 
@@ -131,7 +115,7 @@ class RldsDataset(EpisodeReader):
         return RecordLocation(file, record, length, task)
 
     def _read_record(self, file: int, record: int, check: bool) -> dict[str, Values]:
-        records = self._files[file]
+        records = self._records[file]
         try:
             return tfrecord.parse_example(records.record(record, check))
         except ValueError as error:
@@ -160,7 +144,7 @@ class RldsDataset(EpisodeReader):
         return out
 
     def _where(self, location: RecordLocation) -> str:
-        return f"{self._files[location.file].path}, record {location.record}"
+        return f"{self._records[location.file].path}, record {location.record}"
 
     def _numbered(self, key: str) -> tuple[str, ...]:
         return numbered_names(key.replace("/", "."), self._vectors[key])

@@ -122,7 +122,7 @@ def degenerate_columns(dataset: AnyDataset) -> list[str]:
 def _check_folder(dataset: LeRobotDataset) -> list[DatasetFinding]:
     """Findings of a whole LeRobot folder: totals, videos, depth, frames without an episode."""
     count = len(dataset.episodes)
-    lengths = [dataset.stored_length(i) for i in range(count)]
+    lengths = [dataset.location(i).length for i in range(count)]
     totals = {"total_episodes": count, "total_frames": sum(lengths)}
     texts = [
         f"info.json says {key} {show(dataset.info.get(key))}, the episodes make {value}"
@@ -147,7 +147,7 @@ def _check_files(dataset: LeRobotDataset, lengths: Sequence[int]) -> list[str]:
     """Data files with more frames than their episodes; too few are a finding of the episode."""
     wanted = Counter[Path]()
     for index, length in enumerate(lengths):
-        wanted[dataset.data_file(index)] += length
+        wanted[dataset.location(index).data_file] += length
     texts = []
     for path, count in wanted.items():
         try:
@@ -169,7 +169,9 @@ def _check_episode(
     if not len(episode):
         return ["it has no frame"]
     values.add(episode)
-    where = f" in {dataset.data_file(index)}" if isinstance(dataset, LeRobotDataset) else ""
+    where = (
+        f" in {dataset.location(index).data_file}" if isinstance(dataset, LeRobotDataset) else ""
+    )
     messages = _check_tasks(dataset, index, episode, tasks)
     for key, rows in (("state", episode.proprio), ("action", episode.actions)):
         bad = np.flatnonzero(~np.isfinite(rows).all(-1))
@@ -191,7 +193,7 @@ def _check_tasks(dataset: AnyDataset, index: int, episode: Episode, known: Set[s
     if len(episode.tasks) > 1 and episode.task_index is None:
         messages.append("it has several tasks, but not which frame has which")
     if isinstance(dataset, LeRobotDataset):
-        listed = dataset.listed_tasks(index)
+        listed = dataset.location(index).tasks
         if set(listed) != set(episode.tasks):
             messages.append(
                 f"meta/episodes lists the tasks {show(list(listed))}, its frames have "
@@ -212,7 +214,7 @@ def _check_timestamps(dataset: LeRobotDataset, index: int) -> list[str]:
     worst = int(np.flatnonzero(wrong)[0]) if np.isnan(error).any() else int(error.argmax())
     return [
         f"timestamp of frame {worst} is {stamps[worst]:.4f} s, {error[worst]:.4f} s off the rate "
-        f"of {dataset.fps:.10g} Hz, in {dataset.data_file(index)}"
+        f"of {dataset.fps:.10g} Hz, in {dataset.location(index).data_file}"
     ]
 
 

@@ -61,28 +61,21 @@ class AsyncEpisodeWriter:
             self._queued_bytes += len(data)
             self._changed.notify()
 
-    def finish(self, metadata: Mapping[str, str]) -> Path:
-        """Keeps the episode; raises DatasetError if it could not be written completely."""
-        return self._end(metadata, keep=True)
-
-    def discard(self, metadata: Mapping[str, str]) -> Path:
-        """Discards the episode; raises DatasetError if it could not be written completely."""
-        return self._end(metadata, keep=False)
-
     def abandon(self) -> None:
         """Closes a file that cannot be completed."""
         self._stop_thread()
         self._writer.abandon()
 
-    def _end(self, metadata: Mapping[str, str], keep: bool) -> Path:
+    def finish(self, metadata: Mapping[str, str], discard: bool = False) -> Path:
+        """Completes the episode, see `BagWriter.finish`; raises DatasetError if it could not be
+        written completely."""
         self._stop_thread()
         try:
             if self._thread.is_alive():
                 raise OSError(f"the disk took nothing for {JOIN_S:.0f} s")
             if self.error:
                 raise OSError(self.error)
-            end = self._writer.finish if keep else self._writer.discard
-            return end({**metadata, "lost": str(self.dropped)})
+            return self._writer.finish({**metadata, "lost": str(self.dropped)}, discard)
         except OSError as error:
             self.error = self.error or str(error.strerror or error)
             self._writer.abandon()

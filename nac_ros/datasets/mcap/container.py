@@ -9,10 +9,10 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mcap.data_stream import ReadDataStream
-from mcap.exceptions import EndOfFile, McapError
+from mcap.exceptions import EndOfFile
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, ChunkIndex, Footer, Metadata, Schema, Statistics
 
@@ -27,22 +27,16 @@ HEAD = struct.Struct("<BQ")  # opcode and length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 DATA_RECORDS = (Opcode.CHUNK, Opcode.MESSAGE)
 SKIPPED_RECORDS = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # this package stores no data there
-RECORD_TYPES = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
-SUMMARY_TYPES = {
+RECORD_TYPES: dict[int, Any] = {
+    Opcode.SCHEMA: Schema,
+    Opcode.CHANNEL: Channel,
+    Opcode.METADATA: Metadata,
+}
+SUMMARY_TYPES: dict[int, Any] = {
     Opcode.CHUNK_INDEX: ChunkIndex,
     Opcode.STATISTICS: Statistics,
     Opcode.FOOTER: Footer,
 }
-# what the library, struct, zlib and the decompressors raise for damaged bytes
-DAMAGE = (
-    McapError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 
 
 class RawMessage(NamedTuple):
@@ -92,7 +86,7 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
             continue
         try:
             records = _parse(opcode, stream.read(length))
-        except DAMAGE:
+        except Exception:  # the library and the decompressors raise many kinds for damaged bytes
             records = None
         if opcode == Opcode.FOOTER:
             if records is not None:
@@ -102,7 +96,7 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
 
 
 def _parse(opcode: int, content: bytes) -> list[Record]:
-    """The messages, schemas, channels and metadata in a record; raises one of DAMAGE."""
+    """The messages, schemas, channels and metadata in a record; raises an exception if it is damaged."""
     if opcode == Opcode.CHUNK:
         chunk = Chunk.read(_CheckedStream(content))
         return list(_chunk_records(decompress_chunk(chunk)))
@@ -152,7 +146,7 @@ class _CheckedStream(ReadDataStream):
 
 
 def decompress_chunk(chunk: Chunk) -> bytes:
-    """The content of a chunk; raises one of DAMAGE before it allocates more than MAX_CHUNK."""
+    """The content of a chunk; raises before it allocates more than MAX_CHUNK."""
     if chunk.uncompressed_size > MAX_CHUNK:
         raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
     if chunk.compression not in DECOMPRESSORS:

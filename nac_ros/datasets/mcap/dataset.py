@@ -39,7 +39,7 @@ class RecordingDataset(EpisodeReader):
     """
 
     def __init__(self, root: Path, folders: Sequence[Path], action_key: str):
-        self.root, self._folders, self._action_key = root, list(folders), action_key
+        self.root, self._action_key = root, action_key
         self._metadata = {folder: reader.read_metadata(folder) for folder in folders}
         self.spec = recorded_robot(self._metadata[folders[0]])
         for folder, metadata in self._metadata.items():
@@ -50,12 +50,13 @@ class RecordingDataset(EpisodeReader):
         self.units = self.spec.units
         self.cameras = {c.name: (c.height, c.width) for c in self.spec.cameras}
         self._resample = lru_cache(maxsize=1)(self._resample_uncached)
-        self._locations, self._infos = list[SegmentLocation](), list[EpisodeInfo]()
-        for folder in self._folders:
+        self.files = [folder / writer.FILE for folder in folders]
+        self._locations, self.episodes = list[SegmentLocation](), list[EpisodeInfo]()
+        for folder in folders:
             for number, segment in enumerate(self._resample(folder, False).segments):
                 if len(segment) >= MIN_FRAMES:
                     self._locations.append(SegmentLocation(folder, number))
-                    self._infos.append(EpisodeInfo(len(segment), self._task(folder)))
+                    self.episodes.append(EpisodeInfo(len(segment), self._task(folder)))
 
     @classmethod
     def open(
@@ -75,10 +76,6 @@ class RecordingDataset(EpisodeReader):
         if not folders:
             raise DatasetError(f"{path} contains no recorded episode")
         return cls(path, folders, action_key or ACTION)
-
-    @property
-    def episodes(self) -> list[EpisodeInfo]:
-        return self._infos
 
     def episode(self, index: int, images: bool = True) -> Episode:
         self._info(index)
@@ -103,11 +100,6 @@ class RecordingDataset(EpisodeReader):
                 None if INTERVENTIONS in unknown else recording.intervention_mask(stamps)
             ),
         )
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that hold the data."""
-        return [folder / writer.FILE for folder in self._folders]
 
     def write_images(self, index: int, outs: Mapping[str, np.ndarray]) -> None:
         """Decodes images of episode `index` into `outs`, camera -> uint8 `[T, H, W, 3]` RGB, a

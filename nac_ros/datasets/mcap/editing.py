@@ -92,9 +92,7 @@ def split(folder: Path, at_s: float) -> tuple[Path, Path]:
 def _write(folder: Path, metadata: Mapping[str, str], messages: Sequence[Message]) -> None:
     writer = BagWriter(folder, metadata)
     for message in messages:
-        if message.topic not in writer.contents.topics:
-            writer.add_topic(message.topic, message.message_type)
-        writer.write(message.topic, message.received, message.published, message.data)
+        reader.copy_message(writer, message)
     writer.finish()
 
 

@@ -24,7 +24,7 @@ from nac_ros.datasets.compatibility import same_rate
 from nac_ros.datasets.convert import ConversionConfig, ConversionResult
 from nac_ros.datasets.episode import Episode, Progress
 from nac_ros.datasets.factory import AnyDataset
-from nac_ros.datasets.lerobot import reader as lerobot_reader
+from nac_ros.datasets.lerobot.metadata import outcome_text
 from nac_ros.datasets.mcap import reader, resampler, topics
 from nac_ros.datasets.mcap import writer as mcap_writer
 from nac_ros.datasets.mcap.async_writer import slug
@@ -33,6 +33,7 @@ from nac_ros.datasets.mcap.topics import COMPRESSED, IMAGE, JOINTS, TEXT
 from nac_ros.datasets.mcap.writer import STORE, BagWriter, TimedMessage
 from nac_ros.robot.spec import CameraSpec, RobotSpec, list_robots, load_robot
 
+Metadata = Mapping[str, str]
 RUN_FILE = "convert.json"
 START_NS = NANO  # start of an episode whose source has no times; 0 means "no time" in ROS
 SAME_IMAGE_NS = 1000  # closer stamps belong to one image, for ages are stored as float32
@@ -77,11 +78,7 @@ def to_mcap(
 
 
 def write_episode(
-    folder: Path,
-    episode: Episode,
-    spec: RobotSpec,
-    columns: Sequence[int],
-    metadata: Mapping[str, str],
+    folder: Path, episode: Episode, spec: RobotSpec, columns: Sequence[int], metadata: Metadata
 ) -> bool:
     """Writes one episode as a recording; returns whether it is read back with the same frames.
 
@@ -92,25 +89,17 @@ def write_episode(
         AGES: not episode.ages_ms,
         INTERVENTIONS: episode.intervention is None,
     }
-    writer = BagWriter(
-        folder,
-        {
-            "task": episode.task,
-            "operator": "",
-            "bundle": "",
-            **metadata,
-            **robot_metadata(spec),
-            UNKNOWN: " ".join(name for name, missing in unknown.items() if missing),
-            **{key: str(value) for key, value in environment().items()},
-        },
-    )
+    known = {"task": episode.task, "operator": "", "bundle": "", **metadata}
+    known |= {UNKNOWN: " ".join(name for name, missing in unknown.items() if missing)}
+    known |= {key: str(value) for key, value in environment().items()}
+    writer = BagWriter(folder, {**known, **robot_metadata(spec)})
     for topic in topics.recorded_topics(spec):
         writer.add_topic(topic.topic, topic.message_type)
     for message in episode_messages(episode, spec, columns):
         writer.write(*message)
     writer.flush()
     findings = _compare_frames(mcap_writer.partial_path(folder), episode, spec)
-    outcome = lerobot_reader.outcome_text(episode.success)
+    outcome = outcome_text(episode.success)
     writer.finish({"outcome": outcome, "findings": findings, "lost": "0"})
     return not findings
 
@@ -134,10 +123,8 @@ def _compare_frames(partial: Path, episode: Episode, spec: RobotSpec) -> str:
         return ""
     n_same = len(np.intersect1d(np.concatenate([*found, wanted[:0]]), wanted))
     rejected = ", ".join(f"{n} messages: {reason}" for reason, n in recording.rejected.items())
-    cause = rejected or f"{len(found)} segments without a gap"
-    return (
-        f"a reader finds {n_same} of its {len(wanted)} frames ({cause}), as the robot would have"
-    )
+    cause = rejected or f"{len(found)} segments"
+    return f"a reader, like the robot, finds {n_same} of its {len(wanted)} frames ({cause})"
 
 
 def episode_messages(
@@ -239,35 +226,24 @@ def _image_message(camera: CameraSpec, stamp: int, pixels: np.ndarray) -> tuple[
 
 def serialize_joint_state(stamp: int, names: Sequence[str], positions: np.ndarray) -> bytes:
     """sensor_msgs/JointState of positions `[D]` at `stamp` [ns]."""
-    return _serialize(
-        JOINTS,
-        header=_header(stamp, ""),
-        name=list(names),
-        position=np.asarray(positions, np.float64),
-        velocity=EMPTY,
-        effort=EMPTY,
-    )
+    values = {"name": list(names), "position": np.asarray(positions, np.float64)}
+    return _serialize_stamped(JOINTS, stamp, "", **values, velocity=EMPTY, effort=EMPTY)
 
 
 def serialize_image(stamp: int, camera: str, pixels: np.ndarray) -> bytes:
     """sensor_msgs/Image of RGB uint8 `[H, W, 3]` at `stamp` [ns]."""
     height, width, _ = pixels.shape
-    return _serialize(
-        IMAGE,
-        header=_header(stamp, camera),
-        height=height,
-        width=width,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=3 * width,
-        data=np.ascontiguousarray(pixels).reshape(-1),
+    layout = {"encoding": "rgb8", "is_bigendian": 0, "step": 3 * width}
+    data = np.ascontiguousarray(pixels).reshape(-1)
+    return _serialize_stamped(
+        IMAGE, stamp, camera, height=height, width=width, **layout, data=data
     )
 
 
 def serialize_compressed_image(stamp: int, camera: str, pixels: np.ndarray) -> bytes:
     """sensor_msgs/CompressedImage, JPEG, of RGB uint8 `[H, W, 3]` at `stamp` [ns]."""
-    data = np.frombuffer(image_codec.encode_jpeg(pixels, image_codec.JPEG_QUALITY), np.uint8)
-    return _serialize(COMPRESSED, header=_header(stamp, camera), format=JPEG_FORMAT, data=data)
+    data = np.frombuffer(image_codec.encode_jpeg(pixels, image_codec.QUALITY), np.uint8)
+    return _serialize_stamped(COMPRESSED, stamp, camera, format=JPEG_FORMAT, data=data)
 
 
 def serialize_text(text: str) -> bytes:
@@ -275,10 +251,10 @@ def serialize_text(text: str) -> bytes:
     return _serialize(TEXT, data=text)
 
 
-def _header(stamp: int, frame: str) -> Any:
-    types = STORE.types
-    time = types["builtin_interfaces/msg/Time"](*divmod(stamp, NANO))
-    return types["std_msgs/msg/Header"](stamp=time, frame_id=frame)
+def _serialize_stamped(message_type: str, stamp: int, frame: str, **values: Any) -> bytes:
+    time = STORE.types["builtin_interfaces/msg/Time"](*divmod(stamp, NANO))
+    header = STORE.types["std_msgs/msg/Header"](stamp=time, frame_id=frame)
+    return _serialize(message_type, header=header, **values)
 
 
 def _serialize(message_type: str, **values: Any) -> bytes:
@@ -315,9 +291,8 @@ def spec_of_source(
         height, width = source.cameras[camera.name]
         if (camera.height, camera.width) != (height, width):
             raise DatasetError(
-                f"{source.root} has images of {width} x {height} pixels of camera "
-                f"'{camera.name}', the robot's YAML says {camera.width} x {camera.height}; give a "
-                "YAML that fits"
+                f"{source.root} has images of {width} x {height} pixels of camera '{camera.name}', "
+                f"the robot's YAML says {camera.width} x {camera.height}; change the YAML"
             )
     if same_rate(robot.action_rate_hz, fps):
         return replace(robot, cameras=specs)

@@ -151,6 +151,13 @@ def read_messages(
         raise DatasetError(f"{path} is damaged ({found}); run `nac data repair {folder}`")
 
 
+def copy_message(writer: BagWriter, message: Message) -> None:
+    """Writes a message, after its topic if that is new; raises DatasetError for an unknown type."""
+    if message.topic not in writer.contents.topics:
+        writer.add_topic(message.topic, message.message_type)
+    writer.write(message.topic, message.received, message.published, message.data)
+
+
 def _read_records(path: Path, report: ReadReport) -> Iterator[Record]:
     """Every record up to the first that does not fit into the file, without damaged chunks."""
     try:
@@ -263,13 +270,10 @@ def _copy_readable(folder: Path, target: Path, report: ReadReport) -> int:
     """Copies all readable messages and the newest metadata; returns the bytes lost at the end."""
     writer = BagWriter(target, {})
     for message in read_messages(folder, None, report):
-        if message.topic not in writer.contents.topics:
-            try:
-                writer.add_topic(message.topic, message.message_type)
-            except DatasetError:  # an unknown type
-                report.unknown_messages += 1
-                continue
-        writer.write(message.topic, message.received, message.published, message.data)
+        try:
+            copy_message(writer, message)
+        except DatasetError:  # an unknown type
+            report.unknown_messages += 1
     if not writer.contents.topics:
         writer.abandon()
         rmtree(mcap_writer.partial_path(target))
@@ -294,11 +298,7 @@ def _repair_result(folder: Path, report: ReadReport, lost_bytes: int) -> RepairR
     for message in read_messages(folder):
         counts[message.topic] += 1
         times.append(message.received)
+    seconds, damaged = (max(times) - min(times)) / NANO, report.damaged_chunks
     return RepairResult(
-        folder,
-        dict(counts),
-        (max(times) - min(times)) / NANO,
-        lost_bytes,
-        report.damaged_chunks,
-        report.unknown_messages,
+        folder, dict(counts), seconds, lost_bytes, damaged, report.unknown_messages
     )

@@ -142,9 +142,8 @@ class EpisodeRecorder:
             "streams": json.dumps(self._monitor.summary()),
             **self._unchecked(),
         }
-        end = writer.discard if outcome == DISCARDED else writer.finish
         try:
-            folder = end(metadata)
+            folder = writer.finish(metadata, discard=outcome == DISCARDED)
         except DatasetError as error:
             self.last_result = str(error)
             return None

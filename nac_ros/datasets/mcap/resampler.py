@@ -150,7 +150,7 @@ class RecordingResampler:
     def _take_frame(self, now: float) -> None:
         """Takes a frame if all cameras have reached a time at least MIN_FRAME_STEP periods after
         the last frame, and the robot would have accepted the observation at `now` [s]."""
-        newest, segments = self._buffer.common, self.result.segments
+        newest, segments = self._buffer.common_stamp, self.result.segments
         if newest is None:
             return
         last = segments[-1].observations[-1].stamp if segments else -np.inf
@@ -166,7 +166,7 @@ class RecordingResampler:
         if not segments or not self._fill_gap(segments[-1], observation.stamp):
             segments.append(Segment())
         segments[-1].observations.append(observation)
-        segments[-1].image_ages.append(self._buffer.ages(observation.stamp))
+        segments[-1].image_ages.append(self._buffer.image_ages(observation.stamp))
 
     def _fill_gap(self, segment: Segment, stamp: float) -> bool:
         """Adds the frames missing between the last frame and `stamp` [s]; False if the gap is too
@@ -183,7 +183,7 @@ class RecordingResampler:
         if len(missing) and missing[-1] + oldest_age > last.stamp + self._max_hold:
             return False
         try:
-            frames = [self._buffer.at(float(time), self._task) for time in missing]
+            frames = [self._buffer.observation_at(float(time), self._task) for time in missing]
         except BadObservation:  # no joint state near enough
             return False
         segment.observations += [replace(frame, images=last.images) for frame in frames]

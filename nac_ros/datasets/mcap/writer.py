@@ -124,19 +124,14 @@ class BagWriter:
         _finalize_chunk(self._writer)
         self._sync()
 
-    def finish(self, metadata: Mapping[str, str] = {}) -> Path:
-        """Completes the episode and gives it its final name."""
-        return self._finish_as(self.folder, metadata)
-
-    def discard(self, metadata: Mapping[str, str] = {}) -> Path:
-        """Completes the episode under a name that nothing reads; users delete it themselves."""
-        return self._finish_as(discarded_path(self.folder), metadata)
-
     def abandon(self) -> None:
         """Closes a file that cannot be completed; flushed messages can be repaired."""
         self._stream.close()
 
-    def _finish_as(self, target: Path, metadata: Mapping[str, str]) -> Path:
+    def finish(self, metadata: Mapping[str, str] = {}, discard: bool = False) -> Path:
+        """Completes the episode and gives it its final name, which is returned. A discarded one
+        gets a name that nothing reads; users delete it themselves."""
+        target = discarded_path(self.folder) if discard else self.folder
         self.add_metadata(metadata)
         self._writer.finish()
         self._sync()
