@@ -9,7 +9,7 @@ import torch
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.core.types import ActionChunk, Observation
-from nac_ros.evaluation.rollout import EvaluationConfig, run
+from nac_ros.evaluation.rollout import EvaluationConfig, run_evaluation
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import ChunkTransition, CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
@@ -169,7 +169,7 @@ def test_latency_and_transition_are_applied_and_reported():
         transition="constrained",
         latency_ms=200.0,
     )
-    results = run(config)
+    results = run_evaluation(config)
     assert results["transition"] == "constrained" and results["latency_ms"] == 200.0
     assert results["transition_jump"]["p99"] >= results["transition_jump"]["p50"] >= 0
     assert results["jerk_rms_ratio"] > 0 and results["tasks"]["weighing"]["successes"] == 1

@@ -1,4 +1,4 @@
-"""`nac eval` in one process: experts through the real runtime, controls, figures."""
+"""Rollouts and `nac eval`: experts through guard and controller, baselines, comparison of runs."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from nac_ros.evaluation.rollout import (
     Rollout,
     compare_success_rates,
     load_results,
-    run,
+    run_evaluation,
 )
 from nac_ros.inference.chunk_transition import Transition
 from nac_ros.robot.spec import load_robot
@@ -27,7 +27,7 @@ from nac_ros.simulation.twin import Twin
 
 
 class ExpertChunks:
-    """A planner that knows the demonstration of the very scene and cuts it into chunks."""
+    """A policy that cuts the demonstration of the same scene into chunks."""
 
     cameras = ()
     n_obs_steps = 1
@@ -36,7 +36,7 @@ class ExpertChunks:
     def __init__(self, spec, actions):
         self._spec, self._actions = spec, actions
 
-    def predict_chunk(self, observation, underway=None):
+    def predict_chunk(self, observation, current=None):
         first = round(observation.stamp * self._spec.action_rate_hz)
         index = np.minimum(first + np.arange(32), len(self._actions) - 1)
         names, rate = self._spec.joint_names, self._spec.action_rate_hz
@@ -45,14 +45,14 @@ class ExpertChunks:
         )
 
 
-def test_an_unknown_control_is_refused_and_the_command_line_offers_only_known_ones(capsys):
+def test_an_unknown_baseline_is_rejected_and_the_command_line_offers_only_known_ones(capsys):
     with pytest.raises(ConfigError, match="unknown baseline 'expert'; known are: none"):
         EvaluationConfig(bundle="b", baseline="expert")
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
-    offered = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for known in (Baseline, Transition):
-        assert "{" + ",".join(get_args(known)) + "}" in offered
+        assert "{" + ",".join(get_args(known)) + "}" in printed
 
 
 @pytest.mark.parametrize("task", ["weighing", "marker"])
@@ -67,35 +67,37 @@ def test_an_experts_chunks_succeed_through_guard_and_controller(task):
     assert not guard.rejections and not guard.clips.any()
 
 
-def test_a_trial_of_an_untrained_policy_ends_at_the_horizon_with_figures(tiny_bundle, tmp_path):
+def test_a_trial_of_an_untrained_policy_fails_at_the_time_limit_with_results(
+    tiny_bundle, tmp_path
+):
     config = EvaluationConfig(bundle=str(tiny_bundle), tasks=("weighing",), trials=1, seed=3)
-    figures = run(config)
-    json.dumps(figures)
-    row = figures["tasks"]["weighing"]
+    results = run_evaluation(config)
+    json.dumps(results)
+    row = results["tasks"]["weighing"]
     assert row["trials"] == 1 and row["successes"] == 0 and row["wilson95"][0] == 0.0
     assert row["outcomes"][0]["outcome"] == "failure" and row["outcomes"][0]["reason"]
-    assert figures["chunk_ms"]["p99"] >= figures["chunk_ms"]["p50"] > 0
-    assert figures["decode_ms"]["p50"] > 0
+    assert results["chunk_ms"]["p99"] >= results["chunk_ms"]["p50"] > 0
+    assert results["decode_ms"]["p50"] > 0
 
 
-class Seeing(ExpertChunks):
-    """Knows the demonstration, and is shown what the fixed camera sees."""
+class ExpertChunksWithCamera(ExpertChunks):
+    """The same with images of the fixed camera."""
 
     cameras = ("scene",)
     n_obs_steps = 2
 
 
-def test_an_arm_out_of_a_fixed_cameras_view_may_move_on(monkeypatch):
+def test_a_constant_image_of_a_fixed_camera_does_not_stop_a_trial(monkeypatch):
     spec, seed = load_robot("vx300s"), scene_seed("weighing", 7, 0)
     shown = demonstrate(Twin(spec, "weighing", render=False), seed, np.random.default_rng(0))
-    rollout = Rollout(spec, "weighing", Seeing(spec, shown.actions), latency_s=0.0)
-    read, pictures = rollout.twin.read, {}
+    rollout = Rollout(spec, "weighing", ExpertChunksWithCamera(spec, shown.actions), latency_s=0.0)
+    read, first_images = rollout.twin.read, {}
 
     def unchanged():
         reading = read()
-        for name, (_, picture) in reading.images.items():
-            pictures.setdefault(name, picture)
-        images = {name: (reading.stamp, picture) for name, picture in pictures.items()}
+        for name, (_, image) in reading.images.items():
+            first_images.setdefault(name, image)
+        images = {name: (reading.stamp, image) for name, image in first_images.items()}
         return dataclasses.replace(reading, images=images)
 
     monkeypatch.setattr(rollout.twin, "read", unchanged)
@@ -103,15 +105,15 @@ def test_an_arm_out_of_a_fixed_cameras_view_may_move_on(monkeypatch):
     assert rollout.twin.outcome().state == "success"
 
 
-def test_controls_replace_the_eyes_or_the_policy():
+def test_the_mean_demonstration_is_replayed_by_the_time_since_the_start():
     spec = load_robot("vx300s")
     actions = np.linspace(0, 1, 40)[:, None] * np.ones(spec.action_dim)
-    planner = MeanDemonstrationBaseline(spec, actions, horizon=32, n_action_steps=16)
+    baseline = MeanDemonstrationBaseline(spec, actions, horizon=32, n_action_steps=16)
 
-    class Seen:
-        stamp = 0.5  # 15 control periods after the trial began
+    class LateObservation:
+        stamp = 0.5  # 15 control periods after the start of the trial
 
-    chunk = planner.predict_chunk(Seen())
+    chunk = baseline.predict_chunk(LateObservation())
     assert np.allclose(chunk.actions[0], actions[15]) and np.allclose(
         chunk.actions[-1], actions[39]
     )
@@ -123,37 +125,37 @@ def test_mean_demonstration_needs_demonstrations_of_the_task(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"trials": 0}, {"latency_ms": -1.0}, {"control": "mean-demonstration"}]
+    "bad", [{"trials": 0}, {"latency_ms": -1.0}, {"baseline": "mean-demonstration"}]
 )
-def test_nonsense_evaluations_are_refused(bad):
+def test_invalid_evaluations_are_rejected(bad):
     with pytest.raises(ConfigError):
         EvaluationConfig(bundle="x", **bad)
 
 
-def judged(seed, **outcomes):
+def results_of(seed, **outcomes):
     rows = {
         task: {"outcomes": [{"trial": i, "outcome": o} for i, o in enumerate(several)]}
         for task, several in outcomes.items()
     }
-    return {"seed": seed, "tasks": rows}
+    return {"seed": seed, "randomization": "nominal", "tasks": rows}
 
 
 def test_runs_on_the_same_scenes_are_compared_trial_by_trial(tmp_path):
-    ours = judged(7, marker=["success", "failure", "success", "success"])
-    theirs = judged(7, marker=["failure", "failure", "success"], weighing=["success"])
+    ours = results_of(7, marker=["success", "failure", "success", "success"])
+    theirs = results_of(7, marker=["failure", "failure", "success"], weighing=["success"])
     row = compare_success_rates(ours, theirs, "old.json")["marker"]
     assert row["trials"] == 3 and row["difference"] == pytest.approx(1 / 3)
     assert row["difference95"][0] < 1 / 3 < row["difference95"][1]
     path = tmp_path / "old.json"
-    path.write_text(json.dumps(judged(8)))
+    path.write_text(json.dumps(results_of(8)))
     with pytest.raises(ConfigError, match=r"old\.json has seed 8, this run 7"):
         load_results(path, 7, "nominal")
     assert load_results(path, 8, "nominal")["tasks"] == {}
-    with pytest.raises(ConfigError, match=r"old\.json has nominal scenes, this run varied"):
+    with pytest.raises(ConfigError, match=r"old\.json has randomization nominal, this run varied"):
         load_results(path, 8, "varied")
     path.write_text("{}")
     for wrong in (path, tmp_path / "none.json"):
-        with pytest.raises(ConfigError, match="holds no figures of `nac eval --json`"):
+        with pytest.raises(ConfigError, match="holds no results of `nac eval --json`"):
             load_results(wrong, 7, "nominal")
     with pytest.raises(ConfigError, match="has no trial of marker"):
-        compare_success_rates(ours, judged(7, weighing=["success"]), "old.json")
+        compare_success_rates(ours, results_of(7, weighing=["success"]), "old.json")

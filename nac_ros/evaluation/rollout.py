@@ -1,7 +1,6 @@
-"""Two runs of `nac eval` on the same scenes, trial by trial."""
+"""Evaluation of a bundle in the twin: rollouts with policy, guard and controller in one process."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from nac_ros.control.guard import Guard
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.types import ActionChunk
 from nac_ros.evaluation.baselines import (
@@ -24,7 +24,7 @@ from nac_ros.evaluation.baselines import (
 )
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import CurrentChunk, TransitionConfig
-from nac_ros.inference.conditions import Conditions
+from nac_ros.inference.conditions import Conditions, check_choice
 from nac_ros.inference.engine import Engine
 from nac_ros.robot.observation_buffer import ObservationBuffer
 from nac_ros.robot.spec import RobotSpec, current_spec_of
@@ -35,87 +35,40 @@ from nac_ros.simulation.tasks import make_task
 from nac_ros.simulation.twin import Twin
 from nac_ros.stats.intervals import paired_difference, percentiles, wilson
 
-
-def load_results(path: Path, seed: int, randomization: str) -> dict[str, Any]:
-    """The figures of an earlier run; raises ConfigError where they are none or of other scenes."""
-    try:
-        earlier = json.loads(path.read_text())
-        other = earlier["seed"]
-        earlier["tasks"].items()
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"{path} holds no figures of `nac eval --json` ({error}); name such a file"
-        ) from error
-    if other != seed:
-        raise ConfigError(f"{path} has seed {other}, this run {seed}: other scenes")
-    looked = earlier.get(
-        "randomization", "nominal"
-    )  # files from before scenes could vary say nothing
-    if looked != randomization:
-        raise ConfigError(f"{path} has {looked} scenes, this run {randomization}: other scenes")
-    return earlier
-
-
-def compare_success_rates(
-    figures: dict[str, Any], other: dict[str, Any], name: str
-) -> dict[str, Any]:
-    """Task -> difference of the success rates to those of an earlier run on the same scenes, with
-    its paired interval; raises ConfigError where that did not judge a task."""
-    rows = {}
-    for task in figures["tasks"]:
-        ours, theirs = (_outcomes(f["tasks"].get(task)) for f in (figures, other))
-        shared = sorted(ours.keys() & theirs.keys())
-        if not shared:
-            raise ConfigError(
-                f"{name} has no trial of {task}, so there is nothing to compare with"
-            )
-        pair = [[side[trial] for trial in shared] for side in (ours, theirs)]
-        gained = float(np.mean(pair[0]) - np.mean(pair[1]))
-        bounds = list(paired_difference(*pair))
-        rows[task] = {"difference": gained, "difference95": bounds, "trials": len(shared)}
-    return rows
-
-
-def _outcomes(row: dict[str, Any] | None) -> dict[int, bool]:
-    return {r["trial"]: r["outcome"] == "success" for r in (row or {}).get("outcomes", [])}
-
-
 Baseline = Literal["none", "black-images", "mean-demonstration"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Conditions):
-    """What is judged, under which conditions.
+    """bundle: folder; tasks: ids, empty = all of the bundle; trials: per task
 
+    baseline: evaluated instead of the policy, see nac_ros.evaluation.baselines
     data: datasets of the baseline `mean-demonstration`
+    workers: processes
     """
 
     bundle: str
     tasks: tuple[str, ...] = ()
-    trials: int = 50
+    trials: int = number_field(50, 1)
     seed: int = 0
     baseline: Baseline = "none"
     data: tuple[str, ...] = ()
-    workers: int = 1
+    workers: int = number_field(1, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.trials < 1 or self.workers < 1:
-            raise ConfigError(
-                f"trials {self.trials} and workers {self.workers} must be at least 1"
-            )
-        if self.baseline not in get_args(Baseline):
-            known = ", ".join(get_args(Baseline))
-            raise ConfigError(f"unknown baseline '{self.baseline}'; known are: {known}")
+        check_choice("baseline", self.baseline, get_args(Baseline))
         if self.baseline == "mean-demonstration" and not self.data:
             raise ConfigError("the baseline mean-demonstration needs --data with demonstrations")
 
 
 class TrialResult(NamedTuple):
-    """How one trial ended; times in seconds of wall clock, holds and rejections by reason.
+    """Result of one trial.
 
-    jumps: largest of the arm's joints at each seam [rad or m]; jerk: root mean square of what was
-        commanded, as a share of the limits
+    predict_s, decode_s: wall-clock durations of every prediction and of its decoding [s]
+    holds, rejections: number by reason; clips: clipped set-point values
+    transition_jumps: largest distance over the arm's joints at each chunk transition [rad or m]
+    jerk_rms_ratio: root mean square of the commanded jerk as a share of the limits
     """
 
     task: str
@@ -133,62 +86,72 @@ class TrialResult(NamedTuple):
 
 
 class Rollout:
-    """One twin, one planner, one guard: plays trials of one task.
+    """Runs trials of one task with a twin, a policy and a guard.
 
+    latency_s: simulated time from an observation to the arrival of its chunk
     randomization: a name in config/randomization or the path of a YAML file
-    twin: one of that task to go on with; a new one is compiled by default
+    twin: of that task, to reuse its compiled model
     """
 
     def __init__(
-        self, spec: RobotSpec, task: str, planner: ChunkPredictor, latency_s: float,
-        randomization: str = "nominal", twin: Twin | None = None,
-    ):  # fmt: skip
-        self.spec, self.planner, self._latency = spec, planner, latency_s
-        seeing = bool(planner.cameras)
-        self.twin = twin or Twin(spec, task, seeing, load_randomization(randomization))
-        self._aligner = ObservationBuffer(spec, planner.cameras, planner.n_obs_steps)
-        self._prompt, self._arm = self.twin.task.prompt, spec.relative_mask
+        self,
+        spec: RobotSpec,
+        task: str,
+        predictor: ChunkPredictor,
+        latency_s: float,
+        randomization: str = "nominal",
+        twin: Twin | None = None,
+    ):
+        self.spec, self.predictor, self._latency_s = spec, predictor, latency_s
+        render = bool(predictor.cameras)
+        self.twin = twin or Twin(spec, task, render, load_randomization(randomization))
+        self._observations = ObservationBuffer(spec, predictor.cameras, predictor.n_obs_steps)
         self.transition_jumps: list[float] = []
 
     def run_trial(
         self,
         seed: int,
         steps: int | None = None,
-        watch: Callable[[Twin], None] = lambda twin: None,
+        on_step: Callable[[Twin], None] = lambda twin: None,
     ) -> Guard:
-        """One trial on the scene of `seed`, which the task ends, or `steps` before that; the twin
-        holds the outcome afterwards, and is shown to `watch` before each control period."""
+        """Runs a trial on the scene of `seed` until its outcome is decided, at most `steps` control
+        periods; returns its guard. The outcome is in `twin`.
+
+        on_step: called before each control period
+        """
         self.reset(seed)
         while self.twin.outcome().state == "running" and self._step != steps:
-            watch(self.twin)
+            on_step(self.twin)
             self.step()
         return self._guard
 
     def reset(self, seed: int) -> None:
-        """A new trial on the scene of `seed`, about to take its first step."""
+        """Starts a new trial on the scene of `seed`."""
         twin = self.twin
         twin.reset(seed)
-        self._aligner.clear()
+        self._observations.clear()
         self._guard = Guard(self.spec)
         self._guard.update_joint_state(twin.now(), twin.proprio())
         self._guard.update_reference(twin.now(), twin.setpoint())
         self._guard.set_mode("policy")
-        self._due: list[ActionChunk] = []
-        self._newest: ActionChunk | None = None
+        self._pending: list[ActionChunk] = []  # predicted, not yet arrived
+        self._latest: ActionChunk | None = None
         self._step = 0
         self.transition_jumps, self._commanded = [], list[np.ndarray]()
 
     def step(self) -> None:
-        """One control period: observes, plans where a chunk is wanted, moves."""
-        self._observe(self._step)
-        if self._step % self.planner.n_action_steps == 0:
-            observation = self._aligner.get_observation(self.twin.now(), self._prompt)
-            until = observation.stamp + self._latency
-            underway = None if self._newest is None else CurrentChunk(self._newest, until)
-            self._newest = self.planner.predict_chunk(observation, underway)
-            self._due.append(self._newest)
+        """Runs one control period: observe, predict if a chunk is due, move."""
+        self._observe()
+        if self._step % self.predictor.n_action_steps == 0:
+            observation = self._observations.get_observation(
+                self.twin.now(), self.twin.task.prompt
+            )
+            arrival = observation.stamp + self._latency_s
+            current = None if self._latest is None else CurrentChunk(self._latest, arrival)
+            self._latest = self.predictor.predict_chunk(observation, current)
+            self._pending.append(self._latest)
         self._step += 1
-        self._advance(self._guard, self._due, self._step / self.spec.action_rate_hz)
+        self._advance(self._step / self.spec.action_rate_hz)
 
     def jerk_rms_ratio(self) -> float:
         """Root mean square of the commanded jerk since `reset`, as a share of the limits."""
@@ -196,91 +159,56 @@ class Rollout:
         jerks = np.diff(self._commanded, 3, axis=0) * rate**3 / self.spec.jerk_limit
         return float(np.sqrt((jerks**2).mean())) if len(jerks) else 0.0
 
-    def _observe(self, step: int) -> None:
-        """Cameras are looked through only where a plan will want their images."""
-        ahead = -step % self.planner.n_action_steps
-        if step and ahead >= self.planner.n_obs_steps:
+    def _observe(self) -> None:
+        """Adds sensor data, and renders cameras, only for the steps that a prediction will use."""
+        steps_ahead = -self._step % self.predictor.n_action_steps
+        if self._step and steps_ahead >= self.predictor.n_obs_steps:
             return
-        reading = self.twin.read()
-        self._aligner.add_joint_state(reading.stamp, reading.proprio)
-        for camera in self.planner.cameras:
-            self._aligner.add_image(camera, *reading.images[camera])
+        state = self.twin.read()
+        self._observations.add_joint_state(state.stamp, state.proprio)
+        for camera in self.predictor.cameras:
+            self._observations.add_image(camera, *state.images[camera])
 
-    def _advance(self, guard: Guard, due: list[ActionChunk], until: float) -> None:
-        """Guard ticks up to `until` [s]; a planned chunk arrives `latency` after its stamp."""
-        twin = self.twin
-        while until - twin.now() > TIMESTEP / 2:  # the twin's clock ticks in physics steps
+    def _advance(self, until: float) -> None:
+        """Ticks the guard and steps the twin up to `until` [s]."""
+        twin, guard = self.twin, self._guard
+        while until - twin.now() > TIMESTEP / 2:  # the twin's clock advances in physics steps
             now = twin.now()
-            while due and now >= due[0].stamp + self._latency - 1e-6:
-                self._take(guard, due.pop(0), now)
+            while self._pending and now >= self._pending[0].stamp + self._latency_s - 1e-6:
+                self._accept(self._pending.pop(0), now)
             guard.update_joint_state(now, twin.proprio())
-            self._commanded += [tick.positions for tick in guard.tick(now)]
-            if (motion := guard.trajectory_update(now)) is not None:
-                twin.write(motion)
+            self._commanded += [setpoint.positions for setpoint in guard.tick(now)]
+            if (trajectory := guard.trajectory_update(now)) is not None:
+                twin.write(trajectory)
             twin.step_until(min(now + guard.period, until))
 
-    def _take(self, guard: Guard, chunk: ActionChunk, now: float) -> None:
-        moving = not guard.hold_reason
-        if guard.accept(chunk, now) is None and moving:
-            self.transition_jumps.append(float(np.abs(guard.jump[self._arm]).max()))
+    def _accept(self, chunk: ActionChunk, now: float) -> None:
+        moving = not self._guard.hold_reason
+        if self._guard.accept(chunk, now) is None and moving:
+            jump = self._guard.jump[self.spec.relative_mask]
+            self.transition_jumps.append(float(np.abs(jump).max()))
 
 
-def run(config: EvaluationConfig) -> dict[str, Any]:
-    """Judges every task and returns the figures of SPEC section 8."""
-    tasks = _tasks(config)
-    jobs = [(config, task, share) for task in tasks for share in _shares(config)]
+def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
+    """Evaluates every task; returns the results that `nac eval --json` writes."""
+    known = load_bundle(config.bundle).manifest.tasks
+    if unknown := [task for task in config.tasks if task not in known]:
+        raise UnknownName(f"unknown task '{unknown[0]}'; the bundle learned: {', '.join(known)}")
+    tasks = config.tasks or tuple(known)
+    shares = [range(first, config.trials, config.workers) for first in range(config.workers)]
+    jobs = [(config, task, share) for task in tasks for share in shares]
     if config.workers == 1:
-        results = [result for job in jobs for result in _trials(*job)]
+        trials = [result for job in jobs for result in _run_trials(*job)]
     else:
         with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
-            results = [r for part in pool.map(_trials, *zip(*jobs)) for r in part]
-    return _figures(config, tasks, results)
-
-
-def _tasks(config: EvaluationConfig) -> tuple[str, ...]:
-    known = load_bundle(config.bundle).manifest.tasks
-    unknown = [task for task in config.tasks if task not in known]
-    if unknown:
-        names = ", ".join(known)
-        raise UnknownName(f"unknown task '{unknown[0]}'; the bundle learned: {names}")
-    return config.tasks or tuple(known)
-
-
-def _shares(config: EvaluationConfig) -> list[range]:
-    return [range(first, config.trials, config.workers) for first in range(config.workers)]
-
-
-def _trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[TrialResult]:
-    import torch
-
-    torch.set_num_threads(1)  # workers share the cores; a batch of one gains little from more
-    bundle = load_bundle(config.bundle)
-    transition, steps = (
-        TransitionConfig(transition=config.transition),
-        config.n_action_steps or None,
-    )
-    engine = Engine(bundle, config.seed, n_action_steps=steps, transition=transition)
-    timed = TimedEngine(engine)
-    spec = current_spec_of(bundle.robot)
-    planner = _planner(config, task, timed, spec)
-    rollout = Rollout(spec, task, planner, config.latency_ms / 1000, config.randomization)
-    results = []
-    for trial in trials:
-        timed.timings.clear()
-        guard = rollout.run_trial(scene_seed(task, config.seed, trial))
-        result = trial_result(rollout, guard, timed, task, trial)
-        print(
-            f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}"
-        )
-        sys.stdout.flush()
-        results.append(result)
-    return results
+            trials = [result for part in pool.map(_run_trials, *zip(*jobs)) for result in part]
+    return _summarize(config, tasks, trials)
 
 
 def trial_result(
-    rollout: Rollout, guard: Guard, timed: TimedEngine, task: str, trial: int
+    rollout: Rollout, guard: Guard, engine: TimedEngine, task: str, trial: int
 ) -> TrialResult:
-    """What is told of a trial that was just played."""
+    """The result of the trial that `rollout` has just run."""
     outcome = rollout.twin.outcome()
     return TrialResult(
         task,
@@ -288,8 +216,8 @@ def trial_result(
         outcome.state,
         outcome.reason,
         int(rollout.twin.now() * rollout.spec.action_rate_hz + 1e-6),
-        [timing.predict_s for timing in timed.timings],
-        [timing.decode_s for timing in timed.timings],
+        [timing.predict_s for timing in engine.timings],
+        [timing.decode_s for timing in engine.timings],
         dict(guard.holds),
         dict(guard.rejections),
         int(guard.clips.sum()),
@@ -298,7 +226,79 @@ def trial_result(
     )
 
 
-def _planner(
+def load_results(path: Path, seed: int, randomization: str) -> dict[str, Any]:
+    """Results of an earlier evaluation; raises ConfigError unless it used the same scenes."""
+    try:
+        earlier = json.loads(path.read_text())
+        scenes = earlier["seed"], earlier["randomization"]
+        earlier["tasks"].items()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{path} holds no results of `nac eval --json` ({error}); name such a file"
+        ) from error
+    for name, theirs, ours in zip(("seed", "randomization"), scenes, (seed, randomization)):
+        if theirs != ours:
+            raise ConfigError(f"{path} has {name} {theirs}, this run {ours}: other scenes")
+    return earlier
+
+
+def compare_success_rates(
+    results: dict[str, Any], other: dict[str, Any], name: str
+) -> dict[str, Any]:
+    """Task -> difference of the success rates from those of `other` on the same scenes, with its
+    paired interval; raises ConfigError if `other`, the file `name`, lacks a task."""
+    rows = {}
+    for task in results["tasks"]:
+        ours, theirs = (_outcomes(run["tasks"].get(task)) for run in (results, other))
+        shared = sorted(ours.keys() & theirs.keys())
+        if not shared:
+            raise ConfigError(
+                f"{name} has no trial of {task}, so there is nothing to compare with"
+            )
+        pair = [[outcomes[trial] for trial in shared] for outcomes in (ours, theirs)]
+        rows[task] = {
+            "difference": float(np.mean(pair[0]) - np.mean(pair[1])),
+            "difference95": list(paired_difference(*pair)),
+            "trials": len(shared),
+        }
+    return rows
+
+
+def _outcomes(row: dict[str, Any] | None) -> dict[int, bool]:
+    """Trial -> success."""
+    return {r["trial"]: r["outcome"] == "success" for r in (row or {}).get("outcomes", [])}
+
+
+def _run_trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[TrialResult]:
+    import torch
+
+    torch.set_num_threads(1)  # workers share the cores, and a batch of one gains little from more
+    bundle = load_bundle(config.bundle)
+    engine = TimedEngine(
+        Engine(
+            bundle,
+            config.seed,
+            n_action_steps=config.n_action_steps or None,
+            transition=TransitionConfig(transition=config.transition),
+        )
+    )
+    spec = current_spec_of(bundle.robot)
+    predictor = _make_predictor(config, task, engine, spec)
+    rollout = Rollout(spec, task, predictor, config.latency_ms / 1000, config.randomization)
+    results = []
+    for trial in trials:
+        engine.timings.clear()
+        guard = rollout.run_trial(scene_seed(task, config.seed, trial))
+        result = trial_result(rollout, guard, engine, task, trial)
+        print(
+            f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}",
+            flush=True,
+        )
+        results.append(result)
+    return results
+
+
+def _make_predictor(
     config: EvaluationConfig, task: str, engine: TimedEngine, spec: RobotSpec
 ) -> ChunkPredictor:
     if config.baseline == "mean-demonstration":
@@ -307,13 +307,11 @@ def _planner(
     return BlackImageBaseline(engine) if config.baseline == "black-images" else engine
 
 
-def _figures(
-    config: EvaluationConfig, tasks: Sequence[str], results: Sequence[TrialResult]
+def _summarize(
+    config: EvaluationConfig, tasks: Sequence[str], trials: Sequence[TrialResult]
 ) -> dict[str, Any]:
-    plans = [1000 * t for result in results for t in result.predict_s]
-    decodes = [1000 * t for result in results for t in result.decode_s]
-    holds = sum((Counter(result.holds) for result in results), Counter())
-    rejections = sum((Counter(result.rejections) for result in results), Counter())
+    holds = sum((Counter(trial.holds) for trial in trials), Counter())
+    rejections = sum((Counter(trial.rejections) for trial in trials), Counter())
     return {
         "bundle": config.bundle,
         "seed": config.seed,
@@ -321,29 +319,26 @@ def _figures(
         "baseline": config.baseline,
         "latency_ms": config.latency_ms,
         "transition": config.transition,
-        "tasks": {task: _row([r for r in results if r.task == task]) for task in tasks},
-        "chunk_ms": percentiles(plans),
-        "decode_ms": percentiles(decodes),
+        "tasks": {task: _task_row([t for t in trials if t.task == task]) for task in tasks},
+        "chunk_ms": percentiles([1000 * s for trial in trials for s in trial.predict_s]),
+        "decode_ms": percentiles([1000 * s for trial in trials for s in trial.decode_s]),
         "holds": dict(holds),
         "rejections": dict(rejections),
-        "clips": sum(result.clips for result in results),
-        "transition_jump": percentiles(
-            [jump for result in results for jump in result.transition_jumps]
-        ),
-        "jerk_rms_ratio": float(np.mean([result.jerk_rms_ratio for result in results])),
+        "clips": sum(trial.clips for trial in trials),
+        "transition_jump": percentiles([j for trial in trials for j in trial.transition_jumps]),
+        "jerk_rms_ratio": float(np.mean([trial.jerk_rms_ratio for trial in trials])),
     }
 
 
-def _row(results: Sequence[TrialResult]) -> dict[str, Any]:
-    ordered = sorted(results, key=lambda result: result.trial)
-    successes = sum(result.outcome == "success" for result in ordered)
-    low, high = wilson(successes, len(ordered))
+def _task_row(trials: Sequence[TrialResult]) -> dict[str, Any]:
+    ordered = sorted(trials, key=lambda trial: trial.trial)
+    successes = sum(trial.outcome == "success" for trial in ordered)
     return {
         "trials": len(ordered),
         "successes": successes,
-        "wilson95": [low, high],
+        "wilson95": list(wilson(successes, len(ordered))),
         "outcomes": [
-            {"trial": r.trial, "outcome": r.outcome, "reason": r.reason, "steps": r.steps}
-            for r in ordered
+            {"trial": t.trial, "outcome": t.outcome, "reason": t.reason, "steps": t.steps}
+            for t in ordered
         ],
     }

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.types import ActionChunk, Observation
 from nac_ros.export.bundle import Bundle
@@ -34,12 +34,12 @@ class TransitionConfig:
     """
 
     transition: Transition = "blend"
-    candidates: int = bounded(16, 2, 256)
-    top_k: int = bounded(10, 1)
-    temperature: float = bounded(1.0, 1e-3, 100.0)
+    candidates: int = number_field(16, 2, 256)
+    top_k: int = number_field(10, 1)
+    temperature: float = number_field(1.0, 1e-3, 100.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
 
 class CurrentChunk(NamedTuple):

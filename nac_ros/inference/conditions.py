@@ -1,9 +1,10 @@
 """Conditions of a rollout: how chunks are executed and how scenes vary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nac_ros.core.config import FILE, bounded, check_bounds, named
+from nac_ros.core.config import FILE, check_fields, number_field, text_field
 from nac_ros.core.errors import ConfigError
 
 Transition = Literal["blend", "best-of-n", "constrained"]
@@ -19,13 +20,17 @@ class Conditions:
         a YAML file
     """
 
-    latency_ms: float = bounded(100.0, 0.0, 10_000.0, unit="ms")
-    n_action_steps: int = bounded(0, 0, 10_000)
+    latency_ms: float = number_field(100.0, 0.0, 10_000.0, unit="ms")
+    n_action_steps: int = number_field(0, 0, 10_000)
     transition: Transition = "blend"
-    randomization: str = named("nominal", FILE)
+    randomization: str = text_field("nominal", FILE)
 
     def __post_init__(self) -> None:
-        if self.transition not in get_args(Transition):
-            known = ", ".join(get_args(Transition))
-            raise ConfigError(f"unknown transition '{self.transition}'; known are: {known}")
-        check_bounds(self)
+        check_choice("transition", self.transition, get_args(Transition))
+        check_fields(self)
+
+
+def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ConfigError unless `value` of `field` is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"unknown {field} '{value}'; known are: {', '.join(choices)}")

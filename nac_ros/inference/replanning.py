@@ -24,13 +24,13 @@ class ReplanScheduler:
     def add_chunk(self, stamp: float, arrival: float) -> None:
         """Records that the chunk of the observation at `stamp` arrived at `arrival` [s]."""
         self._latencies.add(arrival - stamp)
-        in_time = arrival - self._latencies.usual - self._margin_s
+        in_time = arrival - self._latencies.p90 - self._margin_s
         self._due = self.execution_s + min(in_time, stamp)
 
     @property
     def latency_s(self) -> float:
         """Usual time from an observation to its chunk [s]."""
-        return self._latencies.usual
+        return self._latencies.p90
 
     def seconds_until_due(self, now: float) -> float:
         """Time until the next prediction has to start [s], 0 when it is due."""

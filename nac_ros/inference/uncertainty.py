@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.types import ActionChunk
 from nac_ros.inference.engine import Confidence
 
@@ -23,12 +23,12 @@ class LowConfidenceConfig:
     """
 
     on_low_confidence: LowConfidenceAction = "send"
-    max_entropy: float = bounded(0.0, 0.0, 100.0)
-    min_margin: float = bounded(0.0, 0.0, 1.0)
-    slow_scale: float = bounded(0.3, 0.05, 1.0)
+    max_entropy: float = number_field(0.0, 0.0, 100.0)
+    min_margin: float = number_field(0.0, 0.0, 1.0)
+    slow_scale: float = number_field(0.3, 0.05, 1.0)
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
 
     def low_confidence_reason(self, confidence: Confidence) -> str:
         """Which limit is violated, or '' if none is or no token was sampled."""
