@@ -170,7 +170,7 @@ class GuardNode(ManagedNode):
         guard, origin_ns = self._guard, self._time.origin_ns
         for stamp, positions, velocities, *_ in guard.tick(now):
             message = messages.to_joint_state(
-                stamp, self._spec.joint_names, positions, velocities, origin_ns
+                stamp, self._spec.joint_names, positions, velocities, origin_ns=origin_ns
             )
             self._command_sender.submit(
                 stamp, now, steady, partial(self._command.publish, message)

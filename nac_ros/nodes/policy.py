@@ -46,13 +46,14 @@ class PolicyNode(ManagedNode):
     """
 
     HELP = "check the bundle (nac doctor)"
+    _engine: Engine
+    _source: ObservationSource
 
     def __init__(self) -> None:
         super().__init__("policy")
         parameters.declare(self, PolicyParameters, changeable=LOAD_PARAMETERS)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._engine: Engine | None = None
-        self._source: ObservationSource | None = None
+        self._loaded = False  # whether the engine and the observation source exist
         self._thread: Thread | None = None
         self._closing, self._wake, self._started = Event(), Event(), Event()
         self._lock = Lock()  # for the start and stop of predictions, by services and both threads
@@ -70,26 +71,26 @@ class PolicyNode(ManagedNode):
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         names = sorted({parameter.name for parameter in changed} & set(LOAD_PARAMETERS))
-        if self._engine is None or not names:
+        if not self._loaded or not names:
             return SetParametersResult(successful=True)
         return SetParametersResult(successful=False, reason=f"clean up first to set {names[0]}")
 
     def configure(self) -> None:
         self._config = config = parameters.read(self, PolicyParameters)
         self._engine, spec = load_engine(config)
+        engine = self._engine
+        self._source = ObservationSource(self, spec, engine.cameras, engine.n_obs_steps)
+        self._loaded = True
+        for notice in self._source.notices:
+            self.log.warning(notice)
         self._task, self._task_error = config.task, ""
-        predict_s = self._engine.timing.predict_s
+        predict_s = engine.timing.predict_s
         self._scheduler = ReplanScheduler(
-            self._engine.n_action_steps, self._engine.rate_hz, config.margin_s, predict_s
+            engine.n_action_steps, engine.rate_hz, config.margin_s, predict_s
         )
         self.log.info(f"loaded; a prediction takes {1e3 * predict_s:.0f} ms")
         self._chunks = self.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
-        self._source = ObservationSource(
-            self, spec, self._engine.cameras, self._engine.n_obs_steps
-        )
-        for notice in self._source.notices:
-            self.log.warning(notice)
         self.create_subscription(String, "task", self._on_task, qos.LATCHED)
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
@@ -114,9 +115,12 @@ class PolicyNode(ManagedNode):
         self._thread = None
 
     def release(self) -> None:
-        if self._engine is not None and self._engine.call_log is not None:
+        if not self._loaded:
+            return
+        self._loaded = False
+        if self._engine.call_log is not None:
             self._engine.call_log.close()
-        self._engine = self._source = None
+        del self._engine, self._source
 
     def close(self) -> None:
         self.stop()
@@ -126,7 +130,6 @@ class PolicyNode(ManagedNode):
         return messages.to_seconds(self.get_clock().now().to_msg())
 
     def _on_task(self, message: String) -> None:
-        assert self._engine is not None
         try:
             self._engine.bundle.policy.task_index(message.data)
         except UnknownName as error:
@@ -137,7 +140,6 @@ class PolicyNode(ManagedNode):
         self.diagnostics.publish()
 
     def _on_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        assert self._source is not None
         response.success = False
         if self._thread is None:
             response.message = "the node is not active; activate it first"
@@ -171,7 +173,6 @@ class PolicyNode(ManagedNode):
 
     def _run(self) -> None:
         """The inference loop; while it waits it runs once per heartbeat period."""
-        assert self._source is not None
         try:
             while not self._closing.is_set():
                 self._loop_time = self._now()
@@ -188,7 +189,6 @@ class PolicyNode(ManagedNode):
 
     def _step(self, now: float) -> float:
         """Predicts and publishes a chunk if it is due; returns the time to the next step [s]."""
-        assert self._engine is not None and self._source is not None
         wait = self._scheduler.seconds_until_due(now)
         if wait > 0:
             return wait
@@ -225,7 +225,6 @@ class PolicyNode(ManagedNode):
 
     def _check_frozen_camera(self) -> None:
         """Updates the report about a frozen camera; predictions stay stopped in any case."""
-        assert self._source is not None
         if frozen := self._source.frozen:
             self._frozen = frozen[0]
             self._set_reason(f"stopped: {self._frozen}, then {START}", "stopped")
@@ -235,7 +234,6 @@ class PolicyNode(ManagedNode):
     def _send(self, chunk: ActionChunk, start: np.ndarray) -> float:
         """Publishes a chunk observed at joint positions `start` `[D]`, or handles low confidence
         as configured; returns the time to the next step [s]."""
-        assert self._engine is not None
         config, action = self._config, self._config.on_low_confidence
         reason = config.low_confidence_reason(self._engine.confidence)
         if reason:
@@ -251,7 +249,6 @@ class PolicyNode(ManagedNode):
         return 0.0
 
     def _publish(self, chunk: ActionChunk) -> None:
-        assert self._engine is not None
         self._chunks.publish(messages.to_chunk_message(chunk))
         arrival = self._now()
         self._scheduler.add_chunk(chunk.stamp, arrival)
@@ -285,17 +282,17 @@ class PolicyNode(ManagedNode):
             "reason": "" if text == "planning" else text,
             **{f"unusable.{code}": n for code, n in dict(self._unusable).items()},
         }
-        if (source := self._source) is not None:
-            rejections = dict(source.rejections)
+        if self._loaded:
+            rejections = dict(self._source.rejections)
             values |= {f"rejections.{code}": n for code, n in rejections.items()}
-            values["last_rejection"] = source.last_rejection
-            values["content_not_checked"] = source.unchecked
+            values["last_rejection"] = self._source.last_rejection
+            values["content_not_checked"] = self._source.unchecked
         return Status(OK if text in EXPECTED else WARN, text, values)
 
     def _state(self) -> str:
         """`unconfigured`, `inactive`, `not_started`, `stopped` by a frozen camera, `waiting` for
         a usable observation, or `planning`."""
-        if self._source is None:
+        if not self._loaded:
             return "unconfigured"
         if self._thread is None:
             return "inactive"

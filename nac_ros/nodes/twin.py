@@ -203,7 +203,9 @@ class TwinNode(Node):
         measured = messages.to_joint_state(stamp, names, twin.twin.proprio(), origin_ns=origin)
         self._joint_states.publish(measured)
         if self._config.set_points:
-            set_point = messages.to_set_point(stamp, names, *twin.twin.desired(), origin)
+            set_point = messages.to_joint_state(
+                stamp, names, *twin.twin.desired(), origin_ns=origin
+            )
             self._set_points.publish(set_point)
 
     def _pass_trajectories(self, twin: RealtimeTwin) -> None:

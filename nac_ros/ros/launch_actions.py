@@ -77,6 +77,7 @@ def actions(process: NodeProcess, common: Mapping[str, str]) -> list:
 def _node_arguments(process: NodeProcess, common: Mapping[str, str]) -> dict[str, Any]:
     defaults = [] if process.node_type else [str(process.defaults)]  # written for another name
     files = defaults + ([common["params_file"]] if common["params_file"] else [])
+    ros_arguments = f"--log-level {common['log_level']} --enclave {process.enclave}"
     sim_time = {"use_sim_time": common["use_sim_time"] == "true"}
     return {
         "package": "nac_ros",
@@ -85,13 +86,7 @@ def _node_arguments(process: NodeProcess, common: Mapping[str, str]) -> dict[str
         "namespace": common["namespace"],
         "parameters": [*files, {**process.all_parameters, **sim_time}],
         "additional_env": process.environment,
-        "arguments": [
-            "--ros-args",
-            "--log-level",
-            common["log_level"],
-            "--enclave",
-            process.enclave,
-        ],
+        "arguments": ["--ros-args", *ros_arguments.split()],
         "output": "screen",
         "respawn": process.respawn,
         "respawn_delay": RESPAWN_S,

@@ -208,37 +208,38 @@ def to_joint_state(
     names: Sequence[str],
     positions: np.ndarray,
     velocities: np.ndarray | None = None,
+    accelerations: np.ndarray | None = None,
     origin_ns: int = 0,
 ) -> JointState:
-    """Positions and optional velocities `[D]`."""
+    """Positions and optional velocities and accelerations `[D]`; the effort field holds the
+    accelerations, because a JointState has no field for them."""
     message = JointState(name=list(names), position=positions.tolist())
     message.header.stamp = to_time(stamp, origin_ns)
     if velocities is not None:
         message.velocity = velocities.tolist()
-    return message
-
-
-def to_set_point(
-    stamp: float,
-    names: Sequence[str],
-    positions: np.ndarray,
-    velocities: np.ndarray,
-    accelerations: np.ndarray,
-    origin_ns: int = 0,
-) -> JointState:
-    """Set-point `[D]` that a controller interpolates at `stamp` [s]; the effort field holds the
-    accelerations."""
-    message = to_joint_state(stamp, names, positions, velocities, origin_ns)
-    message.effort = accelerations.tolist()
+    if accelerations is not None:
+        message.effort = accelerations.tolist()
     return message
 
 
 def to_image(stamp: float, frame: str, image: np.ndarray) -> Image:
-    """An RGB uint8 `[H, W, 3]` image."""
-    height, width, _ = image.shape
-    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    """An RGB uint8 image `[H, W, 3]`."""
+    return _to_image(stamp, frame, image, "rgb8")
+
+
+def to_depth(stamp: float, frame: str, depth_mm: np.ndarray) -> Image:
+    """Depth [mm], uint16 `[H, W]`, 0 = unknown."""
+    return _to_image(stamp, frame, depth_mm, "16UC1")
+
+
+def _to_image(stamp: float, frame: str, pixels: np.ndarray, encoding: str) -> Image:
+    height, width = pixels.shape[:2]
+    step = pixels.nbytes // height
+    message = Image(height=height, width=width, encoding=encoding, step=step)
     message.header.stamp, message.header.frame_id = to_time(stamp), frame
-    message.data = _to_bytes(image)
+    # A message copies an array("B") at once, but checks every element of any other sequence.
+    message.data = array("B")
+    message.data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
     return message
 
 
@@ -253,22 +254,6 @@ def read_image(message: Image | CompressedImage) -> tuple[float, np.ndarray]:
     else:
         image = from_image(message)
     return to_seconds(message.header.stamp), image
-
-
-def to_depth(stamp: float, frame: str, depth_mm: np.ndarray) -> Image:
-    """Depth [mm], uint16 `[H, W]`, 0 = unknown."""
-    height, width = depth_mm.shape
-    message = Image(height=height, width=width, encoding="16UC1", step=2 * width)
-    message.header.stamp, message.header.frame_id = to_time(stamp), frame
-    message.data = _to_bytes(depth_mm)
-    return message
-
-
-def _to_bytes(values: np.ndarray) -> array:
-    # A message copies an array("B") at once, but checks every element of any other sequence.
-    data = array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
-    return data
 
 
 def to_compressed(stamp: float, frame: str, data: bytes) -> CompressedImage:

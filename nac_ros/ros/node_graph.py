@@ -89,14 +89,8 @@ def policy_graph(
 ) -> tuple[NodeProcess, ...]:
     """Guard and policy."""
     common = _given(robot=robot, call_log=call_log)
-    return (
-        NodeProcess(name="guard", parameters=common),
-        NodeProcess(
-            name="policy",
-            parameters={**common, **_given(bundle=bundle), **policy},
-            environment=_image_environment(),
-        ),
-    )
+    guard = NodeProcess(name="guard", parameters=common)
+    return guard, _image_node("policy", {**common, **_given(bundle=bundle), **policy})
 
 
 def policy_stack(robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
@@ -109,17 +103,14 @@ def policy_stack(robot: str = "", **policy: Any) -> tuple[NodeProcess, ...]:
 
 def twin_graph(robot: str = "", **twin: Any) -> tuple[NodeProcess, ...]:
     """The simulated arm."""
-    environment = {**_image_environment(), "LP_NUM_THREADS": "1"}
-    parameters = {**_given(robot=robot), **twin}
-    return (
-        NodeProcess(name="twin", parameters=parameters, lifecycle=False, environment=environment),
-    )
+    node = _image_node("twin", {**_given(robot=robot), **twin}, lifecycle=False)
+    node.environment["LP_NUM_THREADS"] = "1"
+    return (node,)
 
 
 def recorder_graph(robot: str = "", **recorder: Any) -> tuple[NodeProcess, ...]:
     """The episode recorder."""
-    parameters = {**_given(robot=robot), **recorder}
-    return (NodeProcess(name="recorder", parameters=parameters, environment=_image_environment()),)
+    return (_image_node("recorder", {**_given(robot=robot), **recorder}),)
 
 
 def record_graph(
@@ -166,13 +157,7 @@ def evaluate_graph(
         guard,
         replace(policy, lifecycle=False),
         *recorder_graph(described, out=str(folder / "recordings")),
-        NodeProcess(
-            name="trials",
-            parameters=parameters,
-            lifecycle=False,
-            environment=_image_environment(),
-            respawn=True,
-        ),
+        _image_node("trials", parameters, lifecycle=False, respawn=True),
     )
 
 
@@ -184,22 +169,13 @@ def teleop_graph(robot: str = "", mapping: str = "", **teleop: Any) -> tuple[Nod
 
 def view_graph(robot: str = "", **view: Any) -> tuple[NodeProcess, ...]:
     """The live view."""
-    parameters, environment = {**_given(robot=robot), **view}, _image_environment()
-    return (
-        NodeProcess(name="view", parameters=parameters, lifecycle=False, environment=environment),
-    )
+    return (_image_node("view", {**_given(robot=robot), **view}, lifecycle=False),)
 
 
 def camera_graph(camera: str, robot: str = "", **parameters: Any) -> tuple[NodeProcess, ...]:
     """One camera, as the node `camera_<name>`."""
-    return (
-        NodeProcess(
-            name=camera_node(camera),
-            node_type="camera",
-            parameters={"camera": camera, **_given(robot=robot), **parameters},
-            environment=_image_environment(),
-        ),
-    )
+    parameters = {"camera": camera, **_given(robot=robot), **parameters}
+    return (_image_node(camera_node(camera), parameters, node_type="camera"),)
 
 
 def default_robot(node: str) -> str:
@@ -223,8 +199,10 @@ def _given(**values: str) -> dict[str, str]:
     return {key: value for key, value in values.items() if value}
 
 
-def _image_environment() -> dict[str, str]:
-    return {**ONE_THREAD, **image_transport.environment()}
+def _image_node(name: str, parameters: dict[str, Any], **more: Any) -> NodeProcess:
+    """A node that sends or receives images."""
+    environment = {**ONE_THREAD, **image_transport.environment()}
+    return NodeProcess(name=name, parameters=parameters, environment=environment, **more)
 
 
 def _default_file(node: str) -> Path:

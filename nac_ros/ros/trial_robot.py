@@ -210,10 +210,7 @@ class RosTrialRobot:
     def _load(self, bundle: str) -> None:
         """Loads the bundle at this path, whatever state the policy is in."""
         self._loaded_bundle = ""
-        for _ in range(MAX_TRANSITIONS):
-            if (state := self._policy_state()) not in UNLOAD_TRANSITIONS:
-                break
-            self._services.change_state("policy", UNLOAD_TRANSITIONS[state])
+        self._drive_policy(UNLOAD_TRANSITIONS)
         conditions = self._protocol.conditions
         parameters = {
             "bundle": bundle,
@@ -221,15 +218,21 @@ class RosTrialRobot:
             "n_action_steps": conditions.n_action_steps,
         }
         self._services.set_parameters("policy", parameters)
-        for _ in range(MAX_TRANSITIONS):
-            if (state := self._policy_state()) not in LOAD_TRANSITIONS:
-                break
-            try:
-                self._services.change_state("policy", LOAD_TRANSITIONS[state], LOAD_S)
-            except NacError as error:
-                reason = self._reported("policy", "message") or error
-                raise NacError(f"the method cannot be loaded: {reason}") from error
+        try:
+            self._drive_policy(LOAD_TRANSITIONS, LOAD_S)
+        except NacError as error:
+            reason = self._reported("policy", "message") or error
+            raise NacError(f"the method cannot be loaded: {reason}") from error
         self._loaded_bundle = bundle
+
+    def _drive_policy(
+        self, transitions: Mapping[int, int], timeout_s: float | None = None
+    ) -> None:
+        """Changes the policy's lifecycle state until no transition is given for it."""
+        for _ in range(MAX_TRANSITIONS):
+            if (state := self._policy_state()) not in transitions:
+                return
+            self._services.change_state("policy", transitions[state], timeout_s)
 
     def _reset_twin(self, slot: Slot) -> None:
         """Sets up the scene of a trial, and resets the guard, for the arm is elsewhere then."""
@@ -292,18 +295,27 @@ class RosTrialRobot:
 def readiness_problems(graph: GraphMonitor, spec: RobotSpec) -> list[Blocker]:
     """Conditions that block the start of a trial, the most severe first."""
     return [
-        *_guard_problems(graph),
-        *_camera_problems(graph, spec),
-        *_policy_problems(graph),
-        *_recorder_problems(graph),
+        *_node_problems(graph, "guard", _guard_problems),
+        *_camera_problems(graph.image_ages(), spec),
+        *_node_problems(graph, "policy", _policy_problems),
+        *_node_problems(graph, "recorder", _recorder_problems),
     ]
 
 
-def _guard_problems(graph: GraphMonitor) -> Iterator[Blocker]:
-    report = graph.latest_diagnostics("guard")
-    if silence := _silence(graph, "guard"):
-        yield silence
-    elif report.get("state") == "inactive":
+def _node_problems(
+    graph: GraphMonitor, node: str, problems: Callable[[Report], Iterator[Blocker]]
+) -> Iterator[Blocker]:
+    if graph.seconds_since_report(node) < MAX_SILENCE_S:
+        yield from problems(graph.latest_diagnostics(node))
+    else:
+        yield Blocker(
+            f"the node {node} does not report on diagnostics",
+            "start it (evaluate.launch.py does), and read the end of its log",
+        )
+
+
+def _guard_problems(report: Report) -> Iterator[Blocker]:
+    if report.get("state") == "inactive":
         yield Blocker("the guard is not active", "activate it: ros2 lifecycle set /guard activate")
     elif fault := report.get("fault"):
         yield Blocker(
@@ -313,40 +325,25 @@ def _guard_problems(graph: GraphMonitor) -> Iterator[Blocker]:
         )
 
 
-def _camera_problems(graph: GraphMonitor, spec: RobotSpec) -> Iterator[Blocker]:
-    ages = graph.image_ages()
+def _camera_problems(image_ages: Mapping[str, float], spec: RobotSpec) -> Iterator[Blocker]:
     for camera in spec.cameras:
-        if problem := image_problem(ages[camera.name]):
+        if problem := image_problem(image_ages[camera.name]):
+            node = camera_node(camera.name)
             yield Blocker(
                 f"camera {camera.name}: {problem} on {camera.topic}",
-                f"check its plug, and whether the node {camera_node(camera.name)} (or the twin) "
-                "runs",
+                f"check its plug, and whether the node {node} (or the twin) runs",
             )
 
 
-def _policy_problems(graph: GraphMonitor) -> Iterator[Blocker]:
-    if silence := _silence(graph, "policy"):
-        yield silence
-    elif graph.latest_diagnostics("policy").get("message") == "not configured":
+def _policy_problems(report: Report) -> Iterator[Blocker]:
+    if report.get("message") == "not configured":
         yield Blocker("the policy has loaded no bundle", "press R (load again)", "retry")
 
 
-def _recorder_problems(graph: GraphMonitor) -> Iterator[Blocker]:
-    report = graph.latest_diagnostics("recorder")
-    if silence := _silence(graph, "recorder"):
-        yield silence
-    elif report.get("state") == "inactive":
+def _recorder_problems(report: Report) -> Iterator[Blocker]:
+    if report.get("state") == "inactive":
         yield Blocker("the recorder is not active", "activate it, as evaluate.launch.py does")
-    else:
-        for key, text in report.items():
-            if key.startswith(STREAM_PROBLEM):
-                yield Blocker(f"the recorder cannot record: {text}", "repair that stream or disk")
-
-
-def _silence(graph: GraphMonitor, node: str) -> Blocker | None:
-    if graph.seconds_since_report(node) < MAX_SILENCE_S:
-        return None
-    return Blocker(
-        f"the node {node} does not report on diagnostics",
-        "start it (evaluate.launch.py does), and read the end of its log",
-    )
+        return
+    for key, text in report.items():
+        if key.startswith(STREAM_PROBLEM):
+            yield Blocker(f"the recorder cannot record: {text}", "repair that stream or disk")
