@@ -3,9 +3,9 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import count
@@ -110,7 +110,7 @@ def generate(
         if writer.n_episodes >= episodes:
             return counter.progress()
         make = partial(attempt or attempt_demonstration, config)
-        with _attempts(make, first, workers) as attempts:
+        with closing(_attempts(make, first, workers)) as attempts:
             for trial, made in attempts:
                 counter.add(trial, made)
                 if made.episode:
@@ -194,31 +194,22 @@ def _check_same_run(out: Path, config: GenerateConfig) -> None:
             )
 
 
-@contextmanager
 def _attempts(
     make: Callable[[int], Attempt], first: int, workers: int
-) -> Iterator[Iterator[tuple[int, Attempt]]]:
-    """Endless attempts from trial `first` on, in order; leaving the context stops the workers."""
+) -> Generator[tuple[int, Attempt], None, None]:
+    """Attempts from trial `first` on, in order and without end; closing it stops the workers."""
     if workers == 1:
-        yield ((trial, make(trial)) for trial in count(first))
-        return
+        yield from ((trial, make(trial)) for trial in count(first))
     pool = ProcessPoolExecutor(workers, get_context("spawn"), set_up_worker)
+    running: deque[tuple[int, Future[Attempt]]] = deque()
     try:
-        yield _in_parallel(pool, make, first, 2 * workers)
+        for trial in count(first):
+            running.append((trial, pool.submit(make, trial)))
+            if len(running) == 2 * workers:
+                oldest, future = running.popleft()
+                yield oldest, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_parallel(
-    pool: ProcessPoolExecutor, make: Callable[[int], Attempt], first: int, depth: int
-) -> Iterator[tuple[int, Attempt]]:
-    """Keeps `depth` trials in the pool and yields their attempts in order."""
-    queue: deque[tuple[int, Future[Attempt]]] = deque()
-    for trial in count(first):
-        queue.append((trial, pool.submit(make, trial)))
-        if len(queue) == depth:
-            oldest, future = queue.popleft()
-            yield oldest, future.result()
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -97,11 +97,10 @@ class RerunLogger:
         """
         try:
             self._recording.flush(timeout_sec=timeout_s)
+            self._is_delivered = True
         except RuntimeError:  # a timeout and a closed viewer raise the same
             self._is_delivered = False
             self._last_events.clear()  # so that the present texts are logged again
-        else:
-            self._is_delivered = True
         return self._is_delivered
 
     def close(self) -> bool:
@@ -300,25 +299,23 @@ def _start_viewer(host: str, port: int) -> None:
         viewer = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-        _wait(viewer, output, lambda: _listens(host, port), START_S)
-        if not _listens(host, port):
-            os.killpg(viewer.pid, signal.SIGTERM)
-            raise NacError(
-                f"the rerun viewer did not listen within {START_S:.0f} s; {ALTERNATIVES}"
-            )
-        _wait(viewer, output, lambda: False, SETTLE_S)
+        deadline = time.monotonic() + START_S
+        while not _listens(host, port):
+            _check_running(viewer, output)
+            if time.monotonic() > deadline:
+                os.killpg(viewer.pid, signal.SIGTERM)
+                raise NacError(
+                    f"the rerun viewer did not listen within {START_S:.0f} s; {ALTERNATIVES}"
+                )
+            time.sleep(POLL_S)
+        time.sleep(SETTLE_S)
+        _check_running(viewer, output)
 
 
-def _wait(
-    viewer: subprocess.Popen, output: BinaryIO, ready: Callable[[], bool], seconds: float
-) -> None:
-    """Waits until `ready()` or for `seconds`; raises NacError with the last line of the viewer's
-    output if it exits."""
-    deadline = time.monotonic() + seconds
-    while not ready() and time.monotonic() < deadline:
-        if viewer.poll() is not None:
-            output.seek(0)
-            lines = output.read().decode(errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else "it printed nothing"
-            raise NacError(f"no rerun viewer can be opened here ({reason}); {ALTERNATIVES}")
-        time.sleep(POLL_S)
+def _check_running(viewer: subprocess.Popen, output: BinaryIO) -> None:
+    """Raises NacError with the last line of the viewer's output if it has exited."""
+    if viewer.poll() is not None:
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else "it printed nothing"
+        raise NacError(f"no rerun viewer can be opened here ({reason}); {ALTERNATIVES}")

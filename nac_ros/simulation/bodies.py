@@ -16,6 +16,7 @@ class Body:
 
     def __init__(self, model: "mujoco.MjModel", data: "mujoco.MjData", name: str):
         self.name, self._data, self._id = name, data, model.body(name).id
+        self._height = model.body(name).pos[2]
         self.geoms = np.flatnonzero(model.geom_bodyid == self._id)
 
     def position(self) -> np.ndarray:
@@ -52,8 +53,12 @@ class FreeBody(Body):
         joint = model.joint(name)
         self._qpos, self._dof = joint.qposadr[0], joint.dofadr[0]
 
+    def place(self, position: np.ndarray, yaw: float) -> None:
+        """Puts the body on the table at `position` `[2]` [m], upright, turned by `yaw` [rad]."""
+        self.set_pose(np.append(position, self._height), yaw)
+
     def set_pose(self, position: np.ndarray, yaw: float) -> None:
-        """Puts the body at `position` [m], upright, turned by `yaw` [rad]."""
+        """Puts the body at `position` `[3]` [m], upright, turned by `yaw` [rad]."""
         self._data.qpos[self._qpos : self._qpos + 7] = (*position, *yaw_quaternion(yaw))
 
     def velocity(self) -> np.ndarray:
@@ -66,15 +71,15 @@ class FreeBody(Body):
 
 
 class MocapBody(Body):
-    """A body that tasks place and physics does not move, such as a board."""
+    """A body that physics does not move, such as a board."""
 
     def __init__(self, model: "mujoco.MjModel", data: "mujoco.MjData", name: str):
         super().__init__(model, data, name)
         self._mocap = model.body_mocapid[self._id]
 
-    def set_pose(self, position: np.ndarray, yaw: float) -> None:
-        """Puts the body at `position` `[2]` [m] on the table, turned by `yaw` [rad]."""
-        self._data.mocap_pos[self._mocap] = (*position, 0)
+    def place(self, position: np.ndarray, yaw: float) -> None:
+        """Puts the body on the table at `position` `[2]` [m], turned by `yaw` [rad]."""
+        self._data.mocap_pos[self._mocap] = (*position, self._height)
         self._data.mocap_quat[self._mocap] = yaw_quaternion(yaw)
 
 

@@ -10,7 +10,6 @@ from nac_ros.simulation.bodies import FreeBody
 from nac_ros.simulation.expert_motion import ExpertMotion
 
 Setpoints = Iterator[np.ndarray]
-ROUND = 1e-3  # symmetry [rad] of round bodies: any yaw fits, so the wrist stays straight
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class GraspSpec:
     height: of the tool above the body's frame
     closed: opening that is commanded to grasp
     held: least and largest opening that is measured while the body is between the fingers
-    symmetry: turn after which the body looks the same to the fingers [rad]
+    symmetry: turn after which the body looks the same to the fingers [rad]; a round one takes
+        any yaw, so its value is small and the wrist stays straight
     wide: range of openings to approach and to release with
     tolerance: largest distance between tool and grasp point while the body is held
     """
@@ -28,7 +28,7 @@ class GraspSpec:
     height: float
     closed: float
     held: tuple[float, float]
-    symmetry: float
+    symmetry: float = 1e-3
     wide: tuple[float, float] = (0.06, 0.07)
     tolerance: float = 0.015
 

@@ -24,10 +24,10 @@ class Kinematics:
     def __init__(self, spec: RobotSpec):
         model = build_scene(spec).compile()
         self._configuration = mink.Configuration(model)
-        self._task = mink.FrameTask(
+        self._tool_task = mink.FrameTask(
             TOOL_SITE, "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-4
         )
-        self._posture = mink.PostureTask(model, cost=1e-4)
+        self._posture_task = mink.PostureTask(model, cost=1e-4)
         self._limits = [mink.ConfigurationLimit(model)]
         self._qpos = [model.joint(PREFIX + joint).qposadr[0] for joint in ARM_JOINTS]
         self._rest = self._configuration.q.copy()
@@ -45,19 +45,15 @@ class Kinematics:
         start[self._qpos[0]] = waist
         start[self._qpos[-1]] = waist - yaw
         self._configuration.update(start)
-        self._posture.set_target(start)
-        self._task.set_target(_tool_down(position, yaw))
+        self._posture_task.set_target(start)
+        self._tool_task.set_target(_tool_down(position, yaw))
+        tasks = [self._tool_task, self._posture_task]
         for _ in range(100):
-            error = self._task.compute_error(self._configuration)
+            error = self._tool_task.compute_error(self._configuration)
             if np.linalg.norm(error[:3]) < 2e-4 and np.linalg.norm(error[3:]) < 5e-3:
                 return self._configuration.q[self._qpos].copy()
             step = mink.solve_ik(
-                self._configuration,
-                [self._task, self._posture],
-                1.0,
-                solver="daqp",
-                damping=1e-6,
-                limits=self._limits,
+                self._configuration, tasks, 1.0, "daqp", damping=1e-6, limits=self._limits
             )
             self._configuration.integrate_inplace(step, 1.0)
         raise SimulationError(f"the arm cannot point down at {np.round(position, 3)} m")

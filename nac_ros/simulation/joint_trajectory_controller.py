@@ -1,4 +1,4 @@
-"""A JointTrajectoryController as ros2_control has it: what it refuses and how it interpolates."""
+"""The JointTrajectoryController of ros2_control: what it rejects and how it interpolates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,15 @@ import numpy as np
 from nac_ros.core.errors import NacError
 from nac_ros.core.types import Trajectory, TrajectoryPoint
 
+_KINDS = ("positions", "velocities", "accelerations")
+
 
 class TrajectoryRejected(NacError):
-    """A trajectory that ros2_control's controller would refuse; the arm keeps its old one."""
+    """A trajectory that ros2_control's controller rejects; the arm keeps its current one."""
 
 
 @dataclass(frozen=True)
-class Desired:
+class JointSetpoints:
     """Set-points at N times: positions, velocities and accelerations, float64 `[N, D]`."""
 
     positions: np.ndarray
@@ -25,9 +27,9 @@ class Desired:
 class JointTrajectoryController:
     """Follows the newest accepted trajectory and holds its last point.
 
-    Like `interpolate_from_desired_state`, a new trajectory starts at the set-point of that moment.
-    A segment is as smooth as what both its ends came with: a straight line between positions, a
-    cubic with velocities, a quintic with accelerations.
+    As with the parameter `interpolate_from_desired_state`, a new trajectory starts at the
+    set-point of that moment. A segment between two knots uses all derivatives that both of them
+    have: a straight line for positions, a cubic with velocities, a quintic with accelerations.
     """
 
     def __init__(self, joint_names: Sequence[str]):
@@ -35,11 +37,11 @@ class JointTrajectoryController:
         self.reset(np.zeros(len(self.joint_names)), 0.0)
 
     def reset(self, positions: np.ndarray, now: float) -> None:
-        """Forgets the trajectory and holds `positions` `[D]`."""
+        """Drops the trajectory and holds `positions` `[D]`."""
         rest = np.asarray(positions, float)
-        self._times = np.array([now])  # [K] knots, the first is where the trajectory was taken up
+        self._times = np.array([now])  # [K] of the knots
         self._states = np.stack([rest, 0 * rest, 0 * rest])[None]  # [K, 3, D]
-        self._order = np.zeros(1, np.int64)  # [K]: derivatives that the knot came with
+        self._orders = np.zeros(1, np.int64)  # [K] number of derivatives that each knot has
 
     def accept(self, trajectory: Trajectory, now: float) -> None:
         """Replaces the trajectory at `now` [s]; raises TrajectoryRejected with the reason."""
@@ -47,64 +49,51 @@ class JointTrajectoryController:
         if not trajectory.points:
             raise TrajectoryRejected("empty trajectory: send one point to hold")
         times = np.array([point.time_from_start for point in trajectory.points], float)
-        states, order = self._knots(trajectory.points, columns)
-        self._check_times(times, trajectory.stamp, now)
+        states, orders = _read_points(trajectory.points, columns)
+        _check_times(times, trajectory.stamp, now)
         if np.any(states[-1, 1] != 0):
             raise TrajectoryRejected(
                 "the last point's velocities must be zero, the arm stops there"
             )
-        self._take(max(trajectory.stamp, now) + times, states, order, now)
+        times += max(trajectory.stamp, now)
+        if times[0] > now:  # the present set-point is the first knot
+            times = np.concatenate([[now], times])
+            states = np.concatenate([self._states_at(np.array([now])), states])
+            orders = np.concatenate([[2], orders])
+        self._times, self._states, self._orders = times, states, orders
 
     def hold(self, now: float) -> None:
         """Stays at the set-point of `now` [s]."""
         self.reset(self.sample(now).positions[0], now)
 
-    def sample(self, times: float | np.ndarray) -> Desired:
+    def sample(self, times: float | np.ndarray) -> JointSetpoints:
         """Set-points at `times` [s], a number or `[N]`; before the first knot it is held."""
-        t = np.atleast_1d(np.asarray(times, float))
+        states = self._states_at(np.atleast_1d(np.asarray(times, float)))
+        return JointSetpoints(*np.moveaxis(states, 1, 0))
+
+    def _states_at(self, t: np.ndarray) -> np.ndarray:
+        """States `[N, 3, D]` at times `[N]`."""
         last = len(self._times) - 1
         inside = (t >= self._times[0]) & (t < self._times[-1])
-        held = self._states[np.where(t < self._times[0], 0, last)].copy()  # [N, 3, D]
-        held[:, 1:] = 0
+        states = self._states[np.where(t < self._times[0], 0, last)].copy()  # [N, 3, D]
+        states[:, 1:] = 0
         if last and inside.any():
             right = np.clip(np.searchsorted(self._times, t[inside], side="right"), 1, last)
-            held[inside] = self._interpolate(t[inside], right)
-        return Desired(*np.moveaxis(held, 1, 0))
-
-    def _interpolate(self, t: np.ndarray, right: np.ndarray) -> np.ndarray:
-        left = right - 1
-        begin, span = self._times[left], self._times[right] - self._times[left]
-        order = np.minimum(self._order[left], self._order[right])
-        states = np.empty((len(t), *self._states.shape[1:]))
-        for kind, splice in ((0, _line), (1, _cubic), (2, _quintic)):
-            of = order == kind
-            if not of.any():
-                continue
-            ends = self._states[left[of]], self._states[right[of]]
-            states[of] = splice(*ends, (t - begin)[of, None], span[of, None])
+            states[inside] = self._interpolate(t[inside], right)
         return states
 
-    def _take(self, times, states, order, now: float) -> None:
-        current = self.sample(now)
-        if times[0] <= now:
-            self._times, self._states, self._order = times, states, order
-            return
-        here = np.stack([current.positions, current.velocities, current.accelerations], 1)
-        self._times = np.concatenate([[now], times])
-        self._states = np.concatenate([here, states])
-        self._order = np.concatenate([[2], order])
-
-    def _knots(self, points: Sequence[TrajectoryPoint], columns: list[int]):
-        """States `[K, 3, D]` and how many derivatives each point came with `[K]`."""
-        kinds = ("positions", "velocities", "accelerations")
-        zeros = np.zeros(len(columns))
-        given = [[getattr(point, kind) for kind in kinds] for point in points]
-        states = [
-            self._rows([zeros if row[k] is None else row[k] for row in given], columns, kind)
-            for k, kind in enumerate(kinds)
-        ]
-        order = [0 if row[1] is None else 1 if row[2] is None else 2 for row in given]
-        return np.stack(states, 1), np.array(order)
+    def _interpolate(self, t: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """States `[N, 3, D]` at times `[N]`, each in the segment that ends at knot `right`."""
+        left = right - 1
+        begin, span = self._times[left], self._times[right] - self._times[left]
+        orders = np.minimum(self._orders[left], self._orders[right])
+        states = np.empty((len(t), *self._states.shape[1:]))
+        for order, segment in ((0, _line), (1, _cubic), (2, _quintic)):
+            mask = orders == order
+            if mask.any():
+                ends = self._states[left[mask]], self._states[right[mask]]
+                states[mask] = segment(*ends, (t - begin)[mask, None], span[mask, None])
+        return states
 
     def _columns(self, names: Sequence[str]) -> list[int]:
         if sorted(names) != sorted(self.joint_names):
@@ -114,56 +103,69 @@ class JointTrajectoryController:
             )
         return [list(names).index(name) for name in self.joint_names]
 
-    @staticmethod
-    def _rows(rows: list, columns: list[int], what: str) -> np.ndarray:
-        for i, row in enumerate(rows):
+
+def _read_points(
+    points: Sequence[TrajectoryPoint], columns: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """States `[K, 3, D]`, zero where a derivative is missing, and number of derivatives `[K]`."""
+    states, orders = np.zeros((len(points), 3, len(columns))), np.full(len(points), -1)
+    for i, point in enumerate(points):
+        for k, kind in enumerate(_KINDS):
+            row = getattr(point, kind)
+            if k and row is None:
+                continue
             if np.shape(row) != (len(columns),):
-                wanted = f"{len(columns)} {what}"
+                wanted = f"{len(columns)} {kind}"
                 raise TrajectoryRejected(f"point {i}: wanted {wanted}, got shape {np.shape(row)}")
             if not np.isfinite(row).all():
-                raise TrajectoryRejected(f"point {i}: {what} are not finite: {list(row)}")
-        return np.asarray(rows, float)[:, columns]  # [K, D]
+                raise TrajectoryRejected(f"point {i}: {kind} are not finite: {list(row)}")
+            states[i, k] = np.asarray(row, float)[columns]
+            if orders[i] == k - 1:  # accelerations without velocities do not count
+                orders[i] = k
+    return states, orders
 
-    @staticmethod
-    def _check_times(times: np.ndarray, stamp: float, now: float) -> None:
-        if not (np.isfinite(times).all() and np.isfinite(stamp)):
-            raise TrajectoryRejected(f"times are not finite: {times.tolist()}, stamp {stamp}")
-        if times[0] < 0 or np.any(np.diff(times) <= 0):
-            raise TrajectoryRejected(f"time_from_start must increase, got {times.tolist()}")
-        if stamp > 0 and stamp + times[-1] < now:
-            late = now - stamp - times[-1]
-            raise TrajectoryRejected(f"the trajectory ended {late:.3f} s ago; check the clocks")
+
+def _check_times(times: np.ndarray, stamp: float, now: float) -> None:
+    if not (np.isfinite(times).all() and np.isfinite(stamp)):
+        raise TrajectoryRejected(f"times are not finite: {times.tolist()}, stamp {stamp}")
+    if times[0] < 0 or np.any(np.diff(times) <= 0):
+        raise TrajectoryRejected(f"time_from_start must increase, got {times.tolist()}")
+    if stamp > 0 and stamp + times[-1] < now:
+        late = now - stamp - times[-1]
+        raise TrajectoryRejected(f"the trajectory ended {late:.3f} s ago; check the clocks")
+
+
+# Each segment takes the states a and b `[N, 3, D]` at its ends, the time t `[N, 1]` since a and
+# its duration `[N, 1]`. The state a gives the lower coefficients; the higher ones follow from the
+# rest of b's position, velocity and acceleration that the lower ones do not reach.
 
 
 def _line(a: np.ndarray, b: np.ndarray, t: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """Between positions; states `[N, 3, D]`, of which it is `t` `[N, 1]` after the first."""
     slope = (b[:, 0] - a[:, 0]) / span
     return np.stack([a[:, 0] + slope * t, slope, np.zeros_like(slope)], 1)
 
 
 def _cubic(a: np.ndarray, b: np.ndarray, t: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """Between positions and velocities."""
     p, v = a[:, 0], a[:, 1]
-    lacking = (b[:, 0] - p - v * span) / span**2
-    turning = (b[:, 1] - v) / span
-    second, third = 3 * lacking - turning, (turning - 2 * lacking) / span
+    position = (b[:, 0] - p - v * span) / span**2
+    velocity = (b[:, 1] - v) / span
+    second, third = 3 * position - velocity, (velocity - 2 * position) / span
     return _polynomial([p, v, second, third], t)
 
 
 def _quintic(a: np.ndarray, b: np.ndarray, t: np.ndarray, span: np.ndarray) -> np.ndarray:
-    """Between positions, velocities and accelerations."""
     p, v, half = a[:, 0], a[:, 1], a[:, 2] / 2
-    lacking = (b[:, 0] - p - v * span - half * span**2) / span**3
-    turning = (b[:, 1] - v - 2 * half * span) / span**2
-    bending = (b[:, 2] - 2 * half) / span
-    third = 10 * lacking - 4 * turning + bending / 2
-    fourth = (-15 * lacking + 7 * turning - bending) / span
-    fifth = (6 * lacking - 3 * turning + bending / 2) / span**2
+    position = (b[:, 0] - p - v * span - half * span**2) / span**3
+    velocity = (b[:, 1] - v - 2 * half * span) / span**2
+    acceleration = (b[:, 2] - 2 * half) / span
+    third = 10 * position - 4 * velocity + acceleration / 2
+    fourth = (-15 * position + 7 * velocity - acceleration) / span
+    fifth = (6 * position - 3 * velocity + acceleration / 2) / span**2
     return _polynomial([p, v, half, third, fourth, fifth], t)
 
 
 def _polynomial(coefficients: list[np.ndarray], t: np.ndarray) -> np.ndarray:
-    """Value and two derivatives of sum c_k t^k: `[N, 3, D]`."""
+    """Value and two derivatives of sum c_k t^k by Horner's rule: `[N, 3, D]`."""
     rows = []
     for _ in range(3):
         value = np.zeros_like(coefficients[0])

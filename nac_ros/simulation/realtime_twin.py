@@ -141,15 +141,16 @@ class RealtimeTwin:
             self._next_state += self._states_period
 
     def _end(self, state: str, reason: str) -> None:
-        assert self.trial is not None
-        task, seed, trial = self.trial.task, self.trial.seed, self.trial.trial
+        trial = self.trial
+        assert trial is not None
         steps = int(self.twin.now() * self.spec.action_rate_hz + 1e-6)
         self._log.add_state(self._epoch + self.stamp, self.twin.snapshot())
-        path = self._log_folder and self._log_folder / f"{task}-{seed}-{trial:03d}.npz"
-        ended = TrialState(task, seed, trial, state, reason, steps, str(path or ""))
+        name = f"{trial.task}-{trial.seed}-{trial.trial:03d}.npz"
+        path = str(self._log_folder / name) if self._log_folder else ""
+        ended = replace(trial, state=state, reason=reason, steps=steps, state_log=path)
         if path:
             self._log.trial = asdict(ended)
-            self._log.save(path)
+            self._log.save(Path(path))
         self.trial = ended
 
 

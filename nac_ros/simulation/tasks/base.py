@@ -1,13 +1,14 @@
 """Interface of a task: its objects, start poses, success detector and scripted expert."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
+from nac_ros.simulation.bodies import FreeBody, HoldTimer, MocapBody
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 
@@ -60,18 +61,23 @@ class Task(ABC):
     prompt: ClassVar[str]
     recoverable_steps: ClassVar[int]  # first control periods, in which the expert may be disturbed
     start_poses: ClassVar[tuple[StartPose, ...]]
+    hold_s: ClassVar[float]  # for which success must last [s]
+    _objects: Sequence[FreeBody | MocapBody]  # one for each start pose
 
     @abstractmethod
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         """Adds the task's bodies to the scene before it is compiled."""
 
     def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
-        """Looks up the task's bodies in the compiled model."""
+        """Looks up the task's bodies in the compiled model; to be extended."""
         self._model, self._data, self._arm = model, data, arm
+        self._hold = HoldTimer(data, self.hold_s)
 
-    @abstractmethod
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
         """Places the objects for a new trial, within `share` of their start poses' spreads."""
+        self._hold.reset()
+        for start, body in zip(self.start_poses, self._objects):
+            body.place(*start.sample(rng, share))
 
     def update(self) -> None:  # noqa: B027 - most objects have no mechanism
         """Updates the state of objects with a mechanism; called after every physics step."""

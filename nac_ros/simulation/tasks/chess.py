@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
-from nac_ros.simulation.bodies import FreeBody, HoldTimer, MocapBody
-from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat
+from nac_ros.simulation.bodies import FreeBody, MocapBody
+from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
@@ -38,7 +38,6 @@ PIECES = {
 JITTER = 0.003  # largest distance of a piece from the middle of its square [m]
 KNOCKED = np.deg2rad(40)  # a piece that tilts by more has fallen
 UPRIGHT = np.deg2rad(10)
-STABLE_S = 0.5
 ASIDE = np.array([0.3, 0.195])  # where the expert puts the taken queen [m]
 AWAY = np.array([0.2, 0.05, 0.24])  # tool position at the end [m]
 SAFE_HEIGHT = 0.14  # tool height at which a carried piece passes over the others [m]
@@ -50,7 +49,6 @@ def _grasp(kind: str, height: float) -> GraspSpec:
         height=height,
         closed=width - 0.007,
         held=(width - 0.005, width + 0.008),
-        symmetry=ROUND,
         wide=(0.034, 0.042),
         tolerance=0.012,
     )
@@ -76,6 +74,7 @@ class Chess(Task):
             for name, (_, _, rank, file) in PIECES.items()
         ),
     )
+    hold_s = 0.5
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         add_board(scene, BOARD.name, BOARD.x, BOARD.y)
@@ -91,16 +90,15 @@ class Chess(Task):
         self._geoms = np.concatenate([piece.geoms for piece in self._pieces.values()])
         self._rook_grasper = Grasper(arm, _grasp("rook", 0.021), SAFE_HEIGHT)
         self._queen_grasper = Grasper(arm, _grasp("queen", 0.026), SAFE_HEIGHT)
-        self._stable = HoldTimer(data, STABLE_S)
 
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
+        self._hold.reset()
         position, yaw = BOARD.sample(rng, share)
-        self._board.set_pose(position, yaw)
+        self._board.place(position, yaw)
         turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
         for start, piece in zip(self.start_poses[1:], self._pieces.values()):
             local = start.sample(rng, share)[0] - (BOARD.x, BOARD.y)
             piece.set_pose(np.append(position + turn @ local, THICK), yaw)
-        self._stable.reset()
 
     def check_success(self) -> Outcome:
         others = [piece for name, piece in self._pieces.items() if name != "queen"]
@@ -115,7 +113,7 @@ class Chess(Task):
             and all(piece.is_at_rest() for piece in (*others, self._queen))
             and not self._arm.touches(self._geoms)
         )
-        if not self._stable.update(done):
+        if not self._hold.update(done):
             return RUNNING
         return Outcome("success", "the rook has taken the queen")
 

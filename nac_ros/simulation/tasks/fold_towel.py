@@ -12,7 +12,7 @@ import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
 from nac_ros.simulation.bodies import REST_SPEED, HoldTimer
-from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat, yield_while
+from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat, yield_while
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.scene import PREFIX
@@ -26,13 +26,12 @@ SPACING = 0.03  # [m]
 LENGTH = SPACING * (SHAPE[0] - 1)  # long side of the flat towel [m]
 EDGE_APART = 0.03  # largest mean distance of the short edges of a folded towel [m]
 OVERLAP = 0.8  # least share of the upper half over the lower one
-STABLE_S = 0.5
 PINCHED, OPENED = 0.008, 0.014  # openings at which the fingers grasp and release [m]
 GRASP_DISTANCE = 0.022  # largest distance from tool to vertex when the fingers grasp [m]
 ARCH = 0.045  # height of the tool midway through a fold [m]
 AWAY = np.array([0.2, 0.0, 0.22])  # tool position at the end [m]
 LOW = 0.0125  # tool height at which the fingertips are 4 mm above the table [m]
-GRASP = GraspSpec(height=LOW, closed=0.0, held=(0, PINCHED), symmetry=ROUND, wide=(0.04, 0.055))
+GRASP = GraspSpec(height=LOW, closed=0.0, held=(0, PINCHED), wide=(0.04, 0.055))
 
 
 @TASKS.register("fold_towel")
@@ -44,6 +43,7 @@ class FoldTowel(Task):
     prompt = "Fold the towel."
     recoverable_steps = 80
     start_poses = (START,)
+    hold_s = 0.5
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         add_cloth(scene, START, SHAPE, SPACING, PREFIX + "gripper_link")
@@ -52,13 +52,13 @@ class FoldTowel(Task):
         super().bind(model, data, arm)
         self.cloth = Cloth(model, data, START.name, SHAPE, arm)
         self._grasper = Grasper(arm, GRASP, safe_height=0.09)
-        self._folded, self._unfolded = HoldTimer(data, STABLE_S), HoldTimer(data, STABLE_S)
+        self._unfolded = HoldTimer(data, self.hold_s)
         self._was_folded = self._was_closed = False
 
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
         position, yaw = START.sample(rng, share)
         self.cloth.set_flat(position - (START.x, START.y), yaw - START.yaw)
-        self._folded.reset()
+        self._hold.reset()
         self._unfolded.reset()
         self._was_folded = self._was_closed = False
 
@@ -78,7 +78,7 @@ class FoldTowel(Task):
         rests = not self._is_held() and self.cloth.speed() < REST_SPEED
         folded = rests and self.is_folded()
         self._was_folded |= folded
-        if self._folded.update(folded):
+        if self._hold.update(folded):
             return Outcome("success", "the towel is folded in half")
         if self._unfolded.update(rests and self._was_folded and not folded):
             return Outcome("failure", "the towel was unfolded again")

@@ -13,7 +13,6 @@ from nac_ros.simulation.bodies import (
     SPHERE,
     VISUAL,
     FreeBody,
-    HoldTimer,
     yaw_quaternion,
 )
 from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat
@@ -35,7 +34,6 @@ UPPER = ((3, 0.0105), (2, 0.0105), (1, 0.0105))  # upper layer, in the gaps of t
 APART = 2 * GRAPE + 0.0005  # between the centres of neighbours [m]
 STIFFNESS, DAMPING = 0.004, 1e-4  # of a stalk [N m/rad], [N m s/rad]: it droops by 0.2 rad
 SWAY = 0.5  # [rad/s]; a slower grape is at rest
-AT_REST_S = 0.5
 AWAY = np.array([0.2, 0.0, 0.22])  # tool position at the end [m]
 GRASP = GraspSpec(
     height=0.002,
@@ -58,6 +56,7 @@ class GrapesOnPlate(Task):
     prompt = "Place the grapes on the plate."
     recoverable_steps = 90
     start_poses = (START,)
+    hold_s = 0.5
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         _add_plate(scene)
@@ -82,18 +81,13 @@ class GrapesOnPlate(Task):
     def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
         super().bind(model, data, arm)
         self._bunch = FreeBody(model, data, "bunch")
+        self._objects = [self._bunch]
         names = [f"grape_{index}" for index in range(len(_grape_positions()))]
         self._grapes = np.array([model.geom(name).id for name in names])
         first_dofs = np.array([model.joint(name).dofadr[0] for name in names])
         self._grape_dofs = first_dofs[:, None] + np.arange(3)
         self._geoms = np.append(self._bunch.geoms, self._grapes)
         self._grasper = Grasper(arm, GRASP, safe_height=0.16)  # a hanging bunch clears the rim
-        self._at_rest = HoldTimer(data, AT_REST_S)
-
-    def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
-        position, yaw = START.sample(rng, share)
-        self._bunch.set_pose(np.append(position, HEIGHT), yaw)
-        self._at_rest.reset()
 
     def check_success(self) -> Outcome:
         position = self._bunch.position()
@@ -102,7 +96,7 @@ class GrapesOnPlate(Task):
             return Outcome("failure", "the grapes fell off the table")
         if released and not in_workspace(position):
             return Outcome("failure", "the grapes left the workspace")
-        if not self._at_rest.update(released and self._is_at_rest()):
+        if not self._hold.update(released and self._is_at_rest()):
             return RUNNING
         if self._is_half_on_plate():
             return Outcome("success", "the grapes lie on the plate")

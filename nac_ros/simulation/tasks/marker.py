@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
-from nac_ros.simulation.bodies import BOX, CYLINDER, HIDDEN, VISUAL, FreeBody, HoldTimer
+from nac_ros.simulation.bodies import BOX, CYLINDER, HIDDEN, VISUAL, FreeBody
 from nac_ros.simulation.expert_grasping import yield_while
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
@@ -22,7 +22,6 @@ FLOOR = 0.004  # thickness of the bin's floor [m]
 SAFE_HEIGHT = 0.14  # of the tool while it carries the marker [m]
 HELD_OPENING = (0.014, 0.027)  # measured opening of the gripper around the marker [m]
 CLOSED = 0.008  # opening commanded to pinch the marker [m]
-AT_REST_S = 0.2
 _CORNERS = np.array(list(product((-1, 1), repeat=3))) * MARKER
 
 
@@ -34,6 +33,7 @@ class MarkerInBin(Task):
     prompt = "Place the marker in the bin."
     recoverable_steps = 110
     start_poses = (START,)
+    hold_s = 0.2
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         _add_bin(scene)
@@ -54,13 +54,11 @@ class MarkerInBin(Task):
     def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
         super().bind(model, data, arm)
         self._marker = FreeBody(model, data, "marker")
-        self._at_rest = HoldTimer(data, AT_REST_S)
 
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
+        self._hold.reset()
         position, yaw = START.sample(rng, share)
-        yaw += np.pi * rng.integers(2)
-        self._marker.set_pose(np.append(position, MARKER[2]), yaw)
-        self._at_rest.reset()
+        self._marker.place(position, yaw + np.pi * rng.integers(2))
 
     def check_success(self) -> Outcome:
         position = self._marker.position()
@@ -69,7 +67,7 @@ class MarkerInBin(Task):
         if self._is_released() and not in_workspace(position):
             return Outcome("failure", "the marker was dropped outside the workspace")
         done = self.is_inside() and self._is_released() and self._marker.is_at_rest()
-        if not self._at_rest.update(done):
+        if not self._hold.update(done):
             return RUNNING
         return Outcome("success", "the marker lies in the bin")
 

@@ -11,10 +11,9 @@ from nac_ros.simulation.bodies import (
     ELLIPSOID,
     VISUAL,
     FreeBody,
-    HoldTimer,
     MocapBody,
 )
-from nac_ros.simulation.expert_grasping import ROUND, Grasper, GraspSpec, retreat
+from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
@@ -27,7 +26,6 @@ HALF_BOARD, THICK = 0.114, 0.016  # [m]
 LENS = np.array([0.0112, 0.0112, 0.0048])  # half sizes of a stone [m], as of slate and shell
 TARGET = (4, 4)  # the trained intersection, counted from the arm and from its right: the middle
 NEAR = SPACING / 3  # largest distance of a stone from its intersection [m]
-AT_REST_S = 0.5
 # Stones on the board; none within two lines of the target, where the fingers open.
 BLACK = ((2, 6), (6, 6), (2, 1), (7, 3))
 WHITE = ((6, 2), (2, 4), (7, 5))
@@ -35,12 +33,7 @@ SHELL, SLATE = (0.95, 0.95, 0.92, 1), (0.09, 0.09, 0.1, 1)
 KAYA, INK = (0.87, 0.66, 0.33, 1), (0.12, 0.09, 0.05, 1)
 AWAY = np.array([0.2, 0.0, 0.2])  # tool position at the end [m]
 GRASP = GraspSpec(
-    height=0.0065,
-    closed=0.016,
-    held=(0.019, 0.03),
-    symmetry=ROUND,
-    wide=(0.036, 0.044),
-    tolerance=0.01,
+    height=0.0065, closed=0.016, held=(0.019, 0.03), wide=(0.036, 0.044), tolerance=0.01
 )
 
 
@@ -57,6 +50,7 @@ class PlaceStone(Task):
     prompt = "Place white stone on board."
     recoverable_steps = 80
     start_poses = (BOARD, STONE)
+    hold_s = 0.5
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         _add_board(scene)
@@ -70,13 +64,8 @@ class PlaceStone(Task):
         super().bind(model, data, arm)
         self._board = MocapBody(model, data, BOARD.name)
         self._stone = FreeBody(model, data, "stone")
+        self._objects = [self._board, self._stone]
         self._grasper = Grasper(arm, GRASP, safe_height=0.1)
-        self._at_rest = HoldTimer(data, AT_REST_S)
-
-    def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
-        self._board.set_pose(*BOARD.sample(rng, share))
-        self._stone.set_pose(np.append(STONE.sample(rng, share)[0], LENS[2]), 0.0)
-        self._at_rest.reset()
 
     def check_success(self) -> Outcome:
         position = self._stone.position()
@@ -86,7 +75,7 @@ class PlaceStone(Task):
         if released and not in_workspace(position):
             return Outcome("failure", "the stone left the workspace")
         rests = released and self._stone.is_at_rest() and self.is_on_board()
-        if not self._at_rest.update(rests):
+        if not self._hold.update(rests):
             return RUNNING
         if self.distance_to_target() < NEAR:
             return Outcome("success", "the stone lies on its intersection")

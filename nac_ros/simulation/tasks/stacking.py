@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import combinations, pairwise
-from typing import ClassVar
 
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
-from nac_ros.simulation.bodies import BOX, FreeBody, HoldTimer
+from nac_ros.simulation.bodies import BOX, FreeBody
 from nac_ros.simulation.expert_grasping import Grasper, GraspSpec, retreat
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
@@ -18,9 +17,13 @@ MASS = 0.04  # [kg], beech of this size
 ON_TOP = 0.75 * HALF  # largest sideways distance between the centres of stacked cubes [m]
 LEVEL = 0.004  # largest deviation of their difference in height from one edge [m]
 FALLING = 0.6  # [m/s], as after a drop of 2 cm
-STABLE_S = 0.5
 APART = 0.085  # least distance of cubes' centres at the start, so that fingers fit between [m]
 AWAY = np.array([0.2, 0.03, 0.22])  # tool position at the end [m]
+COLOURS = {
+    "blue": (0.1, 0.25, 0.8, 1),
+    "red": (0.85, 0.12, 0.1, 1),
+    "yellow": (0.95, 0.75, 0.1, 1),
+}
 GRASP = GraspSpec(
     height=0.004, closed=0.032, held=(0.036, 0.05), symmetry=np.pi / 2, tolerance=0.022
 )
@@ -32,7 +35,7 @@ class Stacking(Task):
     The expert puts each cube of `start_poses` on the one before.
     """
 
-    colours: ClassVar[dict[str, tuple[float, float, float, float]]]
+    hold_s = 0.5
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         for start in self.start_poses:
@@ -40,23 +43,22 @@ class Stacking(Task):
             cube.add_freejoint(name=start.name)
             geom = cube.add_geom(name=start.name, type=BOX, size=[HALF] * 3, mass=MASS)
             geom.friction, geom.condim, geom.solref = (1.0, 0.01, 0.0005), 4, (0.006, 1)
-            geom.rgba = self.colours[start.name]
+            geom.rgba = COLOURS[start.name]
 
     def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
         super().bind(model, data, arm)
         self.cubes = [FreeBody(model, data, start.name) for start in self.start_poses]
         self._grasper = Grasper(arm, GRASP, safe_height=2 * HALF * len(self.cubes) + 0.055)
-        self._stable = HoldTimer(data, STABLE_S)
 
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
-        self._stable.reset()
+        self._hold.reset()
         while True:
             poses = [start.sample(rng, share) for start in self.start_poses]
             positions = [position for position, _ in poses]
             if all(np.linalg.norm(a - b) > APART for a, b in combinations(positions, 2)):
                 break
         for cube, (position, yaw) in zip(self.cubes, poses):
-            cube.set_pose(np.append(position, HALF), yaw)
+            cube.place(position, yaw)
 
     def check_success(self) -> Outcome:
         released = [cube for cube in self.cubes if not self._arm.touches(cube.geoms)]
@@ -73,7 +75,7 @@ class Stacking(Task):
             and self.is_stacked()
             and all(cube.is_at_rest() for cube in self.cubes)
         )
-        if not self._stable.update(done):
+        if not self._hold.update(done):
             return RUNNING
         return Outcome("success", "the cubes are stacked and stable")
 

@@ -16,8 +16,3 @@ class ThreeBlocks(Stacking):
         cube_start("red", 0.32, -0.07, 0.04),
         cube_start("yellow", 0.26, 0.16, 0.03),
     )
-    colours = {
-        "blue": (0.1, 0.25, 0.8, 1),
-        "red": (0.85, 0.12, 0.1, 1),
-        "yellow": (0.95, 0.75, 0.1, 1),
-    }

@@ -12,4 +12,3 @@ class TwoBlocks(Stacking):
     prompt = "Stack the two cubes."
     recoverable_steps = 95
     start_poses = (cube_start("blue", 0.32, 0.12, 0.04), cube_start("red", 0.31, -0.05, 0.05))
-    colours = {"blue": (0.1, 0.25, 0.8, 1), "red": (0.85, 0.12, 0.1, 1)}

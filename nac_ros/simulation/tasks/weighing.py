@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nac_ros.simulation.arm import SimulatedArm
-from nac_ros.simulation.bodies import BOX, VISUAL, FreeBody, HoldTimer
+from nac_ros.simulation.bodies import BOX, VISUAL, FreeBody
 from nac_ros.simulation.expert_motion import ExpertMotion
 from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.tasks import TASKS
@@ -18,7 +18,7 @@ BUTTON_POSITION = np.array([-0.02, -0.045])  # on the housing [m]
 BUTTON_HEIGHT = 0.007  # above the housing when released [m]
 TRAVEL, ACTUATION, TOUCH = 0.005, 0.002, 0.0005  # depths: full, switching, touched [m]
 PRESS = 0.01  # how far the expert pushes below the released button [m]
-RETRACTED, SETTLED_S = 0.08, 0.3  # tool's distance from the button [m], and for how long [s]
+RETRACTED = 0.08  # least distance of the tool from the button at the end [m]
 PAD_LENGTH = 0.009  # from the tool to the end of the finger pads [m]
 DARK, LIT = (0.05, 0.07, 0.06, 1), (0.2, 1.0, 0.35, 1)
 
@@ -31,6 +31,7 @@ class Weighing(Task):
     prompt = "Turn on the weighing machine."
     recoverable_steps = 60
     start_poses = (START,)
+    hold_s = 0.3
 
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
         scale = scene.worldbody.add_body(name="scale", pos=(START.x, START.y, HOUSING[2]))
@@ -51,16 +52,14 @@ class Weighing(Task):
     def bind(self, model: "mujoco.MjModel", data: "mujoco.MjData", arm: SimulatedArm) -> None:
         super().bind(model, data, arm)
         self._scale, self._button = FreeBody(model, data, "scale"), model.body("button").id
-        self._retracted = HoldTimer(data, SETTLED_S)
+        self._objects = [self._scale]
         self._depth = model.joint("button").qposadr[0]
         self._display = model.geom("display").id
         self._button_geoms = np.array([model.geom("button").id])
 
     def reset(self, rng: np.random.Generator, share: float = 1.0) -> None:
-        position, yaw = START.sample(rng, share)
-        self._scale.set_pose(np.append(position, HOUSING[2]), yaw)
+        super().reset(rng, share)
         self.is_on = self._is_pressed = self._was_touched = False
-        self._retracted.reset()
         self._show_display()
 
     def update(self) -> None:
@@ -76,7 +75,7 @@ class Weighing(Task):
     def check_success(self) -> Outcome:
         self._was_touched |= self._arm.touches(self._button_geoms)
         distance = np.linalg.norm(self._arm.tool_position() - self._data.xpos[self._button])
-        if not self._retracted.update(bool(distance > RETRACTED)):
+        if not self._hold.update(bool(distance > RETRACTED)):
             return RUNNING
         if self.is_on:
             return Outcome("success", "the display is on and the arm has retracted")
