@@ -138,7 +138,7 @@ def test_episodes_are_taken_out_and_files_before_them_are_the_same(tmp_path, cap
     assert_same_image_stats(root, tmp_path / "new")
     assert_exact(tmp_path / "in.before", episodes)
     told = json.loads((root / "meta/edit.json").read_text())
-    assert told["sources"][0]["episodes"] == 5 and len(told["parts"]) == 3
+    assert told["sources"][0]["episodes"] == 5 and len(told["slices"]) == 3
 
 
 def test_a_video_that_several_episodes_share_is_never_touched(tmp_path, capsys):
@@ -152,7 +152,7 @@ def test_a_video_that_several_episodes_share_is_never_touched(tmp_path, capsys):
     assert dataset.video_files("front")[0].read_bytes() == bytes_before
     assert [number_of(f) for f in dataset.images(1, "front")] == list(range(20, 30))
     assert_exact(root, [episodes[0], episodes[2]])
-    edit(capsys, "split", root, "--episode", 1, "--at", 0.1)
+    edit(capsys, "split", root, "--episode", 1, "--at-seconds", 0.1)
     dataset = LeRobotDataset.open(root)
     assert dataset.video_files("front")[0].read_bytes() == bytes_before
     assert [number_of(f) for f in dataset.images(1, "front")] == [20, 21, 22]
@@ -162,7 +162,7 @@ def test_a_video_that_several_episodes_share_is_never_touched(tmp_path, capsys):
 def test_an_episode_is_split_and_both_halves_begin_at_zero(tmp_path, capsys):
     root, episodes = tmp_path / "in", made(3)
     others = written(root, episodes).data_files()[0].stat().st_ino
-    edit(capsys, "split", root, "--episode", 1, "--at", 0.1)
+    edit(capsys, "split", root, "--episode", 1, "--at-seconds", 0.1)
     whole = episodes[1]
     halves = [
         replace(whole, proprio=whole.proprio[rows], actions=whole.actions[rows],
@@ -177,8 +177,8 @@ def test_an_episode_is_split_and_both_halves_begin_at_zero(tmp_path, capsys):
         assert LeRobotDataset.open(root).timestamps(index)[0] == 0
     written(tmp_path / "new", wanted)
     assert_same_image_stats(root, tmp_path / "new")
-    code, _, error = run(capsys, "data", "edit", "split", root, "--episode", 1, "--at", 7)
-    assert code == 2 and "is 0.1 s long; 7 s lies not in it" in error
+    code, _, error = run(capsys, "data", "edit", "split", root, "--episode", 1, "--at-seconds", 7)
+    assert code == 2 and "is 0.1 s long; it cannot be split at 7 s" in error
 
 
 def test_a_task_that_is_spelled_anew_everywhere_changes_no_data_file(tmp_path, capsys):
@@ -292,7 +292,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_changes(tmp_path, capsys):
     assert "would hold no episode" in refused("discard", root, "--episode", 0, 1)
     assert "needs --episode" in refused("discard", root)
     assert "relabel needs --task or --outcome" in refused("relabel", root)
-    assert "LeRobot folders hold none" in refused("relabel", root, "--note", "x")
+    assert "LeRobot folders have no notes" in refused("relabel", root, "--note", "x")
     assert "merge needs --out" in refused("merge", root, root)
     assert "exists already" in refused("merge", root, root, "--out", root)
     write_v21(tmp_path / "old")

@@ -1,4 +1,4 @@
-"""Validates meta/info.json of a LeRobot folder: every value that is used has a range."""
+"""Validates meta/info.json of a LeRobot folder: every value in use has a range."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from nac_ros.core.errors import DatasetError, show_text, show_value
 from nac_ros.datasets.lerobot.layout import DATA_PATH, OLD_VERSION, VERSION, VIDEO_PATH, read_json
 
 MAX_FPS, MIN_FPS = 10_000.0, 1e-4  # [Hz]
-MAX_COUNT = 1_000_000  # dimensions of a vector, episodes of a chunk, numbers of files
-MAX_FRAMES = 100_000_000  # of an episode: 38 days at 30 Hz
+MAX_COUNT = 1_000_000  # dimensions of a vector, episodes in a chunk, file numbers
+MAX_FRAMES = 100_000_000  # in an episode: 38 days at 30 Hz
 MAX_SIDE = 16_384  # pixels
 IMAGE_DTYPES, FLOAT_DTYPES = ("image", "video"), ("float32", "float64")
 DATA_PATHS = {
@@ -26,12 +26,11 @@ NUMBERS = {
     OLD_VERSION: ("episode_chunk", "episode_index"),
 }
 PLACEHOLDER = re.compile(r"\{(\w+)(?::0?(\d{1,2})?d?)?\}")
-SHOWN = 60  # characters of a value in a message
+MAX_SHOWN = 60  # characters of a value in a message
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json of a LeRobot folder; raises DatasetError if it is missing or a value in it
-    is invalid."""
+    """meta/info.json of a LeRobot folder; raises DatasetError if it is missing or invalid."""
     path = root / "meta/info.json"
     if not path.is_file():
         raise DatasetError(f"{root} is no LeRobot v3 folder: meta/info.json is missing")
@@ -39,7 +38,7 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def check_info(info: Any, path: Path) -> dict[str, Any]:
-    """`info`, the content of the file `path`; raises DatasetError naming key, value and range."""
+    """Returns `info`, the content of `path`; raises DatasetError naming key, value and range."""
     if not isinstance(info, dict):
         raise DatasetError(f"{path} holds {show(info)}; wanted an object with codebase_version")
     version = info.get("codebase_version")
@@ -69,18 +68,18 @@ def int_if_whole(fps: float) -> float:
 
 
 def show(value: Any, text: bool = False) -> str:
-    """A value of a file, shortened for messages; `text` shows strings without quotation marks."""
+    """A value shortened for a message; `text` shows strings without quotation marks."""
     plain = text and isinstance(value, str)
-    return show_text(value, SHOWN) if plain else show_value(value, SHOWN)
+    return show_text(value, MAX_SHOWN) if plain else show_value(value, MAX_SHOWN)
 
 
 def is_int_in(value: Any, low: int, high: int) -> bool:
-    """Whether it is a whole number in `low` .. `high`."""
+    """Whether it is an int in `low` .. `high`."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def format_path(template: str, values: Mapping[str, int | str]) -> str:
-    """The path from a checked template, its numbers and its video key."""
+    """A path from a checked template with numbers and a video key."""
 
     def fill(match: re.Match) -> str:
         value = values[match[1]]
@@ -104,7 +103,7 @@ def _check_chunks(info: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_template(key: str, template: Any, version: str, path: Path) -> None:
-    """Checks that a template stays below the folder and has only known placeholders."""
+    """Raises DatasetError if a template leaves the folder or has unknown placeholders."""
     known = (*NUMBERS[version], "video_key")
     if not isinstance(template, str) or not template.isprintable():
         raise DatasetError(f"{path}: {key} is {show(template)}; wanted a path like {known}")

@@ -1,4 +1,4 @@
-"""The `features` of info.json: which columns a dataset has, and their Arrow schema."""
+"""The `features` of info.json: the columns of a dataset, and their Arrow schema."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from nac_ros.datasets.lerobot.layout import (
     INTERVENTION,
     STAMP,
     STATE,
-    SUCCESS,  # fmt: skip
+    SUCCESS,
 )
 from nac_ros.datasets.lerobot.video import VideoConfig
 
 OBSERVATION = "observation."
-COLOURS = 3  # channels of a camera's images
+COLORS = 3  # channels of a colour image
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalColumns:
-    """Which columns a dataset has beside joints and images.
+    """Columns of a dataset besides joints and images, one number per frame.
 
-    success: whether each episode succeeded; stamps: true times; image_ages: cameras whose images' ages
-    are known; interventions: where a hand intervened
+    success: success of the episode, at its last frame; stamps: observation times
+    image_ages: cameras with the age of each image; interventions: frames driven by the operator
     """
 
     success: bool = True
@@ -41,7 +41,7 @@ class OptionalColumns:
     interventions: bool = False
 
     def dtypes(self) -> dict[str, str]:
-        """Feature -> its dtype, one number per frame each."""
+        """Feature -> its dtype."""
         return {
             **({SUCCESS: "bool"} if self.success else {}),
             **({STAMP: "int64"} if self.stamps else {}),
@@ -61,46 +61,46 @@ def make_features(
     cameras: Mapping[str, tuple[int, int]],
     fps: float,
     video: VideoConfig | None = None,
-    extras: OptionalColumns = NO_OPTIONAL_COLUMNS,
+    optional: OptionalColumns = NO_OPTIONAL_COLUMNS,
     depth: Mapping[str, Mapping[str, Any]] = NO_DEPTH,
 ) -> dict[str, Any]:
-    """The `features` of info.json; cameras are name -> (height, width) [pixels].
+    """The `features` of info.json; cameras: name -> (height, width) [pixels].
 
-    names, units: of the D action dimensions; state_names: of the S state dimensions, whose units
-    are known when they are the action's; there is no state where S = 0
-    video: how images are encoded, as PNG in the data files when None
-    depth: camera -> feature of images of other than three channels, kept as they are
+    names, units: of the D action dimensions; state_names: of the S state dimensions, which get
+    the units if the names are the same; there is no state feature if S = 0
+    video: encoding of the images, or None for PNG in the data files
+    depth: camera -> feature of images that have not three channels, stored as they are
     """
     same = list(state_names) == list(names)
-    state = _vector(state_names, units if same else [""] * len(state_names))
+    state = _vector_feature(state_names, units if same else [""] * len(state_names))
     images = {
-        IMAGE_PREFIX + camera: _pictures(camera, size, fps, video)
+        IMAGE_PREFIX + camera: _image_feature(camera, size, fps, video)
         for camera, size in cameras.items()
     }
     images |= {IMAGE_PREFIX + camera: dict(feature) for camera, feature in depth.items()}
-    scalars = {**extras.dtypes(), **INDEX_FEATURES}
+    scalars = {**optional.dtypes(), **INDEX_FEATURES}
     return {
         **({STATE: state} if len(state_names) else {}),
-        ACTION: _vector(names, units),
+        ACTION: _vector_feature(names, units),
         **images,
-        **{key: {"dtype": kind, "shape": [1], "names": None} for key, kind in scalars.items()},
+        **{key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()},
     }
 
 
 def data_schema(features: Mapping[str, Any]) -> pa.Schema:
-    """Arrow schema of the data files, with the note that makes `datasets` see images as images."""
+    """Arrow schema of the data files, with the metadata by which `datasets` decodes images."""
     fields: list[pa.Field] = []
     notes: dict[str, Any] = {}
     for key, feature in features.items():
-        kind, shape = feature["dtype"], feature["shape"]
-        if kind == "video":
+        dtype, shape = feature["dtype"], feature["shape"]
+        if dtype == "video":
             continue
-        if kind == "image":
+        if dtype == "image":
             fields.append(pa.field(key, IMAGE_TYPE))
             notes[key] = {"_type": "Image"}
             continue
-        value = {"dtype": kind, "_type": "Value"}
-        scalar = pa.type_for_alias(kind)
+        value = {"dtype": dtype, "_type": "Value"}
+        scalar = pa.type_for_alias(dtype)
         single = shape == [1]
         fields.append(pa.field(key, scalar if single else pa.list_(scalar, shape[0])))
         notes[key] = value if single else {"feature": value, "length": shape[0], "_type": "List"}
@@ -114,53 +114,45 @@ def age_key(camera: str) -> str:
 
 
 def image_keys(features: Mapping[str, Any]) -> dict[str, str]:
-    """Camera -> key of each image and video feature, colour or not, of any spelling.
+    """Camera -> key of each image and video feature, colour or not.
 
-    `observation.images.top` and `observation.top` are camera `top`, and `wrist_image` is
-    `wrist_image`. Where two keys end alike, the second one is named by the whole of its key, with
-    `_` for dots.
+    `observation.images.top` and `observation.top` are camera `top`, `wrist_image` is camera
+    `wrist_image`. If two keys give the same name, the second camera is named by its whole key
+    with `_` for dots.
     """
     found = [key for key, feature in features.items() if feature["dtype"] in IMAGE_DTYPES]
-    own = [key for key in found if key.startswith(IMAGE_PREFIX) and key != IMAGE_PREFIX]
-    cameras = {key.removeprefix(IMAGE_PREFIX): key for key in own}
-    for key in (key for key in found if key not in own):
+    standard = [key for key in found if key.startswith(IMAGE_PREFIX) and key != IMAGE_PREFIX]
+    cameras = {key.removeprefix(IMAGE_PREFIX): key for key in standard}
+    for key in (key for key in found if key not in standard):
         short, whole = key.removeprefix(OBSERVATION) or key, key.replace(".", "_")
         numbered = (f"{whole}_{k}" for k in count(2))
         name = next(n for n in chain((short, whole), numbered) if n not in cameras)
         cameras[name] = key
-    return {name: key for key in found for name, known in cameras.items() if known == key}
+    names = {key: name for name, key in cameras.items()}
+    return {names[key]: key for key in found}
 
 
 def color_image_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Camera -> (height, width) [pixels] of the image and video features in colour."""
-    return {
-        camera: _size(features[key])
-        for camera, key in image_keys(features).items()
-        if channels(features[key]) == COLOURS
-    }
+    """Camera -> (height, width) [pixels] of the image and video features with three channels."""
+    return _image_sizes(features, color=True)
 
 
 def depth_image_sizes(features: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Camera -> (height, width) [pixels] of the image and video features of other than three
-    channels, such as depth."""
-    return {
-        camera: _size(features[key])
-        for camera, key in image_keys(features).items()
-        if channels(features[key]) != COLOURS
-    }
+    """Camera -> (height, width) [pixels] of the other image and video features, such as depth."""
+    return _image_sizes(features, color=False)
 
 
 def depth_features(features: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Camera -> feature of `depth_image_sizes`: dtype, shape and names."""
+    """Camera -> dtype, shape and names of the features of `depth_image_sizes`."""
     keys = image_keys(features)
     kept = ("dtype", "shape", "names")
     return {c: {k: features[keys[c]].get(k) for k in kept} for c in depth_image_sizes(features)}
 
 
 def channels(feature: Mapping[str, Any]) -> int:
-    """How many values a pixel of an image or video feature has; depth has 1."""
-    facts = feature.get("info")
-    if isinstance(facts, Mapping) and facts.get("video.is_depth_map") is True:
+    """Values per pixel of an image or video feature; depth has 1."""
+    info = feature.get("info")
+    if isinstance(info, Mapping) and info.get("video.is_depth_map") is True:
         return 1
     shape = feature["shape"]
     if len(shape) == 2:
@@ -169,7 +161,7 @@ def channels(feature: Mapping[str, Any]) -> int:
 
 
 def dimension_names(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a vector's dimensions, numbered ones where the folder has none."""
+    """Names of a vector's dimensions, `<key>.<i>` if the folder has none."""
     names = feature.get("names")
     if isinstance(names, Mapping) and len(names) == 1:  # older folders: {"motors": [...]}
         (names,) = names.values()
@@ -181,8 +173,10 @@ def dimension_names(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def dimension_units(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
-    """Unit of each of a vector's dimensions, "" where the folder does not say; raises DatasetError
-    where it says something else than one text for each."""
+    """Unit of each dimension of a vector, "" if the folder has none.
+
+    Raises DatasetError for units that are not one text for each dimension.
+    """
     size, units = feature["shape"][0], feature.get("units")
     if not units:
         return ("",) * size
@@ -194,7 +188,7 @@ def dimension_units(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(units)
 
 
-def _vector(names: Sequence[str], units: Sequence[str]) -> dict[str, Any]:
+def _vector_feature(names: Sequence[str], units: Sequence[str]) -> dict[str, Any]:
     return {
         "dtype": "float32",
         "shape": [len(names)],
@@ -203,13 +197,13 @@ def _vector(names: Sequence[str], units: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _pictures(
+def _image_feature(
     camera: str, size: tuple[int, int], fps: float, video: VideoConfig | None
 ) -> dict[str, Any]:
     height, width = size
     feature = {
         "dtype": "video" if video else "image",
-        "shape": [height, width, 3],
+        "shape": [height, width, COLORS],
         "names": ["height", "width", "channels"],
     }
     if video is None:
@@ -222,18 +216,23 @@ def _pictures(
     return {**feature, "info": video.feature_info(height, width, fps)}
 
 
-def _size(feature: Mapping[str, Any]) -> tuple[int, int]:
-    shape = feature["shape"]
-    return (shape[1], shape[2]) if _channels_first(feature) else (shape[0], shape[1])
+def _image_sizes(features: Mapping[str, Any], color: bool) -> dict[str, tuple[int, int]]:
+    sizes = {}
+    for camera, key in image_keys(features).items():
+        feature, shape = features[key], features[key]["shape"]
+        if (channels(feature) == COLORS) == color:
+            first = int(_channels_first(feature))
+            sizes[camera] = (shape[first], shape[first + 1])
+    return sizes
 
 
 def _channels_first(feature: Mapping[str, Any]) -> bool:
-    """Whether a pixel's channels are the first dimension; by the names, else by the shape."""
+    """Whether the first dimension is that of the channels, by its name or else by the shape."""
     shape, names = feature["shape"], feature.get("names")
     if len(shape) == 2:
         return False
     if isinstance(names, list) and len(names) == len(shape):
-        places = [k for k, name in enumerate(names) if str(name)[:1].lower() == "c"]
-        if len(places) == 1:
-            return places[0] == 0
-    return shape[0] in (1, COLOURS) and shape[2] not in (1, COLOURS)
+        named_channel = [k for k, name in enumerate(names) if str(name)[:1].lower() == "c"]
+        if len(named_channel) == 1:
+            return named_channel[0] == 0
+    return shape[0] in (1, COLORS) and shape[2] not in (1, COLORS)

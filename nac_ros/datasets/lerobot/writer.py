@@ -1,4 +1,4 @@
-"""An episode as the columns of a LeRobot data file."""
+"""Writes a LeRobot v3 dataset episode by episode; a crash keeps all finished episodes."""
 
 import fcntl
 import os
@@ -13,9 +13,7 @@ from nac_ros.core import files as file_io
 from nac_ros.core import image_codec
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.episode import Episode
-from nac_ros.datasets.lerobot import layout, schema, statistics
-from nac_ros.datasets.lerobot import reader as lerobot_reader
-from nac_ros.datasets.lerobot import schema as lerobot_schema
+from nac_ros.datasets.lerobot import layout, metadata, schema, statistics
 from nac_ros.datasets.lerobot.info import int_if_whole, read_info
 from nac_ros.datasets.lerobot.layout import (
     ACTION,
@@ -27,29 +25,221 @@ from nac_ros.datasets.lerobot.layout import (
     SUCCESS,
     FileNumber,
 )
-from nac_ros.datasets.lerobot.reader import VIDEO_COLUMNS
-from nac_ros.datasets.lerobot.schema import NO_OPTIONAL_COLUMNS, OptionalColumns
+from nac_ros.datasets.lerobot.metadata import VIDEO_COLUMNS, file_number
+from nac_ros.datasets.lerobot.schema import NO_DEPTH, NO_OPTIONAL_COLUMNS, OptionalColumns
 from nac_ros.datasets.lerobot.statistics import DatasetStatistics
 from nac_ros.datasets.lerobot.video import VideoConfig, write_video
 
 
-def check_episode(episode: Episode, wanted: Mapping[str, Any]) -> None:
-    """Raises DatasetError where the episode lacks what the features want, or holds more."""
+class DatasetWriter:
+    """The only writer of a folder; another one is rejected until this one is closed.
+
+    last_trial: trial of the newest episode that has one
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        info: dict[str, Any],
+        video: VideoConfig | None,
+        write_outcomes: bool,
+        lock: int,
+    ):
+        self.root = root
+        self.n_episodes = 0
+        self.n_frames = 0
+        self.last_trial: int | None = None
+        self._info = info
+        self._features: dict[str, Any] = info["features"]
+        self._schema = schema.data_schema(self._features)
+        self._video_keys = metadata.video_keys(info)
+        self._video, self._write_outcomes, self._lock = video, write_outcomes, lock
+        self._statistics = DatasetStatistics()
+        self._tasks: list[str] = []
+        self._file = FileNumber(0, 0)  # of the next episode
+
+    @classmethod
+    def create_or_resume(
+        cls,
+        root: Path | str,
+        *,
+        fps: float,
+        robot_type: str,
+        names: Sequence[str],
+        cameras: Mapping[str, tuple[int, int]],
+        units: Sequence[str] = (),
+        state_names: Sequence[str] | None = None,
+        video: VideoConfig | None = None,
+        optional: OptionalColumns = NO_OPTIONAL_COLUMNS,
+        write_outcomes: bool = False,
+        depth: Mapping[str, Mapping[str, Any]] = NO_DEPTH,
+    ) -> "DatasetWriter":
+        """Opens an empty folder, or one of this writer to add episodes.
+
+        names, units: of the D action dimensions; state_names: of the S state dimensions, by
+        default those of the action
+        cameras: name -> (height, width) [pixels]; video: their encoding, None for PNG
+        optional: columns of the episodes besides joints and images
+        write_outcomes: whether meta/episodes gets success, failure or unjudged for each episode
+        depth: camera -> feature of images that have not three channels, written as they are
+        Raises DatasetError if the folder holds something else.
+        """
+        root, fps = Path(root), int_if_whole(fps)
+        states = names if state_names is None else state_names
+        known_units = units or [""] * len(names)
+        features = schema.make_features(
+            names, known_units, states, cameras, fps, video, optional, depth
+        )
+        info = layout.make_info(features, fps, robot_type)
+        _check_can_hold(root, info)
+        (root / "meta").mkdir(parents=True, exist_ok=True)
+        writer = cls(root, info, video, write_outcomes, lock(root))
+        try:
+            writer._recover()
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def add_episode(self, episode: Episode, trial: int | None = None) -> int:
+        """Appends an episode, which is on disk on return; returns its index.
+
+        trial: number of the trial of a generator, from which it resumes
+        """
+        check_episode(episode, self._features)
+        index, tasks = self.n_episodes, episode.frame_tasks()
+        numbers = {text: self._task_index(text) for text in dict.fromkeys(tasks)}
+        task_index = np.array([numbers[text] for text in tasks], np.int64)
+        columns = _number_columns(
+            episode, index, self.n_frames, task_index, self._info["fps"], self._features
+        )
+        histograms = {
+            IMAGE_PREFIX + camera: statistics.image_histogram(images)
+            for camera, images in episode.images.items()
+        }
+        stats = {key: statistics.value_statistics(values) for key, values in columns.items()}
+        stats |= {key: histogram.stats() for key, histogram in histograms.items()}
+        # The row of the episode table is written last: without it the other files do not count.
+        if self._video:
+            for camera, images in episode.images.items():
+                path = self._video_file(IMAGE_PREFIX + camera)
+                write_video(path, images, self._info["fps"], self._video)
+        table = _data_table(episode, columns, self._schema)
+        layout.write_parquet(self._file.path(self.root / "data"), table)
+        row = pa.Table.from_pylist([self._episode_row(episode, index, stats, trial)])
+        layout.write_parquet(self._file.path(self.root / "meta/episodes"), row)
+        self._statistics.add(columns, histograms)
+        self._count(len(episode), trial)
+        self._write_summary()
+        return index
+
+    def close(self) -> None:
+        """Releases the lock; all episodes are on disk already."""
+        os.close(self._lock)
+
+    def _recover(self) -> None:
+        """Removes unfinished files of a crash and brings the derived files up to date."""
+        for folder in ("data", "meta", "videos"):
+            for path in (self.root / folder).rglob(f"*{file_io.TEMPORARY}"):
+                path.unlink()
+        data_files: dict[Path, None] = {}
+        for path in layout.episode_files(self.root):
+            for row in metadata.read_episode_rows(path):
+                # an edited folder may have more video files than data files
+                keys = ["data", *(f"videos/{key}" for key in self._video_keys)]
+                numbers = [FileNumber(*file_number(row, k, str(path)).values()) for k in keys]
+                data_files[numbers[0].path(self.root / "data")] = None
+                self._file = max(self._file, *numbers)
+                self._count(row["length"], row.get(layout.TRIAL))
+        if (self.root / metadata.TASKS).is_file():
+            self._tasks = _task_list(self.root)
+        data = self._file.path(self.root / "data")
+        for path in (data, *(self._video_file(key) for key in self._video_keys)):
+            path.unlink(missing_ok=True)
+        self._write_info()
+        self._statistics = DatasetStatistics.restore(
+            self.root, self._info, list(data_files), self.n_episodes
+        )
+        self._write_summary()
+
+    def _video_file(self, key: str) -> Path:
+        """Video file of the next episode."""
+        return self._file.path(self.root / "videos" / key, ".mp4")
+
+    def _count(self, length: int, trial: int | None) -> None:
+        self.n_episodes += 1
+        self.n_frames += length
+        self.last_trial = self.last_trial if trial is None else trial
+        self._file = self._file.next()
+
+    def _write_summary(self) -> None:
+        self._statistics.write(self.root / "meta")
+        self._write_info()
+
+    def _write_info(self) -> None:
+        self._info |= layout.info_totals(self.n_episodes, self.n_frames, len(self._tasks))
+        file_io.write_json(self.root / "meta/info.json", self._info)
+
+    def _task_index(self, task: str) -> int:
+        """Number of a task, which is added to the table if it is new."""
+        if task not in self._tasks:
+            table = layout.tasks_table([*self._tasks, task])
+            layout.write_parquet(self.root / metadata.TASKS, table)
+            self._tasks.append(task)
+        return self._tasks.index(task)
+
+    def _episode_row(
+        self,
+        episode: Episode,
+        index: int,
+        stats: Mapping[str, statistics.Stats],
+        trial: int | None,
+    ) -> dict[str, Any]:
+        first, end = self.n_frames, self.n_frames + len(episode)
+        tasks = episode.tasks or [""]
+        row = layout.episode_row(index, tasks, first, end, self._file, self._file)
+        names = (*VIDEO_COLUMNS, "to_timestamp")
+        values = (*self._file, 0.0, len(episode) / self._info["fps"])
+        for key in self._video_keys:
+            row |= {f"videos/{key}/{name}": value for name, value in zip(names, values)}
+        if trial is not None:
+            row[layout.TRIAL] = trial
+        if self._write_outcomes:
+            row[OUTCOME] = metadata.outcome_text(episode.success)
+        return row | statistics.flatten(stats)
+
+
+def lock(root: Path) -> int:
+    """A file descriptor that excludes other writers until it is closed or the process ends."""
+    descriptor = os.open(root / "meta/.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DatasetError(f"{root} is being written by another process; wait for it") from error
+    return descriptor
+
+
+def check_episode(episode: Episode, features: Mapping[str, Any]) -> None:
+    """Raises DatasetError if the episode lacks a feature, or has more than the features."""
     if len(episode) < 1:
         raise DatasetError("an episode needs at least one frame, this one has none")
     for what, key in (("actions", ACTION), ("proprio", STATE)):
         values = getattr(episode, what)
-        shape = (len(episode), wanted[key]["shape"][0] if key in wanted else 0)
+        shape = (len(episode), features[key]["shape"][0] if key in features else 0)
         if np.shape(values) != shape:
             raise DatasetError(f"an episode's {what} must be {shape}, got {values.shape}")
         if not np.isfinite(values).all():
             raise DatasetError(f"an episode's {what} hold NaN or inf; nothing was written")
-    _check_images(episode, wanted)
-    expected = dict.fromkeys(
-        lerobot_schema.age_key(camera) for camera in lerobot_schema.color_image_sizes(wanted)
-    )
-    for key, values in {**expected, **_extras(episode)}.items():
-        if (key in wanted) != (values is not None):
+    sizes = {name: (*size, 3) for name, size in schema.color_image_sizes(features).items()}
+    found = {name: tuple(images.shape[1:]) for name, images in episode.images.items()}
+    lengths = {len(images) for images in episode.images.values()} | {len(episode)}
+    if found != sizes or len(lengths) > 1:
+        raise DatasetError(f"an episode's images must be {sizes} per frame, got {found}")
+    _check_depth(episode, features)
+    ages = dict.fromkeys(schema.age_key(camera) for camera in sizes)
+    for key, values in {**ages, **_optional_columns(episode)}.items():
+        if (key in features) != (values is not None):
             has = "lacks" if values is None else "has"
             raise DatasetError(f"an episode {has} {key}, unlike the first one of its folder")
         if values is not None and len(values) != len(episode):
@@ -58,39 +248,66 @@ def check_episode(episode: Episode, wanted: Mapping[str, Any]) -> None:
             )
 
 
-def numeric_columns(
+def _check_depth(episode: Episode, features: Mapping[str, Any]) -> None:
+    """Raises DatasetError unless each encoded depth image has the size of its feature."""
+    sizes, keys = schema.depth_image_sizes(features), schema.image_keys(features)
+    if set(sizes) != set(episode.depth):
+        raise DatasetError(
+            f"an episode's depth cameras must be {list(sizes)}, got {list(episode.depth)}"
+        )
+    for camera, images in episode.depth.items():
+        if len(images) != len(episode):
+            raise DatasetError(
+                f"an episode of {len(episode)} frames has {len(images)} images of {camera}"
+            )
+        wanted = (*sizes[camera], schema.channels(features[keys[camera]]))
+        for k, data in enumerate(images):
+            header = image_codec.read_header(data)
+            if header is None or header[:3] != wanted:
+                raise DatasetError(
+                    f"{episode.source or 'an episode'}, {camera} frame {k}: the image is "
+                    f"{header and header[:3]}, wanted {wanted} (height, width, channels)"
+                )
+
+
+def _number_columns(
     episode: Episode,
     index: int,
     first: int,
     task_index: np.ndarray,
     fps: float,
-    wanted: Mapping[str, Any],
+    features: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-    """Every column but the images, by feature name; `first` is its first frame's global index.
+    """All columns but images, by feature; first: index of the first frame in the dataset.
 
-    task_index: int64 `[T]`, which task of the dataset each frame has
+    task_index: int64 `[T]`, task of each frame
     """
     steps = np.arange(len(episode))
-    success = np.zeros(len(episode), bool)
-    success[-1] = bool(episode.success)
     columns: dict[str, Any] = {
         STATE: np.asarray(episode.proprio, np.float32),
         ACTION: np.asarray(episode.actions, np.float32),
-        SUCCESS: success,
-        **_extras(episode),
+        SUCCESS: (steps == len(episode) - 1) & bool(episode.success),
+        **_optional_columns(episode),
         "timestamp": (steps / fps).astype(np.float32),
         "frame_index": steps,
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
         "task_index": task_index,
     }
-    return {key: np.asarray(columns[key]) for key in wanted if key in columns}
+    return {key: np.asarray(columns[key]) for key in features if key in columns}
 
 
-def to_table(episode: Episode, columns: Mapping[str, np.ndarray], schema: pa.Schema) -> pa.Table:
-    """The whole data file; images become PNG."""
-    arrays = [_array(field, columns, episode) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+def _optional_columns(episode: Episode) -> dict[str, np.ndarray | None]:
+    ages = {schema.age_key(camera): age for camera, age in episode.ages_ms.items()}
+    return {STAMP: episode.stamps_ns, INTERVENTION: episode.intervention, **ages}
+
+
+def _data_table(
+    episode: Episode, columns: Mapping[str, np.ndarray], data_schema: pa.Schema
+) -> pa.Table:
+    """Content of a data file; images become PNG."""
+    arrays = [_array(field, columns, episode) for field in data_schema]
+    return pa.Table.from_arrays(arrays, schema=data_schema)
 
 
 def _array(field: pa.Field, columns: Mapping[str, np.ndarray], episode: Episode) -> pa.Array:
@@ -109,227 +326,8 @@ def _array(field: pa.Field, columns: Mapping[str, np.ndarray], episode: Episode)
     return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
 
 
-def _extras(episode: Episode) -> dict[str, np.ndarray | None]:
-    ages = {lerobot_schema.age_key(camera): age for camera, age in episode.ages_ms.items()}
-    return {STAMP: episode.stamps_ns, INTERVENTION: episode.intervention, **ages}
-
-
-def _check_images(episode: Episode, wanted: Mapping[str, Any]) -> None:
-    sizes = {name: (*size, 3) for name, size in lerobot_schema.color_image_sizes(wanted).items()}
-    got = {name: tuple(images.shape[1:]) for name, images in episode.images.items()}
-    lengths = {len(images) for images in episode.images.values()} | {len(episode)}
-    if got != sizes or len(lengths) > 1:
-        raise DatasetError(f"an episode's images must be {sizes} per frame, got {got}")
-    _check_depth(episode, wanted)
-
-
-def _check_depth(episode: Episode, wanted: Mapping[str, Any]) -> None:
-    """Raises DatasetError unless each image of other than three channels is what its feature
-    says."""
-    sizes, known = lerobot_schema.depth_image_sizes(wanted), lerobot_schema.image_keys(wanted)
-    if set(sizes) != set(episode.depth):
-        raise DatasetError(
-            f"an episode's depth cameras must be {list(sizes)}, got {list(episode.depth)}"
-        )
-    for camera, images in episode.depth.items():
-        if len(images) != len(episode):
-            raise DatasetError(
-                f"an episode of {len(episode)} frames has {len(images)} images of {camera}"
-            )
-        wanted_header = (*sizes[camera], lerobot_schema.channels(wanted[known[camera]]))
-        for k, data in enumerate(images):
-            header = image_codec.read_header(data)
-            if header is None or header[:3] != wanted_header:
-                raise DatasetError(
-                    f"{episode.source or 'an episode'}, {camera} frame {k}: the image is "
-                    f"{header and header[:3]}, wanted {wanted_header} (height, width, channels)"
-                )
-
-
-class DatasetWriter:
-    """The only writer of one folder; a second one is refused until this one is closed."""
-
-    def __init__(
-        self, root: Path, info: dict[str, Any], video: VideoConfig | None, tell: bool, lock: int
-    ):
-        self.root = root
-        self.n_episodes = 0
-        self.n_frames = 0
-        self.last_trial: int | None = None
-        self._info = info
-        self._features: dict[str, Any] = info["features"]
-        self._schema = schema.data_schema(self._features)
-        self._video, self._tell, self._lock = video, tell, lock
-        self._summary = DatasetStatistics()
-        self._tasks: list[str] = []
-        self._file = FileNumber(0, 0)
-
-    @classmethod
-    def create_or_resume(
-        cls,
-        root: Path | str,
-        *,
-        fps: float,
-        robot_type: str,
-        names: Sequence[str],
-        cameras: Mapping[str, tuple[int, int]],
-        units: Sequence[str] = (),
-        state_names: Sequence[str] | None = None,
-        video: VideoConfig | None = None,
-        extras: OptionalColumns = NO_OPTIONAL_COLUMNS,
-        write_outcomes: bool = False,
-        depth: Mapping[str, Mapping[str, Any]] = schema.NO_DEPTH,
-    ) -> "DatasetWriter":
-        """Opens an empty folder, or one that this writer left, for more episodes.
-
-        names: of the D action dimensions; units: theirs, if known; state_names: of the S state
-        dimensions, the action's when left out
-        cameras: name -> (height, width) [pixels]; video: how they are encoded, as PNG when None
-        extras: what else the episodes carry; write_outcomes: meta/episodes says of each episode
-        whether it succeeded, failed or was not judged
-        depth: camera -> feature of the images of other than three channels, written as they are
-        Raises DatasetError when the folder holds something else.
-        """
-        root, fps = Path(root), int_if_whole(fps)
-        states = names if state_names is None else state_names
-        known_units = units or [""] * len(names)
-        wanted = schema.make_features(
-            names, known_units, states, cameras, fps, video, extras, depth
-        )
-        info = layout.make_info(wanted, fps, robot_type)
-        _check_can_hold(root, info)
-        (root / "meta").mkdir(parents=True, exist_ok=True)
-        writer = cls(root, info, video, write_outcomes, lock(root))
-        try:
-            writer._recover()
-        except BaseException:
-            writer.close()
-            raise
-        return writer
-
-    def add_episode(self, episode: Episode, trial: int | None = None) -> int:
-        """Appends it and returns its index; on return it is on disk.
-
-        trial: which trial of a generator it is, for resuming one
-        """
-        check_episode(episode, self._features)
-        index, fps = self.n_episodes, self._info["fps"]
-        numbered = {text: self._task_index(text) for text in dict.fromkeys(episode.frame_tasks())}
-        task = np.array([numbered[text] for text in episode.frame_tasks()], np.int64)
-        numbers = numeric_columns(episode, index, self.n_frames, task, fps, self._features)
-        levels = {IMAGE_PREFIX + c: statistics.levels(v) for c, v in episode.images.items()}
-        stats = {key: statistics.value_statistics(values) for key, values in numbers.items()}
-        stats |= {key: one.stats() for key, one in levels.items()}
-        if self._video:
-            for camera, images in episode.images.items():
-                write_video(self._clip(IMAGE_PREFIX + camera), images, fps, self._video)
-        table = to_table(episode, numbers, self._schema)
-        layout.write_parquet(self._file.path(self.root / "data"), table)
-        row = self._row(episode, index, stats, trial)
-        layout.write_parquet(self._file.path(self.root / "meta/episodes"), row)
-        self._summary.add(numbers, levels)
-        self._count(len(episode), trial)
-        self._write_summary()
-        return index
-
-    def close(self) -> None:
-        """Lets others write; nothing is left to save."""
-        os.close(self._lock)
-
-    def _recover(self) -> None:
-        """Drops what a crash left unfinished and brings the derived files up to date."""
-        for folder in ("data", "meta", "videos"):
-            for path in (self.root / folder).rglob(f"*{file_io.TEMPORARY}"):
-                path.unlink()
-        files = []
-        for path in layout.episode_files(self.root):
-            for row in lerobot_reader.read_contents(path):
-                number = FileNumber(*lerobot_reader.file_number(row, "data", str(path)).values())
-                files.append(number.path(self.root / "data"))
-                self._file = max(self._file, number, *self._clips_of(row))
-                self._count(row["length"], row.get(layout.TRIAL))
-        if (self.root / "meta/tasks.parquet").is_file():
-            self._tasks = _task_list(self.root)
-        for path in (self._file.path(self.root / "data"), *map(self._clip, self._video_keys)):
-            path.unlink(missing_ok=True)
-        self._write_info()
-        once = list(dict.fromkeys(files))
-        self._summary = DatasetStatistics.restore(self.root, self._info, once, self.n_episodes)
-        self._write_summary()
-
-    @property
-    def _video_keys(self) -> list[str]:
-        return [key for key, feature in self._features.items() if feature["dtype"] == "video"]
-
-    def _clips_of(self, row: Mapping[str, Any]) -> list[FileNumber]:
-        """The video files of an episode; edited folders may have more of them than data files."""
-        return [
-            FileNumber(*lerobot_reader.file_number(row, f"videos/{k}", str(self.root)).values())
-            for k in self._video_keys
-        ]
-
-    def _clip(self, key: str) -> Path:
-        """Video file of the next episode."""
-        return self._file.path(self.root / "videos" / key, ".mp4")
-
-    def _count(self, length: int, trial: int | None) -> None:
-        self.n_episodes += 1
-        self.n_frames += length
-        self.last_trial = self.last_trial if trial is None else trial
-        self._file = self._file.next()
-
-    def _write_summary(self) -> None:
-        self._summary.write(self.root / "meta")
-        self._write_info()
-
-    def _write_info(self) -> None:
-        self._info.update(
-            total_episodes=self.n_episodes,
-            total_frames=self.n_frames,
-            total_tasks=len(self._tasks),
-            splits={"train": f"0:{self.n_episodes}"},
-        )
-        file_io.write_json(self.root / "meta/info.json", self._info)
-
-    def _task_index(self, task: str) -> int:
-        if task not in self._tasks:
-            table = layout.tasks_table([*self._tasks, task])
-            layout.write_parquet(self.root / "meta/tasks.parquet", table)
-            self._tasks.append(task)
-        return self._tasks.index(task)
-
-    def _row(
-        self,
-        episode: Episode,
-        index: int,
-        stats: Mapping[str, statistics.Stats],
-        trial: int | None,
-    ) -> pa.Table:
-        row = {
-            "episode_index": index,
-            "tasks": list(episode.tasks) or [""],
-            "length": len(episode),
-            "data/chunk_index": self._file.chunk,
-            "data/file_index": self._file.file,
-            "dataset_from_index": self.n_frames,
-            "dataset_to_index": self.n_frames + len(episode),
-            "meta/episodes/chunk_index": self._file.chunk,
-            "meta/episodes/file_index": self._file.file,
-            **self._clip_columns(len(episode)),
-            **({} if trial is None else {layout.TRIAL: trial}),
-            **({OUTCOME: lerobot_reader.outcome_text(episode.success)} if self._tell else {}),
-            **statistics.flatten(stats),
-        }
-        return pa.Table.from_pylist([row])
-
-    def _clip_columns(self, length: int) -> dict[str, Any]:
-        values = (self._file.chunk, self._file.file, 0.0)
-        ends = {f"videos/{k}/to_timestamp": length / self._info["fps"] for k in self._video_keys}
-        starts = {f"videos/{k}/{p}": v for k in self._video_keys for p, v in zip(VIDEO_COLUMNS, values)}
-        return {**starts, **ends}
-
-
-def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
+def _check_can_hold(root: Path, info: Mapping[str, Any]) -> None:
+    """Raises DatasetError unless the folder is empty or holds a dataset like `info`."""
     if root.is_file():
         raise DatasetError(f"{root} is a file; name a folder for the dataset")
     if not (root / "meta/info.json").is_file():
@@ -339,37 +337,26 @@ def _check_can_hold(root: Path, wanted: Mapping[str, Any]) -> None:
         return
     found = read_info(root)
     for key in ("codebase_version", "fps", "robot_type", "features", "data_path", "video_path"):
-        if found.get(key, wanted[key]) != wanted[key]:
-            raise DatasetError(_difference(root, key, found.get(key), wanted[key]))
+        if found.get(key, info[key]) != info[key]:
+            raise _difference(root, key, found.get(key), info[key])
+
+
+def _difference(root: Path, key: str, found: Any, wanted: Any) -> DatasetError:
+    if key == "features":
+        key = next(k for k in {**found, **wanted} if found.get(k) != wanted.get(k))
+        found, wanted = found.get(key), wanted.get(key)
+    return DatasetError(
+        f"{root} holds a dataset with {key} = {found}, but these episodes have {wanted}; "
+        "choose another folder"
+    )
 
 
 def _task_list(root: Path) -> list[str]:
-    """Texts in the order of task_index; raises DatasetError where numbers are left out."""
-    tasks = lerobot_reader.read_tasks(root)
+    """Texts in the order of task_index; raises DatasetError if a number is missing."""
+    tasks = metadata.read_tasks(root)
     if list(tasks) != list(range(len(tasks))):
         raise DatasetError(
             f"{root}: the tasks have numbers {list(tasks)[:5]}, not 0 .. {len(tasks) - 1}; "
             "convert the folder into a new one"
         )
     return list(tasks.values())
-
-
-def _difference(root: Path, key: str, found: Any, wanted: Any) -> str:
-    if key == "features":
-        names = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-        key, found, wanted = names[0], found.get(names[0]), wanted.get(names[0])
-    return (
-        f"{root} holds a dataset with {key} = {found}, but these episodes have {wanted}; "
-        "choose another folder"
-    )
-
-
-def lock(root: Path) -> int:
-    """A descriptor that keeps other writers out until it is closed or the process dies."""
-    descriptor = os.open(root / "meta/.lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise DatasetError(f"{root} is being written by another process; wait for it") from error
-    return descriptor
