@@ -1,4 +1,4 @@
-"""A stand-in for arm, cameras, policy and guard, and what a recording of the live view holds."""
+"""A fake robot with policy and guard on the ROS graph, and readers of a live-view recording."""
 
 import os
 import time
@@ -24,7 +24,13 @@ TICKS = 30
 RAMP = np.arange(SPEC.action_dim) / 10  # one value per joint
 TOKENS = [3, 1023, 512, 7]
 RED = np.broadcast_to(np.array([250, 10, 10], np.uint8), (96, 96, 3))
-POLICY = {"chunk_stamp": STAMP, "latency_ms": 81.5, "predict_ms": 70.0, "decode_ms": 1.5, "chunks": 1}
+POLICY = {
+    "chunk_stamp": STAMP,
+    "latency_ms": 81.5,
+    "predict_ms": 70.0,
+    "decode_ms": 1.5,
+    "chunks": 1,
+}
 GUARD = {"mode": "policy", "fault": "", "last_rejection": ""}
 
 
@@ -35,8 +41,8 @@ def chunk():
     return ActionChunk(STAMP, 30.0, names, actions.astype(np.float32), tokens)
 
 
-class Robot:
-    """Publishes as the arm, its cameras, policy and guard do."""
+class FakeRobot:
+    """Publishes the topics of arm, cameras, policy and guard."""
 
     def __init__(self, domain):
         self.context = Context()
@@ -49,13 +55,13 @@ class Robot:
         self.commands = out(JointState, "guard/command", qos.MONITOR)
         self.reports = out(DiagnosticArray, "diagnostics", qos.MONITOR)
 
-    def seen(self):
-        """Whether something listens to all of it."""
+    def has_subscribers(self):
+        """Whether every topic has a subscription."""
         outputs = (self.joints, *self.images.values(), self.chunks, self.commands, self.reports)
         return all(output.get_subscription_count() for output in outputs)
 
     def run(self):
-        """Measured i / 100 + joint / 10 and commanded 1 more, at 100 Hz; then the reports."""
+        """Publishes joint positions i / 100 + joint / 10, commands 1 above, at 100 Hz; then reports."""
         self.chunks.publish(messages.to_chunk_message(chunk()))
         for i in range(TICKS):
             stamp, positions = STAMP + i / 100, RAMP + i / 100
@@ -72,7 +78,7 @@ class Robot:
             self.report(i, "guard", ERROR if fault else OK, state, values)
 
     def report(self, i, name, level, text, values):
-        """A diagnostic `i` seconds after STAMP."""
+        """Publishes diagnostics stamped `i` seconds after STAMP."""
         message = DiagnosticArray(status=[messages.to_status(name, level, text, values)])
         message.header.stamp = messages.to_time(STAMP + i)
         self.reports.publish(message)
@@ -90,16 +96,16 @@ def wait(ready, what, seconds=30.0):
 
 
 def watch(folder, **parameters):
-    """A real view node watches a robot's run."""
+    """Runs a real view node while the fake robot publishes."""
     domain = 10 + os.getpid() % 80
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     os.environ.update(variables)
-    (view,), robot = view_graph(robot="vx300s", **parameters), Robot(domain)
+    (view,), robot = view_graph(robot="vx300s", **parameters), FakeRobot(domain)
     try:
         with ProcessGroup(folder, variables) as processes:
             processes.start(view)
-            wait(lambda: processes.check() or robot.seen(), "the view")
-            time.sleep(0.5)  # the other side needs a moment more; sensors' samples are sent once
+            wait(lambda: processes.check() or robot.has_subscribers(), "the view")
+            time.sleep(0.5)  # discovery by the view; sensor samples are sent only once
             robot.run()
             time.sleep(0.5)
     finally:

@@ -1,4 +1,4 @@
-"""What a security policy allows, and what running nodes do beside that."""
+"""Compares what running nodes do with what a security policy allows."""
 
 from xml.etree import ElementTree as xml
 
@@ -6,7 +6,7 @@ from nac_ros.ros.security_policy import policy_xml
 
 
 def allowed(text, verb):
-    """Node -> names it may `verb`, of a policy file."""
+    """Node -> the names that a policy file allows it to `verb`."""
     found = {}
     for profile in xml.fromstring(text.encode()).iter("profile"):
         groups = [group for group in profile if group.get(verb) == "ALLOW"]
@@ -15,9 +15,9 @@ def allowed(text, verb):
 
 
 def forbidden(watcher, names, spec):
-    """(node, verb, name) of what nodes do that their policy forbids, as `watcher` sees them."""
+    """(node, verb, name) of all that nodes do against their policy, as `watcher` sees it."""
     text = policy_xml(spec)
-    asked = {
+    queries = {
         "publish": watcher.get_publisher_names_and_types_by_node,
         "subscribe": watcher.get_subscriber_names_and_types_by_node,
         "reply": watcher.get_service_names_and_types_by_node,
@@ -25,9 +25,9 @@ def forbidden(watcher, names, spec):
     }
     found = set()
     for name in names:
-        for verb, ask in asked.items():
-            does = {topic.lstrip("/") for topic, _ in ask(name, "/")}
-            assert does or verb == "request", f"{name} was not heard of"
-            may = {item.replace("~", name) for item in allowed(text, verb).get(name, ())}
-            found |= {(name, verb, topic) for topic in does - may}
+        for verb, query in queries.items():
+            used = {topic.lstrip("/") for topic, _ in query(name, "/")}
+            assert used or verb == "request", f"{name} was not discovered"
+            permitted = {item.replace("~", name) for item in allowed(text, verb).get(name, ())}
+            found |= {(name, verb, topic) for topic in used - permitted}
     return found

@@ -1,4 +1,4 @@
-"""The camera node over DDS: a real process plays a real file, this one listens."""
+"""The camera node over DDS: a real process plays a real file."""
 
 import contextlib
 import os
@@ -31,8 +31,8 @@ WIDTH, HEIGHT = 320, 240
 CALIBRATED = {"fx": 300.0, "fy": 301.0, "cx": 160.5, "cy": 119.5}
 
 
-def picture(i):
-    """A ramp whose brightness is `i`: no two are the same."""
+def ramp_image(i):
+    """A ramp of brightness `i`, different for each `i`."""
     ramp = np.linspace(0, 200, WIDTH, dtype=np.uint8)
     image = np.repeat(np.repeat(ramp[None, :, None], HEIGHT, 0), 3, 2)
     image[..., 0] = i
@@ -40,17 +40,17 @@ def picture(i):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images_folder(tmp_path_factory):
     """A folder of 40 PNGs; red counts."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images_folder")
     for i in range(40):
-        cv2.imwrite(str(folder / f"{i:03d}.png"), picture(6 * i)[..., ::-1])
+        cv2.imwrite(str(folder / f"{i:03d}.png"), ramp_image(6 * i)[..., ::-1])
     return folder
 
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    """The shipped robot with larger pictures; `wrist` comes as JPEG and is calibrated."""
+    """The shipped robot with larger images; `wrist` uses JPEG and is calibrated."""
     facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
     for camera in facts["cameras"]:
         camera |= {"width": WIDTH, "height": HEIGHT, "max_age_s": 2.0}
@@ -64,10 +64,10 @@ def robot(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    """Processes on a domain of their own, and an operator there."""
+    """Processes on a domain of their own, and a graph client."""
     before = {name: os.environ.get(name) for name in (*VARIABLES, image_transport.PROFILES)}
     os.environ.update(VARIABLES)
-    os.environ.update(image_transport.environment())  # as every process that takes pictures
+    os.environ.update(image_transport.environment())  # as for every process that receives images
     folder = tmp_path_factory.mktemp("nodes")
     with GraphClient(DOMAIN) as operator, ProcessGroup(folder, VARIABLES) as processes:
         yield operator, processes
@@ -92,13 +92,13 @@ def activate(bench, camera, **parameters):
 
 
 @pytest.fixture(scope="module")
-def scene(bench, robot, pictures):
-    """The camera `scene`, playing the pictures."""
-    facts = {"source": "file", "path": str(pictures), "rate_hz": 30.0}
+def scene(bench, robot, images_folder):
+    """The camera `scene`, which plays the images."""
+    facts = {"source": "file", "path": str(images_folder), "rate_hz": 30.0}
     return activate(bench, "scene", robot=str(robot), **facts)
 
 
-def listen(bench, kind, topic, enough):
+def receive(bench, kind, topic, enough):
     operator, seen = bench[0], []
     subscription = operator.node.create_subscription(kind, topic, seen.append, qos.SENSOR)
     operator.wait_until(lambda: len(seen) >= enough, topic, 20)
@@ -106,11 +106,11 @@ def listen(bench, kind, topic, enough):
     return seen
 
 
-def test_raw_pictures_come_bit_for_bit_with_stamps_at_their_rate(bench, scene):
-    seen = listen(bench, Image, "scene/image_raw", 20)
+def test_raw_images_are_bit_exact_with_stamps_at_their_rate(bench, scene):
+    seen = receive(bench, Image, "scene/image_raw", 20)
     for message in seen:
         image = messages.from_image(message)
-        np.testing.assert_array_equal(image, picture(int(image[0, 0, 0])))
+        np.testing.assert_array_equal(image, ramp_image(int(image[0, 0, 0])))
     stamps = np.array([messages.to_seconds(message.header.stamp) for message in seen])
     assert (np.diff(stamps) > 0).all()
     assert np.median(np.diff(stamps)) == pytest.approx(1 / 30, rel=0.2)
@@ -118,32 +118,36 @@ def test_raw_pictures_come_bit_for_bit_with_stamps_at_their_rate(bench, scene):
     assert 0 <= now - stamps[-1] < 5
 
 
-def test_jpeg_is_the_same_picture_smaller(bench, scene):
-    for message in listen(bench, CompressedImage, "scene/image_raw/compressed", 5):
+def test_jpeg_is_the_same_image_in_fewer_bytes(bench, scene):
+    for message in receive(bench, CompressedImage, "scene/image_raw/compressed", 5):
         image = image_codec.decode_image(message.data)
         assert len(message.data) < image.size / 5
         red = int(np.median(image[..., 0]))
-        assert np.abs(image.astype(int) - picture(red)).mean() < 4
+        assert np.abs(image.astype(int) - ramp_image(red)).mean() < 4
 
 
-def test_a_camera_that_nobody_calibrated_says_so_with_zeros(bench, scene):
-    info = listen(bench, CameraInfo, "scene/camera_info", 1)[0]
+def test_an_uncalibrated_camera_publishes_zero_intrinsics(bench, scene):
+    info = receive(bench, CameraInfo, "scene/camera_info", 1)[0]
     assert (info.width, info.height) == (WIDTH, HEIGHT)
     assert not any(info.k) and not info.distortion_model
 
 
-def test_diagnostics_tell_rate_drops_and_age(bench, scene):
+def test_diagnostics_report_rate_drops_and_age(bench, scene):
     operator = bench[0]
-    operator.wait_until(lambda: operator.latest_diagnostics(scene).get("rate_hz", 0) > 20, "the rate", 20)
+    operator.wait_until(
+        lambda: operator.latest_diagnostics(scene).get("rate_hz", 0) > 20, "the rate", 20
+    )
     newest = operator.latest_diagnostics(scene)
     assert newest["state"] == "running" and newest["stamp_source"] == "schedule"
     assert 0 <= newest["age_s"] < 1 and newest["reconnects"] == 0
 
 
-def test_the_observation_source_takes_jpeg_where_the_robot_s_yaml_says_so(bench, robot, pictures):
+def test_the_observation_source_uses_jpeg_if_the_robot_yaml_requests_it(
+    bench, robot, images_folder
+):
     operator, spec = bench[0], load_robot(robot)
     name = activate(
-        bench, "wrist", robot=str(robot), source="file", path=str(pictures), rate_hz=30.0
+        bench, "wrist", robot=str(robot), source="file", path=str(images_folder), rate_hz=30.0
     )
     source = ObservationSource(operator.node, spec, ["wrist"], 1)
     joints = operator.node.create_publisher(JointState, "joint_states", qos.SENSOR_PUBLISHER)
@@ -160,44 +164,57 @@ def test_the_observation_source_takes_jpeg_where_the_robot_s_yaml_says_so(bench,
     operator.wait_until(observed, "an observation", 20)
     image = seen[0].images["wrist"][0]
     red = int(np.median(image[..., 0]))
-    assert np.abs(image.astype(int) - picture(red)).mean() < 4
+    assert np.abs(image.astype(int) - ramp_image(red)).mean() < 4
     assert not source.rejections
     only = replace(spec, cameras=(spec.camera("wrist"),))
-    for _ in range(3):  # a machine that is busy keeps no rate
+    for _ in range(3):  # a busy machine may not keep the rate
         findings = {finding.check: finding for finding in doctor.topics(only, 2.0)}
         if findings["wrist/image_raw/compressed"].level == "ok":
             break
     assert findings["wrist/image_raw/compressed"].level == "ok"
-    info = listen(bench, CameraInfo, "wrist/camera_info", 1)[0]
+    info = receive(bench, CameraInfo, "wrist/camera_info", 1)[0]
     assert info.k[0] == 300.0 and info.k[5] == 119.5 and info.distortion_model == "plumb_bob"
     bench[1].end([name])
 
 
-def test_a_file_that_vanishes_is_reported_and_played_again_when_it_is_back(bench, robot, tmp_path):
-    folder, away = tmp_path / "pictures", tmp_path / "away"
+def test_a_missing_file_is_reported_and_played_again_when_it_is_back(bench, robot, tmp_path):
+    folder, away = tmp_path / "images_folder", tmp_path / "away"
     folder.mkdir()
     for i in range(10):
-        cv2.imwrite(str(folder / f"{i}.png"), picture(20 * i)[..., ::-1])
+        cv2.imwrite(str(folder / f"{i}.png"), ramp_image(20 * i)[..., ::-1])
     operator = bench[0]
     name = activate(
-        bench, "vanishing", robot=str(robot), source="file", path=str(folder), rate_hz=30.0,
+        bench,
+        "vanishing",
+        robot=str(robot),
+        source="file",
+        path=str(folder),
+        rate_hz=30.0,
         retry_s=0.2,
-    )  # fmt: skip
-    operator.wait_until(lambda: operator.latest_diagnostics(name).get("state") == "running", "running", 20)
+    )
+    operator.wait_until(
+        lambda: operator.latest_diagnostics(name).get("state") == "running", "running", 20
+    )
     folder.rename(away)
-    operator.wait_until(lambda: operator.latest_diagnostics(name).get("state") == "lost", "the loss", 5)
+    operator.wait_until(
+        lambda: operator.latest_diagnostics(name).get("state") == "lost", "the loss", 5
+    )
     assert str(folder) in operator.latest_diagnostics(name)["message"]
     away.rename(folder)
-    operator.wait_until(lambda: operator.latest_diagnostics(name).get("state") == "running", "running again", 10)
+    operator.wait_until(
+        lambda: operator.latest_diagnostics(name).get("state") == "running", "running again", 10
+    )
     assert operator.latest_diagnostics(name)["reconnects"] == 1
     bench[1].end([name])
 
 
-def test_what_cannot_be_opened_is_refused_in_a_sentence(bench, robot):
+def test_a_source_that_cannot_be_opened_is_rejected_in_one_sentence(bench, robot):
     operator, processes = bench
     with pytest.raises(NacError, match="camera_impossible"):
         configure(bench, "impossible", robot=str(robot), source="file", path="/nowhere/a.mp4")
-    words = "no file or folder at /nowhere/a.mp4"
-    operator.wait_until(lambda: words in operator.latest_diagnostics("camera_impossible")["message"], words, 10)
-    assert words in processes.log_path("camera_impossible").read_text()
+    text = "no file or folder at /nowhere/a.mp4"
+    operator.wait_until(
+        lambda: text in operator.latest_diagnostics("camera_impossible")["message"], text, 10
+    )
+    assert text in processes.log_path("camera_impossible").read_text()
     assert "Traceback" not in processes.log_path("camera_impossible").read_text()

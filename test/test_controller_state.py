@@ -1,4 +1,4 @@
-"""What the controllers report of their set-point, as ros2_control sends it, and how it is told."""
+"""Set-points of the controllers from ros2_control's controller_state."""
 
 import time
 from types import SimpleNamespace
@@ -28,17 +28,17 @@ SPEC = load_robot("vx300s")
 
 
 def state(names, reference, desired=()):
-    """The fields of a JointTrajectoryControllerState that are read, its points being real ones."""
+    """The fields of a JointTrajectoryControllerState that are read, with real points."""
     points = [JointTrajectoryPoint(positions=list(values)) for values in (reference, desired)]
     return SimpleNamespace(joint_names=list(names), reference=points[0], desired=points[1])
 
 
-def test_the_set_point_comes_in_the_order_that_is_asked_for():
+def test_the_set_point_is_in_the_requested_joint_order():
     message = state(("b", "a", "c"), (2.0, 1.0, 3.0))
     np.testing.assert_array_equal(reference_positions(message, ("a", "b")), [1.0, 2.0])
 
 
-def test_an_older_controller_says_desired_where_a_newer_says_reference():
+def test_the_field_is_desired_in_older_and_reference_in_newer_controllers():
     message = state(("a", "b"), (), (1.0, 2.0))
     np.testing.assert_array_equal(reference_positions(message, ("a", "b")), [1.0, 2.0])
     del message.reference
@@ -46,19 +46,19 @@ def test_an_older_controller_says_desired_where_a_newer_says_reference():
 
 
 @pytest.mark.parametrize("reference", [(1.0,), (1.0, np.nan), (np.inf, 1.0), ()])
-def test_a_set_point_that_is_not_whole_is_refused_with_the_joint(reference):
+def test_an_incomplete_set_point_is_rejected_with_the_joint_name(reference):
     with pytest.raises(BadActions, match=r"no finite set-point of .*[ab]"):
         reference_positions(state(("a", "b"), reference), ("a", "b"))
 
 
-def test_a_newer_controller_without_a_set_point_is_refused_too():
+def test_a_newer_controller_without_a_set_point_is_rejected():
     message = state(("a", "b"), ())
     del message.desired
     with pytest.raises(BadActions, match="no finite set-point of a, b"):
         reference_positions(message, ("a", "b"))
 
 
-def test_the_topic_is_the_one_beside_the_controller_s_trajectories():
+def test_the_topic_is_in_the_namespace_of_the_controller():
     assert state_topic("arm_controller/joint_trajectory") == "arm_controller/controller_state"
     assert state_topic("joint_trajectory") == "controller_state"
 
@@ -74,7 +74,7 @@ def node():
 
 
 @pytest.mark.skipif(message_type() is not None, reason="control_msgs is installed")
-def test_without_control_msgs_the_set_point_is_unknown_and_the_node_says_so(node):
+def test_without_control_msgs_the_set_point_is_unknown_and_the_node_reports_it(node):
     states, guard = ControllerStates(node, SPEC), Guard(SPEC)
     assert "control_msgs is not installed" in states.text
     assert states.update(guard, 1.0) == [] and not guard.reference_known(1.0)
@@ -96,8 +96,8 @@ def test_a_controller_state_that_is_published_reaches_the_guard(node):
     assert guard.reference_known(1.0)
 
 
-def test_of_a_flood_of_states_only_the_newest_of_a_tick_is_read(node, monkeypatch):
-    """control_msgs need not be installed: another message of positions by name stands for it."""
+def test_of_a_flood_of_states_only_the_newest_is_read_in_a_tick(node, monkeypatch):
+    """Another message with positions by name replaces control_msgs, which may be missing."""
     read = []
 
     def positions_of(message, joints):

@@ -1,4 +1,4 @@
-"""The layout for Foxglove: every panel has its place, and shows what the graph has."""
+"""The Foxglove layout: every panel is shown once and uses existing topics."""
 
 import json
 import re
@@ -11,7 +11,7 @@ LAYOUT = json.loads((config_dir() / "foxglove/nac_ros.json").read_text())
 
 
 def panels(layout):
-    """Ids of the panels in a layout, in the tabs of its Tab panels too."""
+    """Ids of the panels in a layout, including those in tabs."""
     if isinstance(layout, str):
         yield layout
         for tab in LAYOUT["configById"][layout].get("tabs", []):

@@ -1,5 +1,5 @@
-"""The operator's modes over DDS: it asks again for a guard that did not hear it, not for one that
-stopped."""
+"""Mode requests of the graph client over DDS: repeated if the guard does not report the mode, but
+not if it has stopped."""
 
 import os
 from threading import Event, Thread
@@ -17,17 +17,17 @@ from nac_ros.ros import messages, qos
 from nac_ros.ros.graph_client import GraphClient
 
 
-class ToldGuard:
-    """What a guard publishes on diagnostics ten times a second, and the modes that it hears."""
+class FakeGuard:
+    """Publishes given diagnostics ten times a second, and stores the modes that it receives."""
 
-    def __init__(self, domain, **said):
-        self.said, self.modes = said, []
+    def __init__(self, domain, **values):
+        self.values, self.modes = values, []
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         node = rclpy.create_node("lab", context=self._context)
         out = node.create_publisher(DiagnosticArray, "diagnostics", qos.MONITOR)
-        node.create_subscription(String, "guard/mode", self._hear, 10)
-        node.create_timer(0.1, lambda: out.publish(self._word()))
+        node.create_subscription(String, "guard/mode", self._on_mode, 10)
+        node.create_timer(0.1, lambda: out.publish(self._report()))
         executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         executor.add_node(node)
         self._ending = Event()
@@ -39,14 +39,14 @@ class ToldGuard:
         self._thread = Thread(target=spin)
         self._thread.start()
 
-    def _hear(self, message):
+    def _on_mode(self, message):
         self.modes.append(message.data)
 
-    def _word(self):
-        return DiagnosticArray(status=[messages.to_status("guard", b"\0", "", self.said)])
+    def _report(self):
+        return DiagnosticArray(status=[messages.to_status("guard", b"\0", "", self.values)])
 
-    def hears(self, operator):
-        """Whether a mode that `operator` sends now reaches it, by one that was sent before."""
+    def receives(self, operator):
+        """Whether a mode sent by `operator` is received; a mode sent before shows it."""
         operator.set_mode("hold", 20)
         return "hold" in self.modes
 
@@ -62,8 +62,8 @@ def pair(monkeypatch):
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     guards = []
 
-    def build(**said):
-        guards.append(ToldGuard(domain, **said))
+    def build(**values):
+        guards.append(FakeGuard(domain, **values))
         return guards[-1], operator
 
     with GraphClient(domain) as operator:
@@ -73,45 +73,47 @@ def pair(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("values", "reason"),
     [
         ({"mode": "hold", "state": "fault", "fault": "stopped"}, "stopped; call guard/reset"),
         ({"mode": "hold", "state": "inactive", "fault": ""}, "not active; activate it"),
     ],
     ids=["fault", "inactive"],
 )
-def test_a_guard_that_cannot_move_is_not_asked_until_somebody_else_lets_it(pair, said, why):
-    guard, operator = pair(**said)
-    operator.wait_until(lambda: operator.latest_diagnostics("guard"), "its word", 20)
-    with pytest.raises(NacError, match=why):
+def test_a_guard_with_a_fault_or_inactive_gets_no_second_request(pair, values, reason):
+    guard, operator = pair(**values)
+    operator.wait_until(lambda: operator.latest_diagnostics("guard"), "diagnostics", 20)
+    with pytest.raises(NacError, match=reason):
         operator.set_mode("policy", 15)
-    asked = guard.modes.count("policy")
-    guard.said = {"mode": "hold", "state": "idle", "fault": ""}
+    n_requests = guard.modes.count("policy")
+    guard.values = {"mode": "hold", "state": "idle", "fault": ""}
     with pytest.raises(NacError, match="waited 2 s"):
-        operator.wait_until(lambda: guard.modes.count("policy") > asked, "another", 2)
+        operator.wait_until(lambda: guard.modes.count("policy") > n_requests, "another", 2)
 
 
-def test_a_guard_that_did_not_hear_is_asked_again(pair):
+def test_a_mode_that_the_guard_does_not_report_is_requested_again(pair):
     guard, operator = pair(mode="hold", state="idle", fault="")
 
-    def obeys():
+    def changes_mode():
         if guard.modes.count("policy") > 1:
-            guard.said = {"mode": "policy", "state": "armed", "fault": ""}
+            guard.values = {"mode": "policy", "state": "armed", "fault": ""}
         return operator.latest_diagnostics("guard").get("mode") == "policy"
 
     asking = Thread(target=operator.set_mode, args=("policy", 20))
     asking.start()
-    operator.wait_until(obeys, "the second request", 20)
+    operator.wait_until(changes_mode, "the second request", 20)
     asking.join()
 
 
-def test_a_mode_is_taken_only_when_the_guard_has_settled(pair):
+def test_set_mode_waits_until_the_guard_has_settled(pair):
     guard, operator = pair(mode="hold", state="stopping", hold="settling", fault="")
-    operator.wait_until(lambda: guard.hears(operator), "the two to meet", 20)
-    guard.said["mode"] = "policy"
-    operator.wait_until(lambda: operator.latest_diagnostics("guard")["mode"] == "policy", "its word", 20)
+    operator.wait_until(lambda: guard.receives(operator), "the two to meet", 20)
+    guard.values["mode"] = "policy"
+    operator.wait_until(
+        lambda: operator.latest_diagnostics("guard")["mode"] == "policy", "diagnostics", 20
+    )
     with pytest.raises(NacError, match="waited 2 s for guard mode policy"):
         operator.set_mode("policy", 2)
-    assert guard.modes.count("policy") == 1, "it is in that mode, and is not asked again"
-    guard.said["hold"] = "no_chunk"
+    assert guard.modes.count("policy") == 1, "a mode that the guard reports is not requested again"
+    guard.values["hold"] = "no_chunk"
     operator.set_mode("policy", 20)

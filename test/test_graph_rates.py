@@ -1,4 +1,4 @@
-"""The running graph's evenness and memory: `make bench`, `make soak`. On an idle machine."""
+"""Command intervals and memory of the running graph on an idle machine: `make bench`, `make soak`."""
 
 import os
 import signal
@@ -16,17 +16,17 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 pytest.importorskip("torch")
 
-from nac_ros.apps.demo import running
-from nac_ros.apps.demo_trials import Trials
+from nac_ros.apps.demo import running_graph
+from nac_ros.apps.demo_trials import DemoTrials
 from nac_ros.core.config import config_dir
-from nac_ros.nodes.guard import PLANNED
 from nac_ros.robot.spec import load_robot
+from nac_ros.ros.guard_mode import EXPECTED_HOLDS
 from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 
 SPEC = load_robot("vx300s")
 SHIPPED = str(config_dir().parent / "models" / "default")
 TASK = "marker"
-SLICES, SLICE_S = 6, 10.0  # of each kind, in turns: a minute each
+SLICES, SLICE_S = 6, 10.0  # of each kind, alternating: a minute each
 TOGETHER = """
 import sys, threading, time
 import rclpy
@@ -55,14 +55,14 @@ class Both(NodeProcess):
 
 @dataclass(frozen=True, kw_only=True)
 class Absent(NodeProcess):
-    """A node that lives in another's process: it is only configured and activated."""
+    """A node that runs in another process: it is only configured and activated."""
 
     def arguments(self, params_file):
         return ["-c", "import signal; signal.pause()"]
 
 
 def graphs(folder):
-    """Name -> the graph that is measured under it."""
+    """Name -> the graph that is measured."""
     twin = twin_graph(task=TASK)
     guard, policy = policy_graph(SHIPPED, call_log=str(folder / "call_log"))
     ordinary = NodeProcess(name="guard", parameters={**guard.parameters, "priority": 0})
@@ -75,9 +75,9 @@ def graphs(folder):
     }
 
 
-def intervals_s(trials, operator, infers):
-    """Command intervals of one slice, from when the policy has begun."""
-    trials.prepare((TASK,))
+def command_intervals_s(trials, operator, infers):
+    """Command intervals of one slice, after the policy has started."""
+    trials.compile_scenes((TASK,))
     operator.set_task(TASK)
     if infers:
         operator.set_mode("policy")
@@ -92,16 +92,16 @@ def intervals_s(trials, operator, infers):
 
 @pytest.mark.bench
 @pytest.mark.timeout(900)
-def test_commands_come_as_evenly_while_the_policy_infers(tmp_path):
+def test_command_intervals_stay_even_while_the_policy_predicts(tmp_path):
     ratios = {}
     for name, graph in graphs(tmp_path).items():
         folder = tmp_path / name.replace(", ", "-").replace(" ", "_")
         folder.mkdir()
-        with running(graph, folder) as (_, operator):
-            trials, taken = Trials(operator, SPEC, 0), {True: [], False: []}
+        with running_graph(graph, folder) as (_, operator):
+            trials, taken = DemoTrials(operator, SPEC, 0), {True: [], False: []}
             for _ in range(SLICES):
                 for infers, rows in taken.items():
-                    rows.append(intervals_s(trials, operator, infers))
+                    rows.append(command_intervals_s(trials, operator, infers))
             scheduled = operator.latest_diagnostics("guard")["scheduling"]
             chunks = len(operator.chunks)
         errors = {k: 1e3 * np.abs(np.concatenate(v) - 0.01) for k, v in taken.items()}
@@ -109,16 +109,18 @@ def test_commands_come_as_evenly_while_the_policy_infers(tmp_path):
             np.percentile(errors[k], [50, 99, 100]) for k in (True, False)
         )
         ratios[name] = p99 / floor
-        print(f"\n{name} ({scheduled}): while it infers p99 {p99:.2f} ms, max {worst:.1f}; idle "
-              f"{floor:.2f}, {top:.1f}; {ratios[name]:.2f} times, {chunks} chunks")  # fmt: skip
+        print(
+            f"\n{name} ({scheduled}): while it infers p99 {p99:.2f} ms, max {worst:.1f}; idle "
+            f"{floor:.2f}, {top:.1f}; {ratios[name]:.2f} times, {chunks} chunks"
+        )
         assert chunks > 60
     assert ratios["two processes"] <= 1.5
 
 
 MINUTES, AFTER = 30, 5
-AROUND_S = (1.5, 0.5)  # before and after a hold, where its cause is looked for
-SLOW_MS = 400.0  # a chunk that takes longer comes when the one before may not be played any more
-STILL_S = 0.05  # a pulse that is this late: the machine itself stood still
+AROUND_S = (1.5, 0.5)  # before and after a hold, in which its cause is searched
+SLOW_MS = 400.0  # a slower chunk arrives after the end of the one before
+STALL_S = 0.05  # a pulse that is so late means a stalled machine
 PULSE = """
 import os, time
 try:
@@ -133,12 +135,16 @@ while True:
         print(now, now - last, flush=True)
     last = now
 """
-STOOD = {"joint_states_stale", "heartbeat_lost", "tick_gap"}  # so a standing machine is noticed
+STALL_REASONS = {
+    "joint_states_stale",
+    "heartbeat_lost",
+    "tick_gap",
+}  # how the guard notices a stalled machine
 
 
 @contextmanager
 def pulse(path):
-    """Its pid, and what reads when the machine let nobody run: [(stamp, seconds)]."""
+    """A function that returns the stalls of the machine, [(stamp, seconds)], and a process id."""
     with path.open("w") as out:
         process = subprocess.Popen([sys.executable, "-c", PULSE], stdout=out)
     try:
@@ -150,40 +156,45 @@ def pulse(path):
 
 
 def holds(reports):
-    """The guard's holds that nobody asked for, each as (stamp, reason)."""
+    """The guard's unexpected holds, each as (stamp, reason)."""
     for before, report in pairwise(reports):
         for key in (key for key in report if key.startswith("holds.")):
             reason = key.removeprefix("holds.")
             grown = report[key] > before.get(key, 0)
-            if grown and report["mode"] == "policy" and reason not in PLANNED:
+            if grown and report["mode"] == "policy" and reason not in EXPECTED_HOLDS:
                 yield report["stamp"], reason
 
 
-def unexplained(guard, policy, still):
-    """Holds without a cause on record: (stamp, reason).
+def unexplained(guard, policy, stalls):
+    """Holds without a recorded cause: (stamp, reason).
 
-    An arm comes to the end of its chunk where the guard had just refused the next one and said
-    why, or where the next one took longer than `SLOW_MS`; what is late by a fraction of a second
-    is late where the machine stood still.
+    A chunk may end if the guard has just rejected the next one with a reason, or if the next one
+    took longer than `SLOW_MS`. Late messages are explained by a stall of the machine.
     """
-    refused = [
-        after["stamp"] for before, after in pairwise(guard)
-        if any(key.startswith("rejections.") and key not in ("rejections.mode", "rejections.old")
-               and after[key] > before.get(key, 0) for key in after)
-    ]  # fmt: skip
+    rejected = [
+        after["stamp"]
+        for before, after in pairwise(guard)
+        if any(
+            key.startswith("rejections.")
+            and key not in ("rejections.mode", "rejections.old")
+            and after[key] > before.get(key, 0)
+            for key in after
+        )
+    ]
     slow = [report["stamp"] for report in policy if report.get("latency_ms", 0) > SLOW_MS]
-    stood = [stamp for stamp, seconds in still if seconds > STILL_S]
-    causes = {"chunk_stale": refused + slow} | dict.fromkeys(STOOD, stood)
+    stall_stamps = [stamp for stamp, seconds in stalls if seconds > STALL_S]
+    causes = {"chunk_stale": rejected + slow} | dict.fromkeys(STALL_REASONS, stall_stamps)
     before, after = AROUND_S
     return [
-        (stamp, reason) for stamp, reason in holds(guard)
+        (stamp, reason)
+        for stamp, reason in holds(guard)
         if not any(stamp - before < cause < stamp + after for cause in causes.get(reason, ()))
-    ]  # fmt: skip
+    ]
 
 
-def test_only_a_cause_on_record_explains_a_hold():
+def test_only_a_recorded_cause_explains_a_hold():
     rows = [{"stamp": 0.0, "mode": "hold"}]
-    rows += [{"stamp": 0.5, "mode": "hold", "holds.stopped": 1}]  # while the scene is set up
+    rows += [{"stamp": 0.5, "mode": "hold", "holds.stopped": 1}]  # during the set-up of the scene
     rows += [{**rows[-1], "stamp": 1.0, "mode": "policy", "holds.mode_hold": 1}]
     rows += [{**rows[-1], "stamp": 2.0, "rejections.stale": 1}]
     rows += [{**rows[-1], "stamp": 2.2, "holds.chunk_stale": 1}]
@@ -192,37 +203,39 @@ def test_only_a_cause_on_record_explains_a_hold():
     rows += [{**rows[-1], "stamp": 9.0, "rejections.mode": 8}]
     rows += [{**rows[-1], "stamp": 9.1, "holds.chunk_stale": 3}]
     assert unexplained(rows, [], []) == [
-        (5.0, "chunk_stale"), (7.0, "heartbeat_lost"), (9.1, "chunk_stale"),
-    ]  # fmt: skip
+        (5.0, "chunk_stale"),
+        (7.0, "heartbeat_lost"),
+        (9.1, "chunk_stale"),
+    ]
     slow = [{"stamp": 5.2, "latency_ms": 430.0}, {"stamp": 9.1, "latency_ms": 300.0}]
-    still = [(6.9, 0.2), (9.0, 0.3)]
-    assert unexplained(rows, slow, still) == [(9.1, "chunk_stale")]
+    stalls = [(6.9, 0.2), (9.0, 0.3)]
+    assert unexplained(rows, slow, stalls) == [(9.1, "chunk_stale")]
 
 
-def test_a_pulse_notices_a_machine_that_stands_still(tmp_path):
-    with pulse(tmp_path / "pulse.txt") as (still, pid):
-        time.sleep(0.5)  # it has begun
+def test_the_pulse_process_detects_a_stalled_machine(tmp_path):
+    with pulse(tmp_path / "pulse.txt") as (stalls, pid):
+        time.sleep(0.5)  # until it runs
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.3)
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.1)
-        assert max(seconds for _, seconds in still()) > 0.25
+        assert max(seconds for _, seconds in stalls()) > 0.25
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(60 * MINUTES + 600)
-def test_half_an_hour_of_trials_takes_no_more_memory_and_holds_for_no_unknown_reason(tmp_path):
+def test_half_an_hour_of_trials_needs_no_more_memory_and_has_no_unexplained_hold(tmp_path):
     graph = (*twin_graph(task=TASK), *policy_graph(SHIPPED, call_log=str(tmp_path / "call_log")))
     graph[0].parameters["recordings"] = str(tmp_path / "trials")
     seen = {node.name: [] for node in graph}
     machine = pulse(tmp_path / "pulse.txt")
-    with running(graph, tmp_path) as (processes, operator), machine as (still, _):
-        trials = Trials(operator, SPEC, 3000)
-        trials.prepare(("weighing", TASK))
+    with running_graph(graph, tmp_path) as (processes, operator), machine as (stalls, _):
+        trials = DemoTrials(operator, SPEC, 3000)
+        trials.compile_scenes(("weighing", TASK))
         began, outcomes = time.monotonic(), []
         while time.monotonic() - began < 60 * MINUTES:
             task = ("weighing", TASK)[len(outcomes) % 2]
-            outcomes.append(trials.play(task, len(outcomes)).outcome)
+            outcomes.append(trials.run_trial(task, len(outcomes)).outcome)
             for name, rows in seen.items():
                 minute = (time.monotonic() - began) / 60
                 rows.append((minute, processes.resource_usage(name)["memory_kib"]))
@@ -231,15 +244,21 @@ def test_half_an_hour_of_trials_takes_no_more_memory_and_holds_for_no_unknown_re
         minutes, sizes = np.array(rows).T
         reference = sizes[minutes >= AFTER][0]
         grown[name] = sizes[-1] / reference - 1
-        print(f"\n{name}: {reference / 1024:.0f} MiB after {AFTER} minutes, "
-              f"{100 * grown[name]:+.1f} % in the end, most {sizes.max() / 1024:.0f}")  # fmt: skip
-    print(f"{outcomes.count('success')} of {len(outcomes)} trials; holds {dict(trials.holds)}, "
-          f"rejections {dict(trials.rejections)}")  # fmt: skip
+        print(
+            f"\n{name}: {reference / 1024:.0f} MiB after {AFTER} minutes, "
+            f"{100 * grown[name]:+.1f} % at the end, at most {sizes.max() / 1024:.0f}"
+        )
+    print(
+        f"{outcomes.count('success')} of {len(outcomes)} trials; holds {dict(trials.holds)}, "
+        f"rejections {dict(trials.rejections)}"
+    )
     print(
         f"observation to chunk p50, p99, p99.9 {np.percentile(trials.chunk_ms, [50, 99, 99.9])} ms"
     )
-    said, stood = operator.diagnostics, still()
-    print(f"stood still {[round(seconds, 3) for _, seconds in stood if seconds > STILL_S]} s; "
-          f"holds {list(holds(said['guard']))}")  # fmt: skip
-    assert unexplained(said["guard"], said["policy"], stood) == []
+    reports, found = operator.diagnostics, stalls()
+    print(
+        f"stalls {[round(seconds, 3) for _, seconds in found if seconds > STALL_S]} s; "
+        f"holds {list(holds(reports['guard']))}"
+    )
+    assert unexplained(reports["guard"], reports["policy"], found) == []
     assert max(grown.values()) < 0.02

@@ -1,4 +1,4 @@
-"""Which requests on guard/mode count, over DDS: none that was sent before the activation."""
+"""Mode requests over DDS: those sent before the activation do not count."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from nac_ros.ros import qos
 from nac_ros.ros.guard_mode import TAKES_UNTIL_LATE, ModePublisher, ModeRequest, ModeRequests
 
 DEEP = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-# Every process sees the clock of the machine moved by SHIFT_S.
+# Shifts the system clock that a process reads by SHIFT_S.
 SHIFTED_CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,7 +33,7 @@ int clock_gettime(clockid_t id, struct timespec *now) {
     return done;
 }
 """
-PATIENCE_S = 40.0  # its middleware sleeps until a time of the shifted clock
+PATIENCE_S = 40.0  # the middleware sleeps until a time on the shifted clock
 CONSOLE = """
 import sys, time
 import rclpy
@@ -50,7 +50,7 @@ for line in sys.stdin:
 
 
 class Graph:
-    """Publishers, each of a participant of its own, and the guard's side of the topic."""
+    """Publishers, each of another participant, and the guard's subscriptions."""
 
     def __init__(self):
         self._contexts, self._nodes = [], []
@@ -77,7 +77,7 @@ class Graph:
             time.sleep(0.01)
 
     def take(self, wanted, seconds=10.0):
-        """Requests until `wanted(request)`, and until late ones had their time."""
+        """Requests until `wanted(request)`, and until old latched ones are rejected."""
         found, deadline = [], time.monotonic() + seconds
         while not any(map(wanted, found)) and time.monotonic() < deadline:
             found += self.requests.take()
@@ -88,7 +88,7 @@ class Graph:
         return found
 
     def counted(self, wanted, seconds=10.0):
-        """Modes that counted, up to `wanted` or a rejection."""
+        """Modes that counted, until `wanted` or a rejection."""
         found = self.take(lambda request: request.rejection or request.mode == wanted, seconds)
         return [request.mode for request in found if not request.rejection]
 
@@ -120,20 +120,20 @@ def test_a_mode_that_was_latched_before_the_activation_does_not_count(graph):
     )
 
 
-def test_a_hold_and_a_mode_that_one_publisher_has_kept_do_not_count_either(graph):
+def test_a_hold_and_a_mode_that_one_publisher_latched_before_do_not_count(graph):
     publish(graph.console(DEEP), "hold", "policy")
     graph.activate()
     assert graph.counted("policy") == ["hold"]
 
 
-def test_the_kept_hold_of_one_console_lets_no_kept_mode_of_another_count(graph):
+def test_a_latched_hold_of_one_console_makes_no_latched_mode_of_another_count(graph):
     publish(graph.console(), "hold")
     publish(graph.console(), "teleop")
     graph.activate()
     assert graph.counted("teleop") == ["hold"]
 
 
-def test_hold_and_then_the_mode_count_and_each_is_told_once(graph):
+def test_hold_and_then_the_mode_count_and_each_is_returned_once(graph):
     console = graph.node("console")
     modes = ModePublisher(console)
     graph.activate()
@@ -144,7 +144,7 @@ def test_hold_and_then_the_mode_count_and_each_is_told_once(graph):
     assert [request.mode for request in found if request.mode != "hold"] == ["policy"]
 
 
-def test_a_kept_hold_and_then_a_mode_of_its_publisher_count(graph):
+def test_a_latched_hold_and_then_a_new_mode_of_its_publisher_count(graph):
     console = graph.console()
     publish(console, "hold")
     graph.activate()
@@ -154,7 +154,7 @@ def test_a_kept_hold_and_then_a_mode_of_its_publisher_count(graph):
     assert graph.counted("policy") == ["policy"]
 
 
-def test_two_commands_of_a_terminal_count_for_each_publishes_for_the_first_time(graph):
+def test_two_terminal_commands_count_because_each_is_a_first_message(graph):
     graph.activate()
     for mode in ("hold", "policy"):
         once = graph.console()
@@ -163,7 +163,7 @@ def test_two_commands_of_a_terminal_count_for_each_publishes_for_the_first_time(
         assert graph.counted(mode) == [mode]
 
 
-def test_a_mode_without_a_hold_is_refused_with_what_to_do(graph):
+def test_a_mode_without_a_hold_is_rejected_with_the_remedy(graph):
     graph.activate()
     console = graph.console()
     graph.matched(console)
@@ -186,7 +186,7 @@ def test_a_console_that_repeats_a_mode_does_not_end_the_hold_of_another(graph):
     assert "another publisher than the newest hold" in request.rejection
 
 
-def test_after_a_reset_a_hold_is_needed_again_and_what_waits_is_forgotten(graph):
+def test_after_a_reset_a_new_hold_is_needed_and_waiting_requests_are_discarded(graph):
     graph.activate()
     console = graph.console()
     graph.matched(console)
@@ -200,7 +200,7 @@ def test_after_a_reset_a_hold_is_needed_again_and_what_waits_is_forgotten(graph)
     assert graph.counted("policy")[-1] == "policy"
 
 
-def test_a_mode_that_nobody_knows_is_handed_on_and_is_no_hold(graph):
+def test_an_unknown_mode_is_returned_and_is_no_hold(graph):
     graph.activate()
     console = graph.console()
     graph.matched(console)
@@ -210,7 +210,7 @@ def test_a_mode_that_nobody_knows_is_handed_on_and_is_no_hold(graph):
 
 @pytest.fixture(scope="module")
 def shifted_clock(tmp_path_factory):
-    """A library that moves the clock of the process that loads it."""
+    """A library that shifts the clock of the process that loads it."""
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler and Linux")

@@ -1,4 +1,4 @@
-"""How pictures travel: shared memory where there is room, else JPEG; what a user set stays."""
+"""Image transport: shared memory if there is enough, else JPEG; user settings are kept."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ DOMAIN = 150 + (os.getpid() + 25) % 50
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_set(monkeypatch):
+def no_variable_is_set(monkeypatch):
     for name in (
         image_transport.PROFILES,
         image_transport.OLD_PROFILES,
@@ -41,13 +41,13 @@ def nothing_is_set(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def room(monkeypatch, megabytes):
+def set_free_space(monkeypatch, megabytes):
     usage = SimpleNamespace(free=megabytes << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
 
 
-def test_with_room_every_process_that_sends_or_takes_pictures_gets_the_profile(monkeypatch):
-    room(monkeypatch, 1000)
+def test_with_enough_shared_memory_every_image_process_gets_the_profile(monkeypatch):
+    set_free_space(monkeypatch, 1000)
     expected = str(config_dir() / "dds" / "large_images.xml")
     for node in (*camera_graph("scene"), *policy_graph(), *view_graph()):
         given = node.environment.get(image_transport.PROFILES)
@@ -55,14 +55,14 @@ def test_with_room_every_process_that_sends_or_takes_pictures_gets_the_profile(m
         assert node.environment["OMP_NUM_THREADS"] == "1"
 
 
-def test_older_distributions_know_the_variable_by_its_old_name(monkeypatch):
-    room(monkeypatch, 1000)
+def test_older_distributions_use_the_old_name_of_the_variable(monkeypatch):
+    set_free_space(monkeypatch, 1000)
     monkeypatch.setenv("ROS_DISTRO", "humble")
     assert list(image_transport.environment()) == [image_transport.OLD_PROFILES]
 
 
-def test_without_room_large_pictures_come_as_jpeg_and_that_is_said(monkeypatch):
-    room(monkeypatch, 64)
+def test_without_shared_memory_large_images_use_jpeg_and_the_log_names_the_reason(monkeypatch):
+    set_free_space(monkeypatch, 64)
     given = image_transport.environment()
     assert given == {image_transport.IMAGES: "jpeg"}
     monkeypatch.setenv(image_transport.IMAGES, "jpeg")
@@ -72,21 +72,26 @@ def test_without_room_large_pictures_come_as_jpeg_and_that_is_said(monkeypatch):
     assert not image_transport.jpeg_notice(SMALL)
 
 
-def test_what_the_user_has_set_stays(monkeypatch):
+def test_variables_set_by_the_user_are_kept(monkeypatch):
     monkeypatch.setenv(image_transport.PROFILES, "/home/me/own.xml")
     assert image_transport.environment() == {} and not image_transport.shared_memory_advice(LARGE)
 
 
-def test_a_large_raw_picture_without_a_profile_is_warned_of():
-    assert "640x480" in image_transport.shared_memory_advice(LARGE) and not image_transport.shared_memory_advice(SMALL)
+def test_large_raw_images_without_a_profile_cause_a_warning():
+    assert "640x480" in image_transport.shared_memory_advice(
+        LARGE
+    ) and not image_transport.shared_memory_advice(SMALL)
 
 
-def test_the_robot_s_yaml_decides_for_jpeg():
-    assert image_transport.image_topic(replace(SMALL, transport="jpeg")).message_type is CompressedImage
+def test_the_robot_yaml_can_request_jpeg():
+    assert (
+        image_transport.image_topic(replace(SMALL, transport="jpeg")).message_type
+        is CompressedImage
+    )
     assert not image_transport.jpeg_notice(replace(SMALL, transport="jpeg"))
 
 
-def test_the_profile_holds_what_the_code_counts_with():
+def test_the_profile_has_the_segment_size_of_the_code():
     text = (config_dir() / "dds" / "large_images.xml").read_text()
     sizes = [
         e.text for e in xml.fromstring(text.encode()).iter() if e.tag.endswith("segment_size")
@@ -94,7 +99,7 @@ def test_the_profile_holds_what_the_code_counts_with():
     assert sizes == [str(image_transport.SEGMENT)]
 
 
-def test_fast_dds_takes_the_profile():
+def test_fast_dds_uses_the_profile():
     code = """
 import os, pathlib, rclpy
 old = set(pathlib.Path("/dev/shm").iterdir())
@@ -110,7 +115,7 @@ os._exit(0)
         not image_transport.SHM.is_dir()
         or image_transport.PROFILES not in image_transport.environment()
     ):
-        pytest.skip("/dev/shm has no room")
+        pytest.skip("/dev/shm has too little free space")
     variables = {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     environment = {**os.environ, **variables, **image_transport.environment()}
     done = subprocess.run(
@@ -120,7 +125,7 @@ os._exit(0)
 
 
 @pytest.mark.soak
-def test_two_large_cameras_lose_nothing_on_the_way(tmp_path, monkeypatch):
+def test_two_large_cameras_lose_no_image_in_transport(tmp_path, monkeypatch):
     from lifecycle_msgs.msg import Transition
 
     from nac_ros.ros.graph_client import GraphClient
@@ -129,14 +134,17 @@ def test_two_large_cameras_lose_nothing_on_the_way(tmp_path, monkeypatch):
     variables = {"ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     for name, value in {**variables, **image_transport.environment()}.items():
         monkeypatch.setenv(name, value)
-    robot, path = larger(tmp_path), record(tmp_path / "a.mp4")
+    robot, path = robot_with_large_images(tmp_path), write_video(tmp_path / "a.mp4")
     took, sent = defaultdict(set), defaultdict(set)
     with GraphClient(DOMAIN) as operator, ProcessGroup(tmp_path / "nodes", variables) as processes:
         for camera in load_robot(robot).cameras:
             kind, topic = image_transport.image_topic(camera)
-            note = partial(remember, took[camera.name])
+            note = partial(store_stamp, took[camera.name])
             operator.node.create_subscription(kind, topic, note, qos.MONITOR)
-            note, topic = partial(remember, sent[camera.name]), camera.sibling_topic("camera_info")
+            note, topic = (
+                partial(store_stamp, sent[camera.name]),
+                camera.sibling_topic("camera_info"),
+            )
             operator.node.create_subscription(CameraInfo, topic, note, qos.MONITOR)
             facts = {"robot": str(robot), "source": "file", "path": str(path)}
             (node,) = camera_graph(camera.name, **facts)
@@ -151,12 +159,12 @@ def test_two_large_cameras_lose_nothing_on_the_way(tmp_path, monkeypatch):
         assert len(between) > 1500 and lost == 0
 
 
-def remember(stamps, message):
+def store_stamp(stamps, message):
     stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
 
 
-def larger(folder):
-    """The shipped robot with pictures of 640x480."""
+def robot_with_large_images(folder):
+    """The shipped robot with images of 640x480."""
     facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
     for camera in facts["cameras"]:
         camera |= {"width": 640, "height": 480}
@@ -164,7 +172,7 @@ def larger(folder):
     return folder / "vx300s.yaml"
 
 
-def record(path):
+def write_video(path):
     """A video of 640x480 at 30 Hz, 5 s long."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (640, 480))
     scene = np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The live view: what a real node saves of a robot's run, read back with rerun."""
+"""The live view: a real node saves the topics of a fake robot; rerun reads the file."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from nac_ros.core.errors import ConfigError, NacError
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """What the node saved of it."""
+    """The recording that the node saved."""
     pytest.importorskip("rerun", reason=NEEDS)
     from rerun.dataframe import load_recording
 
@@ -22,7 +22,7 @@ def recording(tmp_path_factory):
 
 
 @pytest.mark.parametrize("joint", range(SPEC.action_dim))
-def test_joints_are_measured_and_commanded_at_their_stamps(recording, joint):
+def test_measured_and_commanded_joints_are_logged_at_their_stamps(recording, joint):
     name = SPEC.joint_names[joint]
     for source, offset in (("measured", 0.0), ("commanded", 1.0)):
         stamps, values = series(recording, f"joints/{name}/{source}")
@@ -30,7 +30,7 @@ def test_joints_are_measured_and_commanded_at_their_stamps(recording, joint):
         np.testing.assert_allclose(values, stamps + RAMP[joint] + offset, atol=1e-6)
 
 
-def test_a_chunk_is_planned_when_its_points_are_due(recording):
+def test_chunk_points_are_logged_when_they_are_due(recording):
     stamps, values = series(recording, "joints/gripper/planned")
     np.testing.assert_allclose(stamps, np.arange(1, 5) / 30, atol=1e-6)
     np.testing.assert_allclose(values, np.arange(4) + RAMP[-1], atol=1e-6)
@@ -57,7 +57,7 @@ def test_images_of_each_camera_are_jpeg_and_at_most_images_hz(recording, camera)
     np.testing.assert_allclose(image[48, 48, ::-1], RED[0, 0], atol=8)
 
 
-def test_tokens_and_timing_come_once_for_each_chunk(recording):
+def test_tokens_and_timing_are_logged_once_for_each_chunk(recording):
     stamps, values = rows(recording, "policy/tokens", "BarChart:values")
     assert stamps == pytest.approx([0.0], abs=1e-6)
     assert list(values[0][0]["buffer"]) == TOKENS
@@ -74,7 +74,7 @@ def test_the_guard_s_state_is_a_number_and_the_age_of_its_chunk_is_in_ms(recordi
     np.testing.assert_allclose(series(recording, "latency/chunk_age")[1], 200 + 1e3 * np.arange(4))
 
 
-def test_what_changes_is_told_once_in_words(recording):
+def test_changes_of_state_are_logged_once_as_text(recording):
     _, texts = rows(recording, "guard/events", "TextLog:text")
     _, levels = rows(recording, "guard/events", "TextLog:level")
     assert [(text[0], level[0]) for text, level in zip(texts, levels)] == [
@@ -85,25 +85,25 @@ def test_what_changes_is_told_once_in_words(recording):
     assert rows(recording, "policy/events", "TextLog:text")[1] == [["planning"]]
 
 
-def test_there_is_one_time_line(recording):
+def test_there_is_one_timeline(recording):
     indices = {column.name for column in recording.schema().index_columns()}
     assert indices - {"log_time", "log_tick"} == {"ros_time"}
     assert series(recording, "joints/waist/measured")[0].min() >= 0
 
 
-def test_joint_samples_wait_in_bounded_number(tmp_path):
+def test_the_number_of_waiting_joint_samples_is_bounded(tmp_path):
     pytest.importorskip("rerun", reason=NEEDS)
     from nac_ros.reporting import rerun
 
     log = rerun.RerunLogger(SPEC, 10.0)
     log.save(tmp_path / "run.rrd")
-    for _ in range(250):  # a clock that stands still
+    for _ in range(250):  # with the same stamp
         log.log_joints("measured", STAMP, RAMP)
         assert len(log._rows["measured"]) < rerun.BATCH_ROWS
     log.close()
 
 
-def test_parameters_that_name_no_file_or_address_are_refused():
+def test_parameters_that_are_no_file_or_address_are_rejected():
     from nac_ros.nodes.view import ViewParameters
 
     for wrong, text in (({"save": "run.mp4"}, ".rrd"), ({"connect": "viewer"}, "host:port")):

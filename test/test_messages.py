@@ -1,4 +1,4 @@
-"""Messages and core values: what goes in comes out, and what a message cannot mean raises."""
+"""Conversion of messages and core values; invalid messages raise."""
 
 from contextlib import suppress
 
@@ -29,41 +29,41 @@ def chunk(steps=5):
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 1795489432.2102516, 0.9999999999])
-def test_seconds_survive_a_stamp(seconds):
+def test_seconds_are_unchanged_by_a_stamp(seconds):
     stamp = messages.to_time(seconds)
     assert 0 <= stamp.nanosec < 1_000_000_000
     assert messages.to_seconds(stamp) == pytest.approx(seconds, abs=1e-6)
 
 
-def test_a_chunk_survives_its_message():
+def test_a_chunk_is_unchanged_by_its_message():
     back = messages.from_chunk_message(messages.to_chunk_message(chunk()))
     assert back.names == NAMES and back.stamp == pytest.approx(1234.5678)
     assert back.rate_hz == pytest.approx(30.0, rel=1e-6)
     np.testing.assert_array_equal(back.actions, chunk().actions)
 
 
-def test_a_chunk_without_points_is_refused():
+def test_a_chunk_without_points_is_rejected():
     message = messages.to_chunk_message(chunk())
     message.points = []
     with pytest.raises(BadActions, match="has 0 points"):
         messages.from_chunk_message(message)
 
 
-def test_a_ragged_chunk_is_refused():
+def test_a_ragged_chunk_is_rejected():
     message = messages.to_chunk_message(chunk())
     message.points[2].positions = [0.0, 1.0]
     with pytest.raises(BadActions, match="point 2 has 2 positions for 3 joints"):
         messages.from_chunk_message(message)
 
 
-def test_a_chunk_off_an_even_grid_is_refused():
+def test_a_chunk_with_uneven_times_is_rejected():
     message = messages.to_chunk_message(chunk())
     message.points[1].time_from_start.nanosec += 5_000_000
     with pytest.raises(BadActions, match="evenly spaced from its stamp"):
         messages.from_chunk_message(message)
 
 
-def test_a_motion_is_split_by_controller():
+def test_a_trajectory_is_split_by_controller():
     rows = np.arange(6.0).reshape(2, 3)
     motion = JointTrajectory(7.5, np.array([0.0, 0.03]), rows, -rows, 2 * rows)
     message = messages.to_trajectory_message(motion, ("c", "a"), [2, 0])
@@ -75,7 +75,7 @@ def test_a_motion_is_split_by_controller():
     np.testing.assert_array_equal(back.points[1].accelerations, [10, 6])
 
 
-def test_knots_that_lie_close_together_do_not_tear_at_one_another():
+def test_points_close_together_imply_no_large_acceleration():
     times = 0.0123456789123 + np.array([0.0, 1.00003e-5, 0.01])
     rows = np.ones((3, 1))
     motion = JointTrajectory(
@@ -85,10 +85,10 @@ def test_knots_that_lie_close_together_do_not_tear_at_one_another():
     first, second = back.points[:2]
     span = second.time_from_start - first.time_from_start
     strayed = second.positions - first.positions - 3 * span
-    assert abs(strayed[0]) / span**2 < 1e-3, "an acceleration that nobody asked for"
+    assert abs(strayed[0]) / span**2 < 1e-3, "an acceleration that was not commanded"
 
 
-def test_a_controller_on_another_clock_is_told_how_far_ahead_a_motion_lies():
+def test_a_trajectory_that_starts_on_arrival_holds_the_time_until_its_first_point():
     rows = np.zeros((2, 1))
     motion = JointTrajectory(7.5, np.array([0.0, 0.03]), rows, rows, rows)
     message = messages.to_trajectory_message(motion, ("a",), [0], sent=7.48)
@@ -104,7 +104,7 @@ def test_a_trajectory_without_velocities_has_none():
     assert all(p.velocities is None for p in messages.from_trajectory_message(message).points)
 
 
-def test_joint_states_come_in_the_robot_s_order():
+def test_joint_states_are_read_in_the_order_of_the_robot():
     message = messages.to_joint_state(7.25, ("c", "x", "a", "b"), np.array([3.0, 9.0, 1.0, 2.0]))
     np.testing.assert_array_equal(messages.from_joint_state(message, NAMES), [1, 2, 3])
     assert messages.to_seconds(message.header.stamp) == 7.25
@@ -120,13 +120,13 @@ def test_joint_states_come_in_the_robot_s_order():
         (("a", "b", "c"), [1.0, np.nan, 2.0], "not finite at b"),
     ],
 )
-def test_joint_states_that_lack_a_joint_are_refused(names, positions, said):
+def test_joint_states_without_a_joint_are_rejected(names, positions, said):
     message = messages.to_joint_state(0.0, names, np.array(positions))
     with pytest.raises(BadObservation, match=said):
         messages.from_joint_state(message, NAMES)
 
 
-def test_an_image_survives_its_message():
+def test_an_image_is_unchanged_by_its_message():
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     for sent in (image, image[:, ::-1]):  # contiguous or not
         message = messages.to_image(2.5, "scene", sent)
@@ -134,7 +134,7 @@ def test_an_image_survives_its_message():
         np.testing.assert_array_equal(messages.from_image(message), sent)
 
 
-def test_bgr_becomes_rgb_and_padding_is_left_out():
+def test_bgr_becomes_rgb_and_padding_is_removed():
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     message = messages.to_image(0.0, "scene", image)
     message.encoding, message.step = "bgr8", 16
@@ -170,7 +170,7 @@ def test_a_grey_image_becomes_three_equal_channels():
 @pytest.mark.parametrize(
     "encoding", ["16UC1", "32FC1", "mono16", "yuv422_yuy2", "bayer_rggb8", ""]
 )
-def test_an_image_of_another_encoding_is_refused_with_those_that_are_known(encoding):
+def test_an_unknown_encoding_is_rejected_with_the_known_ones(encoding):
     message = messages.to_image(0.0, "scene", np.zeros((2, 4, 3), np.uint8))
     message.encoding = encoding
     known = f"'{encoding}'; known are: rgb8, bgr8, rgba8, bgra8, mono8"
@@ -180,11 +180,18 @@ def test_an_image_of_another_encoding_is_refused_with_those_that_are_known(encod
 
 @pytest.mark.parametrize(
     "changed",
-    [{"height": 3}, {"height": 0}, {"width": 5}, {"width": 0}, {"step": 0}, {"step": 13},
-     {"encoding": "rgba8"}],
+    [
+        {"height": 3},
+        {"height": 0},
+        {"width": 5},
+        {"width": 0},
+        {"step": 0},
+        {"step": 13},
+        {"encoding": "rgba8"},
+    ],
     ids=str,
-)  # fmt: skip
-def test_an_image_whose_data_do_not_fit_its_size_is_refused(changed):
+)
+def test_an_image_whose_data_do_not_match_its_size_is_rejected(changed):
     message = messages.to_image(0.0, "scene", np.zeros((2, 4, 3), np.uint8))
     for field, value in changed.items():
         setattr(message, field, value)
@@ -208,7 +215,7 @@ def test_bytes_that_are_no_image_have_no_header(data):
         assert len(image_header(data)) == 5
 
 
-def test_diagnostic_values_survive():
+def test_diagnostic_values_are_unchanged_by_their_message():
     values = {"mode": "policy", "age_s": 0.25, "chunk_age_s": None, "clips.a": 3, "on": True}
     status = messages.to_status("guard", b"\x01", "holding", values)
     assert messages.values_from_status(status) == {"message": "holding", **values}
@@ -220,16 +227,16 @@ def test_a_forward_controller_gets_bare_numbers():
     assert isinstance(message, Float64MultiArray) and list(message.data) == [1.0, 2.5]
 
 
-def test_stamps_are_kept_to_the_nanosecond_after_an_origin():
+def test_stamps_after_an_origin_are_exact_to_the_nanosecond():
     origin = 1_795_522_816_158_945_513
     stamp = messages.to_time(12.345678901, origin)
     assert stamp.sec * 10**9 + stamp.nanosec == origin + 12_345_678_901
     assert messages.to_seconds(stamp, origin) == 12.345678901
 
 
-def test_a_forward_controller_gets_the_set_point_of_now_not_of_the_next_knot():
-    from nac_ros.ros.guard_io import ControllerPublisher
+def test_a_forward_controller_gets_the_present_set_point_not_the_next_point():
     from nac_ros.robot.spec import ControllerGroup, load_robot
+    from nac_ros.ros.guard_io import ControllerPublisher
 
     sent = []
     publisher = type("Publisher", (), {"publish": lambda self, message: sent.append(message)})()
@@ -248,7 +255,7 @@ SPEC = load_robot("vx300s")
 
 
 def serialized(points, names=SPEC.joint_names, frame="", full=False):
-    """A chunk's bytes; `full`: with velocities, accelerations and efforts too."""
+    """A serialized chunk; `full`: also with velocities, accelerations and efforts."""
     row = [0.0] * len(names)
     values = {"positions": row}
     if full:
@@ -260,7 +267,7 @@ def serialized(points, names=SPEC.joint_names, frame="", full=False):
 
 
 @pytest.mark.parametrize("frame", ["", "a", "base", "base_link"])
-def test_the_longest_chunk_that_is_read_is_inside_its_bounds_and_a_longer_one_is_refused(frame):
+def test_the_longest_permitted_chunk_fits_the_byte_limit_and_a_longer_one_is_rejected(frame):
     most = messages.max_points(SPEC)
     assert most == 150
     data = serialized(most, frame=frame, full=True)
@@ -270,7 +277,7 @@ def test_the_longest_chunk_that_is_read_is_inside_its_bounds_and_a_longer_one_is
         messages.check_chunk_size(serialized(most + 1, frame=frame), SPEC)
 
 
-def test_a_chunk_of_points_that_hold_nothing_is_refused_unread_as_well():
+def test_a_chunk_with_too_many_empty_points_is_rejected_before_deserialization():
     message = JointTrajectoryMsg(points=[JointTrajectoryPoint() for _ in range(900)])
     data = serialize_message(message)
     assert len(data) < messages.max_chunk_bytes(SPEC)
@@ -278,7 +285,7 @@ def test_a_chunk_of_points_that_hold_nothing_is_refused_unread_as_well():
         messages.check_chunk_size(data, SPEC)
 
 
-def test_a_chunk_of_very_many_joints_is_refused_unread():
+def test_a_chunk_with_too_many_joints_is_rejected_before_deserialization():
     with pytest.raises(BadActions, match="5000 joints, the robot has 7"):
         messages.check_chunk_size(serialized(1, names=[""] * 5000), SPEC)
 
@@ -289,7 +296,7 @@ def test_bytes_that_end_before_the_points_are_no_chunk(cut):
         messages.check_chunk_size(serialized(2)[:cut], SPEC)
 
 
-def test_joint_states_of_a_whole_robot_are_read():
+def test_joint_states_of_a_large_robot_fit_the_byte_limit():
     names = [*SPEC.joint_names, *(f"left_hand/finger_{n}/joint" for n in range(300))]
     ones = np.ones(len(names))
     message = messages.to_joint_state(1.0, names, ones, ones)

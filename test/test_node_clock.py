@@ -1,4 +1,4 @@
-"""The guard's time over DDS: it begins with the first /clock, and goes on when that is set."""
+"""The guard's time over DDS: starts with the first /clock, stays continuous if that is set."""
 
 import time
 
@@ -18,7 +18,7 @@ TODAY_S = 1_795_942_000
 
 @pytest.fixture
 def simulated():
-    """A node on simulated time, and what publishes a time and waits until the node has it."""
+    """A node on simulated time, and a function that sets that time."""
     context = rclpy.Context()
     rclpy.init(context=context)
     given = [Parameter("use_sim_time", value=True)]
@@ -27,7 +27,7 @@ def simulated():
     executor = rclpy.executors.SingleThreadedExecutor(context=context)
     executor.add_node(node)
 
-    def tell(seconds):
+    def set_time(seconds):
         stamp = messages.to_time(seconds - TODAY_S, TODAY_S * messages.NANO)  # to the nanosecond
         for _ in range(1000):
             publisher.publish(Clock(clock=stamp))
@@ -37,28 +37,28 @@ def simulated():
                 return
         pytest.fail("the clock did not come")
 
-    yield node, tell
+    yield node, set_time
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown(context=context)
 
 
-def test_time_begins_with_the_first_clock_and_stays_even_when_it_is_set(simulated):
-    node, tell = simulated
+def test_time_starts_with_the_first_clock_and_stays_continuous_when_it_is_set(simulated):
+    node, set_time = simulated
     clock = NodeClock(node, 0.2)
     assert not clock.read() and not clock.begun and clock.now() == 0.0
-    tell(TODAY_S)
+    set_time(TODAY_S)
     assert not clock.read() and clock.begun
     assert clock.origin_ns == TODAY_S * messages.NANO and clock.now() == 0.0
-    tell(TODAY_S + 0.125)
+    set_time(TODAY_S + 0.125)
     assert clock.now() == 0.125 and not clock.read()
-    tell(TODAY_S - 1000)
+    set_time(TODAY_S - 1000)
     assert clock.now() == 0.125, "between two readings nothing jumps"
     assert clock.read() and clock.origin_ns < (TODAY_S - 1000) * messages.NANO
     assert 0.125 <= clock.now() < 20
 
 
-def test_the_system_clock_is_followed_from_reading_to_reading():
+def test_the_system_clock_is_followed_between_readings():
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("lab", context=context)

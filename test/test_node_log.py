@@ -1,4 +1,4 @@
-"""A node whose terminal is not read goes on, and what others wrote comes on one short line."""
+"""Log and output of a node: a blocked terminal does not stop it, foreign text is shortened."""
 
 import fcntl
 import os
@@ -52,7 +52,7 @@ print(log.dropped)
 
 @pytest.fixture
 def full_pipe():
-    """The end to write of a pipe that nobody reads and that is full, as of a paused terminal."""
+    """The write end of a full pipe without a reader, like a paused terminal."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(write, False)
@@ -67,17 +67,17 @@ def full_pipe():
     os.close(write)
 
 
-def test_writes_to_a_pipe_that_nobody_reads_are_dropped_and_counted(full_pipe):
+def test_writes_to_a_full_pipe_are_dropped_and_counted(full_pipe):
     done = subprocess.run(
         [sys.executable, "-c", WRITES], stdout=subprocess.PIPE, stderr=full_pipe, timeout=60
     )
     assert done.returncode == 0
     before, after, dropped = done.stdout.decode().split()
     assert (before, after) == ("False", "False") and int(dropped) >= 1
-    assert os.get_blocking(full_pipe), "whoever shares the pipe still writes as before"
+    assert os.get_blocking(full_pipe), "other users of the pipe still write to it blocking"
 
 
-def test_lines_are_escaped_and_cut_and_of_one_reason_there_is_one_a_second():
+def test_lines_are_escaped_and_truncated_and_limited_to_one_a_second_per_reason():
     done = subprocess.run(
         [sys.executable, "-c", LINES], capture_output=True, text=True, timeout=60
     )
@@ -92,7 +92,7 @@ def test_lines_are_escaped_and_cut_and_of_one_reason_there_is_one_a_second():
     assert shown + dropped == 600 and dropped > 0
 
 
-def test_text_of_others_is_printable_and_short():
+def test_text_of_other_nodes_is_printable_and_short():
     assert show_text("a\nb\x1b\u2028é", 100) == "a\\nb\\x1b\\u2028é"
     assert len(show_text("a" * 50, 10)) == 10
     assert show_text("\ud800", 10) == "\\ud800"
@@ -103,7 +103,7 @@ def test_text_of_others_is_printable_and_short():
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
-def test_a_status_of_a_stranger_that_python_cannot_read_stays_text(text):
+def test_a_status_value_that_is_no_valid_json_stays_text(text):
     status = messages.to_status("guard", b"\0", "", {})
     status.values = [messages.KeyValue(key="mode", value=text)]
     assert messages.values_from_status(status)["mode"] == text
@@ -111,7 +111,7 @@ def test_a_status_of_a_stranger_that_python_cannot_read_stays_text(text):
 
 @pytest.fixture
 def start(full_pipe, tmp_path):
-    """Starts a node whose terminal takes nothing; an operator of the same graph, and the node."""
+    """An operator, and a function that starts a node with a blocked terminal."""
     domain = 110 + os.getpid() % 30
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     os.environ.update(variables)
@@ -137,15 +137,15 @@ def start(full_pipe, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["guard", "recorder", "teleop", "policy"])
-def test_a_node_whose_terminal_takes_nothing_starts_and_ends(start, name):
+def test_a_node_with_a_blocked_terminal_starts_and_ends(start, name):
     operator, run = start
     process = run(name)
-    operator.wait_until(lambda: operator.latest_diagnostics(name), f"a word of {name}", 60)
+    operator.wait_until(lambda: operator.latest_diagnostics(name), f"diagnostics of {name}", 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
 
 
-def test_a_guard_whose_terminal_takes_nothing_refuses_stops_and_ends(start):
+def test_a_guard_with_a_blocked_terminal_rejects_stops_and_ends(start):
     operator, run = start
     process = run("guard", "call_log:=none", "priority:=0")
     operator.activate("guard")
@@ -155,12 +155,16 @@ def test_a_guard_whose_terminal_takes_nothing_refuses_stops_and_ends(start):
         names = tuple(f"joint {k} {n}" for n in range(7))
         actions = np.zeros((3, 7), np.float32)
         chunk = ActionChunk(time.time(), 30.0, names, actions, np.empty(0, np.int64))
-        operator._modes.publish("policy")  # without a hold, which is refused
+        operator._modes.publish("policy")  # without a hold, which is rejected
         chunks.publish(messages.to_chunk_message(chunk))
         time.sleep(0.005)
     assert operator.trigger("guard/stop", 10).startswith("stopping")
-    operator.wait_until(lambda: operator.latest_diagnostics("guard").get("fault") == "stopped", "the stop", 10)
-    operator.wait_until(lambda: operator.latest_diagnostics("guard").get("log_dropped", 0) > 0, "the count", 10)
+    operator.wait_until(
+        lambda: operator.latest_diagnostics("guard").get("fault") == "stopped", "the stop", 10
+    )
+    operator.wait_until(
+        lambda: operator.latest_diagnostics("guard").get("log_dropped", 0) > 0, "the count", 10
+    )
     operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0

@@ -1,4 +1,4 @@
-"""The graph over DDS, each node in a process of its own, with the real twin and a real bundle."""
+"""The graph over DDS: each node is a process, with the real twin and a real bundle."""
 
 import os
 import subprocess
@@ -35,13 +35,13 @@ from nac_ros.ros.processes import ProcessGroup
 
 WAIT_S = 60.0
 BEAT_S = 0.05
-TRIES = 5  # a motion that a busy machine interrupted is begun again
+TRIES = 5  # a motion interrupted by a busy machine is repeated
 PATIENCE = {"max_heartbeat_age_s": 0.5, "max_gap_s": 0.5}  # as for `robot`
 
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    """The robot's YAML with more patience for sensors: a test machine may be busy."""
+    """The robot's YAML with longer sensor timeouts, for a busy test machine."""
     facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
     facts["joint_states_max_age_s"] = 0.8
     for camera in facts["cameras"]:
@@ -52,7 +52,7 @@ def robot(tmp_path_factory):
 
 
 class Bench:
-    """Nodes as processes, and this process as whoever else is on the graph."""
+    """Nodes as processes; this process plays all other nodes."""
 
     def __init__(self, folder, robot, domain, nodes):
         self.spec = load_robot(robot)
@@ -95,12 +95,12 @@ class Bench:
         return messages.from_joint_state(self.joints[-1], self.spec.joint_names)
 
     def ready(self):
-        """A fresh scene, the guard in mode policy, nothing moving."""
+        """Resets the scene; then the guard is in mode policy and nothing moves."""
         self.operator.set_mode("hold")
         self.wait(lambda: self.guard("state") in ("idle", "armed", "fault", 0), "rest", 5)
         self.operator.trigger("twin/reset")
         time.sleep(0.3)
-        self.operator.trigger("guard/reset")  # the arm is elsewhere now
+        self.operator.trigger("guard/reset")  # because the arm was moved
         self.operator.set_mode("policy")
         time.sleep(0.1)
         self.wait(lambda: self.guard("hold") != "settling", "the controller's set-point")
@@ -108,7 +108,7 @@ class Bench:
         self.wait(lambda: len(self.joints) > 3 and len(self.commands) > 3, "the arm")
 
     def swing(self, amplitude=0.5, **changes):
-        """A chunk that moves the shoulder from where it is and is fastest at its end."""
+        """A chunk that moves the shoulder from its position, fastest at the end."""
         actions = np.tile(self.measured(), (32, 1))
         actions[:, 1] += amplitude * (1 - np.cos(np.arange(1, 33) / 32 * np.pi / 2))
         facts = {"stamp": time.time() - 0.01, "rate_hz": 30.0, "names": self.spec.joint_names}
@@ -118,8 +118,8 @@ class Bench:
     def send(self, chunk):
         self.chunk_out.publish(messages.to_chunk_message(chunk))
 
-    def beat(self, seconds, until=lambda: False):
-        """Is a living policy for so long."""
+    def send_heartbeats(self, seconds, until=lambda: False):
+        """Publishes the policy's heartbeat for so long."""
         for _ in range(round(seconds / BEAT_S)):
             self.beat_out.publish(Header())
             time.sleep(BEAT_S)
@@ -127,18 +127,18 @@ class Bench:
                 return
 
     def move(self):
-        """Until the arm moves fast, with most of the chunk still to come."""
+        """Moves the arm until it is fast, with most of the chunk still to play."""
         for _ in range(TRIES):
             self.ready()
             start = self.measured()[1]
             self.send(self.swing(0.8))
-            self.beat(0.8, until=lambda at=start: self.measured()[1] - at > 0.08)
+            self.send_heartbeats(0.8, until=lambda at=start: self.measured()[1] - at > 0.08)
             if self.guard("state") == "running" and self.measured()[1] - start > 0.08:
                 return
         pytest.fail(f"the arm did not move: {self.operator.latest_diagnostics('guard')}")
 
-    def sense(self, seconds, positions=None, cameras=None, **size):
-        """Is an arm with cameras for so long."""
+    def publish_sensors(self, seconds, positions=None, cameras=None, **size):
+        """Publishes joint states and images for so long."""
         positions = self.spec.home if positions is None else positions
         shape = (size.get("height", 96), size.get("width", 96), 3)
         for _ in range(round(seconds * 30)):
@@ -149,13 +149,13 @@ class Bench:
             time.sleep(1 / 30)
 
     def speeds(self):
-        """Times and joint speeds `[N, D]` of the commands seen since `ready`."""
+        """Times and joint speeds `[N, D]` of the commands since `ready`."""
         rows = [(messages.to_seconds(m.header.stamp), np.array(m.position)) for m in self.commands]
         gaps = [(b[0], (b[1] - a[1]) / max(b[0] - a[0], 1e-9)) for a, b in pairwise(rows)]
         return np.array([t for t, _ in gaps]), np.array([v for _, v in gaps])
 
     def assert_arm_rests(self):
-        time.sleep(0.4)  # the servos catch up with the last set-point
+        time.sleep(0.4)  # until the servos reach the last set-point
         here = self.measured()
         time.sleep(0.3)
         np.testing.assert_allclose(self.measured(), here, atol=2e-3)
@@ -184,7 +184,7 @@ def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
         arm.ready()
         start = arm.measured()
         arm.send(arm.swing(0.2))
-        arm.beat(2.0)
+        arm.send_heartbeats(2.0)
         if arm.guard("hold") in ("chunk_ended", "chunk_stale"):
             break
     assert arm.guard("hold") in ("chunk_ended", "chunk_stale")
@@ -194,22 +194,27 @@ def test_the_arm_follows_a_chunk_and_stops_at_its_end(arm):
     arm.assert_arm_rests()
 
 
-def test_the_guard_tells_how_far_a_chunk_lay_off_as_it_took_over(arm):
+def test_the_guard_reports_the_jump_at_a_chunk_transition(arm):
     for _ in range(TRIES):
         arm.move()
         aside = arm.swing(0.0)
         aside.actions[:, 0] += 0.05
         arm.send(aside)
-        arm.beat(1.05, until=lambda at=aside.stamp: abs(arm.guard("chunk_stamp") - at) < 1e-3)
+        arm.send_heartbeats(
+            1.05, until=lambda at=aside.stamp: abs(arm.guard("chunk_stamp") - at) < 1e-3
+        )
         if abs(arm.guard("chunk_stamp") - aside.stamp) < 1e-3:
             break
     assert arm.guard("chunk_stamp") == pytest.approx(aside.stamp, abs=1e-3)
     assert arm.guard("transition_jump") > 0.045
     arm.operator.set_mode("hold")
-    arm.wait(lambda: "transition_jump" not in arm.operator.latest_diagnostics("guard"), "nothing followed")
+    arm.wait(
+        lambda: "transition_jump" not in arm.operator.latest_diagnostics("guard"),
+        "nothing followed",
+    )
 
 
-def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
+def test_a_silent_policy_stops_the_arm_with_the_reason(arm):
     arm.move()
     arm.wait(lambda: arm.guard("state") == "fault", "the stop", 5)
     assert arm.guard("hold") == "heartbeat_lost"
@@ -224,7 +229,7 @@ def test_a_policy_that_falls_silent_leaves_the_arm_stopped_with_the_reason(arm):
         assert_inside(arm.spec, piece, period)
 
 
-def test_teleoperation_takes_over_by_its_clutch_and_its_silence_stops_the_arm(arm):
+def test_teleoperation_takes_control_and_its_silence_stops_the_arm(arm):
     arm.move()
     arm.operator.set_mode("teleop")
     away = arm.measured() + 0.1 * arm.spec.relative_mask
@@ -248,12 +253,12 @@ def test_guard_stop_stops_at_once_and_is_latched(arm):
     arm.wait(lambda: arm.guard("hold") == "stopped" and arm.guard("state") == "fault", "stop", 5)
     arm.operator._modes.request("policy")
     arm.send(arm.swing(0.2))
-    arm.beat(0.2)
+    arm.send_heartbeats(0.2)
     assert arm.guard("mode") == "hold"
     arm.assert_arm_rests()
 
 
-def test_a_mode_that_nobody_knows_holds_the_arm(arm):
+def test_an_unknown_mode_holds_the_arm(arm):
     arm.ready()
     arm.operator._modes.publish("autopilot")
     arm.wait(lambda: arm.guard("mode") == "hold", "mode hold", 5)
@@ -262,7 +267,7 @@ def test_a_mode_that_nobody_knows_holds_the_arm(arm):
 
 @contextmanager
 def console(*modes):
-    """Another participant that has just latched modes."""
+    """Another participant that has latched modes."""
     context = rclpy.Context()
     rclpy.init(context=context)
     try:
@@ -274,8 +279,8 @@ def console(*modes):
         context.try_shutdown()
 
 
-def test_nothing_that_was_sent_before_the_activation_sets_the_arm_in_motion(arm):
-    """Latched modes of consoles, chunks, commands of a hand, and calls of each service."""
+def test_nothing_sent_before_the_activation_moves_the_arm(arm):
+    """Latched modes of consoles, chunks, teleoperation commands, and service calls."""
     arm.ready()
     arm.operator.set_mode("hold")
     operator = arm.operator
@@ -291,19 +296,21 @@ def test_nothing_that_was_sent_before_the_activation_sets_the_arm_in_motion(arm)
             operator.trigger("guard/reset")
             arm.teleop_out.publish(messages.to_chunk_message(arm.swing()))
             arm.send(arm.swing())
-            with console("hold", "policy"):  # found when the guard is active already
+            with console("hold", "policy"):  # discovered after the activation
                 operator.change_state("guard", Transition.TRANSITION_ACTIVATE)
                 for _ in range(10):
                     arm.send(arm.swing())
                     arm.teleop_out.publish(messages.to_chunk_message(arm.swing()))
-                    arm.beat(0.1)
+                    arm.send_heartbeats(0.1)
                 counts = operator.latest_diagnostics("guard")
                 assert (counts["mode"], counts["state"]) == ("hold", "idle"), attempt
         np.testing.assert_allclose(arm.measured(), start, atol=2e-3)
-    assert "was sent before the guard was activated; send hold first" in arm.guard("last_rejection")
+    assert "was sent before the guard was activated; send hold first" in arm.guard(
+        "last_rejection"
+    )
 
 
-def test_a_mode_alone_is_refused_in_one_sentence_and_hold_and_the_mode_start_the_arm(arm):
+def test_a_mode_without_hold_is_rejected_and_hold_then_the_mode_start_the_arm(arm):
     arm.ready()
     operator = arm.operator
     operator.change_state("guard", Transition.TRANSITION_DEACTIVATE)
@@ -312,7 +319,7 @@ def test_a_mode_alone_is_refused_in_one_sentence_and_hold_and_the_mode_start_the
     for _ in range(20):
         operator._modes.publish("policy")
         arm.send(arm.swing())
-        arm.beat(0.1)
+        arm.send_heartbeats(0.1)
     arm.wait(lambda: arm.guard("rejections.hold_first") > before, "the rejection", 5)
     assert arm.guard("mode") == "hold"
     assert "send hold first, then the mode" in arm.guard("last_rejection")
@@ -332,19 +339,19 @@ BAD = {
 }
 
 
-def test_bad_chunks_are_refused_with_their_reasons_and_the_arm_holds(arm):
+def test_bad_chunks_are_rejected_with_their_reasons_and_the_arm_holds(arm):
     arm.ready()
     here = arm.measured()
     for reason, change in BAD.items():
         before, good = arm.guard(f"rejections.{reason}"), arm.swing(0.2)
         arm.send(arm.swing(0.2, **change(good)))
         arm.wait(lambda r=reason, n=before: arm.guard(f"rejections.{r}") > n, reason, 5)
-    arm.beat(0.3)
+    arm.send_heartbeats(0.3)
     assert arm.guard("state") == "armed"
     np.testing.assert_allclose(arm.measured(), here, atol=2e-3)
 
 
-def test_a_chunk_with_ragged_points_is_refused(arm):
+def test_a_chunk_with_ragged_points_is_rejected(arm):
     arm.ready()
     message = messages.to_chunk_message(arm.swing())
     message.points[3].positions = [0.0]
@@ -352,7 +359,7 @@ def test_a_chunk_with_ragged_points_is_refused(arm):
     arm.wait(lambda: "point 3 has 1 positions" in arm.guard("last_rejection"), "the rejection", 5)
 
 
-def test_bytes_that_are_no_chunk_are_refused(arm):
+def test_bytes_that_are_no_chunk_are_rejected(arm):
     arm.ready()
     before = arm.guard("rejections.shape")
     arm.chunk_out.publish(b"\0\1\0\0" + b"\xff" * 40)
@@ -360,7 +367,7 @@ def test_bytes_that_are_no_chunk_are_refused(arm):
     assert "44 bytes are no JointTrajectory" in arm.guard("last_rejection")
 
 
-def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_escaped(arm):
+def test_large_messages_are_rejected_unread_and_foreign_text_is_truncated_and_escaped(arm):
     arm.ready()
     names = arm.spec.joint_names
     long = ActionChunk(time.time(), 30.0, names, np.zeros((10_000, 7), "f4"), np.empty(0))
@@ -383,7 +390,7 @@ def test_large_messages_are_refused_unread_and_what_strangers_write_is_cut_and_e
     assert max(map(len, log.splitlines())) < 700
 
 
-def test_a_guard_on_a_cpu_that_is_not_there_says_which_there_are():
+def test_a_missing_cpu_is_rejected_with_the_available_ones():
     arguments = [sys.executable, "-m", "nac_ros.nodes.guard", "--ros-args"]
     done = subprocess.run(
         [*arguments, "-p", "cpus:=[0, 4095]"],
@@ -397,12 +404,12 @@ def test_a_guard_on_a_cpu_that_is_not_there_says_which_there_are():
     assert "cpus: this machine has no CPU 4095; it has 0" in done.stderr
 
 
-def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
+def test_of_too_many_publishers_some_are_read_and_the_rest_is_reported(arm):
     arm.ready()
     node = arm.operator.node
     crowd = [node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND) for _ in range(6)]
     for one in crowd:
-        arm.wait(lambda out=one: out.get_subscription_count() > 0, "a guard that listens", 10)
+        arm.wait(lambda out=one: out.get_subscription_count() > 0, "the guard's subscription", 10)
     time.sleep(0.5)
     before = arm.guard("rejections.crowd")
     for _ in range(20):
@@ -414,7 +421,7 @@ def test_of_a_crowd_of_senders_some_are_heard_and_the_others_are_named(arm):
         node.destroy_publisher(one)
 
 
-def test_joint_states_with_nan_are_refused_with_the_joint_s_name(arm):
+def test_joint_states_with_nan_are_rejected_with_the_joint_name(arm):
     arm.ready()
     broken = arm.spec.home * [1, 1, np.nan, 1, 1, 1, 1]
     arm.joints_out.publish(messages.to_joint_state(time.time(), arm.spec.joint_names, broken))
@@ -430,7 +437,7 @@ def test_deactivating_the_guard_is_a_planned_stop(arm):
     arm.wait(lambda: arm.guard("state") == "idle" and arm.guard("mode") == "hold", "hold", 5)
 
 
-def test_a_guard_that_is_killed_leaves_an_arm_that_comes_to_rest(arm):
+def test_the_arm_comes_to_rest_when_the_guard_is_killed(arm):
     arm.move()
     start = arm.measured()
     arm.processes.kill("guard")
@@ -440,12 +447,12 @@ def test_a_guard_that_is_killed_leaves_an_arm_that_comes_to_rest(arm):
 
 
 @pytest.fixture(scope="module")
-def brain(tmp_path_factory, robot, tiny_bundle):
-    """Policy and guard, both active; this process is the arm."""
+def policy_bench(tmp_path_factory, robot, tiny_bundle):
+    """Policy and guard, both active; this process plays the arm."""
     domain = 55 + os.getpid() % 40
     _, policy = policy_graph(bundle=str(tiny_bundle), robot=str(robot), task="marker")
     guard = NodeProcess(name="guard", parameters={"robot": str(robot), **PATIENCE})
-    made = Bench(tmp_path_factory.mktemp("brain"), robot, domain, (guard, policy))
+    made = Bench(tmp_path_factory.mktemp("policy_bench"), robot, domain, (guard, policy))
     try:
         made.activate("guard")
         made.activate("policy")
@@ -454,136 +461,155 @@ def brain(tmp_path_factory, robot, tiny_bundle):
         made.close()
 
 
-def planning(brain):
-    """Starts the policy on fresh sensors; True when a chunk came."""
-    brain.operator.trigger("policy/start")
-    first = len(brain.chunks)
+def planning(policy_bench):
+    """Starts the policy and publishes sensor data; returns whether a chunk was received."""
+    policy_bench.operator.trigger("policy/start")
+    first = len(policy_bench.chunks)
     deadline = time.monotonic() + WAIT_S
-    while len(brain.chunks) == first and time.monotonic() < deadline:
-        brain.sense(0.2)
-    return len(brain.chunks) > first
+    while len(policy_bench.chunks) == first and time.monotonic() < deadline:
+        policy_bench.publish_sensors(0.2)
+    return len(policy_bench.chunks) > first
 
 
-def policy_says(brain, text):
-    brain.wait(lambda: text in brain.operator.latest_diagnostics("policy").get("message", ""), text, 10)
+def wait_for_policy_message(policy_bench, text):
+    policy_bench.wait(
+        lambda: text in policy_bench.operator.latest_diagnostics("policy").get("message", ""),
+        text,
+        10,
+    )
     time.sleep(0.3)
-    n_chunks = len(brain.chunks)
+    n_chunks = len(policy_bench.chunks)
     time.sleep(0.8)
-    assert len(brain.chunks) == n_chunks, "a chunk was planned without eyes"
+    assert len(policy_bench.chunks) == n_chunks, "a chunk was predicted without usable images"
 
 
-def test_a_policy_plans_from_what_the_sensors_send(brain):
-    assert planning(brain)
-    chunk = messages.from_chunk_message(brain.chunks[-1])
-    assert chunk.names == brain.spec.joint_names and chunk.actions.shape == (32, 7)
+def test_a_policy_predicts_chunks_from_the_sensor_topics(policy_bench):
+    assert planning(policy_bench)
+    chunk = messages.from_chunk_message(policy_bench.chunks[-1])
+    assert chunk.names == policy_bench.spec.joint_names and chunk.actions.shape == (32, 7)
     assert 0 < time.time() - chunk.stamp < WAIT_S
-    brain.wait(lambda: "decode_ms" in brain.operator.latest_diagnostics("policy"), "the report", 5)
-    report = brain.operator.latest_diagnostics("policy")
+    policy_bench.wait(
+        lambda: "decode_ms" in policy_bench.operator.latest_diagnostics("policy"), "the report", 5
+    )
+    report = policy_bench.operator.latest_diagnostics("policy")
     assert report["decode_ms"] <= report["predict_ms"] <= report["latency_ms"]
     assert report["tokens"] and all(type(token) is int for token in report["tokens"])
 
 
-def test_a_task_and_a_start_from_before_the_activation_start_no_planning(brain):
-    operator = brain.operator
+def test_a_task_and_a_start_before_the_activation_start_no_planning(policy_bench):
+    operator = policy_bench.operator
     operator.change_state("policy", Transition.TRANSITION_DEACTIVATE)
     operator.publish_task("marker")
     with pytest.raises(NacError, match="the node is not active"):
         operator.trigger("policy/start")
-    n_chunks = len(brain.chunks)
+    n_chunks = len(policy_bench.chunks)
     operator.change_state("policy", Transition.TRANSITION_ACTIVATE)
-    brain.sense(1.5)
-    assert len(brain.chunks) == n_chunks
+    policy_bench.publish_sensors(1.5)
+    assert len(policy_bench.chunks) == n_chunks
     assert operator.latest_diagnostics("policy")["message"] == "not started"
 
 
-def test_what_strangers_report_neither_ends_nor_floods_who_looks_on(brain):
-    node, seen = brain.operator.node, brain.operator.diagnostics
+def test_foreign_diagnostics_neither_end_nor_flood_a_monitoring_node(policy_bench):
+    node, seen = policy_bench.operator.node, policy_bench.operator.diagnostics
     outcomes = node.create_publisher(String, "twin/outcome", qos.LATCHED)
     reports = node.create_publisher(DiagnosticArray, "diagnostics", qos.MONITOR)
     for text in ("not JSON", "[1]", "1" * 5000, "[" * 50_000, "x" * 1_000_000):
         outcomes.publish(String(data=text))
     large = DiagnosticStatus(name="stranger", message="x" * 1_000_000)
     small = DiagnosticStatus(name="stranger", message="small")
-    brain.wait(lambda: reports.get_subscription_count() > 0, "who looks on", 10)
+    policy_bench.wait(lambda: reports.get_subscription_count() > 0, "the subscription", 10)
     for status in (large, small):
         reports.publish(DiagnosticArray(status=[status]))
-    brain.wait(lambda: "stranger" in seen, "the small report", 10)
+    policy_bench.wait(lambda: "stranger" in seen, "the small report", 10)
     assert [report["message"] for report in seen["stranger"]] == ["small"]
     outcomes.publish(String(data='{"state": "running"}'))
-    brain.wait(lambda: brain.operator.outcome == {"state": "running"}, "an outcome", 10)
+    policy_bench.wait(
+        lambda: policy_bench.operator.outcome == {"state": "running"}, "an outcome", 10
+    )
     for publisher in (outcomes, reports):
         node.destroy_publisher(publisher)
 
 
-def test_a_policy_that_is_not_sure_sends_nothing_and_says_so(brain, tiny_bundle, robot):
-    assert planning(brain)
-    brain.processes.kill("policy")
+def test_a_policy_with_low_confidence_sends_nothing_and_reports_it(
+    policy_bench, tiny_bundle, robot
+):
+    assert planning(policy_bench)
+    policy_bench.processes.kill("policy")
     low_confidence = {"bundle": str(tiny_bundle), "robot": str(robot), "task": "marker"}
     low_confidence |= {"on_low_confidence": "replan", "min_margin": 1.0}
-    brain.operator.diagnostics.pop("policy")
+    policy_bench.operator.diagnostics.pop("policy")
     try:
-        brain.processes.start(NodeProcess(name="policy", parameters=low_confidence))
-        brain.wait(lambda: brain.operator.latest_diagnostics("policy"), "a word of the policy")
+        policy_bench.processes.start(NodeProcess(name="policy", parameters=low_confidence))
+        policy_bench.wait(
+            lambda: policy_bench.operator.latest_diagnostics("policy"), "diagnostics of the policy"
+        )
         time.sleep(0.5)
-        brain.activate("policy")
-        brain.operator.trigger("policy/start")
-        n_chunks = len(brain.chunks)
-        brain.sense(1.0)
-        report = brain.operator.latest_diagnostics("policy")
-        assert report["message"].startswith("low confidence: margin") and report["unusable.low_confidence"] > 1
-        assert len(brain.chunks) == n_chunks
+        policy_bench.activate("policy")
+        policy_bench.operator.trigger("policy/start")
+        n_chunks = len(policy_bench.chunks)
+        policy_bench.publish_sensors(1.0)
+        report = policy_bench.operator.latest_diagnostics("policy")
+        assert (
+            report["message"].startswith("low confidence: margin")
+            and report["unusable.low_confidence"] > 1
+        )
+        assert len(policy_bench.chunks) == n_chunks
     finally:
-        brain.processes.kill("policy")
-        brain.operator.diagnostics.pop("policy")
-        brain.processes.start(policy_graph(str(tiny_bundle), str(robot), task="marker")[1])
-        brain.wait(lambda: brain.operator.latest_diagnostics("policy"), "a word of the policy")
+        policy_bench.processes.kill("policy")
+        policy_bench.operator.diagnostics.pop("policy")
+        policy_bench.processes.start(policy_graph(str(tiny_bundle), str(robot), task="marker")[1])
+        policy_bench.wait(
+            lambda: policy_bench.operator.latest_diagnostics("policy"), "diagnostics of the policy"
+        )
         time.sleep(0.5)
-        brain.activate("policy")
+        policy_bench.activate("policy")
 
 
-def test_a_stale_camera_ends_planning_and_the_policy_says_which(brain):
-    assert planning(brain)
-    brain.sense(2.0, cameras=["scene"])
-    assert "camera wrist: stale" in brain.operator.latest_diagnostics("policy")["message"]
-    brain.sense(0.3, cameras=["scene"])
-    policy_says(brain, "stale")
+def test_a_stale_camera_stops_planning_and_is_named(policy_bench):
+    assert planning(policy_bench)
+    policy_bench.publish_sensors(2.0, cameras=["scene"])
+    assert "camera wrist: stale" in policy_bench.operator.latest_diagnostics("policy")["message"]
+    policy_bench.publish_sensors(0.3, cameras=["scene"])
+    wait_for_policy_message(policy_bench, "stale")
 
 
-def test_joint_states_that_are_not_finite_end_planning(brain):
-    assert planning(brain)
-    brain.sense(2.0, positions=brain.spec.home * np.nan)
-    report = brain.operator.latest_diagnostics("policy")
+def test_joint_states_that_are_not_finite_stop_planning(policy_bench):
+    assert planning(policy_bench)
+    policy_bench.publish_sensors(2.0, positions=policy_bench.spec.home * np.nan)
+    report = policy_bench.operator.latest_diagnostics("policy")
     assert "joint_states: stale" in report["message"] and "not finite" in report["last_rejection"]
-    policy_says(brain, "stale")
+    wait_for_policy_message(policy_bench, "stale")
 
 
-def test_images_of_another_size_are_refused(brain):
-    assert planning(brain)
-    brain.sense(2.0, height=48)
-    report = brain.operator.latest_diagnostics("policy")
+def test_images_of_a_wrong_size_are_rejected(policy_bench):
+    assert planning(policy_bench)
+    policy_bench.publish_sensors(2.0, height=48)
+    report = policy_bench.operator.latest_diagnostics("policy")
     assert "camera" in report["message"] and "stale" in report["message"]
     assert "wanted a uint8 image of (96, 96, 3)" in report["last_rejection"]
-    policy_says(brain, "stale")
+    wait_for_policy_message(policy_bench, "stale")
 
 
-def test_an_unknown_task_is_refused_with_those_that_were_learned(brain):
-    brain.operator.publish_task("make coffee")
-    policy_says(brain, "unknown task 'make coffee'")
-    brain.operator.set_task("marker")
+def test_an_unknown_task_is_rejected_with_the_known_ones(policy_bench):
+    policy_bench.operator.publish_task("make coffee")
+    wait_for_policy_message(policy_bench, "unknown task 'make coffee'")
+    policy_bench.operator.set_task("marker")
 
 
-def test_a_policy_that_is_killed_is_noticed_by_the_guard(brain):
-    assert planning(brain)
-    brain.operator.set_mode("policy")
+def test_the_guard_detects_a_killed_policy(policy_bench):
+    assert planning(policy_bench)
+    policy_bench.operator.set_mode("policy")
     deadline = time.monotonic() + 10
-    while brain.guard("state") != "running" and time.monotonic() < deadline:
-        brain.sense(0.2)
-    if brain.guard("state") != "running":
-        pytest.fail(f"the guard played no chunk: {brain.operator.latest_diagnostics('guard')}")
-    brain.processes.kill("policy")
-    brain.sense(1.5)
-    assert brain.guard("hold") == "heartbeat_lost"
-    assert brain.guard("state") == "fault"
+    while policy_bench.guard("state") != "running" and time.monotonic() < deadline:
+        policy_bench.publish_sensors(0.2)
+    if policy_bench.guard("state") != "running":
+        pytest.fail(
+            f"the guard played no chunk: {policy_bench.operator.latest_diagnostics('guard')}"
+        )
+    policy_bench.processes.kill("policy")
+    policy_bench.publish_sensors(1.5)
+    assert policy_bench.guard("hold") == "heartbeat_lost"
+    assert policy_bench.guard("state") == "fault"
 
 
 def test_the_guard_node_imports_neither_torch_nor_a_simulator():
@@ -598,7 +624,7 @@ def test_the_guard_node_imports_neither_torch_nor_a_simulator():
 
 
 @pytest.mark.parametrize("name", ["guard", "twin"])
-def test_a_node_says_in_one_sentence_what_is_wrong_with_its_parameters(name):
+def test_a_node_rejects_bad_parameters_in_one_sentence(name):
     arguments = [sys.executable, "-m", f"nac_ros.nodes.{name}", "--ros-args", "-p", "robot:=r2d2"]
     variables = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the guard hears over DDS of an arm whose joints are published in parts."""
+"""Joint states over DDS of an arm whose joints are published in several messages."""
 
 import os
 import time
@@ -39,7 +39,7 @@ class Inputs:
         self.wait(lambda: all(out.get_subscription_count() for out in self._outputs), take=False)
 
     def wait(self, ready, seconds=30.0, take=True):
-        """Until the guard's inputs have taken what makes it so."""
+        """Waits until a message that the guard's inputs read fulfils the condition."""
         deadline = time.monotonic() + seconds
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -69,7 +69,7 @@ def inputs():
     made.close()
 
 
-def test_the_guard_measures_arm_and_gripper_of_two_publishers_at_the_older_stamp(inputs):
+def test_the_guard_merges_arm_and_gripper_of_two_publishers_at_the_older_stamp(inputs):
     inputs.publish(1.00, ARM, SPEC.home[:6])
     inputs.publish(1.01, GRIPPER, SPEC.home[6:], publisher=1)
     inputs.wait(lambda: inputs.age(1.01) is not None)
@@ -78,7 +78,7 @@ def test_the_guard_measures_arm_and_gripper_of_two_publishers_at_the_older_stamp
     assert inputs.said() == []
 
 
-def test_a_gripper_that_fell_silent_makes_the_joint_states_stale_and_is_named(inputs):
+def test_a_silent_gripper_makes_the_joint_states_stale_and_is_named(inputs):
     inputs.publish(1.00, ARM, SPEC.home[:6])
     inputs.publish(1.00, GRIPPER, SPEC.home[6:], publisher=1)
     inputs.wait(lambda: inputs.age(1.0) is not None)
@@ -96,7 +96,7 @@ def test_a_gripper_that_fell_silent_makes_the_joint_states_stale_and_is_named(in
         (SPEC.joint_names, [], "joint_states_names", "0 positions, none for waist"),
     ],
 )
-def test_what_the_guard_refuses_is_counted_and_names_the_joint(
+def test_rejected_joint_states_are_counted_and_name_the_joint(
     inputs, names, positions, reason, said
 ):
     inputs.publish(1.0, names, positions)

@@ -1,5 +1,5 @@
-"""The policy node over DDS with an arm and cameras of our own: frozen cameras, encodings, joint
-states in parts, bundles that cannot be loaded."""
+"""The policy node over DDS with a fake arm and cameras: frozen cameras, encodings, partial joint
+states, bundles that cannot be loaded."""
 
 import os
 import shutil
@@ -43,7 +43,9 @@ class Sensors:
 
     def __init__(self, node, spec):
         self._spec, self._noise = spec, ImageNoise(1.0)
-        self._joints = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER)
+        self._joints = node.create_publisher(
+            JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER
+        )
         self._images = {
             camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
             for camera in spec.cameras
@@ -71,10 +73,10 @@ class Sensors:
                 values = np.array([places.get(name, 0.0) for name in names])
                 self._joints.publish(messages.to_joint_state(time.time(), names, values))
             for name, out in self._images.items():
-                out.publish(self._picture(name))
+                out.publish(self._image(name))
             self._ending.wait(1 / 30)
 
-    def _picture(self, name):
+    def _image(self, name):
         if name not in self.frozen or name not in self._shown:
             self._shown[name] = PIXELS if name in self.noiseless else self._noise.add(PIXELS)
         image = np.resize(self._shown[name], (self.size, self.size, 3))
@@ -89,7 +91,7 @@ class Sensors:
         return message
 
 
-class Brain:
+class PolicyBench:
     """The policy node as a process, sensors and operator in this one."""
 
     def __init__(self, folder, robot, domain, parameters):
@@ -108,28 +110,28 @@ class Brain:
             JointTrajectory, "policy/chunk", self.chunks.append, qos.MONITOR
         )
 
-    def says(self):
+    def diagnostics(self):
         return self.operator.latest_diagnostics("policy")
 
     def wait(self, ready, what, seconds=20.0):
         self.operator.wait_until(ready, what, seconds)
 
     def start(self):
-        """Planning, from cameras that have shown what they can."""
+        """Starts planning, after the cameras have shown their noise."""
         self.sensors.reset()
         self.operator.trigger("policy/stop")
-        self.wait(lambda: self.says().get("content_not_checked") == [], "noise", WAIT_S)
+        self.wait(lambda: self.diagnostics().get("content_not_checked") == [], "noise", WAIT_S)
         first = len(self.chunks)
         self.operator.trigger("policy/start")
         self.wait(lambda: len(self.chunks) > first, "a chunk", WAIT_S)
-        self.wait(lambda: self.says()["state"] == "planning", "planning")
+        self.wait(lambda: self.diagnostics()["state"] == "planning", "planning")
 
-    def assert_plans_nothing(self, seconds=1.0):
+    def assert_no_chunks(self, seconds=1.0):
         count = len(self.chunks)
         time.sleep(seconds)
         assert len(self.chunks) == count, "a chunk was planned"
 
-    def assert_plans(self):
+    def assert_chunks(self):
         count = len(self.chunks)
         self.wait(lambda: len(self.chunks) > count + 1, "chunks")
 
@@ -144,7 +146,7 @@ class Brain:
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    """The robot's YAML with more patience for sensors: a test machine may be busy."""
+    """The robot's YAML with longer sensor timeouts, for a busy test machine."""
     facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
     facts["joint_states_max_age_s"] = 0.8
     for camera in facts["cameras"]:
@@ -155,10 +157,10 @@ def robot(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def brain(tmp_path_factory, robot, tiny_bundle):
+def bench(tmp_path_factory, robot, tiny_bundle):
     domain = 10 + os.getpid() % 40
     parameters = {"bundle": str(tiny_bundle)}
-    made = Brain(tmp_path_factory.mktemp("brain"), robot, domain, parameters)
+    made = PolicyBench(tmp_path_factory.mktemp("bench"), robot, domain, parameters)
     try:
         made.operator.change_state("policy", CONFIGURE)
         made.operator.change_state("policy", ACTIVATE)
@@ -167,93 +169,95 @@ def brain(tmp_path_factory, robot, tiny_bundle):
         made.close()
 
 
-def test_a_camera_without_noise_whose_view_the_arm_has_left_is_reported_and_planning_goes_on(
-    brain,
+def test_a_camera_without_noise_is_reported_as_unchecked_and_does_not_stop_planning(
+    bench,
 ):
-    brain.sensors.noiseless.add("scene")
-    brain.wait(lambda: brain.says().get("content_not_checked") == ["scene"], "noise", WAIT_S)
-    brain.operator.trigger("policy/start")
-    brain.sensors.speed = 3.0
+    bench.sensors.noiseless.add("scene")
+    bench.wait(
+        lambda: bench.diagnostics().get("content_not_checked") == ["scene"], "noise", WAIT_S
+    )
+    bench.operator.trigger("policy/start")
+    bench.sensors.speed = 3.0
     time.sleep(1.5)
-    brain.assert_plans()
-    assert brain.says()["content_not_checked"] == ["scene"]
-    brain.sensors.speed = 0.0
+    bench.assert_chunks()
+    assert bench.diagnostics()["content_not_checked"] == ["scene"]
+    bench.sensors.speed = 0.0
     time.sleep(1.0)
-    brain.assert_plans()
+    bench.assert_chunks()
 
 
-def test_a_frozen_camera_stops_planning_until_it_shows_new_pictures_and_somebody_starts_it(brain):
-    brain.start()
-    brain.sensors.speed = 3.0
-    brain.sensors.frozen.add("wrist")
-    brain.wait(lambda: brain.says()["state"] == "stopped", "the verdict")
-    assert "camera wrist: the same picture for" in brain.says()["message"]
-    assert brain.says()["unusable.frozen"] >= 1
-    brain.sensors.speed = 0.0
-    brain.wait(lambda: "then policy/start" in brain.says()["message"], "what to do")
-    with pytest.raises(NacError, match="camera wrist: the same picture for"):
-        brain.operator.trigger("policy/start")
-    brain.assert_plans_nothing()
-    brain.sensors.frozen.clear()
-    brain.wait(lambda: "change again" in brain.says()["message"], "new pictures")
-    assert brain.says()["state"] == "stopped" and brain.says()["reason"]
-    brain.assert_plans_nothing()
-    brain.operator.trigger("policy/start")
-    brain.assert_plans()
-    assert brain.says()["state"] == "planning" and brain.says()["reason"] == ""
+def test_a_frozen_camera_stops_planning_until_it_recovers_and_start_is_called(bench):
+    bench.start()
+    bench.sensors.speed = 3.0
+    bench.sensors.frozen.add("wrist")
+    bench.wait(lambda: bench.diagnostics()["state"] == "stopped", "the stop")
+    assert "camera wrist: the same image for" in bench.diagnostics()["message"]
+    assert bench.diagnostics()["unusable.frozen"] >= 1
+    bench.sensors.speed = 0.0
+    bench.wait(lambda: "then policy/start" in bench.diagnostics()["message"], "the remedy")
+    with pytest.raises(NacError, match="camera wrist: the same image for"):
+        bench.operator.trigger("policy/start")
+    bench.assert_no_chunks()
+    bench.sensors.frozen.clear()
+    bench.wait(lambda: "change again" in bench.diagnostics()["message"], "changing images")
+    assert bench.diagnostics()["state"] == "stopped" and bench.diagnostics()["reason"]
+    bench.assert_no_chunks()
+    bench.operator.trigger("policy/start")
+    bench.assert_chunks()
+    assert bench.diagnostics()["state"] == "planning" and bench.diagnostics()["reason"] == ""
 
 
-def test_a_camera_that_froze_before_the_start_lets_nothing_start(brain):
-    brain.start()
-    brain.operator.trigger("policy/stop")
-    brain.sensors.frozen.add("scene")
+def test_a_camera_frozen_before_the_start_prevents_the_start(bench):
+    bench.start()
+    bench.operator.trigger("policy/stop")
+    bench.sensors.frozen.add("scene")
     time.sleep(1.0)
-    with pytest.raises(NacError, match="camera scene: the same picture for"):
-        brain.operator.trigger("policy/start")
-    brain.assert_plans_nothing(0.5)
+    with pytest.raises(NacError, match="camera scene: the same image for"):
+        bench.operator.trigger("policy/start")
+    bench.assert_no_chunks(0.5)
 
 
 @pytest.mark.parametrize("encoding", ["bgr8", "rgba8", "bgra8", "mono8"])
-def test_the_usual_encodings_are_planned_from(brain, encoding):
-    brain.start()
-    brain.sensors.encodings["scene"] = encoding
+def test_the_usual_encodings_are_accepted(bench, encoding):
+    bench.start()
+    bench.sensors.encodings["scene"] = encoding
     time.sleep(1.2)
-    brain.assert_plans()
+    bench.assert_chunks()
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "bayer_rggb8"])
-def test_a_refused_encoding_is_named_on_diagnostics_and_in_the_log(brain, encoding):
-    brain.start()
-    brain.sensors.encodings["scene"] = encoding
+def test_a_rejected_encoding_is_named_on_diagnostics_and_in_the_log(bench, encoding):
+    bench.start()
+    bench.sensors.encodings["scene"] = encoding
     known = f"encoding '{encoding}'; known are: rgb8, bgr8, rgba8, bgra8, mono8"
-    brain.wait(lambda: known in brain.says()["message"], "the encoding")
-    assert brain.says()["message"].startswith("camera scene: stale")
-    assert brain.says()["state"] == "waiting" and known in brain.says()["reason"]
-    brain.assert_plans_nothing()
-    brain.wait(lambda: known in brain.log(), "the log")
+    bench.wait(lambda: known in bench.diagnostics()["message"], "the encoding")
+    assert bench.diagnostics()["message"].startswith("camera scene: stale")
+    assert bench.diagnostics()["state"] == "waiting" and known in bench.diagnostics()["reason"]
+    bench.assert_no_chunks()
+    bench.wait(lambda: known in bench.log(), "the log")
 
 
-def test_another_resolution_is_named(brain):
-    brain.start()
-    brain.sensors.size = 64
-    brain.wait(lambda: "got uint8 of (64, 64, 3)" in brain.says()["message"], "the size")
-    brain.assert_plans_nothing()
+def test_a_wrong_resolution_is_named(bench):
+    bench.start()
+    bench.sensors.size = 64
+    bench.wait(lambda: "got uint8 of (64, 64, 3)" in bench.diagnostics()["message"], "the size")
+    bench.assert_no_chunks()
 
 
-def test_joint_states_in_parts_are_planned_from_and_a_part_that_is_missing_is_named(brain):
-    brain.start()
-    arm, gripper = brain.spec.joint_names[:6], brain.spec.joint_names[6:]
-    brain.sensors.parts = [arm, ("wheel",), gripper]
+def test_partial_joint_states_are_accepted_and_a_missing_part_is_named(bench):
+    bench.start()
+    arm, gripper = bench.spec.joint_names[:6], bench.spec.joint_names[6:]
+    bench.sensors.parts = [arm, ("wheel",), gripper]
     time.sleep(1.2)
-    brain.assert_plans()
-    brain.sensors.parts = [arm, ("wheel",)]
-    brain.wait(lambda: "gripper stale" in brain.says()["message"], "the joint")
-    assert brain.says()["message"].startswith("joint_states: stale")
-    brain.assert_plans_nothing()
+    bench.assert_chunks()
+    bench.sensors.parts = [arm, ("wheel",)]
+    bench.wait(lambda: "gripper stale" in bench.diagnostics()["message"], "the joint")
+    assert bench.diagnostics()["message"].startswith("joint_states: stale")
+    bench.assert_no_chunks()
 
 
 def truncated(folder):
-    """Weights that end early, with a manifest that agrees."""
+    """Truncated weights with a matching manifest."""
     weights = folder / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     manifest = folder / MANIFEST
@@ -272,27 +276,29 @@ def emptied(folder):
 
 
 @pytest.mark.parametrize("damage", [truncated, pickled, emptied])
-def test_a_bundle_that_cannot_be_loaded_is_reported_and_a_good_one_may_follow(
-    brain, tiny_bundle, tmp_path, damage
+def test_a_bundle_that_cannot_be_loaded_is_reported_and_a_good_one_can_follow(
+    bench, tiny_bundle, tmp_path, damage
 ):
     bad = tmp_path / "bad"
     shutil.copytree(tiny_bundle, bad)
     damage(bad)
     for transition in (DEACTIVATE, CLEANUP):
-        brain.operator.change_state("policy", transition)
+        bench.operator.change_state("policy", transition)
     try:
-        brain.operator.set_parameters("policy", {"bundle": str(bad)})
+        bench.operator.set_parameters("policy", {"bundle": str(bad)})
         for _ in range(2):
             with pytest.raises(NacError):
-                brain.operator.change_state("policy", CONFIGURE)
-        brain.wait(lambda: brain.says()["reason"] not in ("", "not configured"), "the reason")
-        said = brain.says()
-        assert said["state"] == "unconfigured" and said["message"] == said["reason"]
-        assert "\n" not in said["reason"] and "Traceback" not in brain.log()
-        brain.wait(lambda: said["reason"] in brain.log(), "the log")
+                bench.operator.change_state("policy", CONFIGURE)
+        bench.wait(
+            lambda: bench.diagnostics()["reason"] not in ("", "not configured"), "the reason"
+        )
+        report = bench.diagnostics()
+        assert report["state"] == "unconfigured" and report["message"] == report["reason"]
+        assert "\n" not in report["reason"] and "Traceback" not in bench.log()
+        bench.wait(lambda: report["reason"] in bench.log(), "the log")
     finally:
-        brain.operator.set_parameters("policy", {"bundle": str(tiny_bundle)})
-        brain.operator.change_state("policy", CONFIGURE)
-        brain.operator.change_state("policy", ACTIVATE)
-    brain.start()
-    brain.processes.check()
+        bench.operator.set_parameters("policy", {"bundle": str(tiny_bundle)})
+        bench.operator.change_state("policy", CONFIGURE)
+        bench.operator.change_state("policy", ACTIVATE)
+    bench.start()
+    bench.processes.check()

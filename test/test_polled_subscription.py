@@ -1,4 +1,4 @@
-"""Topics that are looked at instead of waited for, over DDS, and a beat of one's own thread."""
+"""Polled subscriptions over DDS, periodic timers, and threads that fail."""
 
 import subprocess
 import sys
@@ -18,25 +18,25 @@ from nac_ros.core.realtime import PeriodicTimer
 from nac_ros.ros import qos
 from nac_ros.ros.polled_subscription import PolledSubscription
 
-DIES = """
+FAILING_NODE = """
 import threading
 from nac_ros.ros.node_main import run
 import rclpy.node
 
-class Dying(rclpy.node.Node):
+class FailingNode(rclpy.node.Node):
     def __init__(self):
-        super().__init__("dying")
+        super().__init__("failing")
         threading.Thread(target=lambda: 1 / 0).start()
     def close(self):
         pass
 
-run(Dying)
+run(FailingNode)
 """
 
 
 @pytest.fixture
 def nodes():
-    """Two nodes of a context of their own."""
+    """Two nodes in one context."""
     context = rclpy.Context()
     rclpy.init(context=context)
     yield Node("sender", context=context), Node("reader", context=context)
@@ -44,7 +44,7 @@ def nodes():
 
 
 def taken(polled, n, seconds=5.0):
-    """The first n messages that come."""
+    """The first n messages that are received."""
     found, deadline = [], time.monotonic() + seconds
     while len(found) < n and time.monotonic() < deadline:
         found += polled.take()
@@ -58,7 +58,7 @@ def connected(publisher, n=1):
         time.sleep(0.01)
 
 
-def test_messages_wait_until_somebody_looks_and_no_executor_takes_them(nodes):
+def test_messages_wait_until_they_are_polled_and_no_executor_takes_them(nodes):
     sender, reader = nodes
     polled = PolledSubscription(reader, String, "words", qos.COMMAND_QUEUE)
     first, second = (sender.create_publisher(String, "words", qos.COMMAND_QUEUE) for _ in range(2))
@@ -77,7 +77,7 @@ def test_messages_wait_until_somebody_looks_and_no_executor_takes_them(nodes):
     assert list(polled.take()) == []
 
 
-def test_of_a_flood_the_newest_are_kept_as_many_as_the_profile_is_deep(nodes):
+def test_of_a_flood_the_newest_messages_up_to_the_depth_are_kept(nodes):
     sender, reader = nodes
     polled = PolledSubscription(reader, String, "words", qos.COMMAND)
     flood = sender.create_publisher(String, "words", qos.COMMAND_QUEUE)
@@ -88,7 +88,7 @@ def test_of_a_flood_the_newest_are_kept_as_many_as_the_profile_is_deep(nodes):
     assert [row.deserialize(String).data for row in polled.take()] == ["499"]
 
 
-def test_bytes_that_are_no_message_are_named(nodes):
+def test_bytes_that_are_no_message_raise_an_error_with_the_type(nodes):
     sender, reader = nodes
     polled = PolledSubscription(reader, Header, "words", qos.COMMAND)
     strange = sender.create_publisher(Header, "words", qos.COMMAND)
@@ -99,7 +99,7 @@ def test_bytes_that_are_no_message_are_named(nodes):
         row.deserialize(Header)
 
 
-def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
+def test_a_message_that_is_too_large_is_not_deserialized(nodes):
     sender, reader = nodes
     polled = PolledSubscription(reader, String, "words", qos.COMMAND_QUEUE, max_bytes=100)
     stranger = sender.create_publisher(String, "words", qos.COMMAND_QUEUE)
@@ -114,7 +114,7 @@ def test_a_message_that_is_too_large_is_handed_on_unread_with_its_size(nodes):
     assert short.deserialize(String).data == "short"
 
 
-def test_of_very_large_messages_few_are_taken_at_once(nodes):
+def test_one_poll_reads_few_very_large_messages(nodes):
     sender, reader = nodes
     polled = PolledSubscription(reader, String, "words", qos.COMMAND_QUEUE, max_bytes=100)
     stranger = sender.create_publisher(String, "words", qos.COMMAND_QUEUE)
@@ -126,7 +126,7 @@ def test_of_very_large_messages_few_are_taken_at_once(nodes):
     assert len(list(polled.take())) == 2
 
 
-def test_a_metronome_leaves_out_what_it_missed_and_keeps_its_grid():
+def test_a_periodic_timer_skips_missed_beats_and_keeps_its_grid():
     beats = []
 
     def beat():
@@ -138,15 +138,17 @@ def test_a_metronome_leaves_out_what_it_missed_and_keeps_its_grid():
     metronome.stop()
     count = len(beats)
     time.sleep(0.1)
-    assert len(beats) == count  # none after the end
+    assert len(beats) == count  # none after stop
     phases = [(at - beats[0]) / 0.05 for at in beats]
     early = [phase - round(phase) for phase in phases]
-    assert sorted(early)[len(early) // 2] < 0.2  # on the grid of the first
-    assert round(phases[3]) - round(phases[2]) >= 3  # two were missed
+    assert sorted(early)[len(early) // 2] < 0.2  # on the grid of the first beat
+    assert round(phases[3]) - round(phases[2]) >= 3  # two were skipped
     assert len(beats) <= 21
 
 
-def test_a_thread_that_dies_takes_its_node_with_it():
-    done = subprocess.run([sys.executable, "-c", DIES], capture_output=True, text=True, timeout=60)
+def test_a_failed_thread_ends_its_node():
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_NODE], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

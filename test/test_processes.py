@@ -1,4 +1,4 @@
-"""What processes leave behind: nothing, also when they are killed."""
+"""Processes leave no shared memory behind, also if they are killed."""
 
 import os
 import time
@@ -15,13 +15,13 @@ SHARED = Path("/dev/shm")
 
 
 def segments():
-    """Names of the middleware's shared memory, without its ports, which nobody owns alone."""
+    """Names of the middleware's shared memory, without ports, which several processes share."""
     names = {path.name for path in SHARED.glob("fastdds_*")}
     return {name for name in names if not name.startswith("fastdds_port")}
 
 
 def started(folder, domain):
-    """A guard on a domain of its own, and the shared memory that came with it."""
+    """A guard on its own domain, and its shared memory."""
     before = segments()
     variables = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     processes = ProcessGroup(folder, variables)
@@ -32,20 +32,20 @@ def started(folder, domain):
     return processes, segments() - before
 
 
-def test_shared_memory_of_a_killed_node_goes_and_that_of_a_living_one_stays(tmp_path):
+def test_shared_memory_of_a_killed_node_is_removed_and_that_of_a_running_one_stays(tmp_path):
     domain = 10 + os.getpid() % 80
-    living, its_own = started(tmp_path / "living", domain)
+    running, kept = started(tmp_path / "running", domain)
     killed, left = started(tmp_path / "killed", domain + 1)
     try:
-        assert len(its_own) >= 2 and len(left) >= 2, "the middleware uses shared memory here"
+        assert len(kept) >= 2 and len(left) >= 2, "the middleware uses shared memory here"
         remove_stale_shared_memory()
-        assert its_own | left <= segments(), "both live"
+        assert kept | left <= segments(), "both run"
         ports = set(SHARED.glob("fastdds_port*"))
         assert ports
         killed.kill("guard")
-        assert not left & segments() and its_own <= segments()
-        assert living.is_running("guard") and not killed.is_running("guard")
+        assert not left & segments() and kept <= segments()
+        assert running.is_running("guard") and not killed.is_running("guard")
         assert ports <= set(SHARED.glob("fastdds_port*")), "others may still send to them"
     finally:
-        living.end()
+        running.end()
         killed.end()

@@ -1,4 +1,4 @@
-"""Who may say what: the policy is that of the graph, and gives the arm to the guard alone."""
+"""The access-control policy matches the graph; only the guard may command the arm."""
 
 import os
 import subprocess
@@ -18,26 +18,26 @@ SPEC = load_robot("vx300s")
 
 
 @pytest.mark.parametrize("robot", list_robots())
-def test_only_the_guard_may_command_the_arm_and_only_its_owner_each_input(robot):
+def test_only_the_guard_may_command_the_arm_and_only_its_source_each_input(robot):
     spec = load_robot(robot)
     publish = allowed(policy_xml(spec), "publish")
 
-    def who(topic):
+    def publishers_of(topic):
         return {node for node, topics in publish.items() if topic in topics}
 
     for group in spec.groups:
-        assert who(group.topic) == {"guard"}
-    assert who("guard/command") == {"guard"}
-    assert who("policy/chunk") == who("policy/heartbeat") == {"policy"}
-    assert who("teleop/command") == {"teleop"}
-    assert who("guard/mode") == {"operator", "teleop", "trials"}
-    assert who(spec.joint_states_topic) == {"twin", "driver"}
+        assert publishers_of(group.topic) == {"guard"}
+    assert publishers_of("guard/command") == {"guard"}
+    assert publishers_of("policy/chunk") == publishers_of("policy/heartbeat") == {"policy"}
+    assert publishers_of("teleop/command") == {"teleop"}
+    assert publishers_of("guard/mode") == {"operator", "teleop", "trials"}
+    assert publishers_of(spec.joint_states_topic) == {"twin", "driver"}
     request = allowed(policy_xml(spec), "request")
     resets = {node for node, names in request.items() if "guard/reset" in names}
     assert resets == {"operator", "trials"}
 
 
-def test_a_robot_with_other_topics_gets_a_policy_of_its_own():
+def test_a_robot_with_other_topics_gets_its_own_policy():
     moved = replace(SPEC.groups[0], topic="scaled_controller/joint_trajectory")
     text = policy_xml(replace(SPEC, groups=(moved,), joint_states_topic="arm/joint_states"))
     assert "scaled_controller/joint_trajectory" in allowed(text, "publish")["guard"]
@@ -45,7 +45,7 @@ def test_a_robot_with_other_topics_gets_a_policy_of_its_own():
     assert "arm_controller/joint_trajectory" not in text
 
 
-def test_the_shipped_policy_is_what_the_robot_s_yaml_makes():
+def test_the_shipped_policy_is_generated_from_the_robot_yaml():
     made = policy_xml(SPEC)
     assert (ROOT / "config" / "security" / "vx300s.xml").read_text() == made
 
@@ -64,7 +64,7 @@ def test_every_process_is_started_in_its_enclave(tmp_path):
         assert arguments[arguments.index("--enclave") + 1] == f"/nac_ros/{process.name}" in known
 
 
-def test_the_script_says_what_is_missing_and_is_sound_shell(tmp_path):
+def test_the_script_names_what_is_missing_and_is_valid_shell(tmp_path):
     script = ROOT / "config" / "security" / "generate.sh"
     subprocess.run(["sh", "-n", script], check=True)
     run = {"capture_output": True, "text": True}
@@ -79,7 +79,7 @@ def test_the_running_graph_does_nothing_that_its_policy_forbids(running):
 
 @pytest.fixture
 def running(tmp_path):
-    """Twin, guard and policy, the latter two configured, and an operator that knows them."""
+    """Twin, guard and policy, the latter two configured, and a graph client."""
     pytest.importorskip("rclpy")
     from lifecycle_msgs.msg import Transition
 

@@ -1,4 +1,4 @@
-"""A trajectory message is the guard's motion to the last nanosecond: no limit is passed inside."""
+"""Trajectory messages are exact to the nanosecond: a controller's splines stay in the limits."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,7 @@ PARTS = ("positions", "velocities", "accelerations")
 
 
 def quintics(times, positions, velocities, accelerations):
-    """Accelerations and jerks `[S, 9, D]` at nine times of each segment that a controller lays
-    through both of its ends."""
+    """Accelerations and jerks `[S, 9, D]` at nine times of each quintic between two points."""
     h = np.diff(times)[:, None]
     a, change = accelerations, np.diff(positions, axis=0)
     lacking = (change - velocities[:-1] * h - a[:-1] * h * h / 2) / h**3
@@ -42,7 +41,7 @@ def quintics(times, positions, velocities, accelerations):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_inside_a_message_of_today_no_limit_is_passed_and_no_segment_is_too_short(seed):
+def test_a_controller_spline_through_a_message_with_a_present_stamp_stays_inside_the_limits(seed):
     spec = random_robot(np.random.default_rng([seed, 1]))
     sent = [motion for motion in Sequence(spec, seed).play().sent if len(motion.times) > 1]
     columns = range(spec.action_dim)
@@ -55,7 +54,7 @@ def test_inside_a_message_of_today_no_limit_is_passed_and_no_segment_is_too_shor
         assert (np.abs(sharp) <= 1.001 * spec.jerk_limit).all()
 
 
-def test_points_are_due_at_the_nanosecond_next_to_the_motion_s_time():
+def test_points_are_due_at_the_nearest_nanosecond():
     spec = random_robot(np.random.default_rng([3, 1]))
     motion = max(Sequence(spec, 3).play().sent, key=lambda motion: len(motion.times))
     names, columns = spec.joint_names, range(spec.action_dim)
