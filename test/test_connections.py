@@ -1,4 +1,4 @@
-"""The console's stop gets through whatever other connections do; malformed requests get a 4xx."""
+"""The console serves the stop whatever other connections do; bad requests get a 4xx."""
 
 import random
 import resource
@@ -21,7 +21,7 @@ SERVER = Path(__file__).resolve().parent / "console_server.py"
 HALF_OPEN = 1500
 REQUEST_S = 1.0  # of the server's limits
 CASES, BATCH = 600, 40
-PATIENCE_S = 10.0  # of a machine that does other things as well
+PATIENCE_S = 10.0  # on a busy machine
 PARTS = (
     b"POST /abort HTTP/1.1\r\n", b"Host: 127.0.0.1\r\n", b"Host: [\r\n", b"Origin: http://[\r\n",
     b"Origin: null\r\n", b"Cookie: a=\"\r\n", b"Cookie: \xff=;;=\r\n", b"Content-Length: -1\r\n",
@@ -32,8 +32,8 @@ PARTS = (
     b"Connection: close\r\n", b": \r\n", b"\r\n", b"\x00", b"\xff", b"x: " + b"y" * 3000 + b"\r\n",
 )  # fmt: skip
 TARGETS = (
-    b"/", b"/abort", b"/here", b"/camera/%00.jpg", b"/camera/scene.jpg", b"/reference/x", b"*",
-    b"//", b"/%ff", b"/../../etc/passwd", b"/_nicegui/", b"/?token=%ff",
+    b"/", b"/abort", b"/heartbeat", b"/camera/%00.jpg", b"/camera/scene.jpg", b"/reference/x",
+    b"*", b"//", b"/%ff", b"/../../etc/passwd", b"/_nicegui/", b"/?token=%ff",
     b"/_nicegui_ws/socket.io/?EIO=x",
     b"/_nicegui_ws/socket.io/?EIO=4&transport=polling&sid=%00", b"http://[", b"/a b", b"\xff", b"",
     b"/_nicegui_ws/socket.io/?EIO=4&transport=websocket", b"/_nicegui/3/static/%00",
@@ -43,7 +43,7 @@ METHODS = (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"TRACE", b
 
 @pytest.fixture(scope="module")
 def server():
-    """Address of a console in a process that may open 1024 files."""
+    """A console in a process that may open 1024 files; `address` is its host and port."""
     process = subprocess.Popen(
         [sys.executable, str(SERVER), str(REQUEST_S)],
         stdin=subprocess.PIPE,
@@ -70,8 +70,8 @@ def many_files():
 
 
 def ask(address, *requests):
-    """Status of the answers to raw bytes, each on a connection of its own; 0 where it is closed
-    without one."""
+    """Status of the answers to raw requests, each on its own connection; 0 if it is closed without
+    an answer."""
     with ExitStack() as opened:
         connections = [connect(address, opened) for _ in requests]
         for connection, request in zip(connections, requests):
@@ -97,14 +97,14 @@ def status(connection):
 
 
 def stop(server):
-    """Status of a stop; it reached the arm."""
+    """Sends a stop and checks that it reached the robot."""
     (found,) = ask(server.address, b"POST /abort HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert found == 204
     assert server.stdout.readline() == "stopped\n"
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /abort HTTP/1.1\r\nHost: 127"])
-def test_a_stop_gets_through_1500_half_open_connections(server, sent):
+def test_a_stop_is_served_despite_1500_half_open_connections(server, sent):
     with many_files(), ExitStack() as opened:
         for _ in range(HALF_OPEN):
             send(connect(server.address, opened), sent)
@@ -116,7 +116,7 @@ def test_a_stop_gets_through_1500_half_open_connections(server, sent):
 
 
 def test_a_request_that_is_not_completed_is_closed_in_time(server):
-    """A byte now and then does not keep it open."""
+    """A byte from time to time does not keep it open."""
     begun = time.monotonic()
     with socket.create_connection(server.address, timeout=PATIENCE_S) as connection:
         send(connection, b"GET / HTTP/1.1\r\nHost:")
@@ -129,7 +129,7 @@ def test_a_request_that_is_not_completed_is_closed_in_time(server):
     pytest.fail(f"an incomplete request is open after {PATIENCE_S} s")
 
 
-def test_a_page_and_its_websocket_are_served_beside_half_open_connections(server):
+def test_a_page_and_its_websocket_are_served_despite_half_open_connections(server):
     upgrade = (
         b"GET /_nicegui_ws/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -146,7 +146,7 @@ def test_a_page_and_its_websocket_are_served_beside_half_open_connections(server
         assert page.recv(4096), "the open page was closed"
 
 
-def test_a_head_without_end_is_refused(server):
+def test_an_endless_header_is_rejected(server):
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"x: y\r\n" * 40_000
     assert ask(server.address, request)[0] in (0, 431)
     stop(server)
@@ -178,30 +178,30 @@ def test_a_malformed_or_foreign_host_or_origin_gets_a_4xx(server, header, more):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "[::1]:1", "LOCALHOST", "[::1]"])
-def test_names_of_this_machine_are_answered(server, host):
+def test_requests_to_names_of_this_machine_are_answered(server, host):
     same = f"Host: {host}\r\nOrigin: http://{host.lower()}\r\n"
-    assert ask(server.address, f"POST /here HTTP/1.1\r\n{same}\r\n".encode()) == [204]
+    assert ask(server.address, f"POST /heartbeat HTTP/1.1\r\n{same}\r\n".encode()) == [204]
 
 
-def test_hosts_and_origins_are_read_as_browsers_write_them():
+def test_hosts_and_origins_are_parsed_as_browsers_write_them():
     assert parse_host(b"Robot:8080") == ("robot", 8080) and parse_host(b"a") == ("a", 80)
     assert parse_host(b"[::1]:65535") == ("::1", 65535) and parse_host(b"[::1]:65536") is None
     assert parse_origin(b"https://robot") == ("https", "robot", 443)
     assert parse_origin(b"null") == ("null", "", 0) and parse_origin(b"robot") is None
 
 
-def test_no_request_that_is_made_up_gets_a_5xx(server):
+def test_no_random_request_gets_a_5xx(server):
     rng = random.Random(18)
     answered = 0
     for _ in range(CASES // BATCH):
-        requests = [made_up(rng) for _ in range(BATCH)]
+        requests = [random_request(rng) for _ in range(BATCH)]
         found = ask(server.address, *requests)
         assert max(found) < 500, requests[found.index(max(found))]
         answered += sum(one > 0 for one in found)
     assert answered > CASES // 2
 
 
-def made_up(rng):
+def random_request(rng):
     line = b" ".join((rng.choice(METHODS), rng.choice(TARGETS), b"HTTP/1.1\r\n"))
     parts = [rng.choice(PARTS) for _ in range(rng.randrange(6))]
     whole = bytearray(line + b"Host: 127.0.0.1\r\n" * (rng.random() < 0.8) + b"".join(parts))
@@ -211,7 +211,7 @@ def made_up(rng):
 
 
 class Connection:
-    """What a table is told of a connection."""
+    """A connection as the table sees it."""
 
     def __init__(self, address, use):
         self.address, self.use, self.closed, self.transport = address, use, False, self
@@ -223,7 +223,7 @@ class Connection:
         return self.closed
 
 
-def test_the_oldest_connection_of_least_use_makes_room_for_a_new_one():
+def test_the_oldest_connection_of_least_use_is_closed_for_a_new_one():
     table = ConnectionTable(ConnectionLimits(per_client=8, total=16))
     uses = [2, 1, 0, 0, 2, 1, 2, 2]
     first = [Connection("a", use) for use in uses]
@@ -244,7 +244,7 @@ def test_the_oldest_connection_of_least_use_makes_room_for_a_new_one():
 def test_open_pages_are_limited_for_each_client_and_in_total():
     table = ConnectionTable(ConnectionLimits(websockets_per_client=2, websockets=3))
     pages = [Connection(name, 0) for name in "aaabb"]
-    room = [table.add_websocket(page.address, page) for page in pages]
-    assert room == [True, True, False, True, False]
+    allowed = [table.add_websocket(page.address, page) for page in pages]
+    assert allowed == [True, True, False, True, False]
     pages[0].abort()
     assert table.add_websocket("a", pages[2])

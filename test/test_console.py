@@ -1,4 +1,4 @@
-"""A person's blind session in a real browser, with the real nodes and the twin over DDS."""
+"""A blind session in a real browser, with the real nodes and the twin over DDS."""
 
 import json
 import re
@@ -26,13 +26,13 @@ from nac_ros.robot.spec import load_robot
 from nac_ros.ros.node_graph import evaluate_graph
 
 WAIT_S = 90.0
-PATIENT = {"min_rate_share": 0.0, "max_gap_s": 10.0, "max_offset_s": 1.0, "min_free_gb": 0.0}
+RECORDER = {"min_rate_share": 0.0, "max_gap_s": 10.0, "max_offset_s": 1.0, "min_free_gb": 0.0}
 RUBRIC = ["grasped", "lifted", "over the bin"]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A real Chromium; the tests of this file skip without one."""
+    """A real Chromium; without one the tests of this file are skipped."""
     drivers = pytest.importorskip("playwright.sync_api")
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
@@ -45,7 +45,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    """The robot's YAML with more patience for sensors: a test machine may be busy."""
+    """The robot's YAML with larger sensor ages, because a test machine may be busy."""
     facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
     facts["joint_states_max_age_s"] = 1.5
     for camera in facts["cameras"]:
@@ -56,7 +56,7 @@ def robot(tmp_path_factory):
 
 
 def write_protocol(folder, bundle, second):
-    """Two methods that are the same, on two tasks."""
+    """Two equal methods on two tasks."""
     facts = {"tasks": ["marker", "weighing"], "trials": 1, "rubric": {"marker": RUBRIC}}
     facts |= {"conditions": {"randomization": "varied"}}
     facts |= {"methods": {"first_method": str(bundle), "second_method": str(second)}}
@@ -66,10 +66,10 @@ def write_protocol(folder, bundle, second):
 
 
 def graph_of(robot, folder, names=(), **trials):
-    """What evaluate.launch.py starts on the twin, all of it or the nodes named."""
+    """The graph of evaluate.launch.py on the twin, or the named nodes of it."""
     given = {"protocol": str(folder / "protocol.yaml"), "out": str(folder / "run"), "port": 0}
     nodes = evaluate_graph("twin", **{**given, **trials})
-    more = {"recorder": PATIENT, "guard": {"max_heartbeat_age_s": 5.0, "call_log": "none"}}
+    more = {"recorder": RECORDER, "guard": {"max_heartbeat_age_s": 5.0, "call_log": "none"}}
     return [
         replace(node, parameters={**node.parameters, "robot": robot, **more.get(node.name, {})})
         for node in nodes
@@ -78,15 +78,15 @@ def graph_of(robot, folder, names=(), **trials):
 
 
 class Operator:
-    """Looks at the page, presses keys and clicks, as a person does."""
+    """A person at the page: reads texts, presses keys, clicks."""
 
-    def __init__(self, browser, bench, address, width=1280, height=800):
+    def __init__(self, browser, address, width=1280, height=800):
         self.page = browser.new_page(viewport={"width": width, "height": height})
         self.page.set_default_timeout(1000 * WAIT_S)
-        self.bench, self.asked = bench, []
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.requests = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address, wait_until="domcontentloaded")
-        self.page.wait_for_selector(".act-start")
+        self.page.wait_for_selector(".action-start")
 
     def press(self, *keys):
         for key in keys:
@@ -101,33 +101,35 @@ class Operator:
     def text(self, selector):
         return self.page.inner_text(selector)
 
-    def may(self, deed):
-        """Until an order is offered."""
-        self.page.wait_for_selector(f".act-{deed}:not([disabled]):not(.disabled)")
+    def wait_until_enabled(self, action):
+        self.page.wait_for_selector(f".action-{action}:not([disabled]):not(.disabled)")
 
-    def may_not(self, deed):
-        self.page.wait_for_selector(f".act-{deed}[disabled], .act-{deed}.disabled")
+    def wait_until_disabled(self, action):
+        disabled = f".action-{action}[disabled], .action-{action}.disabled"
+        self.page.wait_for_selector(disabled)
 
-    def begin(self):
-        self.may("start")
+    def start_trial(self):
+        self.wait_until_enabled("start")
         self.press("Space")
         self.sees(".phase", "The policy drives")
 
-    def write(self):
-        self.may("write")
+    def save(self):
+        self.wait_until_enabled("save")
         self.press("Enter")
 
 
-def console_of(bench):
-    """The page's address, once the node is there."""
-    bench.wait_until(lambda: bench.latest_diagnostics("trials").get("address"), "the console", WAIT_S)
-    return bench.latest_diagnostics("trials")["address"]
+def console_of(client):
+    """The page's address, once the node runs."""
+    client.wait_until(
+        lambda: client.latest_diagnostics("trials").get("address"), "the console", WAIT_S
+    )
+    return client.latest_diagnostics("trials")["address"]
 
 
-def scenes_of(bench):
-    """What the twin was told of how its scenes vary."""
+def randomization_of(client):
+    """The twin's parameter `randomization`."""
     request = GetParameters.Request(names=["randomization"])
-    return bench.call(GetParameters, "twin/get_parameters", request).values[0].string_value
+    return client.call(GetParameters, "twin/get_parameters", request).values[0].string_value
 
 
 def records_of(folder):
@@ -140,24 +142,24 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
     second = shutil.copytree(tiny_bundle, tmp_path / "second_bundle")
     write_protocol(tmp_path, tiny_bundle, second)
     graph = graph_of(robot, tmp_path, operator="Ada")
-    with running_graph(graph, tmp_path) as (processes, bench):
-        one = Operator(browser, bench, console_of(bench))
-        one.may("start")
+    with running_graph(graph, tmp_path) as (processes, client):
+        one = Operator(browser, console_of(client))
+        one.wait_until_enabled("start")
         assert_blind(one)
-        assert forbidden(bench.node, ("trials", "recorder"), load_robot(robot)) == set()
-        assert scenes_of(bench) == "varied"
+        assert forbidden(client.node, ("trials", "recorder"), load_robot(robot)) == set()
+        assert randomization_of(client) == "varied"
         with pytest.raises(NacError, match="clean up first to set bundle"):
-            bench.set_parameters("policy", {"bundle": str(second)})
-        play_through_a_reload(one)
-        one = play_through_a_crash(browser, one, processes, bench, graph[-1])
-        play_invalid(one, tmp_path)
-        play_aborted(one, processes, bench)
-        play_with_a_lost_camera(one, processes)
-        play_by_touch(browser, one, bench)
+            client.set_parameters("policy", {"bundle": str(second)})
+        reload_during_a_trial(one)
+        one = crash_during_a_trial(browser, one, processes, client, graph[-1])
+        run_invalid_trial(one, tmp_path)
+        run_aborted_trial(one, processes, client)
+        run_trial_with_a_lost_camera(one, processes)
+        run_trial_on_a_tablet(browser, one)
         one.press("u")
-        one.sees(".last", "report:")
-        assert "is first_method" in one.text(".last")
-        assert all(url.startswith((one.page.url, "data:", "blob:")) for url in one.asked)
+        one.sees(".last-verdict", "report:")
+        assert "is first_method" in one.text(".last-verdict")
+        assert all(url.startswith((one.page.url, "data:", "blob:")) for url in one.requests)
     records = records_of(tmp_path)
     assert [r["outcome"] for r in records] == [
         "success", "invalid", "aborted", "failure", "success"
@@ -173,9 +175,9 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
         )
         assert facts["task"] == record["task"]
     crashed = [p.name for p in (tmp_path / "run/recordings").iterdir() if "discarded" in p.name]
-    assert len(crashed) == 2, "the invalid trial's, and that of the crash"
-    assert records[0]["seconds"] > 0 and records[0]["plan_ms"]
-    moved = [r for r in records if r["jerk"] > 0]  # an untrained policy's chunks may be refused
+    assert len(crashed) == 2, "of the invalid trial and of the crash"
+    assert records[0]["seconds"] > 0 and records[0]["chunk_ms"]
+    moved = [r for r in records if r["jerk"] > 0]  # an untrained policy's chunks may be rejected
     assert moved and all(r["sparc"] < 0 for r in moved)
     assert (tmp_path / "run" / "report.html").is_file()
 
@@ -186,10 +188,10 @@ def assert_blind(one):
     assert one.text(".code")
 
 
-def play_through_a_reload(one):
-    """A page that is loaded again in the middle of a trial shows that trial, still running."""
+def reload_during_a_trial(one):
+    """A page that is reloaded during a trial shows that trial, still running."""
     code = one.text(".code")
-    one.begin()
+    one.start_trial()
     one.page.reload(wait_until="domcontentloaded")
     one.sees(".phase", "The policy drives")
     assert one.text(".code") == code
@@ -197,34 +199,36 @@ def play_through_a_reload(one):
     one.sees(".phase", "How did it go? success")
     one.press("2")
     one.page.wait_for_selector(".step-2.chosen")
-    one.write()
-    one.sees(".last", "The twin's judge says")
+    one.save()
+    one.sees(".last-verdict", "The twin's success detector says")
     one.sees(".scene", "Mismatch 0.")
-    assert "as the reference" in one.text(".scene")
+    assert "like the reference" in one.text(".scene")
 
 
-def play_through_a_crash(browser, one, processes, bench, node):
-    """A console that dies in the middle of a trial comes again, stops the arm and repeats it."""
-    code, before = one.text(".code"), console_of(bench)
-    one.begin()
+def crash_during_a_trial(browser, one, processes, client, node):
+    """A console that crashes in a trial stops the arm after its restart and repeats the trial."""
+    code, before = one.text(".code"), console_of(client)
+    one.start_trial()
     processes.kill("trials")
     processes.start(node)
-    bench.wait_until(lambda: console_of(bench) != before, "the console again", WAIT_S)
-    bench.wait_until(lambda: bench.latest_diagnostics("guard").get("mode") == "hold", "the arm to hold", WAIT_S)
+    client.wait_until(lambda: console_of(client) != before, "the restarted console", WAIT_S)
+    client.wait_until(
+        lambda: client.latest_diagnostics("guard").get("mode") == "hold", "the arm to hold", WAIT_S
+    )
     one.page.close()
-    one = Operator(browser, bench, console_of(bench))
-    one.may("start")
+    one = Operator(browser, console_of(client))
+    one.wait_until_enabled("start")
     one.sees(".bar", "marker, trial 0, attempt 2")
-    assert one.text(".code") == code and "1 of 4 judged" in one.page.content()
+    assert one.text(".code") == code and "1 of 4 done" in one.page.content()
     return one
 
 
-def play_invalid(one, folder):
-    """It needs a reason; keys typed into it are text; the same trial comes again."""
-    one.begin()
+def run_invalid_trial(one, folder):
+    """It needs a reason; keys typed into the field are text; the trial is repeated."""
+    one.start_trial()
     one.press("i")
     one.sees(".phase", "How did it go? invalid")
-    one.write()
+    one.save()
     one.sees("body", "an invalid trial needs a reason")
     assert len(records_of(folder)) == 1
     one.page.click(".reason input")
@@ -234,75 +238,77 @@ def play_invalid(one, folder):
     assert "How did it go" not in one.text(".phase")
 
 
-def play_aborted(one, processes, bench):
-    """Esc stops the arm also while one types, and while another node hangs."""
-    one.begin()
+def run_aborted_trial(one, processes, client):
+    """Esc stops the arm also while typing, and while another node hangs."""
+    one.start_trial()
     one.page.click(".note input")
     one.page.keyboard.type("si")
     processes.pause("policy")
     one.press("Escape")
-    bench.wait_until(lambda: bench.latest_diagnostics("guard").get("fault") == "stopped", "the stop", WAIT_S)
+    client.wait_until(
+        lambda: client.latest_diagnostics("guard").get("fault") == "stopped", "the stop", WAIT_S
+    )
     one.sees(".phase", "How did it go? aborted")
     one.sees(".alarm", "service policy/stop was not answered within 5 s")
     processes.signal("policy", signal.SIGCONT)
-    one.may_not("success")
+    one.wait_until_disabled("success")
     one.page.click(".prompt")
-    one.write()
+    one.save()
     one.sees(".bar", "weighing, trial 0")
 
 
-def play_with_a_lost_camera(one, processes):
-    """What was lost is named and keeps a trial from being begun; in a trial it is seen."""
-    one.may("start")
+def run_trial_with_a_lost_camera(one, processes):
+    """A lost camera is named and disables the start; during a trial it is shown."""
+    one.wait_until_enabled("start")
     processes.pause("twin")
     one.sees(".alarm", "camera scene: no image for")
-    one.page.wait_for_selector(".view.lost")
-    one.may_not("start")
+    one.page.wait_for_selector(".camera.lost")
+    one.wait_until_disabled("start")
     one.press("Space")
     processes.signal("twin", signal.SIGCONT)
-    one.page.wait_for_selector(".view.lost", state="detached")
+    one.page.wait_for_selector(".camera.lost", state="detached")
     assert one.text(".phase") == "Set up the scene"
-    if one.page.is_visible(".act-release:not(.disabled)"):
+    if one.page.is_visible(".action-reset_guard:not(.disabled)"):
         one.press("g")
-    one.begin()
+    one.start_trial()
     processes.pause("twin")
     one.sees(".alarm", "camera scene: no image for")
     processes.signal("twin", signal.SIGCONT)
     one.press("f")
     one.sees(".phase", "How did it go? failure")
-    one.write()
-    one.sees(".bar", "3 of 4 judged")
+    one.save()
+    one.sees(".bar", "3 of 4 done")
 
 
-def play_by_touch(browser, one, bench):
-    """On a tablet, beside the other page; both show the same."""
-    two = Operator(browser, bench, one.page.url, 820, 1180)
-    two.may("start")
-    assert two.page.locator(".act-abort").bounding_box()["height"] >= 48
-    two.page.click(".act-start")
+def run_trial_on_a_tablet(browser, one):
+    """On a tablet, while another page is open; both show the same."""
+    two = Operator(browser, one.page.url, 820, 1180)
+    two.wait_until_enabled("start")
+    assert two.page.locator(".action-abort").bounding_box()["height"] >= 48
+    two.page.click(".action-start")
     one.sees(".phase", "The policy drives")
-    two.page.click(".act-success")
-    two.may("write")
-    two.page.click(".act-write")
-    one.sees(".phase", "All trials are judged")
+    two.page.click(".action-success")
+    two.wait_until_enabled("save")
+    two.page.click(".action-save")
+    one.sees(".phase", "All trials are done")
 
 
 @pytest.mark.timeout(300)
-def test_what_is_missing_is_said_with_how_to_mend_it(browser, robot, tiny_bundle, tmp_path):
+def test_the_page_shows_every_blocker_with_its_remedy(browser, robot, tiny_bundle, tmp_path):
     late = tmp_path / "bundle"
     write_protocol(tmp_path, tiny_bundle, late)
     graph = graph_of(robot, tmp_path, ("recorder", "trials"), host="0.0.0.0")
     recorder, trials = graph
     full = replace(recorder, parameters={**recorder.parameters, "min_free_gb": 1e6})
-    with running_graph([full, trials], tmp_path) as (_, bench):
-        console_of(bench)
+    with running_graph([full, trials], tmp_path) as (_, client):
+        console_of(client)
         log = (tmp_path / "logs" / "trials.log").read_text()
         port, token = re.search(r"operator console: http://\S+?:(\d+)/\?token=(\S+)", log).groups()
         where = f"http://127.0.0.1:{port}/"
         for address in (where, f"{where}?token=no", f"{where}camera/scene.jpg"):
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(address, timeout=WAIT_S)
-        one = Operator(browser, bench, f"{where}?token={token}")
+        one = Operator(browser, f"{where}?token={token}")
         assert token not in one.page.url
         one.sees(".alarm", "no bundle at")
         one.sees(".alarm", "press R (try again)")
@@ -313,7 +319,7 @@ def test_what_is_missing_is_said_with_how_to_mend_it(browser, robot, tiny_bundle
             one.sees(".alarm", f"the node {node} does not report on diagnostics: start it")
         one.sees(".alarm", "camera scene: no image yet on scene/image_raw: check its plug")
         one.sees(".alarm", "free disk space or change `out`")
-        one.may_not("start")
+        one.wait_until_disabled("start")
         one.press("Space", "Escape")
-        one.sees(".words", "the guard does not answer guard/stop: use the emergency stop")
+        one.sees(".messages", "the guard does not answer guard/stop: use the emergency stop")
         assert not records_of(tmp_path)

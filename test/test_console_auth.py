@@ -1,4 +1,4 @@
-"""Only this machine, or who has the token, may talk to the console; no other page may."""
+"""Only this machine or holders of the token reach the console; no foreign page does."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ TOKEN = "a-token"
 
 
 def ask(token, path="/", query="", kind="http", **headers):
-    """Status of an answer, or of a refused websocket, and its headers; 200 is the application."""
+    """Status and headers of the answer, or of a rejected websocket; 200 is the application."""
     sent = []
 
     async def application(scope, receive, send):
@@ -38,13 +38,13 @@ def test_on_this_machine_no_token_is_needed():
     assert ask("", kind="websocket", path="/_nicegui_ws/socket.io/")[0] == 200
 
 
-def test_a_name_that_others_made_lead_here_is_refused():
+def test_a_foreign_host_name_is_rejected():
     assert ask("", host="evil.example:8080")[0] == 403
     assert ask("", host="192.168.1.5:8080")[0] == 403
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_a_page_from_elsewhere_is_refused(kind):
+def test_a_page_of_another_site_is_rejected(kind):
     assert ask("", kind=kind, origin="http://evil.example")[0] == 403
     assert ask("", kind=kind, origin="http://127.0.0.1:9999")[0] == 403
     assert ask("", kind=kind, origin="http://127.0.0.1:8080")[0] == 200
@@ -52,7 +52,7 @@ def test_a_page_from_elsewhere_is_refused(kind):
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("path", ["/", "/abort", "/camera/scene.jpg", "/_nicegui_ws/socket.io/"])
-def test_beyond_this_machine_nothing_is_answered_without_the_token(kind, path):
+def test_requests_from_other_machines_need_the_token(kind, path):
     lab = {"host": "robot:8080"}
     assert ask(TOKEN, path, kind=kind, **lab)[0] == 403
     assert ask(TOKEN, path, "token=another", kind, **lab)[0] == 403
@@ -61,26 +61,26 @@ def test_beyond_this_machine_nothing_is_answered_without_the_token(kind, path):
     assert ask(TOKEN, path, kind=kind, cookie=f"{COOKIE}={TOKEN}", **lab)[0] == 200
 
 
-def test_the_token_goes_from_the_address_into_a_cookie_that_scripts_cannot_read():
+def test_the_token_moves_from_the_address_into_a_cookie_that_scripts_cannot_read():
     status, headers = ask(TOKEN, query=f"token={TOKEN}", host="robot:8080")
     assert (status, headers["location"]) == (303, "/")
     assert headers["set-cookie"].startswith(f"{COOKIE}={TOKEN}; HttpOnly; SameSite=Strict")
 
 
-def test_what_counts_as_this_machine():
+def test_loopback_names_and_addresses():
     assert all(map(is_loopback, ("127.0.0.1", "127.0.0.2", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.5", "robot", "")))
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])
 @pytest.mark.parametrize("headers", [{"host": "["}, {"origin": "http://["}, {"host": "a:99999"}])
-def test_what_no_browser_sends_is_a_400_whoever_asks(token, headers):
+def test_malformed_requests_get_a_400_with_and_without_a_token(token, headers):
     assert ask(token, query=f"token={TOKEN}", **headers)[0] == 400
     assert ask(token, query=f"token={TOKEN}", kind="websocket", **headers)[0] == 403
     assert ask(token, path="/\x00", query=f"token={TOKEN}")[0] == 400
 
 
-def test_a_proxy_may_speak_tls_for_the_console():
+def test_a_proxy_with_tls_is_accepted():
     assert ask("", host="localhost", origin="https://localhost")[0] == 200
     assert ask("", host="localhost", origin="https://localhost:8443")[0] == 403
     assert ask("", host="localhost:8080", origin="null")[0] == 403

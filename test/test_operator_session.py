@@ -6,12 +6,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fake_trial_robot import ImmediateWorker, QueueWorker, FakeTrialRobot
+from fake_trial_robot import FakeTrialRobot, ImmediateWorker, QueueWorker
 
 from nac_ros.core.errors import ConfigError, TrialError
 from nac_ros.trials import operator_session as session_module
 from nac_ros.trials.operator_session import OperatorSession
-from nac_ros.trials.protocol import TrialLimits, TrialProtocol
+from nac_ros.trials.protocol import TrialProtocol
 from nac_ros.trials.run import TrialRun
 from nac_ros.trials.session_state import TrialId
 from nac_ros.trials.trial_log import TrialLog
@@ -31,7 +31,7 @@ def methods(tiny_bundle, tmp_path):
 @pytest.fixture
 def protocol(methods):
     facts = {"tasks": TASKS, "methods": methods, "trials": 2, "rubric": RUBRIC}
-    return TrialProtocol(**facts, limits=TrialLimits(steps=100))
+    return TrialProtocol(**facts, max_steps=100)
 
 
 @pytest.fixture

@@ -21,14 +21,14 @@ SPEC = load_robot("vx300s")
 
 
 @pytest.mark.timeout(300)
-def test_what_the_hand_did_is_an_episode_of_the_whole_task(tmp_path, capsys):
-    out, figures = tmp_path / "episodes", tmp_path / "figures.json"
+def test_a_recorded_episode_contains_the_whole_task(tmp_path, capsys):
+    out, results = tmp_path / "episodes", tmp_path / "results.json"
     words = ["data", "demonstrate", "--task", "weighing", "--episodes", "1", "--out", str(out)]
-    assert main([*words, "--json", str(figures)]) == 0, capsys.readouterr().err
-    told = json.loads(figures.read_text())
-    assert told["kept"] == 1 and told["minutes"] > 0
+    assert main([*words, "--json", str(results)]) == 0, capsys.readouterr().err
+    printed = json.loads(results.read_text())
+    assert printed["kept"] == 1 and printed["minutes"] > 0
     kept = [path for path in out.iterdir() if not path.suffix]
-    assert len(kept) == 1 and len(list(out.iterdir())) == 1 + told["discarded"]
+    assert len(kept) == 1 and len(list(out.iterdir())) == 1 + printed["discarded"]
     facts = reader.read_metadata(kept[0])
     assert facts["outcome"] == "success" and facts["operator"] == "scripted"
     assert facts["task"] == "Turn on the weighing machine."
@@ -36,13 +36,13 @@ def test_what_the_hand_did_is_an_episode_of_the_whole_task(tmp_path, capsys):
     longest = max(range(len(dataset.episodes)), key=lambda i: dataset.episodes[i].length)
     episode = dataset.episode(longest)
     assert len(episode) > 60 and not episode.intervention.any()
-    assert np.ptp(episode.actions, 0)[SPEC.relative_mask].max() > 0.2  # the arm went somewhere
+    assert np.ptp(episode.actions, 0)[SPEC.relative_mask].max() > 0.2  # the arm moved
     speed = np.abs(np.diff(episode.actions, axis=0)) * SPEC.action_rate_hz
     assert (speed <= 1.01 * np.array(SPEC.velocity_limit)).all()
     assert np.ptp(episode.images["scene"].astype(int), 0).max() > 50
 
 
-def test_what_nobody_can_demonstrate_is_refused_in_a_sentence(tmp_path, capsys):
+def test_an_unknown_task_or_seed_is_rejected_with_one_sentence(tmp_path, capsys):
     words = ["data", "demonstrate", "--out", str(tmp_path / "episodes"), "--task"]
     assert main([*words, "juggling"]) == 2
     assert "juggling" in capsys.readouterr().err
@@ -51,7 +51,7 @@ def test_what_nobody_can_demonstrate_is_refused_in_a_sentence(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_tutorial_s_blocks_are_found_in_the_order_of_a_day():
+def test_the_tutorial_has_its_blocks_in_order():
     spec = importlib.util.spec_from_file_location("tutorial", ROOT / "tools" / "tutorial.py")
     tutorial = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tutorial)

@@ -1,4 +1,4 @@
-"""Whole runs on the twin: the same results wherever they are played, and after a kill."""
+"""Runs on the twin: the same results with every executor, and after a kill."""
 
 import json
 import os
@@ -16,12 +16,12 @@ import pytest
 from nac_ros.cli.main import main
 from nac_ros.core import config
 from nac_ros.core.errors import ConfigError, TrialError
-from nac_ros.core.image_codec import decode
+from nac_ros.core.image_codec import decode_image
 from nac_ros.trials import simulated
-from nac_ros.trials.executors import InProcessExecutor, ProcessExecutor, choose
-from nac_ros.trials.protocol import Limits, Protocol, StopRule
+from nac_ros.trials.executors import InProcessExecutor, ProcessExecutor, make_executor
+from nac_ros.trials.protocol import StoppingRule, TrialProtocol
 from nac_ros.trials.run import TrialRun, Verdict
-from nac_ros.trials.simulated import Played, play_all
+from nac_ros.trials.simulated import SimulatedTrial, run_unattended
 
 pytestmark = pytest.mark.alone  # it measures time
 
@@ -29,24 +29,24 @@ NAC = "import sys; from nac_ros.cli.main import main; sys.exit(main(sys.argv[1:]
 MEASURED = ("time", "plan_ms")  # by a clock, so never the same twice
 
 
-def told(run):
-    """What a run's log says of each slot, without what a clock measured."""
+def repeatable(run):
+    """The records of a run by slot, without what a clock measured."""
     rows = [config.to_plain(record) for record in run.records]
-    facts = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
-    return sorted(facts, key=lambda row: row["slot"])
+    kept = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+    return sorted(kept, key=lambda row: row["slot"])
 
 
-def played(folder, executor, protocol, pictures=False):
-    with closing(TrialRun.begin(folder, protocol)) as run:
-        play_all(run, executor, pictures)
+def completed_run(folder, executor, protocol, film_strips=False):
+    with closing(TrialRun.create_or_resume(folder, protocol)) as run:
+        run_unattended(run, executor, film_strips)
     return TrialRun.read(folder)
 
 
-class Rays:
-    """Stands in for the library: what is asked of it, in this process, last task first."""
+class FakeRay:
+    """Replaces the library: runs tasks in this process, the last one first."""
 
     def __init__(self):
-        self.calls, self.most = [], 0
+        self.calls, self.max_running = [], 0
 
     def init(self, address):
         if address == "nowhere:6379":
@@ -58,7 +58,7 @@ class Rays:
         return lambda function: SimpleNamespace(remote=lambda job: (function, job))
 
     def wait(self, references, num_returns):
-        self.most = max(self.most, len(references))
+        self.max_running = max(self.max_running, len(references))
         return references[-num_returns:], references[:-num_returns]
 
     def get(self, references):
@@ -70,99 +70,114 @@ class Rays:
 
 @pytest.fixture(scope="module")
 def protocol(tiny_bundle):
-    return Protocol(
+    return TrialProtocol(
         tasks=("weighing",),
         methods={"expert": "expert", "tiny": str(tiny_bundle)},
         trials=2,
         seed=8,
-        limits=Limits(steps=150),
+        max_steps=150,
     )
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, protocol):
-    """The run as one process plays it."""
-    return played(
-        tmp_path_factory.mktemp("alone") / "run", InProcessExecutor(), protocol, pictures=True
+def in_process(tmp_path_factory, protocol):
+    """The run as one process completes it."""
+    return completed_run(
+        tmp_path_factory.mktemp("in_process") / "run",
+        InProcessExecutor(),
+        protocol,
+        film_strips=True,
     )
 
 
-def test_experts_succeed_and_an_untrained_policy_fails_when_its_steps_run_out(alone):
-    code = alone.codes
-    experts, tiny = (alone.counted("weighing", code[m]) for m in ("expert", "tiny"))
+def test_experts_succeed_and_an_untrained_policy_fails_at_the_step_limit(in_process):
+    code = in_process.codes
+    experts, tiny = (in_process.valid_records("weighing", code[m]) for m in ("expert", "tiny"))
     assert [record.outcome for record in experts] == ["success"] * 2
     for record in tiny:
         assert record.outcome == "failure" and record.reason and record.steps == 150
-        assert len(record.plan_ms) == 10 and record.seconds == pytest.approx(5, abs=0.01)
-    moved = [record for record in tiny if record.jumps]  # chunks of an untrained one are refused
+        assert len(record.chunk_ms) == 10 and record.seconds == pytest.approx(5, abs=0.01)
+    moved = [
+        record for record in tiny if record.transition_jumps
+    ]  # chunks of an untrained policy may be rejected
     assert moved and all(record.jerk > 0 and record.sparc < 0 for record in moved)
     assert all(record.sparc < 0 and record.clips is None for record in experts)
-    assert alone.unblinded and len(alone.records) == 4
+    assert in_process.unblinded and len(in_process.records) == 4
 
 
-def test_each_trial_leaves_a_film_strip_that_ends_as_the_trial_did(alone):
-    for record in alone.records:
-        strip = decode((alone.folder / record.strip).read_bytes())
+def test_each_film_strip_ends_with_the_last_scene_of_the_trial(in_process):
+    for record in in_process.records:
+        strip = decode_image((in_process.folder / record.film_strip).read_bytes())
         assert strip.shape == (180, 6 * 240, 3)
-    won = next(r for r in alone.records if r.outcome == "success")
-    last = decode((alone.folder / won.strip).read_bytes())[:, -240:].astype(int)
+    won = next(r for r in in_process.records if r.outcome == "success")
+    last = decode_image((in_process.folder / won.film_strip).read_bytes())[:, -240:].astype(int)
     green = (last[..., 1] > last[..., 0] + 60) & (last[..., 1] > last[..., 2] + 60)
     assert green.sum() > 10  # the scale's display is on
 
 
-def test_two_processes_find_what_one_finds(tmp_path, protocol, alone):
-    found = played(tmp_path / "run", ProcessExecutor(2), protocol)
-    assert [{**row, "strip": ""} for row in told(alone)] == told(found)
+def test_two_processes_give_the_same_results_as_one(tmp_path, protocol, in_process):
+    found = completed_run(tmp_path / "run", ProcessExecutor(2), protocol)
+    assert [{**row, "film_strip": ""} for row in repeatable(in_process)] == repeatable(found)
 
 
-def test_a_worker_that_dies_is_one_sentence():
-    with pytest.raises(TrialError, match=r"one of 1 workers died.*what was judged is kept"):
+def test_a_dead_worker_gives_one_sentence():
+    with pytest.raises(TrialError, match=r"one of 1 workers died.*all verdicts are kept"):
         list(ProcessExecutor(1).run(os._exit, [1]))
 
 
-def test_a_ray_cluster_finds_what_one_process_finds(tmp_path, protocol, alone, monkeypatch):
-    rays = Rays()
-    monkeypatch.setitem(sys.modules, "ray", rays)
-    found = played(tmp_path / "run", choose(3, "head:6379"), protocol)
-    assert [{**row, "strip": ""} for row in told(alone)] == told(found)
-    assert rays.calls == [("init", "head:6379"), ("remote", {"num_cpus": 1}), ("shutdown",)]
-    assert rays.most == 3
-    assert next(record.slot for record in found.records) == 2  # the newest of three came first
+def test_a_ray_cluster_gives_the_same_results_as_one_process(
+    tmp_path, protocol, in_process, monkeypatch
+):
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    found = completed_run(tmp_path / "run", make_executor(3, "head:6379"), protocol)
+    assert [{**row, "film_strip": ""} for row in repeatable(in_process)] == repeatable(found)
+    assert ray.calls == [("init", "head:6379"), ("remote", {"num_cpus": 1}), ("shutdown",)]
+    assert ray.max_running == 3
+    assert (
+        next(record.slot for record in found.records) == 2
+    )  # the newest of three completed first
     with pytest.raises(ConfigError, match="no Ray cluster answers at nowhere:6379"):
-        list(choose(2, "nowhere:6379").run(str, [1]))
+        list(make_executor(2, "nowhere:6379").run(str, [1]))
 
 
-def test_without_ray_naming_a_cluster_is_one_sentence(monkeypatch):
+def test_a_cluster_without_the_ray_package_gives_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install nac_ros\[cluster\]"):
-        choose(1, "auto")
-    assert isinstance(choose(1, ""), InProcessExecutor) and isinstance(
-        choose(2, ""), ProcessExecutor
+        make_executor(1, "auto")
+    assert isinstance(make_executor(1, ""), InProcessExecutor) and isinstance(
+        make_executor(2, ""), ProcessExecutor
     )
 
 
-def test_the_stop_rule_counts_the_same_trials_whoever_ran_ahead(tmp_path, protocol, monkeypatch):
+def test_the_stopping_rule_counts_the_same_trials_with_fast_workers(
+    tmp_path, protocol, monkeypatch
+):
     def expert_wins(job):
         won = job.source == "expert"
-        verdict = Verdict(outcome="success" if won else "failure", reason="it is said so")
-        return Played(job.slot, verdict, b"")
+        verdict = Verdict(outcome="success" if won else "failure", reason="made up")
+        return SimulatedTrial(job.slot, verdict, b"")
 
-    monkeypatch.setitem(sys.modules, "ray", Rays())
-    monkeypatch.setattr(simulated, "play", expert_wins)
-    rule = StopRule(rule="sequential", pair=("expert", "tiny"))
-    stopping = replace(protocol, trials=12, stop=rule)
-    alone, ahead = (
-        played(tmp_path / str(workers), choose(workers, "head" * (workers > 1)), stopping)
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    monkeypatch.setattr(simulated, "run_trial", expert_wins)
+    rule = StoppingRule(rule="sequential", pair=("expert", "tiny"))
+    sequential = replace(protocol, trials=12, stopping=rule)
+    in_process, ahead = (
+        completed_run(
+            tmp_path / str(workers), make_executor(workers, "head" * (workers > 1)), sequential
+        )
         for workers in (1, 5)
     )
-    assert alone.stopped("weighing") == ahead.stopped("weighing") == 8  # 2^8 / 9 > 20
-    assert len(alone.records) == 2 * 8 < len(ahead.records)
-    for run in (alone, ahead):
-        assert all(len(run.counted("weighing", code)) == 8 for code in run.codes.values())
+    assert (
+        in_process.stopped_after("weighing") == ahead.stopped_after("weighing") == 8
+    )  # 2^8 / 9 > 20
+    assert len(in_process.records) == 2 * 8 < len(ahead.records)
+    for run in (in_process, ahead):
+        assert all(len(run.valid_records("weighing", code)) == 8 for code in run.codes.values())
 
 
-def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_repeated(tmp_path, capsys):
-    options = "trials --robot twin --tasks weighing --methods expert --seed 5 --no-pictures"
+def test_a_killed_run_resumes_without_losing_or_repeating_a_trial(tmp_path, capsys):
+    options = "trials --robot twin --tasks weighing --methods expert --seed 5 --no-film-strips"
     words = [*options.split(), "--trials", "6", "--out", str(tmp_path / "killed")]
     log = tmp_path / "killed/log.jsonl"
     root = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
@@ -179,71 +194,76 @@ def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_repeated(tmp_path, c
         process.wait()
     before = log.read_bytes()
     judged = before.count(b'"entry": "trial"')
-    assert 0 < judged < 6, "killed in the middle"
-    assert main(["trials", "--out", str(tmp_path / "killed"), "--no-pictures"]) == 0
+    assert 0 < judged < 6, "killed during the run"
+    assert main(["trials", "--out", str(tmp_path / "killed"), "--no-film-strips"]) == 0
     assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     run = TrialRun.read(tmp_path / "killed")
     assert sorted(record.slot for record in run.records) == list(range(6))
     words[-1] = str(tmp_path / "whole")
     assert main([*words, "--json", str(tmp_path / "whole.json")]) == 0
-    assert told(run) == told(TrialRun.read(tmp_path / "whole"))
-    figures = json.loads((tmp_path / "whole.json").read_text())
-    assert figures["methods"]["expert"]["weighing"]["successes"] == 6
+    assert repeatable(run) == repeatable(TrialRun.read(tmp_path / "whole"))
+    results = json.loads((tmp_path / "whole.json").read_text())
+    assert results["methods"]["expert"]["weighing"]["successes"] == 6
     assert "6/6" in capsys.readouterr().out and (tmp_path / "whole/report.html").is_file()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
-        (["trials"], "name --tasks and --methods"),
-        (["trials", "--out", "nowhere"], "nowhere holds no run: name --tasks and --methods"),
+        (["trials"], "give --tasks and --methods"),
+        (["trials", "--out", "nowhere"], "nowhere holds no run: give --tasks and --methods"),
         (["trials", "--tasks", "marker", "--methods", "nowhere"], "no bundle at"),
         (["trials", "--tasks", "juggle", "--methods", "expert"], "unknown task 'juggle'"),
-        (["trials", "--tasks", "all", "--methods", "expert", "--robot", "ur5"], "has no judge"),
-        (["trials", "--power", "0.5"], "name at least two success rates"),
-        (["trials", "--power", "0.5", "0.5"], "name at least two success rates that differ"),
-        (["trials", "--tasks", "marker", "--methods", "a=x,a=y"], "'a' is there twice; tell them"),
-        (["trials", "--tasks", "marker", "--methods", "expert,expert"], "'expert' is there twice"),
+        (
+            ["trials", "--tasks", "all", "--methods", "expert", "--robot", "ur5"],
+            "need an operator",
+        ),
+        (["trials", "--power", "0.5"], "give at least two different rates"),
+        (["trials", "--power", "0.5", "0.5"], "give at least two different rates"),
+        (["trials", "--tasks", "marker", "--methods", "a=x,a=y"], "'a' is given twice; use NAME"),
+        (["trials", "--tasks", "marker", "--methods", "expert,expert"], "'expert' is given twice"),
         (["trials", "--tasks", "marker", "--methods", "expert,"], "'' names no bundle; give"),
         (["trials", "--tasks", "marker", "--methods", "a="], "'a=' names no bundle; give"),
-        (["report", ".", "--json", "log.jsonl"], "log.jsonl is the run's own file; name another"),
-        (["trials", "--unblind", "nowhere"], "holds no run"),
-        (["report", "nowhere"], "holds no run"),
+        (["report", ".", "--json", "log.jsonl"], "log.jsonl is a file of the run; name another"),
+        (["trials", "--unblind", "nowhere"], "has no run"),
+        (["report", "nowhere"], "has no run"),
         (["report", "a" * 300], ": File name too long; give another or allow it"),
     ],
 )
-def test_bad_input_is_one_sentence_and_code_2(words, told, capsys, tmp_path, monkeypatch):
+def test_bad_input_gives_one_sentence_and_exit_code_2(words, text, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert text in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_scenes_file_is_found_from_elsewhere_when_the_run_goes_on(tmp_path, monkeypatch):
+def test_a_randomization_file_is_found_from_another_folder_when_the_run_is_resumed(
+    tmp_path, monkeypatch
+):
     (tmp_path / "here").mkdir()
     (tmp_path / "here/mine.yaml").write_text("light: 0.2\n")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(simulated, "play_all", lambda *given: None)
-    words = "trials --tasks weighing --methods expert --trials 1 --scenes mine.yaml --out ../run"
-    assert main(words.split()) == 0
+    monkeypatch.setattr(simulated, "run_unattended", lambda *given: None)
+    words = "trials --tasks weighing --methods expert --trials 1 --randomization mine.yaml"
+    assert main([*words.split(), "--out", "../run"]) == 0
     monkeypatch.chdir(tmp_path)
     assert main(["trials", "--out", "run"]) == 0
 
 
-def test_a_report_that_the_disk_does_not_take_leaves_the_one_before(tmp_path, protocol, capsys):
-    TrialRun.begin(tmp_path / "run", protocol).close()
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, protocol, capsys):
+    TrialRun.create_or_resume(tmp_path / "run", protocol).close()
     words = ["report", str(tmp_path / "run")]
     assert main(words) == 0
     page = (tmp_path / "run/report.html").read_bytes()
-    (tmp_path / "run/report.html.partial").mkdir()  # as a disk that takes nothing
+    (tmp_path / "run/report.html.partial").mkdir()  # so that writing fails
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "report.html cannot be written, Is a directory: make room" in error
+    assert "report.html cannot be written, Is a directory; free space" in error
     assert error.count("\n") == 1 and (tmp_path / "run/report.html").read_bytes() == page
 
 
-def test_what_the_twin_cannot_play_is_refused_before_anything_is_written(
+def test_a_task_that_the_twin_does_not_have_is_rejected_before_anything_is_written(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -257,21 +277,23 @@ def test_what_the_twin_cannot_play_is_refused_before_anything_is_written(
     assert "unknown task 'juggle'" in capsys.readouterr().err and not Path("run").exists()
 
 
-def test_a_strip_that_the_disk_does_not_take_is_one_sentence(tmp_path, protocol):
-    class Playing:
-        def run(self, play, jobs):
-            return (Played(job.slot, Verdict(outcome="success"), b"strip") for job in jobs)
+def test_a_film_strip_that_cannot_be_written_gives_one_sentence(tmp_path, protocol):
+    class SuccessExecutor:
+        def run(self, function, jobs):
+            return (SimulatedTrial(job.slot, Verdict(outcome="success"), b"strip") for job in jobs)
 
-    with closing(TrialRun.begin(tmp_path / "run", protocol)) as run:
-        (run.folder / "strips").write_text("in the way")
-        with pytest.raises(TrialError, match=r"strips/weighing-000-\w+\.jpg cannot be written"):
-            play_all(run, Playing())
-        (run.folder / "strips").unlink()
-        play_all(run, Playing())
+    with closing(TrialRun.create_or_resume(tmp_path / "run", protocol)) as run:
+        (run.folder / "film_strips").write_text("in the way")
+        with pytest.raises(
+            TrialError, match=r"film_strips/weighing-000-\w+\.jpg cannot be written"
+        ):
+            run_unattended(run, SuccessExecutor())
+        (run.folder / "film_strips").unlink()
+        run_unattended(run, SuccessExecutor())
     assert len(TrialRun.read(tmp_path / "run").records) == len(run.slots)
 
 
-def test_planning_prints_how_many_trials_it_takes(capsys, tmp_path):
+def test_power_prints_the_needed_number_of_trials(capsys, tmp_path):
     assert main(["trials", "--power", "0.5", "0.9", "--json", str(tmp_path / "power.json")]) == 0
     (row,) = json.loads((tmp_path / "power.json").read_text())["rows"]
     assert row == {"p1": 0.5, "p2": 0.9, "n50": 11, "n80": 20, "n90": 26}

@@ -19,9 +19,8 @@ from nac_ros.inference.conditions import Conditions
 from nac_ros.simulation.tasks.base import HORIZON
 from nac_ros.trials.protocol import (
     TABLE_7,
-    TrialLimits,
-    TrialProtocol,
     StoppingRule,
+    TrialProtocol,
     content_hash,
     load_protocol,
 )
@@ -53,7 +52,7 @@ def test_a_protocol_file_holds_the_differences_and_paths_relative_to_itself(tmp_
     assert found.methods == {"nac": str(tmp_path / "models/nac"), "expert": "expert"}
     assert found.criteria["marker"] == TABLE_7["marker"]
     assert found.criteria["juggle"].failure == "a ball falls"
-    assert found.conditions.latency_ms == 200.0 and found.limits.steps == HORIZON
+    assert found.conditions.latency_ms == 200.0 and found.max_steps == HORIZON
     path.write_text(yaml.safe_dump({**content, "trails": 3}))
     with pytest.raises(ConfigError, match="unknown key 'trails'; did you mean 'trials'"):
         load_protocol(path)
@@ -101,8 +100,8 @@ def test_a_rejection_of_a_protocol_file_is_one_printable_line():
 
 
 def test_limits_and_stopping_rules_are_checked():
-    with pytest.raises(ConfigError, match=r"steps must be in 1 \.\. 1000, got 1001"):
-        TrialLimits(steps=1001)
+    with pytest.raises(ConfigError, match=r"max_steps must be in 1 \.\. 1000, got 1001"):
+        TrialProtocol(tasks=("marker",), methods=EXPERT, max_steps=1001)
     with pytest.raises(ConfigError, match="needs `pair`, the two methods that it compares"):
         StoppingRule(rule="sequential", pair=("nac", "nac"))
 

@@ -1,4 +1,4 @@
-"""What a run found, as figures and as a page, from verdicts that are made up."""
+"""Results and report of a run with made-up verdicts."""
 
 import json
 import re
@@ -7,14 +7,14 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from fake_trial_runs import play, protocol
+from fake_trial_runs import log_verdicts, make_protocol
 from scipy.stats import barnard_exact, binomtest
 
 from nac_ros.core.image_codec import encode_jpeg
 from nac_ros.evaluation.published_results import TABLE_6
-from nac_ros.trials.protocol import StopRule
+from nac_ros.trials.protocol import StoppingRule
 from nac_ros.trials.report import write_report
-from nac_ros.trials.results import figures, outcomes_of
+from nac_ros.trials.results import compute_results, paired_outcomes
 from nac_ros.trials.run import TrialRun, Verdict
 
 
@@ -25,24 +25,33 @@ def better(task, trial, method):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_bundle):
-    """A finished run with all that can be recorded."""
+    """A finished run with every measurement."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    made = protocol(tiny_bundle, rubric={"marker": ("grasped", "lifted", "in the bin")})
-    with closing(TrialRun.begin(folder, made)) as run:
-        play(
-            run, better, steps=200, seconds=6.5, clips=4, jumps=(0.01, 0.02), jerk=0.1, sparc=-3.0,
-            plan_ms=(80.0, 90.0), holds={"no_chunk": 1}, strip="strips/one.jpg",
-        )  # fmt: skip
+    made = make_protocol(tiny_bundle, rubric={"marker": ("grasped", "lifted", "in the bin")})
+    with closing(TrialRun.create_or_resume(folder, made)) as run:
+        log_verdicts(
+            run,
+            better,
+            steps=200,
+            seconds=6.5,
+            clips=4,
+            transition_jumps=(0.01, 0.02),
+            jerk=0.1,
+            sparc=-3.0,
+            chunk_ms=(80.0, 90.0),
+            holds={"no_chunk": 1},
+            film_strip="film_strips/one.jpg",
+        )
         run.unblind()
-    (folder / "strips").mkdir()
-    (folder / "strips/one.jpg").write_bytes(encode_jpeg(np.zeros((8, 48, 3), np.uint8), 80))
+    (folder / "film_strips").mkdir()
+    (folder / "film_strips/one.jpg").write_bytes(encode_jpeg(np.zeros((8, 48, 3), np.uint8), 80))
     return TrialRun.read(folder)
 
 
-def test_the_figures_have_the_keys_that_others_read_and_the_numbers_of_the_log(run):
-    found = figures(run)
-    json.dumps(found, allow_nan=False)
-    row = found["methods"]["nac"]["weighing"]
+def test_the_results_have_the_documented_keys_and_the_numbers_of_the_log(run):
+    results = compute_results(run)
+    json.dumps(results, allow_nan=False)
+    row = results["methods"]["nac"]["weighing"]
     assert (row["trials"], row["successes"]) == (12, 9)
     exact = binomtest(9, 12).proportion_ci(method="exact")
     assert row["clopper_pearson95"] == pytest.approx(list(exact))
@@ -51,13 +60,14 @@ def test_the_figures_have_the_keys_that_others_read_and_the_numbers_of_the_log(r
     assert row["failures"] == {"it <fell>": 3} and row["aborted"] == row["invalid"] == 0
     assert row["seconds_to_success"] == {"p50": 6.5, "p99": 6.5, "n": 9}
     assert row["guard_clips"] == {"mean": 4.0, "n": 12} and row["sparc"]["p50"] == -3.0
-    assert row["plan_ms"]["p50"] == pytest.approx(85) and row["holds"] == {"no_chunk": 12}
-    assert list(found["methods"]) == ["nac", "fast"] and found["finished"] and not found["blind"]
-    assert found["paper"]["marker"] == TABLE_6["marker"]
+    assert row["chunk_ms"]["p50"] == pytest.approx(85) and row["holds"] == {"no_chunk": 12}
+    assert list(results["methods"]) == ["nac", "fast"]
+    assert results["finished"] and not results["blind"]
+    assert results["published"]["marker"] == TABLE_6["marker"]
 
 
-def test_the_tests_are_those_of_the_counts_and_of_the_shared_scenes(run):
-    tests = figures(run)["tests"]
+def test_the_tests_use_the_counts_and_the_shared_scenes(run):
+    tests = compute_results(run)["tests"]
     assert [(row["methods"], row["task"]) for row in tests] == [
         (["nac", "fast"], "weighing"), (["nac", "fast"], "marker"), (["nac", "fast"], "all"),
     ]  # fmt: skip
@@ -65,7 +75,7 @@ def test_the_tests_are_those_of_the_counts_and_of_the_shared_scenes(run):
     expected = barnard_exact([[9, 3], [3, 9]]).pvalue
     assert one["barnard_p"] == pytest.approx(expected)
     assert one["barnard_holm_p"] == pytest.approx(2 * expected)
-    assert (one["gained"], one["lost"], one["shared"]) == (6, 0, 12)
+    assert (one["first_only"], one["second_only"], one["shared"]) == (6, 0, 12)
     assert one["difference"] == pytest.approx(0.5) and one["difference95"][0] > 0
     assert one["mcnemar_p"] == pytest.approx(2 * 0.5**6)
     assert one["anytime_p"] == pytest.approx(7 / 2**6)
@@ -73,13 +83,13 @@ def test_the_tests_are_those_of_the_counts_and_of_the_shared_scenes(run):
     assert pooled["stratified_p"] < one["barnard_p"] and pooled["anytime_p"] < 0.01
 
 
-def test_letters_part_methods_that_differ(run):
-    shown = figures(run)["letters"]
+def test_methods_that_differ_have_different_letters(run):
+    shown = compute_results(run)["letters"]
     assert shown["all"] == {"nac": "a", "fast": "b"}
     assert shown["weighing"] == {"nac": "a", "fast": "b"}
 
 
-def test_the_page_is_one_file_with_every_number_and_picture(run):
+def test_the_page_contains_all_numbers_and_images(run):
     path, found = write_report(run)
     page = path.read_text()
     assert json.loads((run.folder / "report.json").read_text()) == json.loads(json.dumps(found))
@@ -91,117 +101,139 @@ def test_the_page_is_one_file_with_every_number_and_picture(run):
     assert "it <fell>" not in page
 
 
-def test_a_run_that_goes_on_is_blind_and_says_what_may_be_looked_at(tmp_path, tiny_bundle):
-    made = protocol(tiny_bundle, methods=dict.fromkeys(("mine", "theirs"), str(tiny_bundle)))
-    with closing(TrialRun.begin(tmp_path / "run", made)) as run:
+def test_the_page_of_an_unfinished_run_is_blind_and_says_which_test_is_valid(
+    tmp_path, tiny_bundle
+):
+    made = make_protocol(tiny_bundle, methods=dict.fromkeys(("mine", "theirs"), str(tiny_bundle)))
+    with closing(TrialRun.create_or_resume(tmp_path / "run", made)) as run:
         path, found = write_report(run)
-        assert "No trial is judged yet" in path.read_text()
+        assert "There is no verdict yet" in path.read_text()
         for slot in list(run.slots)[:7]:
-            run.judge(slot, Verdict(outcome="success"))
+            run.log_verdict(slot, Verdict(outcome="success"))
         path, found = write_report(run)
     page = path.read_text()
     assert set(found["methods"]) == set(run.codes.values()) and found["blind"]
     assert list(found["methods"]) == sorted(run.codes.values())
-    assert not found["finished"] and "7 trials are judged and the run goes on" in page
+    assert not found["finished"] and "The run is not finished: 7 verdicts" in page
     assert "mine" not in page and "theirs" not in page
 
 
-def test_a_stopped_task_and_trials_that_do_not_count_are_told(tmp_path, tiny_bundle):
-    made = protocol(tiny_bundle, stop=StopRule(rule="sequential", pair=("nac", "fast")))
-    with closing(TrialRun.begin(tmp_path / "run", made)) as run:
-        run.judge(run.slots[0], Verdict(outcome="invalid", reason="the light failed"))
-        play(run, lambda task, trial, method: method == "nac")
+def test_the_page_shows_stopped_tasks_and_invalid_trials(tmp_path, tiny_bundle):
+    made = make_protocol(
+        tiny_bundle, stopping=StoppingRule(rule="sequential", pair=("nac", "fast"))
+    )
+    with closing(TrialRun.create_or_resume(tmp_path / "run", made)) as run:
+        run.log_verdict(run.slots[0], Verdict(outcome="invalid", reason="the light failed"))
+        log_verdicts(run, lambda task, trial, method: method == "nac")
         run.unblind()
         path, found = write_report(run)
-    assert found["stopped"] == {"weighing": 9, "marker": 9} and found["finished"]
+    assert found["stopped_after"] == {"weighing": 9, "marker": 9} and found["finished"]
     assert found["methods"]["nac"]["marker"]["trials"] == 9
     invalid = [rows["weighing"]["invalid"] for rows in found["methods"].values()]
     assert sorted(invalid) == [0, 1]
     assert "ended marker after 9 trials" in path.read_text()
-    assert "invalid: played again, not counted" in path.read_text()
+    assert "invalid: repeated, not counted" in path.read_text()
 
 
-def test_where_the_stop_rule_ended_a_task_the_page_says_which_p_to_quote(tmp_path, tiny_bundle):
-    for rule in (StopRule(), StopRule(rule="sequential", pair=("nac", "fast"))):
+def test_the_page_says_which_p_to_quote_for_a_stopped_task(tmp_path, tiny_bundle):
+    for rule in (StoppingRule(), StoppingRule(rule="sequential", pair=("nac", "fast"))):
         with closing(
-            TrialRun.begin(tmp_path / rule.rule, protocol(tiny_bundle, stop=rule))
+            TrialRun.create_or_resume(
+                tmp_path / rule.rule, make_protocol(tiny_bundle, stopping=rule)
+            )
         ) as run:
-            play(run, lambda task, trial, method: method == "nac")
+            log_verdicts(run, lambda task, trial, method: method == "nac")
             run.unblind()
             page = write_report(run)[0].read_text()
         assert ("quote the p of `any time`" in page) == (rule.rule == "sequential")
 
 
-def test_a_run_that_was_unblinded_early_does_not_go_on(tmp_path, tiny_bundle):
-    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+def test_the_page_says_that_a_run_was_unblinded_early(tmp_path, tiny_bundle):
+    with closing(TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle))) as run:
         for slot in run.slots[:7]:
-            run.judge(slot, Verdict(outcome="aborted", reason="the arm shook"))
+            run.log_verdict(slot, Verdict(outcome="aborted", reason="the arm shook"))
         run.unblind()
         page = write_report(run)[0].read_text()
-    assert "goes on" not in page and "ended by unblinding it: 7 verdicts, and 48 trials" in page
-    assert "<td>of these, aborted by the operator</td>" in page  # its reasons are counted above
+    assert (
+        "not finished" not in page and "ended by unblinding it: 7 verdicts, and 48 trials" in page
+    )
+    assert "<td>of these, aborted by the operator</td>" in page  # after their reasons
 
 
-def test_trials_without_a_picture_are_not_passed_over_in_silence(tmp_path, tiny_bundle):
+def test_the_page_says_that_the_first_success_has_no_film_strip(tmp_path, tiny_bundle):
     with closing(
-        TrialRun.begin(tmp_path / "run", protocol(tiny_bundle, tasks=("marker",)))
+        TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle, tasks=("marker",)))
     ) as run:
         (run.folder / "one.jpg").write_bytes(encode_jpeg(np.zeros((8, 48, 3), np.uint8), 80))
         for slot in run.slots:
-            strip = "one.jpg" if slot.trial > 2 else "lost.jpg"
-            run.judge(slot, Verdict(outcome="success", strip=strip))
+            film_strip = "one.jpg" if slot.trial > 2 else "lost.jpg"
+            run.log_verdict(slot, Verdict(outcome="success", film_strip=film_strip))
         page = write_report(run)[0].read_text()
-    assert page.count("first success with a picture, trial 3") == 4  # two, and in their alt texts
+    assert (
+        page.count("first success with a film strip, trial 3") == 4
+    )  # two, and in their alt texts
 
 
-def test_one_method_has_no_letters_and_invalid_verdicts_are_no_trials(tmp_path, tiny_bundle):
-    alone = protocol(tiny_bundle, tasks=("marker",), methods={"nac": str(tiny_bundle)})
-    with closing(TrialRun.begin(tmp_path / "run", alone)) as run:
-        run.judge(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))
+def test_one_method_has_no_letters_and_invalid_verdicts_do_not_count_as_trials(
+    tmp_path, tiny_bundle
+):
+    alone = make_protocol(tiny_bundle, tasks=("marker",), methods={"nac": str(tiny_bundle)})
+    with closing(TrialRun.create_or_resume(tmp_path / "run", alone)) as run:
+        run.log_verdict(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))
         page = write_report(run)[0].read_text()
-        assert "All verdicts are `invalid`" in page and "How it went" not in page
-        play(run, better)
+        assert "All verdicts are `invalid`" in page and "Measurements" not in page
+        log_verdicts(run, better)
         page = write_report(run)[0].read_text()
     assert "share a letter" not in page and "over 1 task<" in page
 
 
-def test_over_all_tasks_the_stake_waits_for_whoever_is_slow(tmp_path, tiny_bundle):
-    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle))) as run:
+def test_the_sequential_test_over_all_tasks_waits_for_the_slow_worker(tmp_path, tiny_bundle):
+    with closing(TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle))) as run:
         first, second = sorted(run.codes.values())
         late = next(s for s in run.slots if (s.trial, s.code) == (3, first))
         for slot in run.slots:
             if slot != late:
                 won = slot.code == first
-                run.judge(slot, Verdict(outcome="success" if won else "failure"))
-        assert outcomes_of(run, first, second) == [(True, False)] * 3
-        pooled = figures(run)["tests"][-1]
+                run.log_verdict(slot, Verdict(outcome="success" if won else "failure"))
+        assert paired_outcomes(run, first, second) == [(True, False)] * 3
+        pooled = compute_results(run)["tests"][-1]
         assert pooled["anytime_p"] == pytest.approx(4 / 2**3) and pooled["shared"] == 23
-        run.judge(late, Verdict(outcome="failure"))
-        assert len(outcomes_of(run, first, second)) == 24
+        run.log_verdict(late, Verdict(outcome="failure"))
+        assert len(paired_outcomes(run, first, second)) == 24
 
 
-def test_the_stop_rule_is_asked_once_for_what_is_judged(tmp_path, tiny_bundle, monkeypatch):
-    rule, asked, ask = StopRule(rule="sequential", pair=("nac", "fast")), [], TrialRun._bet
-    with closing(TrialRun.begin(tmp_path / "run", protocol(tiny_bundle, stop=rule))) as run:
-        play(run, better)
-        monkeypatch.setattr(TrialRun, "_bet", lambda *given: asked.append(given) or ask(*given))
-        figures(run)
-    assert len(asked) <= 4  # rule and test, on two tasks; for each trial it would be hundreds
+def test_the_stopping_rule_is_evaluated_once_per_verdict(tmp_path, tiny_bundle, monkeypatch):
+    rule, asked, ask = (
+        StoppingRule(rule="sequential", pair=("nac", "fast")),
+        [],
+        TrialRun.paired_outcomes,
+    )
+    with closing(
+        TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle, stopping=rule))
+    ) as run:
+        log_verdicts(run, better)
+        monkeypatch.setattr(
+            TrialRun, "paired_outcomes", lambda *given: asked.append(given) or ask(*given)
+        )
+        compute_results(run)
+    assert len(asked) <= 6  # rule, test and pooled test, on two tasks
 
 
-def test_two_reports_at_once_do_not_meet(tmp_path, tiny_bundle):
-    TrialRun.begin(tmp_path / "run", protocol(tiny_bundle)).close()
+def test_concurrent_reports_do_not_disturb_each_other(tmp_path, tiny_bundle):
+    TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle)).close()
     runs = [TrialRun.read(tmp_path / "run") for _ in range(8)]
     with ThreadPoolExecutor(len(runs)) as pool:
         assert len({path for path, _ in pool.map(write_report, runs)}) == 1
 
 
 def test_a_rubric_is_the_mean_share_of_steps_with_an_interval(tmp_path, tiny_bundle):
-    made = protocol(tiny_bundle, rubric={"marker": ("grasped", "in the bin")}, tasks=("marker",))
-    with closing(TrialRun.begin(tmp_path / "run", made)) as run:
+    made = make_protocol(
+        tiny_bundle, rubric={"marker": ("grasped", "in the bin")}, tasks=("marker",)
+    )
+    with closing(TrialRun.create_or_resume(tmp_path / "run", made)) as run:
         for slot in run.slots:
-            run.judge(slot, Verdict(outcome="failure", reason="late", rubric=slot.trial % 2))
-        row = figures(run)["methods"][run.slots[0].code]["marker"]["rubric"]
+            run.log_verdict(slot, Verdict(outcome="failure", reason="late", rubric=slot.trial % 2))
+        row = compute_results(run)["methods"][run.slots[0].code]["marker"]["rubric"]
     assert row["mean"] == pytest.approx(0.25) and row["n"] == 12
     assert 0.05 < row["mean95"][0] < 0.25 < row["mean95"][1] < 0.45
 

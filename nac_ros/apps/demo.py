@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any, TextIO
@@ -27,6 +28,7 @@ from nac_ros.ros.node_graph import NodeProcess, policy_graph, twin_graph
 from nac_ros.ros.processes import ProcessGroup
 from nac_ros.simulation.tasks import list_tasks
 
+OnEvent = Callable[..., None]  # called with the event's name and values
 N_DOMAINS = 100  # ROS_DOMAIN_ID 1..100 avoids Linux's ephemeral ports
 
 
@@ -55,26 +57,20 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     provenance = {"config": asdict(config), **environment()}
     (folder / "config.yaml").write_text(yaml.safe_dump(provenance, sort_keys=False))
     with (folder / "events.jsonl").open("w") as file, _sigterm_as_ctrl_c():
-        events = EventLog(file)
-        traces, trials = _run_trials(config, tasks, spec, folder, events)
+        on_event = partial(_write_event, file)
+        traces, trials = _run_trials(config, tasks, spec, folder, on_event)
         result = make_result(config.bundle, config.seed, traces, trials)
-        events.write("rendering", folder=str(folder))
+        on_event("rendering", folder=str(folder))
         print("rendering the video and the report ...", flush=True)
         write_outputs(folder, result, traces, trials)
-        events.write("done")
+        on_event("done")
     print_summary(result, folder)
     return result
 
 
-class EventLog:
-    """Writes one JSON object per line, without buffering."""
-
-    def __init__(self, file: TextIO):
-        self._file = file
-
-    def write(self, event: str, **values: Any) -> None:
-        self._file.write(json.dumps({"time": time.time(), "event": event, **values}) + "\n")
-        self._file.flush()
+def _write_event(file: TextIO, event: str, **values: Any) -> None:
+    """Writes one JSON object as a line, without buffering."""
+    print(json.dumps({"time": time.time(), "event": event, **values}), file=file, flush=True)
 
 
 def make_run_folder(parent: Path | str) -> Path:
@@ -86,7 +82,7 @@ def make_run_folder(parent: Path | str) -> Path:
 
 @contextmanager
 def running_graph(
-    graph: Sequence[NodeProcess], folder: Path, events: EventLog | None = None
+    graph: Sequence[NodeProcess], folder: Path, on_event: OnEvent = lambda *_, **__: None
 ) -> Iterator[tuple[ProcessGroup, GraphClient]]:
     """Starts the nodes as processes, configures and activates them; ends them on exit.
 
@@ -99,21 +95,18 @@ def running_graph(
     }
     with _environment_variables(variables), ProcessGroup(folder / "logs", variables) as processes:
         for node in graph:
-            pid = processes.start(node)
-            if events:
-                events.write("process started", node=node.name, pid=pid)
+            on_event("process started", node=node.name, pid=processes.start(node))
         with GraphClient(domain, watch=processes.check) as client:
             for node in graph:
                 if node.lifecycle:
                     client.change_state(node.name, Transition.TRANSITION_CONFIGURE)
                     client.change_state(node.name, Transition.TRANSITION_ACTIVATE)
-                    if events:
-                        events.write("activated", node=node.name)
+                    on_event("activated", node=node.name)
             yield processes, client
 
 
 def _run_trials(
-    config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, events: EventLog
+    config: DemoConfig, tasks: tuple[str, ...], spec: RobotSpec, folder: Path, on_event: OnEvent
 ) -> tuple[list[TrialTrace], DemoTrials]:
     robot, bundle = (folder / "robot.yaml").resolve(), Path(config.bundle).resolve()
     robot.write_text(yaml.safe_dump(configs.to_plain(spec), sort_keys=False))
@@ -123,31 +116,31 @@ def _run_trials(
         *policy_graph(str(bundle), str(robot), call_logs, seed=config.seed),
     )
     print(f"starting {', '.join(node.name for node in graph)} ...", flush=True)
-    with running_graph(graph, folder, events) as (_, client):
+    with running_graph(graph, folder, on_event) as (_, client):
         trials = DemoTrials(client, spec, config.seed)
         trials.compile_scenes(tasks)
         print(f"measuring the idle machine for {IDLE_S:.0f} s ...", flush=True)
         trials.measure_idle()
-        events.write("idle measured", commands=len(trials.idle_s))
+        on_event("idle measured", commands=len(trials.idle_s))
         traces = []
         for task in tasks:
             for trial in range(config.trials):
                 trace = trials.run_trial(task, trial)
                 traces.append(trace)
-                _report_trial(trace, trials, config.trials, events)
+                _report_trial(trace, trials, config.trials, on_event)
         return traces, trials
 
 
-def _report_trial(trace: TrialTrace, trials: DemoTrials, n_trials: int, events: EventLog) -> None:
+def _report_trial(trace: TrialTrace, trials: DemoTrials, n_trials: int, on_event: OnEvent) -> None:
     print(
         f"{trace.task} {trace.trial + 1}/{n_trials}: {trace.outcome} after "
         f"{trace.duration_s:.1f} s, {trace.reason}",
         flush=True,
     )
     for row in trials.take_diagnostics():
-        events.write("diagnostics", **row)
+        on_event("diagnostics", **row)
     result = {"outcome": trace.outcome, "reason": trace.reason, "chunks": len(trace.chunk_stamps)}
-    events.write("trial ended", task=trace.task, trial=trace.trial, **result)
+    on_event("trial ended", task=trace.task, trial=trace.trial, **result)
 
 
 def _tasks(config: DemoConfig) -> tuple[str, ...]:

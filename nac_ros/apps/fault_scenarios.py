@@ -1,4 +1,4 @@
-"""The faults of `nac faults`: how each is injected, by when the arm must rest, expected reasons."""
+"""The faults of `nac faults`: how each is injected, by when the arm must rest, and reasons."""
 
 import os
 import resource
@@ -63,6 +63,10 @@ def _kill(name: str) -> Action:
     return lambda bench: bench.processes.kill(name)
 
 
+def _pause_policy(bench: FaultTestBench) -> None:
+    bench.processes.pause("policy")
+
+
 def _restart(name: str) -> Action:
     """Kills a node if it still runs, and starts it again."""
 
@@ -85,6 +89,9 @@ def _block_call_log(folder: Path) -> None:
     """Puts a pipe that nobody reads in place of the guard's call log."""
     (folder / "call_log").mkdir(parents=True)
     os.mkfifo(folder / "call_log" / "guard-00000.jsonl")
+
+
+BLOCKED_CALL_LOG = GraphOptions(prepare=_block_call_log)
 
 
 def _tamper_with_bundle(bench: FaultTestBench) -> None:
@@ -162,38 +169,29 @@ def _joints_fault(name: str, text: str, command: str) -> Fault:
 
 
 def _clock_fault(name: str, text: str, seconds: int, reason: str) -> Fault:
-    return Fault(
-        name,
-        text,
-        _relay(f"clock {seconds}"),
-        JOINT_STATES_S,
-        ("tick_gap", reason),
-        _relay(f"clock {-seconds}"),
-        GraphOptions(sim_time=True),
-    )
+    jump, back = _relay(f"clock {seconds}"), _relay(f"clock {-seconds}")
+    reasons = ("tick_gap", reason)
+    return Fault(name, text, jump, JOINT_STATES_S, reasons, back, GraphOptions(sim_time=True))
+
+
+def _overshoot(chunk: ActionChunk) -> ActionChunk:
+    return replace(chunk, actions=chunk.actions + 9)
+
+
+def _in_future(chunk: ActionChunk) -> ActionChunk:
+    return replace(chunk, stamp=chunk.stamp + 2)
 
 
 _ALL = (
     _policy_fault("policy-killed", "the policy process is killed", _kill("policy")),
-    _policy_fault(
-        "policy-paused",
-        "the policy process is stopped (SIGSTOP)",
-        lambda bench: bench.processes.pause("policy"),
-    ),
+    _policy_fault("policy-paused", "the policy process is stopped (SIGSTOP)", _pause_policy),
     _policy_fault(
         "policy-stuck",
         "the policy's interpreter never releases its lock",
         lambda bench: bench.processes.signal("policy", signal.SIGUSR1),
         GraphOptions(setup_code=(("policy", BLOCK_ON_SIGNAL),)),
     ),
-    Fault(
-        "guard-killed",
-        "the guard process is killed",
-        _kill("guard"),
-        STOP_S,
-        (),
-        _restart("guard"),
-    ),
+    Fault("guard-killed", "the guard is killed", _kill("guard"), STOP_S, (), _restart("guard")),
     _camera_fault("camera-stopped", "no more images arrive", "images stop", "stale"),
     _camera_fault("camera-frozen", "the same image arrives again", "images freeze", "frozen"),
     Fault("camera-doubled", "each image arrives twice", _relay("images double"), None, ("clock",)),
@@ -202,39 +200,16 @@ _ALL = (
     _joints_fault("joints-stopped", "no more joint states arrive", "joint_states stop"),
     _joints_fault("joints-nan", "joint states contain NaN", "joint_states nan"),
     Fault(
-        "joints-reordered",
-        "joints arrive in another order, with their names",
-        _relay("joint_states order"),
-        None,
+        "joints-reordered", "joints arrive in another order", _relay("joint_states order"), None
     ),
     _joints_fault("joints-renamed", "joints arrive under other names", "joint_states names"),
-    _clock_fault(
-        "clock-ahead",
-        "the clock of guard and policy is set forward by an hour",
-        3600,
-        "joint_states_stale",
-    ),
-    _clock_fault(
-        "clock-back",
-        "the clock of guard and policy is set back by an hour",
-        -3600,
-        "joint_states_future",
-    ),
+    _clock_fault("clock-ahead", "the clock jumps an hour ahead", 3600, "joint_states_stale"),
+    _clock_fault("clock-back", "the clock jumps an hour back", -3600, "joint_states_future"),
     _chunk_fault("chunk-nan", "a chunk contains NaN", _not_finite, "not_finite"),
-    _chunk_fault(
-        "chunk-overshoot",
-        "a chunk is far beyond the limits",
-        lambda chunk: replace(chunk, actions=chunk.actions + 9),
-        "position",
-    ),
+    _chunk_fault("chunk-overshoot", "a chunk is far beyond the limits", _overshoot, "position"),
     _chunk_fault("chunk-reversed", "the times of a chunk decrease", _reversed_times, "shape"),
     _chunk_fault("chunk-doubled", "all points of a chunk have one time", _equal_times, "shape"),
-    _chunk_fault(
-        "chunk-future",
-        "a chunk has a stamp in the future",
-        lambda chunk: replace(chunk, stamp=chunk.stamp + 2),
-        "future",
-    ),
+    _chunk_fault("chunk-future", "a chunk has a stamp in the future", _in_future, "future"),
     Fault(
         "bundle-tampered",
         "the policy is restarted with one changed bit in its bundle",
@@ -243,9 +218,7 @@ _ALL = (
         ("bundle_rejected",),
         _restart("policy"),
     ),
-    Fault(
-        "flood", "another node sends 1,000 bad chunks per second", _flood, None, ("not_finite",)
-    ),
+    Fault("flood", "1,000 bad chunks arrive per second", _flood, None, ("not_finite",)),
     Fault(
         "disk-full",
         "the disk of the guard's call log is full",
@@ -254,17 +227,11 @@ _ALL = (
         ("call_log",),
         partial(_limit_file_size, resource.RLIM_INFINITY),
     ),
-    Fault(
-        "disk-slow",
-        "writing the guard's call log blocks",
-        _do_nothing,
-        None,
-        graph=GraphOptions(prepare=_block_call_log),
-    ),
+    Fault("disk-slow", "writing the call log blocks", _do_nothing, None, graph=BLOCKED_CALL_LOG),
     Fault(
         "arm-droops",
         "the arm rests 20 mrad off its set-points and sags under gravity; the guard starts there",
-        lambda bench: bench.reactivate_guard(),
+        FaultTestBench.reactivate_guard,
         None,
         graph=GraphOptions(twin=(("offset_rad", 0.02), ("compliance_rad_per_nm", 0.005))),
     ),

@@ -1,6 +1,5 @@
 """State machine of a session in which an operator runs blind trials and enters their outcomes."""
 
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,11 +64,10 @@ class OperatorSession:
         rate_hz: float,
         operator: str = "",
         max_mismatch: float = MAX_MISMATCH,
-        clock: Callable[[], float] = time.monotonic,
     ):
         """rate_hz: control periods per second. Raises ConfigError if a method has no bundle."""
         self.run, self.robot = run, robot
-        self.scene, self._blinding = SceneMonitor(run.folder, robot, clock), Blinding(run)
+        self.scene, self._blinding = SceneMonitor(run.folder, robot), Blinding(run)
         self._worker, self._rate, self._operator = worker, rate_hz, operator
         self._max_mismatch, self._lock = max_mismatch, RLock()
         self._prompts = prompts(run.protocol)
@@ -166,7 +164,7 @@ class OperatorSession:
         """Call it several times a second: ends a trial after its last step, compares the scene."""
         with self._lock:
             running, phase = self._is_running(), self._state.phase
-            if running and self.robot.status().steps >= self.run.protocol.limits.steps:
+            if running and self.robot.status().steps >= self.run.protocol.max_steps:
                 self._end_trial("step limit reached")
         if phase == "setup":
             self.scene.update()
@@ -216,8 +214,8 @@ class OperatorSession:
             success_criterion=protocol.criteria[slot.task].success,
             failure_criterion=protocol.criteria[slot.task].failure,
             rubric=protocol.rubric.get(slot.task, ()),
-            max_steps=protocol.limits.steps,
-            max_seconds=protocol.limits.steps / self._rate,
+            max_steps=protocol.max_steps,
+            max_seconds=protocol.max_steps / self._rate,
         )
         self._load_trial()
 

@@ -87,16 +87,6 @@ TABLE_7 = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialLimits:
-    """steps: control periods after which a trial has failed, at most the paper's 1000"""
-
-    steps: int = number_field(1000, 1, 1000)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True, kw_only=True)
 class StoppingRule:
     """rule: `fixed` runs all trials; `sequential` ends a task once the sequential test finds a
     difference between the two methods of `pair`
@@ -122,6 +112,7 @@ class TrialProtocol:
     start_positions: task -> names of marked start positions, used cyclically; not for the twin
     criteria: task -> when a trial succeeds and fails; known for the paper's tasks
     rubric: task -> steps of partial success, in order
+    max_steps: control periods after which a trial has failed, at most the paper's 1000
     alpha: significance level of the run's tests, for all tasks together
     """
 
@@ -133,7 +124,7 @@ class TrialProtocol:
     start_positions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     criteria: dict[str, SuccessCriterion] = field(default_factory=dict)
     rubric: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    limits: TrialLimits = TrialLimits()
+    max_steps: int = number_field(1000, 1, 1000)
     stopping: StoppingRule = StoppingRule()
     conditions: Conditions = field(default_factory=Conditions)
     alpha: float = number_field(0.05, 0.001, 0.5)

@@ -219,7 +219,7 @@ def _film_strips(run: TrialRun) -> str:
         for code, name in display_names(run).items():
             for label, won in (("success", True), ("failure", False)):
                 records = run.valid_records(task, code)
-                records = [r for r in records if (r.outcome == "success") == won]
+                records = [r for r in records if r.succeeded == won]
                 shown = [r for r in records if (run.folder / r.film_strip).is_file()]
                 if shown:
                     label += " with a film strip" if shown[0] != records[0] else ""
@@ -240,7 +240,7 @@ def _measurements(run: TrialRun, results: Results) -> str:
     seconds: dict[str, dict[str, list[float]]] = {}
     for code, name in display_names(run).items():
         for task in results["methods"][name]:
-            records = [r for r in run.valid_records(task, code) if r.outcome == "success"]
+            records = [r for r in run.valid_records(task, code) if r.succeeded]
             if times := [r.seconds for r in records if r.seconds is not None]:
                 seconds.setdefault(name, {})[task] = times
     n = sum(len(times) for tasks in seconds.values() for times in tasks.values())
@@ -294,7 +294,7 @@ def _drift(run: TrialRun) -> str:
     outcomes: dict[str, list[bool]] = {name: [] for name in names.values()}
     for record in run.records:
         if record.outcome != "invalid":
-            outcomes[names[record.code]].append(record.outcome == "success")
+            outcomes[names[record.code]].append(record.succeeded)
     enough = {name: values for name, values in outcomes.items() if len(values) > WINDOW}
     if not enough:
         return ""
@@ -337,7 +337,7 @@ def _protocol(run: TrialRun) -> str:
         for task, criterion in protocol.criteria.items()
     ]
     text = (
-        f"{protocol.trials} trials of each method on each task, at most {protocol.limits.steps} "
+        f"{protocol.trials} trials of each method on each task, at most {protocol.max_steps} "
         f"steps each; stopping rule {protocol.stopping.rule}. SHA-256 of the frozen protocol: "
         f"<code>{run.sha256}</code>"
     )

@@ -25,7 +25,7 @@ from nac_ros.stats.intervals import (
     percentiles,
     wilson,
 )
-from nac_ros.stats.sequential import BettingTest, run_betting_test
+from nac_ros.stats.sequential import run_betting_test
 from nac_ros.trials.protocol import ALL_TASKS
 from nac_ros.trials.run import Record, TrialRun
 
@@ -65,19 +65,14 @@ def compute_results(run: TrialRun) -> Results:
 
 
 def paired_outcomes(run: TrialRun, first: str, second: str) -> list[tuple[bool, bool]]:
-    """Whether two codes succeeded, scene by scene and task by task.
-
-    The list ends at the first scene without both verdicts. Later scenes that a fast worker has
-    already run must wait, because the sequential test needs an order that does not depend on who
-    was fast.
-    """
-    pairs: list[tuple[bool, bool]] = []
+    """Whether two codes succeeded, over all tasks in order, up to the first missing verdict."""
+    pairs = []
     for task in run.protocol.tasks:
-        for trial in range(run.stopped_after(task) or run.protocol.trials):
-            a, b = (run.valid_record(task, trial, code) for code in (first, second))
-            if a is None or b is None:
-                return pairs
-            pairs.append((_succeeded(a), _succeeded(b)))
+        trials = run.stopped_after(task) or run.protocol.trials
+        of_task = run.paired_outcomes(task, first, second, trials)
+        pairs += of_task
+        if len(of_task) < trials:
+            break
     return pairs
 
 
@@ -89,7 +84,7 @@ def _of_method(run: TrialRun, code: str) -> Results:
 def _row(run: TrialRun, code: str, task: str, records: Sequence[Record]) -> Results:
     successes, n = _count(records)
     outcomes = Counter(r.outcome for r in run.records if (r.task, r.code) == (task, code))
-    failed = [record for record in records if not _succeeded(record)]
+    failed = [record for record in records if not record.succeeded]
     return {
         "trials": n,
         "successes": successes,
@@ -108,7 +103,7 @@ def _row(run: TrialRun, code: str, task: str, records: Sequence[Record]) -> Resu
 
 
 def _measurements(records: Sequence[Record]) -> Results:
-    times = [r.seconds for r in records if _succeeded(r) and r.seconds is not None]
+    times = [r.seconds for r in records if r.succeeded and r.seconds is not None]
     clips = [record.clips for record in records if record.clips is not None]
     sparcs = [record.sparc for record in records if record.sparc is not None]
     jerks = [record.jerk for record in records if record.jerk is not None]
@@ -158,6 +153,8 @@ def _task_test(run: TrialRun, task: str, first: str, second: str) -> Results | N
         return None
     names, outcomes = display_names(run), _shared_outcomes(run, task, first, second)
     n_shared = len(outcomes[0])
+    trials = run.stopped_after(task) or run.protocol.trials
+    pairs = run.paired_outcomes(task, first, second, trials)
     return {
         "methods": [names[first], names[second]],
         "task": task,
@@ -166,30 +163,32 @@ def _task_test(run: TrialRun, task: str, first: str, second: str) -> Results | N
         "shared": n_shared,
         "difference": _mean(outcomes[0]) - _mean(outcomes[1]) if n_shared else None,
         "difference95": list(paired_difference(*outcomes)) if n_shared else None,
-        **_paired_tests(run, count_discordant(*outcomes), run.betting_test(task, first, second)),
+        **_paired_tests(run, count_discordant(*outcomes), pairs),
     }
 
 
 def _pooled_test(run: TrialRun, rows: Sequence[Results], first: str, second: str) -> Results:
     counts = [(SuccessCount(*a), SuccessCount(*b)) for a, b in (row["counts"] for row in rows)]
-    pairs = DiscordantPairs(*(sum(row[key] for row in rows) for key in DiscordantPairs._fields))
-    betting_test = run_betting_test(paired_outcomes(run, first, second))
+    discordant = (sum(row[key] for row in rows) for key in DiscordantPairs._fields)
     return {
         "methods": rows[0]["methods"],
         "task": ALL_TASKS,
         "counts": np.sum([row["counts"] for row in rows], axis=0).tolist(),
         "stratified_p": stratified_test(counts),
         "shared": sum(row["shared"] for row in rows),
-        **_paired_tests(run, pairs, betting_test),
+        **_paired_tests(run, DiscordantPairs(*discordant), paired_outcomes(run, first, second)),
     }
 
 
-def _paired_tests(run: TrialRun, pairs: DiscordantPairs, betting_test: BettingTest) -> Results:
+def _paired_tests(
+    run: TrialRun, discordant: DiscordantPairs, pairs: list[tuple[bool, bool]]
+) -> Results:
+    sequential = run_betting_test(pairs)
     return {
-        **pairs._asdict(),
-        "mcnemar_p": mcnemar_test(pairs),
-        "anytime_p": betting_test.p,
-        "rejected_after": betting_test.rejected_after(run.protocol.alpha),
+        **discordant._asdict(),
+        "mcnemar_p": mcnemar_test(discordant),
+        "anytime_p": sequential.p,
+        "rejected_after": sequential.rejected_after(run.protocol.alpha),
     }
 
 
@@ -214,17 +213,13 @@ def _shared_outcomes(
     run: TrialRun, task: str, first: str, second: str
 ) -> tuple[list[bool], list[bool]]:
     """Successes of two codes on the trials for which both have a valid verdict."""
-    a, b = ({r.trial: _succeeded(r) for r in run.valid_records(task, c)} for c in (first, second))
+    a, b = ({r.trial: r.succeeded for r in run.valid_records(task, c)} for c in (first, second))
     shared = [trial for trial in a if trial in b]
     return [a[trial] for trial in shared], [b[trial] for trial in shared]
 
 
 def _count(records: Sequence[Record]) -> SuccessCount:
-    return SuccessCount(sum(map(_succeeded, records)), len(records))
-
-
-def _succeeded(record: Record) -> bool:
-    return record.outcome == "success"
+    return SuccessCount(sum(record.succeeded for record in records), len(records))
 
 
 def _mean(values: Sequence[float]) -> Any:

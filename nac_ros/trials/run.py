@@ -11,7 +11,7 @@ from nac_ros.core import config
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, TrialError, show_value
 from nac_ros.core.provenance import environment
-from nac_ros.stats.sequential import BettingTest
+from nac_ros.stats.sequential import run_betting_test
 from nac_ros.trials.frozen_protocol import (
     PROTOCOL,
     check_unchanged,
@@ -61,6 +61,10 @@ class Verdict:
     recording: str = ""
     operator: str = ""
     note: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.outcome == "success"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,10 +212,21 @@ class TrialRun:
         found = (self.valid_record(task, trial, code) for trial in range(self.protocol.trials))
         return [record for record in found if record is not None]
 
-    def betting_test(self, task: str, first: str, second: str) -> BettingTest:
-        """The sequential test over the valid trials of two codes, without gaps from trial 0 on."""
-        trials = self.stopped_after(task) or self.protocol.trials
-        return self._betting_test(task, first, second, trials)
+    def paired_outcomes(
+        self, task: str, first: str, second: str, trials: int
+    ) -> list[tuple[bool, bool]]:
+        """Whether two codes succeeded on the first `trials` trials of a task.
+
+        The list ends before the first trial without both verdicts. Later trials that a fast worker
+        has already run must wait, because the sequential test needs a fixed order.
+        """
+        pairs = []
+        for trial in range(trials):
+            a, b = (self._valid.get((task, trial, code)) for code in (first, second))
+            if a is None or b is None:
+                break
+            pairs.append((a.succeeded, b.succeeded))
+        return pairs
 
     def stopped_after(self, task: str) -> int | None:
         """After how many trials of each method the stopping rule ended a task; None if it did not.
@@ -224,19 +239,10 @@ class TrialRun:
         if n_records != len(self.records):
             first, second = (self.codes[method] for method in self.protocol.stopping.pair)
             level = self.protocol.alpha / len(self.protocol.tasks)
-            test = self._betting_test(task, first, second, self.protocol.trials)
-            stopped = test.rejected_after(level)
+            pairs = self.paired_outcomes(task, first, second, self.protocol.trials)
+            stopped = run_betting_test(pairs).rejected_after(level)
             self._stops[task] = len(self.records), stopped
         return stopped
-
-    def _betting_test(self, task: str, first: str, second: str, trials: int) -> BettingTest:
-        test = BettingTest()
-        for trial in range(trials):
-            pair = [self._valid.get((task, trial, code)) for code in (first, second)]
-            if None in pair:
-                break
-            test.add(*(record is not None and record.outcome == "success" for record in pair))
-        return test
 
     def _last_attempt(self, index: int) -> int:
         records = self._by_slot[index]

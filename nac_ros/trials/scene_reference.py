@@ -1,7 +1,7 @@
 """Reference images of start positions, and how far a scene differs from its reference."""
 
 import math
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import cv2
@@ -109,8 +109,8 @@ class SceneMonitor:
     errors: why the last comparison failed
     """
 
-    def __init__(self, folder: Path, robot: TrialRobot, clock: Callable[[], float]):
-        self._references, self._robot, self._clock = ReferenceImages(folder), robot, clock
+    def __init__(self, folder: Path, robot: TrialRobot):
+        self._references, self._robot = ReferenceImages(folder), robot
         self.select(None)
 
     def select(self, slot: Slot | None) -> None:
@@ -122,9 +122,9 @@ class SceneMonitor:
 
     def update(self) -> None:
         """Compares again, at most every PERIOD_S."""
-        if self._clock() - self._compared < PERIOD_S:
+        if time.monotonic() - self._compared < PERIOD_S:
             return
-        self._compared = self._clock()
+        self._compared = time.monotonic()
         try:
             reference, image = self.reference(), self._image()
         except TrialError as error:

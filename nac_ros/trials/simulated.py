@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,77 +107,65 @@ def run_trial(job: TrialJob) -> SimulatedTrial:
     seed = scene_seed(task, job.protocol.seed, job.slot.trial)
     if job.source == EXPERT:
         twin = _twin(load_robot(ROBOT), task, job.randomization)
-        verdict = _run_expert(job, twin, seed, observer)
+        measurements, error = {}, _run_expert(job, twin, seed, observer)
     else:
         bundle = _bundle(job.source)
         twin = _twin(current_spec_of(bundle.robot), task, job.randomization)
-        verdict = _run_policy(job, bundle, twin, seed, observer)
-    states = [*observer.snapshots, twin.snapshot()]
-    return SimulatedTrial(job.slot, verdict, _film_strip(twin, states) if job.film_strip else b"")
-
-
-def _run_expert(job: TrialJob, twin: Twin, seed: int, observer: RolloutObserver) -> Verdict:
-    """The expert's set-points, without policy and guard; the arm holds after the last one."""
-    twin.reset(seed)
-    limit, error_text = job.protocol.limits.steps, ""
-    setpoints = expert_setpoints(twin, np.random.default_rng([seed, 1]))
-    setpoint = twin.setpoint()
-    while twin.outcome().state == "running" and _steps(twin) < limit:
-        observer(twin)
-        try:
-            setpoint = next(setpoints, setpoint)
-        except SimulationError as error:  # the expert cannot reach an object
-            error_text = str(error)
-            break
-        step_to_setpoint(twin, setpoint)
-    outcome = Outcome("failure", error_text) if error_text else _outcome(twin)
-    return Verdict(
+        measurements, error = _run_policy(job, bundle, twin, seed, observer), ""
+    outcome, rate = twin.outcome(), twin.spec.action_rate_hz
+    if error or outcome.state == "running":
+        outcome = Outcome("failure", error or twin.task.timeout_reason())
+    verdict = Verdict(
         outcome=outcome.state,
         reason=outcome.reason,
         steps=_steps(twin),
         seconds=twin.now(),
-        sparc=observer.sparc(twin.spec.action_rate_hz),
+        sparc=observer.sparc(rate),
+        **measurements,
     )
+    states = [*observer.snapshots, twin.snapshot()]
+    return SimulatedTrial(job.slot, verdict, _film_strip(twin, states) if job.film_strip else b"")
+
+
+def _run_expert(job: TrialJob, twin: Twin, seed: int, observer: RolloutObserver) -> str:
+    """Executes the expert's set-points without policy and guard; the arm holds after the last one.
+
+    Returns an error text if the expert cannot reach an object, otherwise ''.
+    """
+    twin.reset(seed)
+    setpoints = expert_setpoints(twin, np.random.default_rng([seed, 1]))
+    setpoint = twin.setpoint()
+    while twin.outcome().state == "running" and _steps(twin) < job.protocol.max_steps:
+        observer(twin)
+        try:
+            setpoint = next(setpoints, setpoint)
+        except SimulationError as error:
+            return str(error)
+        step_to_setpoint(twin, setpoint)
+    return ""
 
 
 def _run_policy(
     job: TrialJob, bundle: Bundle, twin: Twin, seed: int, observer: RolloutObserver
-) -> Verdict:
-    """The bundle's policy with engine and guard, as in `nac eval`."""
-    conditions, task, trial = job.protocol.conditions, job.slot.task, job.slot.trial
+) -> dict[str, Any]:
+    """Runs the bundle's policy with engine and guard, as `nac eval` does; returns measurements."""
+    conditions = job.protocol.conditions
+    transition = TransitionConfig(transition=conditions.transition)
+    n_action_steps = conditions.n_action_steps or None
     engine = TimedEngine(
-        Engine(
-            bundle,
-            seed,
-            threads=1,
-            n_action_steps=conditions.n_action_steps or None,
-            transition=TransitionConfig(transition=conditions.transition),
-        )
+        Engine(bundle, seed, threads=1, n_action_steps=n_action_steps, transition=transition)
     )
-    rollout = Rollout(twin.spec, task, engine, conditions.latency_ms / 1000, twin=twin)
-    guard = rollout.run_trial(seed, job.protocol.limits.steps, observer)
-    result, outcome = trial_result(rollout, guard, engine, task, trial), _outcome(twin)
-    return Verdict(
-        outcome=outcome.state,
-        reason=outcome.reason,
-        steps=result.steps,
-        seconds=twin.now(),
-        clips=result.clips,
-        transition_jumps=tuple(result.transition_jumps),
-        jerk=result.jerk_rms_ratio,
-        sparc=observer.sparc(twin.spec.action_rate_hz),
-        holds=result.holds,
-        rejections=result.rejections,
-        chunk_ms=tuple(1000 * seconds for seconds in result.predict_s),
-    )
-
-
-def _outcome(twin: Twin) -> Outcome:
-    """The success detector's outcome; a trial that reached the step limit has failed."""
-    outcome = twin.outcome()
-    if outcome.state == "running":
-        return Outcome("failure", twin.task.timeout_reason())
-    return outcome
+    rollout = Rollout(twin.spec, job.slot.task, engine, conditions.latency_ms / 1000, twin=twin)
+    guard = rollout.run_trial(seed, job.protocol.max_steps, observer)
+    result = trial_result(rollout, guard, engine, job.slot.task, job.slot.trial)
+    return {
+        "clips": result.clips,
+        "transition_jumps": tuple(result.transition_jumps),
+        "jerk": result.jerk_rms_ratio,
+        "holds": result.holds,
+        "rejections": result.rejections,
+        "chunk_ms": tuple(1000 * seconds for seconds in result.predict_s),
+    }
 
 
 def _steps(twin: Twin) -> int:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+from contextlib import ExitStack
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any
@@ -25,31 +26,25 @@ class TrialLog:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._stream = path.open("ab", buffering=0)
-        except OSError as error:
-            raise _open_error(path, error) from error
-        try:
-            self._open()
-        except BaseException:
-            self._stream.close()
-            raise
-
-    def _open(self) -> None:
-        """Locks the log, reads it and removes a torn last line."""
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            content = self.path.read_bytes()
-            self.entries = _parse(self.path, content)
-            self.torn = len(content) - (content.rfind(b"\n") + 1)
-            os.ftruncate(self._stream.fileno(), len(content) - self.torn)
-            os.fsync(self._stream.fileno())
-            fsync(self.path.parent)
+            with ExitStack() as on_error:
+                self._stream = on_error.enter_context(path.open("ab", buffering=0))
+                self._lock_and_read()
+                on_error.pop_all()
         except BlockingIOError as error:
             raise TrialError(
-                f"{self.path} is being written by another process; end that process first"
+                f"{path} is being written by another process; end that process first"
             ) from error
         except OSError as error:
-            raise _open_error(self.path, error) from error
+            raise _open_error(path, error) from error
+
+    def _lock_and_read(self) -> None:
+        fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        content = self.path.read_bytes()
+        self.entries = _parse(self.path, content)
+        self.torn = len(content) - (content.rfind(b"\n") + 1)
+        os.ftruncate(self._stream.fileno(), len(content) - self.torn)
+        os.fsync(self._stream.fileno())
+        fsync(self.path.parent)
 
     def append(self, entry: dict[str, Any]) -> None:
         """Adds an entry. It is on disk on return; if that fails the log is unchanged."""

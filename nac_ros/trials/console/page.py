@@ -16,6 +16,7 @@ REFRESH_S = 0.15
 BUTTON_PROPS = "no-caps unelevated"
 ON_DEMAND = ("reset_guard", "retry", "unblind")  # buttons that are shown only while enabled
 VERDICT = ("success", "failure", "invalid", "save")  # buttons of a running or ended trial
+Content = Callable[[SessionState], str]  # text of a label
 
 
 def add_page(controller: ConsoleController) -> None:
@@ -33,11 +34,13 @@ class OperatorPage:
     """
 
     def __init__(self, controller: ConsoleController):
-        self._controller = controller
-        self._texts: dict[str, str] = {"note": "", "reason": ""}
-        self._trial_id = NO_TRIAL
+        self._controller, self._trial_id = controller, NO_TRIAL
+        self._labels: list[tuple[ui.label, Content]] = []
+        self._cameras: dict[str, tuple[ui.element, ui.label]] = {}
         self._buttons: dict[str, ui.button] = {}
         self._rubric_buttons: list[ui.button] = []
+        self._fields: dict[str, ui.input] = {}
+        self._texts: dict[str, str] = {}  # content of the fields as the browser last sent it
         ui.add_head_html(f"<style>{STYLE}</style>")
         ui.add_body_html(f"<script>{SCRIPT}</script>")
         ui.on("action", self._on_action)
@@ -51,7 +54,6 @@ class OperatorPage:
         ui.timer(REFRESH_S, self._update)
 
     def _build_cameras(self) -> None:
-        self._cameras: dict[str, Any] = {}
         with ui.element("div").classes("cameras"):
             for n, name in enumerate(self._controller.cameras()):
                 with ui.element("div").classes("camera") as camera:
@@ -61,35 +63,35 @@ class OperatorPage:
                         self._outline = _image('data-src="/reference/outlines" data-every="1000"')
                     self._cameras[name] = (camera, ui.label().classes("camera-name"))
         with ui.element("div").classes("box"):
-            self._scene = ui.label().classes("scene lines")
+            self._add_label("scene lines", text.scene)
             with ui.element("div").classes("bar tools"):
                 ui.label("reference over the live image")
                 self._opacity = ui.slider(min=0, max=1, step=0.05, value=0.4).style("width: 9rem")
                 self._show_outline = ui.switch("outlines", value=True).classes("outlines")
                 self._add_button("save_reference", "Save as reference  [K]", "grey-8")
-        self._messages = ui.label().classes("box small lines messages")
-        self._last_verdict = ui.label().classes("box small lines last-verdict")
+        self._add_label("box small lines messages", text.messages)
+        self._add_label("box small lines last-verdict", text.last_verdict)
 
     def _build_trial(self) -> None:
-        self._trial_id_label = ui.label().classes("trial-id")
+        self._add_label("trial-id", lambda state: str(state.trial_id))
         with ui.element("div").classes("box bar"):
-            self._code = ui.label().classes("code")
-            self._trial = ui.label()
-            self._count = ui.label().classes("small")
+            self._add_label("code", lambda state: state.code)
+            self._add_label("", text.trial)
+            self._add_label("small", lambda state: f"{state.n_completed} of {state.n_trials} done")
         with ui.element("div").classes("box"):
-            self._phase = ui.label().classes("phase")
-            self._hint = ui.label().classes("small")
-            self._time = ui.label().classes("time")
-        self._alarm = ui.label().classes("box alarm")
+            self._add_label("phase", text.phase)
+            self._add_label("small", text.hint)
+            self._add_label("time", text.time_left)
+        self._add_label("box alarm", text.alarm)
         self._add_button("reset_guard", "Reset the guard  [G]", "deep-orange-10")
         self._add_button("retry", "Load again  [R]", "blue-9")
         self._add_button("unblind", "Unblind the run, write the report  [U]", "blue-9")
         no_stop = ui.label("The stop did not reach the node: use the emergency stop.")
         no_stop.classes("box alarm stop-failed").style("display: none")
         with ui.element("div").classes("box") as self._task:
-            self._prompt = ui.label().classes("prompt")
-            self._success = ui.label().classes("success")
-            self._failure = ui.label().classes("failure")
+            self._add_label("prompt", lambda state: state.prompt)
+            self._add_label("success", lambda state: f"Success: {state.success_criterion}")
+            self._add_label("failure", lambda state: f"Failure: {state.failure_criterion}")
 
     def _build_actions(self) -> None:
         stop = ui.button("ABORT, stop the arm  [Esc]", color="red-10").props(BUTTON_PROPS)
@@ -100,8 +102,8 @@ class OperatorPage:
             self._add_button("failure", "Failure  [F]", "deep-orange-10")
             self._add_button("invalid", "Invalid  [I]", "grey-8")
             self._rubric = ui.element("div").classes("wide bar")
-            self._reason = self._add_field("reason", "Why it is invalid, such as a caught cable")
-            self._note = self._add_field("note", "Note  [N]")
+            self._add_field("reason", "Why it is invalid, such as a caught cable")
+            self._add_field("note", "Note  [N]")
             self._add_button("save", "Save the verdict  [Enter]", "blue-9", "wide")
 
     def _add_button(self, action: str, label: str, color: str, classes: str = "") -> None:
@@ -109,7 +111,11 @@ class OperatorPage:
         button.classes(f"action action-{action} {classes}")
         self._buttons[action] = button.on("click", js_handler=f"() => act('{action}')")
 
-    def _add_field(self, name: str, label: str) -> ui.input:
+    def _add_label(self, classes: str, content: Content) -> None:
+        """Adds a label with text that depends on the state; a label without text is hidden."""
+        self._labels.append((ui.label().classes(classes), content))
+
+    def _add_field(self, name: str, label: str) -> None:
         def on_change(event: Any) -> None:
             self._texts[name] = event.value or ""
             session = self._controller.session
@@ -117,7 +123,7 @@ class OperatorPage:
                 self._try(lambda: session.annotate(self._trial_id, **{name: event.value or ""}))
 
         field = ui.input(label, on_change=on_change).props("outlined dense")
-        return field.classes(f"wide {name}")
+        self._fields[name] = field.classes(f"wide {name}")
 
     def _on_action(self, event: Any) -> None:
         """Performs an action; the event holds `action|slot.attempt` of the trial on the page."""
@@ -136,8 +142,12 @@ class OperatorPage:
 
     def _update(self) -> None:
         state = self._controller.state()
+        self._trial_id = state.trial_id
+        for label, content in self._labels:
+            label.set_text(content(state))
+            label.set_visibility(bool(label.text))
+        self._task.set_visibility(bool(state.task))
         self._update_cameras(state)
-        self._update_trial(state)
         self._update_actions(state)
         self._update_fields(state)
 
@@ -152,31 +162,6 @@ class OperatorPage:
             self._reference.set_visibility(shown)
             self._outline.set_visibility(shown and bool(self._show_outline.value))
             self._reference.style(f"opacity: {self._opacity.value}")
-        self._scene.set_text(text.scene(state))
-        self._messages.set_text("\n".join(state.messages) or "no node reports anything")
-
-    def _update_trial(self, state: SessionState) -> None:
-        self._trial_id = state.trial_id
-        for label, content in (
-            (self._trial_id_label, str(state.trial_id)),
-            (self._code, state.code),
-            (self._trial, text.trial(state)),
-            (self._count, f"{state.n_completed} of {state.n_trials} done"),
-            (self._phase, text.phase(state)),
-            (self._hint, text.hint(state)),
-            (self._time, text.time_left(state)),
-            (self._prompt, state.prompt),
-            (self._success, f"Success: {state.success_criterion}"),
-            (self._failure, f"Failure: {state.failure_criterion}"),
-        ):
-            label.set_text(content)
-        self._task.set_visibility(bool(state.task))
-        for label, content in (
-            (self._alarm, text.alarm(state)),
-            (self._last_verdict, text.last_verdict(state)),
-        ):
-            label.set_text(content)
-            label.set_visibility(bool(content))
 
     def _update_actions(self, state: SessionState) -> None:
         in_trial = state.phase in ("running", "verdict")
@@ -190,7 +175,6 @@ class OperatorPage:
                 button.set_visibility(in_trial)
         self._buttons["start"].set_visibility(not in_trial and state.phase != "finished")
         self._rubric.set_visibility(in_trial and bool(state.rubric))
-        self._note.set_visibility(bool(state.task))
         labels = text.rubric_buttons(state)
         if [button.text for button in self._rubric_buttons] != labels:
             self._rubric.clear()
@@ -201,12 +185,13 @@ class OperatorPage:
 
     def _update_fields(self, state: SessionState) -> None:
         """Shows texts that another page or a new trial changed, without disturbing the typing."""
-        for name, field in (("reason", self._reason), ("note", self._note)):
+        for name, field in self._fields.items():
             stored = getattr(state, name)
-            if stored != self._texts[name].strip():
+            if stored != self._texts.get(name, "").strip():
                 self._texts[name] = stored
                 field.set_value(stored)
-        self._reason.set_visibility(state.proposed_outcome == "invalid")
+        self._fields["reason"].set_visibility(state.proposed_outcome == "invalid")
+        self._fields["note"].set_visibility(bool(state.task))
 
 
 def _rubric_button(n: int, label: str) -> ui.button:

@@ -81,6 +81,11 @@ def alarm(state: SessionState) -> str:
     return "\n".join(lines)
 
 
+def messages(state: SessionState) -> str:
+    """Status texts of the nodes, one per line."""
+    return "\n".join(state.messages) or "no node reports anything"
+
+
 def last_verdict(state: SessionState) -> str:
     """The verdict before; after unblinding also the methods and the report's path."""
     lines = [f"Saved: {state.last_verdict}"] if state.last_verdict else []
