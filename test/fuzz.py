@@ -1,4 +1,4 @@
-"""Damages files at random, and runs what reads them under limits of time and memory.
+"""Damages files at random, and runs their readers with limits on time and memory.
 
 A fuzz test names a function of its own file that yields cases. All cases run one after another in
 one subprocess (`run_cases`): each may take 10 s and 1 GB, and may raise NacError, nothing else.
@@ -31,16 +31,62 @@ from typing import Any
 SECONDS, MEMORY = 10.0, 1 << 30  # of a case, [s] and [bytes]
 LONGEST_MESSAGE = 2000  # characters of an error; more is no sentence
 HOSTILE_BYTES = (
-    b"", b"\0", b"\xff\xfe", b"\xff" * 8, b"\0" * 8, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f",
-    b"NaN", b"-Infinity", b"9" * 5000, b"[" * 5000, b"{" * 3000, b'"', b"'", b"\xc3\x28", b"{}",
-    b"null", b"../../etc/passwd", b"\n", b"!!python/object/apply:os.system",
-)  # fmt: skip
+    b"",
+    b"\0",
+    b"\xff\xfe",
+    b"\xff" * 8,
+    b"\0" * 8,
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"NaN",
+    b"-Infinity",
+    b"9" * 5000,
+    b"[" * 5000,
+    b"{" * 3000,
+    b'"',
+    b"'",
+    b"\xc3\x28",
+    b"{}",
+    b"null",
+    b"../../etc/passwd",
+    b"\n",
+    b"!!python/object/apply:os.system",
+)
 HOSTILE_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 1e-300, 1e300, 10**6, 2**31, 2**63, -(2**63), 2**64, 10**400,
-    float("nan"), float("inf"), -float("inf"), "", "\0", "../../outside", "/etc/passwd",
-    "x" * 9999, "\ud800", [], {}, [[]], [None], {"": None}, "nan", "1e3",
-    [0] * 999, "__class__", "__init__",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    1e-300,
+    1e300,
+    10**6,
+    2**31,
+    2**63,
+    -(2**63),
+    2**64,
+    10**400,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    "",
+    "\0",
+    "../../outside",
+    "/etc/passwd",
+    "x" * 9999,
+    "\ud800",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    "nan",
+    "1e3",
+    [0] * 999,
+    "__class__",
+    "__init__",
+)
 
 
 def damage_bytes(content: bytes, rng: random.Random) -> bytes:
@@ -92,8 +138,11 @@ def run_cases(
     environment["PYTHONPATH"] = os.pathsep.join([str(here.parent.parent), str(here.parent)])
     done = subprocess.run(
         [sys.executable, str(here), name, function, str(folder), str(seed), str(count)],
-        capture_output=True, text=True, env=environment, cwd=folder,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+    )
     assert done.returncode == 0, f"the cases ended the process:\n{done.stderr[-4000:]}"
     result = json.loads(done.stdout.splitlines()[-1])
     faults = result.pop("faults")
@@ -135,7 +184,7 @@ def _insert(kept: bytearray, rng: random.Random) -> None:
 
 
 def _repeat(kept: bytearray, rng: random.Random) -> None:
-    """Puts a part of the file somewhere else."""
+    """Inserts a copy of a part of the file at another position."""
     source, target = rng.randint(0, len(kept)), rng.randint(0, len(kept))
     kept[target:target] = kept[source : source + rng.randint(1, 4096)]
 
@@ -202,7 +251,7 @@ def _run(name: str, function: str, folder: Path, seed: int, count: int) -> dict[
 
 
 def _limit_memory() -> None:
-    """MEMORY more than the process has now."""
+    """Limits memory to MEMORY more than the process has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))

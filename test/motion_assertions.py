@@ -1,4 +1,4 @@
-"""What several tests ask of a commanded motion: no limit of the robot passed, at any time."""
+"""Assertions on commanded motion: no limit of the robot is exceeded at any time."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ TOLERANCE = 1e-3  # of each limit
 
 
 class Follower:
-    """A controller that gets every motion, and all set-points it interpolates, `hz` a second."""
+    """A controller that receives trajectories, and the set-points it interpolates at `hz`."""
 
     def __init__(self, spec, positions, now, hz=1000):
         self.spec, self.step = spec, 1 / hz
@@ -19,12 +19,12 @@ class Follower:
         self._moved = []
 
     def send(self, motion, now):
-        """A motion that arrives at `now` [s]."""
+        """Sends a trajectory that arrives at `now` [s]."""
         self.run(now)
         self._arm.accept(Trajectory.from_arrays(self.spec.joint_names, motion), now)
 
     def run(self, until):
-        """Samples up to `until` [s]; the newest set-point."""
+        """Samples up to `until` [s]; returns the newest set-point."""
         last = int((until - self._start) / self.step)
         times = self._start + self.step * np.arange(self._next, last + 1)
         if len(times):
@@ -33,7 +33,7 @@ class Follower:
         return self._rows[-1][-1] if self._rows else self._arm.sample(until).positions[0]
 
     def activate(self, positions, now):
-        """The controller is activated anew where the arm was measured, and holds that."""
+        """Activates the controller again; it holds the measured `positions`."""
         self.run(now)
         self._arm.reset(positions, now)
         self._moved.append(self._next)
@@ -44,13 +44,14 @@ class Follower:
         return np.concatenate(self._rows)
 
     @property
-    def pieces(self):
-        """All samples, cut where the controller was activated anew."""
+    def segments(self):
+        """All samples, split where the controller was activated again."""
         return np.split(self.positions, self._moved)
 
 
 def assert_inside(spec, positions, period):
-    """Positions `[N, D]`, `period` [s] apart, and their finite differences keep every limit."""
+    """Asserts that positions `[N, D]`, `period` [s] apart, keep every limit, also of their finite
+    differences."""
     limits = (spec.velocity_limit, spec.acceleration_limit, spec.jerk_limit)
     reach = TOLERANCE * (spec.position_high - spec.position_low)
     assert np.isfinite(positions).all()

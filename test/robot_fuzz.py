@@ -1,4 +1,4 @@
-"""Runs the guard on damaged robot files, as a process of its own with limits: see test_robot_fuzz.
+"""Runs the guard on damaged robot files, in a process with limits; see test_robot_fuzz.
 
 `python robot_fuzz.py FOLDER SEED CASES` prints the counts as JSON and ends with 1 at a failure.
 """
@@ -104,7 +104,7 @@ SNIPPETS = (
 
 
 def paths(value, path=()):
-    """The places of all fields."""
+    """The paths of all fields."""
     yield path
     items = value.items() if isinstance(value, dict) else ()
     items = enumerate(value) if isinstance(value, list) else items
@@ -113,7 +113,7 @@ def paths(value, path=()):
 
 
 def change_field(rng, content):
-    """Gives one field another value, scales it, removes it, or has a list element twice."""
+    """Replaces, scales or removes one field, or duplicates a list element."""
     path = rng.choice([path for path in paths(content) if path])
     owner = content
     for key in path[:-1]:
@@ -160,7 +160,7 @@ def damaged(rng, text):
 
 
 def drive(spec):
-    """A second under a policy that bends every joint a little; all set-points are finite."""
+    """Runs a policy that moves every joint a little for 1 s; asserts finite set-points."""
     guard, now, home = Guard(spec), 100.0, spec.home
     guard.update_joint_state(now, home)
     guard.tick(now)

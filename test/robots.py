@@ -1,4 +1,4 @@
-"""Robots at random, for tests of what must hold for each of them."""
+"""Random robots for property tests."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from nac_ros.robot.spec import CameraSpec, ControllerGroup, JointSpec, RobotSpec
 
 
 def random_robot(rng: np.random.Generator) -> RobotSpec:
-    """2 to 16 joints; each limit of velocity, acceleration and jerk is over three decades."""
+    """A robot with 2 to 16 joints, whose rate limits are drawn from three decades."""
     joints = tuple(_joint(rng, i) for i in range(int(rng.integers(2, 17))))
     names = tuple(joint.name for joint in joints)
     return RobotSpec(

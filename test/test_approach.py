@@ -1,4 +1,4 @@
-"""How motion begins: from the controllers' set-point where it is known, slowly to it otherwise."""
+"""Start of motion: at the controllers' set-point if it is known, else after settling."""
 
 from dataclasses import replace
 
@@ -17,9 +17,9 @@ REFERENCE = SPEC.home * [1, 1, 1, 1, 1, 1, 0.5]
 
 
 class Rig:
-    """A guard, and an arm that rests `offset` beside the set-point of its controller.
+    """A guard, and an arm that rests `offset` from the set-point of its controller.
 
-    reports: whether the controller says what it holds
+    reports: whether the controller reports its set-point
     """
 
     def __init__(self, offset, reports=False, spec=SPEC):
@@ -47,7 +47,7 @@ class Rig:
             self.run(PERIOD)
 
     def swing(self, seconds=0.8):
-        """A motion of the shoulder out and back that begins at the guard's set-point."""
+        """Moves the shoulder out and back, beginning at the guard's set-point."""
         actions = np.tile(self.guard.setpoint, (32, 1))
         actions[:, 1] += 0.15 * (1 - np.cos(np.arange(1, 33) / 5))
         names, tokens = self.spec.joint_names, np.empty(0, np.int64)
@@ -56,18 +56,18 @@ class Rig:
         self.run(seconds)
         assert self.guard.holds["chunk_ended"] or self.guard.state == "running"
 
-    def come_to_rest(self):
+    def stop(self):
         self.guard.set_mode("hold")
         self.run(0.6)
 
     def assert_smooth(self):
-        for piece in self.follower.pieces:
-            assert_inside(self.spec, piece, self.follower.step)
+        for segment in self.follower.segments:
+            assert_inside(self.spec, segment, self.follower.step)
 
 
 @pytest.mark.parametrize("reports", [False, True])
 @pytest.mark.parametrize("offset", [0.005, -0.01, 0.02, 0.0499])
-def test_an_arm_that_droops_starts_inside_its_limits(offset, reports):
+def test_an_arm_that_droops_starts_within_its_limits(offset, reports):
     rig = Rig(offset, reports)
     rig.start()
     rig.swing()
@@ -75,14 +75,14 @@ def test_an_arm_that_droops_starts_inside_its_limits(offset, reports):
     assert np.abs(np.diff(rig.follower.positions[:, 1])).max() > 1e-4, "it moved"
 
 
-def test_from_a_set_point_that_is_known_motion_begins_at_once_and_there():
+def test_motion_begins_at_once_at_a_known_controller_setpoint():
     rig = Rig(0.03, reports=True)
     rig.start()
     assert rig.guard.holds["settling"] == 0 and rig.sent == []
     np.testing.assert_array_equal(rig.guard.setpoint, REFERENCE)
 
 
-def test_until_an_unknown_set_point_is_reached_one_point_is_sent_and_chunks_are_refused():
+def test_while_an_unknown_setpoint_settles_one_point_is_sent_and_chunks_are_rejected():
     rig = Rig(0.03)
     measured = REFERENCE + rig.offset
     assert rig.guard.set_mode("policy") is None
@@ -91,7 +91,7 @@ def test_until_an_unknown_set_point_is_reached_one_point_is_sent_and_chunks_are_
     still = np.tile(measured, (32, 1)).astype(np.float32)
     chunk = ActionChunk(rig.now, 30.0, SPEC.joint_names, still, np.empty(0, np.int64))
     assert rig.guard.accept(chunk, rig.now).reason == "settling"
-    assert 2 <= len(rig.sent) <= 5, "sent again for a while, in case one is lost"
+    assert 2 <= len(rig.sent) <= 5, "sent repeatedly in case one is lost"
     assert len({motion.stamp for motion in rig.sent}) == 1
     for motion in rig.sent:
         np.testing.assert_allclose(motion.positions, measured[None], atol=1e-12)
@@ -101,10 +101,10 @@ def test_until_an_unknown_set_point_is_reached_one_point_is_sent_and_chunks_are_
     rig.assert_smooth()
 
 
-def test_a_gripper_on_an_object_may_be_told_to_be_anywhere_before_the_first_message():
+def test_the_unknown_setpoint_of_a_blocked_gripper_may_be_anywhere_in_its_range():
     rig = Rig(0.0)
     rig.offset = np.zeros(7)
-    rig.offset[6] = 0.03  # an object between the fingers, which are told to be closer
+    rig.offset[6] = 0.03  # an object between the fingers, whose set-point is closer
     rig.run(0.1)
     rig.start()
     rig.swing()
@@ -112,11 +112,11 @@ def test_a_gripper_on_an_object_may_be_told_to_be_anywhere_before_the_first_mess
 
 
 @pytest.mark.parametrize("reports", [False, True])
-def test_after_a_deactivation_the_guard_goes_on_from_where_it_left_the_controllers(reports):
+def test_after_a_deactivation_motion_begins_at_the_last_sent_point(reports):
     rig = Rig(0.03, reports)
     rig.start()
     rig.swing()
-    rig.come_to_rest()
+    rig.stop()
     left = rig.guard.setpoint
     rig.guard.restart()
     rig.run(0.1)
@@ -128,11 +128,11 @@ def test_after_a_deactivation_the_guard_goes_on_from_where_it_left_the_controlle
 
 @pytest.mark.parametrize("reports", [False, True])
 @pytest.mark.parametrize("moved", [0.04, 0.6])
-def test_an_arm_that_was_moved_by_hand_is_taken_over_inside_its_limits(moved, reports):
+def test_an_arm_that_was_moved_by_hand_starts_within_its_limits(moved, reports):
     rig = Rig(0.02, reports)
     rig.start()
     rig.swing()
-    rig.come_to_rest()
+    rig.stop()
     rig.follower.activate(rig.follower.run(rig.now) + moved * np.eye(7)[0], rig.now)
     rig.run(0.3)
     rig.guard.reset()
@@ -141,7 +141,7 @@ def test_an_arm_that_was_moved_by_hand_is_taken_over_inside_its_limits(moved, re
     rig.assert_smooth()
 
 
-def test_after_a_restart_there_are_no_news_of_the_motion_before():
+def test_after_a_restart_there_is_no_trajectory_update():
     rig = Rig(0.03)
     assert rig.guard.set_mode("policy") is None
     rig.guard.tick(rig.now + PERIOD)
@@ -151,7 +151,7 @@ def test_after_a_restart_there_are_no_news_of_the_motion_before():
     assert rig.sent == []
 
 
-def test_after_a_stop_and_a_reset_the_set_point_stays_where_the_stop_ended():
+def test_after_a_stop_and_a_reset_the_setpoint_stays_at_the_end_of_the_stop():
     rig = Rig(0.03)
     rig.start()
     rig.swing(0.4)
@@ -165,7 +165,7 @@ def test_after_a_stop_and_a_reset_the_set_point_stays_where_the_stop_ended():
     rig.assert_smooth()
 
 
-def test_an_arm_farther_from_its_set_point_than_the_robot_file_allows_is_not_started():
+def test_an_arm_farther_than_max_offset_from_its_setpoint_is_not_started():
     rig = Rig(0.06, reports=True)
     rejection = rig.guard.set_mode("policy")
     assert rejection.reason == "offset" and "max_offset is 0.05" in rejection.text
@@ -175,16 +175,18 @@ def test_an_arm_farther_from_its_set_point_than_the_robot_file_allows_is_not_sta
     assert Rig(0.06, True, replace(SPEC, joints=joints)).guard.set_mode("policy") is None
 
 
-def test_an_offset_that_shows_only_after_the_mode_was_set_is_a_fault():
+def test_an_offset_that_appears_after_the_mode_was_set_is_a_fault():
     guard = Guard(SPEC)
     assert guard.set_mode("policy") is None
     guard.update_reference(50.0, REFERENCE)
     guard.update_joint_state(50.0, REFERENCE + 0.06 * SPEC.relative_mask)
     guard.tick(50.0)
-    assert guard.fault == "offset" and guard.mode == "hold" and guard.trajectory_update(50.0) is None
+    assert (
+        guard.fault == "offset" and guard.mode == "hold" and guard.trajectory_update(50.0) is None
+    )
 
 
-def test_a_controller_that_follows_somebody_else_is_not_taken_over():
+def test_a_controller_that_executes_a_trajectory_of_another_sender_is_not_started():
     rig = Rig(0.0, reports=True)
     rig.guard.update_reference(rig.now, REFERENCE + 1e-3)
     assert rig.guard.set_mode("policy").reason == "reference_moves"
@@ -193,7 +195,7 @@ def test_a_controller_that_follows_somebody_else_is_not_taken_over():
 
 
 @pytest.mark.parametrize("periods", range(0, 12, 2))
-def test_the_guard_s_own_stop_that_controllers_still_report_is_nobody_else_s(periods):
+def test_a_moving_reference_just_after_the_guard_s_own_stop_is_accepted(periods):
     rig = Rig(0.02, reports=True)
     rig.start()
     rig.swing(0.5)
@@ -206,7 +208,7 @@ def test_the_guard_s_own_stop_that_controllers_still_report_is_nobody_else_s(per
     rig.assert_smooth()
 
 
-def test_somebody_else_s_trajectory_just_after_the_guard_s_own_stop_is_an_offset():
+def test_a_trajectory_of_another_sender_just_after_the_guard_s_own_stop_is_an_offset():
     rig = Rig(0.0, reports=True)
     rig.start()
     rig.swing(0.5)
@@ -218,7 +220,7 @@ def test_somebody_else_s_trajectory_just_after_the_guard_s_own_stop_is_an_offset
     assert rig.guard.set_mode("policy").reason == "offset"
 
 
-def test_a_set_point_that_is_not_finite_or_old_is_unknown():
+def test_a_setpoint_that_is_not_finite_or_old_is_unknown():
     rig = Rig(0.0, reports=True)
     assert rig.guard.reference_known(rig.now)
     assert not rig.guard.reference_known(rig.now + 0.3)
@@ -227,20 +229,20 @@ def test_a_set_point_that_is_not_finite_or_old_is_unknown():
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, np.nan, np.inf, 0.6])
-def test_a_max_offset_that_means_nothing_is_refused(value):
+def test_a_max_offset_out_of_range_is_rejected(value):
     with pytest.raises(ConfigError, match="max_offset must be in 1e-05"):
         replace(SPEC.joints[0], max_offset=value)
 
 
-def test_a_clock_that_is_set_while_motion_settles_leaves_nothing_to_send():
+def test_after_a_clock_jump_while_settling_nothing_is_sent():
     rig = Rig(0.02)
     assert rig.guard.set_mode("policy") is None
-    rig.guard.tick(rig.now + PERIOD / 2)  # begins to settle, and nothing was sent yet
+    rig.guard.tick(rig.now + PERIOD / 2)  # settling begins, and nothing was sent yet
     rig.guard.handle_clock_jump()
     rig.guard.reset()
     rig.sent.clear()
     rig.run(1.0)
-    assert not rig.sent, "neither before the motion is over nor, without time to come there, after"
+    assert not rig.sent, "neither before the motion is over nor after it"
     rig.start()
     rig.swing()
     rig.assert_smooth()

@@ -1,4 +1,4 @@
-"""The flight recorder: what a guard and an engine were told happens again, the same to the bit."""
+"""Call logs of a guard and an engine: written, read, and replayed with bit-equal results."""
 
 import json
 import os
@@ -32,8 +32,8 @@ SHIPPED = config_dir().parent / "models" / "default"
 PERIOD = 1 / SPEC.guard_rate_hz
 
 
-def fly(folder, seed=0, ticks=400):
-    """A guard that is told all kinds of things, good and bad."""
+def run_logged_guard(folder, seed=0, ticks=400):
+    """A logged guard after valid and invalid chunks, joint states and requests."""
     rng = np.random.default_rng(seed)
     guard, now = LoggedGuard(SPEC, GuardConfig(), folder), 50.0
     here = SPEC.home.copy()
@@ -65,28 +65,28 @@ def fly(folder, seed=0, ticks=400):
     return guard
 
 
-def test_a_guards_every_call_comes_out_the_same_again(tmp_path):
-    fly(tmp_path)
+def test_every_logged_call_of_a_guard_gives_the_same_result_again(tmp_path):
+    run_logged_guard(tmp_path)
     found = replay_guard(tmp_path)
     assert found.calls > 800 and found.values > 5000
     assert (found.differences, found.gaps, found.first_difference) == (0, 0, "")
 
 
-def test_a_tape_of_which_only_the_end_is_left_comes_out_the_same_too(tmp_path, monkeypatch):
+def test_a_log_without_its_first_segments_gives_the_same_results(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(
         call_log.time, "monotonic", lambda: clock.__setitem__(0, clock[0] + 1.0) or clock[0]
     )
-    fly(tmp_path)
+    run_logged_guard(tmp_path)
     paths = list_segments(tmp_path, "guard")
-    assert len(paths) == 11, "ten minutes and the one being written"
+    assert len(paths) == 11, "ten minutes and the segment being written"
     assert paths[0].name != "guard-00000.jsonl"
     found = replay_guard(tmp_path)
     assert found.calls > 300 and found.differences == 0
 
 
-def test_a_number_that_was_changed_is_found_and_named(tmp_path, capsys):
-    fly(tmp_path)
+def test_a_changed_number_is_found_and_located(tmp_path, capsys):
+    run_logged_guard(tmp_path)
     (path,) = list_segments(tmp_path, "guard")
     lines = path.read_text().splitlines()
     at = next(i for i, line in enumerate(lines) if json.loads(line)["call"] == "tick" and i > 300)
@@ -108,21 +108,21 @@ def observation(bundle, stamp, seed):
 
 
 @pytest.mark.parametrize("transition", ["blend", "best-of-n", "constrained"])
-def test_every_plan_comes_out_the_same_again(tmp_path, transition):
+def test_every_logged_prediction_gives_the_same_chunk_again(tmp_path, transition):
     bundle, config = load_bundle(SHIPPED), TransitionConfig(transition=transition, candidates=3)
     engine = Engine(bundle, seed=5, threads=1, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
     facts |= {"threads": 1, "n_action_steps": None, "transition": vars(config)}
     engine.call_log, chunk = CallLog(tmp_path, "policy", facts, 60.0), None
     for k in range(3):
-        going = chunk and CurrentChunk(chunk, 50.1 + k)
-        chunk = engine.predict_chunk(observation(bundle, 50.0 + k, k), going)
+        current = chunk and CurrentChunk(chunk, 50.1 + k)
+        chunk = engine.predict_chunk(observation(bundle, 50.0 + k, k), current)
     engine.call_log.close()
     found = replay_policy(tmp_path)
     assert found.calls == 3 and found.differences == 0
 
 
-def test_values_are_kept_exactly():
+def test_values_are_logged_exactly():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
     for array in (rng.standard_normal((4, 7)), rng.standard_normal(3).astype(np.float32), image):
@@ -134,7 +134,7 @@ def test_values_are_kept_exactly():
     }
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_path):
+def test_a_truncated_last_line_is_skipped_and_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "guard-00000.jsonl"
     path.write_text('{"call": "head", "format": 2}\n{"call": "ti')
     assert [row["call"] for row in read(path)] == ["head"]
@@ -143,21 +143,28 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_p
         list(read(path))
 
 
-def test_a_full_disk_is_told_and_stops_nobody(tmp_path):
-    taken = tmp_path / "taken"
-    taken.write_text("a file where the folder should be")
-    guard = fly(taken / "call_log", ticks=30)
+@pytest.mark.parametrize("head", ['{"what": "head"}', '{"call": "head", "format": 1}', "{}"])
+def test_a_log_of_another_format_is_rejected(tmp_path, head):
+    (tmp_path / "guard-00000.jsonl").write_text(head + "\n")
+    with pytest.raises(DatasetError, match="this version reads format 2; use the version"):
+        replay_guard(tmp_path)
+
+
+def test_a_full_disk_is_reported_and_stops_no_guard(tmp_path):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file in place of the folder")
+    guard = run_logged_guard(blocked / "call_log", ticks=30)
     assert guard.setpoint is not None
-    assert guard.call_log.lost >= 30 and "taken" in guard.call_log.problem
+    assert guard.call_log.lost >= 30 and "blocked" in guard.call_log.problem
     assert "free space or set another folder" in guard.call_log.problem
 
 
-def test_a_disk_that_was_full_for_a_while_leaves_tapes_that_can_be_replayed(tmp_path, monkeypatch):
+def test_after_a_full_disk_the_remaining_log_can_be_replayed(tmp_path, monkeypatch):
     monkeypatch.setattr(call_log, "RETRY_S", 0.0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # a file that grows no farther
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # largest size of a file
     try:
-        fly(tmp_path, ticks=120)
+        run_logged_guard(tmp_path, ticks=120)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(list_segments(tmp_path, "guard")) > 1
@@ -165,10 +172,10 @@ def test_a_disk_that_was_full_for_a_while_leaves_tapes_that_can_be_replayed(tmp_
     assert found.differences == 0 and found.calls > 60
 
 
-def test_a_disk_that_says_no_costs_no_older_segment(tmp_path):
-    made = CallLog(tmp_path, "guard", {}, 60.0)
-    made.append("one", {}, {})
-    made.close()
+def test_a_failed_write_removes_no_older_segment(tmp_path):
+    log = CallLog(tmp_path, "guard", {}, 60.0)
+    log.append("one", {}, {})
+    log.close()
     kept = list_segments(tmp_path, "guard")
     again = CallLog(tmp_path / "guard-00000.jsonl", "guard", {}, 60.0)  # a file, no folder
     again.append("two", {}, {})
@@ -176,27 +183,27 @@ def test_a_disk_that_says_no_costs_no_older_segment(tmp_path):
     assert list_segments(tmp_path, "guard") == kept and "guard-00000" in again.problem
 
 
-def test_of_two_parts_the_one_that_left_a_tape_is_replayed(tmp_path, capsys):
-    fly(tmp_path)
-    assert main(["replay", str(tmp_path)]) == 0
+def test_only_the_logs_that_exist_are_replayed(tmp_path, capsys):
+    run_logged_guard(tmp_path)
+    assert main(["verify-log", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "guard" in printed and "0 differ" in printed and "policy" not in printed
 
 
-def test_below_ros_home_old_runs_make_place_for_new_ones(monkeypatch, tmp_path):
+def test_below_ros_home_the_oldest_runs_are_removed(monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_HOME", str(tmp_path))
     home = tmp_path / "nac_ros" / "call_logs"
     for n in range(60):
         (home / f"20260101-0000{n:02d}").mkdir(parents=True)
-    (home / "kept by hand").mkdir()
+    (home / "no run").mkdir()
     new = call_log_folder("auto")
     left = sorted(path.name for path in home.iterdir())
-    assert len(left) == 50 and left[0] == "20260101-000011" and "kept by hand" in left
+    assert len(left) == 50 and left[0] == "20260101-000011" and "no run" in left
     assert new.name > left[-2]
 
 
-def test_lines_that_were_lost_end_the_replay_of_their_segment(tmp_path):
-    fly(tmp_path)
+def test_lost_lines_end_the_replay_of_their_segment(tmp_path):
+    run_logged_guard(tmp_path)
     (path,) = list_segments(tmp_path, "guard")
     lines = path.read_text().splitlines()
     gap = json.dumps({"call": "gap", "lost": 3})
@@ -205,11 +212,11 @@ def test_lines_that_were_lost_end_the_replay_of_their_segment(tmp_path):
     assert found.gaps == 1 and found.differences == 0 and found.calls == 199
 
 
-def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, monkeypatch):
+def test_lines_that_are_lost_to_a_slow_disk_are_counted_and_marked(tmp_path, monkeypatch):
     monkeypatch.setattr(call_log, "MAX_WAITING_LINES", 50)
     slow, kept = tmp_path / "slow", tmp_path / "kept"
     slow.mkdir(), kept.mkdir()
-    os.mkfifo(slow / "guard-00000.jsonl")  # takes nothing until somebody reads it
+    os.mkfifo(slow / "guard-00000.jsonl")  # blocks until it is read
     guard, now = LoggedGuard(SPEC, GuardConfig(), slow), 50.0
     for _ in range(100):
         now += PERIOD
@@ -231,34 +238,34 @@ def test_lines_that_come_too_fast_for_the_disk_are_counted_and_marked(tmp_path, 
     assert found.gaps == 1 and found.differences == 0 and 0 < found.calls <= 60
 
 
-def test_a_disk_that_takes_nothing_is_not_waited_for_at_the_end(tmp_path, monkeypatch):
+def test_closing_does_not_wait_for_a_blocked_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(call_log, "MAX_WAITING_LINES", 5)
     monkeypatch.setattr(call_log, "CLOSE_S", 0.1)
     os.mkfifo(tmp_path / "guard-00000.jsonl")
-    made = CallLog(tmp_path, "guard", {}, 60.0)
+    log = CallLog(tmp_path, "guard", {}, 60.0)
     for n in range(20):
-        made.append("one", {"n": n}, {} if n == 0 else None)
-    made.close()  # returns
-    assert made.lost > 0
+        log.append("one", {"n": n}, {} if n == 0 else None)
+    log.close()  # returns
+    assert log.lost > 0
 
 
-def test_what_is_put_is_kept_as_it_was_then(tmp_path):
-    made, values = CallLog(tmp_path, "guard", {}, 60.0), np.zeros(3)
-    made.append("one", {"values": values, "more": [values, {"a": values}]}, {})
+def test_later_changes_of_appended_values_do_not_reach_the_log(tmp_path):
+    log, values = CallLog(tmp_path, "guard", {}, 60.0), np.zeros(3)
+    log.append("one", {"values": values, "more": [values, {"a": values}]}, {})
     values += 1
-    made.close()
+    log.close()
     *_, row = read(list_segments(tmp_path, "guard")[0])
     assert row["values"]["array"] == [0, 0, 0] and row["more"][1]["a"]["array"] == [0, 0, 0]
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):
-    assert main(["replay", str(tmp_path)]) == 2
+    assert main(["verify-log", str(tmp_path)]) == 2
     assert "holds no call log of guard" in capsys.readouterr().err
     with pytest.raises(NacError, match="no call log of policy"):
         replay_policy(tmp_path)
 
 
-def test_a_tape_lies_where_it_is_told_or_below_ros_home(monkeypatch, tmp_path):
+def test_the_log_folder_is_the_given_one_or_below_ros_home(monkeypatch, tmp_path):
     monkeypatch.setenv("ROS_HOME", str(tmp_path))
     assert call_log_folder("none") is None
     assert call_log_folder("x/y") == Path("x/y")

@@ -1,4 +1,4 @@
-"""Call logs that somebody damaged or made up: replayed, or refused with file and line."""
+"""Damaged or forged call logs are replayed, or rejected with file and line."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, pickle_payload, run_cases
-from test_call_log import SHIPPED, fly, observation
+from test_call_log import SHIPPED, observation, run_logged_guard
 
 from nac_ros.cli.main import main
 from nac_ros.control.call_log import CallLog, to_json
@@ -38,25 +38,36 @@ ATTACKS = (
 )
 
 
-def fly_policy(folder: Path) -> None:
-    """Three plans of the shipped bundle, with a log."""
+def run_logged_engine(folder: Path) -> None:
+    """Logs two predictions of the shipped bundle."""
     bundle, config = load_bundle(SHIPPED), TransitionConfig(transition="best-of-n", candidates=2)
     engine = Engine(bundle, seed=5, threads=1, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
     facts |= {"threads": 1, "n_action_steps": None, "transition": vars(config)}
     engine.call_log, chunk = CallLog(folder, "policy", facts, 60.0), None
     for k in range(2):
-        going = chunk and CurrentChunk(chunk, 50.1 + k)
-        chunk = engine.predict_chunk(observation(bundle, 50.0 + k, k), going)
+        current = chunk and CurrentChunk(chunk, 50.1 + k)
+        chunk = engine.predict_chunk(observation(bundle, 50.0 + k, k), current)
     engine.call_log.close()
 
 
 def damage_line(line: str, rng: random.Random) -> str:
-    """One line with values replaced, most often by what a call can be given."""
+    """A line with values replaced, mostly by valid arguments of a call."""
     row = json.loads(line)
-    values = (*HOSTILE_VALUES, *ATTACKS, "tick", "stop", "_set_fault", "__init__", "spec", "generator")
+    values = (
+        *HOSTILE_VALUES,
+        *ATTACKS,
+        "tick",
+        "stop",
+        "_set_fault",
+        "__init__",
+        "spec",
+        "generator",
+    )
     if rng.random() < 0.2:
-        row["call"] = rng.choice(("__init__", "_set_fault", "spec", "config", "stop", "tick", "head"))
+        row["call"] = rng.choice(
+            ("__init__", "_set_fault", "spec", "config", "stop", "tick", "head")
+        )
     return json.dumps(damage_tree(row, rng, values))
 
 
@@ -84,7 +95,7 @@ def guard_cases(folder: Path, seed: int, count: int):
 
 
 def policy_cases(folder: Path, seed: int, count: int):
-    """The bundle named by the log is loaded anew in each case, so there are fewer."""
+    """Fewer cases, because each one loads the bundle that the log names."""
     rng, path = random.Random(seed), folder / "log" / "policy-00000.jsonl"
     whole = path.read_bytes()
     replay(path.parent)
@@ -94,24 +105,24 @@ def policy_cases(folder: Path, seed: int, count: int):
 
 
 @pytest.mark.timeout(300)
-def test_500_damaged_logs_of_a_guard_are_refused_or_replayed(tmp_path):
-    fly(tmp_path / "log", ticks=60)
+def test_500_damaged_guard_logs_are_rejected_or_replayed(tmp_path):
+    run_logged_guard(tmp_path / "log", ticks=60)
     result = run_cases(__file__, "guard_cases", tmp_path)
     assert result["refused"] > 200
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.timeout(300)
-def test_damaged_logs_of_a_policy_are_refused_or_replayed(tmp_path):
-    fly_policy(tmp_path / "log")
+def test_damaged_policy_logs_are_rejected_or_replayed(tmp_path):
+    run_logged_engine(tmp_path / "log")
     result = run_cases(__file__, "policy_cases", tmp_path, count=60)
     assert result["refused"] > 20
     assert not (tmp_path / "executed").exists()
 
 
 def altered(folder: Path, change) -> Path:
-    """A guard's log with one line of `measure` or the head changed by `change(row)`."""
-    fly(folder, ticks=20)
+    """A guard log whose first line for which `change(row)` is true was changed by it."""
+    run_logged_guard(folder, ticks=20)
     path = folder / LOG
     lines = path.read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -121,8 +132,10 @@ def altered(folder: Path, change) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["__init__", "_set_fault", "spec", "setpoint", "__class__", "trajectory"])
-def test_a_log_calls_nothing_but_what_a_guard_is_told(tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["__init__", "_set_fault", "spec", "setpoint", "__class__", "trajectory"]
+)
+def test_a_log_can_call_only_logged_methods_of_a_guard(tmp_path, name):
     def change(row):
         if row["call"] == "tick":
             row["call"] = name
@@ -136,12 +149,18 @@ def test_a_log_calls_nothing_but_what_a_guard_is_told(tmp_path, name):
 @pytest.mark.parametrize(
     ("call", "args"),
     [
-        ("tick", ["soon"]), ("tick", [True]), ("tick", []), ("tick", [1.0, 2.0]),
-        ("set_mode", ["fly"]), ("set_mode", [["hold"]]), ("update_joint_state", [0.0, [0.0] * 7]),
-        ("accept", [{"stamp": 0.0}, 1.0]), ("set_speed_scale", ["1"]),
+        ("tick", ["soon"]),
+        ("tick", [True]),
+        ("tick", []),
+        ("tick", [1.0, 2.0]),
+        ("set_mode", ["run_logged_guard"]),
+        ("set_mode", [["hold"]]),
+        ("update_joint_state", [0.0, [0.0] * 7]),
+        ("accept", [{"stamp": 0.0}, 1.0]),
+        ("set_speed_scale", ["1"]),
     ],
-)  # fmt: skip
-def test_a_call_gets_no_argument_that_a_guard_is_never_given(tmp_path, call, args):
+)
+def test_a_call_with_an_invalid_argument_is_rejected(tmp_path, call, args):
     def change(row):
         if row["call"] == "tick":
             row.update(call=call, args=args)
@@ -153,7 +172,7 @@ def test_a_call_gets_no_argument_that_a_guard_is_never_given(tmp_path, call, arg
 
 
 @pytest.mark.parametrize("name", ["spec", "__class__", "tick", "config", "_find_hold_reason"])
-def test_a_log_sets_nothing_but_what_a_guard_remembers(tmp_path, name):
+def test_a_log_can_set_only_state_fields(tmp_path, name):
     def change(row):
         row["state"][name] = {}
         return True
@@ -162,8 +181,8 @@ def test_a_log_sets_nothing_but_what_a_guard_remembers(tmp_path, name):
         replay_guard(altered(tmp_path, change))
 
 
-def test_a_memory_that_would_take_hours_is_refused(tmp_path):
-    guard = fly(tmp_path, ticks=60)
+def test_a_state_with_a_huge_backlog_of_setpoints_is_rejected(tmp_path):
+    guard = run_logged_guard(tmp_path, ticks=60)
     path = tmp_path / LOG
     head = json.loads(path.read_text().splitlines()[0])
     state = to_json(snapshot(guard))
@@ -182,14 +201,14 @@ def test_a_memory_that_would_take_hours_is_refused(tmp_path):
         replay_guard(tmp_path)
 
 
-def test_lines_that_were_dropped_make_a_log_incomplete(tmp_path, capsys):
-    fly(tmp_path)
+def test_dropped_lines_make_a_log_incomplete(tmp_path, capsys):
+    run_logged_guard(tmp_path)
     path = tmp_path / LOG
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:200], '{"call": "gap", "lost": 7}', *lines[250:]]) + "\n")
     found = replay_guard(tmp_path)
     assert (found.gaps, found.lost_lines, found.calls, found.differences) == (1, 7, 199, 0)
-    assert main(["replay", str(tmp_path)]) == 0
+    assert main(["verify-log", str(tmp_path)]) == 0
     assert "the log is incomplete: 1 gaps, 7 lines lost" in capsys.readouterr().out
 
 
@@ -199,12 +218,12 @@ def attack_cases(folder: Path, seed: int, count: int):
         yield str(attack)[:80], lambda row=row: from_json(row)
 
 
-def test_packed_arrays_take_no_more_memory_than_a_line_may(tmp_path):
+def test_compressed_arrays_stay_within_the_memory_limit_of_a_line(tmp_path):
     result = run_cases(__file__, "attack_cases", tmp_path, count=0)
     assert result["refused"] == len(ATTACKS) - 1  # arrays of 7 x 1 are arrays
 
 
-def test_a_line_without_an_end_is_refused(tmp_path):
+def test_a_line_without_an_end_is_rejected(tmp_path):
     path = tmp_path / LOG
     with path.open("wb") as file:
         file.truncate(MAX_ARRAYS)

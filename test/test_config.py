@@ -1,4 +1,4 @@
-"""Configurations: built from plain values, refused with the place, the value and the fix."""
+"""Configurations are built from plain values, or rejected with path, value and remedy."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -62,18 +62,18 @@ def test_plain_values_build_the_same_configuration_again(cart):
     assert build(Cart, yaml.safe_load(yaml.safe_dump(to_plain(cart)))) == cart
 
 
-def test_whole_numbers_may_stand_for_real_ones():
+def test_integers_are_accepted_for_floats():
     assert build(Wheel, {"radius": 1}) == Wheel(radius=1.0)
 
 
-def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path):
+def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
     (tmp_path / "cart.yaml").write_text("name: x\nwheels: [{radius: 1e-3}]\n")
     values = load_yaml(tmp_path / "cart.yaml")
     assert build(Cart, values, "cart").wheels[0].radius == 1e-3
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"name": "x", "whels": []}, "unknown key 'whels'; did you mean 'wheels'"),
         ({"name": "x", "qqq": 1}, "unknown key 'qqq'; known are: colour, load, name"),
@@ -91,8 +91,8 @@ def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path):
         ([1], "cart: wanted a mapping, got list"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_place(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_value_is_rejected_with_its_path(values, message):
+    with pytest.raises(ConfigError, match=message):
         build(Cart, values, "cart")
 
 
@@ -102,13 +102,13 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("a: [1", "not valid YAML"), ("- 1\n", "holds a list; wanted a mapping"), ("", "NoneType")],
 )
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, said):
+def test_a_file_that_is_no_mapping_is_rejected(tmp_path, text, message):
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_yaml(path)
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, said):
 def test_every_yaml_of_the_project_is_a_mapping_without_repeated_keys(path):
     def no_repeats(loader, node, deep=False):
         keys = [loader.construct_object(key) for key, _ in node.value]
-        assert len(set(keys)) == len(keys), f"{path}: a key stands twice among {keys}"
+        assert len(set(keys)) == len(keys), f"{path}: a key occurs twice among {keys}"
         return dict(zip(keys, (loader.construct_object(v, deep=True) for _, v in node.value)))
 
     class Loader(yaml.SafeLoader):
@@ -136,7 +136,7 @@ def test_every_yaml_of_the_project_is_a_mapping_without_repeated_keys(path):
         (b"[" * 5000, r"cart\.yaml is nested too deeply"),
     ],
 )
-def test_a_file_that_is_no_plain_yaml_is_refused_in_one_line(tmp_path, content, words):
+def test_a_file_that_is_no_plain_yaml_is_rejected_in_one_line(tmp_path, content, words):
     path = tmp_path / "cart.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=words) as caught:
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_plain_yaml_is_refused_in_one_line(tmp_path, content, 
     assert "\n" not in str(caught.value)
 
 
-def test_merged_keys_are_not_there_twice(tmp_path):
+def test_merged_keys_are_no_duplicates(tmp_path):
     path = tmp_path / "cart.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
     assert load_yaml(path)["b"] == {"x": 3, "y": 2}
@@ -160,7 +160,7 @@ def test_a_missing_key_and_a_key_that_is_no_text_are_named():
 
 
 def bomb(levels):
-    """Lists of eight aliases of one another: 9 * 8**levels values in a few lines."""
+    """Nested lists of eight aliases each: 9 * 8**levels values in a few lines."""
     text = "[x, x, x, x, x, x, x, x, x]"
     for level in range(levels):
         text = f"[&a{level} {text}, {', '.join([f'*a{level}'] * 8)}]"
@@ -170,7 +170,10 @@ def bomb(levels):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"name: x\nwheels: {bomb(9)}\n", "more than 20000 values after its aliases are expanded.*line 2"),
+        (
+            f"name: x\nwheels: {bomb(9)}\n",
+            "more than 20000 values after its aliases are expanded.*line 2",
+        ),
         ("name: x\nwheels: &a [*a]\n", "an alias inside of its own anchor.*line 2"),
         ("a: &a {x: 1}\n" + "".join(f"b{n}: {{<<: [*a, *a]}}\n" for n in range(4000)), "20000"),
         ("- 1\n" * 20_001, "more than 20000 values"),
@@ -186,7 +189,7 @@ def bomb(levels):
     ],
     ids=lambda value: value[:20],
 )
-def test_a_file_beyond_the_limits_is_refused_before_it_is_built(tmp_path, text, words):
+def test_a_file_beyond_the_limits_is_rejected_before_it_is_built(tmp_path, text, words):
     path = tmp_path / "cart.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=words) as caught:
@@ -194,7 +197,7 @@ def test_a_file_beyond_the_limits_is_refused_before_it_is_built(tmp_path, text, 
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
-def test_numbers_that_yaml_reads_as_others_are_text(tmp_path):
+def test_numbers_that_yaml_1_1_would_read_as_others_are_text(tmp_path):
     path = tmp_path / "cart.yaml"
     path.write_text("name: x\nwheels: [{radius: 0400}, {radius: 1:30}]\n")
     assert load_yaml(path)["wheels"] == [{"radius": "0400"}, {"radius": "1:30"}]
@@ -209,18 +212,18 @@ def test_the_line_of_a_field_is_named_through_aliases_and_lists(tmp_path):
     )
     values = load_yaml(path)
     lines = {("name",): 1, ("wheels", 0, "radius"): 4, ("wheels", 2, "spokes"): 7, ("no",): 1}
-    assert {place: values.line_of(place) for place in lines} == lines
+    assert {path: values.line_of(path) for path in lines} == lines
     with pytest.raises(ConfigError, match=r"^cart.yaml, line 7: wheels\[2\].spokes: wanted int"):
         build(Cart, values, "cart.yaml")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "1e999"])
-def test_numbers_that_are_not_finite_are_refused(value):
+def test_numbers_that_are_not_finite_are_rejected(value):
     with pytest.raises(ConfigError, match=r"cart.*load"):
         build(Cart, {"name": "x", "load": value}, "cart")
 
 
-def test_a_value_is_shown_in_one_short_line_at_bounded_cost():
+def test_a_value_is_shown_in_one_short_line_with_bounded_cost():
     nested = ["x"] * 9
     for _ in range(60):
         nested = [nested] * 9  # 9**61 values
@@ -261,7 +264,7 @@ def test_elements_and_texts_of_a_field_are_checked():
         ("/**/guard: &a [*a]", "an alias inside of its own anchor"),
     ],
 )
-def test_a_parameter_file_that_is_none_is_refused(tmp_path, monkeypatch, text, words):
+def test_an_invalid_parameter_file_is_rejected(tmp_path, monkeypatch, text, words):
     graph = pytest.importorskip("nac_ros.ros.node_graph")
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes/guard.yaml").write_text(text)

@@ -1,4 +1,4 @@
-"""Garbage collection of a process with a rhythm: old objects are looked at only when it may be."""
+"""Garbage collection of a periodic process: full collections only in `collect_if_due`."""
 
 import json
 import subprocess
@@ -17,8 +17,8 @@ class Loop:
         Loop.gone += 1
 
 kept = [[k] for k in range(300_000)]  # what a process has once it is set up
-made = Collector()
-made.freeze()
+collector = Collector()
+collector.freeze()
 frozen, oldest = gc.get_freeze_count(), []
 gc.callbacks.append(lambda phase, info: oldest.append(info["generation"]))
 for _ in range(100_000):
@@ -27,15 +27,15 @@ motion = 2 in oldest
 loops = [Loop() for _ in range(10)]
 gc.collect(1)  # they are old objects now
 loops.clear()
-made.collect_if_due()
+collector.collect_if_due()
 early = Loop.gone
 collector.EVERY_S = 0.0
-made.collect_if_due()
-print(json.dumps([frozen, motion, early, Loop.gone, made.longest_s]))
+collector.collect_if_due()
+print(json.dumps([frozen, motion, early, Loop.gone, collector.longest_s]))
 """
 
 
-def test_old_objects_are_frozen_and_collected_only_at_rest():
+def test_old_objects_are_frozen_and_full_collections_run_only_at_rest():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     frozen, in_motion, early, late, longest_s = json.loads(done.stdout)

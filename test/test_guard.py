@@ -1,4 +1,4 @@
-"""The guard: no chunk, however bad, brings a set-point out of its limits or the arm to a jerk."""
+"""The guard: whatever it receives, set-points keep all limits, and faults stop the arm."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ from nac_ros.simulation.joint_trajectory_controller import JointTrajectoryContro
 SPEC = load_robot("vx300s")
 PERIOD = 1 / SPEC.guard_rate_hz
 START = SPEC.home * [1, 1, 1, 1, 1, 1, 0.5]
-SHAPE = CollisionModel(SPEC, SPEC.body)
+COLLISION = CollisionModel(SPEC, SPEC.body)
 
 
 def chunk(actions, stamp, names=SPEC.joint_names):
@@ -29,14 +29,14 @@ def chunk(actions, stamp, names=SPEC.joint_names):
 
 
 def swing(stamp, start=START, joint=1, amplitude=0.3, steps=32):
-    """A smooth motion of one joint that is fast at its middle and where it is cut off."""
+    """A smooth motion of one joint, fastest in the middle and at the end of the chunk."""
     actions = np.tile(start, (steps, 1))
     actions[:, joint] += amplitude * (1 - np.cos(np.arange(1, steps + 1) / 10))
     return chunk(actions, stamp)
 
 
 class Rig:
-    """A guard, an arm that follows its set-points at once, and a clock."""
+    """A guard, an arm that follows its set-points without delay, and a clock."""
 
     def __init__(self, config=None, start=START, spec=SPEC):
         self.guard, self.now, self.ticks = Guard(spec, config or GuardConfig()), 50.0, []
@@ -55,7 +55,7 @@ class Rig:
         return self.ticks[-1]
 
     def rest_at(self, positions, seconds=0.2):
-        """The arm was moved by other means; its controller holds it there."""
+        """The arm was moved by other means, and its controller holds it at `positions`."""
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
             self.guard.update_joint_state(self.now, positions)
@@ -63,7 +63,7 @@ class Rig:
             self.ticks += self.guard.tick(self.now)
 
     def reset_and_start(self):
-        """What an operator does after a fault."""
+        """The operator's actions after a fault."""
         self.guard.reset()
         assert self.guard.set_mode("policy") is None
         self.run(0.05)
@@ -73,14 +73,14 @@ class Rig:
         return np.stack([tick.positions for tick in self.ticks])
 
 
-def test_until_the_arm_was_measured_there_is_no_set_point():
+def test_there_is_no_setpoint_before_the_first_joint_state():
     guard = Guard(SPEC)
     assert guard.tick(1.0) == [] and guard.setpoint is None
     guard.set_mode("policy")
     assert guard.accept(swing(1.0), 1.0).reason == "no_joint_states"
 
 
-def test_a_chunk_is_followed_by_time():
+def test_a_chunk_is_tracked_by_its_time_stamps():
     rig = Rig()
     moving = swing(rig.now)
     assert rig.guard.accept(moving, rig.now) is None
@@ -92,7 +92,7 @@ def test_a_chunk_is_followed_by_time():
     assert tick.stamp == pytest.approx(rig.now + rig.guard.config.lead_s, abs=PERIOD / 2)
 
 
-def test_before_its_first_command_the_guard_starts_where_the_arm_is_by_then():
+def test_before_its_first_command_the_guard_starts_at_the_newest_joint_state():
     guard, moved = Guard(SPEC), START + 0.11 * SPEC.relative_mask
     guard.update_joint_state(1.0, START)
     guard.tick(1.0)
@@ -101,7 +101,7 @@ def test_before_its_first_command_the_guard_starts_where_the_arm_is_by_then():
     np.testing.assert_allclose(guard.tick(1.01)[-1].positions, moved)
 
 
-def test_an_arm_that_was_moved_since_is_taken_over_only_by_a_reset():
+def test_an_arm_that_was_moved_by_other_means_needs_a_reset():
     rig = Rig()
     rig.guard.accept(swing(rig.now, steps=4), rig.now)
     rig.run(1.0)
@@ -118,12 +118,12 @@ def test_an_arm_that_was_moved_since_is_taken_over_only_by_a_reset():
     np.testing.assert_allclose(rig.guard.setpoint[:6], moved[:6])
 
 
-def test_an_arm_that_grips_keeps_its_grip_when_the_mode_comes_back():
+def test_a_gripper_keeps_its_setpoint_when_the_mode_is_set_again():
     rig = Rig()
     rig.guard.accept(swing(rig.now, steps=4), rig.now)
     rig.run(1.0)
     gripping, measured = rig.guard.setpoint, rig.guard.setpoint.copy()
-    measured[-1] += 0.02  # the fingers stand on an object
+    measured[-1] += 0.02  # an object blocks the fingers
     rig.guard.update_joint_state(rig.now, measured)
     rig.guard.stop()
     rig.guard.reset()
@@ -131,7 +131,7 @@ def test_an_arm_that_grips_keeps_its_grip_when_the_mode_comes_back():
     assert rig.guard.setpoint[-1] == gripping[-1]
 
 
-def test_a_scene_that_was_set_up_anew_is_started_with_the_gripper_as_it_is_now():
+def test_after_a_new_scene_motion_starts_with_the_measured_gripper_position():
     rig = Rig()
     actions = np.tile(START, (32, 1))
     actions[:, 6] = np.maximum(START[6] - 0.009 * np.arange(1, 33), 0.0)  # closes
@@ -147,7 +147,7 @@ def test_a_scene_that_was_set_up_anew_is_started_with_the_gripper_as_it_is_now()
     np.testing.assert_allclose(rig.guard.setpoint, anew)
 
 
-def test_a_first_chunk_away_from_the_arm_is_refused_as_a_jump():
+def test_a_first_chunk_far_from_the_arm_is_rejected_as_a_jump():
     rig = Rig()
     rejection = rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
     assert rejection.reason == "jump" and "waist" in rejection.text
@@ -177,7 +177,7 @@ def test_a_first_chunk_whose_gripper_is_shut_closes_an_open_one_within_its_limit
     assert rig.ticks[-1].positions[6] == pytest.approx(actions[0, 6], abs=1e-3)
 
 
-def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
+def test_an_approach_moves_slowly_to_the_start_of_the_rejected_chunk():
     rig, away = Rig(), START + [0.3, 0, 0, 0, 0, 0, 0]
     assert rig.guard.approach().reason == "no_approach"
     first = rig.guard.accept(swing(rig.now, away), rig.now)
@@ -194,7 +194,7 @@ def test_a_ramp_goes_slowly_to_where_the_refused_chunk_began():
     assert rig.run(0.1).state == "running"
 
 
-def test_a_stop_ends_a_ramp():
+def test_a_stop_ends_an_approach():
     rig = Rig()
     rig.guard.accept(swing(rig.now, START + [0.3, 0, 0, 0, 0, 0, 0]), rig.now)
     rig.guard.approach()
@@ -216,7 +216,7 @@ def test_a_stop_ends_a_ramp():
         (lambda c: chunk(c.actions, c.stamp + 1), "future"),
     ],
 )
-def test_a_refused_chunk_leaves_the_arm_holding_and_is_counted(change, reason):
+def test_a_rejected_chunk_leaves_the_arm_at_rest_and_is_counted(change, reason):
     rig = Rig()
     assert rig.guard.accept(change(swing(rig.now)), rig.now).reason == reason
     tick = rig.run(0.1)
@@ -224,7 +224,7 @@ def test_a_refused_chunk_leaves_the_arm_holding_and_is_counted(change, reason):
     np.testing.assert_array_equal(rig.positions, np.tile(START, (11, 1)))
 
 
-def test_a_refused_chunk_does_not_disturb_the_one_being_played():
+def test_a_rejected_chunk_does_not_change_the_one_being_executed():
     rig, calm = Rig(), Rig()
     for one in (rig, calm):
         one.guard.accept(swing(one.now), one.now)
@@ -234,18 +234,18 @@ def test_a_refused_chunk_does_not_disturb_the_one_being_played():
     np.testing.assert_array_equal(rig.positions, calm.positions)
 
 
-def test_a_chunk_planned_before_the_mode_was_set_does_not_count():
+def test_a_chunk_planned_before_the_mode_was_set_is_rejected():
     rig = Rig()
     assert rig.guard.accept(swing(rig.now - 0.1), rig.now).reason == "old"
 
 
-def assert_it_came_to_rest(rig, reason, after):
-    """From tick `after` on the arm slows inside its limits and stays where it stopped."""
+def assert_stopped(rig, reason, after):
+    """From tick `after` on the arm brakes within its limits and stays at rest."""
     tail = rig.positions[after:]
     assert rig.ticks[-1].hold_reason == reason and rig.ticks[-1].state in ("armed", "fault")
     assert_inside(SPEC, rig.positions, PERIOD)
     assert (np.diff(tail, axis=0)[-5:] == 0).all()
-    assert np.abs(np.diff(tail, axis=0)[0]).max() > 1e-3, "it was moving before"
+    assert np.abs(np.diff(tail, axis=0)[0]).max() > 1e-3, "it moved before"
     assert any(tick.state == "stopping" for tick in rig.ticks[after:])
 
 
@@ -256,7 +256,7 @@ def assert_it_came_to_rest(rig, reason, after):
         (GuardConfig(max_execution_s=0.4), 32, "chunk_stale", 0.4),
     ],
 )
-def test_without_a_newer_chunk_the_arm_rests_by_the_end_of_the_one_it_has(
+def test_without_a_newer_chunk_the_arm_is_at_rest_by_the_end_of_the_present_one(
     config, steps, reason, end_s
 ):
     rig = Rig(config)
@@ -267,16 +267,16 @@ def test_without_a_newer_chunk_the_arm_rests_by_the_end_of_the_one_it_has(
     times = np.array([tick.stamp for tick in rig.ticks]) - stamp
     speed = np.abs(np.diff(rig.positions, axis=0)).max(1) / PERIOD
     assert (speed[times[:-1] >= end_s] == 0).all()
-    assert speed[times[:-1] < end_s - 0.25].max() > 0.1, "it followed for as long as it could"
+    assert speed[times[:-1] < end_s - 0.25].max() > 0.1, "it tracked the chunk as long as possible"
     assert rig.ticks[-1].hold_reason == reason and rig.guard.holds[reason] == 1
 
 
 def arm_at(rig, offset, now):
-    """A command of teleoperation, one point: the waist turned by `offset`."""
+    """A teleoperation command of one point: the waist rotated by `offset`."""
     return chunk((START + offset * np.eye(7)[0])[None], now)
 
 
-def test_teleoperation_is_caught_up_with_slowly_and_then_followed():
+def test_a_far_teleoperation_command_is_approached_slowly_and_then_tracked():
     rig = Rig()
     rig.guard.set_mode("hold")
     assert rig.guard.set_mode("teleop") is None
@@ -294,7 +294,7 @@ def test_teleoperation_is_caught_up_with_slowly_and_then_followed():
 
 
 @pytest.mark.parametrize("early", np.arange(1, 10) / 1000)
-def test_a_first_command_of_teleoperation_may_come_at_any_time_between_two_ticks(early):
+def test_a_first_teleoperation_command_may_arrive_at_any_time_between_two_ticks(early):
     rig = Rig()
     rig.guard.set_mode("hold")
     rig.guard.set_mode("teleop")
@@ -304,7 +304,7 @@ def test_a_first_command_of_teleoperation_may_come_at_any_time_between_two_ticks
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
-def test_teleoperation_that_falls_silent_stops_the_arm_until_it_speaks_again():
+def test_missing_teleoperation_commands_stop_the_arm_until_the_next_command():
     rig = Rig()
     rig.guard.set_mode("hold")
     rig.guard.set_mode("teleop")
@@ -322,7 +322,7 @@ def test_teleoperation_that_falls_silent_stops_the_arm_until_it_speaks_again():
     assert rig.run(0.05).hold_reason == ""
 
 
-def test_the_clutch_takes_over_from_a_moving_policy_and_hands_back():
+def test_the_mode_can_change_from_policy_to_teleop_and_back_while_the_arm_moves():
     rig = Rig()
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.4)
@@ -351,7 +351,7 @@ def test_the_clutch_takes_over_from_a_moving_policy_and_hands_back():
         (lambda c: chunk(c.actions[:, ::-1], c.stamp, c.names[::-1]), "order"),
     ],
 )
-def test_a_bad_command_of_teleoperation_is_refused(change, reason):
+def test_an_invalid_teleoperation_command_is_rejected(change, reason):
     rig = Rig()
     rig.guard.set_mode("hold")
     rig.guard.set_mode("teleop")
@@ -365,10 +365,10 @@ def test_stale_joint_states_stop_the_arm():
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.4)
     rig.run(0.8, measure=False)
-    assert_it_came_to_rest(rig, "joint_states_stale", 49)
+    assert_stopped(rig, "joint_states_stale", 49)
 
 
-def test_joint_states_that_are_not_finite_do_not_count_as_new():
+def test_joint_states_that_are_not_finite_are_rejected_and_become_stale():
     rig = Rig()
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.4)
@@ -377,11 +377,11 @@ def test_joint_states_that_are_not_finite_do_not_count_as_new():
         rig.now += PERIOD
         assert "elbow" in rig.guard.update_joint_state(rig.now, broken).text
         rig.ticks += rig.guard.tick(rig.now)
-    assert_it_came_to_rest(rig, "joint_states_stale", 49)
+    assert_stopped(rig, "joint_states_stale", 49)
     assert rig.guard.rejections["joint_states_not_finite"] == 80
 
 
-def test_a_silent_policy_stops_the_arm_and_a_living_one_does_not():
+def test_a_lost_heartbeat_stops_the_arm_and_a_regular_one_does_not():
     rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
     rig.guard.heartbeat(rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
@@ -389,7 +389,7 @@ def test_a_silent_policy_stops_the_arm_and_a_living_one_does_not():
     rig.guard.heartbeat(rig.now)
     assert rig.run(0.2).state == "running"
     rig.run(0.6)
-    assert_it_came_to_rest(rig, "heartbeat_lost", 44)
+    assert_stopped(rig, "heartbeat_lost", 44)
 
 
 @pytest.mark.parametrize("fault", ["joint_states_stale", "heartbeat_lost", "tick_gap", "stopped"])
@@ -405,11 +405,13 @@ def test_after_a_fault_nothing_moves_until_a_reset_and_the_mode_is_set_again(fau
     if fault == "tick_gap":
         rig.now += 0.5
     rig.run(0.3, measure=fault != "joint_states_stale")
-    rig.guard.heartbeat(rig.now)  # all is well again
+    rig.guard.heartbeat(rig.now)  # heartbeat and joint states are back
     rig.run(0.5)
     assert rig.guard.fault == fault and rig.guard.mode == "hold"
     rejection = rig.guard.set_mode("policy")
-    assert rejection.reason == "fault" and fault in rejection.text and "guard/reset" in rejection.text
+    assert (
+        rejection.reason == "fault" and fault in rejection.text and "guard/reset" in rejection.text
+    )
     here = rig.guard.setpoint
     rig.run(0.3)
     np.testing.assert_array_equal(rig.guard.setpoint, here)
@@ -419,12 +421,12 @@ def test_after_a_fault_nothing_moves_until_a_reset_and_the_mode_is_set_again(fau
     assert rig.run(0.1).state == "running"
 
 
-def test_when_the_clock_is_set_the_set_points_go_on_to_where_the_controllers_rest():
+def test_after_a_clock_jump_the_setpoints_follow_the_trajectory_that_was_sent_last():
     rig, follower = Rig(), Follower(SPEC, START, 50.0)
     rig.guard.accept(swing(rig.now), rig.now)
     for k in range(100):
         if k == 40:
-            rig.guard.handle_clock_jump()  # nothing is sent from here on
+            rig.guard.handle_clock_jump()  # from now on nothing is sent
             before = rig.guard.setpoint
             assert rig.guard.set_mode("policy").reason == "fault"
             rig.guard.reset()
@@ -436,12 +438,14 @@ def test_when_the_clock_is_set_the_set_points_go_on_to_where_the_controllers_res
         else:
             assert motion is None
     assert_inside(SPEC, rig.positions, PERIOD)
-    assert np.abs(rig.guard.setpoint - before).max() > 0.01, "it did not jump to its rest"
+    assert np.abs(rig.guard.setpoint - before).max() > 0.01, (
+        "it did not jump to the end of the trajectory"
+    )
     np.testing.assert_allclose(follower.run(rig.now), rig.guard.setpoint, atol=1e-9)
     assert rig.guard.set_mode("policy") is None
 
 
-def test_a_driver_that_is_silent_while_the_guard_holds_is_no_fault():
+def test_stale_joint_states_in_mode_hold_are_no_fault():
     rig = Rig()
     rig.guard.set_mode("hold")
     assert rig.run(0.3, measure=False).hold_reason == "joint_states_stale"
@@ -456,7 +460,7 @@ def test_a_new_chunk_ends_a_hold():
     assert rig.run(0.1).state == "running"
 
 
-def test_a_guard_that_slept_finds_the_arm_where_its_last_word_led():
+def test_after_a_pause_the_guard_assumes_the_arm_at_the_end_of_its_last_trajectory():
     rig = Rig()
     follower = Follower(SPEC, START, rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
@@ -471,7 +475,7 @@ def test_a_guard_that_slept_finds_the_arm_where_its_last_word_led():
     np.testing.assert_allclose(tick.positions, resting, atol=1e-9)
 
 
-def test_late_ticks_make_up_for_what_they_missed():
+def test_a_late_tick_returns_all_setpoints_that_became_final():
     late, calm = Rig(), Rig()
     for rig in (late, calm):
         rig.guard.accept(swing(rig.now), rig.now)
@@ -483,7 +487,7 @@ def test_late_ticks_make_up_for_what_they_missed():
     np.testing.assert_allclose(late.guard.setpoint, calm.guard.setpoint, atol=1e-6)
 
 
-def test_a_clock_that_is_set_back_holds_the_arm():
+def test_a_clock_that_is_set_back_is_a_fault():
     rig = Rig()
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.4)
@@ -492,7 +496,7 @@ def test_a_clock_that_is_set_back_holds_the_arm():
     assert rig.run(0.1).state == "fault"
 
 
-def test_a_lower_speed_scale_slows_the_arm_at_once_and_the_next_chunk_whole():
+def test_a_lower_speed_scale_slows_the_arm_at_once_and_stretches_the_next_chunk():
     rig = Rig()
     rig.guard.accept(swing(rig.now), rig.now)
     rig.run(0.3)
@@ -508,7 +512,7 @@ def test_a_lower_speed_scale_slows_the_arm_at_once_and_the_next_chunk_whole():
         rig.guard.set_speed_scale(1.5)
 
 
-def test_a_wide_seam_is_bent_inside_the_limits_without_a_clip():
+def test_a_chunk_transition_far_away_is_blended_within_the_limits_without_a_clip():
     rig = Rig()
     rig.guard.accept(swing(rig.now, amplitude=0.01), rig.now)
     rig.run(0.3)
@@ -521,7 +525,7 @@ def test_a_wide_seam_is_bent_inside_the_limits_without_a_clip():
     np.testing.assert_allclose(rig.ticks[-1].positions[0], away[0], atol=5e-3)
 
 
-def test_a_set_point_a_little_beyond_its_limit_is_clipped_and_counted():
+def test_an_action_slightly_beyond_its_limit_is_clipped_and_counted():
     rig = Rig(start=SPEC.home)
     actions = np.tile(SPEC.home, (32, 1))
     actions[:, 6] = 0.073
@@ -531,7 +535,7 @@ def test_a_set_point_a_little_beyond_its_limit_is_clipped_and_counted():
     assert rig.guard.clips.tolist() == [0, 0, 0, 0, 0, 0, 32]
 
 
-def test_if_the_guard_dies_the_controller_stops_the_arm_within_its_limits():
+def test_if_the_guard_dies_the_last_trajectory_stops_the_arm_within_its_limits():
     rig = Rig()
     follower = Follower(SPEC, START, rig.now)
     rig.guard.accept(swing(rig.now), rig.now)
@@ -546,7 +550,7 @@ def test_if_the_guard_dies_the_controller_stops_the_arm_within_its_limits():
     assert (np.diff(follower.positions[-400:], axis=0) == 0).all()
 
 
-def test_a_controller_that_gets_every_motion_follows_the_set_points():
+def test_a_controller_that_receives_every_trajectory_follows_the_setpoints():
     rig = Rig()
     arm = JointTrajectoryController(SPEC.joint_names)
     arm.reset(START, rig.now)
@@ -554,14 +558,16 @@ def test_a_controller_that_gets_every_motion_follows_the_set_points():
     worst = 0.0
     for _ in range(150):
         tick = rig.run(PERIOD)
-        arm.accept(Trajectory.from_arrays(SPEC.joint_names, rig.guard.trajectory(rig.now)), rig.now)
+        arm.accept(
+            Trajectory.from_arrays(SPEC.joint_names, rig.guard.trajectory(rig.now)), rig.now
+        )
         at_due = arm.sample(tick.stamp).positions[0]
         worst = max(worst, float(np.abs(at_due - tick.positions).max()))
     assert worst < 1e-9
 
 
 @pytest.mark.bench
-def test_a_tick_costs_a_fraction_of_its_period():
+def test_a_tick_takes_a_fraction_of_its_period():
     rig, spent = Rig(), []
     for k in range(300):
         if k % 50 == 0:
@@ -586,7 +592,7 @@ def test_an_arm_beyond_its_position_limit_is_not_started():
     assert rejection.reason == "outside" and "shoulder is 0.100 rad beyond" in rejection.text
 
 
-def test_a_reset_of_an_arm_that_sags_moves_no_set_point():
+def test_a_reset_of_an_arm_that_droops_moves_no_setpoint():
     rig = Rig()
     rig.guard.accept(swing(rig.now, steps=8), rig.now)
     rig.run(1.0)
@@ -599,7 +605,7 @@ def test_a_reset_of_an_arm_that_sags_moves_no_set_point():
     np.testing.assert_array_equal(rig.guard.setpoint, here)
 
 
-def test_times_that_are_no_times_are_refused_or_hold():
+def test_times_that_are_not_finite_are_rejected_or_hold():
     rig = Rig(GuardConfig(max_heartbeat_age_s=0.25))
     assert rig.guard.update_joint_state(np.nan, START).reason == "joint_states_stamp"
     rig.guard.heartbeat(np.nan)
@@ -609,17 +615,17 @@ def test_times_that_are_no_times_are_refused_or_hold():
 
 
 def reach(rig, shoulder, steps=32):
-    """A chunk that bends the shoulder by so much, slowly at both ends."""
+    """A chunk that moves the shoulder by `shoulder` [rad], slowly at both ends."""
     actions = np.tile(rig.guard.setpoint, (steps, 1))
     actions[:, 1] += shoulder * (1 - np.cos(np.arange(1, steps + 1) / steps * np.pi)) / 2
     return chunk(actions, rig.now)
 
 
 def depth(positions):
-    return SHAPE.worst(np.atleast_2d(positions))[0]
+    return COLLISION.worst_violation(np.atleast_2d(positions))[0]
 
 
-def test_a_chunk_that_ends_a_little_outside_is_held_back_and_counted():
+def test_a_chunk_that_ends_slightly_outside_the_workspace_is_cut_off_and_counted():
     rig = Rig()
     amount = next(
         a for a in np.arange(0.3, 1.2, 0.002) if depth(reach(rig, a).actions).max() > 0.01
@@ -631,16 +637,22 @@ def test_a_chunk_that_ends_a_little_outside_is_held_back_and_counted():
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
-def test_a_chunk_that_ends_far_outside_is_refused_with_the_part_and_the_depth():
+def test_a_chunk_that_ends_far_outside_the_workspace_is_rejected_with_part_and_depth():
     rig = Rig()
     rejection = rig.guard.accept(reach(rig, 1.2), rig.now)
-    assert rejection.reason == "workspace" and "the tool" in rejection.text and "in z" in rejection.text
+    assert (
+        rejection.reason == "workspace"
+        and "the tool" in rejection.text
+        and "in z" in rejection.text
+    )
     rig.run(0.3)
     np.testing.assert_array_equal(rig.positions[-1], START)
-    assert rig.guard.workspace.shortened == 0 and not rig.guard.clips.any(), "a rejection changes nothing"
+    assert rig.guard.workspace.shortened == 0 and not rig.guard.clips.any(), (
+        "a rejection changes nothing"
+    )
 
 
-def test_teleoperation_is_led_to_the_border_and_no_farther():
+def test_teleoperation_stops_at_the_boundary_of_the_workspace():
     rig = Rig()
     rig.guard.set_mode("hold")
     rig.guard.set_mode("teleop")
@@ -652,7 +664,7 @@ def test_teleoperation_is_led_to_the_border_and_no_farther():
         rig.run(PERIOD)
     assert rig.guard.fault == "" and rig.guard.workspace.shortened > 10
     assert -0.05 < depth(rig.positions).max() <= 0.01
-    for k in range(300):  # and comes back
+    for k in range(300):  # and back
         wanted[1] -= 0.006 * (k < 200)
         if k % 3 == 0:
             assert rig.guard.accept(chunk(wanted[None], rig.now), rig.now, "teleop") is None
@@ -660,7 +672,7 @@ def test_teleoperation_is_led_to_the_border_and_no_farther():
     np.testing.assert_allclose(rig.guard.setpoint, START, atol=0.01)
 
 
-def test_an_arm_that_was_pushed_out_of_the_workspace_while_it_moves_stops():
+def test_an_arm_that_is_pushed_out_of_the_workspace_stops():
     rig = Rig()
     rig.guard.accept(swing(rig.now, joint=0), rig.now)
     rig.run(0.3)
@@ -672,6 +684,6 @@ def test_an_arm_that_was_pushed_out_of_the_workspace_while_it_moves_stops():
     assert_inside(SPEC, rig.positions, PERIOD)
 
 
-def test_without_a_body_the_joint_limits_alone_count():
+def test_without_a_body_only_joint_limits_are_checked():
     rig = Rig(spec=replace(SPEC, body=None))
     assert rig.guard.accept(reach(rig, 1.2), rig.now) is None

@@ -1,4 +1,4 @@
-"""The guard's time goes on evenly, whatever is done to the clock."""
+"""The guard's time is continuous when the system clock is set."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from nac_ros.control.guard_clock import NANO, GuardClock
 TODAY_NS = 1_795_942_000 * NANO
 
 
-def test_a_clock_of_zero_has_not_begun_and_time_begins_with_the_first_valid_reading():
+def test_time_begins_with_the_first_reading_that_is_not_zero():
     clock = GuardClock(0.2)
     assert not clock.read(0, 5.0, simulated=True) and not clock.begun
     assert clock.seconds(0) == 0.0
@@ -19,7 +19,7 @@ def test_a_clock_of_zero_has_not_begun_and_time_begins_with_the_first_valid_read
 
 @pytest.mark.parametrize("simulated", [False, True])
 @pytest.mark.parametrize("jump_s", [-3600.0, -1.0, 1.0, 1e9])
-def test_a_clock_that_is_set_goes_on_evenly_from_another_origin(jump_s, simulated):
+def test_after_the_clock_was_set_time_continues_without_a_jump(jump_s, simulated):
     clock = GuardClock(0.2)
     clock.read(TODAY_NS, 0.0, simulated)
     assert not clock.read(TODAY_NS + NANO // 100, 0.01, simulated)
@@ -29,7 +29,7 @@ def test_a_clock_that_is_set_goes_on_evenly_from_another_origin(jump_s, simulate
     assert not clock.read(set_ns + NANO // 100, 0.03, simulated)
 
 
-def test_a_system_clock_that_is_set_by_a_little_is_noticed_and_one_that_is_slewed_is_not():
+def test_a_small_clock_jump_is_detected_and_slewing_is_not():
     clock = GuardClock(0.2)
     clock.read(TODAY_NS, 0.0)
     for k in range(1, 1000):
@@ -38,7 +38,7 @@ def test_a_system_clock_that_is_set_by_a_little_is_noticed_and_one_that_is_slewe
 
 
 @pytest.mark.parametrize("simulated", [False, True])
-def test_a_clock_that_is_set_back_by_less_than_a_period_is_noticed_and_no_time_passes_twice(
+def test_a_step_back_of_less_than_a_period_is_detected_and_no_time_repeats(
     simulated,
 ):
     clock = GuardClock(0.2)
@@ -49,7 +49,7 @@ def test_a_clock_that_is_set_back_by_less_than_a_period_is_noticed_and_no_time_p
     assert clock.seconds(back_ns) == pytest.approx(0.02, abs=1e-8)
 
 
-def test_simulated_time_may_stand_and_pass_at_any_rate():
+def test_simulated_time_may_pause_and_run_at_any_rate():
     clock = GuardClock(0.2)
     clock.read(10 * NANO, 0.0, simulated=True)
     steady, ns = 0.0, 10 * NANO
@@ -60,7 +60,7 @@ def test_simulated_time_may_stand_and_pass_at_any_rate():
     assert clock.seconds(ns) == pytest.approx(0.5 * (0.3 + 5 + 10))
 
 
-def test_a_process_that_slept_has_not_had_its_clock_set():
+def test_a_process_that_was_suspended_detects_no_clock_jump():
     clock = GuardClock(0.2)
     clock.read(TODAY_NS, 0.0)
     assert not clock.read(TODAY_NS + 2 * NANO, 2.0)

@@ -1,4 +1,4 @@
-"""Joint states that come in parts are merged by joint name, each joint with an age of its own."""
+"""Partial JointState messages are merged by joint name; each joint has its own age."""
 
 from contextlib import suppress
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from nac_ros.robot.spec import load_robot
 
 ROBOT = load_robot("vx300s")
 ARM, GRIPPER = ("shoulder", "elbow"), ("gripper",)
-NAMES = ("gripper", "shoulder", "elbow")  # another order than the messages'
+NAMES = ("gripper", "shoulder", "elbow")  # not in the order of the messages
 LIMIT_S = 0.1
 
 
@@ -51,7 +51,7 @@ def test_a_complete_message_is_a_sample_at_its_own_stamp():
     assert sample.stamp == 5.0 and sample.positions.tolist() == [1.0, 2.0, 3.0]
 
 
-def test_a_sample_comes_only_when_the_oldest_stamp_advances():
+def test_a_sample_is_returned_only_when_the_oldest_stamp_advances():
     one = merger()
     one.add(1.00, GRIPPER, [0.0])
     stamps = [one.add(1.00 + k / 100, ARM, [k, k]) for k in range(1, 9)]
@@ -60,17 +60,17 @@ def test_a_sample_comes_only_when_the_oldest_stamp_advances():
     assert sample.stamp == 1.08 and sample.positions.tolist() == [9.0, 8.0, 8.0]
 
 
-def test_a_joint_that_stopped_is_stale_by_name_and_gives_no_sample():
+def test_a_joint_without_updates_is_stale_by_name_and_gives_no_sample():
     one = merger()
     one.add(1.00, GRIPPER, [0.0])
     assert one.add(1.00, ARM, [0.0, 0.0]).stamp == 1.00
     error = rejection(one.add, 1.11, ARM, [0.0, 0.0])
     assert error.reason == "stale" and "gripper stale, 0.110 s older" in str(error)
     assert "shoulder" not in str(error)
-    assert one.add(1.12, GRIPPER, [0.0]).stamp == 1.11  # and it comes back by itself
+    assert one.add(1.12, GRIPPER, [0.0]).stamp == 1.11  # and recovers without a reset
 
 
-def test_a_joint_that_never_came_is_missing_by_name_after_the_limit():
+def test_a_joint_that_was_never_received_is_missing_by_name_after_the_limit():
     one = merger()
     for k in range(11):
         assert one.add(k / 100, ARM, [0.0, 0.0]) is None
@@ -79,7 +79,7 @@ def test_a_joint_that_never_came_is_missing_by_name_after_the_limit():
     assert "gripper missing; the newest message holds shoulder, elbow" in str(error)
 
 
-def test_joints_under_other_names_are_missing_with_the_names_that_came():
+def test_joints_under_other_names_are_missing_and_the_received_names_are_listed():
     one = merger()
     for k in range(1, MAX_FOREIGN):
         assert one.add(k, ("other_elbow",), [0.0]) is None
@@ -88,7 +88,7 @@ def test_joints_under_other_names_are_missing_with_the_names_that_came():
 
 
 @pytest.mark.parametrize(
-    ("names", "positions", "reason", "said"),
+    ("names", "positions", "reason", "message"),
     [
         (("elbow", "elbow"), [0.0, 1.0], "joint_names", "elbow is named twice"),
         (("shoulder", "elbow"), [0.0], "joint_names", "2 names and 1 positions, none for elbow"),
@@ -98,17 +98,17 @@ def test_joints_under_other_names_are_missing_with_the_names_that_came():
         (("shoulder",), [np.inf], "not_finite", "not finite at shoulder"),
     ],
 )
-def test_what_a_message_cannot_mean_is_refused_by_joint_and_changes_nothing(
-    names, positions, reason, said
+def test_an_invalid_message_is_rejected_by_joint_and_changes_nothing(
+    names, positions, reason, message
 ):
     one = merger()
     one.add(1.00, ARM, [0.1, 0.2])
     error = rejection(one.add, 1.01, names, positions)
-    assert error.reason == reason and said in str(error)
+    assert error.reason == reason and message in str(error)
     assert one.add(1.02, GRIPPER, [0.3]) == (1.00, pytest.approx([0.3, 0.1, 0.2]))
 
 
-def test_an_older_position_of_a_joint_is_refused():
+def test_an_older_position_of_a_joint_is_rejected():
     one = merger()
     one.add(1.00, ARM, [0.1, 0.2])
     for stamp in (1.00, 0.95):
@@ -116,7 +116,7 @@ def test_an_older_position_of_a_joint_is_refused():
     assert one.add(1.01, GRIPPER, [0.3]).positions.tolist() == [0.3, 0.1, 0.2]
 
 
-def test_a_clock_that_was_set_back_begins_anew():
+def test_after_a_clock_was_set_back_merging_restarts():
     one = merger()
     one.add(100.0, ARM, [0.1, 0.2])
     one.add(100.0, GRIPPER, [0.3])
@@ -126,7 +126,7 @@ def test_a_clock_that_was_set_back_begins_anew():
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.floats(1e-4, 0.04)), min_size=1, max_size=80))
 def test_every_joint_of_a_sample_was_measured_at_its_stamp_or_within_the_limit_after(messages):
-    """Each position is the time at which it was measured, so that a torn sample shows."""
+    """Each position is the time of its measurement, so that an inconsistent sample is detected."""
     one, now, newest = merger(), 0.0, -np.inf
     for name, gap in messages:
         now += gap
@@ -141,26 +141,26 @@ def test_every_joint_of_a_sample_was_measured_at_its_stamp_or_within_the_limit_a
         newest = sample.stamp
 
 
-def test_the_aligner_observes_partial_joint_states_at_their_oldest_stamp():
-    aligner = ObservationBuffer(ROBOT, (), 1)
+def test_the_observation_buffer_uses_partial_joint_states_at_their_oldest_stamp():
+    buffer = ObservationBuffer(ROBOT, (), 1)
     arm, gripper = ROBOT.joint_names[:6], ROBOT.joint_names[6:]
     for k in range(20):
-        aligner.add_named_joint_state(k / 100 + 0.001, arm, ROBOT.home[:6] + k)
-        aligner.add_named_joint_state(k / 100 + 0.006, gripper, ROBOT.home[6:])
-    seen = aligner.get_observation(0.2, "t")
-    assert seen.stamp == pytest.approx(0.191)
-    assert np.allclose(seen.reference - ROBOT.home, [19] * 6 + [0], atol=1e-5)
+        buffer.add_named_joint_state(k / 100 + 0.001, arm, ROBOT.home[:6] + k)
+        buffer.add_named_joint_state(k / 100 + 0.006, gripper, ROBOT.home[6:])
+    observation = buffer.get_observation(0.2, "t")
+    assert observation.stamp == pytest.approx(0.191)
+    assert np.allclose(observation.reference - ROBOT.home, [19] * 6 + [0], atol=1e-5)
 
 
-def test_the_aligner_s_stale_joint_states_name_the_joint():
-    aligner = ObservationBuffer(ROBOT, (), 1)
+def test_the_observation_buffer_names_the_stale_joint():
+    buffer = ObservationBuffer(ROBOT, (), 1)
     arm, gripper = ROBOT.joint_names[:6], ROBOT.joint_names[6:]
-    aligner.add_named_joint_state(0.0, arm, ROBOT.home[:6])
-    aligner.add_named_joint_state(0.0, gripper, ROBOT.home[6:])
-    error = rejection(aligner.add_named_joint_state, 0.2, arm, ROBOT.home[:6])
-    aligner.reject("joint_states", error)
-    said = str(rejection(aligner.get_observation, 0.2, "t"))
-    assert said.startswith("joint_states: stale, 0.200 s old") and "gripper stale" in said
+    buffer.add_named_joint_state(0.0, arm, ROBOT.home[:6])
+    buffer.add_named_joint_state(0.0, gripper, ROBOT.home[6:])
+    error = rejection(buffer.add_named_joint_state, 0.2, arm, ROBOT.home[:6])
+    buffer.reject("joint_states", error)
+    message = str(rejection(buffer.get_observation, 0.2, "t"))
+    assert message.startswith("joint_states: stale, 0.200 s old") and "gripper stale" in message
 
 
 def test_a_message_s_stamp_is_counted_from_the_origin():

@@ -1,4 +1,4 @@
-"""Where the arm's parts are: the same places as in MuJoCo, and distances that samples confirm."""
+"""Forward kinematics against MuJoCo, and collision distances against sampled points."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from nac_ros.simulation.rendering import mujoco
 from nac_ros.simulation.twin import Twin
 
 SPEC = load_robot("vx300s")
-SHAPE = CollisionModel(SPEC, SPEC.body)
+COLLISION = CollisionModel(SPEC, SPEC.body)
 SLIDE = {"joint": "gripper", "parent": "waist", "xyz": (0.1, 0.0, 0.0), "axis": (1.0, 0.0, 0.0)}
 SLIDE |= {"kind": "prismatic"}
 ROD = {"name": "rod", "link": "base", "start": (0.0, 0.0, 0.0), "end": (0.0, 0.0, 0.1)}
@@ -33,20 +33,20 @@ def poses(n, seed=0):
     return SPEC.position_low + share * (SPEC.position_high - SPEC.position_low)
 
 
-def test_the_tool_is_where_mujoco_has_it(twin):
-    for pose, places in zip(poses(100), SHAPE.points(poses(100))):
+def test_the_tool_position_equals_that_of_mujoco(twin):
+    for pose, places in zip(poses(100), COLLISION.points(poses(100))):
         twin.arm.set_positions(pose)
         mujoco.mj_forward(twin.model, twin.data)
         np.testing.assert_allclose(places[0], twin.data.site("tool").xpos, atol=2e-5)
 
 
-def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
+def test_every_checked_mesh_is_inside_its_capsules(twin):
     """Vertices of forearm, gripper and fingers, open, are in a capsule or within 3 cm of one."""
     pose = poses(1, seed=4)
     pose[0, 6] = SPEC.position_high[6]
     twin.arm.set_positions(pose[0])
     mujoco.mj_forward(twin.model, twin.data)
-    frames, body, model = SHAPE.frames(pose)[0], SPEC.body, twin.model
+    frames, body, model = COLLISION.frames(pose)[0], SPEC.body, twin.model
     order = {"base": 0} | {link.joint: i + 1 for i, link in enumerate(body.links)}
     rods = []
     for capsule in body.capsules:
@@ -54,9 +54,13 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
         ends = np.array([capsule.start, capsule.end]) @ frame[:3, :3].T + frame[:3, 3]
         rods.append((ends, capsule.radius))
     for name in (
-        "4_upper_forearm", "5_lower_forearm", "7_gripper", "9_gripper_bar",
-        "10_left_gripper_finger", "10_right_gripper_finger",
-    ):  # fmt: skip
+        "4_upper_forearm",
+        "5_lower_forearm",
+        "7_gripper",
+        "9_gripper_bar",
+        "10_left_gripper_finger",
+        "10_right_gripper_finger",
+    ):
         geom = model.geom(f"vx300s_left/{name}").id
         mesh = model.geom_dataid[geom]
         first = model.mesh_vertadr[mesh]
@@ -70,24 +74,24 @@ def test_every_mesh_that_must_not_meet_another_lies_in_its_capsules(twin):
         assert outside.max() < 0.03, f"{name} sticks out by {outside.max():.3f} m"
 
 
-def test_a_pose_with_the_hand_in_the_base_is_deep_in_itself_and_home_is_not():
-    depth, (breach,) = SHAPE.worst_violation(SPEC.home[None])
+def test_a_pose_with_the_gripper_in_the_base_is_a_deep_collision_and_home_is_none():
+    depth, (breach,) = COLLISION.worst_violation(SPEC.home[None])
     assert depth[0] < -0.05 and breach.depth == depth[0]
     folded = SPEC.home.copy()
     folded[1:5] = [-1.8, 1.45, 0.0, 2.03]
-    depth, (breach,) = SHAPE.worst_violation(folded[None])
+    depth, (breach,) = COLLISION.worst_violation(folded[None])
     assert breach.reason == "self_collision" and depth[0] > 0.02
     assert "fingers" in breach.text and "base" in breach.text
     low = SPEC.home.copy()
     low[1] = 0.9
-    depth, (breach,) = SHAPE.worst_violation(np.stack([SPEC.home, low]))
+    depth, (breach,) = COLLISION.worst_violation(np.stack([SPEC.home, low]))
     assert breach.reason == "workspace" and depth[1] > 0.04 > depth[0]
     assert "the tool" in breach.text and "below the workspace in z" in breach.text
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000))
-def test_distances_between_segments_are_the_least_over_both(seed):
+def test_segment_distances_are_the_smallest_over_sampled_points(seed):
     first, second = np.random.default_rng(seed).uniform(-1, 1, (2, 2, 3))
     shares = np.linspace(0, 1, 201)[:, None]
     rows = [ends[0] + shares * (ends[1] - ends[0]) for ends in (first, second)]
@@ -96,7 +100,7 @@ def test_distances_between_segments_are_the_least_over_both(seed):
     assert exact <= sampled + 1e-12 and sampled - exact < 0.02
 
 
-def test_segments_that_are_points_or_parallel_have_distances_too():
+def test_segments_that_are_points_or_parallel_have_correct_distances():
     point = np.zeros((2, 3))
     rod = np.array([[1.0, -1, 0], [1, 1, 0]])
     beside = rod + [0.5, 0.25, 0]
@@ -104,7 +108,7 @@ def test_segments_that_are_points_or_parallel_have_distances_too():
     np.testing.assert_allclose(_segment_distances(pairs[:, 0], pairs[:, 1]), [1.0, 0.0, 0.5])
 
 
-def test_turned_frames_and_slides_follow_the_convention_of_urdf():
+def test_rotated_frames_and_prismatic_joints_follow_the_urdf_convention():
     links = (
         LinkSpec(**LINK | {"rpy": (0.0, 0.0, np.pi / 2)}),
         LinkSpec(**SLIDE),
@@ -118,22 +122,25 @@ def test_turned_frames_and_slides_follow_the_convention_of_urdf():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"links": [LINK | {"parent": "elbow"}]}, "'elbow', which is not one of: base"),
         ({"links": [LINK | {"axis": (0.0, 0.0, 2.0)}]}, "not of length 1"),
         ({"pairs": [("hand", "base")]}, "'hand', which is not one of: rod"),
-        ({"workspace": {"low": (0.0,) * 3, "high": (1.0,) * 3}}, "points and workspace are needed together"),
+        (
+            {"workspace": {"low": (0.0,) * 3, "high": (1.0,) * 3}},
+            "points and workspace are needed together",
+        ),
         ({"capsules": [ROD | {"radius": 0.0}]}, r"capsules\[0\].radius must be in 0.001 .. 2 m"),
     ],
 )
-def test_a_body_that_cannot_be_is_refused(change, said):
+def test_an_invalid_body_is_rejected(change, message):
     body = {"links": [LINK], "capsules": [ROD | {"radius": 0.1}], **change}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build(BodySpec, body)
 
 
-def test_a_body_of_another_robot_is_refused():
+def test_a_body_of_another_robot_is_rejected():
     other = BodySpec(links=(LinkSpec(**LINK | {"joint": "hip"}),))
     with pytest.raises(ConfigError, match="no joint 'hip' for a link; it has: waist"):
         replace(SPEC, body=other)

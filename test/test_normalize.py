@@ -1,4 +1,4 @@
-"""Normalisation: to [-1, 1] and back without loss, also where a dimension never moves."""
+"""Normalisation to [-1, 1] and back without loss, also of constant dimensions."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ values = arrays(
 
 
 @given(values)
-def test_normalised_training_values_lie_between_minus_one_and_one(actions):
+def test_normalised_training_values_are_between_minus_one_and_one(actions):
     made = LinearNormalizer.fit(actions)
     assert np.abs(made.normalize(actions)).max() <= 1 + 1e-4
 
 
 @given(values, values)
-def test_denormalising_gives_the_values_back_also_outside_the_fitted_range(fitted, others):
+def test_denormalising_inverts_normalising_also_outside_the_fitted_range(fitted, others):
     made = LinearNormalizer.fit(fitted)
     back = made.denormalize(made.normalize(others))
     assert back.dtype == np.float32
@@ -38,7 +38,7 @@ def test_the_extremes_become_minus_one_and_one(actions):
     np.testing.assert_allclose(made.normalize(made.high)[moving], 1, atol=1e-2)
 
 
-def test_a_dimension_that_never_moves_is_only_centred():
+def test_a_constant_dimension_is_only_centred():
     actions = np.full((5, 2), 0.3, np.float32)
     actions[:, 1] += np.linspace(0, FLAT_RANGE, 5, dtype=np.float32)
     made = LinearNormalizer.fit(actions)
@@ -47,6 +47,6 @@ def test_a_dimension_that_never_moves_is_only_centred():
 
 
 @pytest.mark.parametrize("bad", [np.empty((0, 3)), np.array([[0.0, np.nan]]), [[np.inf, 1.0]]])
-def test_statistics_of_nothing_or_of_nan_are_refused(bad):
+def test_statistics_of_no_values_or_of_nan_are_rejected(bad):
     with pytest.raises(BadActions, match="at least one value, all finite"):
         LinearNormalizer.fit(np.asarray(bad))

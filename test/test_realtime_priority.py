@@ -1,4 +1,4 @@
-"""Real-time priority: all threads or none, said in words, and never a reason to fail."""
+"""Real-time priority and CPU affinity: of all threads, with a readable result."""
 
 import os
 import subprocess
@@ -16,16 +16,16 @@ pytestmark = pytest.mark.alone  # it measures time
 ALLOWED = not realtime_obstacle()
 
 
-def told(code):
-    """What a process of its own prints."""
+def output_of(code):
+    """Output of a Python process that runs `code`."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.skipif(not ALLOWED, reason="this user may have no real-time priority")
-def test_every_thread_goes_first_also_one_that_comes_later():
-    out = told(
+def test_every_thread_gets_the_priority_also_later_ones():
+    out = output_of(
         "import os, threading\n"
         "from nac_ros.core.realtime import set_realtime_priority\n"
         "wait = threading.Event()\n"
@@ -40,8 +40,8 @@ def test_every_thread_goes_first_also_one_that_comes_later():
 
 
 @pytest.mark.skipif(not ALLOWED, reason="this user may have no real-time priority")
-def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
-    out = told(
+def test_threads_can_be_left_out_by_id_or_by_name():
+    out = output_of(
         "import os, threading\n"
         "from pathlib import Path\n"
         "from nac_ros.core.realtime import set_realtime_priority, threads_with_prefix\n"
@@ -60,19 +60,21 @@ def test_threads_that_compute_for_long_may_stay_behind_by_id_or_by_name():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without the right")
-def test_who_may_not_goes_on_as_before_and_says_how_to_mend_it():
+def test_without_permission_nothing_changes_and_the_remedy_is_named():
     code = (
         "import os\n"
         "from nac_ros.core.realtime import set_realtime_priority\n"
         "os.setuid(65534)\n"
         "print(set_realtime_priority(7)); print(os.sched_getscheduler(0) == os.SCHED_OTHER)\n"
     )
-    out = told(code)
-    assert "default scheduling, not real time: Operation not permitted; give the user `rtprio`" in out
+    out = output_of(code)
+    assert (
+        "default scheduling, not real time: Operation not permitted; give the user `rtprio`" in out
+    )
     assert out.endswith("True\n")
 
 
-def test_looking_and_priority_zero_change_nothing():
+def test_the_check_and_priority_zero_change_nothing():
     from nac_ros.core.realtime import set_realtime_priority
 
     stop = Event()
@@ -84,9 +86,9 @@ def test_looking_and_priority_zero_change_nothing():
     stop.set()
 
 
-def test_all_threads_stay_on_the_cpus_that_are_named():
+def test_all_threads_stay_on_the_named_cpus():
     one = min(os.sched_getaffinity(0))
-    out = told(
+    out = output_of(
         "import os, threading\n"
         "from nac_ros.core.realtime import set_cpu_affinity\n"
         "wait = threading.Event()\n"
@@ -101,7 +103,7 @@ def test_all_threads_stay_on_the_cpus_that_are_named():
 
 
 @pytest.mark.parametrize("cpus", [(4095,), (-1,), (0, 4095)])
-def test_a_cpu_that_the_machine_lacks_is_refused_with_those_it_has(cpus):
+def test_a_cpu_that_does_not_exist_is_rejected_with_the_known_ones(cpus):
     with pytest.raises(
         ConfigError, match=rf"this machine has no CPU {max(cpus, key=abs)}; it has"
     ):

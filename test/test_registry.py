@@ -1,4 +1,4 @@
-"""The registry: a name is a file's name, and asking for it imports only that file."""
+"""Registry: a name is a file name, and getting it imports only that file."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from nac_ros.core.registry import Registry
 
 @pytest.fixture
 def shapes(tmp_path, monkeypatch):
-    """A package with the shapes `disc` and `square`, a seam and a private file."""
+    """A package with the shapes `disc` and `square`, a helper and a private file."""
     package = tmp_path / "shapes_for_test"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -31,7 +31,7 @@ def shapes(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_names_are_the_files_without_the_seams(shapes):
+def test_names_are_the_files_without_the_helpers(shapes):
     assert shapes.names() == ["disc", "square"]
 
 
@@ -46,7 +46,7 @@ def test_an_unknown_name_lists_the_known_ones(shapes):
 
 
 @pytest.mark.parametrize("name", ["base", "__init__", "../disc", ""])
-def test_a_seam_or_a_path_is_not_a_name(shapes, name):
+def test_a_helper_or_a_path_is_not_a_name(shapes, name):
     with pytest.raises(UnknownName):
         shapes.get(name)
 

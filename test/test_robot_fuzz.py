@@ -1,4 +1,4 @@
-"""Damaged robot files are refused in one line, or describe a robot that the guard can drive."""
+"""Damaged robot files are rejected in one line, or describe a robot that the guard can move."""
 
 import json
 import os
@@ -10,8 +10,8 @@ SCRIPT = Path(__file__).resolve().parent / "robot_fuzz.py"
 CASES = 500
 
 
-def test_a_damaged_robot_file_is_refused_or_drives_with_finite_set_points(tmp_path):
-    """Each case within 10 s, all within 1 GiB, and nothing in a file is executed."""
+def test_a_damaged_robot_file_is_rejected_or_gives_finite_setpoints(tmp_path):
+    """Each case takes at most 10 s and 1 GiB, and nothing in a file is executed."""
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment = {**os.environ, **one, "PYTHONPATH": str(SCRIPT.parent.parent)}
     command = [sys.executable, str(SCRIPT), str(tmp_path), "18", str(CASES)]

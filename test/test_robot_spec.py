@@ -1,4 +1,4 @@
-"""Robots: what their YAML may say, and the YAML files that are shipped."""
+"""Robot files: valid ranges, errors with file and line, and the shipped robots."""
 
 import copy
 import dataclasses
@@ -44,7 +44,7 @@ def changed(**changes):
 
 
 @pytest.mark.parametrize("name", list_robots())
-def test_every_shipped_robot_is_sound(name):
+def test_every_shipped_robot_file_is_valid(name):
     spec = load_robot(name)
     assert spec.name == name
     assert spec.action_dim == len(set(spec.joint_names)) > 0
@@ -75,7 +75,7 @@ def test_the_viperx_has_six_joints_and_a_gripper_that_stays_absolute():
     assert spec.guard_rate_hz == 100.0
 
 
-def test_a_robot_of_one_joint_and_no_camera_is_a_robot(tmp_path):
+def test_a_robot_with_one_joint_and_no_camera_is_valid(tmp_path):
     path = tmp_path / "sledge.yaml"
     path.write_text(yaml.safe_dump(PLAIN))
     spec = load_robot(path)
@@ -83,7 +83,7 @@ def test_a_robot_of_one_joint_and_no_camera_is_a_robot(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (
             changed(joints=[{**JOINT, "position": [1, 0]}]),
@@ -109,27 +109,27 @@ def test_a_robot_of_one_joint_and_no_camera_is_a_robot(tmp_path):
         (changed(groups=[{**GROUP, "kind": "pid"}]), "'pid' is not one of jtc, forward"),
     ],
 )
-def test_a_robot_that_cannot_be_is_refused(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_robot_is_rejected(values, message):
+    with pytest.raises(ConfigError, match=message):
         config.build(RobotSpec, values, "sledge.yaml")
 
 
 @pytest.mark.parametrize("name", ["r2d2", "r2d2.yaml", ""])
-def test_an_unknown_robot_is_refused_with_the_known_ones(name):
+def test_an_unknown_robot_is_rejected_with_the_known_ones(name):
     with pytest.raises(UnknownName, match=r"unknown robot.*vx300s"):
         load_robot(name)
 
 
-def test_an_unknown_camera_is_refused_with_those_it_has():
+def test_an_unknown_camera_is_rejected_with_the_known_ones():
     with pytest.raises(UnknownName, match="vx300s has no camera 'top'; it has: scene, wrist"):
         load_robot("vx300s").camera("top")
 
 
-def test_the_configuration_folder_holds_the_robots():
+def test_the_configuration_folder_has_the_robots():
     assert (config_dir() / "robots/vx300s.yaml").is_file()
 
 
-def test_a_robot_is_called_like_its_file(tmp_path, monkeypatch):
+def test_a_robot_has_the_name_of_its_file(tmp_path, monkeypatch):
     (tmp_path / "robots").mkdir()
     text = (config_dir() / "robots/vx300s.yaml").read_text()
     (tmp_path / "robots/myarm.yaml").write_text(text)
@@ -147,7 +147,7 @@ def test_limits_and_rates_are_positive_numbers(value):
         replace(spec, guard_rate_hz=value)
 
 
-def test_what_was_learned_of_a_robot_since_a_bundle_was_made_counts():
+def test_the_present_robot_file_replaces_a_recorded_robot_with_the_same_interface():
     today = load_robot("vx300s")
     old = replace(today, body=None)
     assert current_spec_of(old) == today and current_spec_of(old).body is not None
@@ -158,7 +158,7 @@ def test_what_was_learned_of_a_robot_since_a_bundle_was_made_counts():
 
 
 def put(content, path, value):
-    """A copy of plain content with another value at a place."""
+    """A copy of plain content with `value` at `path`."""
     content = copy.deepcopy(content)
     owner = content
     for key in path[:-1]:
@@ -219,24 +219,28 @@ OUT_OF_RANGE = [
     ((*B, "links", 1, "joint"), "waist", r"links\[1\].joint: the link 'waist' is listed before"),
     ((*B, "links", 1, "kind"), "prismatic", r"links\[1\].kind: a prismatic link has a joint in m"),
     ((*B, "links", 1, "axis"), [0.0, 0.0, 0.0], r"links\[1\].axis: the axis .* length 1"),
-    ((*B, "pairs", 0), ["base", "base"], r"pairs\[0\]: the capsule 'base' cannot collide with itself"),
+    (
+        (*B, "pairs", 0),
+        ["base", "base"],
+        r"pairs\[0\]: the capsule 'base' cannot collide with itself",
+    ),
     ((*B, "points", 0, "xyz", 0), float("inf"), r"points\[0\].xyz\[0\] must be a finite"),
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "said"), OUT_OF_RANGE)
-def test_a_field_out_of_range_is_refused_with_file_line_field_and_value(
-    path, value, said, tmp_path
+@pytest.mark.parametrize(("path", "value", "message"), OUT_OF_RANGE)
+def test_a_field_out_of_range_is_rejected_with_file_line_field_and_value(
+    path, value, message, tmp_path
 ):
     file = tmp_path / "arm.yaml"
     file.write_text(yaml.safe_dump(put(SHIPPED, path, value)))
-    with pytest.raises(ConfigError, match=rf"^arm\.yaml, line \d+: .*{said}") as caught:
+    with pytest.raises(ConfigError, match=rf"^arm\.yaml, line \d+: .*{message}") as caught:
         load_robot(file)
     message = str(caught.value)
     assert message.isprintable() and len(message) < 600
 
 
-def test_the_line_is_that_of_the_field(tmp_path):
+def test_the_error_has_the_line_of_the_field(tmp_path):
     text = (config_dir() / "robots/vx300s.yaml").read_text()
     lines = text.splitlines()
     number = next(n for n, line in enumerate(lines, 1) if "name: elbow," in line)
@@ -264,7 +268,7 @@ def test_every_field_of_a_robot_has_a_range_or_a_choice(cls):
 @pytest.mark.parametrize("guard_rate_hz", [10.0, 1000.0])
 @pytest.mark.parametrize("velocity", [1e-4, 100.0])
 @pytest.mark.parametrize("ramp_s", [1e-2, MAX_RAMP_S])
-def test_the_ends_of_the_ranges_are_a_robot_that_the_guard_drives(guard_rate_hz, velocity, ramp_s):
+def test_a_robot_at_the_ends_of_the_ranges_can_be_guarded(guard_rate_hz, velocity, ramp_s):
     acceleration = velocity / ramp_s
     limits = {"velocity": velocity, "acceleration": acceleration, "jerk": acceleration / ramp_s}
     rates = {"guard_rate_hz": guard_rate_hz, "action_rate_hz": 10.0}

@@ -1,4 +1,4 @@
-"""Stops and limits: what a joint may be asked to do, and that it can always come to rest."""
+"""Chunk checks, time-optimal stops and the jerk limiter."""
 
 import re
 import subprocess
@@ -33,7 +33,7 @@ def changed(step, joint, value):
     return actions
 
 
-REFUSED = {
+REJECTED = {
     "not_finite": (chunk(changed(3, 2, np.nan)), "elbow is nan at step 3"),
     "names": (chunk(names=("knee", *SPEC.joint_names[1:])), "moves knee.* this robot has waist"),
     "order": (chunk(names=SPEC.joint_names[::-1]), "wanted the order waist"),
@@ -46,15 +46,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("reason", REFUSED)
-def test_a_bad_chunk_is_refused_with_joint_value_and_limit(reason):
-    bad, text = REFUSED[reason]
+@pytest.mark.parametrize("reason", REJECTED)
+def test_an_invalid_chunk_is_rejected_with_joint_value_and_limit(reason):
+    bad, text = REJECTED[reason]
     rejection = check_chunk(SPEC, bad, now=10.0, max_age_s=0.5)
     assert rejection is not None and rejection.reason == reason
     assert re.search(text, rejection.text), rejection.text
 
 
-def test_a_chunk_of_another_width_is_refused():
+def test_a_chunk_of_another_width_is_rejected():
     bad = chunk(names=SPEC.joint_names[:3], actions=np.zeros((4, 3)))
     assert check_chunk(SPEC, bad, 10.0, 0.5).reason == "names"
     wider = chunk()
@@ -62,7 +62,7 @@ def test_a_chunk_of_another_width_is_refused():
     assert check_chunk(SPEC, wider, 10.0, 0.5).reason == "shape"
 
 
-def test_a_sound_chunk_is_accepted_and_so_is_one_a_little_over_the_gripper_s_end():
+def test_a_valid_chunk_and_one_slightly_beyond_the_gripper_limit_are_accepted():
     assert check_chunk(SPEC, chunk(), 10.0, 0.5) is None
     assert check_chunk(SPEC, chunk(changed(0, 6, 0.0730)), 10.0, 0.5) is None
 
@@ -75,12 +75,12 @@ def test_a_start_farther_than_the_velocity_limit_allows_is_a_jump():
     assert rejection.reason == "jump" and "wrist_angle would jump by 0.2000 rad" in rejection.text
 
 
-def test_a_slowed_chunk_is_late_only_when_it_really_is():
+def test_a_time_stretched_chunk_is_late_after_its_stretched_end():
     short = chunk(np.tile(SPEC.home, (2, 1)), stamp=9.8)
     assert check_chunk(SPEC, short, 10.0, 0.5, speed_scale=0.1) is None
 
 
-def test_an_arm_away_from_where_it_was_left_is_displaced_but_a_gripper_may_be():
+def test_an_arm_away_from_its_last_rest_position_is_displaced_but_a_gripper_is_not():
     measured = SPEC.home.copy()
     measured[-1] -= 0.06
     assert check_displaced(SPEC, measured, SPEC.home) is None
@@ -90,14 +90,16 @@ def test_an_arm_away_from_where_it_was_left_is_displaced_but_a_gripper_may_be():
 
 
 def state_of(shares):
-    """A state within the velocity and acceleration limits, from shares `[3, D]` of them."""
+    """A state within the velocity and acceleration limits, from shares `[3, D]` of the limits."""
     position, velocity, acceleration = np.array(shares)
     acceleration = acceleration * SPEC.acceleration_limit
-    left = np.abs(acceleration) ** 2 / (2 * SPEC.jerk_limit)
-    return MotionState(SPEC.home + position, velocity * (SPEC.velocity_limit - left), acceleration)
+    remaining = np.abs(acceleration) ** 2 / (2 * SPEC.jerk_limit)
+    return MotionState(
+        SPEC.home + position, velocity * (SPEC.velocity_limit - remaining), acceleration
+    )
 
 
-def brake_of(state):
+def stop_of(state):
     return StopProfile(state, SPEC.acceleration_limit, SPEC.jerk_limit)
 
 
@@ -107,17 +109,17 @@ states = st.lists(share, min_size=3, max_size=3).map(state_of)
 
 @settings(max_examples=100, deadline=None)
 @given(states)
-def test_a_stop_ends_at_rest_and_keeps_every_limit_on_the_way(state):
-    brake = brake_of(state)
-    times = np.arange(0, brake.duration + 0.02, 0.001)
-    there = brake.states_at(times)
+def test_a_stop_ends_at_rest_and_keeps_every_limit(state):
+    stop = stop_of(state)
+    times = np.arange(0, stop.duration + 0.02, 0.001)
+    there = stop.states_at(times)
     assert not MotionState(*(part[-1] for part in there)).is_moving
-    for is_, was in zip(there, state):
-        np.testing.assert_allclose(is_[0], was, atol=1e-9)
-    low, high = brake.position_range
+    for first, expected in zip(there, state):
+        np.testing.assert_allclose(first[0], expected, atol=1e-9)
+    low, high = stop.position_range
     assert (there.positions >= low - 1e-9).all() and (there.positions <= high + 1e-9).all()
-    assert (np.abs(there.velocities) <= brake.peak_speed + 1e-9).all()
-    assert (brake.peak_speed <= SPEC.velocity_limit + 1e-9).all()
+    assert (np.abs(there.velocities) <= stop.peak_speed + 1e-9).all()
+    assert (stop.peak_speed <= SPEC.velocity_limit + 1e-9).all()
     jerks = np.abs(np.diff(there.accelerations, axis=0)) / 0.001
     assert (jerks <= SPEC.jerk_limit * (1 + 1e-6)).all()
     assert (np.abs(there.accelerations) <= SPEC.acceleration_limit * (1 + 1e-9)).all()
@@ -127,9 +129,9 @@ def test_a_stop_ends_at_rest_and_keeps_every_limit_on_the_way(state):
 
 @settings(max_examples=60, deadline=None)
 @given(states)
-def test_no_stop_is_quicker_than_the_one_ruckig_finds(state):
+def test_a_stop_takes_as_long_as_the_one_of_ruckig(state):
     ruckig = pytest.importorskip("ruckig")
-    brake = brake_of(state)
+    stop = stop_of(state)
     for joint in JOINTS:
         wanted = ruckig.InputParameter(1)
         wanted.control_interface = ruckig.ControlInterface.Velocity
@@ -141,22 +143,22 @@ def test_no_stop_is_quicker_than_the_one_ruckig_finds(state):
         wanted.max_jerk = [SPEC.jerk_limit[joint]]
         found = ruckig.Trajectory(1)
         ruckig.Ruckig(1).calculate(wanted, found)
-        assert brake.phase_ends[-1, joint] == pytest.approx(found.duration, abs=1e-6)
+        assert stop.phase_ends[-1, joint] == pytest.approx(found.duration, abs=1e-6)
 
 
-def test_stops_of_many_states_are_found_at_once():
+def test_stops_of_many_states_are_computed_together():
     rows = np.random.default_rng(0).uniform(-1, 1, (3, 20, SPEC.action_dim))
     many = MotionState(SPEC.home + rows[0], rows[1], 5 * rows[2] * (SPEC.jerk_limit / 400))
-    together = brake_of(many)
+    together = stop_of(many)
     for k in range(20):
-        one = brake_of(MotionState(*(part[k] for part in many)))
+        one = stop_of(MotionState(*(part[k] for part in many)))
         np.testing.assert_array_equal(together.phase_ends[:, k], one.phase_ends)
         np.testing.assert_array_equal(together.position_range[1][k], one.position_range[1])
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 0.5, 0.1]))
-def test_whatever_jerk_is_asked_for_every_step_is_inside_the_limits_and_can_stop(seed, speed):
+def test_every_step_keeps_the_limits_and_can_stop_under_any_requested_jerk(seed, speed):
     rng, limiter = np.random.default_rng(seed), JerkLimiter(SPEC)
     middle = (SPEC.position_low + SPEC.position_high) / 2
     state = MotionState.at_rest(
@@ -165,9 +167,9 @@ def test_whatever_jerk_is_asked_for_every_step_is_inside_the_limits_and_can_stop
     for k in range(150):
         if k % 30 == 0:
             jerk = rng.choice([-1.5, 0, 1.5], SPEC.action_dim) * SPEC.jerk_limit
-        piece, before, began = limiter.step(state, jerk, speed), state, 0.0
-        assert piece.times[-1] == PERIOD
-        for t, *row in zip(piece.times, *piece.states):
+        segment, before, began = limiter.step(state, jerk, speed), state, 0.0
+        assert segment.times[-1] == PERIOD
+        for t, *row in zip(segment.times, *segment.states):
             after = MotionState(*row)
             change = (after.accelerations - before.accelerations) / (t - began)
             assert (np.abs(change) <= SPEC.jerk_limit * (1 + 1e-6)).all()
@@ -185,12 +187,12 @@ def test_whatever_jerk_is_asked_for_every_step_is_inside_the_limits_and_can_stop
         assert (high <= SPEC.position_high + 1e-6).all()
 
 
-def test_far_from_every_limit_the_jerk_asked_for_is_the_jerk_given():
+def test_far_from_every_limit_the_requested_jerk_is_applied():
     limiter, wanted = JerkLimiter(SPEC), SPEC.jerk_limit * 0.3
     inside = SPEC.home.copy()
     inside[-1] = 0.03
-    piece = limiter.step(MotionState.at_rest(inside), wanted)
-    np.testing.assert_allclose(piece.states.accelerations[-1], wanted * PERIOD)
+    segment = limiter.step(MotionState.at_rest(inside), wanted)
+    np.testing.assert_allclose(segment.states.accelerations[-1], wanted * PERIOD)
 
 
 def test_a_joint_faster_than_a_tightened_limit_brakes():
@@ -201,7 +203,7 @@ def test_a_joint_faster_than_a_tightened_limit_brakes():
     assert (slowing.states.accelerations[-1] < 0).all()
 
 
-def test_the_guard_s_rooms_import_neither_torch_nor_ros():
+def test_the_control_package_imports_neither_torch_nor_ros():
     code = (
         "import sys, nac_ros.control.guard, nac_ros.control.stopping;"
         "bad = {'torch', 'rclpy', 'mujoco'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"

@@ -1,4 +1,4 @@
-"""The values that pass between the parts, and the times they mean."""
+"""ActionChunk and Observation: due times, shapes and immutability."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_action_i_is_due_i_plus_one_periods_after_the_stamp(steps, stamp, rate):
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1), (0, 2), (8,), (1, 4, 2)])
-def test_actions_of_another_shape_than_the_joints_are_refused(shape):
+def test_actions_of_another_shape_than_the_joints_are_rejected(shape):
     with pytest.raises(BadActions, match=r"wanted|must have the shape \[T >= 1, 2\], got"):
         chunk(np.zeros(shape))
 
@@ -39,6 +39,6 @@ def test_the_reference_is_the_newest_joint_state():
     np.testing.assert_array_equal(Observation(0.0, {}, proprio, "marker").reference, [2, 3])
 
 
-def test_a_chunk_cannot_be_moved_to_another_time():
+def test_a_chunk_is_immutable():
     with pytest.raises(AttributeError):
         chunk(np.zeros((2, 2))).stamp = 1.0

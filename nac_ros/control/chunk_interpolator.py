@@ -33,20 +33,12 @@ class ChunkInterpolator:
     jump: `[D]`, offset of the newest chunk from the commanded positions when it took over
     """
 
-    STATE_FIELDS = (
-        "chunk",
-        "jump",
-        "_points",
-        "_blend",
-        "_blend_duration_s",
-        "_blend_start",
-        "_rate",
-    )
+    STATE_FIELDS = ("chunk", "jump", "_points", "_blend", "_blend_s", "_blend_start", "_rate")
 
     def __init__(
         self, blend_s: float, velocity: np.ndarray, acceleration: np.ndarray, jerk: np.ndarray
     ):
-        self._min_blend_s, self._blend_duration_s = blend_s, blend_s
+        self._min_blend_s, self._blend_s = blend_s, blend_s
         self._limits = (velocity, acceleration, jerk)
         self.chunk: ActionChunk | None = None
         self.jump = np.empty(0)
@@ -78,8 +70,8 @@ class ChunkInterpolator:
         points = _control_points(chunk)
         offset = [old - new for old, new in zip(state, _sample(points, chunk.stamp, rate, at))]
         self.jump = -offset[0]
-        self._blend_duration_s = self._required_blend_s(offset[0])
-        scaled = [part * self._blend_duration_s**k for k, part in enumerate(offset)]
+        self._blend_s = self._required_blend_s(offset[0])
+        scaled = [part * self._blend_s**k for k, part in enumerate(offset)]
         self.chunk, self._points, self._rate = chunk, points, rate
         self._blend_start, self._blend = at, _BLEND.T @ np.stack(scaled)  # [6, D], powers of u
 
@@ -91,7 +83,7 @@ class ChunkInterpolator:
             reference = MotionState.at_rest(reference.positions)
         # t may be a little before the start of the blend, because the time grid is aligned anew
         # with the first command; then the polynomial is extrapolated.
-        duration = self._blend_duration_s
+        duration = self._blend_s
         if not duration or t - self._blend_start >= duration:
             return reference
         u = (t - self._blend_start) / duration

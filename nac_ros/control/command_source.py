@@ -64,11 +64,7 @@ class CommandSource:
     )
 
     def __init__(
-        self,
-        spec: RobotSpec,
-        config: GuardConfig,
-        rules: SourceRules,
-        workspace: WorkspaceMonitor,
+        self, spec: RobotSpec, config: GuardConfig, rules: SourceRules, workspace: WorkspaceMonitor
     ):
         self._spec, self._rules, self._workspace = spec, rules, workspace
         # Teleoperation needs no blend: the tracking law alone closes the distance.
@@ -120,9 +116,8 @@ class CommandSource:
         """
         if (rejection := self._rejection(chunk, now)) is not None:
             return rejection
-        inside = np.clip(
-            chunk.actions.astype(float), self._spec.position_low, self._spec.position_high
-        )
+        low, high = self._spec.position_low, self._spec.position_high
+        inside = np.clip(chunk.actions.astype(float), low, high)
         commit_time = trajectory.commit_time(now)
         here = trajectory.state_at(commit_time)
         if not self._rules.approaches_slowly:
@@ -133,9 +128,8 @@ class CommandSource:
                 return rejection
         self.clips += (np.abs(inside - chunk.actions) > self._clip_error).sum(0)
         kept = self._workspace.truncate(inside, here.positions)
-        self._interpolator.accept(
-            replace(chunk, actions=kept), commit_time, here, self.speed_scale
-        )
+        kept_chunk = replace(chunk, actions=kept)
+        self._interpolator.accept(kept_chunk, commit_time, here, self.speed_scale)
         self._rejected_start = None
         return None
 
@@ -150,8 +144,8 @@ class CommandSource:
         """The goal to track; call it only while `end_reason` is ''."""
         target, scale = self._approach_target, self.speed_scale
         if target is not None:
-            speed = scale * APPROACH_SPEED
-            return TrackingGoal(lambda t: MotionState.at_rest(target), np.inf, speed)
+            rest = MotionState.at_rest(target)
+            return TrackingGoal(lambda t: rest, np.inf, scale * APPROACH_SPEED)
         speed = scale * APPROACH_SPEED if self._catching_up else scale
         stops_by_end = not self._rules.approaches_slowly
         return TrackingGoal(self._interpolator.state_at, self._valid_until, speed, stops_by_end)

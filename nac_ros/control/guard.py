@@ -136,7 +136,7 @@ class Guard:
 
     @property
     def jump(self) -> np.ndarray:
-        """Offset of the newest policy chunk from the commanded positions as it took over, `[D]`."""
+        """Offset of the newest policy chunk from the commanded positions at its start, `[D]`."""
         return self._sources["policy"].jump
 
     def is_at_rest(self, now: float) -> bool:
@@ -212,7 +212,7 @@ class Guard:
         self._set_fault("stopped")
 
     def reset(self) -> None:
-        """Ends a fault. If the arm was moved, motion begins where it is now. The mode stays hold."""
+        """Ends a fault and stays in mode hold. If the arm was moved, motion begins where it is."""
         self.set_mode("hold")
         self._fault = ""
         measured = self._watchdog.measured
@@ -319,7 +319,7 @@ class Guard:
         return "fault" if self._fault else "idle" if self._mode == "hold" else "armed"
 
     def _handle_tick_gap(self, now: float) -> None:
-        """After a pause the arm is at rest at the end of the last trajectory, at any clock time."""
+        """After a pause the arm is at rest at the end of the last trajectory."""
         self.handle_clock_jump()
         if now < self._last_tick:
             self.generator.initialize_at(now, self.generator.rest_positions())

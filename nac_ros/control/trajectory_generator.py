@@ -1,4 +1,4 @@
-"""Online trajectory generator on a fixed time grid: tracks a reference, and always ends in a stop."""
+"""Online trajectory generator on a fixed time grid: tracks a reference, always ends in a stop."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -162,14 +162,14 @@ class TrajectoryGenerator:
     way or sent late agree up to there.
     """
 
-    # Four indices of the time grid, in ascending order:
-    #   _n_final       last grid point that `setpoints` has returned
-    #   commit         first grid point that may still change: round((now - origin) / period) + lead
-    #   tracked        end of the tracking part, the first point that `track` may extend
-    #   commit + lookahead_steps   end of the tracking part after `track`
-    # Each call of `track` cuts the trajectory at `tracked` (at `commit` if the goal changed), adds
-    # tracking periods up to the lookahead, and appends a stop. If no further call comes, the
-    # controllers execute that stop.
+    # Grid points are counted from `origin` in periods. Four of them matter, in ascending order:
+    #   _n_final                   the last one that `setpoints` has returned
+    #   commit                     the first one that may still change: now + lead
+    #   tracked                    the end of the tracking part before `track`
+    #   commit + _lookahead_steps  the end of the tracking part after `track`
+    # `track` removes the stop after `tracked`, or everything after `commit` if the goal changed or
+    # the tracking part has already ended; it adds tracking periods up to the lookahead, and then a
+    # stop. If no further call comes, the controllers execute that stop.
 
     STATE_FIELDS = (
         "origin",

@@ -172,11 +172,11 @@ def _build(cls: type[C], values: Any, path: KeyPath) -> C:
         text = f"wanted a mapping, got {type(values).__name__} {show_value(values)}"
         raise FieldError(text, path)
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise FieldError(_unknown_key(key, known), path, line_path=(*path, key))
-    if missing := _required(cls) - set(values):
+            raise FieldError(_unknown_key(key, list(known)), path, line_path=(*path, key))
+    if missing := [n for n, f in known.items() if n not in values and _is_required(f)]:
         raise FieldError(f"key '{min(missing)}' is missing; it has no default", path)
     fields = {key: _convert(hints[key], value, (*path, key)) for key, value in values.items()}
     try:
@@ -227,16 +227,11 @@ def _problem_of(field: Any, value: Any) -> str:
     return ""
 
 
-def _required(cls: Any) -> set[str]:
-    unset = dataclasses.MISSING
-    return {
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.init and f.default is unset and f.default_factory is unset
-    }
+def _is_required(field: Any) -> bool:
+    return field.default is REQUIRED and field.default_factory is REQUIRED
 
 
-def _unknown_key(key: Any, known: set[str]) -> str:
+def _unknown_key(key: Any, known: list[str]) -> str:
     near = difflib.get_close_matches(str(key)[:80], known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(sorted(known))}"
     return f"unknown key '{show_text(str(key))}'; {hint}"

@@ -1,4 +1,4 @@
-"""Joint states and images from decoded ROS messages, without rclpy: of a live graph or a recording.
+"""Joint states and images from ROS messages, live or recorded, without rclpy.
 
 A message that has no valid meaning raises BadObservation; nothing is repaired.
 """

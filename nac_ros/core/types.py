@@ -100,10 +100,6 @@ class Trajectory:
     @classmethod
     def from_arrays(cls, joint_names: Sequence[str], trajectory: JointTrajectory) -> "Trajectory":
         """The states of `trajectory`, for `joint_names`, as points."""
-        rows = zip(
-            trajectory.positions,
-            trajectory.times,
-            trajectory.velocities,
-            trajectory.accelerations,
-        )
-        return cls(joint_names, [TrajectoryPoint(*row) for row in rows], trajectory.stamp)
+        t = trajectory
+        rows = zip(t.positions, t.times, t.velocities, t.accelerations)
+        return cls(joint_names, [TrajectoryPoint(*row) for row in rows], t.stamp)

@@ -1,4 +1,4 @@
-"""Merges the joint states of one robot by joint name, from messages that may have only some joints.
+"""Merges JointState messages, each of which may have only some joints, by joint name.
 
 The arm and the gripper, or two arms, often publish separate messages on one topic. Each joint
 keeps its newest position and the stamp of that position. The live nodes and the readers of

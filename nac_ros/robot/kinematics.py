@@ -1,4 +1,4 @@
-"""Forward kinematics, self-collision distances and workspace violations, for many poses at once."""
+"""Forward kinematics, self-collision and workspace violations, for many poses at once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,6 +1,6 @@
-"""The robot description: joints, limits, cameras and controllers, from config/robots/<name>.yaml."""
+"""Robot description: joints, limits, cameras and controllers, from config/robots/<name>.yaml."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +158,11 @@ class ControllerGroup:
         check_fields(self)
 
 
+def _joint_values(value: Callable[[JointSpec], float]) -> "cached_property[np.ndarray]":
+    """A property of RobotSpec: an array `[D]` with `value` of each joint, computed once."""
+    return cached_property(lambda spec: np.array([value(joint) for joint in spec.joints]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
     """One robot; the order of its joints is that of every action, state and chunk `[..., D]`.
@@ -239,45 +244,16 @@ class RobotSpec:
         """D."""
         return len(self.joints)
 
-    @cached_property
-    def position_low(self) -> np.ndarray:
-        """Lower position limits, float64 `[D]`."""
-        return np.array([joint.position[0] for joint in self.joints])
-
-    @cached_property
-    def position_high(self) -> np.ndarray:
-        """Upper position limits, float64 `[D]`."""
-        return np.array([joint.position[1] for joint in self.joints])
-
-    @cached_property
-    def velocity_limit(self) -> np.ndarray:
-        """float64 `[D]`."""
-        return np.array([joint.velocity for joint in self.joints])
-
-    @cached_property
-    def acceleration_limit(self) -> np.ndarray:
-        """float64 `[D]`."""
-        return np.array([joint.acceleration for joint in self.joints])
-
-    @cached_property
-    def jerk_limit(self) -> np.ndarray:
-        """float64 `[D]`."""
-        return np.array([joint.jerk for joint in self.joints])
-
-    @cached_property
-    def max_offset(self) -> np.ndarray:
-        """float64 `[D]`."""
-        return np.array([joint.max_offset for joint in self.joints])
-
-    @cached_property
-    def home(self) -> np.ndarray:
-        """float64 `[D]`."""
-        return np.array([joint.home for joint in self.joints])
-
-    @cached_property
-    def relative_mask(self) -> np.ndarray:
-        """bool `[D]`: True for joints whose actions are relative, False for grippers."""
-        return np.array([joint.relative for joint in self.joints])
+    # float64 `[D]`, in the units of the joints
+    position_low = _joint_values(lambda joint: joint.position[0])
+    position_high = _joint_values(lambda joint: joint.position[1])
+    velocity_limit = _joint_values(lambda joint: joint.velocity)
+    acceleration_limit = _joint_values(lambda joint: joint.acceleration)
+    jerk_limit = _joint_values(lambda joint: joint.jerk)
+    max_offset = _joint_values(lambda joint: joint.max_offset)
+    home = _joint_values(lambda joint: joint.home)
+    # bool `[D]`: True for joints whose actions are relative, False for grippers
+    relative_mask = _joint_values(lambda joint: joint.relative)
 
     @cached_property
     def views(self) -> tuple[tuple[object, ...], ...]:
