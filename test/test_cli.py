@@ -19,9 +19,20 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 def test_from_demonstrations_to_an_evaluated_bundle(capsys, tmp_path):
     data, codec, policy = tmp_path / "data", tmp_path / "codec", tmp_path / "policy"
     code, _, _ = run(
-        capsys, "data", "generate", "--task", "weighing", "--episodes", 5, "--out", data,
-        "--workers", 1, "--disturbed-share", 0,
-    )  # fmt: skip
+        capsys,
+        "data",
+        "generate",
+        "--task",
+        "weighing",
+        "--episodes",
+        5,
+        "--out",
+        data,
+        "--workers",
+        1,
+        "--disturbed-share",
+        0,
+    )
     assert code == 0
     assert run(capsys, "data", "check", data)[0] == 0
     code, out, _ = run(capsys, "data", "info", data)
@@ -29,16 +40,46 @@ def test_from_demonstrations_to_an_evaluated_bundle(capsys, tmp_path):
     small = ["latent_dim=16", "n_filters=4", "decoder_dim=32", "decoder_hidden=64"]
     changes = [part for field in [*small, "decoder_blocks=1"] for part in ("--model", field)]
     code, _, _ = run(
-        capsys, "tokenizer", "train", "--robot", "vx300s", "--data", data, "--out", codec,
-        "--set", "steps=20", "--threads", 1, *changes, "--json", tmp_path / "train.json",
-    )  # fmt: skip
+        capsys,
+        "tokenizer",
+        "train",
+        "--robot",
+        "vx300s",
+        "--data",
+        data,
+        "--out",
+        codec,
+        "--set",
+        "steps=20",
+        "--threads",
+        1,
+        *changes,
+        "--json",
+        tmp_path / "train.json",
+    )
     assert code == 0 and json.loads((tmp_path / "train.json").read_text())["bits"] == 120
     sizes = ["dim=32", "n_layers=1", "n_heads=2", "vision_width=32"]
     changes = [part for field in sizes for part in ("--model", field)]
     code, _, _ = run(
-        capsys, "policy", "train", "--tokenizer", codec, "--data", data, "--out", policy,
-        "--set", "steps=4", "--set", "batch=8", "--set", "log_every=2", "--threads", 1, *changes,
-    )  # fmt: skip
+        capsys,
+        "policy",
+        "train",
+        "--tokenizer",
+        codec,
+        "--data",
+        data,
+        "--out",
+        policy,
+        "--set",
+        "steps=4",
+        "--set",
+        "batch=8",
+        "--set",
+        "log_every=2",
+        "--threads",
+        1,
+        *changes,
+    )
     assert code == 0
     log = [json.loads(line) for line in (policy / "log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 4 and "l1_tokens" in log[-1]
@@ -51,9 +92,19 @@ def test_from_demonstrations_to_an_evaluated_bundle(capsys, tmp_path):
     wanted = {"mse", "l1", "per_joint", "codebook_use", "tokens", "bits", "params_m"}
     assert code == 0 and wanted <= set(errors) and errors["onnx_error"] <= 1e-5
     code, out, _ = run(
-        capsys, "eval", "--bundle", bundle, "--trials", 1, "--baseline", "mean-demonstration",
-        "--data", data, "--json", results,
-    )  # fmt: skip
+        capsys,
+        "eval",
+        "--bundle",
+        bundle,
+        "--trials",
+        1,
+        "--baseline",
+        "mean-demonstration",
+        "--data",
+        data,
+        "--json",
+        results,
+    )
     row = json.loads(results.read_text())["tasks"]["weighing"]
     assert code == 0 and row["trials"] == 1 and len(row["wilson95"]) == 2
 
@@ -64,9 +115,13 @@ def test_tokenizer_list_gives_the_specified_columns(capsys, tmp_path):
     assert code == 0 and "nac" in out
     paper = next(row for row in rows if (row["name"], row["preset"]) == ("nac", "paper"))
     assert paper == {
-        "name": "nac", "preset": "paper", "params_m": 63.005842,
-        "tokens": 12, "vocabulary": 1024, "bits": 120.0,
-    }  # fmt: skip
+        "name": "nac",
+        "preset": "paper",
+        "params_m": 63.005842,
+        "tokens": 12,
+        "vocabulary": 1024,
+        "bits": 120.0,
+    }
 
 
 def test_policy_list_names_the_presets(capsys):
@@ -81,10 +136,23 @@ def test_policy_list_names_the_presets(capsys):
         (("tokenizer", "eval", "nowhere", "--data", "x"), "nowhere"),
         (("eval", "--bundle", "nowhere"), "nowhere"),
         (("data", "generate", "--task", "juggle", "--episodes", "1", "--out", "OUT"), "marker"),
-        (("data", "generate", "--task", "marker", "--episodes", "1", "--out", "OUT",
-          "--robot", "r2d2"), "vx300s"),
+        (
+            (
+                "data",
+                "generate",
+                "--task",
+                "marker",
+                "--episodes",
+                "1",
+                "--out",
+                "OUT",
+                "--robot",
+                "r2d2",
+            ),
+            "vx300s",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_sentence_and_exit_status_2(capsys, tmp_path, arguments, words):
     chosen = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
     code, _, err = run(capsys, *chosen)

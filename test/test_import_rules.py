@@ -30,9 +30,16 @@ LAYER_OF = {folder: layer for layer, row in enumerate(LAYERS) for folder in row}
 NODES = {"policy", "guard", "camera", "teleop", "recorder", "twin", "trials", "view", "relay"}
 ROS_FOLDERS = ("ros", "nodes", "apps")  # the only ones that import rclpy, launch or messages
 WITHOUT_TORCH = (
-    "core", "robot", "stats", "control", "cameras", "teleop", "datasets", "reporting",
+    "core",
+    "robot",
+    "stats",
+    "control",
+    "cameras",
+    "teleop",
+    "datasets",
+    "reporting",
     "nodes.guard",
-)  # fmt: skip
+)
 WITHOUT_SIMULATOR = ("core", "robot", "stats", "control", "cameras", "teleop", "datasets")
 MAX_FUNCTION = 60  # lines; files are as long as their idea
 BLOCK = """

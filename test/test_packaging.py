@@ -152,15 +152,20 @@ def test_a_wheel_puts_only_nac_on_the_path_and_the_nodes_where_ros2_run_looks(tm
     (source / "models").mkdir()
     subprocess.run(
         [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", tmp_path / "dist"],
-        cwd=source, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=source,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
         (entries,) = (name for name in names if name.endswith("entry_points.txt"))
         assert content.read(entries).decode().split() == [
-            "[console_scripts]", "nac", "=", "nac_ros.cli.main:main",
-        ]  # fmt: skip
+            "[console_scripts]",
+            "nac",
+            "=",
+            "nac_ros.cli.main:main",
+        ]
         assert not [name for name in names if ".data/scripts/" in name]
         for node in NODES:
             (found,) = (name for name in names if name.endswith(f"data/lib/nac_ros/{node}"))

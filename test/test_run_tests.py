@@ -43,11 +43,13 @@ def test_it_fails_if_a_file_cannot_be_collected(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("1 failed, 2693 passed, 21 skipped, 14 deselected, 2 warnings in 2002.40s (0:33:22)",
-         {"failed": 1, "passed": 2693, "skipped": 21, "warning": 2}),
+        (
+            "1 failed, 2693 passed, 21 skipped, 14 deselected, 2 warnings in 2002.40s (0:33:22)",
+            {"failed": 1, "passed": 2693, "skipped": 21, "warning": 2},
+        ),
         ("1 passed, 1 error, 1 warning in 3.2s", {"passed": 1, "error": 1, "warning": 1}),
         ("no tests ran in 0.01s", {}),
     ],
-)  # fmt: skip
+)
 def test_the_last_line_of_pytest_is_parsed(line, found):
     assert run_tests.count_results(["dots", line, ""]) == found

@@ -450,9 +450,11 @@ def _add_demonstrate(group: Any) -> None:
 
 def demonstrate(args: Namespace) -> Results:
     """Records episodes by scripted teleoperation of the twin."""
-    from nac_ros.apps.scripted_operator import HandConfig, record_demonstrations
+    from nac_ros.apps.scripted_operator import ScriptedOperatorConfig, record_demonstrations
 
-    config = HandConfig(task=args.task, episodes=args.episodes, seed=args.seed, out=str(args.out))
+    config = ScriptedOperatorConfig(
+        task=args.task, episodes=args.episodes, seed=args.seed, out=str(args.out)
+    )
     results = record_demonstrations(config)
     print(f"{results['kept']} episodes in {results['out']}, {results['minutes']:.1f} min")
     return results
@@ -478,9 +480,9 @@ def _add_replay(group: Any) -> None:
 
 def replay(args: Namespace) -> Results:
     """Moves the arm along one episode and prints its tracking errors."""
-    from nac_ros.apps.episode_replay import RerunConfig, rerun_episode
+    from nac_ros.apps.episode_replay import EpisodeReplayConfig, replay_episode
 
-    config = RerunConfig(
+    config = EpisodeReplayConfig(
         data=str(args.path),
         episode=args.episode,
         action_key=args.action_key or "",
@@ -488,7 +490,7 @@ def replay(args: Namespace) -> Results:
         speed=args.speed,
         out=str(args.out),
     )
-    results = rerun_episode(config)
+    results = replay_episode(config)
     columns = [f"{what}_{kind}" for what in ("commanded", "measured") for kind in ("rms", "max")]
     print("joint            commanded: rms, max   measured: rms, max")
     for joint in results["commanded_rms"]:

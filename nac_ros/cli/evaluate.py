@@ -47,7 +47,7 @@ def add_commands(groups: Any) -> None:
 
 def evaluate(args: Namespace) -> Results:
     """Runs the trials and prints a success rate per task."""
-    from nac_ros.evaluation.rollout import EvaluationConfig, load_results, run
+    from nac_ros.evaluation.rollout import EvaluationConfig, load_results, run_evaluation
 
     config = EvaluationConfig(
         bundle=str(options.bundle_path(args.bundle)),
@@ -62,7 +62,7 @@ def evaluate(args: Namespace) -> Results:
     earlier = None
     if args.compare_with is not None:
         earlier = load_results(args.compare_with, config.seed, config.randomization)
-    results = run(config)
+    results = run_evaluation(config)
     for task, row in results["tasks"].items():
         print(f"{task:12s} {output.success_rate(row, 'wilson95')}")
     if earlier is not None:

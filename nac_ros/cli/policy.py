@@ -88,7 +88,9 @@ def train(args: Namespace) -> Results:
     print(
         f"{args.policy} ({args.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames"
     )
-    trainer = PolicyTrainer(policy, demonstrations, training, args.out, describe_datasets(datasets))
+    trainer = PolicyTrainer(
+        policy, demonstrations, training, args.out, describe_datasets(datasets)
+    )
     return trainer.run(args.resume)
 
 

@@ -92,7 +92,7 @@ def faults(args: Namespace) -> Results:
         names=tuple(args.names),
         seed=args.seed,
         out=str(args.out),
-        shuffled=args.sample or 0,
+        sample=args.sample or 0,
     )
     results = run_faults(config)
     if args.json:  # written even if a fault failed

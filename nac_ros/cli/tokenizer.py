@@ -175,10 +175,10 @@ def evaluate(args: Namespace) -> Results:
 
 
 def _onnx_error(path: Path, tokenizer: Any) -> float | None:
-    from nac_ros.export.onnx import OnnxDetokenizer, parity
+    from nac_ros.export.onnx import OnnxDetokenizer, max_onnx_error
 
     graph = path / "detokenizer.onnx"
-    return parity(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None
+    return max_onnx_error(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None
 
 
 def _add_bench(group: Any) -> None:
