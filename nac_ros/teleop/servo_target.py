@@ -121,7 +121,9 @@ class ServoTarget:
         candidates = SHARES[:, None] * velocities  # [S, D]
         after = self.positions + candidates * dt
         stops = after + SHARES[:, None] * candidates * self._stop_time(velocities) / 2
-        depths, _ = self._collision.worst_violation(np.concatenate([self.positions[None], after, stops]))
+        depths, _ = self._collision.worst_violation(
+            np.concatenate([self.positions[None], after, stops])
+        )
         allowed = max(float(depths[0]), -CLEAR_M) + 1e-9
         clear = depths[1:].reshape(2, -1).max(0) <= allowed  # [2 S] -> [S]
         return float(SHARES[clear][0]) if clear.any() else 0.0

@@ -21,10 +21,6 @@ VIDEO_PATHS = {
     VERSION: VIDEO_PATH,
     OLD_VERSION: "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
 }
-NUMBERS = {
-    VERSION: ("chunk_index", "file_index"),
-    OLD_VERSION: ("episode_chunk", "episode_index"),
-}
 PLACEHOLDER = re.compile(r"\{(\w+)(?::0?(\d{1,2})?d?)?\}")
 MAX_SHOWN = 60  # characters of a value in a message
 
@@ -104,9 +100,11 @@ def _check_chunks(info: Mapping[str, Any], path: Path) -> None:
 
 def _check_template(key: str, template: Any, version: str, path: Path) -> None:
     """Raises DatasetError if a template leaves the folder or has unknown placeholders."""
-    known = (*NUMBERS[version], "video_key")
+    known = [name for name, _ in PLACEHOLDER.findall(VIDEO_PATHS[version])]
     if not isinstance(template, str) or not template.isprintable():
-        raise DatasetError(f"{path}: {key} is {show(template)}; wanted a path like {known}")
+        raise DatasetError(
+            f"{path}: {key} is {show(template)}; wanted a path such as {VIDEO_PATH}"
+        )
     rest = PLACEHOLDER.sub("", template)
     unknown = [name for name, _ in PLACEHOLDER.findall(template) if name not in known]
     if unknown or "{" in rest or "}" in rest:

@@ -9,18 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.lerobot import layout
 from nac_ros.datasets.lerobot.info import IMAGE_DTYPES, show
-from nac_ros.datasets.lerobot.layout import (
-    ACTION,
-    AGE_SUFFIX,
-    IMAGE_PREFIX,
-    IMAGE_TYPE,
-    INDEX_FEATURES,
-    INTERVENTION,
-    STAMP,
-    STATE,
-    SUCCESS,
-)
 from nac_ros.datasets.lerobot.video import VideoConfig
 
 OBSERVATION = "observation."
@@ -43,10 +33,10 @@ class OptionalColumns:
     def dtypes(self) -> dict[str, str]:
         """Feature -> its dtype."""
         return {
-            **({SUCCESS: "bool"} if self.success else {}),
-            **({STAMP: "int64"} if self.stamps else {}),
+            **({layout.SUCCESS: "bool"} if self.success else {}),
+            **({layout.STAMP: "int64"} if self.stamps else {}),
             **{age_key(camera): "float32" for camera in self.image_ages},
-            **({INTERVENTION: "bool"} if self.interventions else {}),
+            **({layout.INTERVENTION: "bool"} if self.interventions else {}),
         }
 
 
@@ -74,14 +64,14 @@ def make_features(
     same = list(state_names) == list(names)
     state = _vector_feature(state_names, units if same else [""] * len(state_names))
     images = {
-        IMAGE_PREFIX + camera: _image_feature(camera, size, fps, video)
+        layout.IMAGE_PREFIX + camera: _image_feature(camera, size, fps, video)
         for camera, size in cameras.items()
     }
-    images |= {IMAGE_PREFIX + camera: dict(feature) for camera, feature in depth.items()}
-    scalars = {**optional.dtypes(), **INDEX_FEATURES}
+    images |= {layout.IMAGE_PREFIX + camera: dict(feature) for camera, feature in depth.items()}
+    scalars = {**optional.dtypes(), **layout.INDEX_FEATURES}
     return {
-        **({STATE: state} if len(state_names) else {}),
-        ACTION: _vector_feature(names, units),
+        **({layout.STATE: state} if len(state_names) else {}),
+        layout.ACTION: _vector_feature(names, units),
         **images,
         **{key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()},
     }
@@ -96,7 +86,7 @@ def data_schema(features: Mapping[str, Any]) -> pa.Schema:
         if dtype == "video":
             continue
         if dtype == "image":
-            fields.append(pa.field(key, IMAGE_TYPE))
+            fields.append(pa.field(key, layout.IMAGE_TYPE))
             notes[key] = {"_type": "Image"}
             continue
         value = {"dtype": dtype, "_type": "Value"}
@@ -110,7 +100,7 @@ def data_schema(features: Mapping[str, Any]) -> pa.Schema:
 
 def age_key(camera: str) -> str:
     """Feature with the age of the camera's image at each frame [ms]."""
-    return IMAGE_PREFIX + camera + AGE_SUFFIX
+    return layout.IMAGE_PREFIX + camera + layout.AGE_SUFFIX
 
 
 def image_keys(features: Mapping[str, Any]) -> dict[str, str]:
@@ -121,8 +111,10 @@ def image_keys(features: Mapping[str, Any]) -> dict[str, str]:
     with `_` for dots.
     """
     found = [key for key, feature in features.items() if feature["dtype"] in IMAGE_DTYPES]
-    standard = [key for key in found if key.startswith(IMAGE_PREFIX) and key != IMAGE_PREFIX]
-    cameras = {key.removeprefix(IMAGE_PREFIX): key for key in standard}
+    standard = [
+        key for key in found if key.startswith(layout.IMAGE_PREFIX) and key != layout.IMAGE_PREFIX
+    ]
+    cameras = {key.removeprefix(layout.IMAGE_PREFIX): key for key in standard}
     for key in (key for key in found if key not in standard):
         short, whole = key.removeprefix(OBSERVATION) or key, key.replace(".", "_")
         numbered = (f"{whole}_{k}" for k in count(2))

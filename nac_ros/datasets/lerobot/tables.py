@@ -21,17 +21,15 @@ from nac_ros.core.errors import DatasetError, show_text
 ROWS_PER_BYTE, ROWS_IN_ANY = 64, 1_000_000
 BYTES_PER_BYTE, BYTES_IN_ANY = 1000, 64 << 20
 MAX_MESSAGE = 160  # characters quoted of a library's message
-READ_ERRORS = (
-    pa.ArrowException,
-    OSError,
+CONTENT_ERRORS = (  # raised by libraries for damaged content
     MemoryError,
-    RecursionError,
     ValueError,
     TypeError,
     LookupError,
     ArithmeticError,
     AttributeError,
 )
+READ_ERRORS = (pa.ArrowException, OSError, RecursionError, *CONTENT_ERRORS)
 LIST_TYPES = (
     pa.types.is_list,
     pa.types.is_large_list,

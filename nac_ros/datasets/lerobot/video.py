@@ -13,38 +13,27 @@ import numpy as np
 from nac_ros.core import files
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError, DatasetError
-from nac_ros.datasets.lerobot.tables import short_message
+from nac_ros.datasets.lerobot.tables import CONTENT_ERRORS, short_message
 
 PIXEL_FORMAT = "yuv420p"
 BT601, LIMITED_RANGE = 5, 1  # FFmpeg's numbers of the colour space that its RGB conversion makes
 SVT_PRIORITY = 99
 MAX_STAMP_ERROR = 0.1  # [frame periods]: containers round stamps to 1 ms
 MAX_DENOMINATOR = 1_000_000  # of a rate: keeps 29.97 and 30000/1001 apart, fits FFmpeg's int32
-DECODE_ERRORS = (  # raised by FFmpeg and its binding for a damaged file
-    av.error.FFmpegError,
-    MemoryError,
-    LookupError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    AttributeError,
-)
 
 
 class VideoEncoder(NamedTuple):
-    """FFmpeg's encoder, its fixed options, and the option and value that limit its threads."""
+    """Name of FFmpeg's encoder and its options, in which {threads} is filled in."""
 
     name: str
-    options: Mapping[str, str]
-    threads_option: str
-    threads_value: str
+    options: dict[str, str]
 
 
 CODECS = {
     "h264": VideoEncoder(
-        "libx264", {"preset": "veryfast", "bf": "0"}, "x264-params", "threads={}"
+        "libx264", {"preset": "veryfast", "bf": "0", "x264-params": "threads={threads}"}
     ),
-    "av1": VideoEncoder("libsvtav1", {"preset": "8"}, "svtav1-params", "lp={}"),
+    "av1": VideoEncoder("libsvtav1", {"preset": "8", "svtav1-params": "lp={threads}"}),
 }
 
 
@@ -85,12 +74,8 @@ class VideoConfig:
 def write_video(path: Path, frames: np.ndarray, fps: float, config: VideoConfig) -> None:
     """Encodes uint8 `[T, H, W, 3]` RGB as an mp4 that is complete or absent."""
     codec = CODECS[config.codec]
-    options = {
-        **codec.options,
-        "crf": str(config.crf),
-        "g": str(config.gop),
-        codec.threads_option: codec.threads_value.format(config.threads),
-    }
+    options = {k: text.format(threads=config.threads) for k, text in codec.options.items()}
+    options |= {"crf": str(config.crf), "g": str(config.gop)}
 
     def write(temporary: Path) -> None:
         encode(temporary, frames, fps, codec.name, options)
@@ -183,7 +168,7 @@ def read_into(out: np.ndarray, path: Path, first: int, fps: float) -> None:
         raise DatasetError(f"{path} is missing; copy the folder again")
     try:
         found = _decode(out, path, first, fps)
-    except DECODE_ERRORS as error:
+    except (av.error.FFmpegError, *CONTENT_ERRORS) as error:
         raise DatasetError(
             f"{path}: the video cannot be decoded ({short_message(error)}); copy it again"
         ) from error

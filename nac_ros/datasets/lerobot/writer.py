@@ -15,16 +15,7 @@ from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.lerobot import layout, metadata, schema, statistics
 from nac_ros.datasets.lerobot.info import int_if_whole, read_info
-from nac_ros.datasets.lerobot.layout import (
-    ACTION,
-    IMAGE_PREFIX,
-    INTERVENTION,
-    OUTCOME,
-    STAMP,
-    STATE,
-    SUCCESS,
-    FileNumber,
-)
+from nac_ros.datasets.lerobot.layout import FileNumber
 from nac_ros.datasets.lerobot.metadata import VIDEO_COLUMNS, file_number
 from nac_ros.datasets.lerobot.schema import NO_DEPTH, NO_OPTIONAL_COLUMNS, OptionalColumns
 from nac_ros.datasets.lerobot.statistics import DatasetStatistics
@@ -114,7 +105,7 @@ class DatasetWriter:
             episode, index, self.n_frames, task_index, self._info["fps"], self._features
         )
         histograms = {
-            IMAGE_PREFIX + camera: statistics.image_histogram(images)
+            layout.IMAGE_PREFIX + camera: statistics.image_histogram(images)
             for camera, images in episode.images.items()
         }
         stats = {key: statistics.value_statistics(values) for key, values in columns.items()}
@@ -122,7 +113,7 @@ class DatasetWriter:
         # The row of the episode table is written last: without it the other files do not count.
         if self._video:
             for camera, images in episode.images.items():
-                path = self._video_file(IMAGE_PREFIX + camera)
+                path = self._video_file(layout.IMAGE_PREFIX + camera)
                 write_video(path, images, self._info["fps"], self._video)
         table = _data_table(episode, columns, self._schema)
         layout.write_parquet(self._file.path(self.root / "data"), table)
@@ -205,7 +196,7 @@ class DatasetWriter:
         if trial is not None:
             row[layout.TRIAL] = trial
         if self._write_outcomes:
-            row[OUTCOME] = metadata.outcome_text(episode.success)
+            row[layout.OUTCOME] = metadata.outcome_text(episode.success)
         return row | statistics.flatten(stats)
 
 
@@ -224,7 +215,7 @@ def check_episode(episode: Episode, features: Mapping[str, Any]) -> None:
     """Raises DatasetError if the episode lacks a feature, or has more than the features."""
     if len(episode) < 1:
         raise DatasetError("an episode needs at least one frame, this one has none")
-    for what, key in (("actions", ACTION), ("proprio", STATE)):
+    for what, key in (("actions", layout.ACTION), ("proprio", layout.STATE)):
         values = getattr(episode, what)
         shape = (len(episode), features[key]["shape"][0] if key in features else 0)
         if np.shape(values) != shape:
@@ -233,8 +224,7 @@ def check_episode(episode: Episode, features: Mapping[str, Any]) -> None:
             raise DatasetError(f"an episode's {what} hold NaN or inf; nothing was written")
     sizes = {name: (*size, 3) for name, size in schema.color_image_sizes(features).items()}
     found = {name: tuple(images.shape[1:]) for name, images in episode.images.items()}
-    lengths = {len(images) for images in episode.images.values()} | {len(episode)}
-    if found != sizes or len(lengths) > 1:
+    if found != sizes:
         raise DatasetError(f"an episode's images must be {sizes} per frame, got {found}")
     _check_depth(episode, features)
     ages = dict.fromkeys(schema.age_key(camera) for camera in sizes)
@@ -242,6 +232,8 @@ def check_episode(episode: Episode, features: Mapping[str, Any]) -> None:
         if (key in features) != (values is not None):
             has = "lacks" if values is None else "has"
             raise DatasetError(f"an episode {has} {key}, unlike the first one of its folder")
+    series = {**episode.images, **episode.depth, **_optional_columns(episode)}
+    for key, values in series.items():
         if values is not None and len(values) != len(episode):
             raise DatasetError(
                 f"an episode of {len(episode)} frames has {len(values)} values of {key}"
@@ -256,10 +248,6 @@ def _check_depth(episode: Episode, features: Mapping[str, Any]) -> None:
             f"an episode's depth cameras must be {list(sizes)}, got {list(episode.depth)}"
         )
     for camera, images in episode.depth.items():
-        if len(images) != len(episode):
-            raise DatasetError(
-                f"an episode of {len(episode)} frames has {len(images)} images of {camera}"
-            )
         wanted = (*sizes[camera], schema.channels(features[keys[camera]]))
         for k, data in enumerate(images):
             header = image_codec.read_header(data)
@@ -284,9 +272,9 @@ def _number_columns(
     """
     steps = np.arange(len(episode))
     columns: dict[str, Any] = {
-        STATE: np.asarray(episode.proprio, np.float32),
-        ACTION: np.asarray(episode.actions, np.float32),
-        SUCCESS: (steps == len(episode) - 1) & bool(episode.success),
+        layout.STATE: np.asarray(episode.proprio, np.float32),
+        layout.ACTION: np.asarray(episode.actions, np.float32),
+        layout.SUCCESS: (steps == len(episode) - 1) & bool(episode.success),
         **_optional_columns(episode),
         "timestamp": (steps / fps).astype(np.float32),
         "frame_index": steps,
@@ -299,7 +287,7 @@ def _number_columns(
 
 def _optional_columns(episode: Episode) -> dict[str, np.ndarray | None]:
     ages = {schema.age_key(camera): age for camera, age in episode.ages_ms.items()}
-    return {STAMP: episode.stamps_ns, INTERVENTION: episode.intervention, **ages}
+    return {layout.STAMP: episode.stamps_ns, layout.INTERVENTION: episode.intervention, **ages}
 
 
 def _data_table(
@@ -312,7 +300,7 @@ def _data_table(
 
 def _array(field: pa.Field, columns: Mapping[str, np.ndarray], episode: Episode) -> pa.Array:
     if field.type == layout.IMAGE_TYPE:
-        camera = field.name.removeprefix(IMAGE_PREFIX)
+        camera = field.name.removeprefix(layout.IMAGE_PREFIX)
         encoded = episode.depth.get(camera)
         if encoded is None:
             encoded = [image_codec.encode_png(image) for image in episode.images[camera]]
