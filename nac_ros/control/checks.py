@@ -1,4 +1,4 @@
-"""Whether a chunk may be played at all: names, shape, finite, in time, inside the limits."""
+"""Checks of chunks and of the start of motion; each returns a Rejection or None."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,17 @@ import numpy as np
 from nac_ros.core.types import ActionChunk
 from nac_ros.robot.spec import RobotSpec
 
-CLOCK_SKEW_S = 0.05  # a stamp this far ahead is a clock error, not jitter
-# A decoded set-point may end this share of a joint's range beyond its limit: a codec of 120 bits
-# rings by up to 5 % where a gripper snaps open or shut (docs/results.md). It is played
-# clipped, and the clip is counted; anything more is refused.
+CLOCK_SKEW_S = 0.05  # a stamp farther in the future is a clock error, not jitter
+# Share of a joint's range by which an action may exceed a position limit. A codec of 120 bits
+# overshoots by up to 5 % when a gripper opens or closes at once (docs/results.md). Such actions
+# are clipped and counted; a chunk with a larger excess is rejected.
 OVERSHOOT = 0.1
-OUTSIDE = 0.005  # [rad or m] beyond a limit an arm may sag and still be started
-MAX_POINTS = 8  # of a command of teleoperation
+OUTSIDE = 0.005  # [rad or m] an arm that droops this far beyond a limit can still be started
+MAX_POINTS = 8  # of a teleoperation command
 
 
 class Rejection(NamedTuple):
-    """Why a command was not taken: a short code for counters and one sentence for people."""
+    """Why something was rejected: a reason code for counters, and a sentence."""
 
     reason: str
     text: str
@@ -26,9 +26,9 @@ class Rejection(NamedTuple):
 def check_chunk(
     spec: RobotSpec, chunk: ActionChunk, now: float, max_age_s: float, speed_scale: float = 1.0
 ) -> Rejection | None:
-    """The first thing wrong with `chunk` at `now` [s]; None when it may be played.
+    """Checks whether a policy chunk may be executed at `now` [s].
 
-    speed_scale: share of its rate that it will be played at
+    speed_scale: share of its rate at which it will be executed
     """
     return (
         _check_names(spec, chunk)
@@ -43,18 +43,13 @@ def check_chunk(
 def check_command(
     spec: RobotSpec, chunk: ActionChunk, now: float, max_age_s: float
 ) -> Rejection | None:
-    """The first thing wrong with a command of teleoperation at `now` [s].
+    """Checks whether a teleoperation command may be executed at `now` [s].
 
-    It may ask for more than the limits allow: a hand does, and the arm follows as far as it may.
+    Positions and velocities beyond the limits are accepted; the arm follows within its limits.
     """
-    too_long = None
-    if np.shape(chunk.actions)[0] > MAX_POINTS:
-        found = np.shape(chunk.actions)[0]
-        too_long = Rejection("shape", f"a command has 1 to {MAX_POINTS} points, this one {found}")
     return (
         _check_names(spec, chunk)
-        or _check_shape(spec, chunk)
-        or too_long
+        or _check_shape(spec, chunk, MAX_POINTS)
         or _check_finite(chunk)
         or _check_stamp(chunk, now, max_age_s)
         or _check_rate(spec, chunk)
@@ -62,41 +57,40 @@ def check_command(
 
 
 def check_start(spec: RobotSpec, offset: np.ndarray, seconds: float) -> Rejection | None:
-    """Refuses a chunk that begins farther `[D]` from the arm's set-point than `seconds` allow.
+    """Checks whether a chunk may start from rest with its first action `offset` `[D]` from the
+    set-point: each joint must be able to move there in `seconds` at its velocity limit.
 
-    Grippers may be anywhere: what is asked of one is absolute, open or shut, and it goes there
-    within its limits.
+    The first action of a gripper may be anywhere, because grippers open and close at once.
     """
     reach = spec.velocity_limit * seconds
-    joint = int(np.where(spec.relative_mask, np.abs(offset) / reach, 0).argmax())
-    if not spec.relative_mask[joint] or abs(offset[joint]) <= reach[joint]:
+    if (joint := _farthest(spec, offset, reach)) is None:
         return None
     name, unit = spec.joint_names[joint], spec.units[joint]
     return Rejection(
         "jump",
         f"{name} would jump by {abs(offset[joint]):.4f} {unit}, its velocity limit allows "
-        f"{reach[joint]:.4f}; the chunk does not start where the arm is (guard/ramp goes there)",
+        f"{reach[joint]:.4f}; the chunk does not start where the arm is (guard/ramp moves there)",
     )
 
 
 def check_inside(spec: RobotSpec, measured: np.ndarray) -> Rejection | None:
-    """Refuses to start an arm that was `measured` `[D]` beyond its position limits."""
+    """Checks that an arm `measured` at `[D]` is inside its position limits, except grippers."""
     beyond = np.maximum(spec.position_low - measured, measured - spec.position_high)
-    beyond = np.where(spec.relative_mask, beyond, 0)
-    joint = int(beyond.argmax())
-    if beyond[joint] <= OUTSIDE:
+    if (joint := _farthest(spec, np.maximum(beyond, 0), OUTSIDE)) is None:
         return None
     name, unit = spec.joint_names[joint], spec.units[joint]
     return Rejection(
         "outside",
-        f"{name} is {beyond[joint]:.3f} {unit} beyond its position limit; move it inside by the "
-        "arm's own means",
+        f"{name} is {beyond[joint]:.3f} {unit} beyond its position limit; move it inside with the "
+        "tools of the arm",
     )
 
 
 def check_displaced(spec: RobotSpec, measured: np.ndarray, rest: np.ndarray) -> Rejection | None:
-    """Refuses to start from `rest` `[D]` an arm that was `measured` elsewhere; grippers may be."""
-    if (joint := _farthest(spec, off := measured - rest)) is None:
+    """Checks that an arm `measured` at `[D]` is within max_offset of `rest` `[D]`, where its
+    motion ended, except grippers."""
+    off = measured - rest
+    if (joint := _farthest(spec, off, spec.max_offset)) is None:
         return None
     name, unit = spec.joint_names[joint], spec.units[joint]
     return Rejection(
@@ -107,23 +101,25 @@ def check_displaced(spec: RobotSpec, measured: np.ndarray, rest: np.ndarray) -> 
 
 
 def check_offset(spec: RobotSpec, measured: np.ndarray, reference: np.ndarray) -> Rejection | None:
-    """Refuses to start an arm that was `measured` `[D]` farther from the set-point that its
-    controllers hold, `reference` `[D]`, than the robot file allows; grippers may be."""
-    if (joint := _farthest(spec, off := measured - reference)) is None:
+    """Checks that an arm `measured` at `[D]` is within max_offset of `reference` `[D]`, the
+    set-point of its controllers, except grippers."""
+    off = measured - reference
+    if (joint := _farthest(spec, off, spec.max_offset)) is None:
         return None
     name, unit, most = spec.joint_names[joint], spec.units[joint], spec.max_offset[joint]
     return Rejection(
         "offset",
         f"{name} is {abs(off[joint]):.4f} {unit} from the set-point of its controller, its "
-        f"max_offset is {most:g}; free the arm, or have the controller hold where it is",
+        f"max_offset is {most:g}; free the arm, or let the controller hold its present position",
     )
 
 
-def _farthest(spec: RobotSpec, off: np.ndarray) -> int | None:
-    """The joint that is farthest beyond its max_offset, if any; not a gripper."""
-    share = np.where(spec.relative_mask, np.abs(off) / spec.max_offset, 0)
+def _farthest(spec: RobotSpec, distance: np.ndarray, limit: np.ndarray | float) -> int | None:
+    """Index of the joint whose `distance` `[D]` exceeds its `limit` most; None if none does.
+    Grippers do not count."""
+    share = np.where(spec.relative_mask, np.abs(distance) / limit, 0)
     joint = int(share.argmax())
-    return joint if share[joint] > 1 else None
+    return None if share[joint] <= 1 else joint  # NaN counts as exceeding
 
 
 def _check_names(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
@@ -131,16 +127,21 @@ def _check_names(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
         return None
     wanted, found = ", ".join(spec.joint_names), ", ".join(chunk.names)
     if sorted(chunk.names) == sorted(spec.joint_names):
-        return Rejection("order", f"the chunk's joints come as {found}; wanted the order {wanted}")
+        return Rejection("order", f"the chunk's joints are {found}; wanted the order {wanted}")
     return Rejection("names", f"the chunk moves {found or 'no joint'}; this robot has {wanted}")
 
 
-def _check_shape(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
+def _check_shape(
+    spec: RobotSpec, chunk: ActionChunk, max_points: float = np.inf
+) -> Rejection | None:
     shape = np.shape(chunk.actions)
-    if len(shape) == 2 and shape[0] and shape[1] == spec.action_dim:
-        return None
-    wanted = f"[T, {spec.action_dim}]"
-    return Rejection("shape", f"the chunk's actions are {list(shape)}; wanted {wanted}")
+    if len(shape) != 2 or not shape[0] or shape[1] != spec.action_dim:
+        wanted = f"[T, {spec.action_dim}]"
+        return Rejection("shape", f"the chunk's actions are {list(shape)}; wanted {wanted}")
+    if shape[0] > max_points:
+        text = f"a command has {shape[0]} points; wanted 1 to {max_points}"
+        return Rejection("shape", text)
+    return None
 
 
 def _check_finite(chunk: ActionChunk) -> Rejection | None:
@@ -167,20 +168,19 @@ def _check_time(
 def _check_stamp(chunk: ActionChunk, now: float, max_age_s: float) -> Rejection | None:
     if not np.isfinite(chunk.stamp) or chunk.stamp > now + CLOCK_SKEW_S:
         ahead = chunk.stamp - now
-        return Rejection("future", f"the chunk is stamped {ahead:.3f} s ahead; check the clocks")
+        text = f"the chunk is stamped {ahead:.3f} s ahead; check the clocks"
+        return Rejection("future", text)
     age = now - chunk.stamp
     if age > max_age_s:
-        return Rejection(
-            "stale", f"the chunk is {age:.3f} s old; at most {max_age_s} s is allowed"
-        )
+        text = f"the chunk is {age:.3f} s old; at most {max_age_s} s is allowed"
+        return Rejection("stale", text)
     return None
 
 
 def _check_rate(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
     if not abs(chunk.rate_hz - spec.action_rate_hz) <= 1e-3 * spec.action_rate_hz:
-        return Rejection(
-            "rate", f"the chunk runs at {chunk.rate_hz} Hz, not {spec.action_rate_hz} Hz"
-        )
+        text = f"the chunk has {chunk.rate_hz} Hz, not {spec.action_rate_hz} Hz"
+        return Rejection("rate", text)
     return None
 
 
@@ -194,7 +194,7 @@ def _check_positions(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
     joint = spec.joints[column]
     return Rejection(
         "position",
-        f"{joint.name} is to reach {actions[step, column]:.4f} {joint.unit} at step {step}; its "
+        f"{joint.name} would move to {actions[step, column]:.4f} {joint.unit} at step {step}; its "
         f"limits are {joint.position[0]} .. {joint.position[1]}",
     )
 
@@ -202,7 +202,7 @@ def _check_positions(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
 def _check_velocities(spec: RobotSpec, chunk: ActionChunk) -> Rejection | None:
     speeds = np.abs(np.diff(chunk.actions.astype(np.float64), axis=0)) * chunk.rate_hz
     share = speeds / spec.velocity_limit
-    # float32 actions may be this much off by rounding alone
+    # float32 actions have rounding errors of this size
     if not len(speeds) or share.max() <= 1 + 1e-5:
         return None
     step, column = np.unravel_index(share.argmax(), share.shape)
