@@ -87,12 +87,18 @@ def reasons_of_the_guard():
     """Reason codes of rejections, faults and holds."""
     found = set()
     for node in parsed(
-        "control/*.py", "nodes/guard.py", "ros/guard_*.py", "ros/controller_state.py"
+        "control/*.py",
+        "robot/kinematics.py",
+        "nodes/guard.py",
+        "ros/guard_*.py",
+        "ros/controller_state.py",
     ):
         if isinstance(node, ast.Call) and node.args:
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
             has_reason = called in ("Rejection", "reject", "_set_fault", "Violation")
             found |= constants(node.args[0]) if has_reason else set()
+            if called == "get" and "JOINT_STATE_REASONS" in ast.dump(node.func):
+                found |= constants(node.args[1])
             if called == "SourceRules":
                 found = found.union(*map(constants, node.args))
         if isinstance(node, ast.FunctionDef) and node.name in REASON_FUNCTIONS:
@@ -103,8 +109,8 @@ def reasons_of_the_guard():
                 child for child in node.body if isinstance(child, ast.AnnAssign) and child.value
             ]
             found = found.union(*(constants(field.value) for field in fields))
-        if isinstance(node, ast.Assign) and "_hold" in ast.dump(node.targets[0]):
-            found |= constants(node.value)
+        if isinstance(node, ast.Assign) and "_fault" in ast.dump(node.targets[0]):
+            found |= constants(node.value)  # of the hold reason and the fault together
         if isinstance(node, ast.Assign) and "JOINT_STATE_REASONS" in ast.dump(node.targets[0]):
             found = found.union(*map(constants, node.value.values))
     return found
