@@ -61,7 +61,7 @@ class FakeRobot:
         return all(output.get_subscription_count() for output in outputs)
 
     def run(self):
-        """Publishes joint positions i / 100 + joint / 10, commands 1 above, at 100 Hz; then reports."""
+        """Publishes joints at i / 100 + joint / 10, commands 1 above, at 100 Hz; then reports."""
         self.chunks.publish(messages.to_chunk_message(chunk()))
         for i in range(TICKS):
             stamp, positions = STAMP + i / 100, RAMP + i / 100

@@ -1,4 +1,4 @@
-"""Command intervals and memory of the running graph on an idle machine: `make bench`, `make soak`."""
+"""Command intervals and memory of the graph on an idle machine: `make bench`, `make soak`."""
 
 import os
 import signal

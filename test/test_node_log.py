@@ -14,6 +14,7 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mujoco")
 
 from lifecycle_msgs.msg import Transition
+from trajectory_msgs.msg import JointTrajectory
 
 from nac_ros.core.errors import show_text
 from nac_ros.core.types import ActionChunk
@@ -149,7 +150,7 @@ def test_a_guard_with_a_blocked_terminal_rejects_stops_and_ends(start):
     operator, run = start
     process = run("guard", "call_log:=none", "priority:=0")
     operator.activate("guard")
-    chunks = operator.node.create_publisher(messages.JointTrajectory, "policy/chunk", qos.COMMAND)
+    chunks = operator.node.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
     operator.wait_until(lambda: chunks.get_subscription_count() > 0, "the guard", 10)
     for k in range(300):
         names = tuple(f"joint {k} {n}" for n in range(7))
