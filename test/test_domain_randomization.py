@@ -1,4 +1,4 @@
-"""Scenes that vary: within the ranges of a file, by the seed alone, by default not at all."""
+"""Domain randomization: within its ranges, by the seed alone, and off by default."""
 
 import numpy as np
 import pytest
@@ -31,41 +31,41 @@ def varied():
     made.close()
 
 
-def seen(twin, seed):
+def render(twin, seed):
     twin.reset(seed)
     return {camera.name: twin.render(camera.name, 96, 96) for camera in SPEC.cameras}
 
 
-def test_nominal_is_the_default_and_every_file_is_sound():
+def test_nominal_is_the_default_and_every_file_loads():
     assert load_randomization("nominal") == NOMINAL == DomainRandomization()
     assert NOMINAL.keeps_appearance and not VARIED.keeps_appearance
     assert {"nominal", "varied"} <= set(list_randomizations())
 
 
-def test_the_same_seed_gives_the_same_picture_after_any_other_trial(varied):
-    first = seen(varied, 3)
-    seen(varied, 4)
-    again = seen(varied, 3)
+def test_a_seed_gives_the_same_images_after_any_other_trial(varied):
+    first = render(varied, 3)
+    render(varied, 4)
+    again = render(varied, 3)
     for camera, image in first.items():
         np.testing.assert_array_equal(image, again[camera])
 
 
-def test_looks_vary_while_the_objects_stay_where_the_seed_puts_them(plain, varied):
+def test_the_appearance_varies_while_the_objects_stay_in_place(plain, varied):
     for seed in range(3):
-        nominal, other = seen(plain, seed), seen(varied, seed)
+        nominal, other = render(plain, seed), render(varied, seed)
         np.testing.assert_array_equal(plain.snapshot().physics, varied.snapshot().physics)
         for camera, image in nominal.items():
             assert np.abs(image.astype(int) - other[camera]).mean() > 2
 
 
-def test_the_nominal_scene_is_untouched_by_a_variation_of_nothing(plain):
-    look = plain.snapshot().appearance
+def test_nominal_randomization_leaves_the_appearance_unchanged(plain):
+    appearance = plain.snapshot().appearance
     for seed in range(3):
         plain.reset(seed)
-        np.testing.assert_array_equal(plain.snapshot().appearance, look)
+        np.testing.assert_array_equal(plain.snapshot().appearance, appearance)
 
 
-def test_each_range_is_kept_and_used(plain):
+def test_values_fill_each_range_and_stay_inside(plain):
     model, wanted = (
         plain.model,
         DomainRandomization(camera_shift_m=0.02, camera_turn_rad=0.05, light=0.4),
@@ -90,7 +90,7 @@ def test_the_arm_keeps_its_colours(varied, plain):
     assert (varied.model.geom_rgba[table] != plain.model.geom_rgba[table]).any()
 
 
-def test_without_spread_every_object_stands_on_its_mark():
+def test_without_spread_every_object_starts_at_its_mark():
     for task in list_tasks():
         twin = Twin(SPEC, task, render=False, randomization=DomainRandomization(start_share=0.0))
         for start in make_task(task).start_poses:
@@ -98,7 +98,7 @@ def test_without_spread_every_object_stands_on_its_mark():
             np.testing.assert_allclose(place, (start.x, start.y), atol=2e-3, err_msg=task)
 
 
-def test_a_snapshot_carries_the_look_to_another_twin(plain, varied):
+def test_a_snapshot_restores_the_appearance_in_another_twin(plain, varied):
     varied.reset(5)
     image = varied.render("scene", 96, 96)
     before = plain.snapshot()
@@ -107,7 +107,7 @@ def test_a_snapshot_carries_the_look_to_another_twin(plain, varied):
     plain.restore(before)
 
 
-def test_ranges_without_meaning_and_unknown_names_are_refused():
+def test_values_out_of_range_and_unknown_names_are_rejected():
     with pytest.raises(ConfigError, match=r"light must be in 0 \.\. 0\.9, got 2"):
         DomainRandomization(light=2.0)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""`nac data view`: a page and a rerun recording of one episode."""
+"""`nac data view`: an HTML page and a rerun recording of one episode."""
 
 import json
 from dataclasses import replace
@@ -22,24 +22,28 @@ from nac_ros.robot.spec import load_robot
 SPEC = load_robot("vx300s")
 
 
-def seen(folder, robot="vx300s"):
+def write_dataset(folder, robot="vx300s"):
     """Forty frames of two cameras."""
     actions = (SPEC.home + 0.01 * np.arange(40)[:, None]).astype(np.float32)
-    pictures = np.random.default_rng(0).integers(0, 255, (40, 96, 96, 3), np.uint8)
+    frames = np.random.default_rng(0).integers(0, 255, (40, 96, 96, 3), np.uint8)
     writer = DatasetWriter.create_or_resume(
-        folder, fps=30, robot_type=robot, names=SPEC.joint_names, units=SPEC.units,
+        folder,
+        fps=30,
+        robot_type=robot,
+        names=SPEC.joint_names,
+        units=SPEC.units,
         cameras={"scene": (96, 96), "wrist": (96, 96)},
-    )  # fmt: skip
-    images = {"scene": pictures, "wrist": pictures[::-1]}
+    )
+    images = {"scene": frames, "wrist": frames[::-1]}
     writer.add_episode(Episode(actions, actions - 0.01, "Sway <slowly>.", images, True))
     writer.close()
     return folder
 
 
-def test_a_page_shows_cameras_joints_and_numbers(tmp_path, capsys):
+def test_a_page_has_cameras_joints_and_numbers(tmp_path, capsys):
     import av
 
-    data, out = seen(tmp_path / "data"), tmp_path / "paths.json"
+    data, out = write_dataset(tmp_path / "data"), tmp_path / "paths.json"
     words = ["data", "view", str(data), "--out", str(tmp_path), "--json", str(out)]
     assert main(words) == 0
     paths = json.loads(out.read_text())["paths"]
@@ -53,8 +57,8 @@ def test_a_page_shows_cameras_joints_and_numbers(tmp_path, capsys):
     assert len(paths) == 2 or "no rerun recording" in capsys.readouterr().out
 
 
-def test_where_a_hand_took_over_is_shown_in_the_plots(tmp_path):
-    dataset = open_dataset(seen(tmp_path / "data"))
+def test_interventions_are_marked_in_the_plots(tmp_path):
+    dataset = open_dataset(write_dataset(tmp_path / "data"))
     episode = replace(dataset.episode(0), intervention=np.arange(40) // 10 % 2 == 1)
     trace = episode_trace(dataset, episode, 0)
     spans = [(round(30 * span.start), round(30 * span.end)) for span in trace.interventions]
@@ -67,7 +71,7 @@ def test_the_rerun_recording_has_the_entities_of_the_live_view(tmp_path):
     pytest.importorskip("rerun")
     from rerun.dataframe import load_recording
 
-    data = seen(tmp_path / "data")
+    data = write_dataset(tmp_path / "data")
     assert main(["data", "view", str(data), "--out", str(tmp_path)]) == 0
     assert main(["data", "view", str(data), "--out", str(tmp_path)]) == 0  # again
     recording = load_recording(str(tmp_path / "episode-000000/episode.rrd"))
@@ -75,8 +79,8 @@ def test_the_rerun_recording_has_the_entities_of_the_live_view(tmp_path):
     assert {"/joints/waist/commanded", "/joints/waist/measured", "/cameras/scene"} <= columns
 
 
-def test_a_robot_that_nobody_described_still_gets_a_page(tmp_path, capsys):
-    data = seen(tmp_path / "data", robot="r2d2")
+def test_an_episode_of_an_unknown_robot_has_a_page(tmp_path, capsys):
+    data = write_dataset(tmp_path / "data", robot="r2d2")
     assert main(["data", "view", str(data), "--out", str(tmp_path)]) == 0
     assert "no rerun recording: " in capsys.readouterr().out
     assert (tmp_path / "episode-000000/episode.html").is_file()

@@ -1,4 +1,4 @@
-"""The scripted experts: they succeed from anywhere, move gently, and are recorded in step."""
+"""The scripted experts: success from any state, bounded motion, aligned recordings."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def twins():
     return {task: Twin(SPEC, task, render=False) for task in list_tasks()}
 
 
-def play(twin, rng, limit=700):
+def run_expert(twin, rng, limit=700):
     for setpoint, _ in zip(expert_setpoints(twin, rng), range(limit), strict=False):
         step_to_setpoint(twin, setpoint)
     return twin.outcome().state
 
 
-def bring(twin, target, seconds=1.5):
+def move_to(twin, target, seconds=1.5):
     """Moves the arm's set-point to `target` without asking the expert."""
     start = twin.setpoint()
     steps = round(seconds * SPEC.action_rate_hz)
@@ -38,7 +38,7 @@ def bring(twin, target, seconds=1.5):
 
 @pytest.mark.parametrize("disturbed_share", [0.0, 1.0])
 @pytest.mark.parametrize("task", list_tasks())
-def test_experts_succeed_gently(twins, task, disturbed_share):
+def test_experts_succeed_with_bounded_velocity_and_acceleration(twins, task, disturbed_share):
     for trial in range(8 if task in BUNDLED else 2):
         scene = scene_seed(task, 5, trial)
         demo = demonstrate(twins[task], scene, np.random.default_rng([scene, 1]), disturbed_share)
@@ -52,7 +52,7 @@ def test_experts_succeed_gently(twins, task, disturbed_share):
 
 
 @pytest.mark.parametrize("task", list_tasks())
-def test_episodes_end_at_rest(twins, task):
+def test_demonstrations_end_at_rest(twins, task):
     scene = scene_seed(task, 6, 0)
     demo = demonstrate(twins[task], scene, np.random.default_rng(0))
     assert 80 <= len(demo.actions) <= (300 if task in BUNDLED else 700)
@@ -84,34 +84,34 @@ def test_a_demonstration_is_decided_by_its_scene_and_generator(twins):
     assert first.actions.shape != other.actions.shape or (first.actions != other.actions).any()
 
 
-def test_a_disturbed_episode_shows_only_what_comes_after(twins):
+def test_a_disturbed_demonstration_begins_after_the_disturbance(twins):
     demo = demonstrate(twins["weighing"], 4, np.random.default_rng(1), disturbed_share=1.0)
     assert demo.stamps[0] > 0.25
 
 
 @pytest.mark.parametrize("task", list_tasks())
-def test_experts_start_from_odd_poses_with_a_closed_gripper(twins, task):
+def test_experts_succeed_from_unusual_poses_with_a_closed_gripper(twins, task):
     twin, rng = twins[task], np.random.default_rng(7)
     for trial in range(3 if task in BUNDLED else 1):
         twin.reset(trial)
         pose = SPEC.home.copy()
         pose[:6] += rng.uniform(-0.35, 0.35, 6) * (1, 0.3, 0.3, 1, 0.6, 1)
         pose[-1] = rng.uniform(0, 0.02)
-        bring(twin, pose)
-        assert play(twin, rng) == "success"
+        move_to(twin, pose)
+        assert run_expert(twin, rng) == "success"
 
 
-def test_the_expert_recovers_when_hovering_beside_the_marker(twins):
+def test_the_expert_recovers_when_hovering_next_to_the_marker(twins):
     twin, rng = twins["marker"], np.random.default_rng(8)
     for trial in range(3):
         twin.reset(trial)
-        beside = twin.data.body("marker").xpos + [0.02, 0.03, 0.05]
-        joints = make_expert_motion(twin, rng).kinematics.solve(beside, 0.3)
-        bring(twin, np.append(joints, 0.03))
-        assert play(twin, rng) == "success"
+        position = twin.data.body("marker").xpos + [0.02, 0.03, 0.05]
+        joints = make_expert_motion(twin, rng).kinematics.solve(position, 0.3)
+        move_to(twin, np.append(joints, 0.03))
+        assert run_expert(twin, rng) == "success"
 
 
-def test_the_expert_tries_a_missed_grasp_again(twins):
+def test_the_expert_repeats_a_missed_grasp(twins):
     twin, rng = twins["marker"], np.random.default_rng(9)
     twin.reset(1)
     moved = False
@@ -124,7 +124,7 @@ def test_the_expert_tries_a_missed_grasp_again(twins):
     assert twin.outcome().state == "success"
 
 
-def test_a_marker_dropped_on_the_way_is_fetched(twins):
+def test_the_expert_picks_a_dropped_marker_again(twins):
     twin, rng = twins["marker"], np.random.default_rng(10)
     twin.reset(1)
     dropped = False
@@ -137,7 +137,7 @@ def test_a_marker_dropped_on_the_way_is_fetched(twins):
     assert twin.outcome().state == "success"
 
 
-def test_like_places_give_like_angles(twins):
+def test_near_positions_have_near_joint_angles(twins):
     kinematics = make_expert_motion(twins["marker"], np.random.default_rng(0)).kinematics
     for x in np.linspace(0.24, 0.42, 5):
         for y in np.linspace(-0.14, 0.18, 5):

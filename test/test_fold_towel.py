@@ -1,8 +1,8 @@
-"""The towel: what the fingers hold, what counts as folded, every end of a trial."""
+"""The towel: grasp and release, detection of a fold, every outcome of a trial."""
 
 import numpy as np
 import pytest
-from twin_setup import SPEC, outcome, put_tool, run, to_the_horizon
+from twin_setup import SPEC, outcome, put_tool, run, skip_to_horizon
 
 from nac_ros.simulation.tasks.fold_towel import LOW, SHAPE, SPACING, START
 from nac_ros.simulation.twin import Twin
@@ -25,12 +25,12 @@ def fold(twin, row=MIDDLE, left=False):
     twin.task.cloth.set_points(points[::-1] if left else points)
 
 
-def flat(twin):
+def unfold(twin):
     twin.task.cloth.set_flat(np.zeros(2), 0.0)
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_half_over_half_is_success_once_it_lies_still(twin, left):
+def test_half_over_half_at_rest_is_success(twin, left):
     twin.reset(0)
     fold(twin, left=left)
     run(twin, 0.4)
@@ -40,12 +40,12 @@ def test_half_over_half_is_success_once_it_lies_still(twin, left):
 
 
 @pytest.mark.parametrize("row", [2, 3])
-def test_a_towel_of_which_less_is_folded_waits_for_the_horizon(twin, row):
+def test_a_towel_folded_by_less_runs_until_the_horizon(twin, row):
     twin.reset(0)
     fold(twin, row)
     run(twin, 1.2)
     assert twin.outcome().state == "running"
-    to_the_horizon(twin)
+    skip_to_horizon(twin)
     assert outcome(twin) == "failure: the towel is not folded at the end"
 
 
@@ -54,11 +54,11 @@ def test_a_flat_towel_is_not_folded(twin):
     run(twin, 0.8)
     assert twin.task.cloth.overlap() < 0.1
     assert twin.outcome().state == "running"
-    to_the_horizon(twin)
+    skip_to_horizon(twin)
     assert outcome(twin) == "failure: the towel is not folded at the end"
 
 
-def test_half_of_the_towel_lies_over_the_other_when_it_is_folded(twin):
+def test_the_halves_of_a_folded_towel_overlap_completely(twin):
     twin.reset(0)
     fold(twin)
     twin.restore(twin.snapshot())
@@ -66,25 +66,25 @@ def test_half_of_the_towel_lies_over_the_other_when_it_is_folded(twin):
     assert twin.task.is_folded()
 
 
-def test_a_towel_that_is_opened_again_is_failure(twin):
+def test_a_towel_that_is_unfolded_again_is_failure(twin):
     twin.reset(0)
     fold(twin)
     run(twin, 0.3)
-    flat(twin)
+    unfold(twin)
     run(twin, 0.8)
     assert outcome(twin) == "failure: the towel was unfolded again"
 
 
-def test_a_towel_out_of_the_arms_reach_is_failure_at_once(twin):
+def test_a_towel_outside_the_workspace_is_failure_at_once(twin):
     twin.reset(0)
     twin.task.cloth.set_flat(np.array([0.3, 0.0]), 0.0)
     run(twin, 0.04)
     assert outcome(twin) == "failure: the towel left the workspace"
 
 
-def test_fingers_that_close_on_the_cloth_lift_it_until_they_open(twin):
+def test_closing_fingers_grasp_the_cloth_and_opening_fingers_release_it(twin):
     twin.reset(0)
-    flat(twin)
+    unfold(twin)
     twin.restore(twin.snapshot())
     edge = twin.task.cloth.points()[0, SHAPE[1] // 2]
     put_tool(twin, edge + [0, 0, LOW], opening=0.04)
@@ -102,7 +102,7 @@ def test_fingers_that_close_on_the_cloth_lift_it_until_they_open(twin):
     assert twin.task.cloth.points()[..., 2].max() < 0.045
 
 
-def test_fingers_that_are_closed_already_take_hold_of_nothing(twin):
+def test_fingers_that_are_closed_already_grasp_nothing(twin):
     twin.reset(0)
     edge = twin.task.cloth.points()[0, SHAPE[1] // 2]
     put_tool(twin, edge + [0, 0, 0.1])
@@ -121,7 +121,7 @@ def test_a_folded_towel_that_is_still_held_is_not_success(twin):
     run(twin, 1.0)
     assert twin.task.cloth.held_vertex() is not None
     assert twin.outcome().state == "running"
-    to_the_horizon(twin)
+    skip_to_horizon(twin)
     assert outcome(twin) == "failure: the towel is folded but not released and at rest at the end"
 
 

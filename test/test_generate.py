@@ -1,4 +1,4 @@
-"""Demonstrations: the same bytes whatever the workers, resumable, failures left out."""
+"""Generated datasets: equal bytes for any number of workers, resumable, without failures."""
 
 import hashlib
 from dataclasses import replace
@@ -26,7 +26,7 @@ def digests(root):
 
 
 def scripted_attempt(config, trial):
-    """Stands in for the simulator: every third trial fails."""
+    """Replaces the simulator; every third trial fails."""
     if trial % 3 == 2:
         return Attempt(None, "The marker fell.")
     rng = np.random.default_rng([config.seed, trial])
@@ -39,7 +39,7 @@ def scripted_attempt(config, trial):
     return Attempt(Episode(joints, joints, "Do it.", images, success=True), "Done.")
 
 
-def test_the_twin_gives_the_same_bytes_with_one_worker_and_with_two_after_a_pause(tmp_path):
+def test_one_worker_and_two_after_resuming_write_the_same_bytes(tmp_path):
     pytest.importorskip("mujoco")
     generate(CONFIG, 3, tmp_path / "one", workers=1)
     generate(CONFIG, 1, tmp_path / "two", workers=1)
@@ -50,7 +50,7 @@ def test_the_twin_gives_the_same_bytes_with_one_worker_and_with_two_after_a_paus
     assert dataset.names == load_robot("vx300s").joint_names and dataset.units[0] == "rad"
 
 
-def test_failed_trials_are_left_out_and_counted_also_after_a_pause(tmp_path, monkeypatch):
+def test_failed_trials_are_left_out_and_counted_also_after_resuming(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "attempt_demonstration", scripted_attempt)
     first = generate(CONFIG, 3, tmp_path, workers=1)
     assert (first.kept, first.failed) == (3, 1)
@@ -61,7 +61,7 @@ def test_failed_trials_are_left_out_and_counted_also_after_a_pause(tmp_path, mon
         np.testing.assert_array_equal(LeRobotDataset.open(tmp_path).episode(index).actions, wanted)
 
 
-def test_a_finished_run_makes_nothing_more(tmp_path, monkeypatch):
+def test_a_complete_dataset_is_left_unchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "attempt_demonstration", scripted_attempt)
     generate(CONFIG, 2, tmp_path, workers=1)
     before = digests(tmp_path)
@@ -77,14 +77,14 @@ def test_a_finished_run_makes_nothing_more(tmp_path, monkeypatch):
         GenerateConfig(task="weighing", disturbed_share=0.0),
     ],
 )
-def test_going_on_with_other_options_is_refused(tmp_path, monkeypatch, other):
+def test_resuming_with_other_options_is_rejected(tmp_path, monkeypatch, other):
     monkeypatch.setattr(module, "attempt_demonstration", scripted_attempt)
     generate(CONFIG, 1, tmp_path, workers=1)
     with pytest.raises(DatasetError, match=r"task|seed|disturbed_share"):
         generate(other, 2, tmp_path, workers=1)
 
 
-def test_an_expert_that_never_succeeds_is_reported_not_awaited(tmp_path, monkeypatch):
+def test_an_expert_that_never_succeeds_ends_the_run(tmp_path, monkeypatch):
     def fail(config, trial):
         return scripted_attempt(config, 2)
 
@@ -93,7 +93,7 @@ def test_an_expert_that_never_succeeds_is_reported_not_awaited(tmp_path, monkeyp
         generate(CONFIG, 1, tmp_path, workers=1)
 
 
-def test_a_scene_out_of_the_experts_reach_is_a_failed_demonstration(monkeypatch):
+def test_an_object_out_of_reach_is_a_failed_demonstration(monkeypatch):
     def refuse(*_, **__):
         raise SimulationError("the arm cannot point down at [9, 9, 9] m")
 
@@ -104,20 +104,20 @@ def test_a_scene_out_of_the_experts_reach_is_a_failed_demonstration(monkeypatch)
     )
 
 
-def test_nonsense_options_are_refused():
+def test_options_out_of_range_are_rejected():
     with pytest.raises(ConfigError, match="disturbed_share"):
         GenerateConfig(task="marker", disturbed_share=2.0)
     with pytest.raises(ConfigError, match="workers"):
         generate(CONFIG, 1, "unused", workers=0)
 
 
-def test_the_progress_line_tells_rate_and_remaining_time():
+def test_the_progress_line_has_rate_and_remaining_time():
     line = Progress(kept=30, wanted=60, failed=2, episodes_per_s=0.5).line()
     assert line == "30/60 episodes, 2 failed, 30.0 per minute, 60 s left"
 
 
-class Turning:
-    """A policy that knows no more than to turn the waist at 0.3 rad/s."""
+class WaistPolicy:
+    """A policy that turns the waist at 0.3 rad/s."""
 
     n_obs_steps, n_action_steps, cameras = 1, 16, ("scene", "wrist")
 
@@ -128,11 +128,11 @@ class Turning:
         return ActionChunk(observation.stamp, 30.0, spec.joint_names, actions, None)
 
 
-def test_the_expert_takes_over_where_a_policy_went(tmp_path, monkeypatch):
+def test_dagger_demonstrations_start_where_the_policy_ended(tmp_path, monkeypatch):
     spec = load_robot("vx300s")
-    rollout = Rollout(spec, "weighing", Turning(), latency_s=0.1)
+    rollout = Rollout(spec, "weighing", WaistPolicy(), latency_s=0.1)
     monkeypatch.setattr(dagger, "POLICY_STEPS", (30, 31))
-    monkeypatch.setattr(dagger, "_rollout", lambda *_: rollout)
+    monkeypatch.setattr(dagger, "_make_rollout", lambda *_: rollout)
     config = GenerateConfig(task="weighing", seed=4, bundle="turning")
     made = dagger.dagger_attempt(config, 0)
     assert made.reason == "the display is on and the arm has retracted"

@@ -1,8 +1,8 @@
-"""The bunch of grapes: counted on the plate, one bunch in the air, every end of a trial."""
+"""The bunch of grapes: its shape, the count on the plate, every outcome of a trial."""
 
 import numpy as np
 import pytest
-from twin_setup import SPEC, outcome, put, put_tool, run, to_the_horizon
+from twin_setup import SPEC, outcome, put, put_tool, run, skip_to_horizon
 
 from nac_ros.simulation.tasks.grapes import APART, GRAPE, HEIGHT, PLATE, _grape_positions
 from nac_ros.simulation.twin import Twin
@@ -15,14 +15,14 @@ def twin():
     return Twin(SPEC, "grapes", render=False)
 
 
-def lay(twin, x=0.0, height=0.012):
-    """Lays the bunch with its middle `x` [m] from the plate's, along x."""
+def put_on_plate(twin, x=0.0, height=0.012):
+    """Puts the middle of the bunch `x` [m] from the middle of the plate."""
     put(twin, "bunch", [PLATE[0] + MIDDLE + x, PLATE[1], HEIGHT + height])
 
 
-def test_a_bunch_on_the_plate_is_success_once_it_lies_still(twin):
+def test_a_bunch_at_rest_on_the_plate_is_success(twin):
     twin.reset(0)
-    lay(twin)
+    put_on_plate(twin)
     run(twin, 0.4)
     assert twin.outcome().state == "running"
     run(twin, 1.2)
@@ -30,38 +30,38 @@ def test_a_bunch_on_the_plate_is_success_once_it_lies_still(twin):
     assert twin.task.n_on_plate() == len(_grape_positions())
 
 
-def test_a_bunch_that_hangs_over_the_rim_by_less_than_half_is_success(twin):
+def test_a_bunch_with_more_than_half_on_the_plate_is_success(twin):
     twin.reset(0)
-    lay(twin, x=-0.08)
+    put_on_plate(twin, x=-0.08)
     run(twin, 2.0)
     assert len(_grape_positions()) / 2 <= twin.task.n_on_plate() < len(_grape_positions())
     assert twin.outcome().state == "success"
 
 
-def test_a_bunch_of_which_fewer_than_half_remain_on_the_plate_is_failure(twin):
+def test_a_bunch_with_less_than_half_on_the_plate_is_failure(twin):
     twin.reset(0)
-    lay(twin, x=-0.108)
+    put_on_plate(twin, x=-0.108)
     run(twin, 2.0)
     assert 0 < twin.task.n_on_plate() < len(_grape_positions()) / 2
     assert outcome(twin) == "failure: fewer than half of the grapes remain on the plate"
 
 
-def test_a_bunch_beside_the_plate_may_be_tried_again_until_the_horizon(twin):
+def test_a_trial_with_the_bunch_next_to_the_plate_runs_until_the_horizon(twin):
     twin.reset(0)
     run(twin, 1.5)
     assert twin.task.n_on_plate() == 0
     assert twin.outcome().state == "running"
-    to_the_horizon(twin)
+    skip_to_horizon(twin)
     assert outcome(twin) == "failure: the grapes are not on the plate at the end"
 
 
 def test_a_bunch_still_held_over_the_plate_is_not_success(twin):
     twin.reset(0)
-    lay(twin, height=0.006)
+    put_on_plate(twin, height=0.006)
     put_tool(twin, [PLATE[0] + MIDDLE, PLATE[1], HEIGHT + 0.01], opening=0.009)
     run(twin, 1.5)
     assert twin.outcome().state == "running"
-    to_the_horizon(twin)
+    skip_to_horizon(twin)
     held = "failure: the grapes are on the plate but not released and at rest at the end"
     assert outcome(twin) == held
 

@@ -1,4 +1,4 @@
-"""The trajectory controller: what it refuses, and how it moves between points."""
+"""The trajectory controller: which trajectories it rejects, how it interpolates."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nac_ros.core.types import Trajectory, TrajectoryPoint
-from nac_ros.simulation.joint_trajectory_controller import JointTrajectoryController, TrajectoryRejected
+from nac_ros.simulation.joint_trajectory_controller import (
+    JointTrajectoryController,
+    TrajectoryRejected,
+)
 
 NAMES = ("a", "b", "c")
 
@@ -22,7 +25,7 @@ def controller(start=(0.0, 0.0, 0.0), now=0.0):
     return made
 
 
-REFUSED = {
+REJECTED = {
     "empty trajectory": Trajectory(NAMES, []),
     "joint mismatch": Trajectory(("a", "b"), [point([0, 0], 1)]),
     "joint mismatch: .*d": Trajectory(("a", "b", "d"), [point([0, 0, 0], 1)]),
@@ -37,14 +40,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("reason", REFUSED)
-def test_a_bad_trajectory_is_refused_with_its_reason(reason):
+@pytest.mark.parametrize("reason", REJECTED)
+def test_a_bad_trajectory_is_rejected_with_its_reason(reason):
     arm = controller(now=10.0)
     with pytest.raises(TrajectoryRejected, match=reason):
-        arm.accept(REFUSED[reason], now=10.0)
+        arm.accept(REJECTED[reason], now=10.0)
 
 
-def test_a_refused_trajectory_leaves_the_old_one_in_place():
+def test_a_rejected_trajectory_leaves_the_current_one_in_place():
     arm = controller()
     arm.accept(Trajectory(NAMES, [point([1, 1, 1], 1)]), now=0.0)
     with pytest.raises(TrajectoryRejected):
@@ -74,7 +77,7 @@ def test_the_last_point_is_held():
     np.testing.assert_allclose(desired.velocities, 0)
 
 
-def test_a_new_trajectory_starts_at_the_set_point_of_that_moment():
+def test_a_new_trajectory_starts_at_the_present_set_point():
     arm = controller()
     arm.accept(Trajectory(NAMES, [point([1, 1, 1], 1)]), now=0.0)
     arm.accept(Trajectory(NAMES, [point([0, 0, 0], 0.5)]), now=0.5)
@@ -82,7 +85,7 @@ def test_a_new_trajectory_starts_at_the_set_point_of_that_moment():
     np.testing.assert_allclose(desired.positions[:, 0], [0.5, 0.25, 0.0])
 
 
-def test_hold_stops_at_the_set_point_of_that_moment():
+def test_hold_stops_at_the_present_set_point():
     arm = controller()
     arm.accept(Trajectory(NAMES, [point([1, 1, 1], 1)]), now=0.0)
     arm.hold(0.25)
@@ -111,7 +114,7 @@ def smooth_trajectories(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(smooth_trajectories(), rows)
-def test_a_cubic_goes_through_every_point_with_its_velocity(points, start):
+def test_a_cubic_passes_every_point_with_its_velocity(points, start):
     arm = controller(start)
     arm.accept(Trajectory(NAMES, points), now=0.0)
     np.testing.assert_allclose(arm.sample(0.0).positions[0], start, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The twin on a wall clock: it keeps up, ends trials where they end, and remembers them."""
+"""The twin on the wall clock: physics keeps up, trials end in time, state logs are written."""
 
 import json
 
@@ -15,7 +15,7 @@ from nac_ros.simulation.realtime_twin import CameraThread, RealtimeTwin
 from nac_ros.simulation.state_log import StateLog
 from nac_ros.simulation.tasks.base import HORIZON
 
-START = 1.7e9  # [s] a wall clock
+START = 1.7e9  # [s] on the wall clock
 
 
 @pytest.fixture(scope="module")
@@ -25,37 +25,37 @@ def live(tmp_path_factory):
     return made
 
 
-def test_physics_follows_the_clock_it_is_told(live):
+def test_physics_advances_to_the_given_time(live):
     live.start_trial("weighing", 0, 0, START)
     for elapsed in (0.011, 0.02, 0.5):
         live.advance(START + elapsed)
         assert live.stamp == pytest.approx(START + elapsed, abs=2e-3)
 
 
-def test_a_trajectory_counts_from_when_it_came_not_from_when_it_was_looked_at(live):
+def test_a_trajectory_starts_at_its_arrival_not_at_the_next_advance(live):
     live.start_trial("weighing", 0, 0, START)
-    goal = live.twin.proprio() + np.array([0.1, 0, 0, 0, 0, 0, 0])
+    target = live.twin.proprio() + np.array([0.1, 0, 0, 0, 0, 0, 0])
     live.send_trajectory(
-        Trajectory(live.spec.joint_names, [TrajectoryPoint(goal, 0.2)]), START + 0.1
+        Trajectory(live.spec.joint_names, [TrajectoryPoint(target, 0.2)]), START + 0.1
     )
     live.advance(START + 0.3)
-    assert live.twin.setpoint()[0] == pytest.approx(goal[0], abs=1e-6)
+    assert live.twin.setpoint()[0] == pytest.approx(target[0], abs=1e-6)
 
 
-def test_the_horizon_ends_a_trial_in_its_last_step_even_after_a_pause(live):
+def test_the_horizon_ends_a_trial_at_its_last_step_even_after_a_pause(live):
     live.start_trial("weighing", 3, 7, START)
     assert live.advance(START + HORIZON / 30 + 5)
     assert live.trial.state == "failure" and live.trial.steps == HORIZON
     assert not live.advance(START + HORIZON / 30 + 6)
-    recording = StateLog.load(live.trial.state_log)
-    assert (recording.trial["task"], recording.trial["trial"]) == ("weighing", 7)
-    assert recording.commanded.shape == recording.measured.shape == (len(recording.stamps), 7)
-    assert (np.diff(recording.stamps) > 0).all()
-    assert recording.stamps[-1] - START == pytest.approx(HORIZON / 30, abs=0.1)
-    assert len(recording.states) == len(recording.state_stamps) > 400
+    log = StateLog.load(live.trial.state_log)
+    assert (log.trial["task"], log.trial["trial"]) == ("weighing", 7)
+    assert log.commanded.shape == log.measured.shape == (len(log.stamps), 7)
+    assert (np.diff(log.stamps) > 0).all()
+    assert log.stamps[-1] - START == pytest.approx(HORIZON / 30, abs=0.1)
+    assert len(log.states) == len(log.state_stamps) > 400
 
 
-def test_a_reset_records_the_running_trial_as_aborted(live):
+def test_a_new_trial_logs_the_running_one_as_aborted(live):
     live.start_trial("weighing", 0, 1, START)
     live.advance(START + 0.3)
     live.start_trial("weighing", 0, 2, START + 1)
@@ -64,7 +64,7 @@ def test_a_reset_records_the_running_trial_as_aborted(live):
     assert live.trial.state == "running" and live.trial.trial == 2
 
 
-def test_cameras_show_the_recorded_scene_with_its_stamp(live):
+def test_cameras_publish_the_snapshot_with_its_stamp(live):
     seen = []
     cameras = CameraThread(live.spec, lambda stamp, images: seen.append((stamp, images)))
     cameras.prepare("weighing")
@@ -79,10 +79,10 @@ def test_cameras_show_the_recorded_scene_with_its_stamp(live):
     assert (a["scene"] != b["scene"]).any(), "another trial has another scene"
 
 
-def test_scenes_vary_as_they_are_told_to_and_objects_stay_where_they_are(live):
+def test_randomization_changes_the_appearance_and_not_the_objects(live):
     states = []
-    for scenes in ("nominal", "varied", "nominal"):
-        live.start_trial("weighing", 0, 3, START, load_randomization(scenes))
+    for name in ("nominal", "varied", "nominal"):
+        live.start_trial("weighing", 0, 3, START, load_randomization(name))
         states.append(live.twin.snapshot())
     plain, varied, again = states
     assert (plain.appearance != varied.appearance).any() and (
@@ -91,12 +91,12 @@ def test_scenes_vary_as_they_are_told_to_and_objects_stay_where_they_are(live):
     assert (plain.appearance == again.appearance).all()
 
 
-def test_a_task_that_the_twin_cannot_play_is_refused(live):
+def test_an_unknown_task_is_rejected(live):
     with pytest.raises(UnknownName, match="weighing"):
         live.prepare("chess_boxing")
 
 
-def test_a_file_that_is_no_recording_is_refused(tmp_path):
+def test_a_file_that_is_no_state_log_is_rejected(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, trial=json.dumps({}))
     with pytest.raises(DatasetError, match=r"x\.npz is no state log"):

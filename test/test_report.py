@@ -1,4 +1,4 @@
-"""The report holds every number and picture of a run, in one file that fetches nothing."""
+"""The report of a run: all numbers and plots in one self-contained file."""
 
 import base64
 import re
@@ -30,7 +30,7 @@ def make_trace(trial=0, dims=3, samples=90, **changes):
     rng = np.random.default_rng(trial)
     times = 50 + np.arange(samples) / 30
     commanded = np.cumsum(rng.normal(0, 0.01, (samples, dims)), axis=0)
-    facts = {
+    values = {
         "task": "marker",
         "trial": trial,
         "outcome": "success",
@@ -46,14 +46,14 @@ def make_trace(trial=0, dims=3, samples=90, **changes):
         "command_interval_s": rng.normal(0.01, 0.001, 300),
         "holds": (TimeSpan(50.5, 50.8, "chunk_late"),),
     }
-    return TrialTrace(**(facts | changes))
+    return TrialTrace(**(values | changes))
 
 
-def pictures(page):
+def plots(page):
     return [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([^\"]+)", page)]
 
 
-def test_the_page_shows_the_numbers_with_n_and_interval_and_all_pictures(tmp_path):
+def test_the_page_has_all_numbers_with_n_and_interval_and_all_plots(tmp_path):
     traces = [make_trace(0), make_trace(1, outcome="failure", reason="Dropped <outside>.")]
     path = write_run_report(
         tmp_path / "report.html",
@@ -71,24 +71,24 @@ def test_the_page_shows_the_numbers_with_n_and_interval_and_all_pictures(tmp_pat
     assert "n = 10 chunks" in page and "n = 600 commands" in page and "n = 12 holds" in page
     assert "Dropped &lt;outside&gt;." in page and "<outside>" not in page
     assert '<video controls muted src="video.mp4">' in page
-    assert len(pictures(page)) == 4 + len(traces)
+    assert len(plots(page)) == 4 + len(traces)
 
 
-def test_the_page_fetches_nothing_from_elsewhere(tmp_path):
+def test_the_page_fetches_nothing(tmp_path):
     page = write_run_report(tmp_path / "report.html", RESULT, [make_trace()]).read_text()
     assert not re.search(r"(src|href)=\"(https?:|//)", page) and "@import" not in page
 
 
-def test_pictures_are_sharp_png_and_not_blank(tmp_path):
+def test_plots_are_large_png_files_and_not_blank(tmp_path):
     cv2 = pytest.importorskip("cv2")
     page = write_run_report(tmp_path / "r.html", RESULT, [make_trace()]).read_text()
-    for data in pictures(page):
+    for data in plots(page):
         width, height = struct.unpack(">II", data[16:24])
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         assert width >= 1200 and height >= 200 and len(np.unique(image.reshape(-1, 3), axis=0)) > 5
 
 
-def test_a_result_with_little_in_it_still_makes_a_page(tmp_path):
+def test_a_result_without_data_still_makes_a_page(tmp_path):
     result = {"tasks": {"marker": {"trials": 0, "successes": 0}}}
     bare = make_trace(
         chunk_stamps=np.zeros(0),
@@ -98,17 +98,17 @@ def test_a_result_with_little_in_it_still_makes_a_page(tmp_path):
         holds=(),
     )
     page = write_run_report(tmp_path / "report.html", result, [bare]).read_text()
-    assert len(pictures(page)) == 1 and "<video" not in page
+    assert len(plots(page)) == 1 and "<video" not in page
     assert "result.json" in write_run_report(tmp_path / "empty.html", {}).read_text()
 
 
 @pytest.mark.parametrize("dims", [1, 2, 6, 14])
-def test_any_number_of_joints_is_drawn(tmp_path, dims):
+def test_any_number_of_joints_is_plotted(tmp_path, dims):
     page = write_run_report(tmp_path / "r.html", {}, [make_trace(dims=dims)]).read_text()
-    assert len(pictures(page)) == 2  # latency and joints
+    assert len(plots(page)) == 2  # latency and joints
 
 
-def test_a_trace_is_read_back_as_it_was_saved(tmp_path):
+def test_a_saved_trace_is_loaded_unchanged(tmp_path):
     trace = make_trace(2)
     trace.save(tmp_path / "trial.npz")
     loaded = TrialTrace.load(tmp_path / "trial.npz")
@@ -117,7 +117,7 @@ def test_a_trace_is_read_back_as_it_was_saved(tmp_path):
     assert loaded.holds[0].reason == "chunk_late" and loaded.duration_s == pytest.approx(89 / 30)
 
 
-def test_a_file_that_is_no_trace_and_arrays_that_do_not_fit_are_refused(tmp_path):
+def test_other_files_and_arrays_of_a_wrong_shape_are_rejected(tmp_path):
     (tmp_path / "trial.npz").write_bytes(b"no")
     with pytest.raises(DatasetError, match="no trial trace"):
         TrialTrace.load(tmp_path / "trial.npz")

@@ -1,4 +1,4 @@
-"""Where the live view goes: a viewer that listens, one that freezes, and none at all."""
+"""The viewer of the live view: one that listens, one that freezes, and none."""
 
 import os
 import signal
@@ -32,19 +32,19 @@ def viewer(tmp_path):
         process.wait()
 
 
-def test_a_viewer_that_listens_already_gets_the_same(viewer, tmp_path):
+def test_a_running_viewer_receives_the_entities(viewer, tmp_path):
     from rerun.dataframe import load_recording
 
     port, _, path = viewer
     watch(tmp_path, connect=f"127.0.0.1:{port}")
-    wait(lambda: shows(load_recording(path), "guard/state", 4), "what was sent")
+    wait(lambda: has_rows(load_recording(path), "guard/state", 4), "the sent rows")
     seen = load_recording(path)
     np.testing.assert_allclose(series(seen, "guard/state")[0], np.arange(4), atol=1e-6)
     stamps, values = series(seen, "joints/elbow/commanded")
     np.testing.assert_allclose(values, stamps + RAMP[2] + 1, atol=1e-6)
 
 
-def test_what_a_frozen_viewer_does_not_take_is_dropped_until_it_does(viewer):
+def test_values_for_a_frozen_viewer_are_dropped_until_it_continues(viewer):
     from nac_ros.reporting.rerun import RerunLogger
 
     port, process, _ = viewer
@@ -52,19 +52,19 @@ def test_what_a_frozen_viewer_does_not_take_is_dropped_until_it_does(viewer):
     log = RerunLogger(SPEC, 1000.0)
     log.connect(ensure_viewer(f"127.0.0.1:{port}"))
     os.killpg(process.pid, signal.SIGSTOP)
-    taken, before = True, memory()
+    delivered, before = True, memory()
     for i in range(300):
         log.log_image("scene", STAMP + i / 100, noise)
         if i % 30 == 29:
-            taken = log.flush()
-    assert not taken and memory() - before < 60e6, "300 images are 90 MB"
+            delivered = log.flush()
+    assert not delivered and memory() - before < 60e6, "300 images are 90 MB"
     os.killpg(process.pid, signal.SIGCONT)
-    wait(log.flush, "the viewer to take what was left", 10)
+    wait(log.flush, "the viewer to take the rest", 10)
     assert log.close()
 
 
-def shows(recording, entity, n):
-    """Whether a recording that still grows has so many rows of an entity."""
+def has_rows(recording, entity, n):
+    """Whether a recording that still grows has `n` rows of an entity."""
     known = {column.entity_path for column in recording.schema().component_columns()}
     return f"/{entity}" in known and len(series(recording, entity)[0]) == n
 
@@ -75,24 +75,24 @@ def memory():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_without_a_viewer_s_program_the_node_says_what_to_do_instead():
+def test_without_a_viewer_program_the_node_names_alternatives():
     pytest.importorskip("rerun", reason=NEEDS)
-    said = node_says(f"connect:=127.0.0.1:{free_port()}", RERUN_CLI_PATH="/nowhere/rerun")
-    assert "no rerun viewer can be opened here" in said and "`save`" in said
+    error = stderr_of_node(f"connect:=127.0.0.1:{free_port()}", RERUN_CLI_PATH="/nowhere/rerun")
+    assert "no rerun viewer can be opened here" in error and "`save`" in error
 
 
-def test_elsewhere_no_viewer_is_opened():
+def test_no_viewer_is_started_on_another_machine():
     with pytest.raises(NacError, match=r"no rerun viewer listens at 127\.0\.0\.2"):
         ensure_viewer(f"127.0.0.2:{free_port()}")
 
 
-def test_without_rerun_the_node_says_what_to_install():
+def test_without_rerun_the_node_names_the_package_to_install():
     absent = "import sys; sys.modules['rerun'] = None; from nac_ros.nodes.view import main; main()"
-    assert "pip install nac_ros[view]" in node_says(program=("-c", absent))
+    assert "pip install nac_ros[view]" in stderr_of_node(program=("-c", absent))
 
 
-def node_says(*parameters, program=("-m", "nac_ros.nodes.view"), **variables):
-    """What a view that cannot start says last."""
+def stderr_of_node(*parameters, program=("-m", "nac_ros.nodes.view"), **variables):
+    """Error output of a view that cannot start."""
     arguments = [part for parameter in parameters for part in ("-p", parameter)]
     done = subprocess.run(
         [sys.executable, *program, *(["--ros-args", *arguments] if arguments else [])],

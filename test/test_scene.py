@@ -1,4 +1,4 @@
-"""The shared scene: where its parts come from and what is said when they are missing."""
+"""The shared scene: its parts, and error messages when parts are missing."""
 
 import dataclasses
 import importlib.util
@@ -23,7 +23,7 @@ def model():
     return scene.build_scene(SPEC).compile()
 
 
-def imported_with(gl: str) -> subprocess.CompletedProcess:
+def import_with(gl: str) -> subprocess.CompletedProcess:
     code = (
         "from nac_ros.core.errors import SimulationError\n"
         "try:\n"
@@ -44,8 +44,8 @@ def imported_with(gl: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("gl", ["no_such_library", "disable"])
-def test_without_gl_one_sentence_names_the_fix(gl):
-    run = imported_with(gl)
+def test_without_gl_one_sentence_names_the_remedy(gl):
+    run = import_with(gl)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.strip().splitlines()
     assert len(lines) == 1
@@ -54,24 +54,24 @@ def test_without_gl_one_sentence_names_the_fix(gl):
     assert "MUJOCO_GL=osmesa" in lines[0]
 
 
-def test_without_gym_aloha_the_extra_is_named(monkeypatch):
+def test_without_gym_aloha_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SimulationError, match=r"pip install nac_ros\[sim\]"):
         scene.build_scene(SPEC)
 
 
-def test_another_robot_is_refused():
+def test_another_robot_is_rejected():
     other = dataclasses.replace(SPEC, joints=SPEC.joints[::-1])
     with pytest.raises(SimulationError, match="the twin is a ViperX 300"):
         scene.build_scene(other)
 
 
-def test_the_scene_has_every_camera_of_the_robot_and_one_for_people(model):
+def test_the_scene_has_every_camera_of_the_robot_and_the_spectator(model):
     for name in (*(camera.name for camera in SPEC.cameras), "spectator"):
         assert model.camera(name).id >= 0
 
 
-def test_the_robots_limits_are_those_of_the_model(model):
+def test_the_limits_of_the_robot_file_are_those_of_the_model(model):
     for joint in SPEC.joints[:-1]:
         low, high = model.joint(scene.PREFIX + joint.name).range
         assert joint.position == pytest.approx((low, high), abs=1e-4)
@@ -79,7 +79,7 @@ def test_the_robots_limits_are_those_of_the_model(model):
     assert SPEC.joints[-1].position == pytest.approx((0.0, travel))
 
 
-def test_a_placed_pose_is_read_back(model):
+def test_positions_that_are_set_are_measured(model):
     arm = SimulatedArm(model, mujoco.MjData(model))
     wanted = SPEC.home + 0.01
     wanted[-1] = 0.03
@@ -87,7 +87,7 @@ def test_a_placed_pose_is_read_back(model):
     np.testing.assert_allclose(arm.positions(), wanted, atol=1e-6)
 
 
-def test_a_camera_looks_at_its_target():
+def test_a_camera_points_at_its_target():
     quat = scene.look_at(np.array([1.0, 2, 3]), np.array([0.0, 0, 0]), np.array([0, 0, 1]))
     axes = np.zeros(9)
     mujoco.mju_quat2Mat(axes, quat)

@@ -1,14 +1,14 @@
-"""Stacking two and three cubes: every way in which a trial can end."""
+"""Stacking two and three cubes: every outcome of a trial."""
 
 import numpy as np
 import pytest
-from twin_setup import SPEC, outcome, put, put_tool, run, to_the_horizon
+from twin_setup import SPEC, outcome, put, put_tool, run, skip_to_horizon
 
 from nac_ros.simulation.tasks.stacking import APART, HALF
 from nac_ros.simulation.twin import Twin
 
 EDGE = 2 * HALF
-PLACE = np.array([0.32, 0.1])
+POSITION = np.array([0.32, 0.1])
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,10 @@ def three():
     return Twin(SPEC, "three_blocks", render=False)
 
 
-def pile(twin, names, beside=0.0):
-    """Piles the cubes in this order, each `beside` [m] further to the right."""
+def pile(twin, names, shift=0.0):
+    """Piles the cubes in this order, each `shift` [m] further to the left than the last."""
     for level, name in enumerate(names):
-        put(twin, name, [PLACE[0], PLACE[1] + level * beside, HALF + level * EDGE])
+        put(twin, name, [POSITION[0], POSITION[1] + level * shift, HALF + level * EDGE])
 
 
 @pytest.mark.parametrize("names", [("blue", "red"), ("red", "blue")])
@@ -50,40 +50,40 @@ def test_two_of_three_cubes_are_an_incomplete_stack(three):
     pile(three, ("blue", "red"))
     run(three, 0.8)
     assert three.outcome().state == "running"
-    to_the_horizon(three)
+    skip_to_horizon(three)
     assert outcome(three) == "failure: the stack is incomplete at the end"
 
 
-def test_cubes_side_by_side_are_no_stack(two):
+def test_cubes_side_by_side_are_not_a_stack(two):
     two.reset(0)
-    put(two, "blue", [*PLACE, HALF])
-    put(two, "red", [PLACE[0], PLACE[1] + EDGE, HALF])
+    put(two, "blue", [*POSITION, HALF])
+    put(two, "red", [POSITION[0], POSITION[1] + EDGE, HALF])
     run(two, 0.8)
-    to_the_horizon(two)
+    skip_to_horizon(two)
     assert outcome(two) == "failure: the stack is incomplete at the end"
 
 
 def test_a_cube_still_held_on_the_other_is_not_success(two):
     two.reset(0)
     pile(two, ("blue", "red"))
-    put_tool(two, [*PLACE, 3 * HALF], opening=0.04)
+    put_tool(two, [*POSITION, 3 * HALF], opening=0.04)
     run(two, 0.8)
     assert two.outcome().state == "running"
-    to_the_horizon(two)
+    skip_to_horizon(two)
     assert outcome(two) == "failure: the stack is not released and stable at the end"
 
 
 def test_a_cube_that_topples_from_the_stack_is_failure_at_once(two):
     two.reset(0)
-    pile(two, ("blue", "red"), beside=1.3 * HALF)
+    pile(two, ("blue", "red"), shift=1.3 * HALF)
     run(two, 0.5)
     assert outcome(two) == "failure: the red cube fell"
 
 
-def test_a_cube_let_go_from_5_mm_has_not_fallen(two):
+def test_a_cube_released_at_5_mm_has_not_fallen(two):
     two.reset(0)
-    put(two, "blue", [*PLACE, HALF])
-    put(two, "red", [*PLACE, 3 * HALF + 0.005])
+    put(two, "blue", [*POSITION, HALF])
+    put(two, "red", [*POSITION, 3 * HALF + 0.005])
     run(two, 0.9)
     assert two.outcome().state == "success"
 
@@ -95,7 +95,7 @@ def test_a_cube_off_the_table_is_failure(two):
     assert outcome(two) == "failure: the red cube fell off the table"
 
 
-def test_a_cube_out_of_the_arms_reach_is_failure(two):
+def test_a_cube_outside_the_workspace_is_failure(two):
     two.reset(0)
     put(two, "blue", [0.6, 0.0, HALF])
     run(two, 0.03)

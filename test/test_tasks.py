@@ -1,4 +1,4 @@
-"""The judges of the twin's tasks, tried on states that are set directly, and the start ranges."""
+"""Success detectors of weighing and marker on states set directly, start poses, docs/tasks.md."""
 
 import dataclasses
 import re
@@ -42,7 +42,7 @@ def pen():
 
 
 def push_button(twin, force, seconds=0.2):
-    """Pushes the button with `force` [N], then lets go."""
+    """Pushes the button with `force` [N] for `seconds`, then releases it."""
     dof = twin.model.joint("button").dofadr[0]
     twin.data.qfrc_applied[dof] = force
     run(twin, seconds)
@@ -50,7 +50,7 @@ def push_button(twin, force, seconds=0.2):
     run(twin, 0.1)
 
 
-def button_place(twin):
+def button_position(twin):
     return twin.data.body("button").xpos.copy()
 
 
@@ -61,14 +61,14 @@ def put_marker(twin, position, yaw=0.0):
 # weighing
 
 
-def test_a_full_press_lights_the_display_and_retracting_is_success(scale):
+def test_a_full_press_turns_on_the_display_and_retracting_is_success(scale):
     scale.reset(0)
-    put_tool(scale, button_place(scale) + [0, 0, 0.05])
+    put_tool(scale, button_position(scale) + [0, 0, 0.05])
     push_button(scale, 4.0)
     assert scale.task.is_on
     run(scale, 1.0)
     assert scale.outcome().state == "running"
-    put_tool(scale, button_place(scale) + [-0.05, 0, 0.12])
+    put_tool(scale, button_position(scale) + [-0.05, 0, 0.12])
     run(scale, 0.2)
     assert scale.outcome().state == "running"
     run(scale, 0.3)
@@ -86,11 +86,11 @@ def test_the_display_shows_whether_the_scale_is_on(scale):
 
 def test_a_second_full_press_turns_it_off_and_is_failure(scale):
     scale.reset(0)
-    put_tool(scale, button_place(scale) + [0, 0, 0.05])
+    put_tool(scale, button_position(scale) + [0, 0, 0.05])
     push_button(scale, 4.0)
     push_button(scale, 4.0)
     assert not scale.task.is_on
-    put_tool(scale, button_place(scale) + [-0.05, 0, 0.12])
+    put_tool(scale, button_position(scale) + [-0.05, 0, 0.12])
     run(scale, 0.5)
     assert scale.outcome().state == "failure"
     assert scale.outcome().reason == "the button was pressed but the display is not on"
@@ -98,7 +98,7 @@ def test_a_second_full_press_turns_it_off_and_is_failure(scale):
 
 def test_holding_the_button_down_counts_as_one_press(scale):
     scale.reset(0)
-    put_tool(scale, button_place(scale) + [0, 0, 0.05])
+    put_tool(scale, button_position(scale) + [0, 0, 0.05])
     push_button(scale, 4.0, seconds=1.0)
     assert scale.task.is_on
 
@@ -110,7 +110,7 @@ def test_a_press_that_is_too_weak_is_failure(scale):
     assert scale.outcome().state == "failure"
 
 
-def test_an_arm_that_touches_nothing_may_go_on_until_the_horizon(scale):
+def test_a_trial_without_a_touch_runs_until_the_horizon(scale):
     scale.reset(0)
     run(scale, 1.0)
     assert scale.outcome().state == "running"
@@ -120,7 +120,7 @@ def test_an_arm_that_touches_nothing_may_go_on_until_the_horizon(scale):
     assert scale.outcome().reason == "the display is not on"
 
 
-def test_the_first_outcome_stays(scale):
+def test_the_first_outcome_is_final(scale):
     scale.reset(0)
     push_button(scale, 1.1)
     run(scale, 0.5)
@@ -132,7 +132,7 @@ def test_the_first_outcome_stays(scale):
 # marker
 
 
-def test_a_marker_that_lies_in_the_bin_is_success(pen):
+def test_a_marker_at_rest_in_the_bin_is_success(pen):
     pen.reset(0)
     put_marker(pen, [*marker_file.BIN, 0.015])
     run(pen, 0.1)
@@ -168,7 +168,7 @@ def test_every_point_of_the_marker_must_be_between_the_walls_and_below_the_rim(
     assert pen.task.is_inside() == inside
 
 
-def test_a_marker_standing_out_of_the_bin_is_not_inside(pen):
+def test_a_marker_that_stands_above_the_rim_is_not_inside(pen):
     pen.reset(0)
     address = pen.model.joint("marker").qposadr[0]
     upright = (np.sqrt(0.5), 0, np.sqrt(0.5), 0)
@@ -177,7 +177,7 @@ def test_a_marker_standing_out_of_the_bin_is_not_inside(pen):
     assert not pen.task.is_inside()
 
 
-def test_a_marker_still_touched_in_the_bin_is_not_success(pen):
+def test_a_marker_touched_by_the_arm_in_the_bin_is_not_success(pen):
     pen.reset(0)
     put_marker(pen, [*marker_file.BIN, 0.0131])
     put_tool(pen, [*marker_file.BIN, 0.029])
@@ -205,7 +205,7 @@ def test_a_marker_out_of_the_arms_reach_is_failure_at_once(pen):
     assert pen.outcome().reason == "the marker was dropped outside the workspace"
 
 
-def test_a_marker_beside_the_bin_may_be_tried_again_until_the_horizon(pen):
+def test_a_trial_with_the_marker_next_to_the_bin_runs_until_the_horizon(pen):
     pen.reset(0)
     run(pen, 1.0)
     assert pen.outcome().state == "running"
@@ -215,42 +215,42 @@ def test_a_marker_beside_the_bin_may_be_tried_again_until_the_horizon(pen):
     assert pen.outcome().reason == "the marker is outside the bin at the end"
 
 
-# start places
+# start poses
 
 
-def starts(twin, body, n=150):
-    places = []
+def start_poses(twin, body, n=150):
+    poses = []
     for seed in range(n):
         twin.reset(seed)
         rotation = twin.data.body(body).xmat.reshape(3, 3)
         yaw = np.arctan2(rotation[1, 0], rotation[0, 0])
-        places.append([*twin.data.body(body).xpos[:2], yaw])
+        poses.append([*twin.data.body(body).xpos[:2], yaw])
         assert twin.outcome().state == "running"
         assert rotation[2, 2] > 0.999
-    return np.array(places)
+    return np.array(poses)
 
 
 def test_the_scale_starts_within_3_cm_and_10_degrees(scale):
-    places = starts(scale, "scale") - [weighing_file.START.x, weighing_file.START.y, 0]
-    assert np.abs(places[:, :2]).max() < 0.031
-    assert np.ptp(places[:, :2], axis=0).min() > 0.055
-    assert np.deg2rad(9) < np.abs(places[:, 2]).max() < np.deg2rad(10.5)
+    poses = start_poses(scale, "scale") - [weighing_file.START.x, weighing_file.START.y, 0]
+    assert np.abs(poses[:, :2]).max() < 0.031
+    assert np.ptp(poses[:, :2], axis=0).min() > 0.055
+    assert np.deg2rad(9) < np.abs(poses[:, 2]).max() < np.deg2rad(10.5)
 
 
 def test_the_marker_starts_within_12_by_12_cm_and_45_degrees_either_end_first(pen):
-    places = starts(pen, "marker") - [marker_file.START.x, marker_file.START.y, 0]
-    assert np.abs(places[:, :2]).max() < 0.061
-    assert np.ptp(places[:, :2], axis=0).min() > 0.11
-    yaw = (places[:, 2] + np.pi / 2) % np.pi - np.pi / 2
+    poses = start_poses(pen, "marker") - [marker_file.START.x, marker_file.START.y, 0]
+    assert np.abs(poses[:, :2]).max() < 0.061
+    assert np.ptp(poses[:, :2], axis=0).min() > 0.11
+    yaw = (poses[:, 2] + np.pi / 2) % np.pi - np.pi / 2
     assert np.deg2rad(42) < np.abs(yaw).max() < np.deg2rad(45.5)
 
 
-def test_prompts_are_those_of_the_task_table():
+def test_prompts_are_those_of_the_paper():
     prompts = {name: make_task(name).prompt for name in list_tasks()}
     assert prompts.items() <= PROMPTS.items()
 
 
-def test_the_page_of_tasks_says_what_the_code_does():
+def test_docs_have_the_prompts_and_start_poses_of_the_code():
     assert f"{HORIZON} action steps" in PAGE
     for name in list_tasks():
         task = make_task(name)
@@ -258,29 +258,29 @@ def test_the_page_of_tasks_says_what_the_code_does():
         rows = re.findall(
             rf"^\| `{name}` \| (\w+).* \| ([-\d.]+), ([-\d.]+) \| ([\d.]+) \| ", PAGE, re.MULTILINE
         )
-        told = {row[0]: tuple(map(float, row[1:])) for row in rows}
-        assert told == {
+        documented = {row[0]: tuple(map(float, row[1:])) for row in rows}
+        assert documented == {
             start.name: pytest.approx((start.x, start.y, start.spread), abs=6e-4)
             for start in task.start_poses
         }
 
 
-def test_the_page_of_tasks_shows_each_in_a_small_picture():
+def test_docs_show_a_small_image_of_each_task():
     for name in list_tasks():
         path = ROOT / f"docs/images/tasks/{name}.png"
         assert f"](images/tasks/{name}.png)" in PAGE
         assert 5_000 < path.stat().st_size < 60_000
 
 
-def test_the_page_of_tasks_has_every_range_with_its_values():
+def test_docs_have_every_randomization_range_with_its_values():
     rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ", PAGE, re.MULTILINE)
-    told = {key: (float(nominal), float(varied)) for key, nominal, varied in rows}
+    documented = {key: (float(nominal), float(varied)) for key, nominal, varied in rows}
     nominal, varied = load_randomization("nominal"), load_randomization("varied")
     keys = [field.name for field in dataclasses.fields(nominal)]
-    assert told == {key: (getattr(nominal, key), getattr(varied, key)) for key in keys}
+    assert documented == {key: (getattr(nominal, key), getattr(varied, key)) for key in keys}
 
 
-def test_a_tasks_id_is_its_files_name():
+def test_the_id_of_a_task_is_its_file_name():
     assert all(make_task(name).id == name for name in list_tasks())
 
 
