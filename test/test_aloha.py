@@ -41,7 +41,7 @@ def test_a_folder_of_episodes_is_one_dataset_in_the_order_of_their_numbers(tmp_p
     assert below.root == tmp_path / "transfer cube"
 
 
-def test_one_file_is_a_dataset_and_columns_can_be_chosen(tmp_path):
+def test_a_single_file_is_a_dataset_and_columns_can_be_chosen(tmp_path):
     write_episode(tmp_path / "episode_0.hdf5")
     path = tmp_path / "episode_0.hdf5"
     velocities = open_dataset(path, state_key="/observations/qvel")
@@ -60,7 +60,7 @@ def test_one_file_is_a_dataset_and_columns_can_be_chosen(tmp_path):
 
 
 @pytest.mark.parametrize("rows", ["padded", "variable"])
-def test_jpeg_images_are_what_a_decoder_makes_of_them(tmp_path, rows):
+def test_jpeg_images_equal_the_decoder_s_output(tmp_path, rows):
     path = tmp_path / "episode_0.hdf5"
     write_episode(path, jpeg=True)
     with h5py.File(path, "r+") as file:
@@ -81,7 +81,7 @@ def test_jpeg_images_are_what_a_decoder_makes_of_them(tmp_path, rows):
         np.testing.assert_array_equal(image, cv2.imdecode(row, cv2.IMREAD_COLOR)[..., ::-1])
 
 
-def test_a_jpeg_that_promises_more_pixels_is_not_decoded(tmp_path):
+def test_a_jpeg_with_a_huge_header_is_not_decoded(tmp_path):
     path = tmp_path / "episode_0.hdf5"
     write_episode(path, jpeg=True)
     with h5py.File(path, "r+") as file:
@@ -102,7 +102,7 @@ def test_the_size_of_a_jpeg_is_read_from_its_header():
                 jpeg_size(data[:cut], "here")
 
 
-def test_episodes_that_do_not_go_together_are_refused_by_name(tmp_path):
+def test_episodes_of_other_shapes_are_rejected_by_name(tmp_path):
     for number in range(2):
         write_episode(tmp_path / f"episode_{number}.hdf5")
     with h5py.File(tmp_path / "episode_1.hdf5", "r+") as file:

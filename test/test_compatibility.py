@@ -1,4 +1,4 @@
-"""Datasets are joined only where joints, order, units and rates are the same."""
+"""Datasets can be joined only if joints, order, units and rates are the same."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,15 +11,15 @@ from nac_ros.datasets.compatibility import check_compatible, same_rate
 JOINTS = ("waist", "elbow", "gripper")
 
 
-def described(root: str, **changes) -> SimpleNamespace:
+def description(root: str, **changes) -> SimpleNamespace:
     facts = {"names": JOINTS, "state_names": JOINTS, "units": ("rad", "rad", "m"), "fps": 30}
     return SimpleNamespace(root=Path(root), **(facts | changes))
 
 
 def test_equal_datasets_are_compatible():
     check_compatible([])
-    check_compatible([described("a")])
-    check_compatible([described("a"), described("b"), described("c", fps=30.0)])
+    check_compatible([description("a")])
+    check_compatible([description("a"), description("b"), description("c", fps=30.0)])
 
 
 @pytest.mark.parametrize(
@@ -30,27 +30,27 @@ def test_equal_datasets_are_compatible():
         ({"names": JOINTS[:2], "units": ("rad",) * 2}, r"\(waist, elbow\).*--action-key"),
         ({"units": ("deg", "deg", "m")}, r"c has units \(deg, deg, m\).*convert one"),
         ({"units": ("", "", "")}, r"units \(unknown, unknown, unknown\).*meta/info\.json"),
-        ({"names": ("action.0", "action.1", "action.2")}, "write the names"),
+        ({"names": ("action.0", "action.1", "action.2")}, "add the names"),
         ({"fps": 10}, "c has a rate of 10 Hz, a has a rate of 30 Hz.*resample"),
         ({"fps": 29.97}, "c has a rate of 29.97 Hz"),
         ({"fps": 0}, "c has no known rate"),
     ],
 )
-def test_a_dataset_that_differs_is_named_with_its_value_and_what_to_do(changes, sentence):
-    sets = [described("a"), described("b"), described("c", **changes)]
+def test_a_difference_is_reported_with_value_and_remedy(changes, sentence):
+    sets = [description("a"), description("b"), description("c", **changes)]
     with pytest.raises(DatasetError, match=sentence) as caught:
         check_compatible(sets)
     assert "\n" not in str(caught.value)
 
 
-def test_a_given_rate_replaces_those_of_the_datasets():
-    check_compatible([described("a", fps=0), described("b", fps=50)], rate_hz=20)
+def test_a_given_rate_replaces_the_rates_of_the_datasets():
+    check_compatible([description("a", fps=0), description("b", fps=50)], rate_hz=20)
 
 
-def test_dimensions_without_names_fit_one_another():
+def test_dimensions_without_names_are_compatible():
     a, b = (tuple(f"{key}.{i}" for i in range(3)) for key in ("action", "actions"))
-    check_compatible([described("a", names=a), described("b", names=b)])
+    check_compatible([description("a", names=a), description("b", names=b)])
 
 
-def test_the_fraction_of_a_video_rate_may_be_rounded():
+def test_rounded_fractional_rates_are_equal():
     assert same_rate(29.97, 30000 / 1001) and not same_rate(29.97, 30)

@@ -1,4 +1,4 @@
-"""One door for every format, and HDF5 through it."""
+"""`open_dataset` for every format, and HDF5 through it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.hdf5 import Hdf5Dataset
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 
@@ -27,7 +27,7 @@ def write_hdf5(path: Path) -> dict[str, np.ndarray]:
     return actions
 
 
-def test_hdf5_demonstrations_come_in_the_order_of_their_numbers(tmp_path):
+def test_hdf5_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
     written = write_hdf5(tmp_path / "demo.hdf5")
     dataset = open_dataset(tmp_path / "demo.hdf5", state_key="obs/joints")
     assert [info.length for info in dataset.episodes] == [21, 22, 30]
@@ -52,15 +52,15 @@ def test_an_unknown_hdf5_key_lists_the_known_ones(tmp_path):
         open_dataset(tmp_path, "poses")
 
 
-def test_the_door_finds_the_format(tmp_path):
+def test_open_dataset_finds_the_format(tmp_path):
     write_hdf5(tmp_path / "demo.hdf5")
     assert isinstance(open_dataset(tmp_path), Hdf5Dataset)
     folder = tmp_path / "lerobot"
     DatasetWriter.create_or_resume(folder, fps=30, robot_type="", names="ab", cameras={}).close()
-    assert isinstance(open_dataset(folder), Dataset) and open_dataset(folder).episodes == []
+    assert isinstance(open_dataset(folder), LeRobotDataset) and open_dataset(folder).episodes == []
 
 
-def test_the_door_says_what_is_wrong_with_a_path(tmp_path):
+def test_open_dataset_rejects_other_paths_with_the_reason(tmp_path):
     with pytest.raises(DatasetError, match="no dataset at"):
         open_dataset(tmp_path / "absent")
     with pytest.raises(DatasetError, match=r"neither.*0 found"):

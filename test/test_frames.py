@@ -1,4 +1,4 @@
-"""Frames for training equal what the dataset holds, and the cache follows the dataset."""
+"""Frames for training equal the episodes of the dataset, and the cache follows its changes."""
 
 from contextlib import closing
 
@@ -9,11 +9,11 @@ from test_aloha import write_episode
 from test_hdf5_damage import STATES, write_layout
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.action_chunks import splits
+from nac_ros.datasets.action_chunks import benchmark_splits
 from nac_ros.datasets.episode import Episode
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.frames import ImageStack, load_frames
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 CAMERAS = {"scene": (8, 8), "wrist": (6, 10)}
@@ -32,12 +32,14 @@ def add_episodes(root, lengths, names="ab", task="t", seed=0):
             writer.add_episode(Episode(states[0], states[1], task, images))
 
 
-def test_frames_of_two_datasets_are_what_the_episodes_hold(tmp_path):
+def test_frames_of_two_datasets_equal_their_episodes(tmp_path):
     add_episodes(tmp_path / "a", [3, 4, 5], task="one")
     add_episodes(tmp_path / "b", [2, 6], task="two", seed=1)
     roots = [tmp_path / "a", tmp_path / "b"]
     frames = load_frames(roots, ["wrist", "scene"])
-    episodes = [d.episode(i) for d in map(Dataset.open, roots) for i in range(len(d.episodes))]
+    episodes = [
+        d.episode(i) for d in map(LeRobotDataset.open, roots) for i in range(len(d.episodes))
+    ]
     assert len(frames) == 20 and list(frames.images) == ["wrist", "scene"]
     assert frames.tasks == ("one", "one", "one", "two", "two")
     np.testing.assert_array_equal(frames.actions, np.concatenate([e.actions for e in episodes]))
@@ -48,39 +50,41 @@ def test_frames_of_two_datasets_are_what_the_episodes_hold(tmp_path):
     assert frames.start[7] == 7 and frames.end[7] == 12 and frames.episode[7] == 2
 
 
-def test_history_and_future_stay_inside_the_episode(tmp_path):
+def test_history_and_future_indices_stay_inside_the_episode(tmp_path):
     add_episodes(tmp_path, [3, 4])
     frames = load_frames([tmp_path], [])
     index = np.array([0, 2, 3, 4])
-    np.testing.assert_array_equal(frames.history(index, 2), [[0, 0], [1, 2], [3, 3], [3, 4]])
     np.testing.assert_array_equal(
-        frames.future(index, 3), [[0, 1, 2], [2, 2, 2], [3, 4, 5], [4, 5, 6]]
+        frames.history_indices(index, 2), [[0, 0], [1, 2], [3, 3], [3, 4]]
+    )
+    np.testing.assert_array_equal(
+        frames.future_indices(index, 3), [[0, 1, 2], [2, 2, 2], [3, 4, 5], [4, 5, 6]]
     )
 
 
-def test_the_cache_is_used_again_and_renewed_when_an_episode_is_added(tmp_path):
+def test_the_cache_is_reused_and_renewed_when_an_episode_is_added(tmp_path):
     add_episodes(tmp_path, [3])
     decoded = []
     for _ in range(2):
-        load_frames([tmp_path], ["scene"], report=lambda done, total: decoded.append(total))
+        load_frames([tmp_path], ["scene"], progress=lambda done, total: decoded.append(total))
     assert decoded == [1]
     add_episodes(tmp_path, [4], seed=1)
     frames = load_frames([tmp_path], ["scene"])
-    wanted = Dataset.open(tmp_path).episode(1).images["scene"]
+    wanted = LeRobotDataset.open(tmp_path).episode(1).images["scene"]
     np.testing.assert_array_equal(frames.images["scene"][np.arange(3, 7)], wanted)
     assert len(list((tmp_path / ".cache/frames").glob("*.npy*"))) == 1
 
 
-def test_a_cache_folder_elsewhere_serves_several_datasets(tmp_path):
+def test_one_cache_folder_can_serve_several_datasets(tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         add_episodes(tmp_path / name, [3], seed=seed)
         frames = load_frames([tmp_path / name], ["scene"], cache_dir=tmp_path / "cache")
-        wanted = Dataset.open(tmp_path / name).episode(0).images["scene"]
+        wanted = LeRobotDataset.open(tmp_path / name).episode(0).images["scene"]
         np.testing.assert_array_equal(frames.images["scene"][np.arange(3)], wanted)
     assert not (tmp_path / "a/.cache").exists()
 
 
-def test_an_image_stack_takes_indices_of_any_shape_and_refuses_those_outside():
+def test_an_image_stack_takes_indices_of_any_shape_and_rejects_others():
     parts = [np.full((n, 2, 2, 3), n, np.uint8) for n in (2, 3)]
     stack = ImageStack(parts)
     assert stack.shape == (5, 2, 2, 3) and stack[np.array([[0, 4], [1, 2]])].shape[:2] == (2, 2)
@@ -91,7 +95,7 @@ def test_an_image_stack_takes_indices_of_any_shape_and_refuses_those_outside():
             stack[np.array([outside])]
 
 
-def test_datasets_that_differ_or_lack_a_camera_are_refused(tmp_path):
+def test_datasets_that_differ_or_lack_a_camera_are_rejected(tmp_path):
     add_episodes(tmp_path / "a", [3])
     add_episodes(tmp_path / "b", [3], names="abc")
     with pytest.raises(DatasetError, match=r"\(a, b, c\).*cannot be joined"):
@@ -104,7 +108,7 @@ def test_datasets_that_differ_or_lack_a_camera_are_refused(tmp_path):
 
 
 def opened(tmp_path, kind):
-    """A dataset of each kind, with its episodes' images beside its numbers."""
+    """A dataset of each format, with images."""
     if kind == "lerobot":
         add_episodes(tmp_path / "data", [3, 4])
         return open_dataset(tmp_path / "data")
@@ -124,7 +128,7 @@ KINDS = ("lerobot", "state as action", "robomimic", "libero", "aloha", "aloha-jp
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("image_size", [None, 5])
-def test_frames_of_every_format_are_what_its_episodes_hold(tmp_path, kind, image_size):
+def test_frames_of_every_format_equal_its_episodes(tmp_path, kind, image_size):
     dataset = opened(tmp_path, kind)
     cameras = list(dataset.cameras)
     frames = load_frames([dataset], cameras, image_size=image_size)
@@ -143,13 +147,14 @@ def test_frames_of_every_format_are_what_its_episodes_hold(tmp_path, kind, image
     assert all(p.suffix == ".npy" or p.name == ".lock" for p in places), "scratch files are left"
 
 
-def test_datasets_of_several_formats_are_joined_when_their_columns_fit(tmp_path):
+def test_datasets_of_several_formats_are_joined_if_compatible(tmp_path):
     add_episodes(tmp_path / "a", [4] * 6)
     add_episodes(tmp_path / "b", [4] * 3)
     first = open_dataset(tmp_path / "a")
     frames = load_frames([first, tmp_path / "b"], ["scene"])
-    wanted = np.concatenate([np.isin(np.arange(n), s.held_out) for n, s in
-                             zip((6, 3), splits([6, 3]))])  # fmt: skip
+    wanted = np.concatenate(
+        [np.isin(np.arange(n), s.held_out) for n, s in zip((6, 3), benchmark_splits([6, 3]))]
+    )
     np.testing.assert_array_equal(frames.held_out, wanted)
     write_layout(tmp_path / "demo.hdf5", "libero")
     other = open_dataset(tmp_path / "demo.hdf5", None, STATES["libero"])
@@ -157,26 +162,28 @@ def test_datasets_of_several_formats_are_joined_when_their_columns_fit(tmp_path)
         load_frames([first, other], [])
 
 
-def test_sets_of_small_numbers_of_episodes_hold_out_the_same_as_tokenizers_do(tmp_path):
+def test_small_datasets_hold_out_the_same_episodes_as_tokenizers(tmp_path):
     for k in range(3):
         add_episodes(tmp_path / str(k), [2, 2], seed=k)
     frames = load_frames([tmp_path / str(k) for k in range(3)], [])
-    held_out = [split.held_out.tolist() for split in splits([2, 2, 2])]
+    held_out = [split.held_out.tolist() for split in benchmark_splits([2, 2, 2])]
     assert held_out == [[], [], [0]]
     assert np.flatnonzero(frames.held_out).tolist() == [4]
 
 
-def test_images_of_two_sizes_are_joined_at_the_size_that_is_given(tmp_path):
+def test_images_of_two_sizes_need_a_given_size(tmp_path):
     write_layout(tmp_path / "a.hdf5", "robomimic")
     write_layout(tmp_path / "b.hdf5", "libero")
-    sets = [open_dataset(tmp_path / f"{name}.hdf5", None, STATES[kind])
-            for name, kind in (("a", "robomimic"), ("b", "libero"))]  # fmt: skip
+    sets = [
+        open_dataset(tmp_path / f"{name}.hdf5", None, STATES[kind])
+        for name, kind in (("a", "robomimic"), ("b", "libero"))
+    ]
     sets[1].cameras["agentview"] = (9, 8)  # as if it had other images
     with pytest.raises(DatasetError, match=r"images of agentview of \(9, 8\).*image size"):
         load_frames(sets, ["agentview"])
 
 
-def test_a_digest_follows_numbers_images_tasks_and_split(tmp_path):
+def test_a_digest_changes_with_numbers_images_tasks_and_split(tmp_path):
     add_episodes(tmp_path / "a", [3, 4])
     add_episodes(tmp_path / "b", [3, 4])
     add_episodes(tmp_path / "c", [3, 4], seed=1)

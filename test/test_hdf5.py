@@ -1,4 +1,4 @@
-"""HDF5: what we write is read back equal, and files of robomimic and LIBERO are understood."""
+"""HDF5: written files are read back equal, and files of robomimic and LIBERO are read."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,22 @@ from test_lerobot import NAMES, assert_same, make_episode
 
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.factory import open_all, open_dataset
-from nac_ros.datasets.hdf5 import Facts, own_facts, write_hdf5
+from nac_ros.datasets.hdf5 import Hdf5Metadata, read_own_metadata, write_hdf5
 
 TASKS = ("Open it.", "Close it.")
 
 
-def facts(**changes) -> Facts:
+def hdf5_metadata(**changes) -> Hdf5Metadata:
     usual = {
-        "names": NAMES, "state_names": NAMES, "units": ("rad", "rad", "m"), "fps": 15,
-        "robot_type": "arm", "tasks": TASKS, "more": {"made": "here"},
-    }  # fmt: skip
-    return Facts(**usual | changes)
+        "names": NAMES,
+        "state_names": NAMES,
+        "units": ("rad", "rad", "m"),
+        "fps": 15,
+        "robot_type": "arm",
+        "tasks": TASKS,
+        "more": {"made": "here"},
+    }
+    return Hdf5Metadata(**usual | changes)
 
 
 def episodes() -> list:
@@ -36,7 +41,7 @@ def episodes() -> list:
     return made
 
 
-def assert_equal_notes(a, b) -> None:
+def assert_same_annotations(a, b) -> None:
     np.testing.assert_array_equal(a.stamps_ns, b.stamps_ns)
     np.testing.assert_array_equal(a.intervention, b.intervention)
     assert a.ages_ms.keys() == b.ages_ms.keys()
@@ -46,28 +51,30 @@ def assert_equal_notes(a, b) -> None:
 
 def test_a_written_file_is_read_back_equal(tmp_path):
     path = tmp_path / "demo.hdf5"
-    write_hdf5(path, facts(), episodes())
+    write_hdf5(path, hdf5_metadata(), episodes())
     dataset = open_dataset(path)
     for index, wanted in enumerate(episodes()):
         assert_same(dataset.episode(index), wanted)
-        assert_equal_notes(dataset.episode(index), wanted)
+        assert_same_annotations(dataset.episode(index), wanted)
     assert (dataset.names, dataset.state_names) == (NAMES, NAMES)
     assert dataset.units == ("rad", "rad", "m") and dataset.fps == 15
     assert dataset.robot_type == "arm" and dataset.tasks == list(TASKS)
-    assert own_facts(path) == {"made": "here"}
+    assert read_own_metadata(path) == {"made": "here"}
 
 
-def test_an_episode_that_nobody_judged_stays_so(tmp_path):
+def test_an_episode_without_a_verdict_stays_without(tmp_path):
     unjudged = make_episode(0)
     unjudged.__dict__["success"] = None
-    write_hdf5(tmp_path / "demo.hdf5", facts(), [unjudged, make_episode(0), make_episode(1)])
+    write_hdf5(
+        tmp_path / "demo.hdf5", hdf5_metadata(), [unjudged, make_episode(0), make_episode(1)]
+    )
     dataset = open_dataset(tmp_path)
     assert [dataset.episode(i).success for i in range(3)] == [None, True, False]
 
 
-def test_the_file_has_what_robomimic_asks_for(tmp_path):
+def test_the_file_has_everything_that_robomimic_needs(tmp_path):
     path = tmp_path / "demo.hdf5"
-    write_hdf5(path, facts(tasks=TASKS[:1]), [make_episode(0), make_episode(1)])
+    write_hdf5(path, hdf5_metadata(tasks=TASKS[:1]), [make_episode(0), make_episode(1)])
     with h5py.File(path) as file:
         data = file["data"]
         arguments = json.loads(data.attrs["env_args"])
@@ -82,18 +89,18 @@ def test_the_file_has_what_robomimic_asks_for(tmp_path):
         assert demo["rewards"][:].sum() == 0 and data["demo_0/rewards"][-1] == 1
 
 
-def test_a_write_that_fails_leaves_no_file(tmp_path):
+def test_a_failed_write_leaves_no_file(tmp_path):
     def broken():
         yield make_episode(0)
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        write_hdf5(tmp_path / "demo.hdf5", facts(), broken())
+        write_hdf5(tmp_path / "demo.hdf5", hdf5_metadata(), broken())
     assert not (tmp_path / "demo.hdf5").exists()
 
 
 def write_libero(path: Path, **attributes) -> np.ndarray:
-    """Two demonstrations as LIBERO keeps them; returns the first one's pictures."""
+    """Two demonstrations in LIBERO's layout; returns the images of the first one."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (7, 8, 10, 3)).astype(np.uint8)
     problem = {"problem_name": "libero", "language_instruction": ["pick up the ", "bowl"]}
@@ -121,12 +128,12 @@ def test_a_libero_file_gives_images_language_and_success(tmp_path):
     assert episode.success is True and dataset.episode(0, images=False).images == {}
 
 
-def test_shaped_rewards_say_nothing_of_success(tmp_path):
+def test_shaped_rewards_give_no_verdict(tmp_path):
     write_libero(tmp_path / "demo.hdf5", reward_shaping=True)
     assert open_dataset(tmp_path).episode(0).success is None
 
 
-def test_images_that_do_not_fit_the_actions_are_refused(tmp_path):
+def test_images_of_another_length_than_the_actions_are_rejected(tmp_path):
     write_libero(tmp_path / "demo.hdf5")
     with h5py.File(tmp_path / "demo.hdf5", "a") as file:
         del file["data/demo_1/obs/agentview_rgb"]

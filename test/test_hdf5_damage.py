@@ -1,4 +1,4 @@
-"""Damaged and hostile HDF5 is read or refused in a sentence: no other file, no code, no bomb."""
+"""Damaged and hostile HDF5 is read or rejected: no other file, no code, no bomb is opened."""
 
 import json
 import random
@@ -15,14 +15,14 @@ from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, run_cases
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.factory import open_all, open_dataset
 
-SECRET = 42.5  # fills a file that no other file may lead to
+SECRET = 42.5  # content of a file that must not be read through another one
 LAYOUTS = ("robomimic", "libero", "aloha", "aloha-jpeg")
 STATES = {"robomimic": "obs/robot0_joint_pos", "libero": "obs/joint_states"}
 T = 6
 
 
 def write_layout(path: Path, layout: str) -> None:
-    """A small sound file of a layout."""
+    """A small valid file of a layout."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         if layout.startswith("aloha"):
@@ -47,7 +47,7 @@ def _write_demos(file: h5py.File, rng: np.random.Generator, layout: str) -> None
 
 
 def write_aloha(file: h5py.File, rng: np.random.Generator, jpeg: bool) -> None:
-    """An episode of two cameras as ACT records one."""
+    """An episode with two cameras in ACT's layout."""
     file.attrs["sim"] = False
     for key in ("action", "observations/qpos", "observations/qvel"):
         file[key] = rng.normal(size=(T, 14))
@@ -65,7 +65,7 @@ def write_aloha(file: h5py.File, rng: np.random.Generator, jpeg: bool) -> None:
 
 
 def read_whole(path: Path, state_key: str | None) -> None:
-    """All that training and conversion read; fails where another file's content is found."""
+    """Reads everything that training and conversion read; fails on another file's content."""
     for dataset in [open_dataset(path, None, state_key), *open_all(path, None, state_key)]:
         facts = (dataset.names, dataset.state_names, dataset.units, dataset.fps, dataset.tasks)
         assert all(fact is not None for fact in facts) and dataset.fps > 0
@@ -102,7 +102,7 @@ def hdf5_cases(folder: Path, seed: int, count: int) -> Iterator[tuple[str, Calla
 
 
 def change_content(path: Path, secret: Path, rng: random.Random) -> str:
-    """Changes one member or attribute of the file; tells how."""
+    """Changes one member or attribute of the file; returns the name of the change."""
     change = rng.choice(CHANGES)
     with h5py.File(path, "r+") as file:
         members: list[str] = []
@@ -192,19 +192,31 @@ def _attribute(file, key, secret, rng):
 
 
 CHANGES = (
-    _other_table, _other_table, _not_finite, _ragged, _external_link, _soft_link, _circle,
-    _virtual, _external_storage, _references, _bomb, _filled_bomb, _attribute, _attribute,
-)  # fmt: skip
+    _other_table,
+    _other_table,
+    _not_finite,
+    _ragged,
+    _external_link,
+    _soft_link,
+    _circle,
+    _virtual,
+    _external_storage,
+    _references,
+    _bomb,
+    _filled_bomb,
+    _attribute,
+    _attribute,
+)
 
 
-def test_500_damaged_files_are_read_or_refused_in_a_sentence(tmp_path):
+def test_500_damaged_files_are_read_or_rejected_in_a_sentence(tmp_path):
     result = run_cases(__file__, "hdf5_cases", tmp_path, count=500)
     assert result["refused"] > 200 and result["accepted"] > 50
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("change", [_external_link, _virtual, _external_storage])
-def test_actions_that_lie_in_another_file_are_refused(tmp_path, layout, change):
+def test_actions_stored_in_another_file_are_rejected(tmp_path, layout, change):
     path, secret = tmp_path / "demo.hdf5", tmp_path / "secret.hdf5"
     write_layout(path, layout)
     with h5py.File(secret, "w") as file:
@@ -226,11 +238,11 @@ def test_a_soft_link_inside_the_file_is_followed(tmp_path):
     np.testing.assert_array_equal(open_dataset(path).episode(0).actions, wanted)
 
 
-def test_a_table_that_was_never_filled_is_refused(tmp_path):
+def test_a_table_that_was_never_filled_is_rejected(tmp_path):
     path = tmp_path / "demo.hdf5"
     write_layout(path, "robomimic")
     with h5py.File(path, "r+") as file:
         del file["data/demo_1/actions"]
         file.create_dataset("data/demo_1/actions", (1 << 22, 7), "f4", chunks=(1 << 10, 7))
-    with pytest.raises(DatasetError, match=r"promises 117440512 bytes and holds 0"):
+    with pytest.raises(DatasetError, match=r"has a size of 117440512 bytes but stores 0"):
         open_dataset(path)

@@ -22,7 +22,7 @@ ID, COMMIT = "lab/pusht", "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """The part of the Hub's API that a download of a dataset asks for."""
+    """The part of the Hub's API that a dataset download uses."""
 
     root: Path
     asked: list[str]
@@ -34,14 +34,14 @@ class HubHandler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def log_message(self, *args) -> None:
-        """Nothing is printed."""
+        """Prints nothing."""
 
     def _answer(self, with_body: bool) -> None:
         path = self.path.partition("?")[0]
         self.asked.append(path)
         api, files = f"/api/datasets/{ID}", f"/datasets/{ID}/resolve/"
         if path == f"{api}/revision/broken":
-            self._break_off()
+            self._send_half()
         elif path in (api, *(f"{api}/revision/{name}" for name in ("main", "v1", COMMIT))):
             self._send(json.dumps(self._info()).encode(), "application/json", with_body)
         elif path.startswith(f"{api}/tree/"):
@@ -56,8 +56,8 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    def _break_off(self) -> None:
-        """Half an answer."""
+    def _send_half(self) -> None:
+        """Sends half of the answer."""
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
@@ -90,7 +90,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path) -> Iterator[tuple[str, list[str]]]:
-    """Its address, and the paths that were asked for."""
+    """The address of the server and the requested paths."""
     add_episodes(tmp_path / "served", [40, 40, 40, 40, 40])
     asked: list[str] = []
     handler = type("Handler", (HubHandler,), {"root": tmp_path / "served", "asked": asked})
@@ -104,15 +104,18 @@ def server(tmp_path) -> Iterator[tuple[str, list[str]]]:
 
 
 def nac(tmp_path: Path, endpoint: str, *words, **more: str) -> subprocess.CompletedProcess:
-    """`nac` in a process of its own, since the library reads its environment once."""
+    """Runs `nac` in a new process, since the library reads its environment once."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     environment = {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), **more}
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1"}
     command = [sys.executable, "-c", "from nac_ros.cli.main import main; raise SystemExit(main())"]
     return subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, env=environment,
+        [*command, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment,
         cwd=tmp_path,
-    )  # fmt: skip
+    )
 
 
 def train(tmp_path: Path, endpoint: str, data: str, **more: str) -> subprocess.CompletedProcess:
@@ -120,7 +123,7 @@ def train(tmp_path: Path, endpoint: str, data: str, **more: str) -> subprocess.C
     return nac(tmp_path, endpoint, *call, **more)
 
 
-def test_an_id_is_fetched_once_and_its_revision_stands_in_the_run(tmp_path, server):
+def test_an_id_is_fetched_once_and_its_revision_is_stored_with_the_run(tmp_path, server):
     endpoint, asked = server
     done = train(tmp_path, endpoint, ID)
     assert done.returncode == 0, done.stderr
@@ -132,21 +135,21 @@ def test_an_id_is_fetched_once_and_its_revision_stands_in_the_run(tmp_path, serv
     assert offline.returncode == 0 and f"revision   {COMMIT}" in offline.stdout and not asked
 
 
-def test_a_revision_may_be_named(tmp_path, server):
+def test_a_revision_can_be_given(tmp_path, server):
     endpoint, asked = server
     done = nac(tmp_path, endpoint, "data", "check", f"{ID}@v1")
     assert done.returncode == 0, done.stderr
     assert f"/api/datasets/{ID}/revision/v1" in asked
 
 
-def test_an_id_that_the_hub_does_not_know_is_one_sentence_with_both_tries(tmp_path, server):
+def test_an_unknown_id_is_rejected_in_one_sentence(tmp_path, server):
     endpoint, _ = server
     done = nac(tmp_path, endpoint, "data", "info", "lab/absent")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no folder lab/absent" in done.stderr and f"{endpoint} has no such" in done.stderr
 
 
-def test_without_a_network_or_with_an_empty_cache_it_is_one_sentence(tmp_path):
+def test_no_network_or_an_empty_cache_is_rejected_in_one_sentence(tmp_path):
     nobody = "http://127.0.0.1:9"
     done = nac(tmp_path, nobody, "data", "info", ID)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
@@ -156,7 +159,7 @@ def test_without_a_network_or_with_an_empty_cache_it_is_one_sentence(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_server_that_never_answers_is_one_sentence(tmp_path):
+def test_a_silent_server_is_rejected_in_one_sentence(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         done = nac(tmp_path, endpoint, "data", "info", ID, HF_HUB_ETAG_TIMEOUT="1")
@@ -164,14 +167,14 @@ def test_a_server_that_never_answers_is_one_sentence(tmp_path):
     assert f"{endpoint} could not be reached (ReadTimeout)" in done.stderr
 
 
-def test_a_download_that_breaks_off_is_one_sentence(tmp_path, server):
+def test_an_interrupted_download_is_rejected_in_one_sentence(tmp_path, server):
     endpoint, _ = server
     done = nac(tmp_path, endpoint, "data", "info", f"{ID}@broken")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"{endpoint} could not be reached (RemoteProtocolError)" in done.stderr
 
 
-def test_without_a_network_the_copy_in_the_cache_is_used_and_named(tmp_path, server):
+def test_without_a_network_the_cached_copy_is_used_and_reported(tmp_path, server):
     endpoint, _ = server
     assert nac(tmp_path, endpoint, "data", "info", ID).returncode == 0
     done = nac(tmp_path, "http://127.0.0.1:9", "data", "info", ID)
@@ -179,21 +182,21 @@ def test_without_a_network_the_copy_in_the_cache_is_used_and_named(tmp_path, ser
     assert done.stderr.count("\n") == 1 and "the copy in the cache is used" in done.stderr
 
 
-def test_an_id_that_the_hub_cannot_have_is_not_called_unreachable(tmp_path):
+def test_an_impossible_id_is_not_reported_as_unreachable(tmp_path):
     done = nac(tmp_path, "http://127.0.0.1:9", "data", "info", "lab/push--t")
     assert done.returncode == 2 and "can have that name" in done.stderr
 
 
-def test_only_what_looks_like_an_id_is_asked_for(tmp_path, monkeypatch):
+def test_only_valid_ids_are_requested(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("absent", "a/b/c", "/lab/pusht", "../lab", "./lab/pusht/", "-x/y"):
-        expected = path == "./lab/pusht/"  # pathlib makes lab/pusht of it
+        expected = path == "./lab/pusht/"  # pathlib turns it into lab/pusht
         assert hub.is_dataset_id(str(Path(path))) == expected, path
     with pytest.raises(DatasetError, match="no dataset at a/b/c"):
         open_dataset("a/b/c")
 
 
-def test_a_folder_here_goes_before_the_hub(tmp_path, monkeypatch):
+def test_a_local_folder_takes_precedence_over_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "fetch", lambda dataset: pytest.fail("it was asked for"))
     add_episodes(tmp_path / ID, [3, 4])

@@ -1,4 +1,4 @@
-"""What `make interop` compares with: a difference is found, and nothing of ours is needed."""
+"""The comparison of `make interop` finds differences and needs nothing of this package."""
 
 import importlib.util
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_dataset_conversion import hdf5_source
-from test_mcap_exporter import moving, noted, quiet, robot
+from test_dataset_conversion import write_hdf5_source
+from test_mcap_exporter import annotated_episode, check_progress, moving_episode, robot
 
-from nac_ros.datasets.convert import Conversion
+from nac_ros.datasets.convert import ConversionConfig
 from nac_ros.datasets.mcap.exporter import to_mcap
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ def _load(name):
 interop, reader = _load("interop"), _load("interop_reader")
 
 
-def test_the_reader_imports_nothing_of_ours():
+def test_the_reader_imports_nothing_of_this_package():
     code = (
         "import runpy, sys\n"
         "sys.modules['nac_ros'] = None\n"
@@ -41,10 +41,10 @@ def test_the_reader_imports_nothing_of_ours():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_recording_is_equal_and_a_changed_value_is_a_difference(tmp_path, robot):
-    episode = noted(0, mark=[(5, 12)])
-    source = hdf5_source(tmp_path / "a.hdf5", [episode], fps=30, units=("rad",) * 3)
-    to_mcap([source], tmp_path / "mcap", Conversion(robot=robot()), quiet)
+def test_a_changed_value_of_a_recording_is_a_difference(tmp_path, robot):
+    episode = annotated_episode(0, mark=[(5, 12)])
+    source = write_hdf5_source(tmp_path / "a.hdf5", [episode], fps=30, units=("rad",) * 3)
+    to_mcap([source], tmp_path / "mcap", ConversionConfig(robot=robot()), check_progress)
     (folder,) = (path for path in (tmp_path / "mcap").iterdir() if path.is_dir())
     topics = {}
     for topic, message in reader.by_rosbags(folder):
@@ -64,8 +64,8 @@ def test_a_recording_is_equal_and_a_changed_value_is_a_difference(tmp_path, robo
         reader._compare_recording("a", topics, wanted)
 
 
-def test_a_part_of_an_episode_is_what_an_edit_leaves():
-    whole = replace(moving(0), stamps_ns=np.arange(40), intervention=np.zeros(40, bool))
+def test_a_slice_of_an_episode_equals_the_result_of_an_edit():
+    whole = replace(moving_episode(0), stamps_ns=np.arange(40), intervention=np.zeros(40, bool))
     cut = interop.part(whole, 10, 15)
     assert len(cut) == 5 and cut.stamps_ns.tolist() == [10, 11, 12, 13, 14]
     np.testing.assert_array_equal(cut.images["wrist"], whole.images["wrist"][10:15])

@@ -1,4 +1,4 @@
-"""Training on data of several kinds by command: what fits is joined, what does not is refused."""
+"""Training commands on several datasets: compatible ones are joined, others rejected."""
 
 import json
 from contextlib import closing
@@ -16,14 +16,15 @@ from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 NAMES = tuple("abcdef")
 TINY = [
-    part for field in ("dim=32", "n_layers=1", "n_heads=2", "vision_width=32", "image_size=32")
+    part
+    for field in ("dim=32", "n_layers=1", "n_heads=2", "vision_width=32", "image_size=32")
     for part in ("--model", field)
-] + ["--set", "steps=1", "--set", "batch=2", "--threads", "1"]  # fmt: skip
+] + ["--set", "steps=1", "--set", "batch=2", "--threads", "1"]
 FIT = ("--tokenizer", "bin", "--horizon", 8)
 
 
 def lerobot(root, names=NAMES, fps=30, episodes=5, size=(32, 32), edit=lambda k, a: a):
-    """A folder of moving joints and one camera."""
+    """A LeRobot folder with moving joints and one camera."""
     cameras = {"scene": size} if size else {}
     options = {"fps": fps, "robot_type": "arm", "names": list(names), "cameras": cameras}
     rng = np.random.default_rng(0)
@@ -36,7 +37,7 @@ def lerobot(root, names=NAMES, fps=30, episodes=5, size=(32, 32), edit=lambda k,
 
 
 def hdf5(path, names=NAMES, fps=30, episodes=5):
-    """robomimic's layout with our attribute of names."""
+    """A robomimic file with names in this package's attribute."""
     rng = np.random.default_rng(1)
     with h5py.File(path, "w") as file:
         facts = {"env_name": "do it", "env_kwargs": {"control_freq": fps, "robots": "arm"}}
@@ -54,8 +55,9 @@ def hdf5(path, names=NAMES, fps=30, episodes=5):
 def codec(tmp_path, capsys):
     """A tokenizer of the joints `NAMES` at 30 Hz."""
     data = lerobot(tmp_path / "fitted", size=None)
-    code, _, error = run(capsys, "tokenizer", "train", *FIT, "--data", data, "--out",
-                         tmp_path / "codec")  # fmt: skip
+    code, _, error = run(
+        capsys, "tokenizer", "train", *FIT, "--data", data, "--out", tmp_path / "codec"
+    )
     assert code == 0, error
     return tmp_path / "codec"
 
@@ -70,9 +72,7 @@ def test_a_policy_learns_from_lerobot_and_hdf5_together(tmp_path, capsys, codec)
     assert [(s["name"], s["episodes"]) for s in sources] == [("a", 5), ("b.hdf5", 5)]
 
 
-def test_joint_order_and_rates_that_differ_are_refused_by_every_command_that_joins(
-    tmp_path, capsys, codec
-):
+def test_every_joining_command_rejects_other_joint_orders_and_rates(tmp_path, capsys, codec):
     first = lerobot(tmp_path / "a")
     turned = lerobot(tmp_path / "turned", NAMES[::-1])
     slow = hdf5(tmp_path / "slow.hdf5", fps=10)
@@ -91,7 +91,7 @@ def test_joint_order_and_rates_that_differ_are_refused_by_every_command_that_joi
             assert words in error and str(other) in error, (command, error)
 
 
-def test_data_of_other_joints_than_the_tokenizer_s_are_refused(tmp_path, capsys, codec):
+def test_data_of_other_joints_than_the_tokenizer_s_is_rejected(tmp_path, capsys, codec):
     turned = lerobot(tmp_path / "turned", NAMES[::-1])
     fewer = lerobot(tmp_path / "fewer", NAMES[:4])
     slow = lerobot(tmp_path / "slow", fps=10)
@@ -107,7 +107,9 @@ def test_data_of_other_joints_than_the_tokenizer_s_are_refused(tmp_path, capsys,
 def test_columns_can_be_chosen_in_policy_train_info_and_check(tmp_path, capsys):
     path, key = tmp_path / "demo.hdf5", STATES["libero"]
     write_layout(path, "libero")
-    with h5py.File(path, "r+") as file:  # the held-out one stays within the range of the others
+    with h5py.File(
+        path, "r+"
+    ) as file:  # the held-out episode stays within the range of the others
         for k in (1, 2):
             file[f"data/demo_{k}/{key}"][:] = file[f"data/demo_0/{key}"][()]
     code, out, _ = run(capsys, "data", "info", path, "--action-key", key, "--state-key", key)
@@ -135,7 +137,7 @@ def test_a_policy_learns_from_a_folder_of_aloha_episodes(tmp_path, capsys):
     assert code == 0 and "left_waist" in out and "cam_high" in out
 
 
-def test_a_policy_without_a_joint_state_or_with_an_impossible_size_is_refused(
+def test_policy_training_rejects_data_without_a_state_and_impossible_sizes(
     tmp_path, capsys, codec
 ):
     path = hdf5(tmp_path / "b.hdf5")
@@ -145,12 +147,13 @@ def test_a_policy_without_a_joint_state_or_with_an_impossible_size_is_refused(
     call = ("policy", "train", "--tokenizer", codec, "--out", tmp_path / "out")
     code, _, error = run(capsys, *call, "--data", path)
     assert code == 2 and "has no joint state" in error and "--state-key" in error
-    code, _, error = run(capsys, *call, "--data", lerobot(tmp_path / "a"), "--model",
-                         "image_size=many")  # fmt: skip
-    assert code == 2 and "image_size many" in error
+    code, _, error = run(
+        capsys, *call, "--data", lerobot(tmp_path / "a"), "--model", "image_size=many"
+    )
+    assert code == 2 and "image_size must be" in error and "got many" in error
 
 
-def test_what_was_left_out_is_told_on_stderr_and_the_rest_goes_on(tmp_path, capsys):
+def test_left_out_data_is_reported_on_stderr(tmp_path, capsys):
     def still(k, actions):
         actions[:, 5] = 0 if k != 4 else np.linspace(0, 100, len(actions))
         return actions
@@ -166,29 +169,30 @@ def test_what_was_left_out_is_told_on_stderr_and_the_rest_goes_on(tmp_path, caps
 def test_images_of_recordings_are_decoded_a_few_at_a_time(tmp_path):
     pytest.importorskip("mcap")
     pytest.importorskip("rosbags")
-    from test_resampler import recorded
+    from test_resampler import write_recording
 
     from nac_ros.datasets.factory import open_dataset
-    from nac_ros.datasets.mcap import resampler
+    from nac_ros.datasets.mcap.resampler import RecordingResampler
 
-    for name, seed in (("a", 2.0), ("b", 3.0)):
-        recorded(tmp_path / name, seconds=seed)
+    for name, seconds in (("a", 2.0), ("b", 3.0)):
+        write_recording(tmp_path / name, seconds=seconds)
     dataset = open_dataset(tmp_path)
     most = 0
-    take = resampler.RecordingResampler.take
+    add_message = RecordingResampler.add_message
 
-    def counted(cutter, message):
+    def counted(resampler, message):
         nonlocal most
-        take(cutter, message)
-        frames = [frame for part in cutter.cut.slices for frame in part.observations]
+        add_message(resampler, message)
+        segments = resampler.result.segments
+        frames = [frame for segment in segments for frame in segment.observations]
         most = max(most, sum(bool(frame.images) for frame in frames))
 
     cameras = list(dataset.cameras)
-    resampler.RecordingResampler.take = counted
+    RecordingResampler.add_message = counted
     try:
         frames = load_frames([dataset], cameras)
     finally:
-        resampler.RecordingResampler.take = take
+        RecordingResampler.add_message = add_message
     assert 0 < most <= 4
     episodes = [dataset.episode(i) for i in range(len(dataset.episodes))]
     for camera in cameras:

@@ -1,4 +1,4 @@
-"""Episodes on disk: what others read, what a kill leaves, and what can be mended."""
+"""Episodes on disk: read by other software, after a kill, and repaired."""
 
 import os
 import resource
@@ -25,50 +25,51 @@ from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter, new_folder
 from nac_ros.datasets.mcap.editing import relabel
 from nac_ros.datasets.mcap.writer import STORE, BagWriter
 
-pytestmark = pytest.mark.alone  # it measures time
+pytestmark = pytest.mark.alone  # measures time
 
 JOINTS, TEXT, IMAGE = "sensor_msgs/msg/JointState", "std_msgs/msg/String", "sensor_msgs/msg/Image"
 T0 = 1_700_000_000_000_000_000
 NAMES = ["waist", "gripper"]
 
 
-def serialized(kind, **values):
+def serialize(message_type, **values):
     types = STORE.types
-    if "header" in types[kind].__dataclass_fields__:
+    if "header" in types[message_type].__dataclass_fields__:
         stamp = types["builtin_interfaces/msg/Time"](*divmod(values.pop("stamp"), 10**9))
         values["header"] = types["std_msgs/msg/Header"](stamp, "")
-    return bytes(STORE.serialize_cdr(types[kind](**values), kind))
+    return bytes(STORE.serialize_cdr(types[message_type](**values), message_type))
 
 
-def joints(k, period=10_000_000):
+def joint_message(k, period=10_000_000):
     values = np.array([0.001 * k, 0.02])
     empty = np.zeros(0)
     stamp = T0 + k * period
-    return stamp, serialized(
+    return stamp, serialize(
         JOINTS, stamp=stamp, name=NAMES, position=values, velocity=empty, effort=empty
     )
 
 
-def written(folder, n=300, flush_every=100):
-    """An episode of `n` joint states, flushed now and then; the open writer."""
+def open_episode(folder, n=300, flush_every=100):
+    """Writes `n` joint states, flushed every `flush_every`; returns the open writer."""
     writer = BagWriter(folder, {"robot": "vx300s", "task": "Place the marker."})
-    writer.open_topic("joint_states", JOINTS)
-    writer.open_topic("task", TEXT)
-    writer.write("task", T0, T0, serialized(TEXT, data="Place the marker."))
+    writer.add_topic("joint_states", JOINTS)
+    writer.add_topic("task", TEXT)
+    writer.write("task", T0, T0, serialize(TEXT, data="Place the marker."))
     for k in range(n):
-        stamp, data = joints(k)
+        stamp, data = joint_message(k)
         writer.write("joint_states", stamp + 300_000, stamp, data)
         if (k + 1) % flush_every == 0:
             writer.flush()
     return writer
 
 
-def test_a_finished_episode_is_read_by_rosbags_and_mcap_as_it_was_written(tmp_path):
-    folder = written(tmp_path / "episode").finish({"outcome": "success"})
+def test_rosbags_and_mcap_read_a_finished_episode_unchanged(tmp_path):
+    folder = open_episode(tmp_path / "episode").finish({"outcome": "success"})
     with AnyReader([folder]) as reader:
         assert {c.topic: c.msgcount for c in reader.connections} == {
-            "/joint_states": 300, "/task": 1,
-        }  # fmt: skip
+            "/joint_states": 300,
+            "/task": 1,
+        }
         rows = [
             (t, reader.deserialize(raw, c.msgtype).position[0])
             for c, t, raw in reader.messages()
@@ -81,84 +82,87 @@ def test_a_finished_episode_is_read_by_rosbags_and_mcap_as_it_was_written(tmp_pa
     assert summary.statistics.message_count == 301
     assert {s.encoding for s in summary.schemas.values()} == {"ros2msg"}
     assert all(b"MSG: std_msgs/Header" in s.data for s in summary.schemas.values() if s.id == 1)
-    assert mcap_reader.facts_of(folder)["outcome"] == "success"
-    assert mcap_reader.is_episode(folder) and not mcap_writer.partial_of(folder).exists()
+    assert mcap_reader.read_metadata(folder)["outcome"] == "success"
+    assert mcap_reader.is_episode(folder) and not mcap_writer.partial_path(folder).exists()
 
 
-def test_our_own_reading_gives_every_byte_and_the_facts(tmp_path):
-    folder = written(tmp_path / "episode").finish()
+def test_read_messages_returns_every_byte_and_the_metadata(tmp_path):
+    folder = open_episode(tmp_path / "episode").finish()
     reading = mcap_reader.ReadReport()
-    rows = list(mcap_reader.messages(folder, {"/joint_states"}, reading))
-    assert [row.data for row in rows] == [joints(k)[1] for k in range(300)]
-    assert reading.complete and not reading.damaged
-    assert reading.facts["task"] == "Place the marker."
+    rows = list(mcap_reader.read_messages(folder, {"/joint_states"}, reading))
+    assert [row.data for row in rows] == [joint_message(k)[1] for k in range(300)]
+    assert reading.complete and not reading.damaged_chunks
+    assert reading.metadata["task"] == "Place the marker."
 
 
-def test_an_episode_is_never_overwritten_and_a_discarded_one_is_kept_aside(tmp_path):
+def test_an_episode_is_never_overwritten_and_a_discarded_one_is_renamed(tmp_path):
     folder = tmp_path / "episode"
-    written(folder).discard()
+    open_episode(folder).finish(discard=True)
     assert [p.name for p in tmp_path.iterdir()] == ["episode.discarded"]
     with pytest.raises(DatasetError, match=r"episode\.discarded exists already"):
         BagWriter(folder, {})
     with pytest.raises(DatasetError, match="type foo/msg/Bar is unknown"):
-        BagWriter(tmp_path / "other", {}).open_topic("x", "foo/msg/Bar")
+        BagWriter(tmp_path / "other", {}).add_topic("x", "foo/msg/Bar")
 
 
-@settings(max_examples=40, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(share=st.floats(0, 1))
-def test_a_file_cut_off_anywhere_gives_back_every_whole_chunk(tmp_path_factory, share):
+def test_repair_recovers_every_complete_chunk_of_a_truncated_file(tmp_path_factory, share):
     place = tmp_path_factory.mktemp("cut")
-    writer = written(place / "episode", n=500, flush_every=50)
+    writer = open_episode(place / "episode", n=500, flush_every=50)
     sizes = writer.size
     writer.abandon()
     path = place / "episode.partial" / "episode.mcap"
     cut = int(share * sizes)
     os.truncate(path, cut)
-    if not any(True for _ in mcap_reader.messages(path.parent, None, mcap_reader.ReadReport())):
+    if not any(
+        True for _ in mcap_reader.read_messages(path.parent, None, mcap_reader.ReadReport())
+    ):
         with pytest.raises(DatasetError, match="nothing to repair"):
             mcap_reader.repair(path.parent)
         return
     done = mcap_reader.repair(path.parent)
-    rows = list(mcap_reader.messages(done.folder, {"/joint_states"}))
+    rows = list(mcap_reader.read_messages(done.folder, {"/joint_states"}))
     assert len(rows) % 50 == 0 and len(rows) >= 50 * int(share * 10 - 0.5)
-    assert [row.data for row in rows] == [joints(k)[1] for k in range(len(rows))]
+    assert [row.data for row in rows] == [joint_message(k)[1] for k in range(len(rows))]
     assert (place / "episode.damaged").is_dir() and mcap_reader.is_episode(done.folder)
-    assert mcap_reader.facts_of(done.folder)["task"] == "Place the marker."
+    assert mcap_reader.read_metadata(done.folder)["task"] == "Place the marker."
     assert f"{len(rows) + 1} messages" in str(done)
 
 
-def test_a_flipped_bit_costs_one_chunk_and_is_named_until_it_is_repaired(tmp_path):
-    folder = written(tmp_path / "episode", n=500, flush_every=50).finish()
+def test_a_flipped_bit_costs_one_chunk_and_is_reported_until_repaired(tmp_path):
+    folder = open_episode(tmp_path / "episode", n=500, flush_every=50).finish()
     path = folder / "episode.mcap"
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"1 damaged chunks.*nac data repair"):
-        list(mcap_reader.messages(folder))
+        list(mcap_reader.read_messages(folder))
     done = mcap_reader.repair(folder)
-    assert done.damaged == 1 and done.messages["/joint_states"] == 450
-    assert len(list(mcap_reader.messages(folder))) == 451
+    assert done.damaged_chunks == 1 and done.messages["/joint_states"] == 450
+    assert len(list(mcap_reader.read_messages(folder))) == 451
 
 
-def test_an_episode_that_is_being_recorded_is_not_repaired(tmp_path):
-    writer = written(tmp_path / "episode")
+def test_an_episode_being_recorded_is_not_repaired(tmp_path):
+    writer = open_episode(tmp_path / "episode")
     with pytest.raises(DatasetError, match=r"episode\.partial is being recorded; end the episode"):
         mcap_reader.repair(tmp_path / "episode.partial")
     folder = writer.finish()
-    assert len(list(mcap_reader.messages(folder))) == 301
+    assert len(list(mcap_reader.read_messages(folder))) == 301
 
 
-def damaged(folder):
-    """A finished episode that lost its end."""
-    place = written(folder, flush_every=50).finish({"outcome": "success"})
+def truncated_episode(folder):
+    """A finished episode whose file lost its end."""
+    place = open_episode(folder, flush_every=50).finish({"outcome": "success"})
     os.truncate(place / "episode.mcap", (place / "episode.mcap").stat().st_size // 2)
     return place
 
 
-def test_a_repair_that_was_cut_off_anywhere_can_be_repeated(tmp_path, monkeypatch):
+def test_an_interrupted_repair_can_be_repeated(tmp_path, monkeypatch):
     for cut in range(1, 4):
-        folder, calls = damaged(tmp_path / f"episode{cut}"), [0]
+        folder, calls = truncated_episode(tmp_path / f"episode{cut}"), [0]
         real = os.replace
 
         def replace(a, b, cut=cut, calls=calls, real=real):
@@ -174,22 +178,23 @@ def test_a_repair_that_was_cut_off_anywhere_can_be_repeated(tmp_path, monkeypatc
         for place in mcap_reader.unfinished(tmp_path) or [folder]:
             mcap_reader.repair(place)
         assert (
-            mcap_reader.is_whole(folder) and mcap_reader.facts_of(folder)["outcome"] == "success"
+            mcap_reader.is_intact(folder)
+            and mcap_reader.read_metadata(folder)["outcome"] == "success"
         )
     assert mcap_reader.unfinished(tmp_path) == []
 
 
-def test_a_repair_keeps_what_was_relabelled_and_every_damaged_file(tmp_path):
-    folder = damaged(tmp_path / "episode")
+def test_a_repair_keeps_relabelled_metadata_and_every_damaged_file(tmp_path):
+    folder = truncated_episode(tmp_path / "episode")
     relabel(folder, {"task": "Lift it."})
     mcap_reader.repair(folder)
-    assert mcap_reader.facts_of(folder)["task"] == "Lift it."
+    assert mcap_reader.read_metadata(folder)["task"] == "Lift it."
     os.truncate(folder / "episode.mcap", 20_000)
     mcap_reader.repair(folder)
     names = sorted(place.name for place in tmp_path.iterdir())
     assert names == ["2.episode.damaged", "episode", "episode.damaged"]
     (tmp_path / "other").mkdir()
-    written(tmp_path / "x").abandon()
+    open_episode(tmp_path / "x").abandon()
     (tmp_path / "x.partial").rename(tmp_path / "other.partial")
     with pytest.raises(DatasetError, match="other exists already; move it away"):
         mcap_reader.repair(tmp_path / "other.partial")
@@ -199,20 +204,20 @@ WRITER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_bag import JOINTS, T0, joints
-from nac_ros.datasets.mcap.async_writer import Take
-take = Take(Path(sys.argv[1]) / "episode", {{"task": "x"}}, {{"joint_states": JOINTS}})
+from test_mcap import JOINTS, T0, joint_message
+from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter
+writer = AsyncEpisodeWriter(Path(sys.argv[1]) / "episode", {{"task": "x"}}, {{"joint_states": JOINTS}})
 print("ready", flush=True)
 for k in range(100000):
-    stamp, data = joints(k)
-    take.put("joint_states", stamp, stamp, data)
+    stamp, data = joint_message(k)
+    writer.put("joint_states", stamp, stamp, data)
     print(k, flush=True)
     time.sleep(0.002)
 """
 
 
 @pytest.mark.parametrize("after_s", [0.3, 1.5, 3.2])
-def test_a_writer_that_is_killed_leaves_all_but_its_last_second(tmp_path, after_s):
+def test_a_killed_writer_loses_at_most_its_last_second(tmp_path, after_s):
     code = WRITER.format(tests=os.path.dirname(__file__))
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -233,30 +238,30 @@ def test_a_writer_that_is_killed_leaves_all_but_its_last_second(tmp_path, after_
         assert reader.message_count == kept
 
 
-def test_a_full_disk_is_said_and_what_is_on_it_can_be_repaired(tmp_path):
+def test_a_full_disk_is_reported_and_the_episode_can_be_repaired(tmp_path):
     code = (
         "import resource, signal, sys, time\n"
         f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "from pathlib import Path\n"
-        "from test_bag import JOINTS, joints\n"
-        "from nac_ros.datasets.mcap.async_writer import Take\n"
+        "from test_mcap import JOINTS, joint_message\n"
+        "from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter\n"
         "from nac_ros.core.errors import DatasetError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "take = Take(Path(sys.argv[1]) / 'episode', {}, {'joint_states': JOINTS})\n"
+        "writer = AsyncEpisodeWriter(Path(sys.argv[1]) / 'episode', {}, {'joint_states': JOINTS})\n"
         "def put(first):\n"
         "    for k in range(first, first + 500):\n"
-        "        stamp, data = joints(k)\n"
-        "        take.put('joint_states', stamp, stamp, data)\n"
+        "        stamp, data = joint_message(k)\n"
+        "        writer.put('joint_states', stamp, stamp, data)\n"
         "put(0)\n"
-        "before = take.size\n"
-        "while take.size == before: time.sleep(0.05)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (take.size + 1000,) * 2)\n"
+        "before = writer.size\n"
+        "while writer.size == before: time.sleep(0.05)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (writer.size + 1000,) * 2)\n"
         "put(500)\n"
-        "while not take.trouble: time.sleep(0.05)\n"
+        "while not writer.error: time.sleep(0.05)\n"
         "put(1000)\n"
-        "print(take.trouble, take.lost)\n"
+        "print(writer.error, writer.dropped)\n"
         "try:\n"
-        "    take.finish({})\n"
+        "    writer.finish({})\n"
         "except DatasetError as error:\n"
         "    print(error)\n"
     )
@@ -270,42 +275,42 @@ def test_a_full_disk_is_said_and_what_is_on_it_can_be_repaired(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_take_writes_what_threads_put_in_and_ends_once(tmp_path):
-    take = AsyncEpisodeWriter(tmp_path / "e", {"task": "t"}, {"joint_states": JOINTS})
+def test_the_async_writer_writes_all_queued_messages(tmp_path):
+    writer = AsyncEpisodeWriter(tmp_path / "e", {"task": "t"}, {"joint_states": JOINTS})
     for k in range(1000):
-        stamp, data = joints(k)
-        take.put("joint_states", stamp, stamp, data)
-    place = take.finish({"outcome": "success"})
-    assert take.messages == {"joint_states": 1000} and take.lost == 0
-    assert mcap_reader.facts_of(place) == {"task": "t", "outcome": "success", "lost": "0"}
+        stamp, data = joint_message(k)
+        writer.put("joint_states", stamp, stamp, data)
+    place = writer.finish({"outcome": "success"})
+    assert writer.message_counts == {"joint_states": 1000} and writer.dropped == 0
+    assert mcap_reader.read_metadata(place) == {"task": "t", "outcome": "success", "lost": "0"}
 
 
-def test_folders_are_named_by_time_and_task_and_never_twice(tmp_path):
+def test_folder_names_have_time_and_task_and_are_unique(tmp_path):
     when = time.strptime("2026-01-02 03:04:05", "%Y-%m-%d %H:%M:%S")
     first = new_folder(tmp_path, "Place the marker in the bin.", when)
     assert first.name == "20260102-030405_place-the-marker-in-the-bin"
-    mcap_writer.discarded_of(first).mkdir()
+    mcap_writer.discarded_path(first).mkdir()
     assert new_folder(tmp_path, "Place the marker in the bin.", when).name == f"{first.name}_1"
 
 
-def test_a_message_that_cannot_be_written_is_said_and_not_lost_in_silence(tmp_path):
-    take = AsyncEpisodeWriter(tmp_path / "e", {"task": "t"}, {"joint_states": JOINTS})
-    take.put("joint_states", T0, T0, joints(0)[1])
-    take.put("nowhere", T0, T0, b"")
+def test_a_message_that_cannot_be_written_is_reported(tmp_path):
+    writer = AsyncEpisodeWriter(tmp_path / "e", {"task": "t"}, {"joint_states": JOINTS})
+    writer.put("joint_states", T0, T0, joint_message(0)[1])
+    writer.put("nowhere", T0, T0, b"")
     deadline = time.monotonic() + 5
-    while not take.trouble and time.monotonic() < deadline:
+    while not writer.error and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert "nowhere" in take.trouble and take.lost >= 1
+    assert "nowhere" in writer.error and writer.dropped >= 1
     with pytest.raises(DatasetError, match="could not be completed: KeyError"):
-        take.finish({})
+        writer.finish({})
 
 
-def test_a_folder_without_rights_is_named(tmp_path):
-    """Also by root, who may write everywhere: as somebody else."""
+def test_a_folder_without_write_permission_is_reported(tmp_path):
+    """Runs as another user, since root may write everywhere."""
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from nac_ros.datasets.mcap.async_writer import free_bytes\n"
+        "from nac_ros.core.files import free_bytes\n"
         "os.chdir(sys.argv[1])\n"
         "os.geteuid() or os.setuid(65534)\n"
         "for place in (Path('out'), Path(sys.argv[1]) / 'out'):\n"
@@ -319,5 +324,5 @@ def test_a_folder_without_rights_is_named(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
     )
     said = done.stdout.splitlines()
-    assert said[0] == "DatasetError . is not writable; choose another `out` or its rights", done
+    assert said[0] == "DatasetError . is not writable; set another `out` or its permissions", done
     assert said[1].startswith("DatasetError /"), done

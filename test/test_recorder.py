@@ -1,4 +1,4 @@
-"""The recorder over DDS: what it keeps, refuses, and says while it can be mended."""
+"""The recorder node over DDS: recorded messages, reported faults, kills and a full disk."""
 
 import os
 import signal
@@ -29,10 +29,12 @@ PROMPT = "Place the marker in the bin."
 
 
 class Arm:
-    """Joint states at 100 Hz and two cameras at 30 Hz from a thread; each can misbehave."""
+    """Publishes joint states at 100 Hz and two cameras at 30 Hz from a thread, with faults."""
 
     def __init__(self, node):
-        self._joints = node.create_publisher(JointState, SPEC.joint_states_topic, qos.SENSOR_PUBLISHER)
+        self._joints = node.create_publisher(
+            JointState, SPEC.joint_states_topic, qos.SENSOR_PUBLISHER
+        )
         self._cameras = {
             camera.name: node.create_publisher(Image, camera.topic, qos.SENSOR_PUBLISHER)
             for camera in SPEC.cameras
@@ -40,7 +42,7 @@ class Arm:
         self.offset_s, self.stopped, self.frozen, self.sent = 0.0, set(), set(), {}
         self.encoding, self.n_joints = "rgb8", len(SPEC.joint_names)
         self._random = np.random.default_rng(0)
-        self._pictures = {}
+        self._images = {}
         self._ending = Event()
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -53,28 +55,28 @@ class Arm:
         began, k = time.monotonic(), 0
         while not self._ending.is_set():
             now = time.time() + self.offset_s
-            positions = SPEC.home + 0.001 * np.sin(k / 50)  # at rest, but for its encoders
+            positions = SPEC.home + 0.001 * np.sin(k / 50)  # at rest, except encoder noise
             names, positions = SPEC.joint_names[: self.n_joints], positions[: self.n_joints]
             self._joints.publish(messages.to_joint_state(now, names, positions))
             self.sent["joint_states"] = self.sent.get("joint_states", 0) + 1
             if k % 3 == 0:
                 for name, out in self._cameras.items():
                     if name not in self.stopped:
-                        message = messages.to_image(now, name, self._picture(name))
+                        message = messages.to_image(now, name, self._image(name))
                         message.encoding = self.encoding
                         out.publish(message)
                         self.sent[name] = self.sent.get(name, 0) + 1
             k += 1
             self._ending.wait(max(began + k / 100 - time.monotonic(), 0))
 
-    def _picture(self, name):
-        if name not in self.frozen or name not in self._pictures:
-            self._pictures[name] = self._random.integers(0, 255, (96, 96, 3), np.uint8)
-        return self._pictures[name]
+    def _image(self, name):
+        if name not in self.frozen or name not in self._images:
+            self._images[name] = self._random.integers(0, 255, (96, 96, 3), np.uint8)
+        return self._images[name]
 
 
-class Desk:
-    """Recorder as a process, arm and operator in this one."""
+class RecorderBench:
+    """A recorder process; arm and operator are in this process."""
 
     def __init__(self, folder, **parameters):
         self.out = folder / "episodes"
@@ -90,19 +92,21 @@ class Desk:
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             self.operator.change_state("recorder", transition)
 
-    def said(self):
+    def diagnostics(self):
         return self.operator.latest_diagnostics("recorder")
 
     def wait(self, ready, what, seconds=20.0):
         self.operator.wait_until(ready, what, seconds)
 
-    def wrong(self):
-        return [text for key, text in self.said().items() if key.startswith("wrong.")]
+    def problems(self):
+        return [text for key, text in self.diagnostics().items() if key.startswith("problem.")]
 
     def start(self):
-        self.wait(lambda: self.said().get("state") == "ready" and not self.wrong(), "streams")
-        self.wait(lambda: self.said().get("task") == PROMPT, "the task")
-        self.wait(lambda: "content_not_checked" not in self.said(), "the cameras' noise")
+        self.wait(
+            lambda: self.diagnostics().get("state") == "ready" and not self.problems(), "streams"
+        )
+        self.wait(lambda: self.diagnostics().get("task") == PROMPT, "the task")
+        self.wait(lambda: "content_not_checked" not in self.diagnostics(), "the cameras' noise")
         assert self.operator.trigger("recorder/start").startswith("recording ")
 
     def close(self):
@@ -115,37 +119,42 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path):
+def bench(tmp_path):
     opened = []
 
-    def open_desk(**parameters):
-        opened.append(Desk(tmp_path, **parameters))
+    def open_bench(**parameters):
+        opened.append(RecorderBench(tmp_path, **parameters))
         return opened[-1]
 
-    yield open_desk
+    yield open_bench
     for one in opened:
         one.close()
 
 
-def test_an_episode_holds_every_message_as_it_came_and_says_what_it_is(desk):
-    desk = desk(operator="Ada", note="third lamp off")
-    desk.start()
-    first = dict(desk.arm.sent)
+def test_an_episode_contains_every_message_and_its_metadata(bench):
+    bench = bench(operator="Ada", note="third lamp off")
+    bench.start()
+    first = dict(bench.arm.sent)
     time.sleep(2.5)
-    assert "marked at 2." in desk.operator.trigger("recorder/mark")
-    last = dict(desk.arm.sent)
-    said = desk.operator.trigger("recorder/stop")
-    assert "success" in said and said.endswith("all streams as promised"), said
-    (folder,) = desk.episodes()
+    assert "marked at 2." in bench.operator.trigger("recorder/mark")
+    last = dict(bench.arm.sent)
+    answer = bench.operator.trigger("recorder/stop")
+    assert "success" in answer and answer.endswith("all streams good"), answer
+    (folder,) = bench.episodes()
     assert folder.name.endswith("_place-the-marker-in-the-bin")
-    facts = mcap_reader.read_metadata(folder)
-    assert facts["task"] == PROMPT and facts["outcome"] == "success" and facts["lost"] == "0"
-    assert facts["operator"] == "Ada" and facts["note"] == "third lamp off"
-    assert facts["robot"] == "vx300s" and facts["git_commit"] and facts["findings"] == ""
+    metadata = mcap_reader.read_metadata(folder)
+    assert (
+        metadata["task"] == PROMPT and metadata["outcome"] == "success" and metadata["lost"] == "0"
+    )
+    assert metadata["operator"] == "Ada" and metadata["note"] == "third lamp off"
+    assert metadata["robot"] == "vx300s" and metadata["git_commit"] and metadata["findings"] == ""
     with AnyReader([folder]) as reader:
         counts = {c.topic: c.msgcount for c in reader.connections}
-        rows = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.read_messages()
-                if c.topic == "/scene/image_raw"]  # fmt: skip
+        rows = [
+            reader.deserialize(raw, c.msgtype)
+            for c, _, raw in reader.messages()
+            if c.topic == "/scene/image_raw"
+        ]
     assert rows[0].data.size == 96 * 96 * 3 and rows[0].encoding == "rgb8"
     for name, topic in (("joint_states", "/joint_states"), ("scene", "/scene/image_raw")):
         assert last[name] - first[name] <= counts[topic] <= last[name] - first[name] + 60
@@ -154,96 +163,98 @@ def test_an_episode_holds_every_message_as_it_came_and_says_what_it_is(desk):
     assert np.diff(stamps) == pytest.approx(0.03, abs=0.025)
 
 
-def test_a_stream_that_never_starts_is_named_and_nothing_is_begun(desk):
-    desk = desk()
-    desk.arm.stopped.add("wrist")
-    desk.wait(lambda: any("wrist" in text for text in desk.wrong()), "the missing camera")
-    assert desk.wrong() == ["wrist/image_raw: nothing came yet; is its node running?"]
-    with pytest.raises(NacError, match="wrist/image_raw: nothing came yet"):
-        desk.operator.trigger("recorder/start")
-    assert desk.episodes() == []
+def test_a_missing_stream_is_reported_and_blocks_the_start(bench):
+    bench = bench()
+    bench.arm.stopped.add("wrist")
+    bench.wait(lambda: any("wrist" in text for text in bench.problems()), "the missing camera")
+    assert bench.problems() == ["wrist/image_raw: no message yet; is its node running?"]
+    with pytest.raises(NacError, match="wrist/image_raw: no message yet"):
+        bench.operator.trigger("recorder/start")
+    assert bench.episodes() == []
     with pytest.raises(NacError, match="nothing is being recorded"):
-        desk.operator.trigger("recorder/stop")
+        bench.operator.trigger("recorder/stop")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "now", "later"),
+    ("fault", "now", "later"),
     [
         (lambda arm: arm.stopped.add("scene"), "no message for", "s without a message"),
-        (lambda arm: arm.frozen.add("scene"), "the same picture for", "the same picture for"),
+        (lambda arm: arm.frozen.add("scene"), "the same image for", "the same image for"),
         (lambda arm: setattr(arm, "offset_s", -3600.0), "clock was set back", "was set back at"),
         (lambda arm: setattr(arm, "encoding", "16UC1"), "'16UC1'; known are: rgb8", "'16UC1'"),
         (lambda arm: setattr(arm, "n_joints", 6), "gripper missing", "gripper missing"),
     ],
     ids=["stopped", "frozen", "clock", "encoding", "joint"],
 )
-def test_what_goes_wrong_is_said_within_a_second_and_stays_with_the_episode(
-    desk, spoil, now, later
-):
-    desk = desk()
-    desk.start()
+def test_a_fault_is_reported_within_a_second_and_kept_with_the_episode(bench, fault, now, later):
+    bench = bench()
+    bench.start()
     time.sleep(0.5)
     began = time.monotonic()
-    spoil(desk.arm)
-    desk.wait(lambda: any(now in text for text in desk.wrong()), now)
-    assert time.monotonic() - began < 2.0  # 1 s, and a busy machine
-    said = desk.operator.trigger("recorder/stop")
-    assert later in said
-    (folder,) = desk.episodes()
+    fault(bench.arm)
+    bench.wait(lambda: any(now in text for text in bench.problems()), now)
+    assert time.monotonic() - began < 2.0  # 1 s, plus the load of the machine
+    answer = bench.operator.trigger("recorder/stop")
+    assert later in answer
+    (folder,) = bench.episodes()
     assert later in mcap_reader.read_metadata(folder)["findings"]
     list(mcap_reader.read_messages(folder))
 
 
-def test_what_is_not_wanted_lies_aside_and_a_second_start_is_refused(desk):
-    desk = desk()
-    desk.start()
+def test_a_discarded_episode_is_renamed_and_a_second_start_is_rejected(bench):
+    bench = bench()
+    bench.start()
     with pytest.raises(NacError, match="is being recorded; end it first"):
-        desk.operator.trigger("recorder/start")
-    assert "discarded" in desk.operator.trigger("recorder/discard")
-    assert [p.name.rpartition(".")[2] for p in desk.episodes()] == ["discarded"]
+        bench.operator.trigger("recorder/start")
+    assert "discarded" in bench.operator.trigger("recorder/discard")
+    assert [p.name.rpartition(".")[2] for p in bench.episodes()] == ["discarded"]
 
 
-def test_a_killed_recorder_leaves_its_finished_episodes_and_most_of_the_open_one(desk):
-    desk = desk()
-    desk.start()
+def test_a_killed_recorder_keeps_finished_episodes_and_most_of_the_open_one(bench):
+    bench = bench()
+    bench.start()
     time.sleep(0.5)
-    desk.operator.trigger("recorder/stop")
-    desk.operator.trigger("recorder/start")
+    bench.operator.trigger("recorder/stop")
+    bench.operator.trigger("recorder/start")
     time.sleep(3.0)
-    os.kill(desk.pid, signal.SIGKILL)
-    finished, partial = desk.episodes()
+    os.kill(bench.pid, signal.SIGKILL)
+    finished, partial = bench.episodes()
     assert len(list(mcap_reader.read_messages(finished))) > 50
     done = mcap_reader.repair(partial)
     assert done.seconds > 1.5 and done.messages["/joint_states"] > 150
-    desk.processes.kill("recorder")
+    bench.processes.kill("recorder")
 
 
-def test_a_recorder_that_is_told_to_end_keeps_the_episode(desk):
-    desk = desk()
-    desk.start()
+def test_a_terminated_recorder_keeps_the_open_episode(bench):
+    bench = bench()
+    bench.start()
     time.sleep(0.5)
-    desk.processes.end()
-    (folder,) = desk.episodes()
+    bench.processes.end()
+    (folder,) = bench.episodes()
     assert mcap_reader.read_metadata(folder)["outcome"] == "interrupted"
 
 
-def test_a_disk_without_room_is_said_before_anything_is_begun(desk):
-    desk = desk(min_free_gb=1e6)
-    desk.wait(lambda: any("GB free" in text for text in desk.wrong()), "the disk")
-    with pytest.raises(NacError, match="GB free, 1e\\+06 are wanted; make room"):
-        desk.operator.trigger("recorder/start")
+def test_a_full_disk_is_reported_and_blocks_the_start(bench):
+    bench = bench(min_free_gb=1e6)
+    bench.wait(lambda: any("GB free" in text for text in bench.problems()), "the disk")
+    with pytest.raises(NacError, match="GB free, wanted 1e\\+06 GB; free disk space"):
+        bench.operator.trigger("recorder/start")
 
 
-def test_a_camera_without_noise_may_show_one_picture_and_the_episode_says_so(desk):
-    desk = desk()
-    desk.arm.frozen.add("scene")
+def test_a_camera_without_noise_may_repeat_its_image(bench):
+    bench = bench()
+    bench.arm.frozen.add("scene")
     topic = SPEC.camera("scene").topic
-    desk.wait(lambda: desk.said().get("content_not_checked") == topic, "the other camera's noise")
+    bench.wait(
+        lambda: bench.diagnostics().get("content_not_checked") == topic, "the other camera's noise"
+    )
     time.sleep(1.0)
-    desk.wait(lambda: desk.said().get("state") == "ready" and not desk.wrong(), "streams")
-    desk.operator.trigger("recorder/start")
+    bench.wait(
+        lambda: bench.diagnostics().get("state") == "ready" and not bench.problems(), "streams"
+    )
+    bench.operator.trigger("recorder/start")
     time.sleep(1.5)
-    said = desk.operator.trigger("recorder/stop")
-    assert said.endswith(f"all streams as promised (content not checked: {topic})"), said
-    facts = mcap_reader.read_metadata(desk.episodes()[0])
-    assert facts["content_not_checked"] == topic and facts["findings"] == ""
+    answer = bench.operator.trigger("recorder/stop")
+    assert answer.endswith(f"all streams good (content not checked: {topic})"), answer
+    metadata = mcap_reader.read_metadata(bench.episodes()[0])
+    assert metadata["content_not_checked"] == topic and metadata["findings"] == ""

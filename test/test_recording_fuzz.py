@@ -1,4 +1,4 @@
-"""Recordings that somebody damaged or made up: read, checked and repaired without a traceback."""
+"""Damaged and forged recordings are read, checked and repaired without a traceback."""
 
 import json
 import random
@@ -18,19 +18,25 @@ import lz4.frame
 import yaml
 import zstandard
 from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, pickle_payload, run_cases
-from test_mcap import JOINTS, T0, TEXT, serialized
-from test_resampler import PROMPT, compressed, picture, recorded, state
+from test_mcap import JOINTS, T0, TEXT, serialize
+from test_resampler import (
+    PROMPT,
+    image_message,
+    joint_state_message,
+    jpeg_message,
+    write_recording,
+)
 
 from nac_ros.cli.main import main
 from nac_ros.core import image_codec
 from nac_ros.core.errors import BadObservation, DatasetError
 from nac_ros.datasets.mcap import container, reader
 from nac_ros.datasets.mcap import writer as mcap_writer
-from nac_ros.datasets.mcap.dataset import RecordingDataset, robot_fact
+from nac_ros.datasets.mcap.dataset import RecordingDataset, robot_metadata
 from nac_ros.datasets.mcap.editing import relabel
 from nac_ros.datasets.mcap.topics import COMPRESSED, IMAGE
+from nac_ros.datasets.mcap.validate import check_recordings
 from nac_ros.datasets.mcap.writer import BagWriter
-from nac_ros.datasets.validate import check_recordings
 from nac_ros.robot.spec import load_robot
 
 CHUNK = 0x06
@@ -53,7 +59,7 @@ def joined(parts: list[tuple[int, bytes]]) -> bytes:
 
 
 def chunk(content: bytes, compression: str = "", size: int | None = None) -> bytes:
-    """A chunk record's content with a true CRC; `size`: what its header says that it holds."""
+    """Content of a chunk record with a correct CRC; `size`: the size stated in its header."""
     packed, name = PACKERS[compression](content), compression.encode()
     head = struct.pack(
         "<QQQI", T0, T0, len(content) if size is None else size, zlib.crc32(content)
@@ -61,32 +67,32 @@ def chunk(content: bytes, compression: str = "", size: int | None = None) -> byt
     return head + struct.pack("<I", len(name)) + name + struct.pack("<Q", len(packed)) + packed
 
 
-def opened(part: bytes) -> bytes:
-    """What a stored chunk of ours holds."""
+def chunk_content(part: bytes) -> bytes:
+    """The content of an uncompressed chunk."""
     (length,) = struct.unpack_from("<I", part, 28)
     return part[40 + length :]
 
 
 def damage_chunk(content: bytes, rng: random.Random) -> bytes:
-    """A file with one chunk damaged inside and sealed anew, often compressed."""
+    """A file with one chunk damaged inside, with a new CRC, often compressed."""
     parts = records(content)
     at = rng.choice([i for i, (code, _) in enumerate(parts) if code == CHUNK])
-    inside = damage_bytes(opened(parts[at][1]), rng)
-    lie = rng.choice((None, None, 0, 2**63, len(inside) + 1))
-    parts[at] = CHUNK, chunk(inside, rng.choice(list(PACKERS)), lie)
+    inside = damage_bytes(chunk_content(parts[at][1]), rng)
+    size = rng.choice((None, None, 0, 2**63, len(inside) + 1))
+    parts[at] = CHUNK, chunk(inside, rng.choice(list(PACKERS)), size)
     return joined(parts)
 
 
 def damage_record(content: bytes, rng: random.Random) -> bytes:
-    """A file with a record left out, repeated, moved, or of another kind."""
+    """A file with a record left out, repeated, moved, or of another type."""
     parts = records(content)
     at, to = rng.randrange(len(parts)), rng.randrange(len(parts))
-    kind = rng.random()
-    if kind < 0.3:
+    choice = rng.random()
+    if choice < 0.3:
         del parts[at]
-    elif kind < 0.6:
+    elif choice < 0.6:
         parts.insert(to, parts[at])
-    elif kind < 0.8:
+    elif choice < 0.8:
         parts[at], parts[to] = parts[to], parts[at]
     else:
         parts[at] = rng.randrange(20), damage_bytes(parts[at][1], rng)
@@ -94,47 +100,54 @@ def damage_record(content: bytes, rng: random.Random) -> bytes:
 
 
 def rewrite(folder: Path, target: Path, rng: random.Random) -> None:
-    """The episode written anew, with some messages that lie about themselves."""
-    facts, rows = reader.facts_of(folder), list(reader.messages(folder))
+    """Writes the episode with some invalid messages."""
+    facts, rows = reader.read_metadata(folder), list(reader.read_messages(folder))
     for _ in range(rng.choice((1, 2, 8))):
         at, other = rng.randrange(len(rows)), rng.choice(rows)
         row, far = rows[at], rng.choice((0, 1, 2**63 - 1, 2**64 - 1, T0 * 2))
-        lies = [
+        variants = [
             row._replace(data=damage_bytes(row.data, rng)),
             row._replace(data=row.data[: rng.randint(0, 32)]),
             row._replace(data=other.data),
             row._replace(received=far),
             row._replace(data=row.data[:4] + rng.randbytes(8) + row.data[12:]),
         ]
-        rows[at] = rng.choice(lies)
+        rows[at] = rng.choice(variants)
     if rng.random() < 0.3:
         robot = damage_tree(yaml.safe_load(facts["robot_yaml"]), rng)
         facts["robot_yaml"] = json.dumps(robot)
     writer = BagWriter(target, {key: value.replace("\ud800", "") for key, value in facts.items()})
     for row in rows:
-        if row.topic not in writer.contents.topics:
-            writer.open_topic(row.topic, row.kind)
-        writer.write(row.topic, row.received, row.published, row.data)
+        reader.copy_message(writer, row)
     writer.finish()
 
 
 def damage_metadata(path: Path, folder: Path, rng: random.Random) -> bytes:
-    kind = rng.random()
-    if kind < 0.5:
+    choice = rng.random()
+    if choice < 0.5:
         values = [value for value in HOSTILE_VALUES if value != "\ud800"]
         return yaml.safe_dump(damage_tree(yaml.safe_load(path.read_text()), rng, values)).encode()
-    if kind < 0.8:
+    if choice < 0.8:
         return damage_bytes(path.read_bytes(), rng)
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 12))
     return rng.choice(
-        (b"", pickle_payload(folder / "executed"), bomb.encode(), nested(5000).encode(),
-         b"!!python/object/apply:os.system ['touch executed']", b"a: " + b"1:" * 5000 + b"1",
-         b"a: " + b"9" * 5000, b"a: 2001-99-99", b"[a, b]", b"\xff\xfe\x00")
-    )  # fmt: skip
+        (
+            b"",
+            pickle_payload(folder / "executed"),
+            bomb.encode(),
+            nested(5000).encode(),
+            b"!!python/object/apply:os.system ['touch executed']",
+            b"a: " + b"1:" * 5000 + b"1",
+            b"a: " + b"9" * 5000,
+            b"a: 2001-99-99",
+            b"[a, b]",
+            b"\xff\xfe\x00",
+        )
+    )
 
 
-def use(folder: Path, repaired: bool) -> None:
-    """All that reads a recording; `check_recordings` may not raise, whatever it finds."""
+def read_everything(folder: Path, repaired: bool) -> None:
+    """Reads a recording in every way; `check_recordings` must not raise."""
     findings = check_recordings(folder.parent)
     assert all("\n" not in str(finding) for finding in findings)
     if repaired:
@@ -146,9 +159,9 @@ def use(folder: Path, repaired: bool) -> None:
 
 
 def recording_cases(folder: Path, seed: int, count: int):
-    """Damages the file, what its chunks hold, single messages, or metadata.yaml."""
+    """Damages the file, the content of chunks, single messages, or metadata.yaml."""
     rng, whole, place = random.Random(seed), folder / "whole" / "a", folder / "damaged"
-    use(whole, False)
+    read_everything(whole, False)
     content = (whole / mcap_writer.FILE).read_bytes()
     for n in range(count):
         rmtree(place, ignore_errors=True)
@@ -164,12 +177,12 @@ def recording_cases(folder: Path, seed: int, count: int):
         elif kind != "messages":
             change = {"bytes": damage_bytes, "chunk": damage_chunk, "record": damage_record}[kind]
             (place / "a" / mcap_writer.FILE).write_bytes(change(content, rng))
-        yield f"case {n}: {kind}", partial(use, place / "a", rng.random() < 0.5)
+        yield f"case {n}: {kind}", partial(read_everything, place / "a", rng.random() < 0.5)
 
 
 @pytest.mark.timeout(300)
-def test_500_damaged_recordings_are_refused_found_or_harmless(tmp_path):
-    recorded(tmp_path / "whole" / "a", seconds=0.5, wrist=(COMPRESSED, compressed))
+def test_500_damaged_recordings_are_rejected_reported_or_harmless(tmp_path):
+    write_recording(tmp_path / "whole" / "a", seconds=0.5, wrist=(COMPRESSED, jpeg_message))
     result = run_cases(__file__, "recording_cases", tmp_path)
     assert result["refused"] > 100 and result["accepted"] > 50
     assert not (tmp_path / "executed").exists()
@@ -192,10 +205,10 @@ def bomb(compression: str, stated: int) -> bytes:
 
 def bomb_cases(folder: Path, seed: int, count: int):
     for place in sorted(folder.glob("*/*")):
-        yield place.parent.name, lambda place=place: list(reader.messages(place))
+        yield place.parent.name, lambda place=place: list(reader.read_messages(place))
 
 
-def test_a_chunk_is_decompressed_no_farther_than_its_limited_header_states(tmp_path):
+def test_a_chunk_is_decompressed_only_up_to_the_limited_size_in_its_header(tmp_path):
     for compression in ("zstd", "lz4"):
         for stated in (1 << 30, 1 << 20, 2**63):
             place = tmp_path / f"{compression}-{stated}" / "a"
@@ -206,64 +219,70 @@ def test_a_chunk_is_decompressed_no_farther_than_its_limited_header_states(tmp_p
 
 @pytest.mark.parametrize("compression", list(PACKERS))
 def test_chunks_of_every_compression_are_read(tmp_path, compression):
-    folder = recorded(tmp_path / "a", seconds=0.5)
-    wanted = list(reader.messages(folder))
+    folder = write_recording(tmp_path / "a", seconds=0.5)
+    wanted = list(reader.read_messages(folder))
     parts = records((folder / mcap_writer.FILE).read_bytes())
-    packed = [(c, chunk(opened(p), compression) if c == CHUNK else p) for c, p in parts]
+    packed = [(c, chunk(chunk_content(p), compression) if c == CHUNK else p) for c, p in parts]
     (folder / mcap_writer.FILE).write_bytes(joined(packed))
-    assert list(reader.messages(folder)) == wanted
+    assert list(reader.read_messages(folder)) == wanted
 
 
-def test_a_message_of_an_unknown_channel_is_named_and_left_out_by_a_repair(tmp_path, capsys):
-    folder = recorded(tmp_path / "a", seconds=0.5)
+def test_a_message_of_an_unknown_channel_is_reported_and_left_out_by_repair(tmp_path, capsys):
+    folder = write_recording(tmp_path / "a", seconds=0.5)
     parts = records((folder / mcap_writer.FILE).read_bytes())
     at = next(i for i, (code, _) in enumerate(parts) if code == CHUNK)
     lost = container.MESSAGE.pack(999, 0, T0, T0) + b"data"
-    inside = opened(parts[at][1]) + container.HEAD.pack(0x05, len(lost)) + lost
+    inside = chunk_content(parts[at][1]) + container.HEAD.pack(0x05, len(lost)) + lost
     parts[at] = CHUNK, chunk(inside)
     (folder / mcap_writer.FILE).write_bytes(joined(parts))
     with pytest.raises(DatasetError, match=r"1 messages of unknown channels.*nac data repair"):
-        list(reader.messages(folder))
+        list(reader.read_messages(folder))
     assert any("damaged" in str(finding) for finding in check_recordings(tmp_path))
     assert main(["data", "repair", str(tmp_path)]) == 0
     assert "1 messages of unknown channels or types were left out" in capsys.readouterr().out
     assert check_recordings(tmp_path) == []
 
 
-def lying(folder: Path, topic: str, kind: str, data: bytes) -> Path:
-    """An episode with one message that is not what it says."""
-    writer = BagWriter(folder, {"task": PROMPT, **robot_fact(load_robot("vx300s"))})
-    for name, of in ({"joint_states": JOINTS, "scene/image_raw": IMAGE} | {topic: kind}).items():
-        writer.open_topic(name, of)
+def write_with_message(folder: Path, topic: str, message_type: str, data: bytes) -> Path:
+    """An episode with one additional message."""
+    writer = BagWriter(folder, {"task": PROMPT, **robot_metadata(load_robot("vx300s"))})
+    for name, of in (
+        {"joint_states": JOINTS, "scene/image_raw": IMAGE} | {topic: message_type}
+    ).items():
+        writer.add_topic(name, of)
     for k in range(40):
         stamp = T0 + k * 33_333_333
-        writer.write("joint_states", stamp, stamp, state(stamp, load_robot("vx300s").home))
-        writer.write("scene/image_raw", stamp, stamp, picture(stamp, k))
+        writer.write(
+            "joint_states", stamp, stamp, joint_state_message(stamp, load_robot("vx300s").home)
+        )
+        writer.write("scene/image_raw", stamp, stamp, image_message(stamp, k))
     writer.write(topic, T0 + 2 * 10**9, T0, data)
     return writer.finish({"outcome": "success"})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_a_set_point_that_is_no_number_of_an_action_is_left_out(tmp_path, value):
-    lying(tmp_path / "a", "guard/command", JOINTS, state(T0, [value] * 7))
+def test_a_set_point_that_is_not_finite_is_rejected(tmp_path, value):
+    write_with_message(
+        tmp_path / "a", "guard/command", JOINTS, joint_state_message(T0, [value] * 7)
+    )
     findings = [str(finding) for finding in check_recordings(tmp_path)]
-    assert any("1 messages do not fit: not_finite" in text for text in findings)
+    assert any("1 messages rejected: not_finite" in text for text in findings)
 
 
 @pytest.mark.parametrize(
-    ("topic", "kind", "data"),
+    ("topic", "message_type", "data"),
     [
         ("joint_states", JOINTS, b""),
         ("joint_states", JOINTS, b"\0\1\0\0" + b"\xff" * 40),
-        ("scene/image_raw", IMAGE, picture(T0, 0)[:-1]),
-        ("scene/image_raw", TEXT, serialized(TEXT, data="no picture")),
-        ("guard/command", JOINTS, state(T0, [0.0] * 7)[:60]),
+        ("scene/image_raw", IMAGE, image_message(T0, 0)[:-1]),
+        ("scene/image_raw", TEXT, serialize(TEXT, data="no image")),
+        ("guard/command", JOINTS, joint_state_message(T0, [0.0] * 7)[:60]),
         ("guard/mode", TEXT, b"\0"),
     ],
 )
-def test_a_body_that_lies_is_a_finding_of_its_episode_alone(tmp_path, topic, kind, data):
-    lying(tmp_path / "a", topic, kind, data)
-    recorded(tmp_path / "b")
+def test_an_invalid_message_is_a_finding_of_its_episode_only(tmp_path, topic, message_type, data):
+    write_with_message(tmp_path / "a", topic, message_type, data)
+    write_recording(tmp_path / "b")
     findings = [str(finding) for finding in check_recordings(tmp_path)]
     assert any(f"episode 0: a: topic /{topic}, message received at" in text for text in findings)
     assert not any("episode 1" in text for text in findings)
@@ -272,31 +291,31 @@ def test_a_body_that_lies_is_a_finding_of_its_episode_alone(tmp_path, topic, kin
     assert main(["data", "check", str(tmp_path)]) == 2
 
 
-def test_metadata_without_its_mapping_is_repaired_from_what_the_file_says(tmp_path):
-    folder = recorded(tmp_path / "a")
+def test_invalid_metadata_is_repaired_from_the_mcap_file(tmp_path):
+    folder = write_recording(tmp_path / "a")
     for text in ("", "[]", "rosbag2_bagfile_information: 3", "a: &x [1]\nb: *x"):
         (folder / mcap_writer.METADATA).write_text(text)
         with pytest.raises(DatasetError, match="nac data repair"):
             relabel(folder, {"task": "x"})
-        assert not reader.is_whole(folder)
+        assert not reader.is_intact(folder)
         reader.repair(folder)
-        assert reader.facts_of(folder)["task"] == PROMPT
+        assert reader.read_metadata(folder)["task"] == PROMPT
 
 
-def test_a_picture_of_a_billion_pixels_is_no_picture(tmp_path):
-    kind, body = b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + kind + body
-    png += struct.pack(">I", zlib.crc32(kind + body))
-    rows = zlib.compress(bytes(30_001 * 100))  # the rest is missing, and would be zeros
+def test_an_image_of_a_billion_pixels_is_rejected(tmp_path):
+    chunk_type, body = b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk_type + body
+    png += struct.pack(">I", zlib.crc32(chunk_type + body))
+    rows = zlib.compress(bytes(30_001 * 100))  # the rest of the rows is missing
     png += struct.pack(">I", len(rows)) + b"IDAT" + rows + struct.pack(">I", 0)
     small = image_codec.encode_jpeg(np.zeros((96, 96, 3), np.uint8), 90)
     at = small.index(b"\xff\xc0") + 5
     large = small[:at] + struct.pack(">HH", 30_000, 30_000) + small[at + 4 :]
-    assert image_codec.decode(small).shape == (96, 96, 3)
+    assert image_codec.decode_image(small).shape == (96, 96, 3)
     for picture_file in (png, large):
         with pytest.raises(BadObservation, match="30000x30000"):
-            image_codec.decode(picture_file)
-    data = serialized(COMPRESSED, stamp=T0, format="png", data=np.frombuffer(png, np.uint8))
-    lying(tmp_path / "a", "wrist/image_raw/compressed", COMPRESSED, data)
+            image_codec.decode_image(picture_file)
+    data = serialize(COMPRESSED, stamp=T0, format="png", data=np.frombuffer(png, np.uint8))
+    write_with_message(tmp_path / "a", "wrist/image_raw/compressed", COMPRESSED, data)
     findings = [str(finding) for finding in check_recordings(tmp_path)]
-    assert any("messages do not fit: image" in text for text in findings)
+    assert any("messages rejected: image" in text for text in findings)

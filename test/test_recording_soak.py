@@ -34,14 +34,14 @@ from nac_ros.ros.processes import ProcessGroup
 WIDTH, HEIGHT, RATE_HZ, JOINTS_HZ = 640, 480, 30.0, 100.0
 JOINTS = "/joint_states"
 PROMPT = "Place the marker in the bin."
-DEAF = 3  # recorders that see nothing, one after the other
-LAST_S = 1.0  # what a kill may cost: the recorder flushes each second,
-BUSY_S = 0.5  # and a disk that is busy takes its time
+MAX_DEAF = 3  # recorders in a row that receive nothing
+LAST_S = 1.0  # a kill may lose this much, because the recorder flushes each second,
+BUSY_S = 0.5  # and a busy disk is late
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    """Four seconds of pictures, no two the same."""
+    """A video of four seconds, all images different."""
     path = tmp_path_factory.mktemp("film") / "film.avi"
     size = (WIDTH, HEIGHT)
     out = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), RATE_HZ, size)
@@ -54,19 +54,21 @@ def film(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    facts = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
-    for camera in facts["cameras"]:
+    content = yaml.safe_load((config_dir() / "robots" / "vx300s.yaml").read_text())
+    for camera in content["cameras"]:
         camera |= {"width": WIDTH, "height": HEIGHT, "rate_hz": RATE_HZ, "max_age_s": 1.0}
     path = tmp_path_factory.mktemp("robot") / "vx300s.yaml"
-    path.write_text(yaml.safe_dump(facts))
+    path.write_text(yaml.safe_dump(content))
     return path
 
 
 class Joints:
-    """Joint states at 100 Hz from a thread, and the stamps [ns] of all that were sent."""
+    """Publishes joint states at 100 Hz from a thread and keeps the stamps [ns] of all of them."""
 
     def __init__(self, node, spec):
-        self._out = node.create_publisher(JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER)
+        self._out = node.create_publisher(
+            JointState, spec.joint_states_topic, qos.SENSOR_PUBLISHER
+        )
         self._spec, self.sent, self._ending = spec, [], Event()
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -87,8 +89,8 @@ class Joints:
                 return
 
 
-class Line:
-    """Camera nodes that play the film, joint states, and a recorder that may be killed."""
+class RecorderBench:
+    """Camera nodes that play a video, joint states, and a recorder that may be killed."""
 
     def __init__(self, folder, robot, film, **recorder):
         self.out, self.spec = folder / "episodes", load_robot(robot)
@@ -117,22 +119,21 @@ class Line:
         return pid
 
     def begin(self):
-        """A recorder that sees all its streams. One that was started after a kill may not get its
-        port of shared memory (Fast DDS, issue 2003); it says what does not come, and another is
-        started."""
-        for _ in range(DEAF):
+        """Starts recorders until one receives all streams. After a kill a new one may not get its
+        port of shared memory (Fast DDS, issue 2003) and reports missing streams."""
+        for _ in range(MAX_DEAF):
             self.pid = self._begin(self._recorder)
             with suppress(NacError):
                 return self._wait_for_streams()
             self.deaf += 1
             self.processes.kill("recorder")
-        raise AssertionError(f"{DEAF} recorders one after the other saw nothing")
+        raise AssertionError(f"{MAX_DEAF} recorders in a row received nothing")
 
     def _wait_for_streams(self):
         def ready():
-            said = self.operator.latest_diagnostics("recorder")
-            wrong = any(key.startswith("wrong.") for key in said)
-            return said.get("state") == "ready" and said.get("task") == PROMPT and not wrong
+            status = self.operator.latest_diagnostics("recorder")
+            wrong = any(key.startswith("problem.") for key in status)
+            return status.get("state") == "ready" and status.get("task") == PROMPT and not wrong
 
         self.operator.wait_until(ready, "streams", 30)
 
@@ -150,14 +151,14 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path, robot, film):
+def bench(tmp_path, robot, film):
     opened = []
 
-    def open_line(**recorder):
-        opened.append(Line(tmp_path, robot, film, **recorder))
+    def open_bench(**recorder):
+        opened.append(RecorderBench(tmp_path, robot, film, **recorder))
         return opened[-1]
 
-    yield open_line
+    yield open_bench
     for one in opened:
         one.close()
         shutil.rmtree(one.out, ignore_errors=True)  # tens of gigabytes
@@ -172,28 +173,28 @@ def stamps_of(folder):
     return found
 
 
-def missing(line, stamps):
-    """Topic -> messages of the middle of an episode that were sent and are not in it, by their
-    stamps: joint states by those that were sent, pictures by the grid that a file is played on."""
+def missing_messages(bench, stamps):
+    """Topic -> number of messages missing between the first and the last one of an episode: joint
+    states compared with those sent, images with the rate of the video."""
     joints = stamps[JOINTS]
-    sent = [stamp for stamp in line.joints.sent if joints[0] <= stamp <= joints[-1]]
+    sent = [stamp for stamp in bench.joints.sent if joints[0] <= stamp <= joints[-1]]
     lost = {JOINTS: len(set(sent) - set(joints))}
-    for camera in line.spec.cameras:
+    for camera in bench.spec.cameras:
         steps = np.diff(stamps[f"/{camera.topic}"]) * 1e-9 * RATE_HZ
         lost[f"/{camera.topic}"] = int((np.round(steps) - 1).sum())
     return lost
 
 
-def drops(line):
-    """Pictures that the cameras themselves left out."""
+def camera_drops(bench):
+    """Topic -> images that the camera nodes dropped."""
     return {
-        f"/{camera.topic}": line.operator.latest_diagnostics(f"camera_{camera.name}")["drops"]
-        for camera in line.spec.cameras
+        f"/{camera.topic}": bench.operator.latest_diagnostics(f"camera_{camera.name}")["drops"]
+        for camera in bench.spec.cameras
     }
 
 
 def cpu_s(pid):
-    """Seconds of a core that a process has used."""
+    """CPU time of a process [s]."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -201,94 +202,98 @@ def cpu_s(pid):
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("priority", [0, 30])
-def test_five_minutes_are_recorded_without_losing_one_message(line, priority):
-    line = line(priority=priority)
-    before = drops(line)
-    line.operator.trigger("recorder/start")
-    began, spent = time.monotonic(), cpu_s(line.pid)
+def test_five_minutes_are_recorded_without_losing_a_message(bench, priority):
+    bench = bench(priority=priority)
+    before = camera_drops(bench)
+    bench.operator.trigger("recorder/start")
+    began, spent = time.monotonic(), cpu_s(bench.pid)
     time.sleep(300)
-    share = (cpu_s(line.pid) - spent) / (time.monotonic() - began)
-    said = line.operator.trigger("recorder/stop")
-    dropped = {topic: n - before[topic] for topic, n in drops(line).items()}
-    (folder,) = line.episodes()
+    share = (cpu_s(bench.pid) - spent) / (time.monotonic() - began)
+    status = bench.operator.trigger("recorder/stop")
+    dropped = {topic: n - before[topic] for topic, n in camera_drops(bench).items()}
+    (folder,) = bench.episodes()
     size = (folder / writer.FILE).stat().st_size / 1e9
     stamps = stamps_of(folder)
-    lost = missing(line, stamps)
+    lost = missing_messages(bench, stamps)
     counts = {topic: len(rows) for topic, rows in stamps.items()}
-    print(f"\npriority {priority}: {share:.0%} of a core, {size:.1f} GB, {counts}; missing "
-          f"{lost}, of these the cameras left out {dropped}; {said}")  # fmt: skip
+    print(
+        f"\npriority {priority}: {share:.0%} of a core, {size:.1f} GB, {counts}; missing "
+        f"{lost}, of these the cameras left out {dropped}; {status}"
+    )
     assert reader.read_metadata(folder)["lost"] == "0"
     assert [topic for topic, n in lost.items() if n > dropped.get(topic, 0)] == []
-    assert min(counts[f"/{c.topic}"] for c in line.spec.cameras) > 290 * RATE_HZ
+    assert min(counts[f"/{c.topic}"] for c in bench.spec.cameras) > 290 * RATE_HZ
 
 
-def record_until_killed(line, seconds, length_s):
-    """Episodes one after the other until the recorder is killed after `seconds`; those that it
-    said were kept, and when it was killed [ns]."""
+def record_until_killed(bench, seconds, length_s):
+    """Records episodes until the recorder is killed after `seconds`; returns the finished ones and
+    the time of the kill [ns]."""
     killed, kept = [], []
 
     def kill():
-        os.kill(line.pid, signal.SIGKILL)
+        os.kill(bench.pid, signal.SIGKILL)
         killed.append(time.time_ns())
 
     timer = Timer(seconds, kill)
     timer.start()
     with suppress(NacError):
         while not killed:
-            line.operator.trigger("recorder/start", 3.0)
+            bench.operator.trigger("recorder/start", 3.0)
             time.sleep(length_s)
-            line.operator.trigger("recorder/stop", 3.0)
-            kept.append(line.episodes()[-1])
+            bench.operator.trigger("recorder/stop", 3.0)
+            kept.append(bench.episodes()[-1])
     timer.join()
-    line.processes.kill("recorder")
+    bench.processes.kill("recorder")
     return kept, killed[0]
 
 
-def look_back(line, kept, killed):
-    """Nothing that was kept is lost; how much of its end the open one lost [s], or all of it where
-    it had only begun; None where nothing was open."""
+def check_episodes(bench, kept, killed):
+    """Asserts that finished episodes are complete; returns how much of its end the open episode
+    lost [s], all of it if nothing was written yet, or None if none was open."""
     for folder in kept:
         assert folder.is_dir()
         stamps = stamps_of(folder)
-        assert len(stamps) >= 1 + len(line.spec.cameras)
-    left = [folder for folder in line.episodes() if folder.name.endswith(writer.PARTIAL)]
+        assert len(stamps) >= 1 + len(bench.spec.cameras)
+    left = [folder for folder in bench.episodes() if folder.name.endswith(writer.PARTIAL)]
     assert len(left) <= 1
     for folder in left:
-        last = folder.stat().st_mtime_ns  # when its file was begun
-        with suppress(DatasetError):  # there is nothing in it yet
+        last = folder.stat().st_mtime_ns  # when its file was created
+        with suppress(DatasetError):  # nothing was written yet
             repaired = reader.repair(folder)
             last = stamps_of(repaired.folder).get(JOINTS, [last])[-1]
         return (killed - last) * 1e-9
     return None
 
 
-def kill_and_look(line, seconds, length_s):
-    kept, killed = record_until_killed(line, seconds, length_s)
-    lost = look_back(line, kept, killed)
-    shutil.rmtree(line.out, ignore_errors=True)  # it may have been killed before it wrote
+def record_kill_check(bench, seconds, length_s):
+    kept, killed = record_until_killed(bench, seconds, length_s)
+    lost = check_episodes(bench, kept, killed)
+    shutil.rmtree(bench.out, ignore_errors=True)  # missing if it was killed before it wrote
     return len(kept), lost
 
 
-def test_a_kill_while_pictures_stream_costs_no_more_than_the_last_second(line):
-    line = line()
-    kept, lost = kill_and_look(line, 6.3, 2.0)
+def test_a_kill_loses_at_most_the_last_second(bench):
+    bench = bench()
+    kept, lost = record_kill_check(bench, 6.3, 2.0)
     assert kept >= 1
-    assert lost is None or lost < LAST_S + 4 * BUSY_S  # a machine that runs all tests is busy
+    assert lost is None or lost < LAST_S + 4 * BUSY_S  # other tests load the machine
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(5400)
-def test_a_hundred_kills_lose_no_finished_episode_and_no_more_than_a_second(line):
-    line, random = line(), np.random.default_rng(0)
+def test_a_hundred_kills_lose_no_finished_episode_and_at_most_a_second(bench):
+    bench, random = bench(), np.random.default_rng(0)
     finished, ends = 0, []
     for turn in range(100):
         if turn:
-            line.begin()
-        kept, lost = kill_and_look(line, random.uniform(0.5, 8.0), random.uniform(0.5, 3.0))
+            bench.begin()
+        kept, lost = record_kill_check(bench, random.uniform(0.5, 8.0), random.uniform(0.5, 3.0))
         finished += kept
         ends += [] if lost is None else [lost]
-    print(f"\n100 kills: {finished} finished episodes, all whole; {len(ends)} open ones are "
-          f"recovered but for {np.median(ends):.2f} s, {max(ends):.2f} at most; "
-          f"{line.deaf} recorders saw nothing and were started again")  # fmt: skip
+    print(
+        f"\n100 kills: {finished} finished episodes, all complete; {len(ends)} open ones were "
+        f"recovered but for {np.median(ends):.2f} s, {max(ends):.2f} at most; "
+        f"{bench.deaf} recorders received nothing and were restarted"
+    )
     assert len(ends) > 50
     assert max(ends) < LAST_S + BUSY_S

@@ -1,4 +1,4 @@
-"""TFRecord folders: checksums, protobuf's ways to write a list, and BridgeData itself."""
+"""TFRecord folders: checksums, packed and unpacked protobuf lists, real BridgeData."""
 
 import json
 import struct
@@ -74,9 +74,11 @@ def write_folder(root: Path, rewards=(0.0, 0.0, 0.0, 0.0)) -> None:
     image = {"image": {"shape": {"dimensions": ["8", "12", "3"]}, "encodingFormat": "jpeg"}}
     observation = {"state": tensor(3), "top": image}
     steps = {
-        "action": tensor(2), "reward": {"tensor": {"shape": {}}}, "language_instruction": {},
+        "action": tensor(2),
+        "reward": {"tensor": {"shape": {}}},
+        "language_instruction": {},
         "observation": {"featuresDict": {"features": observation}},
-    }  # fmt: skip
+    }
     sequence = {"sequence": {"feature": {"featuresDict": {"features": steps}}}}
     root.mkdir(exist_ok=True)
     described = {"featuresDict": {"features": {"steps": sequence}}}
@@ -99,9 +101,9 @@ def write_folder(root: Path, rewards=(0.0, 0.0, 0.0, 0.0)) -> None:
     st.lists(st.binary(max_size=300), min_size=1, max_size=5),
     st.booleans(),
 )
-def test_an_example_is_read_whether_its_lists_are_packed_or_not(floats, ints, texts, packed):
+def test_packed_and_unpacked_lists_of_an_example_are_read(floats, ints, texts, packed):
     values = {"f": np.array(floats, np.float32), "i": np.array(ints, np.int64), "b": texts}
-    found = tfrecord.example(memoryview(example(values, packed)))
+    found = tfrecord.parse_example(memoryview(example(values, packed)))
     np.testing.assert_array_equal(found["f"], values["f"])
     np.testing.assert_array_equal(found["i"], values["i"])
     assert [bytes(text) for text in found["b"]] == texts
@@ -143,7 +145,7 @@ def test_an_unknown_key_lists_the_known_ones(tmp_path):
         (lambda content: b"", "is empty"),
     ],
 )
-def test_a_file_that_is_cut_off_or_no_tfrecord_is_refused(tmp_path, damage, word):
+def test_a_truncated_file_or_no_tfrecord_is_rejected(tmp_path, damage, word):
     write_folder(tmp_path)
     path = tmp_path / "some-train.tfrecord-00001-of-00002"
     path.write_bytes(damage(path.read_bytes()))
@@ -151,7 +153,7 @@ def test_a_file_that_is_cut_off_or_no_tfrecord_is_refused(tmp_path, damage, word
         open_dataset(tmp_path)
 
 
-def test_a_flipped_bit_is_found_by_its_checksum(tmp_path):
+def test_a_flipped_bit_is_detected_by_the_checksum(tmp_path):
     write_folder(tmp_path)
     path = tmp_path / "some-train.tfrecord-00000-of-00002"
     content = bytearray(path.read_bytes())
@@ -184,7 +186,7 @@ def test_bridge_data_is_read_with_its_images_and_language(nac_data):
         b'{"featuresDict": {"features": {"steps": {"sequence": {"feature": []}}}}}',
     ],
 )
-def test_features_that_are_damaged_are_one_sentence(tmp_path, content):
+def test_damaged_features_json_is_rejected_in_one_sentence(tmp_path, content):
     (tmp_path / "features.json").write_bytes(content)
     with pytest.raises(DatasetError, match=r"features\.json") as caught:
         RldsDataset.open(tmp_path)

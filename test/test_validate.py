@@ -1,9 +1,9 @@
-"""What `nac data check` and `nac data info` say beyond damage: what would spoil a training."""
+"""Findings of `nac data check` and `nac data info` that would harm a training."""
 
 import numpy as np
 import pytest
 from test_cli import run
-from test_hdf5 import episodes, facts
+from test_hdf5 import episodes, hdf5_metadata
 from test_lerobot import make_episode
 
 from nac_ros.datasets.factory import open_dataset
@@ -13,7 +13,7 @@ from nac_ros.datasets.validate import check, degenerate_columns
 
 def findings(tmp_path, made, **changes) -> list[str]:
     path = tmp_path / "demo.hdf5"
-    write_hdf5(path, facts(**changes), made)
+    write_hdf5(path, hdf5_metadata(**changes), made)
     return [str(finding) for finding in check(open_dataset(path))]
 
 
@@ -21,7 +21,7 @@ def test_sound_episodes_have_no_findings(tmp_path):
     assert findings(tmp_path, episodes()) == []
 
 
-def test_a_dimension_that_never_changes_is_named(tmp_path, capsys):
+def test_a_constant_dimension_is_a_finding(tmp_path, capsys):
     made = [make_episode(index) for index in range(3)]
     for episode in made:
         episode.actions[:, 1] = 0.25
@@ -31,7 +31,7 @@ def test_a_dimension_that_never_changes_is_named(tmp_path, capsys):
     assert code == 0 and "elbow never changes" in out
 
 
-def test_a_dimension_that_seldom_goes_far_is_named(tmp_path):
+def test_a_nearly_constant_dimension_is_a_finding(tmp_path):
     made = [make_episode(0, length=1000)]
     made[0].actions[:, 2] *= 1e-4
     made[0].actions[500:505, 2] = 5.0
@@ -39,7 +39,7 @@ def test_a_dimension_that_seldom_goes_far_is_named(tmp_path):
     assert "gripper is nearly constant" in found and "min and max" in found
 
 
-def test_what_is_true_of_every_episode_is_told_once(tmp_path):
+def test_a_finding_of_every_episode_is_reported_once(tmp_path):
     made = [make_episode(index) for index in range(4)]
     for episode in made:
         episode.images["wrist"][:] = 0
@@ -56,14 +56,14 @@ def moving(n: int = 60):
     return episode
 
 
-def test_a_camera_that_stalls_while_the_arm_moves_is_found(tmp_path):
+def test_a_frozen_camera_while_the_arm_moves_is_a_finding(tmp_path):
     episode = moving()
     episode.images["wrist"][20:41] = episode.images["wrist"][20]
     (found,) = findings(tmp_path, [episode])
     assert "wrist shows the same image for 1.4 s from frame 20 on" in found
 
 
-def test_a_camera_may_show_the_same_while_the_arm_rests(tmp_path):
+def test_a_camera_may_repeat_its_image_while_the_arm_rests(tmp_path):
     episode = moving()
     episode.images["wrist"][20:41] = episode.images["wrist"][20]
     episode.proprio[20:41] = episode.proprio[20]
@@ -71,20 +71,21 @@ def test_a_camera_may_show_the_same_while_the_arm_rests(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("period_ns", "word"), [(50_000_000, "came at 20.0 Hz, the dataset says 15"), (0, "forward")]
+    ("period_ns", "word"),
+    [(50_000_000, "recorded at 20.0 Hz, the dataset says 15"), (0, "do not increase")],
 )
-def test_true_stamps_that_do_not_keep_the_rate_are_found(tmp_path, period_ns, word):
+def test_true_stamps_off_the_rate_are_a_finding(tmp_path, period_ns, word):
     episode = make_episode(0)
     episode.__dict__["stamps_ns"] = 1_790_000_000_000_000_000 + np.arange(5) * period_ns
     (found,) = findings(tmp_path, [episode])
     assert word in found
 
 
-def test_an_episode_without_a_task_is_found(tmp_path):
+def test_an_episode_without_a_task_is_a_finding(tmp_path):
     assert findings(tmp_path, [make_episode(0, task="")]) == ["episode 0: it has no task"]
 
 
-def test_door_s_gripper_is_known_never_to_close(nac_data):
+def test_the_constant_gripper_of_real_data_is_a_finding(nac_data):
     dataset = open_dataset(nac_data / "robosuite_human/door")
     assert degenerate_columns(dataset) == [
         "action actions.6 never changes, it is -1 in all frames"

@@ -1,4 +1,4 @@
-"""`nac data check` on LeRobot folders: each fault is a finding that says where it is."""
+"""`nac data check` on LeRobot folders: each fault is a finding with its location."""
 
 import json
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from lerobot_folder import (
 from test_cli import run
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.convert import Conversion, to_lerobot
+from nac_ros.datasets.convert import ConversionConfig, to_lerobot
 from nac_ros.datasets.factory import open_dataset
-from nac_ros.datasets.lerobot.reader import Dataset
+from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.validate import check, check_path
 
 
@@ -52,7 +52,7 @@ def test_a_sound_folder_has_no_findings(tmp_path, version, fps):
 
 @pytest.mark.parametrize("name", [DATA, CONTENTS, "meta/info.json", "meta/tasks.parquet"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_file_that_was_cut_off_is_one_finding_that_names_it(tmp_path, capsys, name, share):
+def test_a_truncated_file_is_one_finding_with_its_name(tmp_path, capsys, name, share):
     root = write_folder(tmp_path / "in")
     whole = (root / name).read_bytes()
     (root / name).write_bytes(whole[: int(share * len(whole))])
@@ -63,7 +63,7 @@ def test_a_file_that_was_cut_off_is_one_finding_that_names_it(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("name", ["episodes", "tasks"])
-def test_a_line_of_json_that_was_cut_off_is_named(tmp_path, name):
+def test_a_truncated_line_of_json_is_a_finding_with_its_file(tmp_path, name):
     root = write_folder(tmp_path / "in", version=V21)
     path = root / f"meta/{name}.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
@@ -80,7 +80,7 @@ def test_a_line_of_json_that_was_cut_off_is_named(tmp_path, name):
         ([0.0, None], "action holds a null"),
     ],
 )
-def test_an_action_that_is_none_is_told_with_file_episode_and_frame(tmp_path, value, words):
+def test_an_invalid_action_is_a_finding_with_file_episode_and_frame(tmp_path, value, words):
     root = write_folder(tmp_path / "in")
     change_column(root / DATA, "action", other(8 + 3, value))
     assert findings(root) == [
@@ -90,17 +90,17 @@ def test_an_action_that_is_none_is_told_with_file_episode_and_frame(tmp_path, va
             if "info.json" not in words and "holds" not in words
             else ""
         )
-        + " (1 faulty frames); mend the data, or take the episode out"
+        + " (1 faulty frames); correct the data, or discard the episode"
     ]
     dataset = open_dataset(root)
     assert len(dataset.episode(0)) == 8 and len(dataset.episode(2)) == 7
     with pytest.raises(DatasetError, match="episode 1, frame 3"):
-        to_lerobot([dataset], tmp_path / "out", Conversion(), lambda done, total: None)
+        to_lerobot([dataset], tmp_path / "out", ConversionConfig(), lambda done, total: None)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 @pytest.mark.parametrize("key", ["action", "observation.state"])
-def test_a_number_that_is_not_finite_is_told_with_its_frame(tmp_path, key, value):
+def test_a_number_that_is_not_finite_is_a_finding_with_its_frame(tmp_path, key, value):
     root = write_folder(tmp_path / "in")
     change_column(root / DATA, key, other(8 + 3, [0.0, value]), pa.list_(pa.float64()))
     (found,) = findings(root)
@@ -108,14 +108,14 @@ def test_a_number_that_is_not_finite_is_told_with_its_frame(tmp_path, key, value
     assert str(root / DATA) in found
 
 
-def test_a_width_that_differs_everywhere_is_told_once(tmp_path):
+def test_a_wrong_width_of_every_episode_is_reported_once(tmp_path):
     root = write_folder(tmp_path / "in")
     change_feature(root, "action", shape=[7], names=None)
     (found,) = findings(root)
     assert "action has 2 values, info.json says 7 values, in all frames" in found
 
 
-def test_an_episode_without_frames_is_named_and_can_be_taken_out(tmp_path, capsys):
+def test_an_episode_without_frames_is_a_finding_and_can_be_discarded(tmp_path, capsys):
     root = write_folder(tmp_path / "in", lengths=(8, 0, 7))
     (found,) = findings(root)
     assert "episode 1 has no frame" in found and "discard" in found
@@ -131,7 +131,7 @@ def test_a_data_file_without_rows_is_a_finding(tmp_path):
     assert [text for text in findings(root) if "0 were found" in text]
 
 
-def test_frames_of_no_episode_are_a_finding(tmp_path):
+def test_frames_without_an_episode_are_a_finding(tmp_path):
     root = write_folder(tmp_path / "in")
     table = pq.read_table(root / DATA)
     change = pa.array([9] * 4, pa.int64())
@@ -146,19 +146,19 @@ def test_frames_of_no_episode_are_a_finding(tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"), [(0.0, "timestamp of frame 3 is 0.0000 s"), (np.nan, "frame 3 is nan")]
 )
-def test_a_time_that_does_not_run_forward_is_told_with_its_frame(tmp_path, value, words):
+def test_a_wrong_timestamp_is_a_finding_with_its_frame(tmp_path, value, words):
     root = write_folder(tmp_path / "in")
     change_column(root / DATA, "timestamp", other(8 + 3, value))
     (found,) = findings(root)
     assert found.startswith("episode 1: ") and words in found and str(root / DATA) in found
 
 
-def test_times_of_a_long_episode_are_as_exact_as_float32(tmp_path):
+def test_timestamps_of_a_long_episode_may_have_float32_rounding(tmp_path):
     root = write_folder(tmp_path / "in", lengths=(40_000,), fps=12.5)
     assert findings(root) == []
 
 
-def test_videos_that_are_missing_are_findings(tmp_path):
+def test_missing_videos_are_findings(tmp_path):
     root = write_folder(tmp_path / "in", version=V21, videos={"observation.images.top": (16, 16)})
     videos = sorted(root.rglob("*.mp4"))
     videos[1].unlink()
@@ -167,10 +167,10 @@ def test_videos_that_are_missing_are_findings(tmp_path):
     for video in (videos[0], videos[2]):
         video.unlink()
     (found,) = findings(root)
-    assert "none of the videos of camera 'top' is there" in found
+    assert "all videos of camera 'top' are missing" in found
 
 
-def test_a_depth_camera_is_no_sound_camera_in_colour(tmp_path, capsys):
+def test_a_depth_camera_is_a_finding(tmp_path, capsys):
     root = write_folder(tmp_path / "in", pictures={"observation.images.depth": (6, 8)})
     change_feature(root, "observation.images.depth", shape=[6, 8, 1])
     (found,) = findings(root)
@@ -192,7 +192,7 @@ def test_a_depth_camera_is_no_sound_camera_in_colour(tmp_path, capsys):
         (np.zeros((4, 8, 3), np.uint8), "the image is (4, 8), but info.json says (6, 8)"),
     ],
 )
-def test_an_image_that_is_none_of_its_camera_is_told_with_its_frame(tmp_path, image, words):
+def test_an_invalid_image_is_a_finding_with_its_frame(tmp_path, image, words):
     root = write_folder(tmp_path / "in", pictures={"image": (6, 8)})
     encoded = {"bytes": cv2.imencode(".png", image)[1].tobytes(), "path": None}
     change_column(root / DATA, "image", other(8 + 3, encoded))
@@ -201,7 +201,7 @@ def test_an_image_that_is_none_of_its_camera_is_told_with_its_frame(tmp_path, im
     assert words in found
 
 
-def test_an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path):
+def test_an_image_with_a_huge_header_is_rejected_before_decoding(tmp_path):
     root = write_folder(tmp_path / "in", pictures={"image": (6, 8)})
 
     def enlarge(values: list) -> list:
@@ -218,12 +218,16 @@ def test_an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_pat
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("length", -1), ("length", 10**15), ("length", None),
-        ("data/file_index", -1), ("data/chunk_index", 10**12), ("data/file_index", None),
+        ("length", -1),
+        ("length", 10**15),
+        ("length", None),
+        ("data/file_index", -1),
+        ("data/chunk_index", 10**12),
+        ("data/file_index", None),
         ("episode_index", None),
     ],
-)  # fmt: skip
-def test_a_line_of_the_table_of_contents_that_is_absurd_is_named(tmp_path, key, value):
+)
+def test_an_absurd_value_in_meta_episodes_is_a_finding(tmp_path, key, value):
     root = write_folder(tmp_path / "in")
     change_column(root / CONTENTS, key, other(1, value))
     (found,) = findings(root)
@@ -232,14 +236,14 @@ def test_a_line_of_the_table_of_contents_that_is_absurd_is_named(tmp_path, key, 
 
 @pytest.mark.parametrize("key", ["total_episodes", "total_frames"])
 @pytest.mark.parametrize("value", [None, -1, "many", 10**18, [1]])
-def test_a_total_that_is_wrong_is_a_finding(tmp_path, key, value):
+def test_a_wrong_total_is_a_finding(tmp_path, key, value):
     root = write_folder(tmp_path / "in")
     change_info(root, **{key: value})
     (found,) = findings(root)
     assert f"info.json says {key} {value!r}, the episodes make" in found
 
 
-def test_tasks_that_the_table_of_contents_does_not_list_are_findings(tmp_path):
+def test_tasks_missing_in_meta_episodes_are_findings(tmp_path):
     root = write_folder(tmp_path / "in", tasks=("pick", "place"))
     change_column(root / DATA, "task_index", other(8 + 3, 1))
     (found,) = findings(root)
@@ -249,14 +253,14 @@ def test_tasks_that_the_table_of_contents_does_not_list_are_findings(tmp_path):
     assert "episode 1, frame 3: task_index 7 is not in the table of tasks" in found
 
 
-def test_nothing_at_the_path_is_a_refusal(tmp_path):
+def test_a_missing_path_is_rejected(tmp_path):
     with pytest.raises(DatasetError, match="no dataset at"):
         check_path(tmp_path / "absent")
 
 
-def test_the_check_of_an_opened_dataset_raises_nothing(tmp_path):
+def test_check_of_an_opened_dataset_does_not_raise(tmp_path):
     root = write_folder(tmp_path / "in")
-    dataset = Dataset.open(root)
+    dataset = LeRobotDataset.open(root)
     (root / CONTENTS).write_bytes(b"PAR1")
     (found,) = check(dataset)
     assert CONTENTS in str(found)

@@ -242,7 +242,7 @@ def serialize_image(stamp: int, camera: str, pixels: np.ndarray) -> bytes:
 
 def serialize_compressed_image(stamp: int, camera: str, pixels: np.ndarray) -> bytes:
     """sensor_msgs/CompressedImage, JPEG, of RGB uint8 `[H, W, 3]` at `stamp` [ns]."""
-    data = np.frombuffer(image_codec.encode_jpeg(pixels, image_codec.QUALITY), np.uint8)
+    data = np.frombuffer(image_codec.encode_jpeg(pixels, image_codec.JPEG_QUALITY), np.uint8)
     return _serialize_stamped(COMPRESSED, stamp, camera, format=JPEG_FORMAT, data=data)
 
 
