@@ -1,4 +1,4 @@
-"""Bundles: complete, verified, refused with the reason when anything is off."""
+"""Bundles: complete and verified; rejected with the reason if anything does not fit."""
 
 import json
 from dataclasses import replace
@@ -31,12 +31,12 @@ def copied(tiny_bundle, tmp_path):
 
 
 def seal(folder) -> None:
-    """Hashes the altered files anew, as someone would who wants to get past the hashes."""
+    """Writes new hashes for altered files, as an attacker would."""
     manifest = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, **{k: v for k, v in manifest.items() if k not in ("files", "format")})
 
 
-def test_a_bundle_holds_all_that_drives_a_robot(tiny_bundle):
+def test_a_bundle_holds_policy_tokenizer_robot_statistics_and_card(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     names = set(bundle.manifest.files)
     assert {"policy/model.safetensors", "tokenizer/model.safetensors", "detokenizer.onnx"} <= names
@@ -50,7 +50,7 @@ def test_onnx_equals_torch(tiny_bundle):
     assert max_onnx_error(load_tokenizer(tiny_bundle), graph) <= TOLERANCE
 
 
-def test_an_altered_file_is_refused_by_its_hash(copied):
+def test_an_altered_file_is_rejected_by_its_hash(copied):
     path = copied / "policy" / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -76,7 +76,7 @@ def test_a_manifest_cannot_name_files_outside(copied):
 @pytest.mark.parametrize(
     ("text", "words"), [("{", "manifest"), ('{"format": 99}', "format 99"), ("[]", "manifest")]
 )
-def test_a_broken_manifest_is_refused(copied, text, words):
+def test_a_broken_manifest_is_rejected(copied, text, words):
     (copied / "manifest.json").write_text(text)
     with pytest.raises(BundleError, match=words):
         load_bundle(copied)
@@ -87,7 +87,7 @@ def test_an_empty_folder_is_no_bundle(tmp_path):
         load_bundle(tmp_path)
 
 
-def test_other_weights_fail_the_golden_vectors_even_with_true_hashes(copied):
+def test_other_weights_fail_the_golden_vectors_even_with_matching_hashes(copied):
     from safetensors.torch import load_file, save_file
 
     path = copied / "policy" / "model.safetensors"
@@ -110,7 +110,7 @@ def test_other_statistics_fail_the_golden_vectors(copied, tiny_bundle):
         load_bundle(copied)
 
 
-def test_another_robot_is_refused(tiny_bundle):
+def test_another_robot_is_rejected(tiny_bundle):
     bundle, robot = load_bundle(tiny_bundle), load_robot("vx300s")
     bundle.check_robot(robot)
     with pytest.raises(BundleError, match="action_rate_hz"):
@@ -143,14 +143,16 @@ def test_export_for_another_robot_names_what_differs(tiny_bundle, tmp_path, chan
         ({"units": ("",) * 7}, r"units are unknown, .*, those of robot vx300s rad, .*--robot"),
     ],
 )
-def test_export_of_a_tokenizer_of_other_columns_names_them(tiny_bundle, tmp_path, changes, words):
+def test_export_of_a_tokenizer_with_other_columns_names_them(
+    tiny_bundle, tmp_path, changes, words
+):
     parts, robot = load_bundle(tiny_bundle), load_robot("vx300s")
     parts.tokenizer.config = replace(parts.tokenizer.config, **changes)
     with pytest.raises(ConfigError, match=words):
         write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, robot, {}, "")
 
 
-def test_a_rate_rounded_otherwise_is_the_same(tiny_bundle, tmp_path):
+def test_a_rate_with_another_rounding_is_accepted(tiny_bundle, tmp_path):
     parts, robot = load_bundle(tiny_bundle), load_robot("vx300s")
     rounded = replace(robot, action_rate_hz=robot.action_rate_hz + 1e-4)
     made = write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, rounded, {}, "")
@@ -163,7 +165,7 @@ def test_a_bundle_names_no_folder_of_the_machine_it_was_made_on(tiny_bundle):
         assert path.is_dir() or here not in path.read_bytes(), path
 
 
-def test_a_foreign_folder_is_not_overwritten(tiny_bundle, tmp_path):
+def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_bundle, tmp_path):
     bundle = load_bundle(tiny_bundle)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="is no bundle"):
@@ -171,7 +173,7 @@ def test_a_foreign_folder_is_not_overwritten(tiny_bundle, tmp_path):
     assert (tmp_path / "thesis.txt").is_file()
 
 
-def test_engine_plans_and_repeats_itself_for_a_seed(tiny_bundle):
+def test_an_engine_predicts_and_a_seed_repeats_the_chunk(tiny_bundle):
     bundle = load_bundle(tiny_bundle)
     observation = Observation(
         2.5,
@@ -195,7 +197,7 @@ def test_engine_plans_and_repeats_itself_for_a_seed(tiny_bundle):
 
 
 @pytest.mark.parametrize(("name", "tasks"), SHIPPED.items())
-def test_a_shipped_bundle_is_whole_and_small(name, tasks):
+def test_a_shipped_bundle_is_complete_and_small(name, tasks):
     folder = MODELS / name
     bundle = load_bundle(folder)
     assert set(bundle.manifest.tasks) == tasks

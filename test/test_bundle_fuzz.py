@@ -1,4 +1,4 @@
-"""Bundles, tokenizer folders and policy folders that somebody damaged or made up: all refused."""
+"""Damaged and invented bundles, tokenizer folders and policy folders are rejected."""
 
 import json
 import random
@@ -69,33 +69,36 @@ def damage(path: Path, content: bytes, folder: Path, rng: random.Random) -> byte
             tree = damage_tree(read_tree(path), rng)
             dumped = yaml.safe_dump(tree) if path.suffix == ".yaml" else json.dumps(tree)
             return dumped.encode(errors="surrogatepass")
-        except (ValueError, yaml.YAMLError):  # what cannot be written is no case
+        except (ValueError, yaml.YAMLError):  # the damaged tree cannot be written
             return b"{}"
     return damage_bytes(content, rng)
 
 
 def bundle_cases(folder: Path, seed: int, count: int):
-    """Damages one or two files; most cases are sealed anew, as an attacker would."""
+    """Damages one or two files; most cases get new hashes, as an attacker would write."""
     rng, bundle = random.Random(seed), folder / "copy"
-    load_bundle(bundle)  # what it imports and compiles is no case's
-    whole = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    load_bundle(bundle)  # imports and compilation must not count for the first case
+    original = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     names = (*TREES, *TREES, *BINARY, DETOKENIZER)
     for n in range(count):
         chosen = rng.sample(names, rng.choice((1, 1, 2)))
         for name in chosen:
             path = bundle / name
-            path.write_bytes(damage(path, whole[path], folder, rng))
-        sealed = rng.random() < 0.85 and MANIFEST not in chosen
-        if sealed:
+            path.write_bytes(damage(path, original[path], folder, rng))
+        rehashed = rng.random() < 0.85 and MANIFEST not in chosen
+        if rehashed:
             seal(bundle)
-        yield f"case {n}: {', '.join(chosen)}{', sealed' * sealed}", lambda: load_bundle(bundle)
-        for path, content in whole.items():
+        yield (
+            f"case {n}: {', '.join(chosen)}{', rehashed' * rehashed}",
+            lambda: load_bundle(bundle),
+        )
+        for path, content in original.items():
             if path.name == MANIFEST or path.relative_to(bundle).as_posix() in chosen:
                 path.write_bytes(content)
 
 
 def part_cases(folder: Path, seed: int, count: int):
-    """Damages a tokenizer folder of every kind, or a policy folder, and loads it alone."""
+    """Damages and loads a tokenizer folder of any method, or a policy folder."""
     rng, tokenizer = random.Random(seed), load_tokenizer(folder / "copy")
     places = [folder / name for name in list_tokenizers()] + [folder / "copy" / "policy"]
     for n in range(count):
@@ -111,20 +114,20 @@ def part_cases(folder: Path, seed: int, count: int):
 
 
 def size_cases(folder: Path, seed: int, count: int):
-    """Every whole number of every tokenizer's config far too large, one at a time."""
+    """Sets every integer in the config of every tokenizer to a far too large value, one at a time."""
     for name in list_tokenizers():
         path = folder / name / CONFIG_FILE
-        whole = path.read_bytes()
+        original = path.read_bytes()
         for key, value in read_tree(path)["config"].items():
             if isinstance(value, int) and not isinstance(value, bool):
                 for huge in (5_000, 65_536, MAX_SIZE, 10**9, 10**12):
                     change(path, "config", key, value=huge)
                     yield f"{name}: {key} {huge}", partial(load_tokenizer, folder / name)
-                path.write_bytes(whole)
+                path.write_bytes(original)
 
 
 def save_tokenizers(folder: Path) -> None:
-    """A small tokenizer of every kind, fitted, below `folder`."""
+    """Saves a small fitted tokenizer of every method below `folder`."""
     rng = np.random.default_rng(0)
     actions = rng.standard_normal((600, 8, 2)).cumsum(1).astype(np.float32)
     small = {
@@ -145,14 +148,14 @@ def save_tokenizers(folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_500_damaged_bundles_are_refused_or_harmless(copied, tmp_path):
+def test_500_damaged_bundles_are_rejected_or_harmless(copied, tmp_path):
     result = run_cases(__file__, "bundle_cases", tmp_path)
     assert result["refused"] > 300
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.timeout(300)
-def test_500_damaged_tokenizer_and_policy_folders_are_refused_or_harmless(copied, tmp_path):
+def test_500_damaged_tokenizer_and_policy_folders_are_rejected_or_harmless(copied, tmp_path):
     save_tokenizers(tmp_path)
     result = run_cases(__file__, "part_cases", tmp_path)
     assert result["refused"] > 300
@@ -160,7 +163,7 @@ def test_500_damaged_tokenizer_and_policy_folders_are_refused_or_harmless(copied
 
 
 @pytest.mark.parametrize("name", [*REQUIRED, DETOKENIZER])
-def test_a_manifest_that_leaves_out_a_file_that_is_read_is_refused(copied, name):
+def test_a_manifest_without_a_required_file_is_rejected(copied, name):
     manifest = read_tree(copied / MANIFEST)
     del manifest["files"][name]
     write_tree(copied / MANIFEST, manifest)
@@ -179,13 +182,18 @@ def test_a_manifest_that_leaves_out_a_file_that_is_read_is_refused(copied, name)
         ("policy/config.json", ["config", "n_action_steps"], 10**6, "beyond the horizon 32"),
         ("policy/config.json", ["config", "n_action_steps"], 10**9, "n_action_steps 1000000000"),
         ("policy/config.json", ["config", "n_layers"], 10**6, "as large"),
-        ("tokenizer/config.json", ["config", "rate_hz"], 50.0, "rate_hz is 50.0 in tokenizer"),
-        ("tokenizer/config.json", ["config", "units"], ["rad"] * 7, "units is"),
+        (
+            "tokenizer/config.json",
+            ["config", "rate_hz"],
+            50.0,
+            "fitted to data at 50 Hz, and robot vx300s",
+        ),
+        ("tokenizer/config.json", ["config", "units"], ["rad"] * 7, "units are rad"),
         ("tokenizer/config.json", ["config", "codebook_size"], 10**6, "more than|as large"),
         ("statistics.json", ["action_max"], [9.0] * 7, "statistics.json: action_max"),
     ],
 )
-def test_facts_that_contradict_one_another_are_refused(copied, file, keys, value, words):
+def test_parts_that_contradict_one_another_are_rejected(copied, file, keys, value, words):
     change(copied / file, *keys, value=value)
     if file != MANIFEST:
         seal(copied)
@@ -215,7 +223,7 @@ def test_a_bundle_of_a_slower_robot_still_loads(copied):
     ("key", "value"),
     [("low", np.nan), ("high", np.inf), ("absolute_low", -np.inf), ("high", -1e3), ("low", -1e9)],
 )
-def test_statistics_that_are_no_range_are_refused(copied, key, value):
+def test_statistics_that_are_no_range_are_rejected(copied, key, value):
     from safetensors.torch import load_file, save_file
 
     path = copied / "tokenizer" / WEIGHTS_FILE
@@ -228,7 +236,7 @@ def test_statistics_that_are_no_range_are_refused(copied, key, value):
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_a_pickle_in_place_of_weights_is_never_opened(copied, tmp_path, name):
+def test_a_pickle_instead_of_weights_is_never_opened(copied, tmp_path, name):
     (copied / name).write_bytes(pickle_payload(tmp_path / "executed"))
     seal(copied)
     with pytest.raises(BundleError, match=r"no safetensors file.*a pickle never is"):
@@ -253,7 +261,7 @@ def test_a_pickle_in_place_of_weights_is_never_opened(copied, tmp_path, name):
         b"",
     ],
 )
-def test_a_manifest_that_is_no_manifest_is_refused_in_a_sentence(copied, content):
+def test_an_invalid_manifest_is_rejected_with_one_sentence(copied, content):
     (copied / MANIFEST).write_bytes(content)
     with pytest.raises(BundleError) as caught:
         read_manifest(copied)
@@ -262,7 +270,7 @@ def test_a_manifest_that_is_no_manifest_is_refused_in_a_sentence(copied, content
 
 
 @pytest.mark.parametrize("name", [MANIFEST, "robot.yaml", "policy/model.safetensors"])
-def test_a_link_in_a_bundle_is_refused_also_one_in_a_circle(copied, tmp_path, name):
+def test_a_link_in_a_bundle_is_rejected_even_one_to_itself(copied, tmp_path, name):
     path = copied / name
     path.rename(tmp_path / "elsewhere")
     for target in (tmp_path / "elsewhere", path):
@@ -275,7 +283,7 @@ def test_a_link_in_a_bundle_is_refused_also_one_in_a_circle(copied, tmp_path, na
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../copy/robot.yaml", "policy/../robot.yaml", "."]
 )
-def test_a_manifest_names_plain_paths_inside_alone(copied, name):
+def test_a_manifest_may_name_only_plain_paths_inside_the_bundle(copied, name):
     manifest = read_tree(copied / MANIFEST)
     manifest["files"][name] = "0" * 64
     write_tree(copied / MANIFEST, manifest)
@@ -283,13 +291,13 @@ def test_a_manifest_names_plain_paths_inside_alone(copied, name):
         load_bundle(copied)
 
 
-def test_a_config_cannot_ask_for_more_than_its_weights_fill(tmp_path):
+def test_a_config_cannot_allocate_more_than_its_weights_fill(tmp_path):
     save_tokenizers(tmp_path)
     result = run_cases(__file__, "size_cases", tmp_path, count=0)
     assert result["refused"] > 100
 
 
-def test_networks_made_elsewhere_are_not_limited():
+def test_new_networks_may_be_large():
     with pytest.raises(ConfigError):
         make_tokenizer("nac", codebook_size=MAX_SIZE + 1)
     assert make_tokenizer("nac", "paper").params_m > 10

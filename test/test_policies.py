@@ -1,4 +1,4 @@
-"""Token policies: legality of what they say, the cache, what they refuse."""
+"""Token policies: legal samples, key-value cache, training, warm start, rejected inputs."""
 
 import copy
 
@@ -20,7 +20,7 @@ SIZE = 48
 
 
 def fitted(name, **config):
-    """A tokenizer on random walks, where it has networks with small ones."""
+    """A tokenizer fitted to random walks, with small networks."""
     steps = np.random.default_rng(0).standard_normal((300, 32, 7))
     chunks = (0.02 * steps.cumsum(1)).astype(np.float32)
     small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
@@ -30,12 +30,12 @@ def fitted(name, **config):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return fitted("nac", beam=1)  # a policy without teaching says the nearest tokens
+    return fitted("nac", beam=1)  # an untrained policy samples the nearest tokens
 
 
 @pytest.fixture(scope="module", params=list_tokenizers())
 def each(request):
-    """Every tokenizer there is."""
+    """Every registered tokenizer."""
     return fitted(request.param)
 
 
@@ -48,7 +48,7 @@ def make(tokenizer, **changes):
 
 
 def random_inputs(batch: int, seed: int = 0) -> Inputs:
-    """Noise for eyes and joints."""
+    """Noise images and joint states."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, 2, SIZE, SIZE, 3)
     images = {
@@ -72,18 +72,18 @@ def test_ten_thousand_samples_of_random_logits_are_all_decodable(each):
     assert all(torch.isfinite(each.decode(part)).all() for part in tokens.split(2000))
 
 
-def test_a_policy_over_any_tokenizer_gives_no_mass_to_what_is_not_legal(each):
+def test_a_policy_over_any_tokenizer_gives_illegal_tokens_probability_zero(each):
     policy = make(each)
     inputs = random_inputs(4)
     tokens = policy.sample_tokens(inputs).tokens
     each.grammar.check(tokens.numpy())
-    likelihood = policy.token_log_probs(inputs, tokens).exp()  # [B, L, V]
+    probabilities = policy.token_log_probs(inputs, tokens).exp()  # [B, L, V]
     for position in range(tokens.shape[1]):
-        going = ~each.grammar.done(tokens.numpy()[:, :position])
-        illegal = ~each.grammar.legal(tokens.numpy()[:, :position])[going]
-        rated = likelihood[torch.from_numpy(going), position].detach()
-        assert float(rated.numpy()[illegal].sum()) == 0.0
-        assert torch.allclose(rated.sum(-1), torch.ones(int(going.sum())), atol=1e-4)
+        open_rows = ~each.grammar.done(tokens.numpy()[:, :position])
+        illegal = ~each.grammar.legal(tokens.numpy()[:, :position])[open_rows]
+        rows = probabilities[torch.from_numpy(open_rows), position].detach()
+        assert float(rows.numpy()[illegal].sum()) == 0.0
+        assert torch.allclose(rows.sum(-1), torch.ones(int(open_rows.sum())), atol=1e-4)
 
 
 def test_a_policy_learns_from_sequences_of_any_length(each):
@@ -98,7 +98,7 @@ def test_a_policy_learns_from_sequences_of_any_length(each):
     assert torch.isfinite(losses["tokens"]) and losses["tokens"] > 0
 
 
-def test_cache_gives_what_a_full_pass_gives(tokenizer):
+def test_the_cache_gives_the_same_tokens_as_a_full_pass(tokenizer):
     policy = make(tokenizer)
     inputs = random_inputs(3)
     greedy = policy.sample_tokens(inputs).tokens
@@ -125,21 +125,21 @@ def test_a_seed_repeats_a_sample_and_another_differs(tokenizer):
     assert not torch.equal(first, other)
 
 
-def test_what_a_beam_chose_is_what_is_taught():
-    searched = fitted("nac")
-    policy, chunk = make(searched), torch.randn(6, 32, 7).cumsum(1) * 0.02
+def test_tokens_chosen_by_beam_search_are_the_training_targets():
+    tokenizer = fitted("nac")
+    policy, chunk = make(tokenizer), torch.randn(6, 32, 7).cumsum(1) * 0.02
     with torch.no_grad():
-        normalised = searched.normalize(chunk)
-        tokens, latents = searched.encode(chunk), searched.latents(normalised)
+        normalised = tokenizer.normalize(chunk)
+        tokens, latents = tokenizer.encode(chunk), tokenizer.latents(normalised)
     policy.fit_tokens(latents, tokens)
     targets = Targets(normalised, tokens, latents, normalised)
     wanted = policy._target_distribution(targets, policy._legal(tokens))
-    assert searched.uses_beam_search and torch.equal(wanted.argmax(-1), tokens)
+    assert tokenizer.uses_beam_search and torch.equal(wanted.argmax(-1), tokens)
 
 
-def test_codewords_that_stand_twice_and_one_alone_leave_targets_finite():
-    vectors = torch.randn(4, 3).repeat(2, 1)
-    for known in (vectors, vectors[:1]):
+def test_duplicate_codewords_and_a_single_one_leave_targets_finite():
+    codewords = torch.randn(4, 3).repeat(2, 1)
+    for known in (codewords, codewords[:1]):
         head = CodewordHead(known, 8, 2)
         legal = torch.ones(5, 2, len(known), dtype=torch.bool)
         head.fit(torch.randn(5, 2, 3), torch.zeros(5, 2, dtype=torch.int64), legal)
@@ -147,14 +147,14 @@ def test_codewords_that_stand_twice_and_one_alone_leave_targets_finite():
         assert torch.isfinite(head.soft_targets(torch.randn(5, 2, 3), 2.0, legal)).all()
 
 
-@pytest.mark.parametrize("taught", [0.0, 1.0])
-def test_a_policy_not_yet_taught_tokens_says_its_plan(tokenizer, taught):
-    policy, inputs = make(tokenizer, token_weight=taught), random_inputs(3)
-    planned = tokenizer.encode(tokenizer.denormalize(policy.regress_chunk(inputs)))
-    assert torch.equal(policy.sample_tokens(inputs).tokens, planned)
+@pytest.mark.parametrize("token_weight", [0.0, 1.0])
+def test_a_policy_whose_tokens_are_untrained_samples_its_regressed_chunk(tokenizer, token_weight):
+    policy, inputs = make(tokenizer, token_weight=token_weight), random_inputs(3)
+    regressed = tokenizer.encode(tokenizer.denormalize(policy.regress_chunk(inputs)))
+    assert torch.equal(policy.sample_tokens(inputs).tokens, regressed)
 
 
-def test_a_policy_learns_what_one_batch_shows(tokenizer):
+def test_a_policy_fits_one_batch(tokenizer):
     policy = make(tokenizer).train()
     inputs = random_inputs(8)
     steps = np.random.default_rng(1).standard_normal((8, 32, 7))
@@ -185,17 +185,19 @@ def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):
     )
 
 
-def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(tokenizer, tmp_path):
-    taught = make(tokenizer)
+def test_a_warm_start_copies_all_with_the_same_tokenizer_and_the_vision_encoder_with_another(
+    tokenizer, tmp_path
+):
+    trained = make(tokenizer)
     with torch.no_grad():
-        for parameter in taught.parameters():
+        for parameter in trained.parameters():
             parameter.add_(0.1)
-    taught.save_pretrained(tmp_path)
+    trained.save_pretrained(tmp_path)
     fresh = make(tokenizer)
     warm_start(fresh, tmp_path)
     assert torch.equal(
         fresh.codeword_head.residual_projection.weight,
-        taught.codeword_head.residual_projection.weight,
+        trained.codeword_head.residual_projection.weight,
     )
     other = copy.deepcopy(tokenizer)
     other.codec.quantizer.codebooks[0].codewords.add_(0.01)
@@ -203,34 +205,34 @@ def test_a_warm_start_takes_all_over_the_same_tokens_and_the_eyes_over_others(to
     before = fresh.codeword_head.residual_projection.weight.clone()
     assert warm_start(fresh, tmp_path) > 20
     assert torch.equal(
-        fresh.vision["scene"].layers[0].weight, taught.vision["scene"].layers[0].weight
+        fresh.vision["scene"].layers[0].weight, trained.vision["scene"].layers[0].weight
     )
     assert torch.equal(fresh.codeword_head.residual_projection.weight, before)
     with pytest.raises(BundleError, match="start from"):
         warm_start(fresh, tmp_path / "nowhere")
 
 
-def test_a_warm_start_keeps_the_tasks_that_both_know(tokenizer, tmp_path):
-    taught = make(tokenizer, tasks={"pour": "Pour.", "wipe": "Wipe."})
-    taught.save_pretrained(tmp_path)
+def test_a_warm_start_copies_the_tasks_that_both_policies_know(tokenizer, tmp_path):
+    trained = make(tokenizer, tasks={"pour": "Pour.", "wipe": "Wipe."})
+    trained.save_pretrained(tmp_path)
     fresh = make(tokenizer, tasks={"stack": "Stack.", "cut": "Cut.", "wipe": "Wipe."})
     new = fresh.task_embedding.weight.clone()
     warm_start(fresh, tmp_path)
-    assert torch.equal(fresh.task_embedding.weight[2], taught.task_embedding.weight[1])
+    assert torch.equal(fresh.task_embedding.weight[2], trained.task_embedding.weight[1])
     assert torch.equal(fresh.task_embedding.weight[:2], new[:2]) and not torch.equal(
         fresh.task_embedding.weight, new
     )
 
 
-def test_nan_logits_never_become_a_token(tokenizer):
-    legal, going = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
+def test_nan_logits_and_positions_without_a_legal_token_are_rejected(tokenizer):
+    legal, done = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
     with pytest.raises(BadTokens, match="NaN"):
-        sample(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), legal, going, Sampling(), None)
+        sample(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), legal, done, Sampling(), None)
     with pytest.raises(BadTokens, match="legal"):
-        sample(torch.zeros(1, 4), ~legal, going, Sampling(), None)
+        sample(torch.zeros(1, 4), ~legal, done, Sampling(), None)
 
 
-def test_observations_that_do_not_fit_are_refused(tokenizer):
+def test_observations_that_do_not_fit_are_rejected(tokenizer):
     policy = make(tokenizer)
     image = np.zeros((2, SIZE, SIZE, 3), np.uint8)
     images, state = {"scene": image, "wrist": image}, np.zeros((2, 7), np.float32)
@@ -247,7 +249,7 @@ def test_observations_that_do_not_fit_are_refused(tokenizer):
         policy.inputs(Observation(0.0, images, state, "juggle"))
 
 
-def test_prompts_and_ids_mean_the_same_task(tokenizer):
+def test_prompts_and_ids_select_the_same_task(tokenizer):
     policy = make(tokenizer)
     assert policy.task_index("marker") == policy.task_index(TASKS["marker"]) == 1
 
@@ -260,7 +262,7 @@ def test_spatial_softmax_finds_a_bright_spot():
     assert y == pytest.approx(2 / 5 - 1, abs=1e-3)
 
 
-def test_nonsense_configs_are_refused(tokenizer):
+def test_invalid_configs_are_rejected(tokenizer):
     with pytest.raises(ConfigError, match="n_heads"):
         make(tokenizer, dim=30, n_heads=4)
     with pytest.raises(ConfigError, match="camera"):

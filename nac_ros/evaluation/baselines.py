@@ -45,19 +45,14 @@ class TimedEngine:
         return chunk
 
 
-class BlackImageBaseline:
+class BlackImageBaseline(TimedEngine):
     """The policy with black images: what it achieves without vision."""
-
-    def __init__(self, engine: ChunkPredictor):
-        self._engine = engine
-        self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
-        self.n_action_steps = engine.n_action_steps
 
     def predict_chunk(
         self, observation: Observation, current: CurrentChunk | None = None
     ) -> ActionChunk:
         black = {name: np.zeros_like(image) for name, image in observation.images.items()}
-        return self._engine.predict_chunk(replace(observation, images=black), current)
+        return super().predict_chunk(replace(observation, images=black), current)
 
 
 class MeanDemonstrationBaseline:

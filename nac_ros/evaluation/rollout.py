@@ -274,37 +274,29 @@ def _run_trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> l
 
     torch.set_num_threads(1)  # workers share the cores, and a batch of one gains little from more
     bundle = load_bundle(config.bundle)
-    engine = TimedEngine(
-        Engine(
-            bundle,
-            config.seed,
-            n_action_steps=config.n_action_steps or None,
-            transition=TransitionConfig(transition=config.transition),
-        )
+    transition, steps = (
+        TransitionConfig(transition=config.transition),
+        config.n_action_steps or None,
     )
-    spec = current_spec_of(bundle.robot)
-    predictor = _make_predictor(config, task, engine, spec)
+    engine = Engine(bundle, config.seed, n_action_steps=steps, transition=transition)
+    black_images = config.baseline == "black-images"
+    timed_engine = BlackImageBaseline(engine) if black_images else TimedEngine(engine)
+    spec, predictor = current_spec_of(bundle.robot), timed_engine
+    if config.baseline == "mean-demonstration":
+        actions = mean_demonstration(config.data, make_task(task).prompt)
+        predictor = MeanDemonstrationBaseline(spec, actions, engine.horizon, engine.n_action_steps)
     rollout = Rollout(spec, task, predictor, config.latency_ms / 1000, config.randomization)
     results = []
     for trial in trials:
-        engine.timings.clear()
+        timed_engine.timings.clear()
         guard = rollout.run_trial(scene_seed(task, config.seed, trial))
-        result = trial_result(rollout, guard, engine, task, trial)
+        result = trial_result(rollout, guard, timed_engine, task, trial)
         print(
             f"{task} trial {trial}: {result.outcome} after {result.steps} steps, {result.reason}",
             flush=True,
         )
         results.append(result)
     return results
-
-
-def _make_predictor(
-    config: EvaluationConfig, task: str, engine: TimedEngine, spec: RobotSpec
-) -> ChunkPredictor:
-    if config.baseline == "mean-demonstration":
-        actions = mean_demonstration(config.data, make_task(task).prompt)
-        return MeanDemonstrationBaseline(spec, actions, engine.horizon, engine.n_action_steps)
-    return BlackImageBaseline(engine) if config.baseline == "black-images" else engine
 
 
 def _summarize(

@@ -38,7 +38,7 @@ def measure_token_effects(
     tokenizer: Tokenizer, chunks: ActionChunks, seed: int = 0
 ) -> TokenEffects:
     """Replaces the tokens of the most dynamic chunk of `chunks` one at a time."""
-    scale = tokenizer.absolute_normalizer.half_range
+    scale = tokenizer.absolute_normalizer.half_range.cpu().numpy()
     chunk, reference, tokens = _most_dynamic_chunk(tokenizer, chunks)
     decoded = tokenizer.decode(tokens[None], reference).numpy()
     generator = np.random.default_rng(seed)
@@ -77,7 +77,9 @@ def _most_dynamic_chunk(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """The chunk that moves most and can be encoded: chunk `[1, H, D]`, reference `[1, D]`, tokens
     `[L]`."""
-    motion = np.ptp(chunks.actions / tokenizer.absolute_normalizer.half_range, axis=1).sum(1)
+    motion = np.ptp(
+        chunks.actions / tokenizer.absolute_normalizer.half_range.cpu().numpy(), axis=1
+    ).sum(1)
     for row in np.argsort(-motion):
         chunk, reference = chunks.select(slice(row, row + 1))
         try:

@@ -107,16 +107,7 @@ def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict
 
 def table(results: dict[str, Any]) -> str:
     """Markdown table of the rows, with the paper's values."""
-    head = (
-        "changed",
-        "setting",
-        "MSE",
-        "of each seed",
-        "velocity error",
-        "steps",
-        "paper: MSE",
-        "success [%]",
-    )
+    head = "changed | setting | MSE | of each seed | velocity error | steps | paper: MSE | success [%]"
     return markdown_table(head, [_cells(row) for row in results["rows"]])
 
 

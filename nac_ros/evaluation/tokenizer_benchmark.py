@@ -29,17 +29,12 @@ OURS = "nac"
 BIT_BUDGET = 120  # of the paper's learned tokenizers
 MARKERS = {"full": "o", "prefix": ".", "setting": "s"}
 FAST_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 20.0)  # besides the default
-BIN_SETTINGS = (
-    (1, 1024),
-    (1, 128),
-    (2, 256),
-    (2, 64),
-    (3, 32),
-    (4, 16),
-    (4, 256),
-    (8, 256),
-    (16, 256),
-)  # knots, bins
+# Number of knots -> numbers of bins.
+BIN_SETTINGS = {1: (1024, 128), 2: (256, 64), 3: (32,), 4: (16, 256), 8: (256,), 16: (256,)}
+HEAD = (
+    "tokenizer | params [M] | tokens | codes | bits | runtime, batch | encode [ms] | decode [ms] | "
+    "round trip [ms] | MSE | L1 | max error | velocity error | failures | training steps"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,28 +139,13 @@ def dominating_points(points: Points) -> list[dict[str, Any]]:
 
 def table(results: dict[str, Any]) -> str:
     """Markdown table of the rows, the paper's values in parentheses."""
-    head = (
-        "tokenizer",
-        "params [M]",
-        "tokens",
-        "codes",
-        "bits",
-        "runtime, batch",
-        "encode [ms]",
-        "decode [ms]",
-        "round trip [ms]",
-        "MSE",
-        "L1",
-        "max error",
-        "velocity error",
-        "failures",
-        "training steps",
-    )
-    return markdown_table(head, [_cells(row) for row in results["rows"]])
+    return markdown_table(HEAD, [_cells(row) for row in results["rows"]])
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def markdown_table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    """Markdown of a table; head: names of the columns, separated by ` | `."""
+    names = head.split(" | ")
+    lines = [names, ["---"] * len(names), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -264,7 +244,8 @@ def _points(
     settings = [Candidate(name="fast", model=(("scale", scale),)) for scale in FAST_SCALES]
     settings += [
         Candidate(name="bin", model=(("n_knots", knots), ("n_bins", bins)))
-        for knots, bins in BIN_SETTINGS
+        for knots, numbers in BIN_SETTINGS.items()
+        for bins in numbers
         if knots <= data.shape[0]
     ]
     for candidate in settings:

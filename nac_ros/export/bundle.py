@@ -27,10 +27,11 @@ from nac_ros.tokenizers.serialization import CONFIG_FILE, WEIGHTS_FILE
 ROBOT, STATISTICS, CARD = "robot.yaml", "statistics.json", "README.md"
 DETOKENIZER, GOLDEN = "detokenizer.onnx", "golden.safetensors"
 REQUIRED = (
-    f"policy/{CONFIG_FILE}",
-    f"policy/{WEIGHTS_FILE}",
-    f"tokenizer/{CONFIG_FILE}",
-    f"tokenizer/{WEIGHTS_FILE}",
+    *(
+        f"{part}/{file}"
+        for part in ("policy", "tokenizer")
+        for file in (CONFIG_FILE, WEIGHTS_FILE)
+    ),
     ROBOT,
     STATISTICS,
     GOLDEN,
@@ -188,11 +189,9 @@ def _load_robot(path: Path) -> RobotSpec:
     read_bytes(path, BundleError, MAX_ROBOT_BYTES)
     try:
         return configs.build(RobotSpec, configs.load_yaml(path), str(path))
-    except NacError as error:
-        raise BundleError(f"{show_text(error, 400)}; export the bundle again") from error
-    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+    except (NacError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{path} is no robot description: {show_text(error)}; export the bundle again"
+            f"{path} is no valid robot description: {show_text(error, 400)}; export the bundle again"
         ) from error
 
 
@@ -208,42 +207,25 @@ def _require_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> No
 
 def _check_parts(bundle: Bundle) -> None:
     """Raises BundleError if manifest, robot, tokenizer and policy contradict one another."""
-    manifest, robot, codec = bundle.manifest, bundle.robot, bundle.tokenizer.config
-    policy = bundle.policy.config
-    manifest_file, codec_file = MANIFEST, f"tokenizer/{CONFIG_FILE}"
-    policy_file = f"policy/{CONFIG_FILE}"
-    facts = [
-        (manifest_file, "robot", manifest.robot, ROBOT, robot.name),
-        (manifest_file, "tasks", manifest.tasks, policy_file, policy.tasks),
-        (manifest_file, "rate_hz", manifest.rate_hz, ROBOT, robot.action_rate_hz),
-        (manifest_file, "horizon", manifest.horizon, codec_file, codec.horizon),
-        (codec_file, "action_dim", codec.action_dim, ROBOT, robot.action_dim),
-        (policy_file, "state_dim", policy.state_dim, ROBOT, robot.action_dim),
-        (codec_file, "names", codec.names or robot.joint_names, ROBOT, robot.joint_names),
-        (codec_file, "units", codec.units or robot.units, ROBOT, robot.units),
-    ]
-    for file, field, ours, other, theirs in facts:
+    manifest, robot = bundle.manifest, bundle.robot
+    codec_file, policy_file = f"tokenizer/{CONFIG_FILE}", f"policy/{CONFIG_FILE}"
+    for field, ours, other, theirs in (
+        ("robot", manifest.robot, ROBOT, robot.name),
+        ("tasks", manifest.tasks, policy_file, bundle.policy.config.tasks),
+        ("rate_hz", manifest.rate_hz, ROBOT, robot.action_rate_hz),
+        ("horizon", manifest.horizon, codec_file, bundle.tokenizer.config.horizon),
+    ):
         if ours != theirs:
             raise BundleError(
-                f"{bundle.path}: {field} is {show_text(ours)} in {file} and {show_text(theirs)} in "
-                f"{other}; export the bundle again"
+                f"{bundle.path}: {field} is {show_text(ours)} in {MANIFEST} and "
+                f"{show_text(theirs)} in {other}; export the bundle again"
             )
-    if codec.rate_hz and not same_rate(codec.rate_hz, manifest.rate_hz):
+    try:
+        _check_fit(bundle.policy, bundle.tokenizer, robot)
+    except ConfigError as error:
         raise BundleError(
-            f"{bundle.path}: rate_hz is {codec.rate_hz} in {codec_file} and "
-            f"{manifest.rate_hz} in {MANIFEST}; export the bundle again"
-        )
-    if policy.n_action_steps > codec.horizon:
-        raise BundleError(
-            f"{bundle.path}: n_action_steps {policy.n_action_steps} in {policy_file} is beyond "
-            f"the horizon {codec.horizon}; export the bundle again"
-        )
-    known = [camera.name for camera in robot.cameras]
-    if missing := [name for name in policy.cameras if name not in known]:
-        raise BundleError(
-            f"{bundle.path}: camera '{show_text(missing[0], 80)}' of {policy_file} is none of "
-            f"{ROBOT}: {show_text(', '.join(known))}; export the bundle again"
-        )
+            f"{bundle.path}: {show_text(error, 400)}; then export the bundle again"
+        ) from error
 
 
 def _check_statistics(bundle: Bundle) -> None:
@@ -314,14 +296,15 @@ def check_columns(tokenizer: Tokenizer, robot: RobotSpec) -> None:
 
 
 def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
-    dims = (tokenizer.config.action_dim, policy.config.state_dim)
+    """Raises ConfigError if policy, tokenizer and robot do not fit together."""
+    codec = tokenizer.config
+    dims = (codec.action_dim, policy.config.state_dim)
     if dims != (robot.action_dim, robot.action_dim):
         raise ConfigError(
-            f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions; robot {robot.name} "
-            f"has {robot.action_dim} joints"
+            f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions, robot {robot.name} has "
+            f"{robot.action_dim} joints; train both for this robot"
         )
     check_columns(tokenizer, robot)
-    codec = tokenizer.config
     if codec.rate_hz and not same_rate(codec.rate_hz, robot.action_rate_hz):
         raise ConfigError(
             f"the tokenizer was fitted to data at {codec.rate_hz:.10g} Hz, and robot {robot.name} "
@@ -336,7 +319,8 @@ def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
         )
     if policy.config.n_action_steps > codec.horizon:
         raise ConfigError(
-            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon {codec.horizon}"
+            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon {codec.horizon}; "
+            "train with fewer"
         )
 
 

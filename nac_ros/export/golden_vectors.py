@@ -7,7 +7,7 @@ actions.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,21 +21,30 @@ from nac_ros.tokenizers.serialization import load_weights
 Decode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 N_SAMPLES, MAX_SAMPLES = 4, 64
-ACTION_TOLERANCE = 1e-4  # rad or m
-LIKELIHOOD_TOLERANCE = 0.05  # nats for a whole sequence
+
+
+class Tolerance(NamedTuple):
+    """Largest accepted difference of an output, and what to report beyond it."""
+
+    value: float
+    unit: str
+    output: str
+    cause: str
+
+
+TOLERANCES = {
+    "actions": Tolerance(1e-4, "rad or m", "decoding", "the ONNX file"),
+    "log_likelihood": Tolerance(0.05, "nats", "the log-likelihood", "the policy's weights"),
+}
 
 
 def write(policy: Policy, decode: Decode, robot: RobotSpec, path: Path) -> None:
     """Writes outputs for random images and joint states from a fixed seed."""
     inputs = _inputs(policy, robot, np.random.default_rng(0))
     tokens = policy.sample_tokens(inputs, torch.Generator().manual_seed(0)).tokens
-    images = {f"images.{name}": image for name, image in inputs.images.items()}
-    outputs = {
-        "tokens": tokens,
-        "actions": torch.from_numpy(decode(tokens.numpy(), _reference(inputs))),
-        "log_likelihood": _log_likelihood(policy, inputs, tokens),
-    }
-    save_file({**images, "proprio": inputs.proprio, "task": inputs.task, **outputs}, path)
+    golden = {f"images.{name}": image for name, image in inputs.images.items()}
+    golden |= {"proprio": inputs.proprio, "task": inputs.task, "tokens": tokens}
+    save_file({**golden, **_outputs(policy, decode, inputs, tokens)}, path)
 
 
 def verify(policy: Policy, decode: Decode, path: Path) -> None:
@@ -44,25 +53,41 @@ def verify(policy: Policy, decode: Decode, path: Path) -> None:
     _check_layout(golden, policy, path)
     images = {name: golden[f"images.{name}"] for name in policy.config.cameras}
     inputs = Inputs(images, golden["proprio"], golden["task"])
-    decoded = _computed(path, lambda: decode(golden["tokens"].numpy(), _reference(inputs)))
-    if decoded.shape != tuple(golden["actions"].shape):
+    try:
+        outputs = _outputs(policy, decode, inputs, golden["tokens"])
+    except NacError as error:
+        raise BundleError(f"{path}: {show_text(error, 400)}; export the bundle again") from error
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{path.parent}: the golden tokens decode to {decoded.shape}, {path.name} holds "
-            f"actions of {tuple(golden['actions'].shape)}; export the bundle again"
-        )
-    error = float(np.abs(decoded - golden["actions"].numpy()).max())
-    if not error <= ACTION_TOLERANCE:
-        raise BundleError(
-            f"{path.parent}: decoding the golden tokens differs by {error:.2e} rad or m, more "
-            f"than {ACTION_TOLERANCE}; the ONNX file and this runtime do not match"
-        )
-    log_likelihood = _computed(path, lambda: _log_likelihood(policy, inputs, golden["tokens"]))
-    drift = float((log_likelihood - golden["log_likelihood"]).abs().max())
-    if not drift <= LIKELIHOOD_TOLERANCE:
-        raise BundleError(
-            f"{path.parent}: the log-likelihood of the golden tokens differs by {drift:.3f} nats, "
-            f"more than {LIKELIHOOD_TOLERANCE}; its weights and this version do not match"
-        )
+            f"{path.parent} cannot compute its golden vectors: {show_text(error)}; export it again"
+        ) from error
+    for name, tolerance in TOLERANCES.items():
+        if outputs[name].shape != golden[name].shape:
+            raise BundleError(
+                f"{path}: {name} of the golden tokens must be of {tuple(outputs[name].shape)}, got "
+                f"{tuple(golden[name].shape)}; export the bundle again"
+            )
+        difference = float((outputs[name] - golden[name]).abs().max())
+        if not difference <= tolerance.value:  # also if it is NaN
+            raise BundleError(
+                f"{path.parent}: {tolerance.output} of the golden tokens differs by "
+                f"{difference:.2e} {tolerance.unit}, more than {tolerance.value}; "
+                f"{tolerance.cause} and this version do not match"
+            )
+
+
+@torch.no_grad()
+def _outputs(
+    policy: Policy, decode: Decode, inputs: Inputs, tokens: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Decoded actions `[N, H, D]` and log-likelihood `[N]` of tokens `[N, L]`."""
+    actions = torch.from_numpy(decode(tokens.numpy(), inputs.proprio[:, -1].numpy()))
+    log_probs = policy.token_log_probs(inputs, tokens)  # [N, L, V]
+    of_tokens = log_probs.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
+    return {
+        "actions": actions,
+        "log_likelihood": of_tokens.masked_fill(tokens < 0, 0).sum(1),
+    }
 
 
 def _check_layout(golden: dict[str, torch.Tensor], policy: Policy, path: Path) -> None:
@@ -99,25 +124,6 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and all(b in (a, -1) for a, b in zip(shape, wanted))
 
 
-def _computed(path: Path, compute: Callable[[], Any]) -> Any:
-    """Runs a network on golden inputs; its errors become BundleErrors."""
-    try:
-        return compute()
-    except NacError as error:
-        raise BundleError(f"{path}: {show_text(error, 400)}; export the bundle again") from error
-    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{path.parent} cannot compute its golden vectors: {show_text(error)}; export it again"
-        ) from error
-
-
-@torch.no_grad()
-def _log_likelihood(policy: Policy, inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
-    log_probs = policy.token_log_probs(inputs, tokens)  # [B, L, V]
-    of_tokens = log_probs.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
-    return of_tokens.masked_fill(tokens < 0, 0).sum(1)
-
-
 def _inputs(policy: Policy, spec: RobotSpec, generator: np.random.Generator) -> Inputs:
     config = policy.config
     size, steps = config.image_size, config.n_obs_steps
@@ -132,7 +138,3 @@ def _inputs(policy: Policy, spec: RobotSpec, generator: np.random.Generator) -> 
     proprio = torch.from_numpy(np.repeat(state, steps, 1).astype(np.float32))
     task = torch.arange(N_SAMPLES) % len(config.tasks)
     return Inputs(images, proprio, task)
-
-
-def _reference(inputs: Inputs) -> np.ndarray:
-    return inputs.proprio[:, -1].numpy()

@@ -125,8 +125,7 @@ class OnnxTokenizer(_Session):
 
     def __call__(self, actions: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """float32 `[B, H, D]`, float32 `[B, D]` -> int64 `[B, L]`."""
-        feeds = {"actions": actions, "reference": reference}
-        feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+        feeds = {"actions": actions.astype(np.float32), "reference": reference.astype(np.float32)}
         return self._run("tokens", feeds)
 
 

@@ -202,7 +202,10 @@ class ExtremeSearch:
                 tokens, rows = self._variants(position, length, n_alternatives)
                 if self.decoded - start + len(tokens) > budget:
                     return
-                self._decode(tokens, self.references[rows])
+                references = self.references[rows]
+                for first in range(0, len(tokens), BATCH):
+                    batch = slice(first, first + BATCH)
+                    self._decode(tokens[batch], references[batch])
                 self._progress(self.decoded)
             gained = bool((self.values > before + MIN_GAIN * np.abs(before)).any())
 
@@ -220,11 +223,6 @@ class ExtremeSearch:
         return np.concatenate(sequences), np.array(rows, np.int64)
 
     def _decode(self, tokens: np.ndarray, references: np.ndarray) -> None:
-        for first in range(0, len(tokens), BATCH):
-            batch = slice(first, first + BATCH)
-            self._decode_batch(tokens[batch], references[batch])
-
-    def _decode_batch(self, tokens: np.ndarray, references: np.ndarray) -> None:
         tokens = tokens[:, (tokens != PAD).any(0)]
         chunks = self._tokenizer.decode(tokens, references).cpu().numpy()
         self.decoded += len(tokens)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nac_ros.core.config import bounded
+from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.policies.base import POLICIES, Inputs, Policy, PolicyConfig, Targets
 from nac_ros.policies.codeword_head import CodewordHead
@@ -44,21 +44,19 @@ class ArConfig(PolicyConfig):
     """Network sizes and loss weights; the sizes are those of the paper's Table 5.
 
     target_temperature: of the soft targets, in fitted widths (`CodewordHead.fit`); 0 = one-hot
-    learned_logits: adds a linear layer's logits to those from codeword distances
     regression_weight, future_weight: weights of the regression head's L1 losses, on the chunk and
         on the actions after it
     token_weight: weight of the token loss; with 0 only the vision encoder and the regression head
         are trained, and the regressed chunk is tokenized and executed
     """
 
-    dim: int = bounded(256, 1)
-    n_layers: int = bounded(4, 1)
-    n_heads: int = bounded(4, 1)
+    dim: int = number_field(256, 1)
+    n_layers: int = number_field(4, 1)
+    n_heads: int = number_field(4, 1)
     dropout: float = 0.1
-    vision_width: int = bounded(64, 1)
-    n_keypoints: int = bounded(32, 1)
+    vision_width: int = number_field(64, 1)
+    n_keypoints: int = number_field(32, 1)
     target_temperature: float = 2.0
-    learned_logits: bool = False
     regression_weight: float = 1.0
     future_weight: float = 0.3
     token_weight: float = 1.0
@@ -138,13 +136,12 @@ class ArPolicy(Policy):
             self.config.dim,
             self.grammar.vocab_size,
         )
-        has_codewords = codewords is not None
-        self.codeword_head = (
-            CodewordHead(codewords, dim, self.grammar.max_tokens) if has_codewords else None
-        )
-        self.token_embedding = None if has_codewords else nn.Embedding(vocab_size, dim)
-        linear = self.config.learned_logits or not has_codewords
-        self.token_logits = nn.Linear(dim, vocab_size) if linear else None
+        self.codeword_head = self.token_embedding = self.token_logits = None
+        if codewords is not None:
+            self.codeword_head = CodewordHead(codewords, dim, self.grammar.max_tokens)
+        else:
+            self.token_embedding = nn.Embedding(vocab_size, dim)
+            self.token_logits = nn.Linear(dim, vocab_size)
 
     def vision_parameters(self) -> list[nn.Parameter]:
         return list(self.vision.parameters())
@@ -311,11 +308,10 @@ class ArPolicy(Policy):
 
     def _logits(self, hidden: Tensor, residuals: Tensor | None, first: int) -> Tensor:
         """Hidden states `[B, k, dim]` of positions from `first` on -> logits `[B, k, V]`."""
-        logits = self.token_logits(hidden) if self.token_logits is not None else 0
         if self.codeword_head is None:
-            return logits
+            return self.token_logits(hidden)
         here = residuals[:, first : first + hidden.shape[1]]
-        return logits + self.codeword_head.logits(hidden, here, first)
+        return self.codeword_head.logits(hidden, here, first)
 
     def _next_legal(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens that may follow, bool `[B, V]`, and which sequences are complete, bool `[B]`."""
@@ -325,6 +321,5 @@ class ArPolicy(Policy):
 
     def _legal(self, tokens: Tensor) -> Tensor:
         """Which tokens are legal at each position of `tokens` `[B, L]`, bool `[B, L, V]`."""
-        prefix = tokens.numpy()
-        rows = [self.grammar.legal(prefix[:, :k]) for k in range(tokens.shape[1])]
-        return torch.stack([torch.from_numpy(row.copy()) for row in rows], 1)
+        rows = [self._next_legal(tokens[:, :k])[0] for k in range(tokens.shape[1])]
+        return torch.stack(rows, 1)

@@ -246,6 +246,6 @@ def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
     policy = load_model(saved, "policy", cls.Config, make)
     if not bool((policy.state_std > 0).all()):
         raise BundleError(
-            f"{saved.folder / WEIGHTS_FILE}: state_std must be above 0; train or export it anew"
+            f"{saved.folder / WEIGHTS_FILE}: state_std must be above 0; train or export it again"
         )
     return policy.eval()

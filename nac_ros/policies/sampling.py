@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nac_ros.core.config import bounded, check_bounds
+from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.tokenizers.grammar import PAD
 
@@ -15,11 +15,11 @@ from nac_ros.tokenizers.grammar import PAD
 class Sampling:
     """Top-k sampling of legal tokens at a temperature; top_k = 1 is greedy."""
 
-    top_k: int = bounded(10, 1)
+    top_k: int = number_field(10, 1)
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_bounds(self)
+        check_fields(self)
         if self.temperature <= 0:
             raise ConfigError(f"temperature must be above 0, got {self.temperature}")
 
