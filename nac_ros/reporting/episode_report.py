@@ -65,7 +65,9 @@ def episode_trace(dataset: AnyDataset, episode: Episode, index: int) -> TrialTra
 
 def _intervention_spans(marked: np.ndarray | None, times: np.ndarray) -> Iterator[TimeSpan]:
     """Spans of consecutive marked frames; marked: bool `[T]` or None, times: `[T]` [s]."""
-    edges = np.flatnonzero(np.diff(np.r_[False, marked, False])) if marked is not None else []
+    if marked is None:
+        return
+    edges = np.flatnonzero(np.diff(np.r_[False, marked, False]))
     for first, end in zip(edges[::2], edges[1::2]):
         yield TimeSpan(float(times[first]), float(times[end - 1]), "intervention")
 

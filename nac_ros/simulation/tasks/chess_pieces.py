@@ -1,7 +1,5 @@
 """Chessmen and a chessboard: meshes from profiles, collision shapes, and the board's texture."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from nac_ros.simulation.bodies import BOX, CYLINDER, HIDDEN, SPHERE, VISUAL
@@ -43,11 +41,8 @@ def add_meshes(scene: "mujoco.MjSpec") -> None:
         _add_turned_mesh(scene, kind, np.array(profile, float) / 1000)
 
 
-def _add_turned_mesh(
-    scene: "mujoco.MjSpec", name: str, profile: Sequence[tuple[float, float]], n: int = 20
-) -> None:
-    """A closed mesh: the profile, (radius, height) [m] upwards, rotated about z in `n` steps."""
-    rings = np.asarray(profile, float)
+def _add_turned_mesh(scene: "mujoco.MjSpec", name: str, rings: np.ndarray, n: int = 20) -> None:
+    """A closed mesh: radii and heights `[rings, 2]` [m], upwards, rotated about z in `n` steps."""
     angles = 2 * np.pi * np.arange(n) / n
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # [n, 2]
     around = rings[:, None, :1] * circle  # [rings, n, 2]

@@ -138,7 +138,7 @@ class FoldTowel(Task):
         end = points[edge] + 0.25 * (points[edge] - points[inner])
         end = end + rng.uniform(-0.004, 0.004, 2)
         low = LOW + 0.006
-        length = min(1, np.linalg.norm(end - start) / LENGTH)
+        length = min(1.0, float(np.linalg.norm(end - start)) / LENGTH)
         for share, part in ((0.15, 0.4), (0.5, 1.0), (0.85, 0.6)):
             height = low + part * length * (ARCH - low) + rng.uniform(0, 0.006)
             over = np.append(start + share * (end - start), height)

@@ -189,8 +189,8 @@ def _add_leaf(bunch) -> None:
 def _add_plate(scene: "mujoco.MjSpec") -> None:
     """A shallow china plate: a disc, and a rim of two rings of boxes that lean outwards."""
     plate = scene.worldbody.add_body(name="plate", pos=(*PLATE, 0))
-    size, centre = (FLAT, FOOT / 2, 0), (0, 0, FOOT / 2)
-    plate.add_geom(name="plate", type=CYLINDER, size=size, pos=centre, rgba=CHINA)
+    disc = plate.add_geom(name="plate", type=CYLINDER, rgba=CHINA)
+    disc.size, disc.pos = (FLAT, FOOT / 2, 0), (0, 0, FOOT / 2)
     n, lean = 32, 0.38  # boxes per ring, [rad]
     tilt = np.array([np.cos(lean / 2), 0, -np.sin(lean / 2), 0])
     for ring, (inner, outer, colour) in enumerate(((FLAT, 0.093, CHINA), (0.093, RADIUS, BLUE))):
