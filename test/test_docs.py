@@ -189,7 +189,7 @@ def test_the_table_of_the_camera_s_parameters_has_their_names_and_defaults():
     pytest.importorskip("rclpy")
     from nac_ros.nodes.camera import CameraParameters
 
-    table = CAMERA.split("| parameter | default | what |\n")[1].split("\n\n")[0]
+    table = CAMERA.split("| parameter | default | meaning |\n")[1].split("\n\n")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]*)`? ?\| ", table, re.MULTILINE))
     fields = dataclasses.fields(CameraParameters)
     assert rows == {field.name: str(field.default) for field in fields}
@@ -199,7 +199,7 @@ def test_the_table_of_a_camera_s_states_has_every_state():
     pytest.importorskip("rclpy")
     from nac_ros.nodes.camera import LEVELS
 
-    table = CAMERA.split("| `state` | level | what |\n")[1].split("\n\n")[0]
+    table = CAMERA.split("| `state` | level | meaning |\n")[1].split("\n\n")[0]
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     assert {state for row in rows for state in re.findall(r"`(\w+)`", row)} == set(LEVELS)
 
