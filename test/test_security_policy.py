@@ -70,7 +70,7 @@ def test_the_script_names_what_is_missing_and_is_valid_shell(tmp_path):
     run = {"capture_output": True, "text": True}
     no_ros = subprocess.run(["sh", script, tmp_path], env={"PATH": "/usr/bin:/bin"}, **run)
     assert no_ros.returncode == 2 and "source your ROS 2" in no_ros.stderr
-    assert "where the keystore is to be" in subprocess.run(["sh", script], **run).stderr
+    assert "usage: generate.sh KEYSTORE" in subprocess.run(["sh", script], **run).stderr
 
 
 def test_the_running_graph_does_nothing_that_its_policy_forbids(running):

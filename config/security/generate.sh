@@ -1,10 +1,10 @@
 #!/bin/sh
 # Keys and signed permissions for every node of nac_ros, for SROS 2.
 #   config/security/generate.sh KEYSTORE [ROBOT]
-# ROBOT is a name in config/robots or the path of a robot's YAML; vx300s if left out. Needs a sourced
-# ROS 2 with sros2. Run again after a robot's topics changed: keys stay, permissions are made anew.
+# ROBOT is a name in config/robots or the path of a robot's YAML; default vx300s. Needs a sourced ROS 2
+# with sros2. Run it again if a robot's topics change: keys are kept, permissions are created again.
 set -eu
-keystore=${1:?"say where the keystore is to be, such as ~/nac_ros_keys"}
+keystore=${1:?"usage: generate.sh KEYSTORE [ROBOT], for example ~/nac_ros_keys"}
 robot=${2:-vx300s}
 here=$(cd "$(dirname "$0")/../.." && pwd)
 policy=$(mktemp)
@@ -12,7 +12,7 @@ trap 'rm -f "$policy"' EXIT
 
 command -v ros2 >/dev/null || { echo "ros2 is not found: source your ROS 2 first" >&2; exit 2; }
 ros2 security --help >/dev/null 2>&1 ||
-    { echo "ros2 knows no 'security': install ros-<distribution>-sros2" >&2; exit 2; }
+    { echo "ros2 has no command 'security': install ros-<distribution>-sros2" >&2; exit 2; }
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" python3 -m nac_ros.ros.security_policy "$robot" >"$policy"
 [ -d "$keystore/enclaves" ] || ros2 security create_keystore "$keystore"
 for enclave in $(sed -n 's/.*enclave path="\([^"]*\)".*/\1/p' "$policy"); do
@@ -20,9 +20,9 @@ for enclave in $(sed -n 's/.*enclave path="\([^"]*\)".*/\1/p' "$policy"); do
     ros2 security create_permission "$keystore" "$enclave" "$policy"
 done
 cat <<END
-Done. On every machine of the robot, with the keystore copied there and readable by its user alone:
+Done. On every machine of the robot, with a copy of the keystore that only its user can read:
   export ROS_SECURITY_KEYSTORE=$keystore ROS_SECURITY_ENABLE=true ROS_SECURITY_STRATEGY=Enforce
-Nodes of nac_ros started by its launch files use their own enclaves; give the arm's driver and the cameras
---ros-args --enclave /nac_ros/driver, and your own shell
+Launch files start the nodes of nac_ros in their enclaves. Start the drivers of the arm and the cameras with
+--ros-args --enclave /nac_ros/driver, and set in your own shell
 export ROS_SECURITY_ENCLAVE_OVERRIDE=/nac_ros/operator
 END
