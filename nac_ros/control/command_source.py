@@ -123,7 +123,9 @@ class CommandSource:
         if not self._rules.approaches_slowly:
             rejection = self._workspace.check(inside, here.positions)
             if rejection is None and at_rest:
-                rejection = self._check_start(inside[0], here.positions)
+                offset = here.positions - inside[0]
+                rejection = check_start(self._spec, offset, self._reach_s)
+                self._rejected_start = None if rejection is None else inside[0]
             if rejection is not None:
                 return rejection
         self.clips += (np.abs(inside - chunk.actions) > self._clip_error).sum(0)
@@ -192,9 +194,3 @@ class CommandSource:
         if self._approach_target is not None:
             return Rejection("approaching", "the arm still moves slowly to the start of a chunk")
         return None
-
-    def _check_start(self, first: np.ndarray, here: np.ndarray) -> Rejection | None:
-        rejection = check_start(self._spec, here - first, self._reach_s)
-        if rejection is not None:
-            self._rejected_start = first
-        return rejection

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from inspect import isfunction
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,12 @@ from nac_ros.robot.spec import RobotSpec
 
 KEEP_S = 600.0  # of a guard's calls
 KEEP_RUNS = 50  # folders below ROS_HOME
-CALLS = (
-    "restart",
-    "update_joint_state",
-    "heartbeat",
-    "set_mode",
-    "set_speed_scale",
-    "reject",
-    "stop",
-    "reset",
-    "approach",
-    "accept",
-    "tick",
-    "trajectory_update",
-    "update_reference",
-    "handle_clock_jump",
+QUERIES = ("is_at_rest", "ages", "reference_known", "trajectory")
+# Methods of a guard that are logged: all public ones that may change its state.
+CALLS = tuple(
+    name
+    for name, method in vars(Guard).items()
+    if isfunction(method) and not name.startswith("_") and name not in QUERIES
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from nac_ros.core.errors import BadObservation, CameraError, DatasetError
+from nac_ros.core.errors import BadObservation, CameraError, DatasetError, NacError
 
 PNG_LEVEL = (
     4  # of zlib: twin images are 15-20 % larger than at level 9, in a fifteenth of the time
@@ -32,19 +32,18 @@ class Header(NamedTuple):
 
 def encode_png(image: np.ndarray) -> bytes:
     """PNG of an RGB uint8 image `[H, W, 3]`."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
-    if not done:
-        raise DatasetError(f"an image of shape {image.shape} cannot be encoded as PNG")
-    return data.tobytes()
+    return _encode(image, ".png", [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL], DatasetError)
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """JPEG of an RGB uint8 image `[H, W, 3]` at a quality of 1 to 100."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality], CameraError)
+
+
+def _encode(image: np.ndarray, suffix: str, options: list[int], error: type[NacError]) -> bytes:
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     if not done:
-        raise CameraError(f"an image of shape {image.shape} cannot be encoded as JPEG")
+        raise error(f"an image of shape {image.shape} cannot be encoded as {suffix[1:]}")
     return data.tobytes()
 
 

@@ -1,44 +1,69 @@
-"""Linear per-dimension normalisation to [-1, 1] from a dataset's minimum and maximum."""
+"""Normalization of actions to [-1, 1] from the minimum and maximum of a data set."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nac_ros.core.errors import BadActions
 
-FLAT_RANGE = 1e-6  # [rad or m] a dimension with a smaller half range is centred, not scaled
+FLAT_RANGE = 1e-6  # a dimension with a smaller range [rad or m] is only centred
 
 
 @dataclass(frozen=True)
-class LinearNormalizer:
-    """Maps `[low, high]` of each of the D dimensions to [-1, 1]; float32 `[D]` each."""
+class ActionNormalizer:
+    """Maps actions in physical units to about [-1, 1] and back, per dimension.
 
-    low: np.ndarray
-    high: np.ndarray
+    low, high: float32 `[D]`, minimum and maximum of the training actions
+    relative: bool `[D]`, dimensions from which the reference (the joint state at the time of the
+        observation) is subtracted first
+    All three are numpy arrays, or torch tensors on one device; the methods take the same kind.
+    """
+
+    low: Any
+    high: Any
+    relative: Any
 
     @classmethod
-    def fit(cls, values: np.ndarray) -> "LinearNormalizer":
-        """From values `[..., D]`; raises BadActions if there are none or one is not finite."""
-        flat = np.asarray(values, np.float32).reshape(-1, np.shape(values)[-1])
+    def fit(cls, actions: Any, reference: Any = None, relative: Any = None) -> "ActionNormalizer":
+        """From actions `[B, H, D]` and references `[B, D]`; raises BadActions if they are empty or
+        not finite."""
+        actions = np.asarray(actions, np.float32)
+        none = np.zeros(actions.shape[-1], bool)
+        relative = none if relative is None else np.asarray(relative, bool)
+        if reference is not None:
+            reference = np.asarray(reference, np.float32)
+        values = actions - cls(none, none, relative)._offset(reference)
+        flat = values.reshape(-1, values.shape[-1])
         if not len(flat) or not np.isfinite(flat).all():
-            raise BadActions("statistics need at least one value, all finite")
-        return cls(flat.min(0), flat.max(0))
+            raise BadActions("statistics need at least one action, all finite")
+        return cls(flat.min(0), flat.max(0), relative)
 
     @property
-    def centre(self) -> np.ndarray:
-        """Middle of the range, float32 `[D]`."""
-        return ((self.low + self.high) / 2).astype(np.float32)
+    def centre(self) -> Any:
+        """Float32 `[D]`."""
+        return (self.low + self.high) / 2
 
     @property
-    def half_range(self) -> np.ndarray:
-        """Half of the range, float32 `[D]`; 1 for a flat dimension."""
+    def half_range(self) -> Any:
+        """Float32 `[D]`, 1 in dimensions with a range below FLAT_RANGE."""
         half = (self.high - self.low) / 2
-        return np.where(half < FLAT_RANGE, 1.0, half).astype(np.float32)
+        flat = half < FLAT_RANGE
+        return half * ~flat + flat  # for numpy and torch alike
 
-    def normalize(self, values):
-        """Values in physical units `[..., D]` -> about [-1, 1]."""
-        return (values - self.centre) / self.half_range
+    def normalize(self, actions: Any, reference: Any = None) -> Any:
+        """Physical actions `[B, H, D]` -> about [-1, 1]; relative dimensions need the reference
+        `[B, D]`, otherwise it raises BadActions."""
+        return (actions - self._offset(reference) - self.centre) / self.half_range
 
-    def denormalize(self, values):
-        """Values in about [-1, 1] `[..., D]` -> physical units."""
-        return values * self.half_range + self.centre
+    def denormalize(self, normalized: Any, reference: Any = None) -> Any:
+        """The inverse of `normalize`."""
+        return normalized * self.half_range + self.centre + self._offset(reference)
+
+    def _offset(self, reference: Any) -> Any:
+        """Reference of the relative dimensions, `[B, 1, D]`, or zero."""
+        if not self.relative.any():
+            return 0.0
+        if reference is None:
+            raise BadActions("relative actions need the joint state as reference [B, D]")
+        return (reference * self.relative)[..., None, :]
