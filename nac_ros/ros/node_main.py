@@ -123,7 +123,10 @@ class ManagedNode(LifecycleNode):
             return
         for kind, entities in self._entities().items():
             for entity in entities:
-                if entity not in kept[kind]:
+                is_clock = (
+                    getattr(entity, "topic_name", "") == "/clock"
+                )  # rclpy's, for simulated time
+                if entity not in kept[kind] and not is_clock:
                     getattr(self, f"destroy_{kind}")(entity)
 
 

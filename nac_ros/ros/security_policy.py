@@ -33,6 +33,8 @@ LIFECYCLE = (
     "get_transition_graph",
 )
 RECORDING = tuple(f"recorder/{name}" for name in ("start", "stop", "fail", "discard", "mark"))
+POLICY_AND_TWIN = ("policy/start", "policy/stop", "twin/reset")
+TRIAL_SERVICES = ("guard/stop", "guard/reset", *POLICY_AND_TWIN, *RECORDING)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _operator_access(cameras: Sequence[str]) -> Access:
     transitions = (f"{node}/{name}" for node in (*managed, *cameras) for name in LIFECYCLE)
     configured = (*managed, "twin", "view", *cameras)
     settings = (f"{node}/{name}" for node in configured for name in PARAMETERS)
-    triggers = (*GUARD_SERVICES, "policy/start", "policy/stop", "twin/reset", *RECORDING)
+    triggers = (*GUARD_SERVICES, *POLICY_AND_TWIN, *RECORDING)
     return Access(
         ("guard/mode", "task"),
         (*MONITORED, "twin/outcome"),
@@ -128,11 +130,10 @@ def _trials_access(images: tuple[str, ...]) -> Access:
     """The operator console starts and stops the nodes as `operator` does."""
     loading = (f"policy/{name}" for name in ("change_state", "get_state"))
     settings = (f"{node}/set_parameters" for node in ("policy", "recorder", "twin"))
-    triggers = ("guard/stop", "guard/reset", "policy/start", "policy/stop", "twin/reset")
     return Access(
         ("guard/mode", "task", "diagnostics"),
         (*images, "diagnostics", "twin/outcome"),
-        calls=(*triggers, *RECORDING, *loading, *settings),
+        calls=(*TRIAL_SERVICES, *loading, *settings),
     )
 
 

@@ -26,7 +26,7 @@ from nac_ros.ros.diagnostics_summary import (
 )
 from nac_ros.ros.graph_monitor import NODES, GraphMonitor, Report
 from nac_ros.ros.guard_mode import HOLD, HOLDS_BEFORE_START, ModePublisher
-from nac_ros.ros.security_policy import camera_node
+from nac_ros.ros.security_policy import TRIAL_SERVICES, camera_node
 from nac_ros.ros.service_client import POLL_S, ServiceClient
 from nac_ros.trials.protocol import TWIN, TrialProtocol
 from nac_ros.trials.recording_metrics import recording_smoothness
@@ -47,14 +47,6 @@ RECORDER_SERVICE = {
     "invalid": "discard",
 }
 STOP, RESET = "guard/stop", "guard/reset"
-TRIGGERS = (
-    STOP,
-    RESET,
-    "policy/start",
-    "policy/stop",
-    "twin/reset",
-    *(f"recorder/{name}" for name in ("start", "stop", "fail", "discard")),
-)
 UNLOAD_TRANSITIONS = {
     State.PRIMARY_STATE_ACTIVE: Transition.TRANSITION_DEACTIVATE,
     State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_CLEANUP,
@@ -72,7 +64,7 @@ class RosTrialRobot:
     def __init__(self, node: Node, spec: RobotSpec, protocol: TrialProtocol, graph: GraphMonitor):
         self._spec, self._protocol, self._graph = spec, protocol, graph
         self._services = ServiceClient(node)
-        for name in TRIGGERS:  # now, so that a stop does not wait for discovery
+        for name in TRIAL_SERVICES:  # now, so that a stop does not wait for discovery
             self._services.add_client(Trigger, name)
         self._services.add_client(ChangeState, "policy/change_state")
         self._services.add_client(GetState, "policy/get_state")
