@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nac_ros.core import config as configs
+from nac_ros.core.config import REQUIRED, check_fields, number_field, sequence_field
 from nac_ros.core.errors import BundleError, ConfigError, show_text
 from nac_ros.core.files import sha256, write_text
 from nac_ros.core.json_reader import read_json
@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 MAX_FILES = 1000
 MAX_FILE_BYTES = 2 << 30
-MAX_RATE_HZ, MAX_HORIZON = 1000.0, 10_000
+MIN_RATE_HZ, MAX_RATE_HZ, MAX_HORIZON = 1e-3, 1000.0, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,13 @@ class Manifest:
     format: int = FORMAT
     robot: str = ""
     tasks: dict[str, str] = field(default_factory=dict)
-    rate_hz: float = 0.0
-    horizon: int = 0
-    files: dict[str, str] = field(default_factory=dict)
+    rate_hz: float = number_field(REQUIRED, MIN_RATE_HZ, MAX_RATE_HZ)
+    horizon: int = number_field(REQUIRED, 1, MAX_HORIZON)
+    files: dict[str, str] = sequence_field(REQUIRED, 1, MAX_FILES)
     created_by: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def write_manifest(folder: Path, **facts: Any) -> Manifest:
@@ -61,8 +64,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = configs.build(Manifest, content, str(path))
     except ConfigError as error:
-        raise BundleError(f"{path} is not a bundle's manifest: {show_text(error, 400)}") from error
-    _check_facts(path, manifest)
+        raise BundleError(f"{show_text(error, 400)}; export the bundle again") from error
     for name, wanted in manifest.files.items():
         _verify(folder, name, wanted)
     return manifest
@@ -83,24 +85,6 @@ _LINK = (
     "{folder}: {name} is a symbolic link, and only plain files are read; copy the bundle with "
     "`cp -rL`"
 )
-
-
-def _check_facts(path: Path, manifest: Manifest) -> None:
-    """Raises BundleError for an implausible rate, horizon or number of files."""
-    if not (math.isfinite(manifest.rate_hz) and 0 < manifest.rate_hz <= MAX_RATE_HZ):
-        raise BundleError(
-            f"{path}: rate_hz must be above 0 and at most {MAX_RATE_HZ:g}, got "
-            f"{manifest.rate_hz:g}; export the bundle again"
-        )
-    if not 1 <= manifest.horizon <= MAX_HORIZON:
-        raise BundleError(
-            f"{path}: horizon must be in 1 .. {MAX_HORIZON}, got {manifest.horizon}; export the "
-            "bundle again"
-        )
-    if len(manifest.files) > MAX_FILES:
-        raise BundleError(
-            f"{path} names {len(manifest.files)} files, more than {MAX_FILES}; export it again"
-        )
 
 
 def _verify(folder: Path, name: str, wanted: str) -> None:

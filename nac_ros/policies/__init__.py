@@ -1,4 +1,4 @@
-"""Public interface to all policies."""
+"""Learned policies; new ones register in `base.POLICIES`."""
 
 from nac_ros.policies.base import POLICIES, Policy
 
@@ -6,5 +6,5 @@ __all__ = ["POLICIES", "Policy", "list_policies"]
 
 
 def list_policies() -> list[str]:
-    """Names that `nac policy train --policy` knows."""
+    """Names of the policies, as `nac policy train --policy` takes them."""
     return POLICIES.names()

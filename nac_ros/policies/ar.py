@@ -94,14 +94,8 @@ class ArPolicy(Policy):
         horizon, action_dim = tokenizer.config.horizon, tokenizer.config.action_dim
         self._chunk_shape = (horizon, action_dim)
         chunk_size, dim = horizon * action_dim, config.dim
-        self.vision = nn.ModuleDict(
-            {
-                camera: KeypointEncoder(
-                    config.n_obs_steps, dim, config.vision_width, config.n_keypoints
-                )
-                for camera in config.cameras
-            }
-        )
+        sizes = (config.n_obs_steps, dim, config.vision_width, config.n_keypoints)
+        self.vision = nn.ModuleDict({name: KeypointEncoder(*sizes) for name in config.cameras})
         self.state_encoder = nn.Sequential(
             nn.Linear(config.n_obs_steps * config.state_dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
@@ -131,17 +125,13 @@ class ArPolicy(Policy):
 
     def _add_token_heads(self, tokenizer: Tokenizer) -> None:
         """Codeword head where tokens have codewords, else an embedding table and a linear head."""
-        codewords, dim, vocab_size = (
-            tokenizer.embeddings(),
-            self.config.dim,
-            self.grammar.vocab_size,
-        )
+        codewords, dim = tokenizer.embeddings(), self.config.dim
         self.codeword_head = self.token_embedding = self.token_logits = None
         if codewords is not None:
             self.codeword_head = CodewordHead(codewords, dim, self.grammar.max_tokens)
         else:
-            self.token_embedding = nn.Embedding(vocab_size, dim)
-            self.token_logits = nn.Linear(dim, vocab_size)
+            self.token_embedding = nn.Embedding(self.grammar.vocab_size, dim)
+            self.token_logits = nn.Linear(dim, self.grammar.vocab_size)
 
     def vision_parameters(self) -> list[nn.Parameter]:
         return list(self.vision.parameters())
