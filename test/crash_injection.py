@@ -24,7 +24,7 @@ os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 """
 
 
-def die_at(fatal: int, work: str, root: Path) -> int:
+def kill_at(fatal: int, work: str, root: Path) -> int:
     """The exit code of Python that does `work` with `root`, up to its `fatal`-th replace or
     fsync."""
     here = Path(__file__).parent

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, MEMORY = 10.0, 1 << 30  # of a case, [s] and [bytes]
-LONGEST_MESSAGE = 2000  # characters of an error; more is no sentence
+LONGEST_MESSAGE = 2000  # characters of an error message
 HOSTILE_BYTES = (
     b"",
     b"\0",
@@ -98,17 +98,17 @@ def damage_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def damage_tree(tree: Any, rng: random.Random, values: Iterable[Any] = HOSTILE_VALUES) -> Any:
-    """A copy of a JSON or YAML tree with one to three places changed.
+    """A copy of a JSON or YAML tree with one to three changes.
 
-    A place gets a hostile value, goes, gets a number times 1000, or takes another place's value.
+    A value is replaced by a hostile one, removed, multiplied by 1000, or replaced by another one.
     """
     changed = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        places = list(_places(changed))
-        if not places:
+        locations = list(_locations(changed))
+        if not locations:
             return rng.choice(tuple(values))
-        holder, key = rng.choice(places)
-        _change_place(holder, key, places, rng, tuple(values))
+        holder, key = rng.choice(locations)
+        _change_value(holder, key, locations, rng, tuple(values))
     return changed
 
 
@@ -147,7 +147,7 @@ def run_cases(
     result = json.loads(done.stdout.splitlines()[-1])
     faults = result.pop("faults")
     assert not faults, f"{len(faults)} of {count} cases:\n\n" + "\n\n".join(faults[:5])
-    assert count in (0, result["accepted"] + result["refused"])
+    assert count in (0, result["accepted"] + result["rejected"])
     return result
 
 
@@ -197,17 +197,17 @@ def _leave_out(kept: bytearray, rng: random.Random) -> None:
 _BYTE_CHANGES = (_cut_off, _flip, _flip, _replace, _insert, _repeat, _leave_out)
 
 
-def _places(tree: Any) -> Iterable[tuple[Any, Any]]:
+def _locations(tree: Any) -> Iterable[tuple[Any, Any]]:
     """Every (container, key) of a tree."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, value in list(items):
         yield tree, key
         if isinstance(value, (dict, list)):
-            yield from _places(value)
+            yield from _locations(value)
 
 
-def _change_place(
-    holder: Any, key: Any, places: list[tuple[Any, Any]], rng: random.Random, values: tuple
+def _change_value(
+    holder: Any, key: Any, locations: list[tuple[Any, Any]], rng: random.Random, values: tuple
 ) -> None:
     kind, value = rng.random(), holder[key]
     if kind < 0.2:
@@ -217,8 +217,8 @@ def _change_place(
     elif kind < 0.45 and isinstance(value, (int, float)):
         holder[key] = value * 1000
     elif kind < 0.6:
-        other, place = rng.choice(places)
-        holder[key] = copy.deepcopy(other[place])
+        other, other_key = rng.choice(locations)
+        holder[key] = copy.deepcopy(other[other_key])
     else:
         holder[key] = copy.deepcopy(rng.choice(values))
 
@@ -226,7 +226,7 @@ def _change_place(
 def _run(name: str, function: str, folder: Path, seed: int, count: int) -> dict[str, Any]:
     from nac_ros.core.errors import NacError
 
-    result: dict[str, Any] = {"accepted": 0, "refused": 0, "faults": []}
+    result: dict[str, Any] = {"accepted": 0, "rejected": 0, "faults": []}
     cases = getattr(importlib.import_module(name), function)(folder, seed, count)
     for label, case in cases:
         _limit_memory()
@@ -236,7 +236,7 @@ def _run(name: str, function: str, folder: Path, seed: int, count: int) -> dict[
             case()
             result["accepted"] += 1
         except NacError as error:
-            result["refused"] += 1
+            result["rejected"] += 1
             text = str(error)
             if not text.strip() or "\n" in text or len(text) > LONGEST_MESSAGE:
                 result["faults"].append(f"{label}: no sentence: {text[:300]!r}")

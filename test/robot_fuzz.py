@@ -181,7 +181,7 @@ def drive(spec):
 def main(folder, seed, cases):
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     texts = [path.read_bytes() for path in sorted((config_dir() / "robots").glob("*.yaml"))]
-    rng, counts = random.Random(seed), {"accepted": 0, "refused": 0}
+    rng, counts = random.Random(seed), {"accepted": 0, "rejected": 0}
     for case in range(cases):
         path = folder / "robot.yaml"
         path.write_bytes(damaged(rng, rng.choice(texts)))
@@ -191,7 +191,7 @@ def main(folder, seed, cases):
         except NacError as error:
             message = str(error)
             assert message.isprintable() and len(message) < 1500, (case, message[:2000])
-            counts["refused"] += 1
+            counts["rejected"] += 1
         else:
             drive(spec)
             counts["accepted"] += 1

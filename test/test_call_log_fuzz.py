@@ -108,7 +108,7 @@ def policy_cases(folder: Path, seed: int, count: int):
 def test_500_damaged_guard_logs_are_rejected_or_replayed(tmp_path):
     run_logged_guard(tmp_path / "log", ticks=60)
     result = run_cases(__file__, "guard_cases", tmp_path)
-    assert result["refused"] > 200
+    assert result["rejected"] > 200
     assert not (tmp_path / "executed").exists()
 
 
@@ -116,7 +116,7 @@ def test_500_damaged_guard_logs_are_rejected_or_replayed(tmp_path):
 def test_damaged_policy_logs_are_rejected_or_replayed(tmp_path):
     run_logged_engine(tmp_path / "log")
     result = run_cases(__file__, "policy_cases", tmp_path, count=60)
-    assert result["refused"] > 20
+    assert result["rejected"] > 20
     assert not (tmp_path / "executed").exists()
 
 
@@ -220,7 +220,7 @@ def attack_cases(folder: Path, seed: int, count: int):
 
 def test_compressed_arrays_stay_within_the_memory_limit_of_a_line(tmp_path):
     result = run_cases(__file__, "attack_cases", tmp_path, count=0)
-    assert result["refused"] == len(ATTACKS) - 1  # arrays of 7 x 1 are arrays
+    assert result["rejected"] == len(ATTACKS) - 1  # arrays of 7 x 1 are arrays
 
 
 def test_a_line_without_an_end_is_rejected(tmp_path):

@@ -174,7 +174,7 @@ def bomb(levels):
             f"name: x\nwheels: {bomb(9)}\n",
             "more than 20000 values after its aliases are expanded.*line 2",
         ),
-        ("name: x\nwheels: &a [*a]\n", "an alias inside of its own anchor.*line 2"),
+        ("name: x\nwheels: &a [*a]\n", "an alias inside its own anchor.*line 2"),
         ("a: &a {x: 1}\n" + "".join(f"b{n}: {{<<: [*a, *a]}}\n" for n in range(4000)), "20000"),
         ("- 1\n" * 20_001, "more than 20000 values"),
         ("name: " + "x" * (1 << 20), "is longer than 1024 KiB"),
@@ -261,7 +261,7 @@ def test_elements_and_texts_of_a_field_are_checked():
         ("{}", "has no mapping `ros__parameters` below `/\\*\\*/guard`; add it"),
         ("/**/guard: {ros__parameters: 1}", "has no mapping `ros__parameters`"),
         ("/**/guard: {ros__parameters: {robot: [a]}}", "names no robot"),
-        ("/**/guard: &a [*a]", "an alias inside of its own anchor"),
+        ("/**/guard: &a [*a]", "an alias inside its own anchor"),
     ],
 )
 def test_an_invalid_parameter_file_is_rejected(tmp_path, monkeypatch, text, words):

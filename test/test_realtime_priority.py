@@ -59,7 +59,7 @@ def test_threads_can_be_left_out_by_id_or_by_name():
     assert out == "[True, False, False, False]\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without the right")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without the permission")
 def test_without_permission_nothing_changes_and_the_remedy_is_named():
     code = (
         "import os\n"

@@ -18,11 +18,11 @@ def shapes(tmp_path, monkeypatch):
         "from nac_ros.core.registry import Registry\n"
         "SHAPES = Registry('shape', 'shapes_for_test', helpers=('base',))\n"
     )
-    (package / "base.py").write_text("raise ImportError('a seam is not a shape')\n")
+    (package / "base.py").write_text("raise ImportError('a helper is not a shape')\n")
     (package / "disc.py").write_text(
         "from shapes_for_test import SHAPES\n@SHAPES.register('disc')\nclass Disc: pass\n"
     )
-    (package / "square.py").write_text("raise ImportError('nobody asked for squares')\n")
+    (package / "square.py").write_text("raise ImportError('square was not requested')\n")
     monkeypatch.syspath_prepend(tmp_path)
     import shapes_for_test
 

@@ -18,5 +18,5 @@ def test_a_damaged_robot_file_is_rejected_or_gives_finite_setpoints(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     counts = json.loads(done.stdout)
-    assert counts["accepted"] > CASES // 20 and counts["refused"] > CASES // 2, counts
+    assert counts["accepted"] > CASES // 20 and counts["rejected"] > CASES // 2, counts
     assert not (tmp_path / "executed").exists()

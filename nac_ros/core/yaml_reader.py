@@ -83,13 +83,17 @@ def _parse(text: str, where: str) -> tuple[Any, yaml.Node | None]:
         finally:
             loader.dispose()
     except _Limit as error:
-        raise ConfigError(f"{where} {error.problem}, line {_line(error)}") from error
+        raise ConfigError(f"{where} {error}, line {error.line}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {_problem(error, text)}") from error
 
 
-class _Limit(yaml.MarkedYAMLError):
-    """A document exceeds a limit of this module."""
+class _Limit(Exception):
+    """A document exceeds a limit of this module at `mark`."""
+
+    def __init__(self, problem: str, mark: Any):
+        super().__init__(problem)
+        self.line = mark.line + 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -101,25 +105,23 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self._nodes, self._depth = 0, 0
-        self._sizes: dict[
-            int, int
-        ] = {}  # id of a composed node -> number of nodes in it, aliases expanded
+        # id of a composed node -> number of nodes in it after its aliases are expanded
+        self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                problem = "contains an alias inside of its own anchor; write the values out"
-                raise _Limit(problem=problem, problem_mark=mark)
+                raise _Limit("contains an alias inside its own anchor; write the values out", mark)
             self._count(self._sizes[id(node)], mark)
             return node
         before = self._nodes
         self._count(1, mark)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            problem = f"is nested too deeply; wanted a mapping of at most {MAX_DEPTH} levels"
-            raise _Limit(problem=problem, problem_mark=mark)
+            text = f"is nested too deeply; wanted a mapping of at most {MAX_DEPTH} levels"
+            raise _Limit(text, mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         self._sizes[id(node)] = self._nodes - before
@@ -128,10 +130,8 @@ class _Loader(yaml.SafeLoader):
     def _count(self, nodes: int, mark: Any) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            problem = (
-                f"has more than {MAX_NODES} values after its aliases are expanded; shorten it"
-            )
-            raise _Limit(problem=problem, problem_mark=mark)
+            text = f"has more than {MAX_NODES} values after its aliases are expanded; shorten it"
+            raise _Limit(text, mark)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node, seen = super().compose_mapping_node(anchor), set()
@@ -190,10 +190,6 @@ def _child(node: yaml.Node, key: Any) -> tuple[yaml.Node, int] | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
         return node.value[key], node.value[key].start_mark.line
     return None
-
-
-def _line(error: yaml.MarkedYAMLError) -> int:
-    return error.problem_mark.line + 1 if error.problem_mark else 1
 
 
 def _problem(error: yaml.YAMLError, text: str) -> str:
