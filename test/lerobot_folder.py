@@ -17,9 +17,12 @@ V3, V21 = "v3.0", "v2.1"
 DATA, CONTENTS = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
 LISTS = pa.list_(pa.float32())
 SCALARS = {
-    "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64",
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
     "task_index": "int64",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +104,21 @@ def _info(folder: Folder) -> dict[str, Any]:
     }
     scalars = {k: {"dtype": v, "shape": [1], "names": None} for k, v in SCALARS.items()}
     return {
-        "codebase_version": folder.version, "robot_type": "so101", "fps": folder.fps,
-        "total_episodes": len(folder.lengths), "total_frames": sum(folder.lengths),
-        "total_tasks": len(folder.tasks), "chunks_size": 1000,
+        "codebase_version": folder.version,
+        "robot_type": "so101",
+        "fps": folder.fps,
+        "total_episodes": len(folder.lengths),
+        "total_frames": sum(folder.lengths),
+        "total_tasks": len(folder.tasks),
+        "chunks_size": 1000,
         "splits": {"train": f"0:{len(folder.lengths)}"},
         "features": {
-            folder.state_key: vector, folder.action_key: vector, **pictures, **scalars,
+            folder.state_key: vector,
+            folder.action_key: vector,
+            **pictures,
+            **scalars,
         },
-    }  # fmt: skip
+    }
 
 
 def _table(folder: Folder, index: int, first: int) -> pa.Table:
@@ -122,16 +132,18 @@ def _table(folder: Folder, index: int, first: int) -> pa.Table:
         ]
         for key, size in folder.pictures.items()
     }
-    return pa.table({
-        folder.state_key: pa.array(states.tolist(), folder.vector),
-        folder.action_key: pa.array((states + 1).tolist(), folder.vector),
-        **{key: pa.array(values, kind) for key, values in encoded.items()},
-        "timestamp": pa.array((steps / folder.fps).astype(np.float32)),
-        "frame_index": steps,
-        "episode_index": pa.array([index] * length, pa.int64()),
-        "index": first + steps,
-        "task_index": pa.array(folder.task_index(index, length), pa.int64()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            folder.state_key: pa.array(states.tolist(), folder.vector),
+            folder.action_key: pa.array((states + 1).tolist(), folder.vector),
+            **{key: pa.array(values, kind) for key, values in encoded.items()},
+            "timestamp": pa.array((steps / folder.fps).astype(np.float32)),
+            "frame_index": steps,
+            "episode_index": pa.array([index] * length, pa.int64()),
+            "index": first + steps,
+            "task_index": pa.array(folder.task_index(index, length), pa.int64()),
+        }
+    )
 
 
 def _tasks_of(folder: Folder, index: int) -> list[str]:
@@ -145,21 +157,26 @@ def _write_v3(root: Path, folder: Folder, written: Sequence[pa.Table], starts: n
     pq.write_table(pa.concat_tables(written), root / DATA)
     rows = [
         {
-            "episode_index": index, "tasks": _tasks_of(folder, index), "length": length,
-            "data/chunk_index": 0, "data/file_index": 0,
-            "dataset_from_index": int(starts[index]), "dataset_to_index": int(starts[index + 1]),
+            "episode_index": index,
+            "tasks": _tasks_of(folder, index),
+            "length": length,
+            "data/chunk_index": 0,
+            "data/file_index": 0,
+            "dataset_from_index": int(starts[index]),
+            "dataset_to_index": int(starts[index + 1]),
             **{
                 f"videos/{key}/{name}": value
                 for key in folder.videos
                 for name, value in (
-                    ("chunk_index", 0), ("file_index", 0),
+                    ("chunk_index", 0),
+                    ("file_index", 0),
                     ("from_timestamp", starts[index] / folder.fps),
                     ("to_timestamp", starts[index + 1] / folder.fps),
                 )
             },
         }
         for index, length in enumerate(folder.lengths)
-    ]  # fmt: skip
+    ]
     pq.write_table(pa.Table.from_pylist(rows), root / CONTENTS)
     if folder.tasks:
         numbers = pa.array(range(len(folder.tasks)), pa.int64())

@@ -1,4 +1,4 @@
-"""Video files of datasets: every frame is found by its index, and a file is whole or absent."""
+"""Video files of datasets: any frame is read by its index, and a file is complete or absent."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from crash_injection import die_at
+from crash_injection import kill_at
 from test_lerobot import SHAPES, make_episode, open_writer
 
 from nac_ros.core.errors import ConfigError, DatasetError
@@ -27,7 +27,7 @@ LOWEST_PSNR = 35.0  # [dB] of the luma of any frame, as docs/datasets.md says
 
 
 def numbered(n: int) -> np.ndarray:
-    """Smooth frames of a moving picture, each with its number in bright and dark fields."""
+    """Smooth frames of a moving image; bright and dark fields encode each frame number."""
     rng = np.random.default_rng(0)
     wide = cv2.GaussianBlur(rng.integers(0, 256, (SIZE[0], 400, 3)).astype(np.uint8), (0, 0), 4)
     wide = cv2.normalize(wide, None, 40, 200, cv2.NORM_MINMAX)
@@ -44,7 +44,7 @@ def number_of(frame: np.ndarray) -> int:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Luma of each frame [dB]."""
+    """PSNR of the luma of each frame [dB]."""
     error = np.mean((a @ LUMA - b @ LUMA) ** 2, axis=(1, 2))
     return 10 * np.log10(255**2 / np.maximum(error, 1e-9))
 
@@ -57,7 +57,7 @@ def read(path: Path, first: int, count: int, fps: int = 30) -> np.ndarray:
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("gop", [1, 2, 10])
-def test_every_frame_is_read_back_in_order_and_alone(tmp_path, codec, gop):
+def test_frames_are_read_in_order_and_one_by_one(tmp_path, codec, gop):
     path, frames = tmp_path / "a.mp4", numbered(60)
     write_video(path, frames, 30, VideoConfig(codec=codec, gop=gop))
     whole = read(path, 0, 60)
@@ -70,7 +70,7 @@ def test_every_frame_is_read_back_in_order_and_alone(tmp_path, codec, gop):
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("fps", [0.5, 5, 12.5, 15, 20, 23.976, 29.97, 30000 / 1001, 50])
-def test_stamps_run_forward_and_are_those_that_lerobot_asks_for(tmp_path, codec, fps):
+def test_stamps_increase_and_match_those_of_lerobot(tmp_path, codec, fps):
     path = tmp_path / "a.mp4"
     write_video(path, numbered(25), fps, VideoConfig(codec=codec))
     with av.open(str(path)) as container:
@@ -83,8 +83,8 @@ def test_stamps_run_forward_and_are_those_that_lerobot_asks_for(tmp_path, codec,
     np.testing.assert_allclose(stamps, np.arange(25) / fps, atol=1e-4)
 
 
-def test_a_file_of_several_episodes_is_read_from_any_of_its_frames(tmp_path):
-    """As lerobot writes them: one episode after the other in one file, B-frames and long GOPs."""
+def test_a_file_of_several_episodes_is_read_from_any_frame(tmp_path):
+    """As written by lerobot: episodes one after the other, with B-frames and long GOPs."""
     path, frames = tmp_path / "a.mp4", numbered(90)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"g": "40", "crf": "12"})
@@ -110,14 +110,14 @@ def test_a_missing_frame_or_file_is_named(tmp_path):
         read(path, 0, 10)
 
 
-def test_settings_that_no_encoder_takes_are_refused():
+def test_invalid_encoder_settings_are_rejected():
     with pytest.raises(ConfigError, match="h264, av1"):
         VideoConfig(codec="vp9")
     with pytest.raises(ConfigError, match=r"crf .* got 99"):
         VideoConfig(crf=99)
 
 
-def test_the_document_tells_the_defaults():
+def test_the_documented_defaults_are_those_of_the_code():
     table = (Path(__file__).parent.parent / "docs/datasets.md").read_text()
     for name in ("crf", "gop", "threads"):
         assert f"| `--{name}` | {getattr(VideoConfig(), name)} |" in table
@@ -137,7 +137,7 @@ def smooth(index: int) -> Episode:
     return episode
 
 
-def test_a_dataset_with_videos_is_laid_out_as_lerobot_wants_it(tmp_path):
+def test_a_dataset_with_videos_has_the_layout_of_lerobot(tmp_path):
     dataset = with_video(tmp_path, range(3))
     assert dataset.cameras == SHAPES and check(dataset) == []
     for index in range(3):
@@ -157,7 +157,7 @@ def test_a_dataset_with_videos_is_laid_out_as_lerobot_wants_it(tmp_path):
     assert feature["dtype"] == "video" and feature["info"]["video.codec"] == "h264"
 
 
-def test_a_folder_without_its_videos_serves_the_joints(tmp_path):
+def test_joints_are_read_from_a_folder_without_its_videos(tmp_path):
     for path in with_video(tmp_path, range(2)).video_files("scene"):
         path.unlink()
     dataset = LeRobotDataset.open(tmp_path)
@@ -165,7 +165,7 @@ def test_a_folder_without_its_videos_serves_the_joints(tmp_path):
     assert list(dataset.episode(1).images) == ["wrist"]
 
 
-def test_check_finds_a_video_that_is_missing_or_cut_off(tmp_path):
+def test_check_finds_a_missing_and_a_truncated_video(tmp_path):
     files = with_video(tmp_path, range(3)).video_files("scene")
     files[1].unlink()
     files[2].write_bytes(files[2].read_bytes()[:500])
@@ -174,7 +174,7 @@ def test_check_finds_a_video_that_is_missing_or_cut_off(tmp_path):
     assert "missing" in str(findings[0]) and "decoded" in str(findings[1])
 
 
-def test_a_camera_of_odd_size_is_refused_before_anything_is_written(tmp_path):
+def test_a_camera_of_odd_size_is_rejected_before_anything_is_written(tmp_path):
     cameras = {"scene": (13, 16)}
     with pytest.raises(DatasetError, match=r"even sides.*--video none"):
         open_writer(tmp_path / "new", cameras=cameras, video=VideoConfig())
@@ -192,7 +192,7 @@ test_dataset_video.with_video(root, range(2))
 @pytest.mark.parametrize("fatal", [12, 14, 17, 20, 23, 30, 40])
 def test_kill_9_never_leaves_a_video_that_belongs_to_another_episode(tmp_path, fatal):
     root = tmp_path / "dataset"
-    assert die_at(fatal, WORK, root) == -signal.SIGKILL
+    assert kill_at(fatal, WORK, root) == -signal.SIGKILL
     kept = len(LeRobotDataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
     dataset = with_video(root, range(kept, 2))
     assert check(dataset) == [] and len(dataset.video_files("scene")) == 2
@@ -202,7 +202,7 @@ def test_kill_9_never_leaves_a_video_that_belongs_to_another_episode(tmp_path, f
 
 
 @pytest.mark.parametrize("codec", ["h264", "av1"])
-def test_encoding_leaves_every_thread_as_ordinary_as_it_was(tmp_path, codec):
+def test_encoding_leaves_every_thread_at_normal_priority(tmp_path, codec):
     code = (
         "import os, sys, numpy as np\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""LeRobot folders of other hands: v2.1, and videos that hold several episodes."""
+"""LeRobot folders of other libraries: v2.1, and videos that hold several episodes."""
 
 import json
 from contextlib import closing
@@ -20,11 +20,15 @@ from nac_ros.datasets.lerobot.writer import DatasetWriter
 from nac_ros.datasets.validate import check
 
 KEY = "observation.images.front"
+CHUNK, FILE = "chunk-{episode_chunk:03d}", "episode_{episode_index:06d}"
 LENGTHS, TASKS = (8, 11, 9), ("stack", "pour", "stack")
 SCALARS = {
-    "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64",
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
     "task_index": "int64",
-}  # fmt: skip
+}
 
 
 def lines(path: Path, rows: list[dict]) -> None:
@@ -32,26 +36,36 @@ def lines(path: Path, rows: list[dict]) -> None:
 
 
 def write_v21(root: Path) -> list[np.ndarray]:
-    """Three episodes as lerobot 0.3 wrote them, two per chunk; returns their actions."""
+    """Three episodes as written by lerobot 0.3, two per chunk; returns their actions."""
     (root / "meta").mkdir(parents=True)
     vector = {"dtype": "float32", "shape": [2], "names": {"motors": ["shoulder", "gripper"]}}
     video = {
-        "dtype": "video", "shape": [*SIZE, 3], "names": ["height", "width", "channels"],
+        "dtype": "video",
+        "shape": [*SIZE, 3],
+        "names": ["height", "width", "channels"],
         "info": {"video.fps": 10, "video.codec": "h264", "video.pix_fmt": "yuv420p"},
-    }  # fmt: skip
+    }
     scalars = {k: {"dtype": v, "shape": [1], "names": None} for k, v in SCALARS.items()}
     info = {
-        "codebase_version": "v2.1", "robot_type": "so100", "total_episodes": 3,
-        "total_frames": sum(LENGTHS), "total_tasks": 2, "total_videos": 3, "total_chunks": 2,
-        "chunks_size": 2, "fps": 10, "splits": {"train": "0:3"},
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path":
-            "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        "codebase_version": "v2.1",
+        "robot_type": "so100",
+        "total_episodes": 3,
+        "total_frames": sum(LENGTHS),
+        "total_tasks": 2,
+        "total_videos": 3,
+        "total_chunks": 2,
+        "chunks_size": 2,
+        "fps": 10,
+        "splits": {"train": "0:3"},
+        "data_path": f"data/{CHUNK}/{FILE}.parquet",
+        "video_path": f"videos/{CHUNK}/{{video_key}}/{FILE}.mp4",
         "features": {"action": vector, "observation.state": vector, KEY: video, **scalars},
-    }  # fmt: skip
+    }
     (root / "meta/info.json").write_text(json.dumps(info))
-    lines(root / "meta/tasks.jsonl", [{"task_index": 1, "task": "pour"},
-                                      {"task_index": 0, "task": "stack"}])  # fmt: skip
+    lines(
+        root / "meta/tasks.jsonl",
+        [{"task_index": 1, "task": "pour"}, {"task_index": 0, "task": "stack"}],
+    )
     rows = [{"episode_index": i, "tasks": [TASKS[i]], "length": LENGTHS[i]} for i in range(3)]
     lines(root / "meta/episodes.jsonl", rows)
     rng = np.random.default_rng(0)
@@ -80,7 +94,7 @@ def write_v21_episode(root: Path, index: int, actions: np.ndarray) -> None:
     write_video(clip, frames, 10, VideoConfig())
 
 
-def test_a_v21_folder_is_read_whole(tmp_path):
+def test_a_v21_folder_is_read_completely(tmp_path):
     actions = write_v21(tmp_path)
     dataset = open_dataset(tmp_path)
     assert isinstance(dataset, LeRobotDataset) and check(dataset) == []
@@ -97,7 +111,7 @@ def test_a_v21_folder_is_read_whole(tmp_path):
         assert episode.success is None
 
 
-def test_a_v21_folder_that_misses_an_episode_is_refused(tmp_path):
+def test_a_v21_folder_without_one_of_its_episodes_is_rejected(tmp_path):
     write_v21(tmp_path)
     table = tmp_path / "meta/episodes.jsonl"
     table.write_text("\n".join(table.read_text().splitlines()[::2]))
@@ -108,7 +122,7 @@ def test_a_v21_folder_that_misses_an_episode_is_refused(tmp_path):
         _ = open_dataset(tmp_path).episodes
 
 
-def test_tasks_of_no_plausible_size_are_refused_unread(tmp_path):
+def test_a_task_table_of_implausible_size_is_rejected_unread(tmp_path):
     write_v21(tmp_path)
     with (tmp_path / "meta/tasks.jsonl").open("ab") as file:
         file.truncate(layout.MAX_JSON + 1)
@@ -116,7 +130,7 @@ def test_tasks_of_no_plausible_size_are_refused_unread(tmp_path):
         _ = open_dataset(tmp_path).tasks
 
 
-def test_a_v21_folder_is_not_written_to(tmp_path):
+def test_episodes_are_not_added_to_a_v21_folder(tmp_path):
     write_v21(tmp_path)
     with pytest.raises(DatasetError, match=r"codebase_version = v2\.1.*choose another folder"):
         DatasetWriter.create_or_resume(
@@ -124,7 +138,7 @@ def test_a_v21_folder_is_not_written_to(tmp_path):
         )
 
 
-def test_an_unknown_version_is_refused(tmp_path):
+def test_an_unknown_version_is_rejected(tmp_path):
     write_v21(tmp_path)
     info = json.loads((tmp_path / "meta/info.json").read_text())
     (tmp_path / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v1.6"}))
@@ -132,8 +146,8 @@ def test_an_unknown_version_is_refused(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_episodes_that_share_a_video_file_are_told_apart(tmp_path):
-    """As lerobot writes v3: the second episode begins where the first one ends."""
+def test_episodes_that_share_a_video_file_are_separated(tmp_path):
+    """As in lerobot's v3 folders: the second episode starts where the first one ends."""
     options = {"fps": 30, "robot_type": "arm", "names": ("a", "b"), "cameras": {"front": SIZE}}
     frames = numbered(20)
     with closing(

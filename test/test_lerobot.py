@@ -1,4 +1,4 @@
-"""LeRobot v3 on disk: what is written is read back, a crash keeps finished episodes, real data."""
+"""LeRobot v3 folders: round trip, resumed writing, crashes, statistics, real data."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from crash_injection import die_at
+from crash_injection import kill_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +70,7 @@ def test_an_episode_is_read_back_bit_for_bit(tmp_path):
     assert check(dataset) == []
 
 
-def test_a_second_writer_goes_on_where_the_first_one_stopped(tmp_path):
+def test_a_second_writer_continues_where_the_first_one_stopped(tmp_path):
     write(tmp_path, range(2))
     dataset = write(tmp_path, range(2, 4))
     for index in range(4):
@@ -80,7 +80,7 @@ def test_a_second_writer_goes_on_where_the_first_one_stopped(tmp_path):
     assert info["splits"] == {"train": "0:4"}
 
 
-def test_indices_run_on_over_episodes_and_tasks_are_numbered(tmp_path):
+def test_indices_continue_over_episodes_and_tasks_are_numbered(tmp_path):
     with closing(open_writer(tmp_path)) as writer:
         for index, task in enumerate(["a", "b", "a"]):
             writer.add_episode(make_episode(index, task=task))
@@ -94,7 +94,7 @@ def test_indices_run_on_over_episodes_and_tasks_are_numbered(tmp_path):
     assert [info.task for info in dataset.episodes] == ["a", "b", "a"]
 
 
-def test_the_files_carry_the_notes_that_pandas_and_datasets_need(tmp_path):
+def test_the_files_have_the_metadata_that_pandas_and_datasets_need(tmp_path):
     write(tmp_path, range(1))
     schema = pq.read_schema(tmp_path / "data/chunk-000/file-000.parquet")
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
@@ -107,7 +107,7 @@ def test_the_files_carry_the_notes_that_pandas_and_datasets_need(tmp_path):
     assert np.shape(stats["observation.images.wrist"]["mean"]) == (3, 1, 1)
 
 
-def test_the_file_number_goes_to_the_next_chunk_after_a_thousand():
+def test_a_chunk_has_a_thousand_files():
     assert layout.FileNumber(0, 999).next() == layout.FileNumber(1, 0)
 
 
@@ -121,26 +121,26 @@ def test_the_file_number_goes_to_the_next_chunk_after_a_thousand():
         ({"cameras": {"scene": (12, 16)}}, "observation.images.wrist"),
     ],
 )
-def test_resuming_with_other_features_is_refused_in_one_sentence(tmp_path, change, word):
+def test_resuming_with_other_features_is_rejected_in_one_sentence(tmp_path, change, word):
     write(tmp_path, range(1))
     with pytest.raises(DatasetError, match=f"{word}.*choose another folder") as caught:
         open_writer(tmp_path, **change)
     assert "\n" not in str(caught.value)
 
 
-def test_two_writers_at_once_are_refused(tmp_path):
+def test_a_second_writer_at_the_same_time_is_rejected(tmp_path):
     with closing(open_writer(tmp_path)), pytest.raises(DatasetError, match="another process"):
         open_writer(tmp_path)
 
 
-def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_rejected(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(DatasetError, match=r"thesis\.tex"):
         open_writer(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["proprio", "actions"])
-def test_values_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path, what):
+def test_values_that_are_not_finite_are_rejected_and_nothing_is_written(tmp_path, what):
     episode = make_episode(0)
     getattr(episode, what)[2, 1] = np.nan
     with closing(open_writer(tmp_path)) as writer:
@@ -150,7 +150,7 @@ def test_values_that_are_not_finite_are_refused_and_nothing_is_written(tmp_path,
     assert not list((tmp_path / "data").rglob("*.parquet"))
 
 
-def test_images_of_another_size_are_refused(tmp_path):
+def test_images_of_another_size_are_rejected(tmp_path):
     episode = make_episode(0)
     episode.images["scene"] = episode.images["scene"][:, :10]
     with closing(open_writer(tmp_path)) as writer, pytest.raises(DatasetError, match="images"):
@@ -171,7 +171,7 @@ for index in range(3):
 @pytest.mark.parametrize("fatal", [3, 9, 12, 14, 17, 20, 23, 26, 30, 35])
 def test_kill_9_at_any_write_keeps_all_finished_episodes(tmp_path, fatal):
     root = tmp_path / "dataset"
-    assert die_at(fatal, WORK, root) == -signal.SIGKILL
+    assert kill_at(fatal, WORK, root) == -signal.SIGKILL
     finished = len(list(tmp_path.glob("finished-*")))
     kept = len(LeRobotDataset.open(root).episodes) if (root / "meta/info.json").is_file() else 0
     assert kept in (finished, finished + 1)
@@ -207,7 +207,7 @@ def damage_image(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_errors_name_the_folder_and_what_is_missing(tmp_path):
+def test_errors_name_the_folder_and_the_missing_item(tmp_path):
     with pytest.raises(DatasetError, match=r"meta/info\.json"):
         LeRobotDataset.open(tmp_path)
     dataset = write(tmp_path, range(1))
@@ -253,7 +253,7 @@ def test_statistics_of_merged_images_are_exactly_those_of_all_pixels(lengths, se
 
 
 def assert_describes(stats: dict[str, np.ndarray], rows: np.ndarray) -> None:
-    """The statistics are those of float64 rows `[N, D]`."""
+    """Asserts that the statistics are those of float64 rows `[N, D]`."""
     np.testing.assert_allclose(stats["mean"], rows.mean(0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(stats["std"], rows.std(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal([stats["min"], stats["max"]], [rows.min(0), rows.max(0)])
@@ -280,7 +280,7 @@ def test_real_so101_data_is_read(real_data):
 
 
 def assert_only_videos_are_missing(dataset: LeRobotDataset) -> None:
-    """These folders were copied without their videos, and are sound otherwise."""
+    """These folders were copied without their videos and are valid otherwise."""
     found = [str(finding) for finding in check(dataset)]
     assert found and all("all videos of camera" in text for text in found)
 
@@ -288,5 +288,5 @@ def assert_only_videos_are_missing(dataset: LeRobotDataset) -> None:
 @pytest.fixture
 def real_data() -> Path:
     if "NAC_DATA" not in os.environ:
-        pytest.skip("NAC_DATA names no folder with real demonstrations")
+        pytest.skip("set NAC_DATA to a folder with real demonstrations")
     return Path(os.environ["NAC_DATA"])

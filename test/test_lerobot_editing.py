@@ -1,4 +1,4 @@
-"""`nac data edit` on LeRobot folders: what does not change is not rewritten, all stays exact."""
+"""`nac data edit` on LeRobot folders: results are exact and unchanged files are reused."""
 
 import json
 import os
@@ -29,7 +29,7 @@ OPTIONS = {"fps": 30, "robot_type": "arm", "names": NAMES, "cameras": SHAPES}
 
 
 def written(root, made, **changes):
-    """The folder with these episodes; made by the writer that leaves one file an episode."""
+    """A folder with these episodes, one file for each."""
     writer = DatasetWriter.create_or_resume(root, **OPTIONS | {"write_outcomes": True} | changes)
     for episode in made:
         writer.add_episode(episode)
@@ -42,7 +42,7 @@ def made(n=5):
 
 
 def filmed(root, lengths=(9, 11, 10)):
-    """Episodes that share one video and one data file, as lerobot writes them; frame k shows k."""
+    """Episodes that share a video and a data file, as in lerobot's folders; frame k shows k."""
     frames, ends = numbered(sum(lengths)), np.cumsum(lengths)
     writer = DatasetWriter.create_or_resume(
         root, **OPTIONS | {"cameras": {"front": SIZE}, "video": VideoConfig()}
@@ -71,12 +71,12 @@ def filmed(root, lengths=(9, 11, 10)):
 
 
 def inodes(root):
-    """Every data and video file: which bytes on disk it is."""
+    """Inode of every data and video file."""
     return {p.stat().st_ino for kind in ("data", "videos") for p in (root / kind).rglob("*.*")}
 
 
 def assert_exact(root, episodes):
-    """What the folder holds, and all that is derived from it, is as if it had been written so."""
+    """Asserts that content, indices and statistics are those of a folder written like this."""
     dataset = LeRobotDataset.open(root)
     assert len(dataset.episodes) == len(episodes) and check(dataset) == []
     for index, wanted in enumerate(episodes):
@@ -125,23 +125,25 @@ def edit(capsys, *arguments):
     return out
 
 
-def test_episodes_are_taken_out_and_files_before_them_are_the_same(tmp_path, capsys):
+def test_discarding_episodes_keeps_the_files_before_them(tmp_path, capsys):
     root, episodes = tmp_path / "in", made()
     before = written(root, episodes).data_files()
     kept = {path: path.stat().st_ino for path in before[:2]}
     edit(capsys, "discard", root, "--episode", 2, 4)
     assert_exact(root, [episodes[k] for k in (0, 1, 3)])
-    assert {path: path.stat().st_ino for path in LeRobotDataset.open(root).data_files()[:2]} == kept
+    assert {
+        path: path.stat().st_ino for path in LeRobotDataset.open(root).data_files()[:2]
+    } == kept
     for index, k in enumerate((0, 1, 3)):
         assert_same(LeRobotDataset.open(root).episode(index), episodes[k])
     written(tmp_path / "new", [episodes[k] for k in (0, 1, 3)])
     assert_same_image_stats(root, tmp_path / "new")
     assert_exact(tmp_path / "in.before", episodes)
-    told = json.loads((root / "meta/edit.json").read_text())
-    assert told["sources"][0]["episodes"] == 5 and len(told["slices"]) == 3
+    edit_info = json.loads((root / "meta/edit.json").read_text())
+    assert edit_info["sources"][0]["episodes"] == 5 and len(edit_info["slices"]) == 3
 
 
-def test_a_video_that_several_episodes_share_is_never_touched(tmp_path, capsys):
+def test_a_video_that_several_episodes_share_is_never_changed(tmp_path, capsys):
     root = tmp_path / "in"
     source = filmed(root)
     episodes = [source.episode(k) for k in range(3)]
@@ -159,16 +161,20 @@ def test_a_video_that_several_episodes_share_is_never_touched(tmp_path, capsys):
     assert [number_of(f) for f in dataset.images(2, "front")] == list(range(23, 30))
 
 
-def test_an_episode_is_split_and_both_halves_begin_at_zero(tmp_path, capsys):
+def test_an_episode_is_split_and_both_halves_start_at_zero(tmp_path, capsys):
     root, episodes = tmp_path / "in", made(3)
     others = written(root, episodes).data_files()[0].stat().st_ino
     edit(capsys, "split", root, "--episode", 1, "--at-seconds", 0.1)
     whole = episodes[1]
     halves = [
-        replace(whole, proprio=whole.proprio[rows], actions=whole.actions[rows],
-                images={c: v[rows] for c, v in whole.images.items()})
+        replace(
+            whole,
+            proprio=whole.proprio[rows],
+            actions=whole.actions[rows],
+            images={c: v[rows] for c, v in whole.images.items()},
+        )
         for rows in (slice(0, 3), slice(3, 6))
-    ]  # fmt: skip
+    ]
     wanted = [episodes[0], *halves, episodes[2]]
     assert_exact(root, wanted)
     assert LeRobotDataset.open(root).data_files()[0].stat().st_ino == others
@@ -181,7 +187,7 @@ def test_an_episode_is_split_and_both_halves_begin_at_zero(tmp_path, capsys):
     assert code == 2 and "is 0.1 s long; it cannot be split at 7 s" in error
 
 
-def test_a_task_that_is_spelled_anew_everywhere_changes_no_data_file(tmp_path, capsys):
+def test_renaming_a_task_everywhere_changes_no_data_file(tmp_path, capsys):
     root, episodes = tmp_path / "in", made()
     written(root, episodes)
     before = inodes(root)
@@ -200,7 +206,7 @@ def test_a_task_that_is_spelled_anew_everywhere_changes_no_data_file(tmp_path, c
     assert LeRobotDataset.open(root).tasks == ["Do it."]
 
 
-def test_folders_are_merged_and_stay_as_they_are(tmp_path, capsys):
+def test_merging_does_not_change_the_sources(tmp_path, capsys):
     episodes, more = made(3), [make_episode(k + 7, task="Other.") for k in range(2)]
     written(tmp_path / "a", episodes)
     written(tmp_path / "b", more)
@@ -218,7 +224,7 @@ def test_folders_are_merged_and_stay_as_they_are(tmp_path, capsys):
     assert [number_of(f) for f in dataset.images(4, "front")] == list(range(5, 11))
 
 
-def test_an_edited_folder_can_be_added_to(tmp_path, capsys):
+def test_episodes_can_be_added_to_an_edited_folder(tmp_path, capsys):
     root, episodes = tmp_path / "in", made()
     written(root, episodes)
     edit(capsys, "discard", root, "--episode", 0)
@@ -240,8 +246,8 @@ def test_an_edited_folder_can_be_added_to(tmp_path, capsys):
     assert shown == list(range(9, 40))
 
 
-@pytest.mark.parametrize("moment", range(1, 9))
-def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, capsys, moment):
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, capsys, step):
     root, episodes = tmp_path / "in", made(3)
     written(root, episodes)
     code = (
@@ -254,7 +260,7 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, capsys, moment):
         "main(['data', 'edit', 'discard', sys.argv[2], '--episode', '0'])"
     )
     count = _replacements(tmp_path)
-    place = count - 8 + moment  # the last ones: table, statistics, folders
+    place = count - 8 + step  # the last renames: table, statistics, folders
     done = subprocess.run([sys.executable, "-c", code, str(place), str(root)], check=False)
     assert done.returncode == -signal.SIGKILL
     if root.exists():
@@ -268,7 +274,7 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(tmp_path, capsys, moment):
 
 
 def _replacements(tmp_path):
-    """How many renames a change of such a folder takes."""
+    """Number of renames in an edit of such a folder."""
     from unittest import mock
 
     from nac_ros.datasets.lerobot import editing
@@ -279,52 +285,54 @@ def _replacements(tmp_path):
     return renames.call_count
 
 
-def test_what_cannot_be_done_is_refused_and_nothing_changes(tmp_path, capsys):
+def test_an_impossible_edit_is_rejected_and_nothing_changes(tmp_path, capsys):
     root = tmp_path / "in"
     written(root, made(2))
 
-    def refused(*arguments):
+    def rejected(*arguments):
         code, _, error = run(capsys, "data", "edit", *arguments)
         assert code == 2 and error.count("\n") == 1
         return error
 
-    assert "has no episode 2; it has 2, from 0" in refused("discard", root, "--episode", 2)
-    assert "would hold no episode" in refused("discard", root, "--episode", 0, 1)
-    assert "needs --episode" in refused("discard", root)
-    assert "relabel needs --task or --outcome" in refused("relabel", root)
-    assert "LeRobot folders have no notes" in refused("relabel", root, "--note", "x")
-    assert "merge needs --out" in refused("merge", root, root)
-    assert "exists already" in refused("merge", root, root, "--out", root)
+    assert "has no episode 2; it has 2, from 0" in rejected("discard", root, "--episode", 2)
+    assert "would hold no episode" in rejected("discard", root, "--episode", 0, 1)
+    assert "needs --episode" in rejected("discard", root)
+    assert "relabel needs --task or --outcome" in rejected("relabel", root)
+    assert "LeRobot folders have no notes" in rejected("relabel", root, "--note", "x")
+    assert "merge needs --out" in rejected("merge", root, root)
+    assert "exists already" in rejected("merge", root, root, "--out", root)
     write_v21(tmp_path / "old")
-    assert "nac data convert --to lerobot" in refused("discard", tmp_path / "old", "--episode", 0)
+    assert "nac data convert --to lerobot" in rejected("discard", tmp_path / "old", "--episode", 0)
     written(tmp_path / "b", made(1), fps=10)
-    assert "has a rate of 10 Hz" in refused("merge", root, tmp_path / "b", "--out", tmp_path / "c")
-    assert "--episode goes with a LeRobot folder" in refused("discard", tmp_path, "--episode", 0)
-    with DatasetHeld(root):
-        assert "written by another process" in refused("discard", root, "--episode", 0)
+    assert "has a rate of 10 Hz" in rejected(
+        "merge", root, tmp_path / "b", "--out", tmp_path / "c"
+    )
+    assert "--episode needs a LeRobot folder" in rejected("discard", tmp_path, "--episode", 0)
+    with LockedFolder(root):
+        assert "written by another process" in rejected("discard", root, "--episode", 0)
     assert_exact_length(root, 2)
 
 
-class DatasetHeld:
-    """Another writer has the folder."""
+class LockedFolder:
+    """Holds the lock of the folder as another writer."""
 
     def __init__(self, root):
         self._root = root
 
     def __enter__(self):
-        self._writer = DatasetWriter.create_or_resume(
-            self._root, **OPTIONS, write_outcomes=True
-        )  # fmt: skip
+        self._writer = DatasetWriter.create_or_resume(self._root, **OPTIONS, write_outcomes=True)
 
     def __exit__(self, *_):
         self._writer.close()
 
 
 def assert_exact_length(root, n):
-    assert len(LeRobotDataset.open(root).episodes) == n and not root.with_name("in.before").exists()
+    assert (
+        len(LeRobotDataset.open(root).episodes) == n and not root.with_name("in.before").exists()
+    )
 
 
-def test_what_others_put_into_a_folder_stays(tmp_path, capsys):
+def test_other_files_in_a_folder_are_kept(tmp_path, capsys):
     root = tmp_path / "in"
     written(root, made(2))
     (root / "README.md").write_text("a card")
@@ -334,9 +342,11 @@ def test_what_others_put_into_a_folder_stays(tmp_path, capsys):
     assert (root / "meta/subtasks.parquet").read_bytes() == b"theirs"
 
 
-def test_a_conversion_does_not_go_on_in_a_folder_that_was_edited(tmp_path, capsys):
+def test_a_conversion_does_not_resume_in_an_edited_folder(tmp_path, capsys):
     written(tmp_path / "a", made(3))
-    to_lerobot([open_dataset(tmp_path / "a")], tmp_path / "b", ConversionConfig(), lambda d, t: None)
+    to_lerobot(
+        [open_dataset(tmp_path / "a")], tmp_path / "b", ConversionConfig(), lambda d, t: None
+    )
     edit(capsys, "discard", tmp_path / "b", "--episode", 0)
     code, _, error = run(
         capsys, "data", "convert", tmp_path / "a", "--to", "lerobot", "--out", tmp_path / "b"

@@ -1,4 +1,4 @@
-"""LeRobot folders damaged at random: findings of `data check`, a sentence elsewhere, no more."""
+"""Randomly damaged LeRobot folders give findings and NacErrors, never another exception."""
 
 import json
 import random
@@ -26,12 +26,12 @@ CONVERTED_EVERY = 5  # cases of which one is also converted, and one edited
 
 
 def quiet(done: int, total: int) -> None:
-    """No progress."""
+    """Reports no progress."""
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", [V3, V21])
-def test_a_damaged_folder_gives_findings_and_sentences(tmp_path, version):
+def test_a_damaged_folder_gives_findings_and_messages(tmp_path, version):
     name = {V3: "damaged_v3", V21: "damaged_v21"}[version]
     result = run_cases(__file__, name, tmp_path, count=500)
     assert min(result.values()) >= 25, result  # neither is all sound nor all refused
@@ -39,19 +39,19 @@ def test_a_damaged_folder_gives_findings_and_sentences(tmp_path, version):
 
 
 def damaged_v3(folder: Path, seed: int, count: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Cases of v3.0."""
+    """Damage to a v3.0 folder."""
     yield from damaged(folder, V3, seed, count)
 
 
 def damaged_v21(folder: Path, seed: int, count: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Cases of v2.1."""
+    """Damage to a v2.1 folder."""
     yield from damaged(folder, V21, seed, count)
 
 
 def damaged(
     folder: Path, version: str, seed: int, count: int
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """One sound folder, damaged anew in each case."""
+    """A copy of one valid folder with new damage for each case."""
     sound = write_folder(
         folder / "sound",
         version=version,
@@ -75,7 +75,7 @@ def damaged(
 
 
 def read_all(root: Path, number: int) -> None:
-    """What commands do with a folder; only NacError may come out, and of the check none."""
+    """Reads a folder as the commands do; only NacError may be raised, and none by the check."""
     try:
         found = [str(finding) for finding in check_path(root)]
     except NacError as error:
@@ -93,14 +93,14 @@ def read_all(root: Path, number: int) -> None:
 
 
 def damage_file(root: Path, rng: random.Random, marker: Path) -> str:
-    """Bytes of any file."""
+    """Changes bytes of any file."""
     path = choose(root, rng, "*")
     path.write_bytes(damage_bytes(path.read_bytes(), rng))
     return path.name
 
 
 def damage_json(root: Path, rng: random.Random, marker: Path) -> str:
-    """Values of info.json, or of a line of JSON."""
+    """Changes values of info.json, or of a line of JSON."""
     path = rng.choice([root / "meta/info.json", *root.glob("meta/*.jsonl")])
     lines = [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines()
     at = rng.randrange(len(lines))
@@ -112,23 +112,40 @@ def damage_json(root: Path, rng: random.Random, marker: Path) -> str:
     return path.name
 
 
-def damage_fact(root: Path, rng: random.Random, marker: Path) -> str:
-    """One fact of info.json, or of one of its features."""
+def damage_info_value(root: Path, rng: random.Random, marker: Path) -> str:
+    """Changes one value of info.json or of one of its features."""
     info = json.loads((root / "meta/info.json").read_text())
     holder = info if rng.random() < 0.5 else info["features"][rng.choice(list(info["features"]))]
     key = rng.choice([*holder, "data_path", "video_path", "units", "info"])
     values = (
-        *HOSTILE_VALUES, -30, 0.5, 1e308, 1e-320, [0], [-1, 2], [2.0], [10**9] * 3, [1, 16, 16],
-        "../{episode_index}.parquet", "/{chunk_index}", "{chunk_index.__class__}", "{0}", "{{}}",
-        "data/{episode_index:099999d}", "image", "video", "float32", {"motors": ["x", "y"]},
-    )  # fmt: skip
+        *HOSTILE_VALUES,
+        -30,
+        0.5,
+        1e308,
+        1e-320,
+        [0],
+        [-1, 2],
+        [2.0],
+        [10**9] * 3,
+        [1, 16, 16],
+        "../{episode_index}.parquet",
+        "/{chunk_index}",
+        "{chunk_index.__class__}",
+        "{0}",
+        "{{}}",
+        "data/{episode_index:099999d}",
+        "image",
+        "video",
+        "float32",
+        {"motors": ["x", "y"]},
+    )
     holder[key] = rng.choice(values)
     (root / "meta/info.json").write_text(json.dumps(info))
     return f"{key} = {str(holder[key])[:40]}"
 
 
 def damage_column(root: Path, rng: random.Random, marker: Path) -> str:
-    """A column of any parquet file gets other values or another type."""
+    """Changes values or type of a column of any parquet file."""
     path = choose(root, rng, "*.parquet")
     table = pq.read_table(path)
     key = rng.choice(table.column_names)
@@ -143,7 +160,7 @@ def damage_column(root: Path, rng: random.Random, marker: Path) -> str:
 
 
 def damage_rows(root: Path, rng: random.Random, marker: Path) -> str:
-    """Rows and columns of any parquet file go, come twice or change places."""
+    """Removes, repeats or reorders rows and columns of any parquet file."""
     path = choose(root, rng, "*.parquet")
     table = pq.read_table(path)
     n = len(table)
@@ -167,7 +184,7 @@ def damage_rows(root: Path, rng: random.Random, marker: Path) -> str:
 
 
 def damage_folder(root: Path, rng: random.Random, marker: Path) -> str:
-    """Files go, become folders, links to nowhere or to themselves, or take another's place."""
+    """Removes files, or replaces them by folders, broken or circular links, or other files."""
     path, other = choose(root, rng, "*"), choose(root, rng, "*")
     how = rng.choice(("gone", "folder", "loop", "nowhere", "empty", "other"))
     content = other.read_bytes()
@@ -182,7 +199,7 @@ def damage_folder(root: Path, rng: random.Random, marker: Path) -> str:
 
 
 def damage_image(root: Path, rng: random.Random, marker: Path) -> str:
-    """Some images of the data files are none of a camera."""
+    """Replaces some images of the data files by ones that no camera takes."""
     path = choose(root, rng, "*.parquet", "data")
     table = pq.read_table(path)
     key = "observation.image"
@@ -269,12 +286,25 @@ def _bad_utf8(array, rng, marker):
 
 
 def _other_type(array, rng, marker):
-    kind = rng.choice((
-        pa.large_list(pa.float64()), pa.list_(pa.float64(), 2), pa.list_view(pa.float32()),
-        pa.large_list_view(pa.float32()), pa.list_(pa.int8()), pa.large_string(),
-        pa.string_view(), pa.int8(), pa.uint64(), pa.float16(), pa.decimal128(20, 3), pa.bool_(),
-        pa.large_binary(), pa.null(), pa.list_(pa.string()),
-    ))  # fmt: skip
+    kind = rng.choice(
+        (
+            pa.large_list(pa.float64()),
+            pa.list_(pa.float64(), 2),
+            pa.list_view(pa.float32()),
+            pa.large_list_view(pa.float32()),
+            pa.list_(pa.int8()),
+            pa.large_string(),
+            pa.string_view(),
+            pa.int8(),
+            pa.uint64(),
+            pa.float16(),
+            pa.decimal128(20, 3),
+            pa.bool_(),
+            pa.large_binary(),
+            pa.null(),
+            pa.list_(pa.string()),
+        )
+    )
     return pa.array(array.to_pylist(), kind)
 
 
@@ -283,9 +313,21 @@ def _dictionary(array, rng, marker):
 
 
 COLUMNS = (
-    _other_width, _ragged, _some_null, _hostile_numbers, _hostile_integers, _hostile_vectors,
-    _pickled, _nested_lists, _dates, _texts, _bad_utf8, _other_type, _other_type, _dictionary,
-)  # fmt: skip
+    _other_width,
+    _ragged,
+    _some_null,
+    _hostile_numbers,
+    _hostile_integers,
+    _hostile_vectors,
+    _pickled,
+    _nested_lists,
+    _dates,
+    _texts,
+    _bad_utf8,
+    _other_type,
+    _other_type,
+    _dictionary,
+)
 
 
 def _encoded(image: np.ndarray, ending: str = ".png") -> bytes:
@@ -293,7 +335,7 @@ def _encoded(image: np.ndarray, ending: str = ".png") -> bytes:
 
 
 def _huge(data: bytes, rng: random.Random) -> bytes:
-    """A PNG that says it has 50,000 x 50,000 pixels."""
+    """A PNG that declares 50,000 x 50,000 pixels."""
     size = (50_000).to_bytes(4, "big")
     return data[:16] + size + size + data[24:]
 
@@ -307,11 +349,23 @@ IMAGES = {
     "grey": lambda data, rng: {"bytes": _encoded(np.full((16, 16), 9, np.uint8)), "path": None},
     "alpha": lambda data, rng: {"bytes": _encoded(np.zeros((16, 16, 4), np.uint8)), "path": None},
     "jpeg": lambda data, rng: {
-        "bytes": _encoded(np.zeros((16, 16, 3), np.uint8), ".jpg"), "path": None,
+        "bytes": _encoded(np.zeros((16, 16, 3), np.uint8), ".jpg"),
+        "path": None,
     },
     "small": lambda data, rng: {"bytes": _encoded(np.zeros((4, 4, 3), np.uint8)), "path": None},
-}  # fmt: skip
+}
 CHANGES = (
-    damage_file, damage_file, damage_file, damage_json, damage_json, damage_fact, damage_fact,
-    damage_column, damage_column, damage_column, damage_rows, damage_folder, damage_image,
-)  # fmt: skip
+    damage_file,
+    damage_file,
+    damage_file,
+    damage_json,
+    damage_json,
+    damage_info_value,
+    damage_info_value,
+    damage_column,
+    damage_column,
+    damage_column,
+    damage_rows,
+    damage_folder,
+    damage_image,
+)

@@ -1,4 +1,4 @@
-"""meta/info.json: every fact that is used has a range, and a rejection names key and value."""
+"""meta/info.json: every value in use has a range, and a rejection names key and value."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from nac_ros.datasets.lerobot.reader import LeRobotDataset
 @pytest.mark.parametrize(
     "fps", [0, -30, 1e308, 1e-9, math.nan, math.inf, "30", None, True, [30], 10**400]
 )
-def test_a_rate_that_is_none_is_refused(tmp_path, fps):
+def test_an_invalid_rate_is_rejected(tmp_path, fps):
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", fps=fps)
     words = r"fps is .*; wanted frames per second|a whole number of 401 digits"
@@ -24,7 +24,7 @@ def test_a_rate_that_is_none_is_refused(tmp_path, fps):
 
 
 @pytest.mark.parametrize("fps", [0.5, 12.5, 29.97, 1000 / 7, 30, 30.0])
-def test_a_rate_keeps_its_fraction(tmp_path, fps):
+def test_a_fractional_rate_is_kept(tmp_path, fps):
     dataset = LeRobotDataset.open(write_folder(tmp_path / "in", fps=fps))
     assert dataset.fps == fps and isinstance(int_if_whole(30.0), int)
 
@@ -32,20 +32,28 @@ def test_a_rate_keeps_its_fraction(tmp_path, fps):
 @pytest.mark.parametrize(
     "template",
     [
-        "../outside/{chunk_index}.parquet", "/etc/{file_index}", "data/../../{file_index}", 7,
-        "{chunk_index.__class__}", "{0}", "{unknown}", "data/{chunk_index:>999999999}", "a\\..\\b",
-        "a\0b", "data/{{chunk_index}}",
+        "../outside/{chunk_index}.parquet",
+        "/etc/{file_index}",
+        "data/../../{file_index}",
+        7,
+        "{chunk_index.__class__}",
+        "{0}",
+        "{unknown}",
+        "data/{chunk_index:>999999999}",
+        "a\\..\\b",
+        "a\0b",
+        "data/{{chunk_index}}",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("key", ["data_path", "video_path"])
-def test_a_path_that_leaves_the_folder_or_runs_code_is_refused(tmp_path, key, template):
+def test_a_path_that_leaves_the_folder_or_runs_code_is_rejected(tmp_path, key, template):
     write_folder(tmp_path / "in")
     change_info(tmp_path / "in", **{key: template})
     with pytest.raises(DatasetError, match=f"{key} is |contains NUL"):
         LeRobotDataset.open(tmp_path / "in")
 
 
-def test_a_path_of_another_library_is_followed(tmp_path):
+def test_a_path_template_of_another_library_is_used(tmp_path):
     root = write_folder(tmp_path / "in", version=V21)
     change_info(root, data_path="numbers/{episode_chunk:03d}/{episode_index:d}.parquet")
     for index in range(3):
@@ -61,7 +69,7 @@ def test_a_path_of_another_library_is_followed(tmp_path):
 @pytest.mark.parametrize(
     "shape", [None, [], 5, "32", [0, 2], [-2], [2.0], [True], [10**9], [[2]], [1] * 9, {"0": 2}]
 )
-def test_a_shape_that_is_none_is_refused(tmp_path, shape):
+def test_an_invalid_shape_is_rejected(tmp_path, shape):
     write_folder(tmp_path / "in")
     change_feature(tmp_path / "in", "action", shape=shape)
     with pytest.raises(DatasetError, match="feature 'action' has shape"):
@@ -69,7 +77,7 @@ def test_a_shape_that_is_none_is_refused(tmp_path, shape):
 
 
 @pytest.mark.parametrize("key", ["a/b", "../action", "", "a\nb", "..", "a\\b", "a\0"])
-def test_a_feature_whose_name_is_a_path_is_refused(tmp_path, key):
+def test_a_feature_whose_name_is_a_path_is_rejected(tmp_path, key):
     write_folder(tmp_path / "in")
     path = tmp_path / "in/meta/info.json"
     info = json.loads(path.read_text())
@@ -92,7 +100,7 @@ def test_a_feature_whose_name_is_a_path_is_refused(tmp_path, key):
         (b"{}", "codebase_version None"),
     ],
 )
-def test_a_file_that_is_no_description_is_one_sentence(tmp_path, content, words):
+def test_an_invalid_file_is_rejected_in_one_sentence(tmp_path, content, words):
     write_folder(tmp_path / "in")
     (tmp_path / "in/meta/info.json").write_bytes(content)
     with pytest.raises(DatasetError, match=words) as caught:

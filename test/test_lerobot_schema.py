@@ -1,4 +1,4 @@
-"""Cameras of a dataset: image keys of any spelling, each camera under one name."""
+"""Cameras of a dataset: any image key gives a camera with a unique name."""
 
 import numpy as np
 import pytest
@@ -28,21 +28,21 @@ def test_a_camera_is_named_by_the_end_of_its_key():
         ("a_b", "observation.a_b", "observation_a_b", "observation.images.observation_a_b"),
     ],
 )
-def test_keys_that_end_alike_are_two_cameras(keys):
+def test_keys_with_the_same_end_are_two_cameras(keys):
     found = names_of(*keys)
     assert sorted(found.values()) == sorted(keys) and len(found) == len(keys)
     again = names_of(*(f"observation.images.{name}" for name in found))
     assert set(again) == set(found), "names change when the dataset is written anew"
 
 
-def test_other_columns_are_no_cameras():
+def test_other_columns_are_not_cameras():
     columns = {"observation.images.note": {"dtype": "string", "shape": [1]}}
     assert schema.image_keys(columns) == {}
 
 
 @pytest.mark.parametrize("version", [V3, V21])
 @pytest.mark.parametrize("key", ["observation.image", "image", "observation.images.top"])
-def test_images_of_every_key_are_read(tmp_path, version, key):
+def test_images_of_any_key_are_read(tmp_path, version, key):
     root = write_folder(tmp_path / "in", version=version, pictures={key: (6, 8)})
     dataset = LeRobotDataset.open(root)
     (camera,) = dataset.cameras
@@ -53,7 +53,7 @@ def test_images_of_every_key_are_read(tmp_path, version, key):
 
 
 @pytest.mark.parametrize("version", [V3, V21])
-def test_videos_of_every_key_are_read(tmp_path, version):
+def test_videos_of_any_key_are_read(tmp_path, version):
     videos = {"wrist_image": (16, 16), "observation.image": (32, 16)}
     dataset = LeRobotDataset.open(write_folder(tmp_path / "in", version=version, videos=videos))
     assert dataset.cameras == {"wrist_image": (16, 16), "image": (32, 16)}
@@ -70,7 +70,7 @@ def test_videos_of_every_key_are_read(tmp_path, version):
         ([3, 8, 3], ["height", "width", "channel"], (3, 8)),
     ],
 )
-def test_channels_are_found_first_and_last(shape, names, size):
+def test_channels_may_be_the_first_or_last_dimension(shape, names, size):
     feature = {"dtype": "image", "shape": shape, "names": names}
     assert schema.color_image_sizes({"image": feature}) == {"image": size}
 
@@ -84,13 +84,13 @@ def test_channels_are_found_first_and_last(shape, names, size):
         {"dtype": "video", "shape": [6, 8, 3], "info": {"video.is_depth_map": True}},
     ],
 )
-def test_images_of_one_channel_are_no_camera_in_colour(feature):
+def test_images_of_one_channel_are_not_colour_cameras(feature):
     assert schema.color_image_sizes({"depth": feature}) == {}
     assert schema.depth_image_sizes({"depth": feature}) == {"depth": (6, 8)}
 
 
 @pytest.mark.parametrize("units", ["rad", ["rad"], [1, 2], {"a": "rad"}])
-def test_units_that_are_none_are_refused(tmp_path, units):
+def test_invalid_units_are_rejected(tmp_path, units):
     write_folder(tmp_path / "in")
     change_feature(tmp_path / "in", "action", units=units)
     with pytest.raises(DatasetError, match="feature 'action' has units"):

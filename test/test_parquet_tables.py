@@ -1,4 +1,4 @@
-"""Columns of parquet files: every Arrow type that holds the numbers reads the same."""
+"""Columns of parquet files: every Arrow type of the same numbers reads the same."""
 
 from pathlib import Path
 
@@ -12,28 +12,32 @@ from nac_ros.datasets.lerobot import tables
 
 ROWS = [[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]]
 LISTS = (
-    pa.list_(pa.float32()), pa.list_(pa.float64()), pa.list_(pa.float32(), 2),
-    pa.large_list(pa.float32()), pa.list_view(pa.float32()), pa.large_list_view(pa.float64()),
+    pa.list_(pa.float32()),
+    pa.list_(pa.float64()),
+    pa.list_(pa.float32(), 2),
+    pa.large_list(pa.float32()),
+    pa.list_view(pa.float32()),
+    pa.large_list_view(pa.float64()),
     pa.list_(pa.float16()),
-)  # fmt: skip
+)
 TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 
 
 def chunked(values, kind=None) -> pa.ChunkedArray:
-    """A column of two chunks, as a file with several row groups has."""
+    """A column of two chunks, as in a file with several row groups."""
     array = pa.array(values, kind)
     return pa.chunked_array([array.slice(0, 1), array.slice(1)])
 
 
 @pytest.mark.parametrize("kind", LISTS, ids=str)
-def test_vectors_are_read_from_every_kind_of_list(kind):
+def test_vectors_are_read_from_every_list_type(kind):
     values, faults = tables.read_vectors(chunked(ROWS, kind), 2, "file: action")
     np.testing.assert_array_equal(values, np.array(ROWS, np.float32))
     assert values.dtype == np.float32 and not faults
 
 
 @pytest.mark.parametrize("kind", TEXTS, ids=str)
-def test_texts_are_read_from_every_kind_of_string(kind):
+def test_texts_are_read_from_every_string_type(kind):
     assert tables.read_texts(chunked(["a", "b"], kind), "file: task") == ["a", "b"]
     encoded = pa.chunked_array([pa.array(["a", "b", "a"], kind).dictionary_encode()])
     assert tables.read_texts(encoded, "file: task") == ["a", "b", "a"]
@@ -51,7 +55,7 @@ def test_texts_are_read_from_every_kind_of_string(kind):
     ],
     ids=lambda column: str(column.type),
 )
-def test_numbers_are_read_from_every_kind_of_scalar(column):
+def test_numbers_are_read_from_every_scalar_type(column):
     values = tables.read_scalars(pa.chunked_array([column]), "int64", "file: index")
     np.testing.assert_array_equal(values, [1, 2, 3])
     assert values.dtype == np.int64
@@ -67,7 +71,7 @@ def test_numbers_are_read_from_every_kind_of_scalar(column):
     ],
 )
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list_view(pa.float64())])
-def test_a_vector_that_is_none_is_nan_and_its_row_is_named(row, text, kind):
+def test_an_invalid_vector_is_nan_and_its_row_is_named(row, text, kind):
     values, faults = tables.read_vectors(chunked([ROWS[0], row, ROWS[2]], kind), 2, "file")
     assert faults == {1: text} and np.isnan(values[1]).any()
     np.testing.assert_array_equal(values[[0, 2]], np.array(ROWS, np.float32)[[0, 2]])
@@ -76,7 +80,7 @@ def test_a_vector_that_is_none_is_nan_and_its_row_is_named(row, text, kind):
 @pytest.mark.parametrize(
     "values", [["a", "b"], [1.0, 2.0], [["a"], ["b"]], [[[1.0]], [[2.0]]], [{"x": 1}, {"x": 2}]]
 )
-def test_a_column_without_vectors_is_refused(values):
+def test_a_column_without_vectors_is_rejected(values):
     with pytest.raises(DatasetError, match=r"file: action.*wanted"):
         tables.read_vectors(chunked(values), 1, "file: action")
 
@@ -84,7 +88,7 @@ def test_a_column_without_vectors_is_refused(values):
 @pytest.mark.parametrize(
     "values", [[1, None], [1.5, 2.0], ["1", "2"], [[1, 2], [3]], [2.0**70, 1]]
 )
-def test_a_column_without_whole_numbers_is_refused(values):
+def test_a_column_without_integers_is_rejected(values):
     with pytest.raises(DatasetError, match="file: index"):
         tables.read_scalars(chunked(values), "int64", "file: index")
 
@@ -95,7 +99,7 @@ def test_a_null_number_is_nan_as_a_float():
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
-def test_encoded_images_are_read_from_structs_and_from_every_kind_of_binary(kind):
+def test_encoded_images_are_read_from_structs_and_every_binary_type(kind):
     plain = chunked([b"one", None], kind)
     inside = chunked(
         [{"bytes": b"one", "path": "a"}, {"bytes": None, "path": "b"}],
@@ -105,7 +109,7 @@ def test_encoded_images_are_read_from_structs_and_from_every_kind_of_binary(kind
         assert tables.read_images(column, "file: image") == [b"one", None]
 
 
-def test_a_file_that_claims_more_than_its_bytes_can_hold_is_refused_before_it_is_read(tmp_path):
+def test_a_file_that_claims_more_than_its_bytes_can_hold_is_rejected_before_it_is_read(tmp_path):
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table({"action": np.zeros(20_000_000, np.int8)}), path, compression="zstd")
     assert path.stat().st_size < 100_000
@@ -121,7 +125,7 @@ def test_a_folder_whose_name_looks_like_a_partition_adds_no_column(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "text", "column"])
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, damage):
+def test_an_unreadable_file_is_rejected_in_one_sentence(tmp_path, damage):
     path = tmp_path / "file.parquet"
     pq.write_table(pa.table({"action": ROWS}), path)
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The RealSense source on pyrealsense2's own software device: the code that real ones run."""
+"""RealSense camera on pyrealsense2's software device, which runs the same code as a real one."""
 
 import time
 from itertools import count
@@ -28,7 +28,7 @@ DEPTH = np.full((HEIGHT, WIDTH), 700, np.uint16)
 
 
 def stream(kind, form, bpp, uid):
-    """A video stream as a device describes it."""
+    """Description of a video stream by a device."""
     lens = rs.intrinsics()
     lens.width, lens.height, lens.fx, lens.fy = WIDTH, HEIGHT, 60.0, 61.0
     lens.ppx, lens.ppy, lens.model = 31.5, 23.5, rs.distortion.brown_conrady
@@ -39,8 +39,8 @@ def stream(kind, form, bpp, uid):
     return made
 
 
-class Soft:
-    """A D4xx without hardware: pictures are what a test says, at the device's times [ms]."""
+class SoftwareDevice:
+    """A D4xx without hardware that sends given images at given device times [ms]."""
 
     def __init__(self, serial="123456", units=MM):
         self.device, self.units = rs.software_device(), units
@@ -73,105 +73,105 @@ class Soft:
         sensor.on_video_frame(made)
 
 
-def picture(i):
+def random_image(i):
     return np.random.default_rng(i).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
 
 
-def source(soft, serial="", size=(WIDTH, HEIGHT), rate=float(RATE), find=None, **facts):
-    devices = find or (lambda: [soft.device])
+def make_camera(device, serial="", size=(WIDTH, HEIGHT), rate=float(RATE), find=None, **facts):
+    devices = find or (lambda: [device.device])
     return RealSenseCamera(serial, size, rate, time.time, find=devices, **facts)
 
 
 @pytest.fixture
 def opened():
-    """A device and its opened source, by the source's facts."""
+    """Opens a camera with given options; returns its device and the camera."""
     made = []
 
-    def open_(soft=None, **facts):
-        soft = soft or Soft()
-        found = source(soft, **facts)
+    def open_(device=None, **facts):
+        device = device or SoftwareDevice()
+        found = make_camera(device, **facts)
         found.open()
         made.append(found)
-        return soft, found
+        return device, found
 
     yield open_
     for found in made:
         found.close()
 
 
-def test_colours_come_bit_for_bit_with_their_numbers_and_the_lens(opened):
-    soft, camera = opened()
+def test_colour_images_are_exact_and_have_numbers_and_intrinsics(opened):
+    device, camera = opened()
     for i in (4, 5, 9):
-        soft.colour(i, picture(i))
+        device.colour(i, random_image(i))
         frame = camera.read(1.0)
-        np.testing.assert_array_equal(frame.image, picture(i))
+        np.testing.assert_array_equal(frame.image, random_image(i))
         assert frame.number == i and frame.stamp_source == "hardware" and frame.depth_mm is None
     lens = camera.intrinsics
     assert (lens.fx, lens.fy, lens.cx, lens.cy) == (60, 61, 31.5, 23.5)
     assert lens.distortion == pytest.approx((0.1, 0, 0, 0, 0))
 
 
-def test_stamps_keep_the_device_s_spacing_when_pictures_arrive_unevenly(opened):
-    soft, camera = opened()
+def test_stamps_keep_the_spacing_of_the_device_when_frames_arrive_unevenly(opened):
+    device, camera = opened()
     began, stamps = time.monotonic(), []
     delays = np.random.default_rng(0).exponential(0.015, 30)
     for i, delay in enumerate(delays):
         time.sleep(max(began + i / RATE + delay - time.monotonic(), 0))
-        soft.colour(i, picture(i))
+        device.colour(i, random_image(i))
         stamps.append(camera.read(1.0).stamp)
     gaps = np.diff(stamps[10:])
     assert np.abs(gaps - 1 / RATE).max() < 0.003 < np.abs(np.diff(delays)).max()
     assert abs(stamps[-1] - time.time()) < 0.2
 
 
-def test_stamps_of_arrival_are_called_so(opened):
-    soft, camera = opened()
-    soft.colour(1, picture(1), at_ms=1.0, domain=rs.timestamp_domain.system_time)
+def test_stamps_of_the_system_clock_are_receipt_times(opened):
+    device, camera = opened()
+    device.colour(1, random_image(1), at_ms=1.0, domain=rs.timestamp_domain.system_time)
     frame = camera.read(1.0)
     assert frame.stamp_source == "receipt" and abs(frame.stamp - time.time()) < 0.5
 
 
 @pytest.mark.parametrize("units", [MM, 1e-4])
-def test_depth_lies_over_its_colour_in_millimetres(opened, units):
-    soft, camera = opened(Soft(units=units), depth=True)
+def test_depth_is_aligned_to_its_colour_image_in_millimetres(opened, units):
+    device, camera = opened(SoftwareDevice(units=units), depth=True)
     values = np.full((HEIGHT, WIDTH), round(0.5 / units), np.uint16)
-    soft.depth(3, values + 100, at_ms=3 * PERIOD_MS - 25)  # of the picture before
-    soft.depth(4, values, at_ms=3 * PERIOD_MS + 4)
-    soft.colour(3, picture(3))
+    device.depth(3, values + 100, at_ms=3 * PERIOD_MS - 25)  # of the frame before
+    device.depth(4, values, at_ms=3 * PERIOD_MS + 4)
+    device.colour(3, random_image(3))
     frame = camera.read(1.0)
     assert frame.number == 3 and frame.depth_mm.dtype == np.uint16
     seen = frame.depth_mm[HEIGHT // 4 : -HEIGHT // 4, WIDTH // 4 : -WIDTH // 4]
     assert np.median(seen) == 500
 
 
-def test_depth_that_comes_after_its_colour_is_waited_for(opened):
-    soft, camera = opened(depth=True)
-    soft.colour(3, picture(3))
-    Thread(target=lambda: (time.sleep(0.01), soft.depth(3, DEPTH))).start()
+def test_a_frame_waits_for_depth_that_arrives_later(opened):
+    device, camera = opened(depth=True)
+    device.colour(3, random_image(3))
+    Thread(target=lambda: (time.sleep(0.01), device.depth(3, DEPTH))).start()
     assert camera.read(1.0).depth_mm is not None
 
 
-def test_a_picture_whose_depth_never_comes_is_given_without_it_in_time(opened):
-    soft, camera = opened(depth=True)
-    soft.colour(3, picture(3))
+def test_a_frame_whose_depth_is_lost_is_delivered_without_it(opened):
+    device, camera = opened(depth=True)
+    device.colour(3, random_image(3))
     began = time.monotonic()
     frame = camera.read(1.0)
     assert frame.number == 3 and frame.depth_mm is None
     assert time.monotonic() - began < 0.3
 
 
-def test_nothing_comes_is_none_after_the_time_it_was_given(opened):
+def test_read_returns_none_after_the_timeout(opened):
     _, camera = opened()
     began = time.monotonic()
     assert camera.read(0.1) is None
     assert time.monotonic() - began < 0.5
 
 
-def test_the_serial_chooses_among_several():
-    one, other = Soft("111"), Soft("222")
-    camera = source(None, "222", find=lambda: [one.device, other.device])
+def test_the_serial_number_selects_the_device():
+    one, other = SoftwareDevice("111"), SoftwareDevice("222")
+    camera = make_camera(None, "222", find=lambda: [one.device, other.device])
     camera.open()
-    other.colour(2, picture(2))
+    other.colour(2, random_image(2))
     assert camera.read(1.0).number == 2
     camera.close()
 
@@ -184,46 +184,46 @@ def test_the_serial_chooses_among_several():
         ("", ("111", "222"), "RealSenses 111, 222 are connected; give one as `serial`"),
     ],
 )
-def test_a_device_that_cannot_be_chosen_is_one_sentence(serial, serials, words):
-    there = [Soft(s) for s in serials]
+def test_a_device_that_cannot_be_selected_is_reported_in_one_sentence(serial, serials, words):
+    there = [SoftwareDevice(s) for s in serials]
     with pytest.raises(CameraError, match=words):
-        source(None, serial, find=lambda: [soft.device for soft in there]).open()
+        make_camera(None, serial, find=lambda: [device.device for device in there]).open()
 
 
 @pytest.mark.parametrize("facts", [{"size": (96, 96)}, {"rate": 15.0}])
-def test_a_mode_it_does_not_have_is_one_sentence_with_those_it_has(facts):
-    soft = Soft()
+def test_a_missing_mode_is_reported_with_the_existing_ones(facts):
+    device = SoftwareDevice()
     with pytest.raises(CameraError, match="it has: 64x48 RGB8 at 30 Hz; set the parameters"):
-        source(soft, **facts).open()
+        make_camera(device, **facts).open()
 
 
-def test_one_that_is_in_use_is_one_sentence(opened):
-    soft, _ = opened()
+def test_a_device_in_use_is_reported_in_one_sentence(opened):
+    device, _ = opened()
     with pytest.raises(CameraError, match=r"cannot be started .*in use by another program"):
-        source(soft).open()
+        make_camera(device).open()
 
 
-def test_one_that_was_unplugged_comes_back_by_itself():
-    soft, there, came, ending = Soft(), [True], [], Event()
-    camera = source(soft, "123456", find=lambda: [soft.device] if there[0] else [])
+def test_an_unplugged_device_is_reopened():
+    device, there, frames, ending = SoftwareDevice(), [True], [], Event()
+    camera = make_camera(device, "123456", find=lambda: [device.device] if there[0] else [])
     config = CaptureConfig(retry_s=0.05, max_retry_s=0.1, silence_s=0.3)
-    capture = Capture(camera, came.append, time.time, config)
+    capture = Capture(camera, frames.append, time.time, config)
 
     def play():
         for i in count():
             if ending.wait(1 / RATE):
                 return
             if there[0]:
-                soft.colour(i, picture(i % 50))
+                device.colour(i, random_image(i % 50))
 
     player = Thread(target=play)
     player.start(), capture.start()
     try:
-        wait(lambda: len(came) > 5, "pictures")
+        wait(lambda: len(frames) > 5, "frames")
         there[0] = False
         wait(lambda: "no RealSense is connected" in capture.status().text, "the loss")
-        there[0], n = True, len(came)
-        wait(lambda: len(came) > n + 5, "pictures again")
+        there[0], n = True, len(frames)
+        wait(lambda: len(frames) > n + 5, "frames again")
         status = capture.status()
         assert status.state in ("running", "slow") and status.reconnects == 1
         assert status.stamp_source == "hardware"
@@ -240,5 +240,5 @@ def wait(ready, what, seconds=5.0):
         time.sleep(0.01)
 
 
-def test_this_machine_s_devices_can_be_asked_for():
+def test_the_connected_devices_can_be_listed():
     assert isinstance(connected_devices(), list)

@@ -1,4 +1,4 @@
-"""Node `teleop` over DDS, with the real guard and the twin: a hand leads, and lets go."""
+"""Node `teleop` over DDS with the real guard and the twin: takeover, motion, release."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ CLUTCH, FORWARD = 10, 1
 
 
 class Studio(Bench):
-    """Twin, guard and a teleop node; this process is its gamepad, its leader, or a policy."""
+    """Twin, guard and a teleop node; this process acts as gamepad, leader arm or policy."""
 
     def __init__(self, folder, robot, domain, mapping):
         guard = NodeProcess(name="guard", parameters={"robot": str(robot), **PATIENCE})
@@ -57,7 +57,7 @@ class Studio(Bench):
             self.activate(name)
 
     def offer(self, name):
-        """The recorder's part of one service."""
+        """Offers one service of the recorder."""
 
         def answer(request, response):
             self.called.append(name)
@@ -70,7 +70,7 @@ class Studio(Bench):
         return self.operator.latest_diagnostics("teleop").get(key, "")
 
     def press(self, seconds, *buttons, axes=None, until=lambda: False, beats=False, lead=None):
-        """Is a gamepad, and whoever else is asked for, for so long."""
+        """Publishes gamepad messages for `seconds`, and heartbeats or a leader if requested."""
         message = Joy(axes=[0.0] * 6, buttons=[0] * 15)
         for axis, value in (axes or {}).items():
             message.axes[axis] = value
@@ -89,7 +89,7 @@ class Studio(Bench):
         return False
 
     def free(self):
-        """A fresh scene, the clutch let go, the guard in mode hold."""
+        """A new scene, the clutch released, the guard in mode hold."""
         self.press(0.3)
         self.ready()
         self.operator.set_mode("hold")
@@ -97,7 +97,7 @@ class Studio(Bench):
         self.commands.clear()
 
     def drive(self, axes, way):
-        """Takes the clutch and leads the tool for `way` [m]; whether it got there."""
+        """Engages the clutch and moves the tool by `way` [m]; returns whether it arrived."""
         assert self.press(20, CLUTCH, until=lambda: self.said("driving")), self.said()
         start = self.place
         there = {"until": lambda: np.linalg.norm(self.place - start) > way}
@@ -132,7 +132,7 @@ def studio(tmp_path_factory, patient_robot):  # noqa: F811
         made.close()
 
 
-def test_the_node_does_nothing_that_the_access_policy_forbids(studio):
+def test_the_node_stays_within_the_access_policy(studio):
     node, may = studio.operator.node, node_access(studio.spec)["teleop"]
     publishes = {
         t.lstrip("/") for t, _ in node.get_publisher_names_and_types_by_node("teleop", "/")
@@ -161,7 +161,7 @@ def test_the_arm_follows_the_stick_while_the_clutch_is_held(studio):
     np.testing.assert_allclose(studio.measured(), here, atol=5e-3)
 
 
-def test_the_clutch_takes_over_from_a_policy_that_drives_and_hands_back(studio):
+def test_the_clutch_takes_over_from_a_policy_and_returns_control(studio):
     studio.free()
     called = [studio.offer("mark")]
     try:
@@ -181,7 +181,7 @@ def test_the_clutch_takes_over_from_a_policy_that_drives_and_hands_back(studio):
         studio.operator.node.destroy_service(called.pop())
 
 
-def test_a_hand_that_falls_silent_stops_the_arm_and_must_press_again(studio):
+def test_a_silent_gamepad_stops_the_arm_and_needs_a_new_press(studio):
     studio.free()
     assert studio.drive({FORWARD: 1.0}, 0.05), studio.said()
     studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
@@ -203,7 +203,7 @@ def test_a_hand_that_falls_silent_stops_the_arm_and_must_press_again(studio):
         (Joy(axes=[0.0], buttons=[0] * 15), "has 1 axes, the mapping reads 4"),
     ],
 )
-def test_a_message_of_another_device_is_refused_with_one_sentence(studio, message, said):
+def test_a_message_of_another_device_is_rejected_in_one_sentence(studio, message, said):
     studio.press(0.3)
     for _ in range(30):
         studio.joy_out.publish(message)
@@ -212,7 +212,7 @@ def test_a_message_of_another_device_is_refused_with_one_sentence(studio, messag
     assert studio.said("rejections.joy") > 10
 
 
-def test_a_guard_with_a_fault_is_not_taken_over_and_the_reason_is_said(studio):
+def test_a_guard_fault_prevents_a_takeover_and_is_reported(studio):
     studio.free()
     studio.press(0.3, 1)  # B
     studio.wait(lambda: studio.guard("fault") == "stopped", "the stop", 5)
@@ -222,7 +222,7 @@ def test_a_guard_with_a_fault_is_not_taken_over_and_the_reason_is_said(studio):
     studio.operator.trigger("guard/reset")
 
 
-def test_an_episode_s_buttons_call_the_recorder_once_each_or_say_that_it_is_absent(studio):
+def test_episode_buttons_call_the_recorder_once_or_report_that_it_is_missing(studio):
     studio.press(0.2)
     studio.press(0.2, 6)
     studio.wait(lambda: "no service recorder/start" in studio.said("called.start"), "a word", 5)
@@ -244,7 +244,7 @@ def test_an_episode_s_buttons_call_the_recorder_once_each_or_say_that_it_is_abse
             studio.operator.node.destroy_service(service)
 
 
-def test_a_node_that_is_deactivated_lets_the_arm_go(studio):
+def test_deactivating_the_node_releases_the_arm(studio):
     studio.free()
     assert studio.drive({FORWARD: 1.0}, 0.02), studio.said()
     studio.operator.change_state("teleop", Transition.TRANSITION_DEACTIVATE)
@@ -254,7 +254,7 @@ def test_a_node_that_is_deactivated_lets_the_arm_go(studio):
 
 
 def restarted(studio, mapping, **parameters):
-    """The studio with a teleop node of another mapping."""
+    """The bench with a teleop node of another mapping."""
     if studio.processes.is_running("teleop"):
         studio.processes.end(["teleop"])
     studio.operator.diagnostics.pop("teleop", None)
@@ -267,7 +267,7 @@ def restarted(studio, mapping, **parameters):
     studio.wait(lambda: isinstance(studio.said("age_s.arm"), float), "set-points", 10)
 
 
-def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_path):
+def test_the_arm_follows_a_leader_with_other_joint_names(studio, tmp_path):
     text = (config_dir() / "teleop/leader.yaml").read_text()
     path = tmp_path / "mine.yaml"
     path.write_text(f"{text}  waist: {{name: left/j1, scale: -1.0}}\n")
@@ -294,7 +294,7 @@ def test_the_arm_follows_a_leader_whose_joints_are_named_otherwise(studio, tmp_p
     studio.assert_limits_kept()
 
 
-def test_keys_of_a_terminal_lead_the_arm_and_the_terminal_is_given_back(studio, tmp_path):
+def test_keys_of_a_terminal_move_the_arm_and_the_terminal_is_restored(studio, tmp_path):
     if studio.processes.is_running("teleop"):
         studio.processes.end(["teleop"])
     studio.operator.diagnostics.pop("teleop", None)
@@ -329,7 +329,7 @@ def test_keys_of_a_terminal_lead_the_arm_and_the_terminal_is_given_back(studio, 
         os.close(typed), os.close(read)
 
 
-def test_a_node_that_is_killed_lets_the_arm_go(studio):
+def test_killing_the_node_releases_the_arm(studio):
     restarted(studio, "gamepad")
     studio.free()
     assert studio.drive({FORWARD: 1.0}, 0.02), studio.said()
@@ -347,17 +347,22 @@ def test_a_node_that_is_killed_lets_the_arm_go(studio):
         ("leader_mode:=loose", "'loose' is not one of relative, absolute"),
     ],
 )
-def test_the_node_says_in_one_sentence_what_is_wrong_with_its_parameters(parameter, said):
+def test_an_invalid_parameter_is_reported_in_one_sentence(parameter, said):
     arguments = [sys.executable, "-m", "nac_ros.nodes.teleop", "--ros-args", "-p", parameter]
     variables = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     done = subprocess.run(
-        arguments, capture_output=True, text=True, timeout=60, check=False, env=variables,
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=variables,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_table_of_the_parameters_has_their_names_and_defaults():
+def test_the_table_of_parameters_has_their_names_and_defaults():
     from nac_ros.nodes.teleop import TeleopParameters
 
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \| ", DOCUMENT, re.MULTILINE))
@@ -365,7 +370,7 @@ def test_the_table_of_the_parameters_has_their_names_and_defaults():
     assert rows == {field.name: str(field.default) for field in fields}
 
 
-def test_the_tables_of_buttons_are_those_of_the_shipped_mappings():
+def test_the_table_of_buttons_is_that_of_the_shipped_mapping():
     told = dict(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]+ \| (\d+|none) \|", DOCUMENT, re.M))
     buttons = load_input_mapping("gamepad").buttons
     assert {name for row in told for name in re.findall(r"`(\w+)`", row)} == set(ACTIONS)

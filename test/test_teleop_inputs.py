@@ -34,30 +34,30 @@ def pad(axes=None, *buttons):
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_every_shipped_mapping_is_read_and_asks_for_nothing_at_rest(name):
+def test_every_shipped_mapping_loads_and_commands_nothing_at_rest(name):
     hand = load_input_mapping(name)
-    wish = hand.read(np.zeros(hand.n_axes), np.zeros(hand.n_buttons, int))
-    assert not wish.twist.any() and not wish.joints.any() and wish.gripper == 0
-    assert not wish.clutch and not wish.pressed
+    operator = hand.read(np.zeros(hand.n_axes), np.zeros(hand.n_buttons, int))
+    assert not operator.twist.any() and not operator.joints.any() and operator.gripper == 0
+    assert not operator.clutch and not operator.pressed
     assert "stop" in hand.buttons or name == "spacemouse"
 
 
 @given(st.lists(st.floats(-5, 5), min_size=6, max_size=6))
-def test_axes_become_shares_of_full_speed_and_the_dead_zone_nothing(axes):
-    wish = PAD.read(axes, np.zeros(15, int))
-    assert (np.abs(wish.twist) <= 1).all() and (np.abs(wish.joints) <= 1).all()
+def test_axes_become_shares_of_full_speed_and_the_dead_zone_reads_zero(axes):
+    operator = PAD.read(axes, np.zeros(15, int))
+    assert (np.abs(operator.twist) <= 1).all() and (np.abs(operator.joints) <= 1).all()
     for axis, direction in ((1, 0), (0, 1), (3, 2), (2, 5)):
         value = axes[axis]
         if abs(value) <= PAD.dead_zone:
-            assert wish.twist[direction] == 0
+            assert operator.twist[direction] == 0
         elif abs(value) > PAD.dead_zone + 1e-6:
-            assert np.sign(wish.twist[direction]) == np.sign(value)
+            assert np.sign(operator.twist[direction]) == np.sign(value)
 
 
-def test_a_gamepad_s_stick_moves_the_tool_and_its_buttons_are_actions():
-    wish = PAD.read(*pad({1: 1.0, 3: -1.0}, 10, 2, 3))
-    np.testing.assert_allclose(wish.twist, [1, 0, -1, 0, 0, 0])
-    assert wish.clutch and wish.gripper == 1 and wish.pressed == {"success"}
+def test_sticks_of_a_gamepad_move_the_tool_and_buttons_are_actions():
+    operator = PAD.read(*pad({1: 1.0, 3: -1.0}, 10, 2, 3))
+    np.testing.assert_allclose(operator.twist, [1, 0, -1, 0, 0, 0])
+    assert operator.clutch and operator.gripper == 1 and operator.pressed == {"success"}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_gamepad_s_stick_moves_the_tool_and_its_buttons_are_actions():
         ([0, 0, 0, 0, 0, np.inf], np.zeros(15), "axis 5 is not finite"),
     ],
 )
-def test_a_message_that_does_not_fit_is_refused_with_one_sentence(axes, buttons, said):
+def test_a_message_that_does_not_fit_the_mapping_is_rejected_in_one_sentence(axes, buttons, said):
     with pytest.raises(BadInput, match=said):
         PAD.read(axes, buttons)
 
@@ -91,12 +91,12 @@ def test_a_message_that_does_not_fit_is_refused_with_one_sentence(axes, buttons,
         ({"leader": {"gripper": {"name": "g", "range": [1, 1]}}}, "range .* is empty"),
     ],
 )
-def test_a_mapping_that_makes_no_sense_is_refused(values, said):
+def test_an_invalid_mapping_is_rejected(values, said):
     with pytest.raises(ConfigError, match=said):
         config.build(InputMapping, {"source": "joy", "clutch": 0, **values}, "pad.yaml")
 
 
-def test_an_unknown_mapping_is_refused_with_those_that_exist():
+def test_an_unknown_mapping_is_rejected_with_the_known_ones():
     with pytest.raises(UnknownName, match="gamepad, keyboard, leader, spacemouse"):
         load_input_mapping("wheel")
 
@@ -108,7 +108,7 @@ JOINTS = {
 LED = ("j1", *SPEC.joint_names[1:6], "jaw")
 
 
-def test_a_leader_s_joints_are_turned_shifted_and_its_gripper_mapped():
+def test_leader_joints_are_scaled_and_shifted_and_the_gripper_range_is_mapped():
     leader = LeaderArm(SPEC, JOINTS)
     values = [0.3, 0.1, 0.2, 0.3, 0.4, 0.5, 0.25]
     wanted = [-0.2, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75 * 0.072]
@@ -125,19 +125,19 @@ def test_a_leader_s_joints_are_turned_shifted_and_its_gripper_mapped():
         ((), (), "holds no joint"),
     ],
 )
-def test_a_leader_s_message_that_does_not_fit_is_refused(names, values, said):
+def test_a_joint_state_that_does_not_fit_the_leader_is_rejected(names, values, said):
     with pytest.raises(BadInput, match=said):
         LeaderArm(SPEC, JOINTS).read(names, values)
 
 
-def test_a_mapping_for_a_joint_that_the_robot_has_not_is_refused():
+def test_a_mapping_of_a_joint_that_the_robot_lacks_is_rejected():
     with pytest.raises(ConfigError, match="no joint 'knee'; it has: waist"):
         LeaderArm(SPEC, {"knee": LeaderJoint(name="knee")})
 
 
 @pytest.fixture
 def terminal():
-    """A real terminal: where a hand types, and where the node reads."""
+    """File descriptors of a real terminal: the keyboard end and the program end."""
     typed, read = pty.openpty()
     yield typed, read
     for handle in (typed, read):
@@ -147,22 +147,22 @@ def terminal():
             continue
 
 
-def test_keys_are_axes_and_buttons_for_as_long_as_they_come(terminal):
+def test_keys_act_as_axes_and_buttons_while_they_repeat(terminal):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
     with closing(Keyboard(hand, read)) as keyboard:
         os.write(typed, b" ws1")
-        wish = hand.read(*keyboard.poll(10.0))
-        assert wish.clutch and wish.twist[0] == 0 and wish.pressed == {"start"}
+        operator = hand.read(*keyboard.poll(10.0))
+        assert operator.clutch and operator.twist[0] == 0 and operator.pressed == {"start"}
         os.write(typed, b"w")
         assert hand.read(*keyboard.poll(11.0)).twist[0] == 1
-        wish = hand.read(*keyboard.poll(11.0 + HELD_S + 0.01))
-        assert wish.clutch and not wish.twist.any() and not wish.pressed
+        operator = hand.read(*keyboard.poll(11.0 + HELD_S + 0.01))
+        assert operator.clutch and not operator.twist.any() and not operator.pressed
         assert hand.read(*keyboard.poll(11.0 + CLUTCH_S)).clutch
         assert not hand.read(*keyboard.poll(11.1 + CLUTCH_S)).clutch
 
 
-def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
+def test_a_motion_key_does_not_engage_the_clutch(terminal):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
     with closing(Keyboard(hand, read)) as keyboard:
@@ -171,32 +171,32 @@ def test_motion_without_the_clutch_s_key_does_not_take_the_clutch(terminal):
 
 
 @pytest.mark.parametrize("key", [b"q", b"\n", b"\x1b[A"])
-def test_any_other_key_lets_the_clutch_go_at_once(terminal, key):
+def test_any_other_key_releases_the_clutch_at_once(terminal, key):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
     with closing(Keyboard(hand, read)) as keyboard:
         os.write(typed, b" w")
         assert hand.read(*keyboard.poll(1.0)).clutch
         os.write(typed, key)
-        wish = hand.read(*keyboard.poll(1.1))
-        assert not wish.clutch and not wish.twist.any()
+        operator = hand.read(*keyboard.poll(1.1))
+        assert not operator.clutch and not operator.twist.any()
 
 
-def test_the_terminal_is_given_back_as_it_was_even_after_an_error(terminal):
+def test_the_mode_of_the_terminal_is_restored_after_an_error(terminal):
     _, read = terminal
     before = termios.tcgetattr(read)
 
     def fail():
         with closing(Keyboard(load_input_mapping("keyboard"), read)) as keyboard:
             assert termios.tcgetattr(read) != before and keyboard.poll(0.0) is not None
-            raise BadInput("as any error")
+            raise BadInput("an error")
 
     with pytest.raises(BadInput):
         fail()
     assert termios.tcgetattr(read) == before
 
 
-def test_a_terminal_that_is_closed_is_lost_and_a_file_is_refused(terminal, tmp_path):
+def test_a_closed_terminal_is_lost_and_a_file_is_rejected(terminal, tmp_path):
     typed, read = terminal
     hand = load_input_mapping("keyboard")
     keyboard = Keyboard(hand, read)
@@ -207,33 +207,33 @@ def test_a_terminal_that_is_closed_is_lost_and_a_file_is_refused(terminal, tmp_p
         Keyboard(hand, file.fileno())
 
 
-def test_a_press_counts_once_however_it_bounces():
-    presses, seen = ButtonDebouncer(0.05), []
+def test_a_press_counts_once_although_the_contact_bounces():
+    debouncer, seen = ButtonDebouncer(0.05), []
     for now, down in ((0, 0), (1, 1), (1.01, 0), (1.02, 1), (1.03, 0), (1.5, 0), (2, 1), (2.1, 1)):
-        seen += presses.update(now, {"start"} if down else set(), ("start", "stop"))
+        seen += debouncer.update(now, {"start"} if down else set(), ("start", "stop"))
     assert seen == ["start", "start"]
 
 
-def test_a_button_that_is_down_from_the_start_is_no_press():
-    presses = ButtonDebouncer(0.05)
-    assert presses.update(0.0, {"start"}, ("start",)) == []
-    assert presses.update(1.0, set(), ("start",)) == []
-    assert presses.update(2.0, {"start"}, ("start",)) == ["start"]
+def test_a_button_that_is_down_at_the_start_does_not_count_as_pressed():
+    debouncer = ButtonDebouncer(0.05)
+    assert debouncer.update(0.0, {"start"}, ("start",)) == []
+    assert debouncer.update(1.0, set(), ("start",)) == []
+    assert debouncer.update(2.0, {"start"}, ("start",)) == ["start"]
 
 
-class Hand:
-    """A clutch, a guard that obeys, and time that goes by in steps of 10 ms."""
+class ClutchBench:
+    """A clutch and a simulated guard, stepped every 10 ms."""
 
     def __init__(self, mode="policy", mode_after_release="previous"):
         self.clutch, self.now = Clutch(mode_after_release), 100.0
         self.mode, self.fault, self.obeys, self.asked = mode, "", True, []
         self.settling = False
 
-    def run(self, held, doubt="", steps=3):
+    def run(self, held, problem="", steps=3):
         for _ in range(steps):
             self.now += 0.01
-            word = GuardStatus(self.now, self.mode, self.fault, "", self.settling)
-            if asked := self.clutch.update(self.now, held, doubt, word):
+            status = GuardStatus(self.now, self.mode, self.fault, "", self.settling)
+            if asked := self.clutch.update(self.now, held, problem, status):
                 self.asked.append(asked)
                 self.mode = asked if self.obeys else self.mode
         return self.clutch
@@ -241,19 +241,23 @@ class Hand:
 
 @pytest.mark.parametrize(
     ("mode", "mode_after_release", "after"),
-    [("policy", "previous", "policy"), ("hold", "previous", "hold"), ("policy", "hold", "hold"),
-     ("teleop", "previous", "hold")],
-)  # fmt: skip
-def test_the_clutch_takes_the_arm_and_gives_it_back(mode, mode_after_release, after):
-    hand = Hand(mode, mode_after_release)
+    [
+        ("policy", "previous", "policy"),
+        ("hold", "previous", "hold"),
+        ("policy", "hold", "hold"),
+        ("teleop", "previous", "hold"),
+    ],
+)
+def test_the_clutch_takes_control_and_returns_it(mode, mode_after_release, after):
+    hand = ClutchBench(mode, mode_after_release)
     hand.run(held=False)
     assert hand.run(held=True).confirmed and hand.mode == "teleop"
     assert not hand.run(held=False).engaged
     assert hand.asked == ["teleop", after] and hand.mode == after
 
 
-def test_the_hand_leads_nothing_until_the_guard_has_settled():
-    hand = Hand("hold")
+def test_teleoperation_is_confirmed_only_after_the_guard_has_settled():
+    hand = ClutchBench("hold")
     hand.run(held=False)
     hand.settling = True
     assert hand.run(held=True, steps=200).engaged and not hand.clutch.confirmed
@@ -261,31 +265,31 @@ def test_the_hand_leads_nothing_until_the_guard_has_settled():
     assert hand.run(held=True).confirmed and hand.asked == ["teleop"]
 
 
-def test_a_clutch_that_is_held_from_the_start_takes_nothing():
-    hand = Hand()
+def test_a_clutch_that_is_held_at_the_start_does_not_engage():
+    hand = ClutchBench()
     assert not hand.run(held=True, steps=50).engaged and not hand.asked
     assert "release the clutch" in hand.clutch.reason
-    assert not hand.run(held=True, doubt="no valid message on leader yet").engaged
+    assert not hand.run(held=True, problem="no valid message on leader yet").engaged
     assert hand.clutch.reason == "no valid message on leader yet"
     assert not hand.run(held=True).engaged and "release the clutch" in hand.clutch.reason
     hand.run(held=False)
     assert hand.run(held=True).engaged
 
 
-def test_input_that_is_lost_hands_back_to_nobody_and_needs_a_new_press():
-    hand = Hand()
+def test_lost_input_leaves_the_guard_in_hold_and_needs_a_new_press():
+    hand = ClutchBench()
     hand.run(held=False)
     hand.run(held=True)
-    assert not hand.run(held=True, doubt="no valid message on joy for 0.1 s").engaged
+    assert not hand.run(held=True, problem="no valid message on joy for 0.1 s").engaged
     assert hand.clutch.reason.startswith("no valid message on joy for 0.1 s; release the clutch")
     assert not hand.run(held=True).engaged and hand.asked == ["teleop"]
     hand.run(held=False)
-    assert hand.asked == ["teleop", "hold"], "the policy does not drive on by itself"
+    assert hand.asked == ["teleop", "hold"], "the policy does not resume"
     assert hand.run(held=True).engaged
 
 
-def test_the_clutch_wins_over_a_policy_and_gives_way_to_hold():
-    hand = Hand("hold")
+def test_the_clutch_overrides_a_policy_but_not_hold():
+    hand = ClutchBench("hold")
     hand.run(held=False)
     hand.run(held=True)
     hand.mode = "policy"
@@ -295,8 +299,8 @@ def test_the_clutch_wins_over_a_policy_and_gives_way_to_hold():
     assert hand.asked == ["teleop", "teleop"]
 
 
-def test_a_guard_with_a_fault_is_not_taken_over_and_one_that_fails_is_let_go():
-    hand = Hand()
+def test_a_guard_fault_prevents_a_takeover_and_ends_one():
+    hand = ClutchBench()
     hand.fault = "stopped"
     hand.run(held=False)
     assert not hand.run(held=True).engaged and "call guard/reset first" in hand.clutch.reason
@@ -307,8 +311,8 @@ def test_a_guard_with_a_fault_is_not_taken_over_and_one_that_fails_is_let_go():
     assert not hand.run(held=True).engaged and "heartbeat_lost" in hand.clutch.reason
 
 
-def test_a_guard_that_does_not_obey_or_is_silent_is_said():
-    hand = Hand()
+def test_a_guard_that_does_not_switch_or_is_silent_is_reported():
+    hand = ClutchBench()
     hand.run(held=False)
     hand.obeys = False
     assert hand.run(held=True).engaged and not hand.clutch.confirmed
@@ -320,10 +324,10 @@ def test_a_guard_that_does_not_obey_or_is_silent_is_said():
     assert "no guard status on diagnostics" in silent.reason
 
 
-def test_a_node_that_is_deactivated_leaves_the_arm_to_nobody():
-    hand = Hand()
+def test_deactivation_leaves_the_guard_in_hold():
+    hand = ClutchBench()
     hand.run(held=False)
-    assert hand.clutch.disengage() == "", "it had nothing"
+    assert hand.clutch.disengage() == "", "it was not engaged"
     hand.run(held=False)
     hand.run(held=True)
     assert hand.clutch.disengage() == "hold" and not hand.clutch.engaged
