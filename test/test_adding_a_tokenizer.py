@@ -1,4 +1,4 @@
-"""docs/adding-a-tokenizer.md does what it says: its file alone makes a full citizen."""
+"""The example file of docs/adding-a-tokenizer.md works in every command without other changes."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ DOC = Path(__file__).resolve().parent.parent / "docs/adding-a-tokenizer.md"
 
 @pytest.fixture
 def added(tmp_path, monkeypatch):
-    """The document's file in a folder of its own, where the package is told to look too."""
+    """The example file in a temporary folder that is added to the package's path."""
     code = re.search(r"```python\n(.*?)```", DOC.read_text(), re.S).group(1)
     folder = tmp_path / "tokenizers"
     folder.mkdir()
@@ -33,7 +33,7 @@ def added(tmp_path, monkeypatch):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Five episodes of random walks, as robomimic writes them."""
+    """A robomimic-style file with five episodes of random walks."""
     path, generator = tmp_path / "walks.hdf5", np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for k in range(1, 6):
@@ -42,7 +42,7 @@ def dataset(tmp_path):
     return path
 
 
-def test_the_file_alone_makes_a_tokenizer_that_keeps_the_contracts(added, tmp_path):
+def test_the_file_defines_a_tokenizer_that_keeps_the_contracts(added, tmp_path):
     assert added in list_tokenizers()
     steps = np.random.default_rng(0).standard_normal((300, 32, 7))
     chunks = (0.02 * steps.cumsum(1)).astype(np.float32)
@@ -60,7 +60,7 @@ def test_the_file_alone_makes_a_tokenizer_that_keeps_the_contracts(added, tmp_pa
         tokenizer.encode(100 + chunks[:1], chunks[:1, 0])
 
 
-def test_the_command_line_trains_judges_and_compares_it(added, dataset, tmp_path, capsys):
+def test_the_command_line_trains_evaluates_and_compares_it(added, dataset, tmp_path, capsys):
     run, data = str(tmp_path / "run"), ["--data", str(dataset)]
     assert main(["tokenizer", "train", "--tokenizer", added, *data, "--out", run]) == 0
     assert main(["tokenizer", "eval", run, *data]) == 0

@@ -1,4 +1,4 @@
-"""Bin and FAST: what is particular to each beyond the contracts of test_tokenizers.py."""
+"""Bin and FAST: properties beyond the contracts of test_tokenizers.py."""
 
 import json
 
@@ -19,7 +19,7 @@ def chunks(n=200, horizon=32, dim=7, seed=0):
     return (0.02 * steps.cumsum(1)).astype(np.float32)
 
 
-def test_bins_are_off_by_at_most_half_a_bin():
+def test_the_error_is_at_most_half_a_bin():
     tokenizer = make_tokenizer("bin").fit(chunks())
     assert tokenizer.grammar.max_tokens == 224 and tokenizer.bits == 2240
     decoded = tokenizer.decode(tokenizer.encode(chunks()))
@@ -27,7 +27,7 @@ def test_bins_are_off_by_at_most_half_a_bin():
     assert ((decoded - torch.from_numpy(chunks())).abs() <= width / 2 + 1e-6).all()
 
 
-def test_bins_at_knots_join_them_by_lines_and_end_where_the_chunk_ends():
+def test_knots_are_interpolated_linearly_up_to_the_end_of_the_chunk():
     ramp = np.linspace(0, 1, 33)[1:, None] * np.array([1.0, -2.0])
     tokenizer = make_tokenizer("bin", action_dim=2, n_knots=4).fit(np.stack([ramp, -ramp]))
     assert tokenizer.grammar.max_tokens == 8
@@ -36,41 +36,41 @@ def test_bins_at_knots_join_them_by_lines_and_end_where_the_chunk_ends():
     assert make_tokenizer("bin", n_knots=6).bits == 6 * 7 * 10
 
 
-def test_what_lies_beyond_the_bins_is_refused_and_counted_never_clipped():
+def test_values_outside_the_bins_are_rejected_and_counted_not_clipped():
     tokenizer = make_tokenizer("bin").fit(chunks())
     far = chunks(4)
     far[2, 5, 3] += 10
     with pytest.raises(BadActions, match=r"row 2: .* column 3 is outside the bins"):
         tokenizer.encode(far)
-    tried = round_trip(tokenizer, ActionChunks(far, None))
-    assert (tried.encode_failures, tried.decode_failures) == (1, 0)
-    assert np.isnan(tried.decoded[2]).all() and np.isfinite(tried.decoded[[0, 1, 3]]).all()
+    result = round_trip(tokenizer, ActionChunks(far, None))
+    assert (result.encode_failures, result.decode_failures) == (1, 0)
+    assert np.isnan(result.decoded[2]).all() and np.isfinite(result.decoded[[0, 1, 3]]).all()
     assert evaluate(tokenizer, ActionChunks(far, None))["encode_failures"] == 1
 
 
-def test_fast_rounds_the_orthonormal_dct_low_frequencies_first():
+def test_fast_rounds_the_orthonormal_dct_and_orders_it_by_frequency():
     tokenizer = make_tokenizer("fast").fit(chunks())
-    normalised = tokenizer.normalize(chunks(5))
-    wanted = np.around(dct(normalised.numpy().astype(float), axis=1, norm="ortho") * 10)
-    np.testing.assert_array_equal(tokenizer.coefficients(normalised), wanted)
+    normalized = tokenizer.normalize(chunks(5))
+    expected = np.around(dct(normalized.numpy().astype(float), axis=1, norm="ortho") * 10)
+    np.testing.assert_array_equal(tokenizer.coefficients(normalized), expected)
     tokens = tokenizer.encode(chunks(5))
     text = "".join(tokenizer._pieces[i] for i in tokens[0].tolist() if i != PAD)
     codes = [ord(c) - 0xF0000 - tokenizer.config.max_coefficient for c in text]
-    assert codes == wanted[0].flatten().tolist()
+    assert codes == expected[0].flatten().tolist()
 
 
-def test_fast_sequences_vary_in_length_and_save_bits():
+def test_fast_sequences_vary_in_length_and_need_fewer_bits():
     tokenizer = make_tokenizer("fast").fit(chunks())
     tokens = tokenizer.encode(chunks(50))
     lengths = (tokens != PAD).sum(1)
     assert lengths.min() < lengths.max() < 224
     assert tokenizer.grammar.vocab_size == 1024 == tokenizer.vocab_size
-    figures = evaluate(tokenizer, ActionChunks(chunks(50), None))
-    assert figures["bits"] == pytest.approx(10 * figures["tokens"]) and figures["bits"] < 2240
-    assert figures["mse"] < 1e-3 and figures["decode_failures"] == 0
+    metrics = evaluate(tokenizer, ActionChunks(chunks(50), None))
+    assert metrics["bits"] == pytest.approx(10 * metrics["tokens"]) and metrics["bits"] < 2240
+    assert metrics["mse"] < 1e-3 and metrics["decode_failures"] == 0
 
 
-def test_fast_is_the_same_every_time_it_is_fitted_and_after_saving(tmp_path):
+def test_fitting_fast_is_reproducible_and_saving_keeps_it(tmp_path):
     first, second = (make_tokenizer("fast").fit(chunks(), seed=0) for _ in range(2))
     assert first._extra_state() == second._extra_state()
     first.save_pretrained(tmp_path)
@@ -79,7 +79,7 @@ def test_fast_is_the_same_every_time_it_is_fitted_and_after_saving(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["name"] == "fast"
 
 
-def test_a_fast_sequence_may_end_only_when_every_coefficient_is_said():
+def test_a_fast_sequence_is_complete_only_with_every_coefficient():
     tokenizer = make_tokenizer("fast").fit(chunks())
     grammar, tokens = tokenizer.grammar, tokenizer.encode(chunks(1)).numpy()
     assert not grammar.done(tokens[:, :-1]).any() and grammar.done(tokens).all()
@@ -92,7 +92,7 @@ def test_a_fast_sequence_may_end_only_when_every_coefficient_is_said():
         tokenizer.decode(np.concatenate([tokens, tokens[:, :1]], 1))
 
 
-def test_a_coefficient_without_a_code_is_refused():
+def test_a_coefficient_without_a_code_is_rejected():
     tokenizer = make_tokenizer("fast").fit(chunks())
     far = chunks(3)
     far[1, :, 4] += 50
@@ -100,7 +100,7 @@ def test_a_coefficient_without_a_code_is_refused():
         tokenizer.encode(far)
 
 
-def test_a_scale_with_more_values_than_pieces_is_refused():
+def test_a_scale_with_more_values_than_the_vocabulary_is_rejected():
     with pytest.raises(ConfigError, match="coefficient values for vocab_size 1024"):
         make_tokenizer("fast", scale=100.0)
     with pytest.raises(ConfigError, match="n_knots 40"):

@@ -1,4 +1,4 @@
-"""Several robots over one codec: own D, own statistics, the same tokens."""
+"""Several robots with one codec: own dimensions and statistics, the same tokens."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ROBOTS = {"long": 7, "short": 6}
 
 
 def walks(dim, n=200, seed=0):
-    """Random walks `[n, 32, dim]`, wider for the robot of 6, and where they start."""
+    """Random walks `[n, 32, dim]`, larger for the robot with 6 joints, and their first actions."""
     steps = np.random.default_rng(seed).standard_normal((n, 32, dim)) * (0.02 if dim == 7 else 0.2)
     actions = steps.cumsum(1).astype(np.float32)
     return ActionChunks(actions, actions[:, 0])
@@ -25,21 +25,23 @@ def walks(dim, n=200, seed=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a family after a few steps, and the figures."""
+    """Folder of two tokenizers after a few steps, and their metrics."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    facts = {name: {"action_dim": dim, "relative": [True] * (dim - 1) + [False]}
-             for name, dim in ROBOTS.items()}  # fmt: skip
-    family = make_cross_embodiment(facts, **TINY)
-    out = tmp_path_factory.mktemp("family")
+    robots = {
+        name: {"action_dim": dim, "relative": [True] * (dim - 1) + [False]}
+        for name, dim in ROBOTS.items()
+    }
+    members = make_cross_embodiment(robots, **TINY)
+    out = tmp_path_factory.mktemp("members")
     data = {name: (walks(dim), walks(dim, 40, 1)) for name, dim in ROBOTS.items()}
     quick = {"steps": 30, "batch": 32, "log_every": 30, "discriminator": "none", "warmup": 5}
     config = TokenizerTrainingConfig(**quick, unquantized_share=0.0, learning_rate=2e-5)
-    return out, train_cross_embodiment(family, data, config, out)
+    return out, train_cross_embodiment(members, data, config, out)
 
 
-def test_each_robot_is_decoded_to_its_own_dimensions_in_its_own_units(trained):
-    out, figures = trained
+def test_each_robot_is_decoded_to_its_own_dimensions_and_units(trained):
+    out, metrics = trained
     for name, dim in ROBOTS.items():
         member, chunks = load_tokenizer(out / name), walks(dim, 9, 2)
         tokens = member.encode(*chunks)
@@ -47,13 +49,13 @@ def test_each_robot_is_decoded_to_its_own_dimensions_in_its_own_units(trained):
         assert decoded.shape == (9, 32, dim) and tokens.shape == (9, 12)
         error = np.square(decoded - chunks.actions).mean()
         assert error < 0.3 * chunks.actions.var()
-        assert figures[name]["decode_failures"] == 0
-        assert [row["name"] for row in figures[name]["per_joint"]] == [
+        assert metrics[name]["decode_failures"] == 0
+        assert [row["name"] for row in metrics[name]["per_joint"]] == [
             f"dim{k}" for k in range(dim)
         ]
 
 
-def test_members_share_one_token_space_and_have_their_own_embedding(trained):
+def test_robots_share_one_token_space_and_have_their_own_embedding(trained):
     out, _ = trained
     long, short = (load_tokenizer(out / name) for name in ROBOTS)
     assert torch.equal(long.embeddings(), short.embeddings())
@@ -69,24 +71,24 @@ def test_tokens_of_one_robot_are_legal_for_the_other(trained):
     out, _ = trained
     long, short = (load_tokenizer(out / name) for name in ROBOTS)
     chunks = walks(7, 5, 3)
-    moved = short.decode(long.encode(*chunks), np.zeros((5, 6), np.float32))
-    assert moved.shape == (5, 32, 6) and torch.isfinite(moved).all()
+    decoded = short.decode(long.encode(*chunks), np.zeros((5, 6), np.float32))
+    assert decoded.shape == (5, 32, 6) and torch.isfinite(decoded).all()
 
 
-def test_robots_whose_chunks_come_to_other_numbers_of_tokens_are_refused():
+def test_robots_with_different_numbers_of_tokens_are_rejected():
     with pytest.raises(ConfigError, match=r"of a have .* tokens per scale, those of b"):
         make_cross_embodiment({"a": {"horizon": 32}, "b": {"horizon": 64}}, **TINY)
     with pytest.raises(ConfigError, match="at least 2 robots"):
         make_cross_embodiment({"a": {}}, **TINY)
 
 
-def test_names_and_datasets_must_match(capsys, tmp_path):
+def test_the_numbers_of_names_and_datasets_must_match(capsys, tmp_path):
     arguments = ["tokenizer", "train", "--data", "a", "b", "--embodiments", "x", "--out", "o"]
     assert main(arguments) == 2
     assert "1 names and 2 datasets" in capsys.readouterr().err
 
 
-def test_two_real_robots_share_a_codec(nac_data, tmp_path, capsys):
+def test_two_real_robots_can_share_a_codec(nac_data, tmp_path, capsys):
     """Piper (7-D, 15 Hz) and SO-101 (6-D, 30 Hz), each decoded to its own joints."""
     sizes = [f"--model={key}={value}" for key, value in TINY.items()]
     arguments = ["tokenizer", "train", "--relative", "--embodiments", "piper", "so101"]

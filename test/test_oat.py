@@ -1,4 +1,4 @@
-"""OAT: what is particular to it beyond the contracts of test_tokenizers.py."""
+"""OAT: properties beyond the contracts of test_tokenizers.py."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from nac_ros.export.onnx import (
     OnnxTokenizer,
     export_detokenizer,
     export_tokenizer,
-    parity,
+    max_onnx_error,
 )
 from nac_ros.tokenizers import make_tokenizer
 from nac_ros.tokenizers.oat import Fsq
@@ -26,31 +26,31 @@ def chunks(n=300, horizon=32, dim=7, seed=0):
 
 
 def waves(n=300):
-    """Sines `[n, 32, 7]` of random phase and height in every column."""
+    """Sines `[n, 32, 7]` of random phase and amplitude in every column."""
     generator = np.random.default_rng(0)
-    phase, height = generator.uniform(0, 6, (n, 1, 7)), generator.uniform(0.2, 1, (n, 1, 7))
-    return (height * np.sin(phase + np.linspace(0, 3, 32)[None, :, None])).astype(np.float32)
+    phase, amplitude = generator.uniform(0, 6, (n, 1, 7)), generator.uniform(0.2, 1, (n, 1, 7))
+    return (amplitude * np.sin(phase + np.linspace(0, 3, 32)[None, :, None])).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """A tiny one after seconds of training with nested dropout."""
+    """A tiny tokenizer after seconds of training with nested dropout."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = make_tokenizer("oat", **TINY).fit(waves())
-    normalised = tokenizer.normalize(waves())
+    normalized = tokenizer.normalize(waves())
     optimizer = torch.optim.Adam(tokenizer.parameters(), 3e-3)
     tokenizer.train()
     for _ in range(250):
-        real = normalised[torch.randint(len(normalised), (64,))]
-        made, _ = tokenizer.training_step(real)
+        real = normalized[torch.randint(len(normalized), (64,))]
+        decoded, _ = tokenizer.training_step(real)
         optimizer.zero_grad()
-        (made - real).square().mean().backward()
+        (decoded - real).square().mean().backward()
         optimizer.step()
     return tokenizer.eval()
 
 
-def test_its_sizes_are_those_of_the_paper_and_of_its_rivals():
+def test_the_presets_have_the_size_of_the_paper_and_of_the_other_small_tokenizers():
     assert make_tokenizer("oat", "paper").params_m == pytest.approx(65.2, abs=0.1)
     small, nac = make_tokenizer("oat"), make_tokenizer("nac")
     assert small.params_m == pytest.approx(nac.params_m, rel=0.1)
@@ -59,7 +59,7 @@ def test_its_sizes_are_those_of_the_paper_and_of_its_rivals():
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (3, 4), (7,)])
-def test_every_code_of_the_grid_is_its_own_nearest(levels):
+def test_every_grid_point_is_quantized_to_itself(levels):
     fsq = Fsq(levels)
     assert len(fsq.grid) == np.prod(levels) == len(fsq.grid.unique(dim=0))
     assert torch.equal(fsq.tokens(fsq.grid), torch.arange(len(fsq.grid)))
@@ -67,7 +67,7 @@ def test_every_code_of_the_grid_is_its_own_nearest(levels):
     assert [len(column.unique()) for column in fsq.grid.T] == list(levels)
 
 
-def test_bounded_numbers_reach_all_levels_and_never_leave_them():
+def test_bounded_numbers_reach_all_levels_and_no_others():
     fsq = Fsq((8, 5))
     bounded = fsq.bound(torch.linspace(-9, 9, 4001)[:, None].expand(-1, 2))
     tokens = fsq.tokens(bounded)
@@ -77,13 +77,13 @@ def test_bounded_numbers_reach_all_levels_and_never_leave_them():
     assert torch.allclose(fsq.bound(torch.zeros(2)), torch.zeros(2), atol=1e-6)
 
 
-def test_rounding_passes_gradients_on():
+def test_rounding_passes_gradients_straight_through():
     x = torch.randn(6, 4, requires_grad=True)
     Fsq((8, 5, 5, 5)).round(x).sum().backward()
     assert torch.equal(x.grad, torch.ones(6, 4))
 
 
-def test_a_register_knows_nothing_of_those_after_it():
+def test_a_register_does_not_depend_on_later_ones():
     tokenizer = make_tokenizer("oat", **TINY)
     with torch.no_grad():
         before = tokenizer.encoder(torch.zeros(1, 32, 7))
@@ -93,21 +93,21 @@ def test_a_register_knows_nothing_of_those_after_it():
     assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
 
 
-def test_training_keeps_first_registers_of_every_number_alike():
+def test_nested_dropout_keeps_every_number_of_first_registers_equally_often():
     kept = make_tokenizer("oat", **TINY)._random_prefixes(torch.zeros(6000, 12, 4))
     assert torch.equal(kept, kept.cummin(1).values) and kept[:, 0].all()
     shares = torch.bincount(kept.sum(1), minlength=13)[1:] / 6000
     assert torch.allclose(shares, torch.full((12,), 1 / 12), atol=0.02)
 
 
-def test_a_fresh_one_tells_chunks_apart_at_every_register():
+def test_an_untrained_encoder_gives_different_latents_at_every_register():
     torch.manual_seed(0)
     tokenizer = make_tokenizer("oat").fit(waves())
     latents = tokenizer.latents(tokenizer.normalize(waves()))
     assert (latents.std(0) > 0.02).all()
 
 
-def test_more_tokens_come_nearer_to_the_chunk(trained):
+def test_more_tokens_reduce_the_error(trained):
     real = torch.from_numpy(waves())
     tokens = trained.encode(real)
     errors = [
@@ -117,22 +117,22 @@ def test_more_tokens_come_nearer_to_the_chunk(trained):
     assert trained.prefix_lengths == tuple(range(1, 12))
 
 
-def test_onnx_runtime_encodes_and_decodes_like_torch(trained, tmp_path):
+def test_onnx_runtime_encodes_and_decodes_as_torch(trained, tmp_path):
     export_detokenizer(trained, tmp_path / "decode.onnx")
     export_tokenizer(trained, tmp_path / "encode.onnx")
-    assert parity(trained, OnnxDetokenizer(tmp_path / "decode.onnx")) < TOLERANCE
+    assert max_onnx_error(trained, OnnxDetokenizer(tmp_path / "decode.onnx")) < TOLERANCE
     tokens = OnnxTokenizer(tmp_path / "encode.onnx")(waves(), waves()[:, 0])
     assert (tokens == trained.encode(waves()).numpy()).all(1).mean() > 0.98
 
 
 @pytest.mark.parametrize(("horizon", "dim"), [(30, 6), (50, 14), (5, 3), (1, 1)])
-def test_any_horizon_and_dimension_keep_their_shape(horizon, dim):
+def test_decoded_chunks_have_the_shape_of_encoded_ones(horizon, dim):
     tokenizer = make_tokenizer("oat", horizon=horizon, action_dim=dim, **TINY)
     some = chunks(20, horizon, dim)
     assert tokenizer.fit(some).decode(tokenizer.encode(some)).shape == some.shape
 
 
-def test_sizes_that_make_no_sense_are_refused():
+def test_invalid_sizes_are_rejected():
     with pytest.raises(ConfigError, match="width 30 must be a multiple of n_heads 4"):
         make_tokenizer("oat", width=30, n_heads=4)
     with pytest.raises(ConfigError, match=r"levels \(8, 2\)"):

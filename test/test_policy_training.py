@@ -1,4 +1,4 @@
-"""Training of a token policy: images, the frozen encoder, going on after a stop."""
+"""Training of a token policy: targets, frozen vision encoder, resuming, unusable frames."""
 
 import json
 from dataclasses import replace
@@ -19,24 +19,30 @@ QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3, "bfloat16": False}
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    """A white square lies at a random place; the two joints move towards it."""
+    """Two joints move towards a white square at a random position of the image."""
     rng = np.random.default_rng(0)
-    place = rng.uniform(-1, 1, (EPISODES, 2))
+    goal = rng.uniform(-1, 1, (EPISODES, 2))
     progress = np.linspace(0, 1, LENGTH, dtype=np.float32)[:, None]
     images = np.zeros((EPISODES, LENGTH, SIZE, SIZE, 3), np.uint8)
-    for episode, (x, y) in enumerate(place):
+    for episode, (x, y) in enumerate(goal):
         row, column = (int(SIZE / 2 + 12 * value) for value in (y, x))
         images[episode, :, row - 2 : row + 2, column - 2 : column + 2] = 255
-    actions = (progress * place[:, None]).astype(np.float32)  # [E, T, 2]
+    actions = (progress * goal[:, None]).astype(np.float32)  # [E, T, 2]
     episode = np.repeat(np.arange(EPISODES), LENGTH)
     flat = actions.reshape(-1, 2)
     return Frames(
         images={"scene": ImageStack([images.reshape(-1, SIZE, SIZE, 3)])},
-        proprio=flat, actions=flat, episode=episode,
-        start=episode * LENGTH, end=(episode + 1) * LENGTH,
-        tasks=("reach",) * EPISODES, held_out=np.arange(EPISODES) % 5 == 4,
-        names=("x", "y"), fps=30, intervention=np.zeros(len(episode), bool),
-    )  # fmt: skip
+        proprio=flat,
+        actions=flat,
+        episode=episode,
+        start=episode * LENGTH,
+        end=(episode + 1) * LENGTH,
+        tasks=("reach",) * EPISODES,
+        held_out=np.arange(EPISODES) % 5 == 4,
+        names=("x", "y"),
+        fps=30,
+        intervention=np.zeros(len(episode), bool),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +60,22 @@ def trainer(frames, tokenizer, out, model=None, **training) -> PolicyTrainer:
     facts |= {"image_size": SIZE, "dim": 32, "n_layers": 1, "n_heads": 2}
     policy = make_policy("ar", "small", tokenizer, vision_width=32, **{**facts, **(model or {})})
     demonstrations = Demonstrations.build(frames, tokenizer, policy)
-    return PolicyTrainer(policy, demonstrations, PolicyTrainingConfig(**{**QUICK, **training}), out)
+    return PolicyTrainer(
+        policy, demonstrations, PolicyTrainingConfig(**{**QUICK, **training}), out
+    )
 
 
-def test_the_later_targets_are_the_actions_further_ahead(frames, tokenizer, tmp_path):
+def test_future_actions_are_those_further_ahead(frames, tokenizer, tmp_path):
     made = trainer(frames, tokenizer, tmp_path)
     targets = made.data.targets(np.array([3]), future_stride=4)
-    later = tokenizer.denormalize(targets.future_actions, frames.proprio[[3]])[0].numpy()
-    wanted = frames.actions[np.minimum(3 + 4 * np.arange(32), LENGTH - 1)]
-    np.testing.assert_allclose(later, wanted, atol=1e-5)
+    future = tokenizer.denormalize(targets.future_actions, frames.proprio[[3]])[0].numpy()
+    expected = frames.actions[np.minimum(3 + 4 * np.arange(32), LENGTH - 1)]
+    np.testing.assert_allclose(future, expected, atol=1e-5)
 
 
-def test_the_plan_alone_is_learned_without_touching_what_says_tokens(frames, tokenizer, tmp_path):
+def test_without_token_loss_only_vision_and_regression_head_are_trained(
+    frames, tokenizer, tmp_path
+):
     fast = {"learning_rate": 3e-3, "vision_learning_rate": 3e-3, "batch": 32, "ema_decay": 0.9}
     made = trainer(frames, tokenizer, tmp_path, {"token_weight": 0.0}, steps=100, **fast)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}
@@ -75,10 +85,12 @@ def test_the_plan_alone_is_learned_without_touching_what_says_tokens(frames, tok
     now = made.policy.state_dict()
     changed = {key for key, value in before.items() if (now[key] != value).any()}
     assert any(key.startswith("vision.") for key in changed)
-    assert not any(key.startswith(("transformer.", "codeword_head.residual_projection")) for key in changed)
+    assert not any(
+        key.startswith(("transformer.", "codeword_head.residual_projection")) for key in changed
+    )
 
 
-def test_frozen_eyes_stay_as_they_are_and_the_rest_learns(frames, tokenizer, tmp_path):
+def test_a_frozen_vision_encoder_does_not_change_and_the_rest_does(frames, tokenizer, tmp_path):
     made = trainer(frames, tokenizer, tmp_path, cached_views=2)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}
     made.run()
@@ -89,7 +101,7 @@ def test_frozen_eyes_stay_as_they_are_and_the_rest_learns(frames, tokenizer, tmp
     assert not torch.equal(after["plan_projection.weight"], before["plan_projection.weight"])
 
 
-def test_frozen_features_are_those_of_the_very_frames(frames, tokenizer, tmp_path):
+def test_cached_features_belong_to_their_frames(frames, tokenizer, tmp_path):
     plain = {"shift": 0, "brightness": 0.0, "contrast": 0.0, "state_noise": 0.0}
     made = trainer(frames, tokenizer, tmp_path, cached_views=1, **plain)
     made.run()
@@ -98,10 +110,10 @@ def test_frozen_features_are_those_of_the_very_frames(frames, tokenizer, tmp_pat
     made.policy.eval()
     with torch.no_grad():
         fresh = made.policy.encode_images(made.data.inputs(rows, made.policy.config.n_obs_steps))
-    torch.testing.assert_close(cached, fresh, atol=2e-3, rtol=2e-3)  # kept in float16
+    torch.testing.assert_close(cached, fresh, atol=2e-3, rtol=2e-3)  # stored in float16
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(frames, tokenizer, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_weights(frames, tokenizer, tmp_path):
     whole = trainer(frames, tokenizer, tmp_path / "whole")
     whole.run()
     broken = trainer(frames, tokenizer, tmp_path / "broken")
@@ -124,9 +136,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(frames, tokenizer, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def begun(frames, tokenizer, tmp_path_factory):
+def started(frames, tokenizer, tmp_path_factory):
     """Folder of a run of one step."""
-    out = tmp_path_factory.mktemp("begun")
+    out = tmp_path_factory.mktemp("started")
     trainer(frames, tokenizer, out, steps=1, log_every=1).run()
     return out
 
@@ -144,32 +156,34 @@ def _other_images(frames: Frames) -> Frames:
         _other_images,
     ],
 )
-def test_a_policy_is_not_resumed_on_other_data(frames, tokenizer, begun, change):
+def test_a_policy_cannot_be_resumed_on_other_data(frames, tokenizer, started, change):
     with pytest.raises(ConfigError, match=r"started with other data \(.*choose another --out"):
-        trainer(change(frames), tokenizer, begun, steps=2).run(resume=True)
+        trainer(change(frames), tokenizer, started, steps=2).run(resume=True)
 
 
-def test_a_policy_is_not_resumed_with_other_settings_or_another_tokenizer(
-    frames, tokenizer, begun
+def test_a_policy_cannot_be_resumed_with_other_settings_or_another_tokenizer(
+    frames, tokenizer, started
 ):
     with pytest.raises(ConfigError, match=r"another setting batch \(8, now 4\)"):
-        trainer(frames, tokenizer, begun, steps=2, batch=4).run(resume=True)
+        trainer(frames, tokenizer, started, steps=2, batch=4).run(resume=True)
     with pytest.raises(ConfigError, match="another model"):
-        trainer(frames, tokenizer, begun, {"dim": 16}, steps=2).run(resume=True)
-    other = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future_indices(
-        np.arange(len(frames)), 32)])  # fmt: skip
+        trainer(frames, tokenizer, started, {"dim": 16}, steps=2).run(resume=True)
+    ahead = frames.future_indices(np.arange(len(frames)), 32)
+    other = make_tokenizer("bin", action_dim=2).fit(frames.actions[ahead])
     with pytest.raises(ConfigError, match="another"):
-        trainer(frames, other, begun, steps=2).run(resume=True)
+        trainer(frames, other, started, steps=2).run(resume=True)
 
 
-def test_a_policy_s_damaged_checkpoint_is_one_sentence(frames, tokenizer, begun, tmp_path):
-    for content in (b"", b"nothing", (begun / "checkpoint.pt").read_bytes()[:5000]):
+def test_a_damaged_policy_checkpoint_is_reported_in_one_sentence(
+    frames, tokenizer, started, tmp_path
+):
+    for content in (b"", b"nothing", (started / "checkpoint.pt").read_bytes()[:5000]):
         (tmp_path / "checkpoint.pt").write_bytes(content)
         with pytest.raises(ConfigError, match=r"is damaged.*choose another --out"):
             trainer(frames, tokenizer, tmp_path, steps=2).run(resume=True)
 
 
-def test_frames_that_cannot_be_learned_from_are_left_out_and_counted(frames, tokenizer, capsys):
+def test_frames_with_nan_are_left_out_and_counted(frames, tokenizer, capsys):
     actions = frames.actions.copy()
     actions[3] = np.nan
     policy = trainer(frames, tokenizer, None).policy
@@ -182,24 +196,26 @@ def test_frames_that_cannot_be_learned_from_are_left_out_and_counted(frames, tok
         Demonstrations.build(replace(frames, actions=actions * np.nan), tokenizer, policy)
 
 
-def test_a_chunk_without_tokens_costs_its_frame_alone(frames, capsys):
+def test_a_frame_whose_chunk_has_no_tokens_is_left_out_alone(frames, capsys):
     rows = np.arange(len(frames))
-    narrow = make_tokenizer("bin", action_dim=2).fit(frames.actions[frames.future_indices(rows[:40], 32)])
+    narrow = make_tokenizer("bin", action_dim=2).fit(
+        frames.actions[frames.future_indices(rows[:40], 32)]
+    )
     policy = trainer(frames, narrow, None).policy
     made = Demonstrations.build(frames, narrow, policy)
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     lost = int((~made.usable).sum())
-    assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no tokens" in told
+    assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no tokens" in message
     assert made.usable[:40].all()
 
 
 @pytest.mark.parametrize("name", ["bin", "fast"])
-def test_a_policy_over_another_tokenizer_trains_and_says_what_decodes(frames, name, tmp_path):
+def test_a_policy_over_another_tokenizer_trains_and_samples_valid_tokens(frames, name, tmp_path):
     actions, ahead = frames.actions, frames.future_indices(np.arange(len(frames)), 32)
     other = make_tokenizer(name, action_dim=2).fit(actions[ahead])
     made = trainer(frames, other, tmp_path, steps=4, log_every=4)
-    figures = made.run()
-    assert np.isfinite(figures["l1_tokens"]) and figures["l1_tokens"] > 0
+    metrics = made.run()
+    assert np.isfinite(metrics["l1_tokens"]) and metrics["l1_tokens"] > 0
     assert other.grammar.done(made.data.tokens.numpy()).all()
     again = load_policy(tmp_path / "policy", other)
     inputs = made.data.inputs(np.arange(3), again.config.n_obs_steps)

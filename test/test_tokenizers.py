@@ -1,4 +1,4 @@
-"""Contracts that every registered tokenizer keeps."""
+"""Contract tests of every registered tokenizer."""
 
 import json
 
@@ -34,7 +34,7 @@ def fitted(request):
     return make_tokenizer(request.param, relative=RELATIVE).fit(chunks, chunks[:, 0])
 
 
-def test_round_trip_keeps_shape_dtype_and_range(fitted):
+def test_a_round_trip_keeps_shape_dtype_and_range(fitted):
     chunks = smooth_chunks()[:9]
     tokens = fitted.encode(chunks, chunks[:, 0])
     decoded = fitted.decode(tokens, chunks[:, 0])
@@ -55,17 +55,17 @@ def test_encoded_sequences_are_legal_at_every_position(fitted):
         assert (legal[np.arange(9), tokens[:, position]] | padding).all()
 
 
-def test_relative_columns_follow_the_reference(fitted):
+def test_relative_columns_shift_with_the_reference(fitted):
     chunks = smooth_chunks()[:4]
     tokens = fitted.encode(chunks, chunks[:, 0])
     shift = torch.ones(4, 7)
-    moved = fitted.decode(tokens, torch.from_numpy(chunks[:, 0]) + shift)
-    difference = moved - fitted.decode(tokens, chunks[:, 0])
+    shifted = fitted.decode(tokens, torch.from_numpy(chunks[:, 0]) + shift)
+    difference = shifted - fitted.decode(tokens, chunks[:, 0])
     assert torch.allclose(difference[..., :6], torch.ones(4, 32, 6), atol=1e-5)
     assert torch.allclose(difference[..., 6], torch.zeros(4, 32), atol=1e-5)
 
 
-def test_saved_and_loaded_tokenizers_agree(fitted, tmp_path):
+def test_a_loaded_tokenizer_equals_the_saved_one(fitted, tmp_path):
     chunks = smooth_chunks()[:5]
     fitted.save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
@@ -74,34 +74,34 @@ def test_saved_and_loaded_tokenizers_agree(fitted, tmp_path):
     assert torch.equal(again.decode(tokens, chunks[:, 0]), fitted.decode(tokens, chunks[:, 0]))
 
 
-def nearest_tokens(tokenizer, normalised):
-    """Tokens whose embeddings are nearest to what is to be named after those before."""
-    naming, vectors = tokenizer.residual_targets(normalised), tokenizer.embeddings()
-    tokens = torch.zeros(len(normalised), 0, dtype=torch.int64)
+def nearest_tokens(tokenizer, normalized):
+    """Greedy encoding: each token has the embedding nearest to the residual of those before."""
+    targets, vectors = tokenizer.residual_targets(normalized), tokenizer.embeddings()
+    tokens = torch.zeros(len(normalized), 0, dtype=torch.int64)
     while not tokenizer.grammar.done(tokens.numpy()).all():
         legal = torch.from_numpy(tokenizer.grammar.legal(tokens.numpy()).copy())
-        distance = torch.cdist(naming(tokens)[:, tokens.shape[1], None], vectors[None])[:, 0]
+        distance = torch.cdist(targets(tokens)[:, tokens.shape[1], None], vectors[None])[:, 0]
         chosen = distance.masked_fill(~legal, torch.inf).argmin(-1, keepdim=True)
         tokens = torch.cat([tokens, chosen], 1)
     return tokens
 
 
-def test_tokens_are_the_nearest_embeddings_or_decode_nearer_than_these(fitted):
+def test_tokens_are_the_nearest_embeddings_or_have_a_smaller_error(fitted):
     if fitted.embeddings() is None:
-        pytest.skip(f"{fitted.name} has no geometry")
-    chunks = 0.7 * smooth_chunks(20, seed=1)  # others than it was fitted to
-    normalised = fitted.normalize(chunks, chunks[:, 0])
-    tokens, nearest = fitted.encode(chunks, chunks[:, 0]), nearest_tokens(fitted, normalised)
+        pytest.skip(f"the tokens of {fitted.name} have no embeddings")
+    chunks = 0.7 * smooth_chunks(20, seed=1)  # not those of the fit
+    normalized = fitted.normalize(chunks, chunks[:, 0])
+    tokens, nearest = fitted.encode(chunks, chunks[:, 0]), nearest_tokens(fitted, normalized)
     if (nearest == tokens).float().mean() > 0.99:
         return
-    own, other = (
-        (fitted.decode(said, chunks[:, 0]) - torch.from_numpy(chunks)).square().mean()
-        for said in (tokens, nearest)
+    error, greedy_error = (
+        (fitted.decode(sequence, chunks[:, 0]) - torch.from_numpy(chunks)).square().mean()
+        for sequence in (tokens, nearest)
     )
-    assert fitted.uses_beam_search and own < other
+    assert fitted.uses_beam_search and error < greedy_error
 
 
-def test_without_a_beam_nac_says_the_nearest():
+def test_without_beam_search_nac_takes_the_nearest_codewords():
     chunks = smooth_chunks()
     for preset in ("small", "small-flat"):
         tokenizer = make_tokenizer("nac", preset, beam_width=1).fit(chunks)
@@ -109,49 +109,49 @@ def test_without_a_beam_nac_says_the_nearest():
         assert (nearest == tokenizer.encode(chunks[:20])).float().mean() > 0.99
 
 
-def test_latents_are_what_the_tokens_name_after_those_before(fitted):
+def test_latents_are_nearer_to_the_embeddings_of_their_tokens_than_to_others(fitted):
     vectors, chunks = fitted.embeddings(), smooth_chunks()[:20]
     if vectors is None:
-        pytest.skip(f"{fitted.name} has no geometry")
-    normalised = fitted.normalize(chunks, chunks[:, 0])
+        pytest.skip(f"the tokens of {fitted.name} have no embeddings")
+    normalized = fitted.normalize(chunks, chunks[:, 0])
     tokens = fitted.encode(chunks, chunks[:, 0])
-    latents = fitted.latents(normalised)
+    latents = fitted.latents(normalized)
     assert latents.shape == (20, tokens.shape[1], vectors.shape[1])
-    apart = (latents - vectors[tokens]).square().sum(-1).mean()
-    assert apart < (latents - vectors[tokens.roll(1, 0)]).square().sum(-1).mean()
+    distance = (latents - vectors[tokens]).square().sum(-1).mean()
+    assert distance < (latents - vectors[tokens.roll(1, 0)]).square().sum(-1).mean()
 
 
-def test_what_is_named_next_makes_up_for_what_was_said(fitted):
+def test_residual_targets_compensate_for_an_unusual_first_token(fitted):
     vectors, chunks = fitted.embeddings(), smooth_chunks()[:8]
     if vectors is None:
-        pytest.skip(f"{fitted.name} has no geometry")
-    normalised = fitted.normalize(chunks, chunks[:, 0])
-    naming, own = fitted.residual_targets(normalised), nearest_tokens(fitted, normalised)
-    said = own.roll(1, 0)  # the tokens of another chunk
+        pytest.skip(f"the tokens of {fitted.name} have no embeddings")
+    normalized = fitted.normalize(chunks, chunks[:, 0])
+    targets, own = fitted.residual_targets(normalized), nearest_tokens(fitted, normalized)
+    adapted = own.roll(1, 0)  # starts with the first token of another chunk
     for k in range(1, own.shape[1]):
-        legal = torch.from_numpy(fitted.grammar.legal(said.numpy()[:, :k]).copy())
-        distance = torch.cdist(naming(said[:, :k])[:, k, None], vectors[None])[:, 0]
-        said[:, k] = distance.masked_fill(~legal, torch.inf).argmin(-1)
-    if torch.equal(said[:, 1:], own[:, 1:]):
-        pytest.skip(f"{fitted.name} names each token by itself")
-    stubborn = torch.cat([said[:, :1], own[:, 1:]], 1)
-    wanted = fitted.decode(own, chunks[:, 0])
-    made_up, kept = (
-        (fitted.decode(tokens, chunks[:, 0]) - wanted).square().mean()
-        for tokens in (said, stubborn)
+        legal = torch.from_numpy(fitted.grammar.legal(adapted.numpy()[:, :k]).copy())
+        distance = torch.cdist(targets(adapted[:, :k])[:, k, None], vectors[None])[:, 0]
+        adapted[:, k] = distance.masked_fill(~legal, torch.inf).argmin(-1)
+    if torch.equal(adapted[:, 1:], own[:, 1:]):
+        pytest.skip(f"the tokens of {fitted.name} do not depend on each other")
+    unadapted = torch.cat([adapted[:, :1], own[:, 1:]], 1)
+    expected = fitted.decode(own, chunks[:, 0])
+    adapted_error, unadapted_error = (
+        (fitted.decode(tokens, chunks[:, 0]) - expected).square().mean()
+        for tokens in (adapted, unadapted)
     )
-    assert not torch.equal(said, own) and torch.equal(naming(own), naming(own[:, :0]))
-    assert made_up < kept
+    assert not torch.equal(adapted, own) and torch.equal(targets(own), targets(own[:, :0]))
+    assert adapted_error < unadapted_error
 
 
-def test_unfitted_tokenizers_refuse_to_work():
+def test_an_unfitted_tokenizer_raises_not_fitted():
     for name in list_tokenizers():
         with pytest.raises(NotFitted, match="fit"):
             make_tokenizer(name).encode(smooth_chunks()[:1])
 
 
 @pytest.mark.parametrize(
-    ("bad", "words"),
+    ("bad", "message"),
     [
         (np.zeros((0, 32, 7)), "B >= 1"),
         (np.zeros((1, 31, 7)), "32, 7"),
@@ -161,27 +161,27 @@ def test_unfitted_tokenizers_refuse_to_work():
         (np.full((1, 32, 7), np.inf), "inf"),
     ],
 )
-def test_hostile_actions_are_refused_with_a_sentence(fitted, bad, words):
-    with pytest.raises(BadActions, match=words):
+def test_invalid_actions_are_rejected_with_a_sentence(fitted, bad, message):
+    with pytest.raises(BadActions, match=message):
         fitted.encode(bad, np.zeros((1, 7)))
 
 
-def test_columns_that_no_saved_tokenizer_may_have_are_refused_when_it_is_fitted():
+def test_fit_rejects_a_column_beyond_the_range_of_any_joint():
     actions = np.random.default_rng(0).uniform(-1, 1, (40, 8, 3)).astype(np.float32)
-    actions[..., 1] *= 65_536  # ticks of an encoder
+    actions[..., 1] *= 65_536  # encoder ticks
     made = make_tokenizer("bin", "small", 8, 3, names=("a", "b", "c"))
-    with pytest.raises(BadActions, match=r"action 'b' has a range of -6.* beyond 10000"):
+    with pytest.raises(BadActions, match=r"action 'b' has a range of -6.* beyond the 10000"):
         made.fit(actions)
     assert not made.fitted
 
 
 @pytest.mark.parametrize("reference", [None, np.zeros((2, 7)), np.full((1, 7), np.nan)])
-def test_relative_codecs_demand_a_usable_reference(fitted, reference):
+def test_relative_columns_need_a_valid_reference(fitted, reference):
     with pytest.raises(BadActions, match="reference"):
         fitted.encode(smooth_chunks()[:1], reference)
 
 
-def test_absolute_codecs_ignore_the_reference():
+def test_absolute_tokenizers_ignore_the_reference():
     chunks = smooth_chunks()
     for name in list_tokenizers():
         tokenizer = make_tokenizer(name).fit(chunks)
@@ -189,14 +189,14 @@ def test_absolute_codecs_ignore_the_reference():
         assert torch.equal(tokens, tokenizer.encode(chunks[:2], np.ones((2, 7))))
 
 
-def test_decode_refuses_a_truncated_sequence(fitted):
+def test_decode_rejects_a_truncated_sequence(fitted):
     chunks = smooth_chunks()[:1]
     tokens = fitted.encode(chunks, chunks[:, 0])
     with pytest.raises(BadTokens):
         fitted.decode(tokens[:, :-1], chunks[:, 0])
 
 
-def test_prefixes_decode_where_that_is_supported(fitted):
+def test_prefixes_decode_if_the_tokenizer_supports_it(fitted):
     chunks = smooth_chunks()[:3]
     tokens = fitted.encode(chunks, chunks[:, 0])
     assert bool(fitted.prefix_lengths) == fitted.supports_prefix
@@ -207,8 +207,8 @@ def test_prefixes_decode_where_that_is_supported(fitted):
         with pytest.raises(BadTokens, match="decodes no prefix"):
             fitted.decode_prefix(tokens[:, :3], chunks[:, 0])
         return
-    whole = fitted.decode_prefix(tokens, chunks[:, 0])
-    assert torch.equal(whole, fitted.decode(tokens, chunks[:, 0]))
+    complete = fitted.decode_prefix(tokens, chunks[:, 0])
+    assert torch.equal(complete, fitted.decode(tokens, chunks[:, 0]))
     with pytest.raises(BadTokens, match="0 tokens cannot be decoded"):
         fitted.decode_prefix(tokens[:, :0], chunks[:, 0])
     broken = tokens[:, : fitted.prefix_lengths[-1]].clone()
@@ -217,7 +217,7 @@ def test_prefixes_decode_where_that_is_supported(fitted):
         fitted.decode_prefix(broken, chunks[:, 0])
 
 
-def test_decode_names_the_position_and_value_of_an_illegal_token(fitted):
+def test_decode_reports_position_and_value_of_an_illegal_token(fitted):
     chunks = smooth_chunks()[:1]
     tokens = fitted.encode(chunks, chunks[:, 0])
     for value in (-5, fitted.vocab_size, fitted.vocab_size + 7):
@@ -227,12 +227,12 @@ def test_decode_names_the_position_and_value_of_an_illegal_token(fitted):
             fitted.decode(broken, chunks[:, 0])
 
 
-def test_decode_refuses_tokens_of_another_type(fitted):
+def test_decode_rejects_tokens_of_another_type(fitted):
     with pytest.raises(BadTokens, match="integers"):
         fitted.decode(torch.zeros(1, 12), np.zeros((1, 7)))
 
 
-def test_nac_refuses_a_token_of_the_other_scale():
+def test_nac_rejects_a_token_of_another_scale():
     chunks = smooth_chunks()
     tokenizer = make_tokenizer("nac").fit(chunks)
     tokens = tokenizer.encode(chunks[:1])
@@ -241,7 +241,7 @@ def test_nac_refuses_a_token_of_the_other_scale():
         tokenizer.decode(tokens)
 
 
-def test_random_legal_sequences_always_decode(fitted):
+def test_random_legal_sequences_decode(fitted):
     generator, grammar = np.random.default_rng(0), fitted.grammar
     tokens = np.zeros((500, 0), np.int64)
     while not grammar.done(tokens).all():
@@ -251,7 +251,7 @@ def test_random_legal_sequences_always_decode(fitted):
     assert torch.isfinite(fitted.decode(tokens, np.zeros((500, 7)))).all()
 
 
-def test_unknown_names_list_what_is_known():
+def test_unknown_names_are_rejected_with_the_known_ones():
     with pytest.raises(UnknownName, match="nac"):
         make_tokenizer("nacc")
     with pytest.raises(UnknownName, match="small"):
@@ -262,7 +262,7 @@ def test_unknown_names_list_what_is_known():
         make_tokenizer("nac", relative=[True])
 
 
-def test_broken_folders_are_refused(fitted, tmp_path):
+def test_damaged_folders_are_rejected(fitted, tmp_path):
     with pytest.raises(BundleError, match=r"config\.json"):
         load_tokenizer(tmp_path)
     fitted.save_pretrained(tmp_path)
@@ -274,6 +274,16 @@ def test_broken_folders_are_refused(fitted, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_every_file_of_the_package_registers_its_own_name():
+def test_a_folder_of_an_older_format_is_rejected_in_one_sentence(fitted, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    for old in ({}, {"format": 1}):
+        changed = {key: value for key, value in content.items() if key != "format"} | old
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(BundleError, match=r"this version reads 2; train the tokenizer again"):
+            load_tokenizer(tmp_path)
+
+
+def test_every_file_registers_its_own_name():
     for name in list_tokenizers():
         assert TOKENIZERS.get(name).name == name

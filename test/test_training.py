@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes to the same weights, it refuses nonsense, it judges honestly."""
+"""Training of tokenizers: learning, resuming, damaged checkpoints, augmentation, metrics."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError
-from nac_ros.datasets.action_chunks import ActionChunks, extract_chunks, benchmark_split
+from nac_ros.datasets.action_chunks import ActionChunks, benchmark_split, extract_chunks
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
 from nac_ros.training import loop
@@ -32,16 +32,16 @@ SMALL |= {"latent_dim": 16, "codebook_size": 64}
 
 
 def waves(n: int, seed: int) -> ActionChunks:
-    """Sines of random phase and amplitude, `[n, 32, 7]`, and where they start."""
+    """Sines of random phase and amplitude, `[n, 32, 7]`, and their first actions."""
     generator = np.random.default_rng(seed)
-    phase, height = generator.uniform(0, 6, (n, 1, 1)), generator.uniform(0.2, 1, (n, 1, 1))
-    sines = height * np.sin(phase + np.linspace(0, 3, 32)[None, :, None])
+    phase, amplitude = generator.uniform(0, 6, (n, 1, 1)), generator.uniform(0.2, 1, (n, 1, 1))
+    sines = amplitude * np.sin(phase + np.linspace(0, 3, 32)[None, :, None])
     actions = sines * np.linspace(0.5, 1, 7)
     return ActionChunks(actions.astype(np.float32), actions[:, 0].astype(np.float32))
 
 
 def trainer(out, preset="small-flat", **changes) -> TokenizerTrainer:
-    """A trainer of a tiny codec; seconds for tens of steps."""
+    """A trainer of a tiny codec, which takes seconds for tens of steps."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer = make_tokenizer("nac", preset, relative=[True] * 6 + [False], **SMALL)
@@ -64,7 +64,7 @@ def test_training_lowers_the_held_out_error(tmp_path, loss):
 
 
 @pytest.mark.parametrize("loss", ["dct", "spectrogram", "mel"])
-def test_every_loss_of_the_ablation_trains(tmp_path, loss):
+def test_every_loss_of_the_ablation_falls_in_training(tmp_path, loss):
     train, held_out = waves(400, 0), waves(60, 1)
     made = trainer(tmp_path / "run", loss=loss, log_every=20, discriminator="mrd")
     made.run(train, held_out)
@@ -72,13 +72,13 @@ def test_every_loss_of_the_ablation_trains(tmp_path, loss):
     assert rows[-1]["train"] < rows[0]["train"]
 
 
-def test_a_discriminator_that_does_not_fit_the_signal_is_refused(tmp_path):
+def test_a_discriminator_for_longer_signals_is_rejected(tmp_path):
     tokenizer = make_tokenizer("nac", "small-flat", horizon=5, action_dim=3, **SMALL)
     with pytest.raises(ConfigError, match="no discriminator 'mrd' for 15 samples"):
         TokenizerTrainer(tokenizer, TokenizerTrainingConfig(discriminator="mrd"), tmp_path)
 
 
-def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
+def test_training_improves_the_rotated_quantizer_beyond_its_initialization(tmp_path):
     train, held_out = noisy(3000, 0), noisy(100, 1)
     made = trainer(tmp_path / "run", "small", steps=150, learning_rate=5e-5)
     made.start(train, held_out)
@@ -92,24 +92,24 @@ def test_whole_chunks_in_turns_are_learned_beyond_how_they_begin(tmp_path):
 
 
 def noisy(n: int, seed: int) -> ActionChunks:
-    """Random walks `[n, 32, 7]` that two codebooks do not know by heart."""
+    """Random walks `[n, 32, 7]`, too many for two codebooks to memorize."""
     steps = np.random.default_rng(seed).standard_normal((n, 32, 7)).cumsum(1)
     return ActionChunks(steps.astype(np.float32), steps[:, 0].astype(np.float32))
 
 
-def test_time_for_fitting_counts_and_takes_nothing_from_the_first_share(tmp_path):
+def test_fitting_counts_as_training_time_but_not_as_unquantized_steps(tmp_path):
     made = trainer(tmp_path / "run", seconds=3.0, unquantized_share=0.5)
-    fit_codes, coded = made.tokenizer.fit_codes, []
+    fit_codes, steps = made.tokenizer.fit_codes, []
 
-    def slow(normalised, seed):
-        coded.append(made._step)
-        time.sleep(2.0 if len(coded) == 1 else 0.0)
-        fit_codes(normalised, seed)
+    def slow(normalized, seed):
+        steps.append(made._step)
+        time.sleep(2.0 if len(steps) == 1 else 0.0)
+        fit_codes(normalized, seed)
 
     made.tokenizer.fit_codes = slow
-    figures = made.run(waves(60, 0), waves(20, 1))
-    assert coded[0] == 0 and coded[1] > 0  # steps without codes came between
-    assert 2.0 < figures["train_seconds"] < 6.0
+    metrics = made.run(waves(60, 0), waves(20, 1))
+    assert steps[0] == 0 and steps[1] > 0  # unquantized steps in between
+    assert 2.0 < metrics["train_seconds"] < 6.0
 
 
 @pytest.mark.parametrize("preset", ["small-flat", "small"])
@@ -141,11 +141,13 @@ def short_run(out, steps=2) -> tuple[ActionChunks, ActionChunks]:
     return train, held_out
 
 
-def test_a_run_is_not_resumed_on_other_data(tmp_path):
+def test_a_run_cannot_be_resumed_on_other_data(tmp_path):
     train, held_out = short_run(tmp_path, steps=1)
     before = (tmp_path / "run.json").read_text()
     other = ActionChunks(train.actions * 50, train.references)
-    with pytest.raises(ConfigError, match=r"started with other data \(.*now .*choose another --out"):
+    with pytest.raises(
+        ConfigError, match=r"started with other data \(.*now .*choose another --out"
+    ):
         trainer(tmp_path, steps=2, **TINY).run(other, held_out, resume=True)
     assert (tmp_path / "run.json").read_text() == before
     changed = ActionChunks(held_out.actions + np.float32(1e-6), held_out.references)
@@ -154,27 +156,27 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"batch": 16}, "another setting batch (8, now 16)"),
         ({"seed": 1}, "another setting seed"),
         ({"preset": "small"}, "another model"),
     ],
 )
-def test_a_run_is_not_resumed_with_other_settings(tmp_path, changes, words):
+def test_a_run_cannot_be_resumed_with_other_settings(tmp_path, changes, message):
     train, held_out = short_run(tmp_path, steps=1)
-    with pytest.raises(ConfigError, match=re.escape(words)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         trainer(tmp_path, **{"steps": 2, **TINY, **changes}).run(train, held_out, resume=True)
 
 
-def test_more_steps_are_no_other_run(tmp_path):
+def test_a_run_can_be_resumed_with_more_steps(tmp_path):
     train, held_out = short_run(tmp_path, steps=1)
     more = {**TINY, "steps": 3, "log_every": 2}
     assert trainer(tmp_path, **more).run(train, held_out, resume=True)["train_steps"] == 3
 
 
 def damages(content: bytes) -> dict[str, bytes]:
-    """A checkpoint cut off, emptied, overwritten, and made into a pickle that would run code."""
+    """A checkpoint truncated, emptied, overwritten, or replaced by a pickle that runs code."""
     return {
         "cut": content[: len(content) // 2],
         "empty": b"",
@@ -193,7 +195,7 @@ def saved(content) -> bytes:
     return stream.getvalue()
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, monkeypatch):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train, held_out = short_run(tmp_path / "whole")
     wanted = load_file(tmp_path / "whole/model.safetensors")
@@ -203,20 +205,23 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, monk
         checkpoint.write_bytes(damages(checkpoint.read_bytes())[name])
         capsys.readouterr()
         trainer(tmp_path / name, steps=2, **TINY).run(train, held_out, resume=True)
-        told = capsys.readouterr().err
-        assert "checkpoint.pt is damaged" in told and "resuming from checkpoint.previous.pt" in told
-        assert told.count("\n") == 1 and not Path("never-written").exists()
+        message = capsys.readouterr().err
+        assert (
+            "checkpoint.pt is damaged" in message
+            and "resuming from checkpoint.previous.pt" in message
+        )
+        assert message.count("\n") == 1 and not Path("never-written").exists()
         for key, value in load_file(tmp_path / name / "model.safetensors").items():
             torch.testing.assert_close(value, wanted[key], atol=1e-6, rtol=0)
 
 
-def test_resuming_where_no_run_was_begun_is_told(tmp_path, capsys):
+def test_resuming_without_a_checkpoint_is_reported(tmp_path, capsys):
     trainer(tmp_path, steps=1, **TINY).run(waves(70, 0), waves(20, 1), resume=True)
-    told = capsys.readouterr().err
-    assert told == f"nac: {tmp_path} has no checkpoint to resume; the run starts anew\n"
+    message = capsys.readouterr().err
+    assert message == f"nac: {tmp_path} has no checkpoint to resume; the run starts anew\n"
 
 
-def test_checkpoints_that_are_all_damaged_are_one_sentence(tmp_path, monkeypatch):
+def test_damage_of_all_checkpoints_is_reported_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train, held_out = short_run(tmp_path)
     content = (tmp_path / "checkpoint.pt").read_bytes()
@@ -231,7 +236,7 @@ def test_checkpoints_that_are_all_damaged_are_one_sentence(tmp_path, monkeypatch
     assert not Path("never-written").exists()
 
 
-def test_a_write_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_an_interrupted_write_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     train, held_out = short_run(tmp_path, steps=1)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
@@ -244,20 +249,20 @@ def test_a_write_that_is_cut_off_leaves_the_checkpoint_before(tmp_path, monkeypa
         trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
     monkeypatch.undo()
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    figures = trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
-    assert figures["train_steps"] == 2
+    metrics = trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
+    assert metrics["train_steps"] == 2
 
 
-def test_between_the_two_renames_of_a_checkpoint_the_run_goes_on(tmp_path):
+def test_a_run_resumes_after_a_crash_between_the_two_renames_of_a_checkpoint(tmp_path):
     train, held_out = short_run(tmp_path)
     (tmp_path / "checkpoint.pt").unlink()  # the power failed after the first rename
     with pytest.raises(ConfigError, match="--resume"):
         trainer(tmp_path, steps=2, **TINY).run(train, held_out)
-    figures = trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
-    assert figures["train_steps"] == 2
+    metrics = trainer(tmp_path, steps=2, **TINY).run(train, held_out, resume=True)
+    assert metrics["train_steps"] == 2
 
 
-def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_checkpoint_is_synced_to_disk_before_it_is_renamed(tmp_path, monkeypatch):
     events = []
     rename, sync = os.replace, os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append(("sync", _name(fd))), sync(fd))[1])
@@ -267,9 +272,12 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     for step in (1, 2):
         loop.save_checkpoint(tmp_path, {"step": step}, {"data": "x"})
     assert events[2:] == [
-        ("sync", tmp_path.name), ("sync", "checkpoint.pt.partial"),
-        ("rename", "checkpoint.previous.pt"), ("rename", "checkpoint.pt"), ("sync", tmp_path.name),
-    ]  # fmt: skip
+        ("sync", tmp_path.name),
+        ("sync", "checkpoint.pt.partial"),
+        ("rename", "checkpoint.previous.pt"),
+        ("rename", "checkpoint.pt"),
+        ("sync", tmp_path.name),
+    ]
     states = [torch.load(tmp_path / name) for name in (loop.PREVIOUS, loop.CHECKPOINT)]
     assert [state["step"] for state in states] == [1, 2]
 
@@ -279,7 +287,7 @@ def _name(descriptor: int) -> str:
 
 
 def _stop_at(stopped: TokenizerTrainer, step: int):
-    """The power fails just after the checkpoint of `step` was due."""
+    """Interrupts the run after the checkpoint of `step`."""
     evaluate_samples = stopped._evaluate_samples
 
     def interrupted():
@@ -314,27 +322,29 @@ def twin_like(tmp_path_factory):
     return path
 
 
-def test_a_run_of_so_many_seconds_ends_then_and_tells_its_codebooks(tmp_path):
+def test_a_run_of_some_seconds_ends_in_time_and_logs_its_codebooks(tmp_path):
     made = trainer(tmp_path, seconds=1.0, log_every=5)
-    figures = made.run(waves(200, 0), waves(40, 1))
-    assert 0.9 < figures["train_seconds"] < 3 and figures["train_steps"] > 2
+    metrics = made.run(waves(200, 0), waves(40, 1))
+    assert 0.9 < metrics["train_seconds"] < 3 and metrics["train_steps"] > 2
     row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert len(row["perplexity"]) == len(row["use"]) == 2
     assert all(1 <= n <= 64 for n in row["perplexity"])
 
 
-def test_velocity_and_transition_weights_change_what_is_learned(tmp_path):
+def test_velocity_and_transition_weights_reduce_those_errors(tmp_path):
     train, held_out = waves(400, 0), waves(60, 1)
-    train.actions[..., 6] = np.sign(train.actions[..., 6])  # a gripper that snaps
+    train.actions[..., 6] = np.sign(
+        train.actions[..., 6]
+    )  # the gripper opens and closes in one step
     held_out.actions[..., 6] = np.sign(held_out.actions[..., 6])
     plain = trainer(tmp_path / "plain", steps=150).run(train, held_out)
-    felt = trainer(tmp_path / "felt", steps=150, velocity_weight=5.0).run(train, held_out)
-    assert felt["velocity_error"] < plain["velocity_error"]
-    eager = trainer(tmp_path / "eager", steps=150, transition_weight=5.0).run(train, held_out)
-    assert eager["per_joint"][6]["rms"] < plain["per_joint"][6]["rms"]
+    smooth = trainer(tmp_path / "smooth", steps=150, velocity_weight=5.0).run(train, held_out)
+    assert smooth["velocity_error"] < plain["velocity_error"]
+    exact = trainer(tmp_path / "exact", steps=150, transition_weight=5.0).run(train, held_out)
+    assert exact["per_joint"][6]["rms"] < plain["per_joint"][6]["rms"]
 
 
-def test_a_run_is_not_overwritten_and_tells_where_it_came_from(tmp_path):
+def test_a_run_is_not_overwritten_and_records_its_provenance(tmp_path):
     train, held_out = waves(200, 0), waves(40, 1)
     trainer(tmp_path, steps=5).run(train, held_out)
     with pytest.raises(ConfigError, match="--resume"):
@@ -348,14 +358,14 @@ def test_per_joint_errors_are_in_physical_units():
     tokenizer = make_tokenizer(
         "nac", "small-flat", names=list("abcdefg"), units=["rad"] * 6 + ["m"], **SMALL
     )
-    figures = evaluate(tokenizer.fit(train.actions), train)
+    metrics = evaluate(tokenizer.fit(train.actions), train)
     tokens = tokenizer.encode(train.actions)
     error = tokenizer.decode(tokens).numpy() - train.actions
-    assert [row["unit"] for row in figures["per_joint"]] == ["rad"] * 6 + ["m"]
-    assert figures["per_joint"][2]["max"] == pytest.approx(np.abs(error[..., 2]).max(), rel=1e-4)
+    assert [row["unit"] for row in metrics["per_joint"]] == ["rad"] * 6 + ["m"]
+    assert metrics["per_joint"][2]["max"] == pytest.approx(np.abs(error[..., 2]).max(), rel=1e-4)
     half = (train.actions.max((0, 1)) - train.actions.min((0, 1))) / 2
-    assert figures["mse"] == pytest.approx(np.mean((error / half) ** 2), rel=1e-4)
-    assert all(0 < share <= 1 for share in figures["codebook_use"])
+    assert metrics["mse"] == pytest.approx(np.mean((error / half) ** 2), rel=1e-4)
+    assert all(0 < share <= 1 for share in metrics["codebook_use"])
 
 
 def test_augmentation_keeps_the_first_step_and_the_shape():
@@ -367,14 +377,14 @@ def test_augmentation_keeps_the_first_step_and_the_shape():
     assert torch.allclose(augment(chunks, augmenting(), relative), chunks, atol=1e-6)
 
 
-def test_mirror_images_leave_the_gripper_alone():
+def test_mirroring_does_not_change_the_gripper():
     chunks, relative = torch.randn(64, 32, 7), torch.tensor([True] * 6 + [False])
     mirrored = augment(chunks, augmenting(mirror_probability=1.0), relative)
     assert torch.allclose(mirrored, torch.where(relative, -chunks, chunks))
 
 
 def augmenting(**changes) -> TokenizerTrainingConfig:
-    """No augmentation but what is asked for."""
+    """A config without other augmentation than `changes`."""
     return TokenizerTrainingConfig(**{"scale_range": 0.0, "warp_probability": 0.0, **changes})
 
 
@@ -387,14 +397,14 @@ def test_all_steps_of_an_observation_are_augmented_alike():
     assert torch.equal(random_shift(image, 0), image)
 
 
-def test_schedule_warms_up_and_ends_at_its_floor():
+def test_the_learning_rate_warms_up_and_decays_to_its_floor():
     rates = [loop.cosine_rate(step, 100, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.02, abs=1e-2)
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
-def test_averaged_weights_follow_the_live_ones():
+def test_averaged_weights_approach_the_trained_ones():
     module = torch.nn.Linear(2, 2)
     averaged = loop.AveragedWeights(module, 0.9)
     with torch.no_grad():
@@ -405,7 +415,7 @@ def test_averaged_weights_follow_the_live_ones():
 
 
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"adversarial_start": 2.0}])
-def test_nonsense_training_configs_are_refused(bad):
+def test_invalid_training_configs_are_rejected(bad):
     with pytest.raises(ConfigError):
         TokenizerTrainingConfig(**bad)
 
@@ -417,9 +427,9 @@ def test_real_demonstrations_are_learned(nac_data, tmp_path):
     train = extract_chunks(dataset, split.train, 32)
     held_out = extract_chunks(dataset, split.held_out[:4], 32)
     tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
-    begun = evaluate(tokenizer.fit(*train), held_out)["mse"]
+    before = evaluate(tokenizer.fit(*train), held_out)["mse"]
     quick = {"steps": 80, "batch": 32, "learning_rate": 2e-5, "unquantized_share": 0.0}
     config = TokenizerTrainingConfig(**quick, discriminator="none", log_every=80)
-    figures = TokenizerTrainer(tokenizer, config, tmp_path).run(train, held_out)
-    assert figures["mse"] < 0.0035 and figures["mse"] < 0.8 * begun < 0.005
-    assert figures["decode_failures"] == 0
+    metrics = TokenizerTrainer(tokenizer, config, tmp_path).run(train, held_out)
+    assert metrics["mse"] < 0.0035 and metrics["mse"] < 0.8 * before < 0.005
+    assert metrics["decode_failures"] == 0
