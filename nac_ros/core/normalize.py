@@ -7,7 +7,7 @@ import numpy as np
 
 from nac_ros.core.errors import BadActions
 
-FLAT_RANGE = 1e-6  # a dimension with a smaller range [rad or m] is only centred
+FLAT_RANGE = 1e-6  # [rad or m] a dimension with a smaller half range is only centred
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ActionNormalizer:
 
     @property
     def half_range(self) -> Any:
-        """Float32 `[D]`, 1 in dimensions with a range below FLAT_RANGE."""
+        """Float32 `[D]`, 1 in dimensions whose half range is below FLAT_RANGE."""
         half = (self.high - self.low) / 2
         flat = half < FLAT_RANGE
         return half * ~flat + flat  # for numpy and torch alike

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nac_ros.codec.seanet import folded_parameters
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
-from nac_ros.core.normalize import LinearNormalizer
+from nac_ros.core.normalize import ActionNormalizer
 from nac_ros.core.registry import Registry
 from nac_ros.tokenizers.grammar import FixedGrammar, Grammar
 from nac_ros.tokenizers.serialization import (
@@ -137,27 +137,28 @@ class Tokenizer(nn.Module, ABC):
         return bool(self.prefix_lengths)
 
     @property
-    def normalizer(self) -> LinearNormalizer:
-        """Minimum and maximum of the training actions, relative columns less the reference."""
-        return LinearNormalizer(self.low.cpu().numpy(), self.high.cpu().numpy())
+    def normalizer(self) -> ActionNormalizer:
+        """Normalizer of the training actions, relative columns less the reference; tensors."""
+        return ActionNormalizer(self.low, self.high, self.relative)
 
     @property
-    def absolute_normalizer(self) -> LinearNormalizer:
-        """Minimum and maximum of the absolute training actions, for published errors."""
-        return LinearNormalizer(self.absolute_low.cpu().numpy(), self.absolute_high.cpu().numpy())
+    def absolute_normalizer(self) -> ActionNormalizer:
+        """Normalizer of the absolute training actions, for published errors; tensors."""
+        none = torch.zeros_like(self.relative)
+        return ActionNormalizer(self.absolute_low, self.absolute_high, none)
 
     @property
     def mse_weights(self) -> Tensor:
         """`[D]`: weights of squared normalized errors in the published MSE."""
-        ratio = self.normalizer.half_range / self.absolute_normalizer.half_range
-        return torch.from_numpy(ratio).to(self.low) ** 2
+        return (self.normalizer.half_range / self.absolute_normalizer.half_range) ** 2
 
     def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
         """Sets statistics and what depends on data from actions `[N, H, D]`; returns self."""
         self.fitted.fill_(False)
         chunks = self._checked(actions)
-        relative = LinearNormalizer.fit((chunks - self._offsets(reference, chunks)).numpy())
-        absolute = LinearNormalizer.fit(chunks.numpy())
+        reference = self._checked_reference(reference, chunks)
+        relative = ActionNormalizer.fit(chunks, reference, self.relative)
+        absolute = ActionNormalizer.fit(chunks)
         for prefix, found in (("", relative), ("absolute_", absolute)):
             getattr(self, f"{prefix}low").copy_(torch.from_numpy(found.low))
             getattr(self, f"{prefix}high").copy_(torch.from_numpy(found.high))
@@ -237,14 +238,12 @@ class Tokenizer(nn.Module, ABC):
     def normalize(self, actions, reference=None) -> Tensor:
         """Physical `[B, H, D]` -> about [-1, 1], relative columns less the reference."""
         chunks = self._checked(actions)
-        centre, half_range = self._scale()
-        return (chunks - self._offsets(reference, chunks) - centre) / half_range
+        return self.normalizer.normalize(chunks, self._checked_reference(reference, chunks))
 
     def denormalize(self, normalized: Tensor, reference=None) -> Tensor:
         """The inverse of `normalize`, float32 `[B, H, D]`."""
-        centre, half_range = self._scale()
-        chunks = normalized.float() * half_range + centre
-        return chunks + self._offsets(reference, chunks)
+        reference = self._checked_reference(reference, normalized)
+        return self.normalizer.denormalize(normalized.float(), reference)
 
     def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
         """Writes config.json and model.safetensors; `half` stores weight matrices in float16."""
@@ -280,7 +279,7 @@ class Tokenizer(nn.Module, ABC):
     def _implausible_column(self) -> tuple[int, float, float] | None:
         """Index, minimum and maximum of a column whose range is empty or beyond MAX_STATISTIC."""
         for normalizer in (self.normalizer, self.absolute_normalizer):
-            low, high = normalizer.low, normalizer.high
+            low, high = normalizer.low.cpu().numpy(), normalizer.high.cpu().numpy()
             wrong = (low > high) | (np.maximum(np.abs(low), np.abs(high)) > MAX_STATISTIC)
             if wrong.any():
                 column = int(np.argmax(wrong))
@@ -317,25 +316,18 @@ class Tokenizer(nn.Module, ABC):
                 f"tokenizer {self.name} has no statistics yet; call fit(actions) first"
             )
 
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        """Centre and half range of the normalization, `[D]` each."""
-        normalizer, device = self.normalizer, self.low.device
-        centre, half_range = normalizer.centre, normalizer.half_range
-        return torch.from_numpy(centre).to(device), torch.from_numpy(half_range).to(device)
-
     def _checked(self, actions) -> Tensor:
         return check_actions(actions, self.config.horizon, self.config.action_dim)
 
-    def _offsets(self, reference, chunks: Tensor) -> Tensor:
-        """References of the relative columns, `[B, 1, D]` or a scalar zero."""
+    def _checked_reference(self, reference, chunks: Tensor) -> Tensor | None:
+        """References `[B, D]` of a relative codec, on the device of the chunks; else None."""
         if not self.is_relative:
-            return torch.zeros((), device=chunks.device)
+            return None
         if reference is None:
             raise BadActions(
                 f"this {self.name} codec is relative: give the joint state as reference [B, D]"
             )
-        offsets = check_references(reference, len(chunks), self.config.action_dim)
-        return (offsets.to(chunks.device) * self.relative)[:, None]
+        return check_references(reference, len(chunks), self.config.action_dim).to(chunks.device)
 
 
 class CodebookTokenizer(Tokenizer):

@@ -32,7 +32,7 @@ def evaluate(tokenizer: Tokenizer, chunks: ActionChunks) -> dict[str, Any]:
         )
     error = decoded[valid] - chunks.actions[valid]  # [N, H, D]
     lengths = (tokens[valid] != PAD).sum(1)
-    normalized = error / tokenizer.absolute_normalizer.half_range
+    normalized = error / tokenizer.absolute_normalizer.half_range.cpu().numpy()
     return {
         "mse": float(np.mean(normalized**2)),
         "l1": float(np.mean(np.abs(normalized))),
@@ -63,7 +63,7 @@ def prefix_errors(
             for batch in _batches(len(tokens))
         ]
         error = torch.cat(decoded).numpy() - chunks.actions
-        normalized = error / tokenizer.absolute_normalizer.half_range
+        normalized = error / tokenizer.absolute_normalizer.half_range.cpu().numpy()
         bits = length * log2(tokenizer.codes_per_position)
         rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(normalized**2))})
     return rows
