@@ -162,8 +162,12 @@ def test_a_whole_blind_session_in_a_browser(browser, robot, tiny_bundle, tmp_pat
         assert all(url.startswith((one.page.url, "data:", "blob:")) for url in one.requests)
     records = records_of(tmp_path)
     assert [r["outcome"] for r in records] == [
-        "success", "invalid", "aborted", "failure", "success"
-    ]  # fmt: skip
+        "success",
+        "invalid",
+        "aborted",
+        "failure",
+        "success",
+    ]
     assert records[0]["rubric"] == 2 and records[0]["operator"] == "Ada"
     assert records[1]["reason"] == "the cable was caught" and records[2]["attempt"] == 2
     for record in records:

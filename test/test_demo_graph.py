@@ -134,9 +134,15 @@ def test_a_run_writes_result_report_video_and_traces(tmp_path, capsys):
     assert stored["tasks"]["weighing"]["trials"] == 1
     assert stored["tasks"]["weighing"]["successes"] == 0
     assert set(stored) >= {
-        "bundle", "seed", "tasks", "chunk_ms", "decode_ms", "holds",
-        "command_interval_error_ms", "idle_interval_error_ms",
-    }  # fmt: skip
+        "bundle",
+        "seed",
+        "tasks",
+        "chunk_ms",
+        "decode_ms",
+        "holds",
+        "command_interval_error_ms",
+        "idle_interval_error_ms",
+    }
     assert stored["command_interval_error_ms"] == {"p50": 0.5, "p99": 0.5, "max": 0.5}
     assert stored["idle_interval_error_ms"]["p50"] == pytest.approx(0.1)
     assert "video.mp4" in (tmp_path / "report.html").read_text()

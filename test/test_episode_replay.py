@@ -39,8 +39,12 @@ def test_the_commands_follow_the_recorded_episode_from_any_start(tmp_path, away)
     assert max(results["measured_rms"].values()) < 0.08  # the twin's servos lag
     assert ("jump" in results["rejections"]) == bool(away)
     assert set(results["holds"]) <= {
-        "mode_hold", "settling", "no_chunk", "chunk_ended", "no_joint_states",
-    }  # fmt: skip
+        "mode_hold",
+        "settling",
+        "no_chunk",
+        "chunk_ended",
+        "no_joint_states",
+    }
 
 
 def test_an_episode_of_other_joints_is_rejected_before_anything_starts(tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_the_error_names_a_damaged_reference(tmp_path):
     path = tmp_path / "references/marker_A1.png"
     path.parent.mkdir()
     path.write_text("no image")
-    with pytest.raises(TrialError, match=r"marker_A1.png is no image; remove it"):
+    with pytest.raises(TrialError, match=r"marker_A1.png is no image .*; remove it"):
         ReferenceImages(tmp_path).load(SLOT)
 
 

@@ -16,7 +16,7 @@ SUCCESS = Verdict(outcome="success", reason="it is in place")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_bundle):
-    """A run with an invalid trial and its repetition, one more trial, a restart, and unblinding."""
+    """A run with an invalid trial, its repetition, one more trial, a restart, and unblinding."""
     made = tmp_path_factory.mktemp("runs") / "run"
     with closing(TrialRun.create_or_resume(made, make_protocol(tiny_bundle))) as run:
         run.log_verdict(run.slots[0], Verdict(outcome="invalid", reason="the cable was caught"))

@@ -146,7 +146,7 @@ def test_codes_do_not_reveal_the_methods(tiny_bundle):
         make_schedule(make_protocol(tiny_bundle, methods={f"m{i}": "expert" for i in range(13)}))
 
 
-def test_a_changed_protocol_is_refused_with_what_changed(tmp_path, tiny_bundle):
+def test_a_changed_protocol_is_rejected_with_the_first_difference(tmp_path, tiny_bundle):
     folder = tmp_path / "run"
     with begin(folder, tiny_bundle) as run:
         run.log_verdict(next(run.pending()), SUCCESS)

@@ -69,8 +69,10 @@ def test_the_results_have_the_documented_keys_and_the_numbers_of_the_log(run):
 def test_the_tests_use_the_counts_and_the_shared_scenes(run):
     tests = compute_results(run)["tests"]
     assert [(row["methods"], row["task"]) for row in tests] == [
-        (["nac", "fast"], "weighing"), (["nac", "fast"], "marker"), (["nac", "fast"], "all"),
-    ]  # fmt: skip
+        (["nac", "fast"], "weighing"),
+        (["nac", "fast"], "marker"),
+        (["nac", "fast"], "all"),
+    ]
     one, _, pooled = tests
     expected = barnard_exact([[9, 3], [3, 9]]).pvalue
     assert one["barnard_p"] == pytest.approx(expected)
@@ -241,5 +243,10 @@ def test_a_rubric_is_the_mean_share_of_steps_with_an_interval(tmp_path, tiny_bun
 def test_table_6_has_the_means_of_table_2():
     means = {m: np.mean([rates[m] for rates in TABLE_6.values()]) for m in TABLE_6["marker"]}
     assert means == {
-        "bin": 6.25, "diffusion": 22.5, "fast": 40, "vqvla": 31.25, "oat": 40, "nac": 50
-    }  # fmt: skip
+        "bin": 6.25,
+        "diffusion": 22.5,
+        "fast": 40,
+        "vqvla": 31.25,
+        "oat": 40,
+        "nac": 50,
+    }

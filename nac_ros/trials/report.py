@@ -6,37 +6,36 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nac_ros.core.files import lock_folder, write_error, write_text
+from nac_ros.core.files import lock_folder
 from nac_ros.reporting import plots
 from nac_ros.reporting.html import figure, page, section, table
 from nac_ros.stats.sequential import run_betting_test
 from nac_ros.trials.protocol import ALL_TASKS
 from nac_ros.trials.results import Results, compute_results, display_names, paired_outcomes
 from nac_ros.trials.run import Record, TrialRun
+from nac_ros.trials.trial_log import write_file
 
 PAGE, NUMBERS = "report.html", "report.json"
 WINDOW = 10  # trials of the moving success rate; a method with fewer is not plotted
 INTERVAL_NOTE = "k/n with Clopper and Pearson's exact 95 % interval."
 LETTERS_NOTE = (
-    f"{INTERVAL_NOTE} Methods that share a letter do not differ significantly (Barnard's test "
-    "with Holm's correction; over all tasks the exact stratified test)."
+    f"{INTERVAL_NOTE} Methods that share a letter do not differ significantly (Holm's p for a "
+    "task, the stratified test for all)."
 )
 TESTS_NOTE = (
-    "Difference: points of success rate on the scenes that both methods ran, with Tango's paired "
-    "95 % interval. One only: scenes on which only the first, and only the second method "
-    "succeeded. Barnard: exact test of two rates; Holm: the same p adjusted for all tasks and "
-    "pairs of methods. Over all tasks: exact conditional Cochran-Mantel-Haenszel test, stratified "
-    "by task, adjusted for all pairs. McNemar: exact test on the scenes on which one only "
-    "succeeded. Any time: p of the sequential test, valid at every look. McNemar and any time are "
-    "not adjusted for several tasks and pairs. Bold: at most alpha."
+    "Difference: points of success rate on shared scenes, with Tango's paired 95 % interval. One "
+    "only: scenes on which only the first, and only the second method succeeded. Barnard: exact "
+    "test of two rates; Holm: its p adjusted for all tasks and pairs; over all tasks: exact "
+    "Cochran-Mantel-Haenszel test, adjusted for all pairs. McNemar: exact test on the scenes of "
+    "one only. Any time: sequential test, valid at every look. The last two are not adjusted. "
+    "Bold: at most alpha."
 )
 MEASUREMENTS_NOTE = (
-    "Time: of the robot until success, median. SPARC: spectral arc length of the tool's speed, "
-    "median; nearer to 0 is smoother, comparable within a task only. Jerk: root mean square of "
-    "the commanded jerk, as a share of the limits. Clips: set-points of a trial that the guard "
-    "clipped, mean. Transition: step of the command when a new chunk takes over, of the joint "
-    "that steps most [rad or m]; latency: observation to chunk; both p50 / p99. Columns that were "
-    "not measured are left out."
+    "Time: until success, median. SPARC: smoothness of the tool's speed, median; nearer to 0 is "
+    "smoother, comparable within a task only. Jerk: root mean square of the command, as a share "
+    "of the limits. Clips: clipped set-points of a trial, mean. Transition: step of the command "
+    "when a new chunk takes over [rad or m]; latency: observation to chunk; both p50 / p99. "
+    "Columns that were not measured are left out."
 )
 SEQUENTIAL_NOTE = (
     "Only the sequential test (any time) is valid before the end of a run. Stopping because "
@@ -58,6 +57,7 @@ def write_report(run: TrialRun) -> tuple[Path, Results]:
     Raises TrialError if the disk is full.
     """
     results = compute_results(run)
+    numbers = escape(json.dumps(results, indent=2))
     sections = (
         _tiles(results),
         _state(results),
@@ -70,28 +70,16 @@ def write_report(run: TrialRun) -> tuple[Path, Results]:
         _published(results),
         _protocol(run),
         _trials(run),
-        section(
-            "Results", _details(NUMBERS, f"<pre>{escape(json.dumps(results, indent=2))}</pre>")
-        ),
+        section("Results", _details(NUMBERS, f"<pre>{numbers}</pre>")),
     )
-    facts = ("robot", "seed", "planned", "verdicts")
-    subtitle = " · ".join(
-        [
-            escape(results["run"]),
-            *(f"{key} {escape(str(results[key]))}" for key in facts),
-            f"protocol {results['protocol'][:12]}",
-        ]
+    subtitle = escape(
+        f"{results['run']} · robot {results['robot']} · seed {results['seed']} · "
+        f"{results['verdicts']} verdicts, {results['planned']} trials planned · "
+        f"protocol {results['protocol'][:12]}"
     )
-    files = {
-        NUMBERS: json.dumps(results, indent=1) + "\n",
-        PAGE: page("Trials", subtitle, "\n".join(sections)),
-    }
     with lock_folder(run.folder):
-        for name, text in files.items():
-            try:
-                write_text(run.folder / name, text)
-            except OSError as error:
-                raise write_error(run.folder / name, error) from error
+        write_file(run.folder / NUMBERS, (json.dumps(results, indent=1) + "\n").encode())
+        write_file(run.folder / PAGE, page("Trials", subtitle, "\n".join(sections)).encode())
     return run.folder / PAGE, results
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nac_ros.core.errors import TrialError
-from nac_ros.core.files import replace_atomically
+from nac_ros.core.errors import BadObservation, TrialError
+from nac_ros.core.image_codec import decode_image, encode_png
 from nac_ros.trials.schedule import Slot
+from nac_ros.trials.trial_log import write_file
 from nac_ros.trials.trial_robot import TrialRobot
 
 FOLDER = "references"
@@ -39,22 +40,18 @@ class ReferenceImages:
         """RGB uint8 `[H, W, 3]`, None before one was saved; raises TrialError if damaged."""
         path = self.path(slot)
         if path not in self._loaded and path.is_file():
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if image is None:
-                raise TrialError(f"{path} is no image; remove it, and save a new reference")
-            self._loaded[path] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            try:
+                self._loaded[path] = decode_image(path.read_bytes())
+            except (BadObservation, OSError) as error:
+                raise TrialError(
+                    f"{path} is no image ({error}); remove it, and save a new reference"
+                ) from error
         return self._loaded.get(path)
 
     def save(self, slot: Slot, image: np.ndarray) -> None:
         """Replaces the reference of the slot's start position; raises TrialError."""
         path = self.path(slot)
-        done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        try:
-            if not done:
-                raise OSError("it cannot be encoded")
-            replace_atomically(path, lambda temporary: temporary.write_bytes(data.tobytes()))
-        except OSError as error:
-            raise TrialError(f"{path} cannot be written: {error.strerror or error}") from error
+        write_file(path, encode_png(image))
         self._loaded[path] = image.copy()
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nac_ros.core.errors import ConfigError, SimulationError
-from nac_ros.core.files import replace_atomically, write_error
 from nac_ros.core.image_codec import encode_jpeg
 from nac_ros.evaluation.baselines import TimedEngine
 from nac_ros.evaluation.rollout import Rollout, trial_result
@@ -27,6 +26,7 @@ from nac_ros.trials.executors import Executor
 from nac_ros.trials.protocol import EXPERT, TWIN, TrialProtocol
 from nac_ros.trials.run import Record, TrialRun, Verdict
 from nac_ros.trials.schedule import Slot
+from nac_ros.trials.trial_log import write_file
 
 ROBOT = "vx300s"  # the robot of the twin
 N_IMAGES, IMAGE_SIZE, JPEG_QUALITY = 6, (240, 180), 80  # of a film strip; size in pixels
@@ -204,8 +204,5 @@ def _save_film_strip(run: TrialRun, trial: SimulatedTrial) -> str:
         return ""
     slot = trial.slot
     name = f"{FILM_STRIPS}/{slot.task}-{slot.trial:03d}-{slot.code}.jpg"
-    try:
-        replace_atomically(run.folder / name, lambda path: path.write_bytes(trial.film_strip))
-    except OSError as error:
-        raise write_error(run.folder / name, error) from error
+    write_file(run.folder / name, trial.film_strip)
     return name

@@ -1,4 +1,4 @@
-"""Append-only log of a run: one JSON object per line, on disk before the next trial begins."""
+"""Append-only log of a run, one JSON object per line, and atomic writes of its other files."""
 
 import fcntl
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nac_ros.core.errors import TrialError, show_value
-from nac_ros.core.files import fsync
+from nac_ros.core.files import fsync, replace_atomically, write_error
 from nac_ros.core.json_reader import parse_json
 
 MAX_LINE = 1 << 20  # bytes; an entry has about 1,000
@@ -87,6 +87,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         return _parse(path, path.read_bytes())
     except OSError as error:
         raise _open_error(path, error) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces a file in a run's folder atomically; raises TrialError."""
+    try:
+        replace_atomically(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def damage_error(path: Path, line_number: int, reason: object) -> TrialError:
