@@ -26,7 +26,7 @@ from nac_ros.datasets.hdf5 import write_hdf5
 from nac_ros.datasets.lerobot import statistics
 from nac_ros.datasets.validate import check
 
-NOTHING = ConversionConfig()
+DEFAULT = ConversionConfig()
 
 
 def check_progress(done: int, total: int) -> None:
@@ -47,9 +47,9 @@ def rejection(capsys, *arguments) -> str:
 
 def test_conversion_to_lerobot_and_back_to_hdf5_preserves_everything(tmp_path):
     source = write_hdf5_source(tmp_path / "demo.hdf5")
-    to_lerobot([source], tmp_path / "lerobot", NOTHING, check_progress)
+    to_lerobot([source], tmp_path / "lerobot", DEFAULT, check_progress)
     there = open_dataset(tmp_path / "lerobot")
-    convert.to_hdf5([there], tmp_path / "back", NOTHING, check_progress)
+    convert.to_hdf5([there], tmp_path / "back", DEFAULT, check_progress)
     back = open_dataset(tmp_path / "back")
     for index, wanted in enumerate(episodes()):
         for dataset in (there, back):
@@ -61,7 +61,7 @@ def test_conversion_to_lerobot_and_back_to_hdf5_preserves_everything(tmp_path):
 
 def test_stamps_ages_and_interventions_are_optional_columns(tmp_path):
     source = write_hdf5_source(tmp_path / "demo.hdf5")
-    to_lerobot([source], tmp_path / "out", NOTHING, check_progress)
+    to_lerobot([source], tmp_path / "out", DEFAULT, check_progress)
     table = pq.read_table(tmp_path / "out/data/chunk-000/file-001.parquet")
     wanted = episodes()[1]
     assert str(table.schema.field("observation.stamp_ns").type) == "int64"
@@ -78,7 +78,7 @@ def test_an_episode_without_a_verdict_is_not_a_failure(tmp_path):
     made = [make_episode(index) for index in range(3)]
     made[1].__dict__["success"] = None
     to_lerobot(
-        [write_hdf5_source(tmp_path / "a.hdf5", made)], tmp_path / "out", NOTHING, check_progress
+        [write_hdf5_source(tmp_path / "a.hdf5", made)], tmp_path / "out", DEFAULT, check_progress
     )
     dataset = open_dataset(tmp_path / "out")
     assert [dataset.episode(i).success for i in range(3)] == [True, None, True]
@@ -88,7 +88,7 @@ def test_without_a_state_there_is_no_state_column(tmp_path):
     made = [make_episode(0)]
     made[0].__dict__["proprio"] = np.zeros((5, 0), np.float32)
     source = write_hdf5_source(tmp_path / "a.hdf5", made, state_names=())
-    to_lerobot([source], tmp_path / "out", NOTHING, check_progress)
+    to_lerobot([source], tmp_path / "out", DEFAULT, check_progress)
     dataset = open_dataset(tmp_path / "out")
     assert dataset.state_names == () and dataset.episode(0).proprio.shape == (5, 0)
     assert check(dataset) == []
@@ -99,7 +99,7 @@ def test_statistics_cover_all_values_of_several_sources(tmp_path):
         write_hdf5_source(tmp_path / f"{n}.hdf5", [make_episode(3 * n + k) for k in range(3)])
         for n in range(2)
     ]
-    to_lerobot(sources, tmp_path / "out", NOTHING, check_progress)
+    to_lerobot(sources, tmp_path / "out", DEFAULT, check_progress)
     stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
     every = np.concatenate([make_episode(k).actions for k in range(6)]).astype(np.float64)
     for name, share in statistics.QUANTILES.items():
@@ -113,7 +113,7 @@ def content(root: Path) -> dict[Path, bytes]:
     return {path.relative_to(root): path.read_bytes() for path in files}
 
 
-class Cut(Exception):
+class Interruption(Exception):
     """The conversion is interrupted."""
 
 
@@ -121,20 +121,20 @@ def test_an_interrupted_conversion_resumes_with_the_same_result(tmp_path):
     made = [make_episode(index) for index in range(5)]
     source = write_hdf5_source(tmp_path / "demo.hdf5", made)
 
-    def cut(done: int, total: int) -> None:
+    def interrupt(done: int, total: int) -> None:
         if done == 2:
-            raise Cut
+            raise Interruption
 
-    with pytest.raises(Cut):
-        to_lerobot([source], tmp_path / "cut", NOTHING, cut)
-    assert len(open_dataset(tmp_path / "cut").episodes) == 2
-    done = to_lerobot([source], tmp_path / "cut", NOTHING, check_progress)
+    with pytest.raises(Interruption):
+        to_lerobot([source], tmp_path / "resumed", DEFAULT, interrupt)
+    assert len(open_dataset(tmp_path / "resumed").episodes) == 2
+    done = to_lerobot([source], tmp_path / "resumed", DEFAULT, check_progress)
     assert (done.episodes, done.already_converted) == (5, 2)
-    to_lerobot([source], tmp_path / "whole", NOTHING, check_progress)
+    to_lerobot([source], tmp_path / "whole", DEFAULT, check_progress)
     for index in range(5):
-        assert_same(open_dataset(tmp_path / "cut").episode(index), made[index])
-    assert content(tmp_path / "cut") == content(tmp_path / "whole")
-    again = to_lerobot([source], tmp_path / "cut", NOTHING, check_progress)
+        assert_same(open_dataset(tmp_path / "resumed").episode(index), made[index])
+    assert content(tmp_path / "resumed") == content(tmp_path / "whole")
+    again = to_lerobot([source], tmp_path / "resumed", DEFAULT, check_progress)
     assert (again.episodes, again.already_converted) == (5, 5)
 
 
@@ -143,13 +143,14 @@ def test_a_killed_conversion_resumes(tmp_path):
     write_hdf5_source(source, [make_episode(index) for index in range(5)])
     call = ["data", "convert", str(source), "--to", "lerobot", "--out", str(tmp_path / "out")]
     code = (
-        "import os, signal, sys\nfrom nac_ros.cli import output\nfrom nac_ros.cli.main import main\n"
-        "def die(line, done, total):\n    if done == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys\nfrom nac_ros.cli import output\n"
+        "from nac_ros.cli.main import main\ndef die(line, done, total):\n"
+        "    if done == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "output.progress = die\nmain(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", code, *call], check=False)
     assert done.returncode == -signal.SIGKILL
-    more = to_lerobot([open_dataset(source)], tmp_path / "out", NOTHING, check_progress)
+    more = to_lerobot([open_dataset(source)], tmp_path / "out", DEFAULT, check_progress)
     assert (more.already_converted, more.episodes) == (3, 5) and check(
         open_dataset(tmp_path / "out")
     ) == []
@@ -205,7 +206,7 @@ def test_a_recording_becomes_a_lerobot_folder_with_its_true_stamps(tmp_path):
     write_recording(tmp_path / "in/a")
     write_recording(tmp_path / "in/b", outcome="failure", modes=((0.0, "policy"), (1.0, "teleop")))
     source = open_dataset(tmp_path / "in")
-    to_lerobot([source], tmp_path / "out", NOTHING, check_progress)
+    to_lerobot([source], tmp_path / "out", DEFAULT, check_progress)
     dataset = open_dataset(tmp_path / "out")
     for index in range(2):
         assert_same(dataset.episode(index), source.episode(index))
@@ -311,7 +312,7 @@ def write_and_convert(root: Path, **changes) -> tuple[AnyDataset, AnyDataset]:
     """A folder as another library writes it, and its conversion."""
     keys = {key: changes.get(key) for key in ("action_key", "state_key")}
     source = open_dataset(write_folder(root / "in", **changes), *keys.values())
-    to_lerobot([source], root / "out", NOTHING, check_progress)
+    to_lerobot([source], root / "out", DEFAULT, check_progress)
     return source, open_dataset(root / "out")
 
 
@@ -342,7 +343,7 @@ def test_a_fractional_rate_stays_fractional(tmp_path, fps, codec):
     if codec:
         facts = info["features"]["observation.images.top"]["info"]
         assert facts["video.fps"] == fps
-    done = convert.to_hdf5([made], tmp_path / "hdf5", NOTHING, check_progress)
+    done = convert.to_hdf5([made], tmp_path / "hdf5", DEFAULT, check_progress)
     assert done.frames == 21
 
 
@@ -400,7 +401,7 @@ def depth_folder(root: Path, kind: str = "image") -> tuple[Path, list[bytes]]:
 def test_a_depth_image_is_copied_unchanged(tmp_path):
     root, encoded = depth_folder(tmp_path / "in")
     source = open_dataset(root)
-    to_lerobot([source], tmp_path / "out", NOTHING, check_progress)
+    to_lerobot([source], tmp_path / "out", DEFAULT, check_progress)
     made = open_dataset(tmp_path / "out")
     assert made.cameras == {"image": (4, 4)} and made.depth_cameras == {"depth": (6, 8)}
     found = [image for index in range(3) for image in made.episode(index).depth["depth"]]

@@ -81,8 +81,8 @@ def test_the_file_has_everything_that_robomimic_needs(tmp_path):
         assert {"env_name", "type", "env_kwargs"} <= arguments.keys()
         assert arguments["env_kwargs"]["control_freq"] == 15
         assert data.attrs["total"] == 5 + 6
-        said = json.loads(data.attrs["problem_info"])
-        assert said["language_instruction"] == TASKS[0]
+        problem_info = json.loads(data.attrs["problem_info"])
+        assert problem_info["language_instruction"] == TASKS[0]
         demo = data["demo_1"]
         assert demo.attrs["num_samples"] == 6 and demo["obs/scene_image"].shape == (6, 12, 16, 3)
         assert demo["dones"][:].tolist() == [0, 0, 0, 0, 0, 1]
@@ -102,29 +102,29 @@ def test_a_failed_write_leaves_no_file(tmp_path):
 def write_libero(path: Path, **attributes) -> np.ndarray:
     """Two demonstrations in LIBERO's layout; returns the images of the first one."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (7, 8, 10, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (7, 8, 10, 3)).astype(np.uint8)
     problem = {"problem_name": "libero", "language_instruction": ["pick up the ", "bowl"]}
     with h5py.File(path, "w") as file:
         for n in range(2):
             demo = file.create_group(f"data/demo_{n}")
             demo["actions"] = rng.normal(size=(7, 7))
-            demo["obs/agentview_rgb"], demo["obs/eye_in_hand_rgb"] = pictures, pictures[:, :4]
+            demo["obs/agentview_rgb"], demo["obs/eye_in_hand_rgb"] = images, images[:, :4]
             demo["obs/joint_states"] = rng.normal(size=(7, 7))
             demo["obs/agentview_depth"] = rng.normal(size=(7, 8, 10, 1))
             demo["dones"] = demo["rewards"] = np.arange(7) == 6
         data = file["data"]
         data.attrs["problem_info"] = json.dumps(problem)
         data.attrs["env_args"] = json.dumps({"env_name": "L", "env_kwargs": attributes})
-    return pictures
+    return images
 
 
 def test_a_libero_file_gives_images_language_and_success(tmp_path):
-    pictures = write_libero(tmp_path / "demo.hdf5")
+    images = write_libero(tmp_path / "demo.hdf5")
     dataset = open_dataset(tmp_path / "demo.hdf5", state_key="obs/joint_states")
     assert dataset.cameras == {"agentview": (8, 10), "eye_in_hand": (4, 10)}
     assert dataset.tasks == ["pick up the bowl"] and len(dataset.state_names) == 7
     episode = dataset.episode(0)
-    np.testing.assert_array_equal(episode.images["agentview"], pictures)
+    np.testing.assert_array_equal(episode.images["agentview"], images)
     assert episode.success is True and dataset.episode(0, images=False).images == {}
 
 

@@ -150,11 +150,11 @@ def test_an_unknown_id_is_rejected_in_one_sentence(tmp_path, server):
 
 
 def test_no_network_or_an_empty_cache_is_rejected_in_one_sentence(tmp_path):
-    nobody = "http://127.0.0.1:9"
-    done = nac(tmp_path, nobody, "data", "info", ID)
+    unreachable = "http://127.0.0.1:9"
+    done = nac(tmp_path, unreachable, "data", "info", ID)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"no folder {ID} here" in done.stderr and f"{nobody} could not be" in done.stderr
-    done = nac(tmp_path, nobody, "data", "info", ID, HF_HUB_OFFLINE="1")
+    assert f"no folder {ID} here" in done.stderr and f"{unreachable} could not be" in done.stderr
+    done = nac(tmp_path, unreachable, "data", "info", ID, HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr
     assert done.stderr.count("\n") == 1
 

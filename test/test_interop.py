@@ -66,6 +66,6 @@ def test_a_changed_value_of_a_recording_is_a_difference(tmp_path, robot):
 
 def test_a_slice_of_an_episode_equals_the_result_of_an_edit():
     whole = replace(moving_episode(0), stamps_ns=np.arange(40), intervention=np.zeros(40, bool))
-    cut = interop.part(whole, 10, 15)
-    assert len(cut) == 5 and cut.stamps_ns.tolist() == [10, 11, 12, 13, 14]
-    np.testing.assert_array_equal(cut.images["wrist"], whole.images["wrist"][10:15])
+    piece = interop.part(whole, 10, 15)
+    assert len(piece) == 5 and piece.stamps_ns.tolist() == [10, 11, 12, 13, 14]
+    np.testing.assert_array_equal(piece.images["wrist"], whole.images["wrist"][10:15])

@@ -64,7 +64,7 @@ def test_each_intervention_is_an_episode_of_the_operator_s_frames(recording):
         np.testing.assert_array_equal(part.stamps_ns, whole.stamps_ns[first:end])
         assert part.intervention.all() and part.task == whole.task
     assert view.tasks == dataset.tasks and view.names == dataset.names
-    with pytest.raises(DatasetError, match="has no intervention 2; it has 2, from 0"):
+    with pytest.raises(DatasetError, match="has no episode 2; it has 2, from 0"):
         view.episode(2)
 
 

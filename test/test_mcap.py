@@ -110,13 +110,13 @@ def test_an_episode_is_never_overwritten_and_a_discarded_one_is_renamed(tmp_path
 )
 @given(share=st.floats(0, 1))
 def test_repair_recovers_every_complete_chunk_of_a_truncated_file(tmp_path_factory, share):
-    place = tmp_path_factory.mktemp("cut")
+    place = tmp_path_factory.mktemp("truncated")
     writer = open_episode(place / "episode", n=500, flush_every=50)
-    sizes = writer.size
+    size = writer.size
     writer.abandon()
     path = place / "episode.partial" / "episode.mcap"
-    cut = int(share * sizes)
-    os.truncate(path, cut)
+    length = int(share * size)
+    os.truncate(path, length)
     if not any(
         True for _ in mcap_reader.read_messages(path.parent, None, mcap_reader.ReadReport())
     ):
@@ -161,13 +161,13 @@ def truncated_episode(folder):
 
 
 def test_an_interrupted_repair_can_be_repeated(tmp_path, monkeypatch):
-    for cut in range(1, 4):
-        folder, calls = truncated_episode(tmp_path / f"episode{cut}"), [0]
+    for step in range(1, 4):
+        folder, calls = truncated_episode(tmp_path / f"episode{step}"), [0]
         real = os.replace
 
-        def replace(a, b, cut=cut, calls=calls, real=real):
+        def replace(a, b, step=step, calls=calls, real=real):
             calls[0] += "episode" in os.path.basename(b)
-            if calls[0] == cut:
+            if calls[0] == step:
                 raise KeyboardInterrupt
             real(a, b)
 
@@ -206,7 +206,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_mcap import JOINTS, T0, joint_message
 from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter
-writer = AsyncEpisodeWriter(Path(sys.argv[1]) / "episode", {{"task": "x"}}, {{"joint_states": JOINTS}})
+folder = Path(sys.argv[1]) / "episode"
+writer = AsyncEpisodeWriter(folder, {{"task": "x"}}, {{"joint_states": JOINTS}})
 print("ready", flush=True)
 for k in range(100000):
     stamp, data = joint_message(k)
@@ -247,7 +248,8 @@ def test_a_full_disk_is_reported_and_the_episode_can_be_repaired(tmp_path):
         "from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter\n"
         "from nac_ros.core.errors import DatasetError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "writer = AsyncEpisodeWriter(Path(sys.argv[1]) / 'episode', {}, {'joint_states': JOINTS})\n"
+        "folder = Path(sys.argv[1]) / 'episode'\n"
+        "writer = AsyncEpisodeWriter(folder, {}, {'joint_states': JOINTS})\n"
         "def put(first):\n"
         "    for k in range(first, first + 500):\n"
         "        stamp, data = joint_message(k)\n"
@@ -268,9 +270,9 @@ def test_a_full_disk_is_reported_and_the_episode_can_be_repaired(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
     )
-    said = done.stdout.splitlines()
-    assert said[0].startswith("File too large ") and int(said[0].split()[-1]) >= 500, done
-    assert "could not be completed: File too large" in said[1] and "nac data repair" in said[1]
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("File too large ") and int(lines[0].split()[-1]) >= 500, done
+    assert "could not be completed: File too large" in lines[1] and "nac data repair" in lines[1]
     assert mcap_reader.repair(tmp_path / "episode.partial").messages["/joint_states"] == 500
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
@@ -323,6 +325,6 @@ def test_a_folder_without_write_permission_is_reported(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
     )
-    said = done.stdout.splitlines()
-    assert said[0] == "DatasetError . is not writable; set another `out` or its permissions", done
-    assert said[1].startswith("DatasetError /"), done
+    lines = done.stdout.splitlines()
+    assert lines[0] == "DatasetError . is not writable; set another `out` or its permissions", done
+    assert lines[1].startswith("DatasetError /"), done

@@ -181,11 +181,11 @@ def test_rosbags_and_mcap_read_a_converted_recording(tmp_path, robot):
     assert [stamp for stamp, _ in states] == made.stamps_ns.tolist()
     np.testing.assert_array_equal(np.array([p for _, p in states], np.float32), made.proprio)
     with (folder / mcap_writer.FILE).open("rb") as stream:
-        said = [
+        modes = [
             STORE.deserialize_cdr(m.data, s.name).data
             for s, c, m in make_reader(stream, validate_crcs=True).iter_messages(["/guard/mode"])
         ]
-    assert said == ["policy", "teleop", "policy"]
+    assert modes == ["policy", "teleop", "policy"]
 
 
 def test_an_interrupted_conversion_resumes_and_keeps_discarded_episodes(tmp_path, robot):
@@ -193,15 +193,15 @@ def test_an_interrupted_conversion_resumes_and_keeps_discarded_episodes(tmp_path
     source, out = open_dataset(tmp_path / "in"), tmp_path / "mcap"
     options = ConversionConfig(robot=robot())
 
-    class Cut(Exception):
+    class Interruption(Exception):
         pass
 
-    def cut(done, total):
+    def interrupt(done, total):
         if done == 2:
-            raise Cut
+            raise Interruption
 
-    with pytest.raises(Cut):
-        to_mcap([source], out, options, cut)
+    with pytest.raises(Interruption):
+        to_mcap([source], out, options, interrupt)
     folders = sorted(p for p in out.iterdir() if p.is_dir())
     folders[0].rename(mcap_writer.discarded_path(folders[0]))
     mcap_writer.partial_path(out / "episode_000002_do-it").mkdir()  # as after a kill

@@ -95,8 +95,8 @@ class RecorderBench:
     def diagnostics(self):
         return self.operator.latest_diagnostics("recorder")
 
-    def wait(self, ready, what, seconds=20.0):
-        self.operator.wait_until(ready, what, seconds)
+    def wait(self, ready, description, seconds=20.0):
+        self.operator.wait_until(ready, description, seconds)
 
     def problems(self):
         return [text for key, text in self.diagnostics().items() if key.startswith("problem.")]

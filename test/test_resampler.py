@@ -264,7 +264,7 @@ def test_live_observations_equal_the_resampled_frames(tmp_path, parts):
             ("/wrist/image_raw", Image),
         )
     }
-    seen, last = [], -np.inf
+    observed, last = [], -np.inf
     try:
         wait_for(lambda: all(out.get_subscription_count() for out in outputs.values()), 60)
         outputs["/joint_states"].publish(b"no message at all")
@@ -283,14 +283,14 @@ def test_live_observations_equal_the_resampled_frames(tmp_path, parts):
             except BadObservation:
                 continue
             if observation.stamp > last + 0.5 / 30:
-                seen.append(observation)
+                observed.append(observation)
                 last = observation.stamp
     finally:
         node.destroy_node()
         context.try_shutdown()
-    assert len(seen) == len(frames) > 25
-    stamps = np.array([o.stamp for o in seen])
+    assert len(observed) == len(frames) > 25
+    stamps = np.array([o.stamp for o in observed])
     assert np.abs(stamps - frames.stamps_ns * 1e-9).max() < 1e-6  # float seconds since 1970
-    assert np.array_equal(np.stack([o.proprio[-1] for o in seen]), frames.proprio)
-    for camera, pictures in frames.images.items():
-        assert np.array_equal(np.stack([o.images[camera][-1] for o in seen]), pictures)
+    assert np.array_equal(np.stack([o.proprio[-1] for o in observed]), frames.proprio)
+    for camera, images in frames.images.items():
+        assert np.array_equal(np.stack([o.images[camera][-1] for o in observed]), images)

@@ -58,13 +58,13 @@ def test_every_fault_is_a_finding(tmp_path, capsys):
 
 def test_repair_completes_every_episode_of_a_folder(tmp_path, capsys):
     whole = write_recording(tmp_path / "a")
-    cut = write_recording(tmp_path / "b", seconds=3.0)
-    size = (cut / writer.FILE).stat().st_size
-    os.truncate(cut / writer.FILE, size // 2)
-    cut.rename(tmp_path / "b.partial")
+    truncated = write_recording(tmp_path / "b", seconds=3.0)
+    size = (truncated / writer.FILE).stat().st_size
+    os.truncate(truncated / writer.FILE, size // 2)
+    truncated.rename(tmp_path / "b.partial")
     assert main(["data", "repair", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "messages of 1" in said and "bytes at the end" in said and str(whole) not in said
+    output = capsys.readouterr().out
+    assert "messages of 1" in output and "bytes at the end" in output and str(whole) not in output
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["a", "b", "b.damaged"]
     assert [t for t in texts(tmp_path) if "unfinished" in t or "damaged" in t] == []

@@ -222,8 +222,8 @@ def _depth_error(source: AnyDataset, cameras: Sequence[str], target: str) -> Dat
     image_keys = getattr(source, "image_keys", {})
     keys = ", ".join(f"'{image_keys.get(camera, camera)}'" for camera in cameras)
     return DatasetError(
-        f"{source.root} has images of other than 3 channels in {keys}, such as depth, and {target} "
-        "cannot keep them; take them out of meta/info.json to convert the rest"
+        f"{source.root} has images of other than 3 channels in {keys}, such as depth, and "
+        f"{target} cannot keep them; take them out of meta/info.json to convert the rest"
     )
 
 

@@ -118,7 +118,8 @@ class EpisodeReader:
     def _info(self, index: int) -> EpisodeInfo:
         """The table's entry of an episode; raises DatasetError if there is none."""
         if not 0 <= index < len(self.episodes):
-            raise DatasetError(f"{self.root} has no episode {index}; it has {len(self.episodes)}")
+            count = len(self.episodes)
+            raise DatasetError(f"{self.root} has no episode {index}; it has {count}, from 0")
         return self.episodes[index]
 
 

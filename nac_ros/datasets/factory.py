@@ -29,7 +29,7 @@ class AnyDataset(DatasetDescription, Protocol):
     episodes: Sequence[EpisodeInfo]
 
     def episode(self, index: int, images: bool = True) -> Episode:
-        """Reads episode `index`; without `images` none are decoded, but the frames are the same."""
+        """Reads episode `index`; without `images` none are decoded, but frames are the same."""
         ...
 
 
@@ -85,8 +85,8 @@ def open_all(
 
 
 def find_dataset(path: Path | str) -> Path:
-    """The path itself if it exists, else the dataset of that id, fetched from the Hugging Face Hub;
-    raises DatasetError if there is neither."""
+    """The path itself if it exists, else the dataset of that id, fetched from the Hugging Face
+    Hub; raises DatasetError if there is neither."""
     path = Path(path)
     try:
         exists = path.exists()

@@ -154,7 +154,7 @@ def column(group: h5py.Group, path: str, length: int) -> np.ndarray | None:
         return None
     if found.ndim != 1 or found.dtype.kind not in "fiub" or len(found) < length:
         raise DatasetError(
-            f"{_location(found)} should hold {length} numbers, it is {found.dtype} of {found.shape}"
+            f"{_location(found)} is {found.dtype} of {found.shape}, wanted {length} numbers"
         )
     check_storage(found)
     return found[:length]
@@ -183,8 +183,8 @@ def check_storage(found: h5py.Dataset) -> None:
     size, stored = _size(found), found.id.get_storage_size()
     if size > MIN_CHECKED and size > INFLATION * stored:
         raise DatasetError(
-            f"{_location(found)} has a size of {size} bytes but stores {stored}; the file is damaged "
-            "or was never filled"
+            f"{_location(found)} has a size of {size} bytes but stores {stored}; it is damaged or "
+            "was never filled"
         )
 
 

@@ -87,10 +87,7 @@ def _reason(error: Exception) -> str:
     if status:
         return f"{hub} answered {status}; try again later, or check HF_ENDPOINT"
     if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename} cannot be written ({error.strerror}); free disk space, or set "
-            "HF_HOME"
-        )
+        return f"{error.filename} cannot be written ({error.strerror}); free space or set HF_HOME"
     cause = type(error.__cause__ or error).__name__
     return f"{hub} could not be reached ({cause}); check the path or the network"
 

@@ -56,9 +56,7 @@ class Interventions(EpisodeReader):
         ]
 
     def episode(self, index: int, images: bool = True) -> Episode:
-        if not 0 <= index < len(self.segments):
-            count = len(self.segments)
-            raise DatasetError(f"{self.root} has no intervention {index}; it has {count}, from 0")
+        self._info(index)
         number, first, end = self.segments[index]
         frames = self._dataset.episode(number, images).slice_frames(first, end)
         return replace(frames, intervention=np.ones(end - first, bool))
@@ -94,8 +92,8 @@ def sampling_weights(frames: Frames, rows: np.ndarray, weight: float) -> np.ndar
 
 
 def _split_interventions(frames: Frames, horizon: int) -> EpisodeSplit:
-    """Frames whose chunk of `horizon` steps the operator drove completely; at the end of an episode
-    the arm rests, so there the chunk may be longer than the rest of the intervention."""
+    """Frames whose chunk of `horizon` steps the operator drove completely; at the end of an
+    episode the arm rests, so there the chunk may end after the intervention."""
     usable = []
     for start in np.unique(frames.start).tolist():
         episode_end = frames.end[start]

@@ -91,8 +91,8 @@ def _map_entry(data: memoryview) -> tuple[str, memoryview]:
 
 
 def _values(feature: memoryview) -> Values:
-    """Content of a Feature, which is one list of bytes, floats or integers. Numbers are packed into
-    one field or have a field each."""
+    """Content of a Feature: a list of bytes, floats or integers. Numbers are packed into one field
+    or have a field each."""
     for list_type, content in _fields(feature):
         items = [value for number, value in _fields(_as_bytes(content)) if number == VALUES]
         if list_type == BYTES_LIST:

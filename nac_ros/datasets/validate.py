@@ -203,7 +203,7 @@ def _check_tasks(dataset: AnyDataset, index: int, episode: Episode, known: Set[s
 
 
 def _check_timestamps(dataset: LeRobotDataset, index: int) -> list[str]:
-    """Timestamps that differ from frame / fps by more than float32 rounding, as they are stored."""
+    """Timestamps that differ from frame / fps by more than the rounding of stored float32."""
     stamps = dataset.timestamps(index)
     error = np.abs(stamps - np.arange(len(stamps)) / dataset.fps)
     finite = np.minimum(np.where(np.isfinite(stamps), np.abs(stamps), 0), 1e9).astype(np.float32)
@@ -212,10 +212,9 @@ def _check_timestamps(dataset: LeRobotDataset, index: int) -> list[str]:
     if not wrong.any():
         return []
     worst = int(np.flatnonzero(wrong)[0]) if np.isnan(error).any() else int(error.argmax())
-    return [
-        f"timestamp of frame {worst} is {stamps[worst]:.4f} s, {error[worst]:.4f} s off the rate "
-        f"of {dataset.fps:.10g} Hz, in {dataset.location(index).data_file}"
-    ]
+    where, rate = dataset.location(index).data_file, f"the rate of {dataset.fps:.10g} Hz"
+    text = f"timestamp of frame {worst} is {stamps[worst]:.4f} s, {error[worst]:.4f} s off {rate}"
+    return [f"{text}, in {where}"]
 
 
 def _check_rate(episode: Episode, fps: float) -> list[str]:

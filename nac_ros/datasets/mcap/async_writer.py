@@ -48,7 +48,7 @@ class AsyncEpisodeWriter:
     @property
     def message_counts(self) -> dict[str, int]:
         """Topic -> messages written."""
-        return {name: topic.messages for name, topic in self._writer.contents.topics.items()}
+        return {name: topic.messages for name, topic in self._writer.topics.items()}
 
     def put(self, topic: str, received: int, published: int, data: bytes) -> None:
         """Queues one serialized message, times [ns]; drops it after an error or if MAX_QUEUED

@@ -96,7 +96,7 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
 
 
 def _parse(opcode: int, content: bytes) -> list[Record]:
-    """The messages, schemas, channels and metadata in a record; raises an exception if it is damaged."""
+    """Messages, schemas, channels and metadata in a record; raises if it is damaged."""
     if opcode == Opcode.CHUNK:
         chunk = Chunk.read(_CheckedStream(content))
         return list(_chunk_records(decompress_chunk(chunk)))
@@ -163,21 +163,15 @@ def decompress_chunk(chunk: Chunk) -> bytes:
 def _zstd(data: bytes, max_bytes: int) -> bytes:
     import zstandard
 
-    try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK)
-        with decompressor.stream_reader(BytesIO(data)) as stream:
-            return stream.read(max_bytes)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from error
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK)
+    with decompressor.stream_reader(BytesIO(data)) as stream:
+        return stream.read(max_bytes)
 
 
 def _lz4(data: bytes, max_bytes: int) -> bytes:
     import lz4.frame
 
-    try:
-        return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=max_bytes)
-    except RuntimeError as error:  # what the library raises
-        raise ValueError(str(error)) from error
+    return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=max_bytes)
 
 
 DECOMPRESSORS: dict[str, Callable[[bytes, int], bytes]] = {

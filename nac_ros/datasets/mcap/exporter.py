@@ -291,8 +291,8 @@ def spec_of_source(
         height, width = source.cameras[camera.name]
         if (camera.height, camera.width) != (height, width):
             raise DatasetError(
-                f"{source.root} has images of {width} x {height} pixels of camera '{camera.name}', "
-                f"the robot's YAML says {camera.width} x {camera.height}; change the YAML"
+                f"{source.root} has images of {width} x {height} of camera '{camera.name}', the "
+                f"robot's YAML says {camera.width} x {camera.height}; change the YAML"
             )
     if same_rate(robot.action_rate_hz, fps):
         return replace(robot, cameras=specs)

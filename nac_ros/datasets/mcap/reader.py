@@ -106,18 +106,15 @@ def custom_metadata(content: dict[str, Any], folder: Path) -> dict[str, str]:
     """The recorder's entries in the result of `read_bag_metadata`; raises DatasetError if one is
     no text or number."""
     metadata = content[BAG_INFORMATION].get(CUSTOM_DATA) or {}
-    where, remedy = folder / mcap_writer.METADATA, f"run `nac data repair {folder}`"
-    if not isinstance(metadata, dict):
-        raise DatasetError(
-            f"{where}: {CUSTOM_DATA} must be a mapping, got {show_text(metadata)}; {remedy}"
-        )
-    for key, value in metadata.items():
+    items = metadata.items() if isinstance(metadata, dict) else [(CUSTOM_DATA, metadata)]
+    for key, value in items:
         if not isinstance(key, str) or not isinstance(value, (str, int, float)):
             raise DatasetError(
-                f"{where}: {CUSTOM_DATA} {show_text(key, 40)} must be text, got "
-                f"{show_text(value)}; {remedy}"
+                f"{folder / mcap_writer.METADATA}: {CUSTOM_DATA} must map names to texts or "
+                f"numbers, got {show_text(key, 40)}: {show_text(value)}; run `nac data repair "
+                f"{folder}`"
             )
-    return {key: str(value) for key, value in metadata.items()}
+    return {key: str(value) for key, value in items}
 
 
 def read_messages(
@@ -152,8 +149,8 @@ def read_messages(
 
 
 def copy_message(writer: BagWriter, message: Message) -> None:
-    """Writes a message, after its topic if that is new; raises DatasetError for an unknown type."""
-    if message.topic not in writer.contents.topics:
+    """Writes a message, and its topic if that is new; raises DatasetError for unknown types."""
+    if message.topic not in writer.topics:
         writer.add_topic(message.topic, message.message_type)
     writer.write(message.topic, message.received, message.published, message.data)
 
@@ -274,7 +271,7 @@ def _copy_readable(folder: Path, target: Path, report: ReadReport) -> int:
             copy_message(writer, message)
         except DatasetError:  # an unknown type
             report.unknown_messages += 1
-    if not writer.contents.topics:
+    if not writer.topics:
         writer.abandon()
         rmtree(mcap_writer.partial_path(target))
         raise DatasetError(f"{folder} has no readable message, so there is nothing to repair")

@@ -63,7 +63,7 @@ class StreamStatistics:
     longest_frozen: longest interval with an unchanged image [ns]; repeated_images: number of them
     clock_set_back: when a stamp was before its predecessor [ns], 0 = never
     unreadable: why the newest image cannot be read, '' if it can
-    n_unreadable, first_unreadable: number of unreadable images, and the first reason
+    unreadable_images: the reason for each image that cannot be read
     """
 
     stamps: list[int] = field(default_factory=list)
@@ -75,26 +75,22 @@ class StreamStatistics:
     repeated_images: int = 0
     clock_set_back: int = 0
     unreadable: str = ""
-    n_unreadable: int = 0
-    first_unreadable: str = ""
+    unreadable_images: list[str] = field(default_factory=list)
 
     def check_header(self, size: tuple[int, int], data: bytes) -> None:
         """Notes whether a serialized raw image is readable and has the expected size."""
+        self.unreadable = ""
         try:
             header = image_header(data)
             check_image(header)
-            if (header.width, header.height) != size:
-                raise BadObservation(
-                    f"an image of {header.width}x{header.height}; the robot's YAML says "
-                    f"{size[0]}x{size[1]}",
-                    "image_size",
-                )
         except BadObservation as error:
             self.unreadable = str(error)
-            self.n_unreadable += 1
-            self.first_unreadable = self.first_unreadable or self.unreadable
         else:
-            self.unreadable = ""
+            found, wanted = f"{header.width}x{header.height}", f"{size[0]}x{size[1]}"
+            if found != wanted:
+                self.unreadable = f"an image of {found}; the robot's YAML says {wanted}"
+        if self.unreadable:
+            self.unreadable_images.append(self.unreadable)
 
     def compare_image(self, data: bytes, received: int) -> bool:
         """Whether the image differs from the one before, apart from its stamp."""
@@ -158,9 +154,9 @@ class StreamMonitor:
 
     def trim(self) -> None:
         """Drops all but the newest messages, while nothing is recorded."""
-        for statistics in self._statistics.values():
-            for rows in (statistics.stamps, statistics.delays, statistics.received):
-                del rows[:-KEPT]
+        for rows in self._statistics.values():
+            for kept in (rows.stamps, rows.delays, rows.received, rows.unreadable_images):
+                del kept[:-KEPT]
 
     def current_problems(self, now: int) -> list[str]:
         """The problems at the monotonic time `now` [ns], a sentence each."""
@@ -219,9 +215,8 @@ class StreamMonitor:
         if (steps < 0).any():
             at = (received[1:][steps < 0][0] - self.started) / NANO
             yield f"{topic}: its clock was set back at {at:.1f} s"
-        if statistics.n_unreadable:
-            count, reason = statistics.n_unreadable, statistics.first_unreadable
-            yield f"{topic}: {count} unreadable images: {reason}"
+        if reasons := statistics.unreadable_images:
+            yield f"{topic}: {len(reasons)} unreadable images: {reasons[0]}"
         frozen_s = statistics.longest_frozen / NANO
         if frozen_s > config.max_frozen_s and self._is_checked(topic):
             yield f"{topic}: the same image for {frozen_s:.1f} s"

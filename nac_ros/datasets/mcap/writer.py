@@ -8,7 +8,7 @@ import fcntl
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,18 +53,8 @@ class Topic:
     messages: int = 0
 
 
-@dataclass
-class BagContents:
-    """Content of metadata.yaml: topics by name, first and last receipt [ns], and our metadata."""
-
-    topics: dict[str, Topic] = field(default_factory=dict)
-    first: int = 0  # 0 before the first message
-    last: int = 0
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
 class BagWriter:
-    """The only writer of one episode. Not thread-safe.
+    """The only writer of one episode; `topics` by name. Not thread-safe.
 
     Holds a lock on the file, so that `in_use` tells an episode being recorded from one left by a
     crash. Raises OSError if the disk fails, and DatasetError if the episode already exists.
@@ -83,7 +73,9 @@ class BagWriter:
         )
         self._writer.start(profile="ros2", library="nac_ros")
         self._schemas: dict[str, int] = {}
-        self.contents = BagContents()
+        self.topics: dict[str, Topic] = {}
+        self._metadata: dict[str, str] = {}
+        self._first = self._last = 0  # times of receipt [ns], 0 before the first message
         self.add_metadata(metadata)
         self.flush()
 
@@ -94,7 +86,7 @@ class BagWriter:
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Adds metadata; later values replace earlier ones."""
-        self.contents.metadata.update(metadata)
+        self._metadata.update(metadata)
         self._writer.add_metadata(METADATA_RECORD, dict(metadata))
 
     def add_topic(self, name: str, message_type: str) -> None:
@@ -109,15 +101,15 @@ class BagWriter:
             )
         absolute = name if name.startswith("/") else f"/{name}"
         channel = self._writer.register_channel(absolute, CDR, self._schemas[message_type])
-        self.contents.topics[name] = Topic(absolute, message_type, channel)
+        self.topics[name] = Topic(absolute, message_type, channel)
 
     def write(self, name: str, received: int, published: int, data: bytes) -> None:
         """One serialized message; received, published: times [ns]."""
-        topic, contents = self.contents.topics[name], self.contents
+        topic = self.topics[name]
         self._writer.add_message(topic.channel, received, data, published, topic.messages)
         topic.messages += 1
-        contents.first = min(contents.first or received, received)
-        contents.last = max(contents.last, received)
+        self._first = min(self._first or received, received)
+        self._last = max(self._last, received)
 
     def flush(self) -> None:
         """Forces every written message to disk."""
@@ -136,7 +128,7 @@ class BagWriter:
         self._writer.finish()
         self._sync()
         self._stream.close()
-        text = yaml.safe_dump(_bag_metadata(self.contents), sort_keys=False)
+        text = yaml.safe_dump(self._bag_metadata(), sort_keys=False)
         files.write_text(self._partial / METADATA, text)
         os.replace(self._partial, target)
         files.fsync(target.parent)
@@ -145,6 +137,30 @@ class BagWriter:
     def _sync(self) -> None:
         self._stream.flush()
         os.fsync(self._stream.fileno())
+
+    def _bag_metadata(self) -> dict[str, Any]:
+        """Content of metadata.yaml as rosbag2 and rosbags expect it."""
+        information = {
+            "version": VERSION,
+            "storage_identifier": "mcap",
+            **self._time_span(),
+            "topics_with_message_count": [_topic_metadata(t) for t in self.topics.values()],
+            "compression_format": "",
+            "compression_mode": "",
+            "relative_file_paths": [FILE],
+            "files": [{"path": FILE, **self._time_span()}],
+            CUSTOM_DATA: dict(self._metadata),
+            "ros_distro": DISTRO,
+        }
+        return {BAG_INFORMATION: information}
+
+    def _time_span(self) -> dict[str, Any]:
+        """A new object at each call, for YAML would write a shared one as an alias."""
+        return {
+            "duration": {"nanoseconds": self._last - self._first},
+            "starting_time": {"nanoseconds_since_epoch": self._first},
+            "message_count": sum(topic.messages for topic in self.topics.values()),
+        }
 
 
 def partial_path(folder: Path) -> Path:
@@ -173,7 +189,7 @@ def in_use(folder: Path) -> bool:
 
 
 def message_definition(message_type: str) -> bytes:
-    """Definition of a message type and of the types it contains; raises DatasetError if unknown."""
+    """Definition of a type and of the types it contains; raises DatasetError if unknown."""
     try:
         return STORE.generate_msgdef(message_type, ros_version=2)[0].encode()
     except Exception as error:  # the library raises its own errors and KeyError
@@ -191,32 +207,6 @@ def deserialize(data: bytes, message_type: str, where: str) -> Any:
         raise DatasetError(
             f"{where}: {len(data)} bytes are no {show_text(message_type, 80)} ({cause})"
         ) from error
-
-
-def _bag_metadata(contents: BagContents) -> dict[str, Any]:
-    """Content of metadata.yaml as rosbag2 and rosbags expect it."""
-    information = {
-        "version": VERSION,
-        "storage_identifier": "mcap",
-        **_time_span(contents),
-        "topics_with_message_count": [_topic_metadata(t) for t in contents.topics.values()],
-        "compression_format": "",
-        "compression_mode": "",
-        "relative_file_paths": [FILE],
-        "files": [{"path": FILE, **_time_span(contents)}],
-        CUSTOM_DATA: dict(contents.metadata),
-        "ros_distro": DISTRO,
-    }
-    return {BAG_INFORMATION: information}
-
-
-def _time_span(contents: BagContents) -> dict[str, Any]:
-    """A new object at each call, for YAML would write a shared one as an alias."""
-    return {
-        "duration": {"nanoseconds": contents.last - contents.first},
-        "starting_time": {"nanoseconds_since_epoch": contents.first},
-        "message_count": sum(topic.messages for topic in contents.topics.values()),
-    }
 
 
 def _topic_metadata(topic: Topic) -> dict[str, Any]:
