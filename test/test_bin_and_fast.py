@@ -23,7 +23,7 @@ def test_the_error_is_at_most_half_a_bin():
     tokenizer = make_tokenizer("bin").fit(chunks())
     assert tokenizer.grammar.max_tokens == 224 and tokenizer.bits == 2240
     decoded = tokenizer.decode(tokenizer.encode(chunks()))
-    width = 2 * 1.25 / 1024 * tokenizer._scale()[1]
+    width = 2 * 1.25 / 1024 * tokenizer.normalizer.half_range
     assert ((decoded - torch.from_numpy(chunks())).abs() <= width / 2 + 1e-6).all()
 
 

@@ -101,7 +101,7 @@ def compare_with_onnx(
         chunks=len(rows),
         unequal=int(unequal.sum()),
         margin=_margin(tokenizer, normalized[unequal], ours[unequal], theirs[unequal]),
-        decode_error=float(np.abs(difference / tokenizer._scale()[1].numpy()).max()),
+        decode_error=float(np.abs(difference / tokenizer.normalizer.half_range.numpy()).max()),
     )
 
 

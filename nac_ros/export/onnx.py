@@ -26,7 +26,8 @@ class _Tokenizer(nn.Module):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self.tokenizer = tokenizer
-        centre, half_range = tokenizer._scale()
+        normalizer = tokenizer.normalizer
+        centre, half_range = normalizer.centre, normalizer.half_range
         self.register_buffer("centre", centre)
         self.register_buffer("half_range", half_range)
         self.register_buffer("mask", tokenizer.relative.float())
@@ -143,7 +144,7 @@ def max_onnx_error(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -
     tokens = random_sequences(tokenizer.grammar, 64, np.random.default_rng(seed))
     reference = np.zeros((64, tokenizer.config.action_dim), np.float32)
     difference = onnx(tokens, reference) - tokenizer.decode(tokens, reference).numpy()
-    return float(np.abs(difference / tokenizer._scale()[1].numpy()).max())
+    return float(np.abs(difference / tokenizer.normalizer.half_range.numpy()).max())
 
 
 def _remove_metadata(model) -> None:
