@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nac_ros.codec.config import CodecConfig
 from nac_ros.codec.discriminators import Discriminator, discriminator_loss, feature_loss
-from nac_ros.codec.model import Codec, CodecConfig
+from nac_ros.codec.model import Codec
 from nac_ros.codec.quantizer import EmaCodebook, ResidualVectorQuantizer
 from nac_ros.codec.seanet import SeanetEncoder, fold_weight_norm, folded_parameters
 from nac_ros.codec.vocos import MAX_MAGNITUDE, IstftHead
@@ -62,7 +63,7 @@ def test_the_istft_head_equals_overlap_add_of_inverse_ffts():
 
 
 def test_folding_weight_norm_changes_the_number_of_parameters_only():
-    encoder = SeanetEncoder(16, 4, (7, 4), lstm=True).eval()
+    encoder = SeanetEncoder(CodecConfig(latent_dim=16, n_filters=4)).eval()
     x, before = torch.randn(2, 1, 224), folded_parameters(encoder)
     expected = encoder(x)
     fold_weight_norm(encoder)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from nac_ros.codec.config import CodecConfig
 from nac_ros.codec.linear_path import LinearPath
-from nac_ros.codec.model import Codec, CodecConfig
+from nac_ros.codec.model import Codec
 
 TINY = {"n_filters": 4, "latent_dim": 24, "codebook_size": 64, "decoder_dim": 32, "lstm": False}
 TINY |= {"decoder_hidden": 64, "decoder_blocks": 1, "norm_ids": 0, "chunk_latent_dim": 24}

@@ -1,12 +1,13 @@
 """SEANet encoder for action waveforms (NAC section 3.2; EnCodec, arXiv 2210.13438)."""
 
-from math import prod
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from nac_ros.codec.config import CodecConfig
+
+KERNEL, RESIDUAL_KERNEL = 7, 3  # as in EnCodec
 INITIAL_GAIN = 0.01  # on the last layer's weights in `init_near_zero`
 
 
@@ -56,28 +57,18 @@ class SkipLstm(nn.Module):
 
 
 class SeanetEncoder(nn.Module):
-    """Waveforms `[B, channels, L]` -> latent `[B, dim, L / prod(ratios)]`."""
+    """Waveforms `[B, channels, L]` -> latent `[B, E, L / hop]`."""
 
-    def __init__(
-        self,
-        dim: int,
-        n_filters: int,
-        ratios: tuple[int, ...],
-        lstm: bool,
-        channels: int = 1,
-        kernel: int = 7,
-        residual_kernel: int = 3,
-    ):
+    def __init__(self, config: CodecConfig):
         super().__init__()
-        self.hop = prod(ratios)
-        width = n_filters
-        layers: list[nn.Module] = [PaddedConv1d(channels, width, kernel)]
-        for ratio in reversed(ratios):  # EnCodec: the smallest stride first
-            layers += [ResidualBlock(width, residual_kernel), nn.ELU()]
+        width = config.n_filters
+        layers: list[nn.Module] = [PaddedConv1d(config.channels, width, KERNEL)]
+        for ratio in reversed(config.ratios):  # EnCodec: the smallest stride first
+            layers += [ResidualBlock(width, RESIDUAL_KERNEL), nn.ELU()]
             layers += [PaddedConv1d(width, 2 * width, 2 * ratio, ratio)]
             width *= 2
-        layers += [SkipLstm(width)] if lstm else []
-        layers += [nn.ELU(), PaddedConv1d(width, dim, kernel)]
+        layers += [SkipLstm(width)] if config.lstm else []
+        layers += [nn.ELU(), PaddedConv1d(width, config.latent_dim, KERNEL)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, waveform: Tensor) -> Tensor:

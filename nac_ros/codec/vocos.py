@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nac_ros.codec.config import CodecConfig
+
 MAX_MAGNITUDE = 1e2  # Vocos: clip of the exponential of the predicted log-magnitude
 INITIAL_GAIN, INITIAL_LOG_MAGNITUDE = 0.1, -4.0  # of a head's weights and bias near zero
 
@@ -142,26 +144,12 @@ class LinearHead(nn.Module):
 
 
 class VocosDecoder(nn.Module):
-    """Latent `[B, E, T']` -> waveforms `[B, n_waves, L]` with L = T' * hop.
+    """Latent `[B, E, T']` -> waveforms `[B, n_waves, L]` with L = T' * hop."""
 
-    head: istft or linear; n_ids: of the adaptive norms, 0 = layer norm
-    """
-
-    def __init__(
-        self,
-        latent_dim: int,
-        channels: int,
-        hidden: int,
-        n_blocks: int,
-        hop: int,
-        n_steps: int,
-        n_fft: int,
-        head: str,
-        n_ids: int,
-        n_waves: int = 1,
-    ):
+    def __init__(self, config: CodecConfig):
         super().__init__()
-        self.embed = nn.Conv1d(latent_dim, channels, 7, padding=3)
+        channels, n_blocks, n_ids = config.decoder_dim, config.decoder_blocks, config.norm_ids
+        self.embed = nn.Conv1d(config.latent_dim, channels, 7, padding=3)
         self.position = nn.Sequential(
             ResnetBlock(channels),
             ResnetBlock(channels),
@@ -172,15 +160,19 @@ class VocosDecoder(nn.Module):
         )
         self.norm = _channel_norm(channels, n_ids)
         self.blocks = nn.Sequential(
-            *(ConvNextBlock(channels, hidden, 1 / n_blocks, n_ids) for _ in range(n_blocks))
+            *(
+                ConvNextBlock(channels, config.decoder_hidden, 1 / n_blocks, n_ids)
+                for _ in range(n_blocks)
+            )
         )
         self.final_norm = nn.LayerNorm(channels, eps=1e-6)
         self._init_weights()
-        self.head = (
-            LinearHead(channels, hop, n_waves)
-            if head == "linear"
-            else IstftHead(channels, n_fft, hop, n_steps, n_waves)
-        )
+        self.head: LinearHead | IstftHead
+        if config.head == "linear":
+            self.head = LinearHead(channels, config.hop, config.channels)
+        else:
+            sizes = config.n_fft, config.hop, config.n_steps, config.channels
+            self.head = IstftHead(channels, *sizes)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.position(self.embed(latent))

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nac_ros.codec.model import Codec, CodecConfig
+from nac_ros.codec.config import CodecConfig
+from nac_ros.codec.model import Codec
 from nac_ros.tokenizers.base import (
     TOKENIZERS,
     ResidualTokenizer,

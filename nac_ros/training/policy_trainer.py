@@ -101,15 +101,23 @@ class Demonstrations:
         task = torch.tensor([policy.task_index(text) for text in frames.tasks])
         usable = _finite_frames(frames, notice)
         encoded: list[EncodedChunks] = []
-        failed: list[tuple[int, str]] = []
-        for rows in np.array_split(np.flatnonzero(usable), -(-len(frames) // ENCODE_BATCH)):
-            done, lost = _encode(frames, tokenizer, rows)
-            encoded, failed = encoded + done, failed + lost
-        reason = failed[0][1] if failed else "every episode holds NaN or inf"
+        failed: dict[int, str] = {}  # frame -> reason
+        rows = np.flatnonzero(usable)
+        pending = np.array_split(rows, -(-len(frames) // ENCODE_BATCH))
+        while pending:
+            rows = pending.pop()
+            try:
+                encoded += [_encode(frames, tokenizer, rows)] if len(rows) else []
+            except (BadActions, BadTokens) as error:
+                if len(rows) == 1:
+                    failed[int(rows[0])] = str(error)
+                else:  # halve the batch until the failing chunks are alone
+                    pending += np.array_split(rows, 2)
+        reason = failed[min(failed)] if failed else "every episode holds NaN or inf"
         if not encoded:
             raise BadActions(f"no frame can be used for training: {reason}")
         if failed:
-            usable[[row for row, _ in failed]] = False
+            usable[list(failed)] = False
             notice(f"{len(failed)} of {len(frames)} frames have no tokens, left out: {reason}")
         longest = max(part.tokens.shape[1] for part in encoded)
         tokens = torch.full((len(frames), longest), PAD)
@@ -166,27 +174,13 @@ def _finite_frames(frames: Frames, notice: NoticeCallback) -> np.ndarray:
     return ~np.isin(frames.episode, skipped)
 
 
-def _encode(
-    frames: Frames, tokenizer: Tokenizer, rows: np.ndarray
-) -> tuple[list[EncodedChunks], list[tuple[int, str]]]:
-    """Encoded chunks at frames `[R]`, and (frame, reason) of those that have no tokens.
-
-    A batch that fails is halved until the failing chunks are alone.
-    """
-    if not len(rows):
-        return [], []
-    try:
-        normalized = tokenizer.normalize(*_actions_ahead(frames, tokenizer, rows))
-        tokens = tokenizer.encode_normalized(normalized)
-    except (BadActions, BadTokens) as error:
-        if len(rows) == 1:
-            return [], [(int(rows[0]), str(error))]
-        halves = [_encode(frames, tokenizer, half) for half in np.array_split(rows, 2)]
-        return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
+def _encode(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray) -> EncodedChunks:
+    """Encodes the chunks at frames `[R]`; raises BadActions or BadTokens if one has no tokens."""
+    normalized = tokenizer.normalize(*_actions_ahead(frames, tokenizer, rows))
+    tokens = tokenizer.encode_normalized(normalized)
     with torch.no_grad():
         targets = tokenizer.residual_targets(normalized)
-        latents = None if targets is None else targets(tokens)
-    return [EncodedChunks(rows, tokens, latents)], []
+        return EncodedChunks(rows, tokens, None if targets is None else targets(tokens))
 
 
 class PolicyTrainer:
