@@ -12,7 +12,6 @@ pytest.importorskip("rclpy")
 pytest.importorskip("mcap")
 pytest.importorskip("rosbags")
 
-from lifecycle_msgs.msg import Transition
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import Image, JointState
 
@@ -89,8 +88,7 @@ class RecorderBench:
         self.operator = GraphClient(domain, watch=self.processes.check)
         self.arm = Arm(self.operator.node)
         self.operator.publish_task(PROMPT)
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-            self.operator.change_state("recorder", transition)
+        self.operator.activate("recorder")
 
     def diagnostics(self):
         return self.operator.latest_diagnostics("recorder")
