@@ -29,7 +29,7 @@ SCALARS = {
 class Folder:
     """What a folder holds.
 
-    pictures, videos: key -> (height, width) [pixels]; task_index: of T frames of an episode
+    images, videos: key -> (height, width) [pixels]; task_index: of T frames of an episode
     vector: type of the columns of joints
     """
 
@@ -39,7 +39,7 @@ class Folder:
     names: Sequence[str] | None = ("a", "b")
     action_key: str = "action"
     state_key: str = "observation.state"
-    pictures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     videos: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     tasks: Sequence[str] = ("pick it",)
     task_index: Callable[[int, int], np.ndarray] = lambda episode, length: np.zeros(length, int)
@@ -97,9 +97,9 @@ def change_column(path: Path, key: str, change: Callable[[list], Any], kind: Any
 def _info(folder: Folder) -> dict[str, Any]:
     vector = {"dtype": "float32", "shape": [len(folder.names or "ab")]}
     vector["names"] = list(folder.names) if folder.names else None
-    pictures = {
+    image_features = {
         key: {"dtype": kind, "shape": [*size, 3], "names": ["height", "width", "channels"]}
-        for kind, keys in (("image", folder.pictures), ("video", folder.videos))
+        for kind, keys in (("image", folder.images), ("video", folder.videos))
         for key, size in keys.items()
     }
     scalars = {k: {"dtype": v, "shape": [1], "names": None} for k, v in SCALARS.items()}
@@ -115,7 +115,7 @@ def _info(folder: Folder) -> dict[str, Any]:
         "features": {
             folder.state_key: vector,
             folder.action_key: vector,
-            **pictures,
+            **image_features,
             **scalars,
         },
     }
@@ -130,7 +130,7 @@ def _table(folder: Folder, index: int, first: int) -> pa.Table:
             {"bytes": image_codec.encode_png(image), "path": None}
             for image in images(index, length, size)
         ]
-        for key, size in folder.pictures.items()
+        for key, size in folder.images.items()
     }
     return pa.table(
         {

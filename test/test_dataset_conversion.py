@@ -320,7 +320,7 @@ def write_and_convert(root: Path, **changes) -> tuple[AnyDataset, AnyDataset]:
 def test_image_keys_of_other_libraries_become_cameras_of_lerobot(tmp_path, version):
     pictures = {"observation.image": (6, 8), "wrist_image": (4, 4)}
     source, made = write_and_convert(
-        tmp_path, version=version, pictures=pictures, action_key="actions", state_key="state"
+        tmp_path, version=version, images=pictures, action_key="actions", state_key="state"
     )
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
     assert {"observation.images.image", "observation.images.wrist_image"} <= set(info["features"])
@@ -390,7 +390,7 @@ def test_an_episode_without_a_task_is_converted(tmp_path):
 def depth_folder(root: Path, kind: str = "image") -> tuple[Path, list[bytes]]:
     """A folder with a camera of 16 bits and one channel, and its images as stored."""
     key = "observation.images.depth"
-    write_folder(root, pictures={key: (6, 8), "image": (4, 4)})
+    write_folder(root, images={key: (6, 8), "image": (4, 4)})
     change_feature(root, key, dtype=kind, shape=[6, 8, 1])
     grid = np.arange(21 * 48, dtype=np.uint16).reshape(21, 6, 8) * 61
     encoded = [cv2.imencode(".png", image)[1].tobytes() for image in grid]

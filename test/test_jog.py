@@ -35,13 +35,13 @@ def positions_at(shares):
 
 @settings(max_examples=60, deadline=None)
 @given(SHARES, STICKS)
-def test_the_jacobian_is_the_derivative_of_the_tool_s_pose(shares, way):
-    here, way = positions_at(shares), np.append(way, 0.3)
-    ends = [IK.pose(here + sign * 1e-6 * way) for sign in (-1, 1)]
+def test_the_jacobian_is_the_derivative_of_the_tool_s_pose(shares, motion):
+    here, motion = positions_at(shares), np.append(motion, 0.3)
+    ends = [IK.pose(here + sign * 1e-6 * motion) for sign in (-1, 1)]
     moved = (ends[1][:3, 3] - ends[0][:3, 3]) / 2e-6
     spin = (ends[1][:3, :3] - ends[0][:3, :3]) @ IK.pose(here)[:3, :3].T / 2e-6
     turned = np.array([spin[2, 1], spin[0, 2], spin[1, 0]])
-    found = IK.jacobian(here) @ way
+    found = IK.jacobian(here) @ motion
     np.testing.assert_allclose(found, np.append(moved, turned), atol=1e-6)
 
 
@@ -49,9 +49,9 @@ def test_the_jacobian_is_the_derivative_of_the_tool_s_pose(shares, way):
 @given(SHARES, STICKS)
 def test_far_from_limits_and_singular_poses_the_tool_has_the_requested_velocity(shares, twist):
     here = near_home(shares, 0.5)
-    way = IK.solve(here, 0.1 * twist, -1e3 * SPEED, 1e3 * SPEED)
-    np.testing.assert_allclose(IK.jacobian(here) @ way.velocities, 0.1 * twist, atol=1e-6)
-    assert not way.joints_at_limit and not way.singular and way.velocities[6] == 0
+    result = IK.solve(here, 0.1 * twist, -1e3 * SPEED, 1e3 * SPEED)
+    np.testing.assert_allclose(IK.jacobian(here) @ result.velocities, 0.1 * twist, atol=1e-6)
+    assert not result.joints_at_limit and not result.singular and result.velocities[6] == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,11 +59,11 @@ def test_far_from_limits_and_singular_poses_the_tool_has_the_requested_velocity(
 def test_a_joint_at_its_limit_stays_there_and_the_others_continue(shares, twist):
     here, low, high = positions_at(shares), -SPEED.copy(), SPEED.copy()
     high[1] = 0.0  # the shoulder is at its upper limit
-    way = IK.solve(here, 0.1 * twist, low, high)
-    assert (way.velocities <= high + 1e-9).all() and (way.velocities >= low - 1e-9).all()
+    result = IK.solve(here, 0.1 * twist, low, high)
+    assert (result.velocities <= high + 1e-9).all() and (result.velocities >= low - 1e-9).all()
     free = IK.solve(here, 0.1 * twist, low, SPEED)
     if free.velocities[1] > 1e-6 and not free.joints_at_limit:
-        assert "shoulder" in way.joints_at_limit and way.velocities[1] == 0
+        assert "shoulder" in result.joints_at_limit and result.velocities[1] == 0
 
 
 def test_an_outstretched_arm_reports_a_singular_pose():
@@ -72,9 +72,9 @@ def test_an_outstretched_arm_reports_a_singular_pose():
     assert sizes[-1] < 1e-3, "the pose is not singular"
     for shift in (0.0, 0.01, 0.1):
         bent = straight + [0, 0, shift, 0, shift, 0, 0]
-        way = IK.solve(bent, np.append(0.1 * left[:, -1], np.zeros(3)), -SPEED, SPEED)
-        assert (np.abs(way.velocities) <= SPEED).all()
-        assert way.singular == (shift < 0.1)
+        result = IK.solve(bent, np.append(0.1 * left[:, -1], np.zeros(3)), -SPEED, SPEED)
+        assert (np.abs(result.velocities) <= SPEED).all()
+        assert result.singular == (shift < 0.1)
 
 
 def test_an_arm_with_fewer_joints_moves_as_requested_and_rotates_as_far_as_possible():
@@ -86,16 +86,18 @@ def test_an_arm_with_fewer_joints_moves_as_requested_and_rotates_as_far_as_possi
     small = replace(SPEC, joints=joints, groups=(group,), body=body)
     tool, here = DifferentialIk(small), np.array([0.2, -0.5, 0.7, 0.6, 0.03])
     twist = np.array([0.05, 0.02, -0.04, 0.0, 0.0, 0.0])
-    way = tool.solve(here, twist, -small.velocity_limit, small.velocity_limit)
-    np.testing.assert_allclose((tool.jacobian(here) @ way.velocities)[:3], twist[:3], atol=1e-6)
+    result = tool.solve(here, twist, -small.velocity_limit, small.velocity_limit)
+    np.testing.assert_allclose((tool.jacobian(here) @ result.velocities)[:3], twist[:3], atol=1e-6)
 
 
 def test_a_prismatic_joint_moves_the_tool_like_a_revolute_one():
     rail = LinkSpec(joint="waist", parent="base", xyz=(0, 0, 0), axis=(0, 1, 0), kind="prismatic")
     joints = (replace(SPEC.joints[0], unit="m"), *SPEC.joints[1:])
     sliding = replace(SPEC, joints=joints, body=BodySpec(links=(rail,)))
-    way = DifferentialIk(sliding).solve(SPEC.home, np.array([0, 0.1, 0, 0, 0, 0]), -SPEED, SPEED)
-    np.testing.assert_allclose(way.velocities, [0.1, 0, 0, 0, 0, 0, 0], atol=1e-9)
+    result = DifferentialIk(sliding).solve(
+        SPEC.home, np.array([0, 0.1, 0, 0, 0, 0]), -SPEED, SPEED
+    )
+    np.testing.assert_allclose(result.velocities, [0.1, 0, 0, 0, 0, 0, 0], atol=1e-9)
 
 
 def test_a_robot_without_a_body_can_be_jogged_by_joints_only():
@@ -198,9 +200,9 @@ class TeleopBench:
     """Teleoperator and guard on one clock; the arm follows the set-points without delay."""
 
     def __init__(self, mapping="gamepad", **config):
-        self.hand = load_input_mapping(mapping)
+        self.mapping = load_input_mapping(mapping)
         self.teleoperator, self.guard = (
-            Teleoperator(SPEC, TeleoperatorConfig(**config), self.hand),
+            Teleoperator(SPEC, TeleoperatorConfig(**config), self.mapping),
             Guard(SPEC),
         )
         self.now, self.rows, self.commands, self.modes = 100.0, [], [], []
@@ -289,10 +291,10 @@ def test_a_takeover_of_a_moving_arm_starts_where_it_comes_to_rest():
     speed = np.array([1.0, -0.5, 0.3, 0, 0, 0, 0])
     bench.teleoperator.update_setpoint(bench.now, SPEC.home, speed)
     bench.teleoperator.target.reset(SPEC.home, speed)
-    way = bench.teleoperator.target.positions - SPEC.home
+    motion = bench.teleoperator.target.positions - SPEC.home
     stop = np.abs(speed) * (np.abs(speed) / SPEC.acceleration_limit + 0.03) / 2
-    np.testing.assert_allclose(np.abs(way), stop * (speed != 0), atol=0.01)
-    assert (np.sign(way) == np.sign(speed)).all()
+    np.testing.assert_allclose(np.abs(motion), stop * (speed != 0), atol=0.01)
+    assert (np.sign(motion) == np.sign(speed)).all()
 
 
 def test_lost_input_ends_commands_at_once_and_the_guard_reports_it():

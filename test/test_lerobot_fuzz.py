@@ -57,7 +57,7 @@ def damaged(
         version=version,
         lengths=(20, 20, 20),
         fps=29.97,
-        pictures={"observation.image": (16, 16)},
+        images={"observation.image": (16, 16)},
         videos={"observation.images.top": (16, 16)},
         tasks=("pick", "place"),
         task_index=lambda episode, length: np.arange(length) // 10,

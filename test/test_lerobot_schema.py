@@ -43,7 +43,7 @@ def test_other_columns_are_not_cameras():
 @pytest.mark.parametrize("version", [V3, V21])
 @pytest.mark.parametrize("key", ["observation.image", "image", "observation.images.top"])
 def test_images_of_any_key_are_read(tmp_path, version, key):
-    root = write_folder(tmp_path / "in", version=version, pictures={key: (6, 8)})
+    root = write_folder(tmp_path / "in", version=version, images={key: (6, 8)})
     dataset = LeRobotDataset.open(root)
     (camera,) = dataset.cameras
     assert dataset.cameras[camera] == (6, 8)

@@ -39,7 +39,7 @@ SLOW = {"max_input_age_s": 0.6}  # a test machine may be busy
 CLUTCH, FORWARD = 10, 1
 
 
-class Studio(Bench):
+class TeleopNodeBench(Bench):
     """Twin, guard and a teleop node; this process acts as gamepad, leader arm or policy."""
 
     def __init__(self, folder, robot, domain, mapping):
@@ -66,7 +66,7 @@ class Studio(Bench):
 
         return self.operator.node.create_service(Trigger, f"recorder/{name}", answer)
 
-    def said(self, key="message"):
+    def reported(self, key="message"):
         return self.operator.latest_diagnostics("teleop").get(key, "")
 
     def press(self, seconds, *buttons, axes=None, until=lambda: False, beats=False, lead=None):
@@ -96,11 +96,11 @@ class Studio(Bench):
         self.press(0.3)
         self.commands.clear()
 
-    def drive(self, axes, way):
-        """Engages the clutch and moves the tool by `way` [m]; returns whether it arrived."""
-        assert self.press(20, CLUTCH, until=lambda: self.said("driving")), self.said()
+    def drive(self, axes, distance):
+        """Engages the clutch and moves the tool by `distance` [m]; returns whether it arrived."""
+        assert self.press(20, CLUTCH, until=lambda: self.reported("driving")), self.reported()
         start = self.place
-        there = {"until": lambda: np.linalg.norm(self.place - start) > way}
+        there = {"until": lambda: np.linalg.norm(self.place - start) > distance}
         return self.press(20, CLUTCH, axes=axes, **there)
 
     @property
@@ -123,17 +123,17 @@ class Studio(Bench):
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory, patient_robot):  # noqa: F811
+def bench(tmp_path_factory, patient_robot):  # noqa: F811
     domain = 150 + os.getpid() % 50
-    made = Studio(tmp_path_factory.mktemp("studio"), patient_robot, domain, "gamepad")
+    made = TeleopNodeBench(tmp_path_factory.mktemp("bench"), patient_robot, domain, "gamepad")
     try:
         yield made
     finally:
         made.close()
 
 
-def test_the_node_stays_within_the_access_policy(studio):
-    node, may = studio.operator.node, node_access(studio.spec)["teleop"]
+def test_the_node_stays_within_the_access_policy(bench):
+    node, may = bench.operator.node, node_access(bench.spec)["teleop"]
     publishes = {
         t.lstrip("/") for t, _ in node.get_publisher_names_and_types_by_node("teleop", "/")
     }
@@ -145,180 +145,182 @@ def test_the_node_stays_within_the_access_policy(studio):
     assert calls and calls <= set(may.calls)
 
 
-def test_the_arm_follows_the_stick_while_the_clutch_is_held(studio):
-    studio.free()
-    before = studio.place
-    assert studio.drive({FORWARD: 1.0}, 0.05), studio.said()
-    assert studio.guard("mode") == "teleop"
-    studio.press(0.8)
-    assert studio.guard("mode") == "hold" and studio.said() == "ready"
-    studio.assert_arm_rests()
-    moved = studio.place - before
+def test_the_arm_follows_the_stick_while_the_clutch_is_held(bench):
+    bench.free()
+    before = bench.place
+    assert bench.drive({FORWARD: 1.0}, 0.05), bench.reported()
+    assert bench.guard("mode") == "teleop"
+    bench.press(0.8)
+    assert bench.guard("mode") == "hold" and bench.reported() == "ready"
+    bench.assert_arm_rests()
+    moved = bench.place - before
     assert moved[0] > 0.02 and np.abs(moved[1:]).max() < 0.1 * moved[0]
-    studio.assert_limits_kept()
-    here = studio.measured()
-    studio.press(0.5, axes={FORWARD: 1.0})
-    np.testing.assert_allclose(studio.measured(), here, atol=5e-3)
+    bench.assert_limits_kept()
+    here = bench.measured()
+    bench.press(0.5, axes={FORWARD: 1.0})
+    np.testing.assert_allclose(bench.measured(), here, atol=5e-3)
 
 
-def test_the_clutch_takes_over_from_a_policy_and_returns_control(studio):
-    studio.free()
-    called = [studio.offer("mark")]
+def test_the_clutch_takes_over_from_a_policy_and_returns_control(bench):
+    bench.free()
+    called = [bench.offer("mark")]
     try:
-        studio.move()
-        before = studio.said("takeovers") or 0
-        began = studio.measured()
-        assert studio.press(20, CLUTCH, until=lambda: studio.said("driving"), beats=True)
-        assert studio.guard("mode") == "teleop" and not studio.guard("fault")
-        assert studio.said("takeovers") == before + 1
-        turned = {"until": lambda: studio.measured()[0] - began[0] > 0.02, "beats": True}
-        assert studio.press(10, CLUTCH, axes={0: 1.0}, **turned), "the hand moves it"
-        studio.press(0.5, beats=True)
-        studio.wait(lambda: studio.guard("mode") == "policy", "the policy's turn", 5)
-        studio.wait(lambda: studio.called == ["mark"], "the mark", 5)
-        studio.assert_limits_kept()
+        bench.move()
+        before = bench.reported("takeovers") or 0
+        began = bench.measured()
+        assert bench.press(20, CLUTCH, until=lambda: bench.reported("driving"), beats=True)
+        assert bench.guard("mode") == "teleop" and not bench.guard("fault")
+        assert bench.reported("takeovers") == before + 1
+        turned = {"until": lambda: bench.measured()[0] - began[0] > 0.02, "beats": True}
+        assert bench.press(10, CLUTCH, axes={0: 1.0}, **turned), "the arm follows the stick"
+        bench.press(0.5, beats=True)
+        bench.wait(lambda: bench.guard("mode") == "policy", "the policy's turn", 5)
+        bench.wait(lambda: bench.called == ["mark"], "the mark", 5)
+        bench.assert_limits_kept()
     finally:
-        studio.operator.node.destroy_service(called.pop())
+        bench.operator.node.destroy_service(called.pop())
 
 
-def test_a_silent_gamepad_stops_the_arm_and_needs_a_new_press(studio):
-    studio.free()
-    assert studio.drive({FORWARD: 1.0}, 0.05), studio.said()
-    studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
-    studio.wait(lambda: "no valid message on joy for" in studio.said(), "a word", 5)
-    studio.assert_arm_rests()
-    studio.assert_limits_kept()
-    here = studio.measured()
-    studio.press(0.5, CLUTCH, axes={FORWARD: 1.0})
-    assert "release the clutch" in studio.said() and not studio.said("driving")
-    np.testing.assert_allclose(studio.measured(), here, atol=5e-3)
-    studio.press(0.4)
-    assert studio.guard("mode") == "hold", "nobody drives on by itself"
+def test_a_silent_gamepad_stops_the_arm_and_needs_a_new_press(bench):
+    bench.free()
+    assert bench.drive({FORWARD: 1.0}, 0.05), bench.reported()
+    bench.wait(lambda: bench.guard("hold") == "teleop_silent", "silence", 5)
+    bench.wait(lambda: "no valid message on joy for" in bench.reported(), "the report", 5)
+    bench.assert_arm_rests()
+    bench.assert_limits_kept()
+    here = bench.measured()
+    bench.press(0.5, CLUTCH, axes={FORWARD: 1.0})
+    assert "release the clutch" in bench.reported() and not bench.reported("driving")
+    np.testing.assert_allclose(bench.measured(), here, atol=5e-3)
+    bench.press(0.4)
+    assert bench.guard("mode") == "hold", "the policy does not resume"
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "text"),
     [
         (Joy(axes=[float("nan")] * 6, buttons=[0] * 15), "axis 0 is not finite"),
         (Joy(axes=[0.0], buttons=[0] * 15), "has 1 axes, the mapping reads 4"),
     ],
 )
-def test_a_message_of_another_device_is_rejected_in_one_sentence(studio, message, said):
-    studio.press(0.3)
+def test_a_message_of_another_device_is_rejected_in_one_sentence(bench, message, text):
+    bench.press(0.3)
     for _ in range(30):
-        studio.joy_out.publish(message)
+        bench.joy_out.publish(message)
         time.sleep(JOY_S)
-    studio.wait(lambda: said in studio.said(), said, 5)
-    assert studio.said("rejections.joy") > 10
+    bench.wait(lambda: text in bench.reported(), text, 5)
+    assert bench.reported("rejections.joy") > 10
 
 
-def test_a_guard_fault_prevents_a_takeover_and_is_reported(studio):
-    studio.free()
-    studio.press(0.3, 1)  # B
-    studio.wait(lambda: studio.guard("fault") == "stopped", "the stop", 5)
-    studio.press(0.3)
-    studio.press(0.4, CLUTCH, axes={FORWARD: 1.0})
-    assert "call guard/reset first" in studio.said() and not studio.said("driving")
-    studio.operator.trigger("guard/reset")
+def test_a_guard_fault_prevents_a_takeover_and_is_reported(bench):
+    bench.free()
+    bench.press(0.3, 1)  # B
+    bench.wait(lambda: bench.guard("fault") == "stopped", "the stop", 5)
+    bench.press(0.3)
+    bench.press(0.4, CLUTCH, axes={FORWARD: 1.0})
+    assert "call guard/reset first" in bench.reported() and not bench.reported("driving")
+    bench.operator.trigger("guard/reset")
 
 
-def test_episode_buttons_call_the_recorder_once_or_report_that_it_is_missing(studio):
-    studio.press(0.2)
-    studio.press(0.2, 6)
-    studio.wait(lambda: "no service recorder/start" in studio.said("called.start"), "a word", 5)
-    studio.called.clear()
-    services = [studio.offer(name.rpartition("/")[2]) for name in RECORDING]
+def test_episode_buttons_call_the_recorder_once_or_report_that_it_is_missing(bench):
+    bench.press(0.2)
+    bench.press(0.2, 6)
+    bench.wait(
+        lambda: "no service recorder/start" in bench.reported("called.start"), "the report", 5
+    )
+    bench.called.clear()
+    services = [bench.offer(name.rpartition("/")[2]) for name in RECORDING]
     try:
         for _ in range(10):  # until the node knows of them
-            if not studio.called:
-                studio.press(0.2, 6)
-                studio.press(0.3)
+            if not bench.called:
+                bench.press(0.2, 6)
+                bench.press(0.3)
         for button in (3, 4, 5):
-            studio.press(0.2, button)
-            studio.press(0.3)
+            bench.press(0.2, button)
+            bench.press(0.3)
         wanted = ["start", "stop", "discard", "mark"]
-        studio.wait(lambda: studio.called == wanted, f"{wanted}, not {studio.called}", 5)
-        studio.wait(lambda: studio.said("called.mark") == "noted", "the answer", 5)
+        bench.wait(lambda: bench.called == wanted, f"{wanted}, not {bench.called}", 5)
+        bench.wait(lambda: bench.reported("called.mark") == "noted", "the answer", 5)
     finally:
         for service in services:
-            studio.operator.node.destroy_service(service)
+            bench.operator.node.destroy_service(service)
 
 
-def test_deactivating_the_node_releases_the_arm(studio):
-    studio.free()
-    assert studio.drive({FORWARD: 1.0}, 0.02), studio.said()
-    studio.operator.change_state("teleop", Transition.TRANSITION_DEACTIVATE)
-    studio.wait(lambda: studio.guard("mode") == "hold", "hold", 5)
-    studio.assert_arm_rests()
-    studio.operator.change_state("teleop", Transition.TRANSITION_ACTIVATE)
+def test_deactivating_the_node_releases_the_arm(bench):
+    bench.free()
+    assert bench.drive({FORWARD: 1.0}, 0.02), bench.reported()
+    bench.operator.change_state("teleop", Transition.TRANSITION_DEACTIVATE)
+    bench.wait(lambda: bench.guard("mode") == "hold", "hold", 5)
+    bench.assert_arm_rests()
+    bench.operator.change_state("teleop", Transition.TRANSITION_ACTIVATE)
 
 
-def restarted(studio, mapping, **parameters):
+def restarted(bench, mapping, **parameters):
     """The bench with a teleop node of another mapping."""
-    if studio.processes.is_running("teleop"):
-        studio.processes.end(["teleop"])
-    studio.operator.diagnostics.pop("teleop", None)
-    name = str(studio.robot)
+    if bench.processes.is_running("teleop"):
+        bench.processes.end(["teleop"])
+    bench.operator.diagnostics.pop("teleop", None)
+    name = str(bench.robot)
     (node,) = teleop_graph(name, mapping, **SLOW, **parameters)
-    studio.processes.start(node)
-    studio.wait(lambda: studio.said(), "a word of teleop")
+    bench.processes.start(node)
+    bench.wait(lambda: bench.reported(), "diagnostics of teleop")
     time.sleep(0.5)
-    studio.activate("teleop")
-    studio.wait(lambda: isinstance(studio.said("age_s.arm"), float), "set-points", 10)
+    bench.activate("teleop")
+    bench.wait(lambda: isinstance(bench.reported("age_s.arm"), float), "set-points", 10)
 
 
-def test_the_arm_follows_a_leader_with_other_joint_names(studio, tmp_path):
+def test_the_arm_follows_a_leader_with_other_joint_names(bench, tmp_path):
     text = (config_dir() / "teleop/leader.yaml").read_text()
     path = tmp_path / "mine.yaml"
     path.write_text(f"{text}  waist: {{name: left/j1, scale: -1.0}}\n")
-    restarted(studio, str(path))
-    studio.free()
-    names = ["left/j1", *studio.spec.joint_names[1:6], "gripper"]
-    lead = JointState(name=names, position=[*studio.measured()[:6].tolist(), 1.0])
-    start = studio.measured()[0]
-    studio.press(0.3, CLUTCH)
-    assert "no valid message on leader yet" in studio.said()
-    studio.press(0.3, CLUTCH, lead=lead)
-    assert "pressed before all inputs arrived; release the clutch" in studio.said()
-    studio.press(0.3, lead=lead)
-    driving = {"until": lambda: studio.said("driving"), "lead": lead}
-    assert studio.press(20, CLUTCH, **driving), studio.said()
-    studio.press(0.2, CLUTCH, lead=lead)
+    restarted(bench, str(path))
+    bench.free()
+    names = ["left/j1", *bench.spec.joint_names[1:6], "gripper"]
+    lead = JointState(name=names, position=[*bench.measured()[:6].tolist(), 1.0])
+    start = bench.measured()[0]
+    bench.press(0.3, CLUTCH)
+    assert "no valid message on leader yet" in bench.reported()
+    bench.press(0.3, CLUTCH, lead=lead)
+    assert "pressed before all inputs arrived; release the clutch" in bench.reported()
+    bench.press(0.3, lead=lead)
+    driving = {"until": lambda: bench.reported("driving"), "lead": lead}
+    assert bench.press(20, CLUTCH, **driving), bench.reported()
+    bench.press(0.2, CLUTCH, lead=lead)
     lead.position[0] -= 0.3
-    studio.press(1.5, CLUTCH, lead=lead)
-    assert studio.measured()[0] - start == pytest.approx(0.3, abs=0.02)
+    bench.press(1.5, CLUTCH, lead=lead)
+    assert bench.measured()[0] - start == pytest.approx(0.3, abs=0.02)
     lead.name[0] = "waist"
-    studio.press(1.2, CLUTCH, lead=lead)
-    assert "the leader's message lacks left/j1; it holds waist" in studio.said()
-    assert studio.guard("hold") == "teleop_silent"
-    studio.assert_limits_kept()
+    bench.press(1.2, CLUTCH, lead=lead)
+    assert "the leader's message lacks left/j1; it holds waist" in bench.reported()
+    assert bench.guard("hold") == "teleop_silent"
+    bench.assert_limits_kept()
 
 
-def test_keys_of_a_terminal_move_the_arm_and_the_terminal_is_restored(studio, tmp_path):
-    if studio.processes.is_running("teleop"):
-        studio.processes.end(["teleop"])
-    studio.operator.diagnostics.pop("teleop", None)
+def test_keys_of_a_terminal_move_the_arm_and_the_terminal_is_restored(bench, tmp_path):
+    if bench.processes.is_running("teleop"):
+        bench.processes.end(["teleop"])
+    bench.operator.diagnostics.pop("teleop", None)
     typed, read = pty.openpty()
     before = termios.tcgetattr(read)
-    (node,) = teleop_graph(str(studio.robot), "keyboard")
+    (node,) = teleop_graph(str(bench.robot), "keyboard")
     with (tmp_path / "log").open("wb") as log:
         arguments = [sys.executable, *node.arguments(tmp_path / "parameters.yaml")]
         process = subprocess.Popen(arguments, stdin=read, stdout=log, stderr=log)
     try:
-        studio.wait(lambda: studio.said(), "a word of teleop")
+        bench.wait(lambda: bench.reported(), "diagnostics of teleop")
         time.sleep(0.5)
-        studio.activate("teleop")
-        studio.ready()
-        studio.operator.set_mode("hold")
-        start = studio.place
+        bench.activate("teleop")
+        bench.ready()
+        bench.operator.set_mode("hold")
+        start = bench.place
         os.write(typed, b" ")
-        studio.wait(lambda: studio.said("driving"), "the clutch", 5)
+        bench.wait(lambda: bench.reported("driving"), "the clutch", 5)
         for _ in range(30):
             os.write(typed, b"w")
             time.sleep(0.03)
         os.write(typed, b"q")
-        studio.wait(lambda: studio.guard("mode") == "hold", "hold", 5)
-        assert studio.place[0] - start[0] > 0.01
+        bench.wait(lambda: bench.guard("mode") == "hold", "hold", 5)
+        assert bench.place[0] - start[0] > 0.01
         assert termios.tcgetattr(read) != before
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0, (tmp_path / "log").read_text()
@@ -329,25 +331,25 @@ def test_keys_of_a_terminal_move_the_arm_and_the_terminal_is_restored(studio, tm
         os.close(typed), os.close(read)
 
 
-def test_killing_the_node_releases_the_arm(studio):
-    restarted(studio, "gamepad")
-    studio.free()
-    assert studio.drive({FORWARD: 1.0}, 0.02), studio.said()
-    studio.processes.kill("teleop")
-    studio.wait(lambda: studio.guard("hold") == "teleop_silent", "silence", 5)
-    studio.assert_arm_rests()
-    studio.assert_limits_kept()
+def test_killing_the_node_releases_the_arm(bench):
+    restarted(bench, "gamepad")
+    bench.free()
+    assert bench.drive({FORWARD: 1.0}, 0.02), bench.reported()
+    bench.processes.kill("teleop")
+    bench.wait(lambda: bench.guard("hold") == "teleop_silent", "silence", 5)
+    bench.assert_arm_rests()
+    bench.assert_limits_kept()
 
 
 @pytest.mark.parametrize(
-    ("parameter", "said"),
+    ("parameter", "text"),
     [
         ("mapping:=wheel", "unknown mapping 'wheel'; known are: gamepad, keyboard"),
         ("mapping:=keyboard", "the keyboard needs a terminal"),
         ("leader_mode:=loose", "'loose' is not one of relative, absolute"),
     ],
 )
-def test_an_invalid_parameter_is_reported_in_one_sentence(parameter, said):
+def test_an_invalid_parameter_is_reported_in_one_sentence(parameter, text):
     arguments = [sys.executable, "-m", "nac_ros.nodes.teleop", "--ros-args", "-p", parameter]
     variables = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     done = subprocess.run(
@@ -359,7 +361,7 @@ def test_an_invalid_parameter_is_reported_in_one_sentence(parameter, said):
         env=variables,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_table_of_parameters_has_their_names_and_defaults():
@@ -371,10 +373,12 @@ def test_the_table_of_parameters_has_their_names_and_defaults():
 
 
 def test_the_table_of_buttons_is_that_of_the_shipped_mapping():
-    told = dict(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]+ \| (\d+|none) \|", DOCUMENT, re.M))
+    documented = dict(
+        re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]+ \| (\d+|none) \|", DOCUMENT, re.M)
+    )
     buttons = load_input_mapping("gamepad").buttons
-    assert {name for row in told for name in re.findall(r"`(\w+)`", row)} == set(ACTIONS)
-    for row, number in told.items():
+    assert {name for row in documented for name in re.findall(r"`(\w+)`", row)} == set(ACTIONS)
+    for row, number in documented.items():
         assert str(buttons.get(row.strip("`"), "none")) == number, row
 
 

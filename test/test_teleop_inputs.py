@@ -35,11 +35,11 @@ def pad(axes=None, *buttons):
 
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_every_shipped_mapping_loads_and_commands_nothing_at_rest(name):
-    hand = load_input_mapping(name)
-    operator = hand.read(np.zeros(hand.n_axes), np.zeros(hand.n_buttons, int))
+    mapping = load_input_mapping(name)
+    operator = mapping.read(np.zeros(mapping.n_axes), np.zeros(mapping.n_buttons, int))
     assert not operator.twist.any() and not operator.joints.any() and operator.gripper == 0
     assert not operator.clutch and not operator.pressed
-    assert "stop" in hand.buttons or name == "spacemouse"
+    assert "stop" in mapping.buttons or name == "spacemouse"
 
 
 @given(st.lists(st.floats(-5, 5), min_size=6, max_size=6))
@@ -61,7 +61,7 @@ def test_sticks_of_a_gamepad_move_the_tool_and_buttons_are_actions():
 
 
 @pytest.mark.parametrize(
-    ("axes", "buttons", "said"),
+    ("axes", "buttons", "text"),
     [
         (np.zeros(2), np.zeros(15), "has 2 axes, the mapping reads 4"),
         (np.zeros(6), np.zeros(3), "has 3 buttons, the mapping reads 15"),
@@ -69,13 +69,13 @@ def test_sticks_of_a_gamepad_move_the_tool_and_buttons_are_actions():
         ([0, 0, 0, 0, 0, np.inf], np.zeros(15), "axis 5 is not finite"),
     ],
 )
-def test_a_message_that_does_not_fit_the_mapping_is_rejected_in_one_sentence(axes, buttons, said):
-    with pytest.raises(BadInput, match=said):
+def test_a_message_that_does_not_fit_the_mapping_is_rejected_in_one_sentence(axes, buttons, text):
+    with pytest.raises(BadInput, match=text):
         PAD.read(axes, buttons)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "text"),
     [
         ({"buttons": {"strat": 1}}, "no button for 'strat'; known are: start"),
         ({"buttons": {"start": -1}}, "counted from 0"),
@@ -91,8 +91,8 @@ def test_a_message_that_does_not_fit_the_mapping_is_rejected_in_one_sentence(axe
         ({"leader": {"gripper": {"name": "g", "range": [1, 1]}}}, "range .* is empty"),
     ],
 )
-def test_an_invalid_mapping_is_rejected(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_mapping_is_rejected(values, text):
+    with pytest.raises(ConfigError, match=text):
         config.build(InputMapping, {"source": "joy", "clutch": 0, **values}, "pad.yaml")
 
 
@@ -118,15 +118,15 @@ def test_leader_joints_are_scaled_and_shifted_and_the_gripper_range_is_mapped():
 
 
 @pytest.mark.parametrize(
-    ("names", "values", "said"),
+    ("names", "values", "text"),
     [
         (SPEC.joint_names, np.zeros(7), "lacks j1, jaw; it holds waist"),
         (LED, [0, 0, np.nan, 0, 0, 0, 0], "joint elbow is not finite"),
         ((), (), "holds no joint"),
     ],
 )
-def test_a_joint_state_that_does_not_fit_the_leader_is_rejected(names, values, said):
-    with pytest.raises(BadInput, match=said):
+def test_a_joint_state_that_does_not_fit_the_leader_is_rejected(names, values, text):
+    with pytest.raises(BadInput, match=text):
         LeaderArm(SPEC, JOINTS).read(names, values)
 
 
@@ -149,36 +149,36 @@ def terminal():
 
 def test_keys_act_as_axes_and_buttons_while_they_repeat(terminal):
     typed, read = terminal
-    hand = load_input_mapping("keyboard")
-    with closing(Keyboard(hand, read)) as keyboard:
+    mapping = load_input_mapping("keyboard")
+    with closing(Keyboard(mapping, read)) as keyboard:
         os.write(typed, b" ws1")
-        operator = hand.read(*keyboard.poll(10.0))
+        operator = mapping.read(*keyboard.poll(10.0))
         assert operator.clutch and operator.twist[0] == 0 and operator.pressed == {"start"}
         os.write(typed, b"w")
-        assert hand.read(*keyboard.poll(11.0)).twist[0] == 1
-        operator = hand.read(*keyboard.poll(11.0 + HELD_S + 0.01))
+        assert mapping.read(*keyboard.poll(11.0)).twist[0] == 1
+        operator = mapping.read(*keyboard.poll(11.0 + HELD_S + 0.01))
         assert operator.clutch and not operator.twist.any() and not operator.pressed
-        assert hand.read(*keyboard.poll(11.0 + CLUTCH_S)).clutch
-        assert not hand.read(*keyboard.poll(11.1 + CLUTCH_S)).clutch
+        assert mapping.read(*keyboard.poll(11.0 + CLUTCH_S)).clutch
+        assert not mapping.read(*keyboard.poll(11.1 + CLUTCH_S)).clutch
 
 
 def test_a_motion_key_does_not_engage_the_clutch(terminal):
     typed, read = terminal
-    hand = load_input_mapping("keyboard")
-    with closing(Keyboard(hand, read)) as keyboard:
+    mapping = load_input_mapping("keyboard")
+    with closing(Keyboard(mapping, read)) as keyboard:
         os.write(typed, b"w")
-        assert not hand.read(*keyboard.poll(1.0)).clutch
+        assert not mapping.read(*keyboard.poll(1.0)).clutch
 
 
 @pytest.mark.parametrize("key", [b"q", b"\n", b"\x1b[A"])
 def test_any_other_key_releases_the_clutch_at_once(terminal, key):
     typed, read = terminal
-    hand = load_input_mapping("keyboard")
-    with closing(Keyboard(hand, read)) as keyboard:
+    mapping = load_input_mapping("keyboard")
+    with closing(Keyboard(mapping, read)) as keyboard:
         os.write(typed, b" w")
-        assert hand.read(*keyboard.poll(1.0)).clutch
+        assert mapping.read(*keyboard.poll(1.0)).clutch
         os.write(typed, key)
-        operator = hand.read(*keyboard.poll(1.1))
+        operator = mapping.read(*keyboard.poll(1.1))
         assert not operator.clutch and not operator.twist.any()
 
 
@@ -198,13 +198,13 @@ def test_the_mode_of_the_terminal_is_restored_after_an_error(terminal):
 
 def test_a_closed_terminal_is_lost_and_a_file_is_rejected(terminal, tmp_path):
     typed, read = terminal
-    hand = load_input_mapping("keyboard")
-    keyboard = Keyboard(hand, read)
+    mapping = load_input_mapping("keyboard")
+    keyboard = Keyboard(mapping, read)
     os.close(typed)
     assert keyboard.poll(0.0) is None and keyboard.lost
     keyboard.close()
     with (tmp_path / "x").open("w") as file, pytest.raises(ConfigError, match="needs a terminal"):
-        Keyboard(hand, file.fileno())
+        Keyboard(mapping, file.fileno())
 
 
 def test_a_press_counts_once_although_the_contact_bounces():
@@ -249,75 +249,77 @@ class ClutchBench:
     ],
 )
 def test_the_clutch_takes_control_and_returns_it(mode, mode_after_release, after):
-    hand = ClutchBench(mode, mode_after_release)
-    hand.run(held=False)
-    assert hand.run(held=True).confirmed and hand.mode == "teleop"
-    assert not hand.run(held=False).engaged
-    assert hand.asked == ["teleop", after] and hand.mode == after
+    bench = ClutchBench(mode, mode_after_release)
+    bench.run(held=False)
+    assert bench.run(held=True).confirmed and bench.mode == "teleop"
+    assert not bench.run(held=False).engaged
+    assert bench.asked == ["teleop", after] and bench.mode == after
 
 
 def test_teleoperation_is_confirmed_only_after_the_guard_has_settled():
-    hand = ClutchBench("hold")
-    hand.run(held=False)
-    hand.settling = True
-    assert hand.run(held=True, steps=200).engaged and not hand.clutch.confirmed
-    hand.settling = False
-    assert hand.run(held=True).confirmed and hand.asked == ["teleop"]
+    bench = ClutchBench("hold")
+    bench.run(held=False)
+    bench.settling = True
+    assert bench.run(held=True, steps=200).engaged and not bench.clutch.confirmed
+    bench.settling = False
+    assert bench.run(held=True).confirmed and bench.asked == ["teleop"]
 
 
 def test_a_clutch_that_is_held_at_the_start_does_not_engage():
-    hand = ClutchBench()
-    assert not hand.run(held=True, steps=50).engaged and not hand.asked
-    assert "release the clutch" in hand.clutch.reason
-    assert not hand.run(held=True, problem="no valid message on leader yet").engaged
-    assert hand.clutch.reason == "no valid message on leader yet"
-    assert not hand.run(held=True).engaged and "release the clutch" in hand.clutch.reason
-    hand.run(held=False)
-    assert hand.run(held=True).engaged
+    bench = ClutchBench()
+    assert not bench.run(held=True, steps=50).engaged and not bench.asked
+    assert "release the clutch" in bench.clutch.reason
+    assert not bench.run(held=True, problem="no valid message on leader yet").engaged
+    assert bench.clutch.reason == "no valid message on leader yet"
+    assert not bench.run(held=True).engaged and "release the clutch" in bench.clutch.reason
+    bench.run(held=False)
+    assert bench.run(held=True).engaged
 
 
 def test_lost_input_leaves_the_guard_in_hold_and_needs_a_new_press():
-    hand = ClutchBench()
-    hand.run(held=False)
-    hand.run(held=True)
-    assert not hand.run(held=True, problem="no valid message on joy for 0.1 s").engaged
-    assert hand.clutch.reason.startswith("no valid message on joy for 0.1 s; release the clutch")
-    assert not hand.run(held=True).engaged and hand.asked == ["teleop"]
-    hand.run(held=False)
-    assert hand.asked == ["teleop", "hold"], "the policy does not resume"
-    assert hand.run(held=True).engaged
+    bench = ClutchBench()
+    bench.run(held=False)
+    bench.run(held=True)
+    assert not bench.run(held=True, problem="no valid message on joy for 0.1 s").engaged
+    assert bench.clutch.reason.startswith("no valid message on joy for 0.1 s; release the clutch")
+    assert not bench.run(held=True).engaged and bench.asked == ["teleop"]
+    bench.run(held=False)
+    assert bench.asked == ["teleop", "hold"], "the policy does not resume"
+    assert bench.run(held=True).engaged
 
 
 def test_the_clutch_overrides_a_policy_but_not_hold():
-    hand = ClutchBench("hold")
-    hand.run(held=False)
-    hand.run(held=True)
-    hand.mode = "policy"
-    assert hand.run(held=True).engaged and hand.mode == "teleop"
-    hand.mode = "hold"
-    assert not hand.run(held=True).engaged and "in mode hold, not in teleop" in hand.clutch.reason
-    assert hand.asked == ["teleop", "teleop"]
+    bench = ClutchBench("hold")
+    bench.run(held=False)
+    bench.run(held=True)
+    bench.mode = "policy"
+    assert bench.run(held=True).engaged and bench.mode == "teleop"
+    bench.mode = "hold"
+    assert (
+        not bench.run(held=True).engaged and "in mode hold, not in teleop" in bench.clutch.reason
+    )
+    assert bench.asked == ["teleop", "teleop"]
 
 
 def test_a_guard_fault_prevents_a_takeover_and_ends_one():
-    hand = ClutchBench()
-    hand.fault = "stopped"
-    hand.run(held=False)
-    assert not hand.run(held=True).engaged and "call guard/reset first" in hand.clutch.reason
-    hand.run(held=False)
-    hand.fault = ""
-    assert hand.run(held=True).engaged
-    hand.fault = "heartbeat_lost"
-    assert not hand.run(held=True).engaged and "heartbeat_lost" in hand.clutch.reason
+    bench = ClutchBench()
+    bench.fault = "stopped"
+    bench.run(held=False)
+    assert not bench.run(held=True).engaged and "call guard/reset first" in bench.clutch.reason
+    bench.run(held=False)
+    bench.fault = ""
+    assert bench.run(held=True).engaged
+    bench.fault = "heartbeat_lost"
+    assert not bench.run(held=True).engaged and "heartbeat_lost" in bench.clutch.reason
 
 
 def test_a_guard_that_does_not_switch_or_is_silent_is_reported():
-    hand = ClutchBench()
-    hand.run(held=False)
-    hand.obeys = False
-    assert hand.run(held=True).engaged and not hand.clutch.confirmed
-    assert not hand.run(held=True, steps=round(CONFIRM_S / 0.01) + 2).engaged
-    assert "the guard is in mode policy, not in teleop" in hand.clutch.reason
+    bench = ClutchBench()
+    bench.run(held=False)
+    bench.obeys = False
+    assert bench.run(held=True).engaged and not bench.clutch.confirmed
+    assert not bench.run(held=True, steps=round(CONFIRM_S / 0.01) + 2).engaged
+    assert "the guard is in mode policy, not in teleop" in bench.clutch.reason
     silent = Clutch("previous")
     silent.update(1.0, False, "", GuardStatus())
     assert silent.update(2.0, True, "", GuardStatus()) == ""
@@ -325,9 +327,9 @@ def test_a_guard_that_does_not_switch_or_is_silent_is_reported():
 
 
 def test_deactivation_leaves_the_guard_in_hold():
-    hand = ClutchBench()
-    hand.run(held=False)
-    assert hand.clutch.disengage() == "", "it was not engaged"
-    hand.run(held=False)
-    hand.run(held=True)
-    assert hand.clutch.disengage() == "hold" and not hand.clutch.engaged
+    bench = ClutchBench()
+    bench.run(held=False)
+    assert bench.clutch.disengage() == "", "it was not engaged"
+    bench.run(held=False)
+    bench.run(held=True)
+    assert bench.clutch.disengage() == "hold" and not bench.clutch.engaged

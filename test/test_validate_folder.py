@@ -44,7 +44,7 @@ def test_a_sound_folder_has_no_findings(tmp_path, version, fps):
         tmp_path / "in",
         version=version,
         fps=fps,
-        pictures={"observation.image": (6, 8)},
+        images={"observation.image": (6, 8)},
         videos={"observation.images.top": (16, 16)},
     )
     assert findings(root) == []
@@ -171,7 +171,7 @@ def test_missing_videos_are_findings(tmp_path):
 
 
 def test_a_depth_camera_is_a_finding(tmp_path, capsys):
-    root = write_folder(tmp_path / "in", pictures={"observation.images.depth": (6, 8)})
+    root = write_folder(tmp_path / "in", images={"observation.images.depth": (6, 8)})
     change_feature(root, "observation.images.depth", shape=[6, 8, 1])
     (found,) = findings(root)
     assert "'observation.images.depth' has images of other than 3 channels" in found
@@ -193,7 +193,7 @@ def test_a_depth_camera_is_a_finding(tmp_path, capsys):
     ],
 )
 def test_an_invalid_image_is_a_finding_with_its_frame(tmp_path, image, words):
-    root = write_folder(tmp_path / "in", pictures={"image": (6, 8)})
+    root = write_folder(tmp_path / "in", images={"image": (6, 8)})
     encoded = {"bytes": cv2.imencode(".png", image)[1].tobytes(), "path": None}
     change_column(root / DATA, "image", other(8 + 3, encoded))
     (found,) = findings(root)
@@ -202,7 +202,7 @@ def test_an_invalid_image_is_a_finding_with_its_frame(tmp_path, image, words):
 
 
 def test_an_image_with_a_huge_header_is_rejected_before_decoding(tmp_path):
-    root = write_folder(tmp_path / "in", pictures={"image": (6, 8)})
+    root = write_folder(tmp_path / "in", images={"image": (6, 8)})
 
     def enlarge(values: list) -> list:
         data = values[3]["bytes"]
