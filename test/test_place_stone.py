@@ -64,7 +64,7 @@ def test_a_stone_between_intersections_runs_until_the_horizon(twin):
     run(twin, 0.9)
     assert twin.outcome().state == "running"
     skip_to_horizon(twin)
-    assert outcome(twin) == "failure: the stone lies beside its intersection at the end"
+    assert outcome(twin) == "failure: the stone is not on its intersection at the end"
 
 
 def test_a_stone_on_another_stone_is_not_on_the_board(twin):

@@ -70,8 +70,8 @@ def _faces(n_rings: int, n: int) -> list[tuple[int, int, int]]:
 def add_piece(scene: "mujoco.MjSpec", name: str, kind: str, colour) -> None:
     """Adds a piece on a free joint, with its frame in the middle of its base.
 
-    Drawn is the turned mesh; the collision shapes are a square foot, which stands on four points,
-    and a round shaft, which cannot flip between the fingers as a polygon would.
+    The mesh is only drawn. The collision shapes are a square foot, which rests on four points, and
+    a round shaft, which cannot flip between the fingers as a polygon would.
     """
     piece = scene.worldbody.add_body(name=name)
     piece.add_freejoint(name=name)

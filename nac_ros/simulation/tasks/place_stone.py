@@ -87,7 +87,7 @@ class PlaceStone(Task):
         if not self.is_on_board():
             return "the stone does not lie on the board at the end"
         if self.distance_to_target() > NEAR:
-            return "the stone lies beside its intersection at the end"
+            return "the stone is not on its intersection at the end"
         return "the stone is on its intersection but not released and at rest at the end"
 
     def is_on_board(self) -> bool:
