@@ -63,7 +63,7 @@ def plot_success_times(methods: Mapping[str, Mapping[str, Sequence[float]]]) -> 
 
 @mpl.rc_context(STYLE)
 def plot_success_drift(outcomes: Mapping[str, Sequence[bool]], window: int) -> bytes:
-    """method -> success of each trial in the order played; plots the rate of `window`."""
+    """Success rate over the last `window` trials; method -> success of each trial in order."""
     figure, axes = _new_figure(2.6)
     colours = method_colours(list(outcomes))
     for method, values in outcomes.items():

@@ -62,7 +62,7 @@ class Task(ABC):
     recoverable_steps: ClassVar[int]  # first control periods, in which the expert may be disturbed
     start_poses: ClassVar[tuple[StartPose, ...]]
     hold_s: ClassVar[float]  # for which success must last [s]
-    _objects: Sequence[FreeBody | MocapBody]  # one for each start pose
+    _objects: Sequence[FreeBody | MocapBody]  # placed by `reset`, one for each start pose
 
     @abstractmethod
     def add_objects(self, scene: "mujoco.MjSpec") -> None:
