@@ -68,7 +68,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     return result
 
 
-def _write_event(file: TextIO, event: str, **values: Any) -> None:
+def _write_event(file: TextIO, event: str, /, **values: Any) -> None:
     """Writes one JSON object as a line, without buffering."""
     print(json.dumps({"time": time.time(), "event": event, **values}), file=file, flush=True)
 
