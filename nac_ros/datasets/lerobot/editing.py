@@ -59,8 +59,10 @@ def relabel(
     def change(slices: list[EpisodeSlice]) -> list[EpisodeSlice]:
         _check_indices(root, slices, episodes)
         chosen = episodes or range(len(slices))
-        new = {"task": task, "outcome": outcome}
-        return [part._replace(**new) if part.episode in chosen else part for part in slices]
+        return [
+            part._replace(task=task, outcome=outcome) if part.episode in chosen else part
+            for part in slices
+        ]
 
     return _replace(root, change, progress)
 

@@ -66,6 +66,8 @@ def read_tasks(root: Path) -> dict[int, str]:
 
     Raises DatasetError if the table is missing or a number occurs twice.
     """
+    numbers: list[Any]
+    texts: list[Any]
     path, old = root / TASKS, root / OLD_TASKS
     if path.is_file():
         numbers, texts = _read_task_columns(path)
@@ -132,7 +134,7 @@ def check_episode_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def file_number(row: Mapping[str, Any], key: str, where: str) -> dict[str, int]:
     """chunk_index and file_index of the `data` file of a row, or of a video by its key."""
-    numbers = {name: row.get(f"{key}/{name}") for name in VIDEO_COLUMNS[:2]}
+    numbers: dict[str, Any] = {name: row.get(f"{key}/{name}") for name in VIDEO_COLUMNS[:2]}
     for name, value in numbers.items():
         if not is_int_in(value, 0, MAX_COUNT):
             raise DatasetError(f"{where}: {key}/{name} is {show(value)}; wanted 0 .. {MAX_COUNT}")

@@ -154,7 +154,7 @@ def channels(feature: Mapping[str, Any]) -> int:
 
 def dimension_names(key: str, feature: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of a vector's dimensions, `<key>.<i>` if the folder has none."""
-    names = feature.get("names")
+    names: Any = feature.get("names")
     if isinstance(names, Mapping) and len(names) == 1:  # older folders: {"motors": [...]}
         (names,) = names.values()
     size = feature["shape"][0]

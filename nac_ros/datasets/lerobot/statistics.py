@@ -190,9 +190,11 @@ class DatasetStatistics:
 
     def write(self, meta: Path) -> None:
         """Writes stats.json, and the histograms that a later writer starts from."""
+        known: dict[str, FeatureStatistics | ImageHistogram]
+        known = {**self._features, **self._histograms}
         stats = {
-            key: {name: value.tolist() for name, value in values.stats().items()}
-            for key, values in (*self._features.items(), *self._histograms.items())
+            key: {name: value.tolist() for name, value in one.stats().items()}
+            for key, one in known.items()
         }
         file_io.write_json(meta / "stats.json", stats)
         if self._histograms:
@@ -222,7 +224,7 @@ def load_histograms(meta: Path, n_episodes: int) -> tuple[int, dict[str, ImageHi
     """
     path = meta / HISTOGRAM_FILE
     content = layout.read_json(path) if path.is_file() else {}
-    covered = content.get("episodes") if isinstance(content, dict) else None
+    covered: Any = content.get("episodes") if isinstance(content, dict) else None
     if not is_int_in(covered, 1, n_episodes):
         return 0, {}
     try:
