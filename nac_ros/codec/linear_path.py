@@ -1,8 +1,8 @@
 """Linear path parallel to encoder and decoder, initialized by PCA (Karhunen-Loeve).
 
-Convolutions need not learn what is linear about action chunks: the path starts at the principal
-components and is trained with the rest. An MLP next to each matrix may learn what is nonlinear and
-concerns the whole chunk.
+The path starts at the principal components of the chunks and is trained with the rest, so the
+convolutions need not learn the linear part of the code. An MLP next to each matrix can learn
+nonlinear structure of the whole chunk.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Residual vector quantizer over the latent of a whole chunk, whose steps share few codebooks.
 
 NAC's stages have one codebook each for all their tokens. Here every token is one step of residual
-quantization, and the steps of a stage share the stage's codebook through a rotation R_k and a gain
-g_k of their own (Juang and Gray 1982, multiple-stage vector quantization). With codewords c, the
+quantization, and the steps of a stage share the stage's codebook through their rotation R_k and
+gain g_k (Juang and Gray 1982, multiple-stage vector quantization). With codewords c, the
 latent of codes z_0 .. z_{L-1} is
 
     sum over k of  g_k * c[z_k] @ R_k.
@@ -231,7 +231,7 @@ class RotatedResidualQuantizer(nn.Module):
         return self.codebooks[self.stages[k]]
 
     def _to_codebook_frame(self, residual: Tensor, k: int) -> Tensor:
-        """Inverse of token k's gain and rotation, `[..., E]`: what its codewords approximate."""
+        """Undoes token k's rotation and gain: residual `[..., E]` in its codebook's frame."""
         return residual @ self.rotations[k].T / self.gains[k]
 
     def _contribution(self, code: Tensor, k: int) -> Tensor:

@@ -153,7 +153,7 @@ class Tokenizer(nn.Module, ABC):
         return (self.normalizer.half_range / self.absolute_normalizer.half_range) ** 2
 
     def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
-        """Sets statistics and what depends on data from actions `[N, H, D]`; returns self."""
+        """Sets statistics, codebooks and other data-dependent state from actions `[N, H, D]`."""
         self.fitted.fill_(False)
         chunks = self._checked(actions)
         reference = self._checked_reference(reference, chunks)
@@ -296,7 +296,7 @@ class Tokenizer(nn.Module, ABC):
         raise NotImplementedError
 
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
-        """Sets what depends on normalized chunks `[N, H, D]` beyond the statistics."""
+        """Sets data-dependent state other than the statistics from normalized `[N, H, D]`."""
 
     def _extra_state(self) -> dict[str, Any]:
         """Plain values for config.json that are neither tensors nor configuration."""

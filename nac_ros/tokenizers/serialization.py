@@ -246,7 +246,7 @@ def _limited_size(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _as_bundle_errors(folder: Path, kind: str) -> Iterator[None]:
-    """Turns what building a network from `folder` may raise into BundleError."""
+    """Turns exceptions that building a network from `folder` may raise into BundleError."""
     try:
         yield
     except BundleError:

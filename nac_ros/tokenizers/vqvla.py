@@ -115,7 +115,7 @@ class Vqvla(ResidualTokenizer):
 
     @torch.no_grad()
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
-        """k-means codebook by codebook, each on the residuals of latents of its own."""
+        """k-means codebook by codebook, each on residuals that no other codebook was fitted to."""
         generator, n = torch.Generator().manual_seed(seed), self.config.n_quantizers
         rows = torch.randperm(len(normalized), generator=generator)[:KMEANS_CHUNKS]
         latents = self.latent(normalized[rows])[..., 0]

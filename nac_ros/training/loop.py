@@ -3,13 +3,10 @@
 import json
 import math
 import os
-import pickle
 import random
-import struct
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +24,6 @@ from nac_ros.core.provenance import environment
 CHECKPOINT, PREVIOUS, RUN = "checkpoint.pt", "checkpoint.previous.pt", "run.json"
 MAY_CHANGE = ("steps", "seconds", "log_every")  # fields of a config that a resumed run may change
 IDENTITY = "identity"  # entry of a checkpoint: settings and data that the run depends on
-# raised on reading a damaged file or loading the state of another network
-DAMAGE = (
-    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError,
-    OverflowError, MemoryError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
-)  # fmt: skip
 
 
 def seed_everything(seed: int) -> None:
@@ -124,7 +116,7 @@ def restore_checkpoint(
             state = _load(path)
             random_state, started = state.pop("random"), state.pop(IDENTITY, None)
             started = None if started is None else dict(started)
-        except DAMAGE as error:
+        except Exception as error:  # its type depends on the damage
             damaged.append(f"{path} is damaged ({_first_line(error)})")
             continue
         if started is None:
@@ -136,7 +128,7 @@ def restore_checkpoint(
         try:
             apply(state)
             torch.set_rng_state(random_state)
-        except DAMAGE as error:
+        except Exception as error:  # its type depends on the damage
             damaged.append(f"{path} does not fit this run ({_first_line(error)})")
             continue
         for sentence in damaged:

@@ -355,7 +355,7 @@ class PolicyTrainer:
             self.policy.save_pretrained(self.out / "policy")
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Applies a checkpoint; raises one of `loop.DAMAGE` if it does not fit."""
+        """Applies a checkpoint; raises if it does not fit."""
         self.policy.load_state_dict(state["averaged"])  # checks that it fits
         self.policy.load_state_dict(state["policy"])
         self._averaged.state = state["averaged"]

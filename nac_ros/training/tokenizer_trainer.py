@@ -223,7 +223,7 @@ class TokenizerTrainer:
         self.tokenizer.save_pretrained(self.out)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Applies a checkpoint; raises one of `loop.DAMAGE` if it does not fit."""
+        """Applies a checkpoint; raises if it does not fit."""
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
         self._step, self._quantizing = int(state["step"]), bool(state["quantizing"])
@@ -311,7 +311,7 @@ def train_cross_embodiment(
     resume: bool = False,
     sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Trains tokenizers with a shared codec in turns, a step each; robot -> metrics.
+    """Trains tokenizers with a shared codec, one step of each at a time; robot -> metrics.
 
     members, data: by robot, the latter as training and held-out chunks
     config: `steps` are those of each robot; `seconds` are divided evenly among them
