@@ -88,7 +88,6 @@ class RecorderBench:
         self.operator = GraphClient(domain, watch=self.processes.check)
         self.arm = Arm(self.operator.node)
         self.operator.publish_task(PROMPT)
-        self.operator.activate("recorder")
 
     def diagnostics(self):
         return self.operator.latest_diagnostics("recorder")
@@ -122,6 +121,7 @@ def bench(tmp_path):
 
     def open_bench(**parameters):
         opened.append(RecorderBench(tmp_path, **parameters))
+        opened[-1].operator.activate("recorder")  # after it is in `opened`, so that it is closed
         return opened[-1]
 
     yield open_bench
