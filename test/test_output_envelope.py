@@ -229,5 +229,10 @@ def test_bad_input_is_one_sentence_and_code_2(capsys, tmp_path, wrong):
     arguments = ["tokenizer", "envelope", str(folder), "--robot", robot, "--samples", "5"]
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    words = {"robot": "known are", "dimensions": "7 joints", "folder": "codec", "output": "Is a directory"}
+    words = {
+        "robot": "known are",
+        "dimensions": "7 joints",
+        "folder": "codec",
+        "output": "Is a directory",
+    }
     assert words[wrong] in error and error.count("\n") == 1

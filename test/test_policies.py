@@ -30,7 +30,7 @@ def fitted(name, **config):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return fitted("nac", beam=1)  # an untrained policy samples the nearest tokens
+    return fitted("nac", beam_width=1)  # an untrained policy samples the nearest tokens
 
 
 @pytest.fixture(scope="module", params=list_tokenizers())
