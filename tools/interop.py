@@ -109,7 +109,7 @@ def add_columns(source: LeRobotDataset, out: Path) -> list[Episode]:
         units=source.units,
         cameras=source.cameras,
         write_outcomes=True,
-        extras=OptionalColumns(stamps=True, interventions=True, image_ages=tuple(source.cameras)),
+        optional=OptionalColumns(stamps=True, interventions=True, image_ages=tuple(source.cameras)),
     )
     with closing(writer):
         for episode in episodes:
