@@ -153,7 +153,7 @@ class TrialRun:
             self._log.close()
 
     def pending(self) -> Iterator[Slot]:
-        """Slots that are still to be run, in order; each is checked when it is asked for."""
+        """Slots that are still to be run, in order; each is checked when it is reached."""
         return (slot for slot in self.slots if self.is_pending(slot))
 
     def is_pending(self, slot: Slot) -> bool:

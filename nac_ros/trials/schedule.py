@@ -19,7 +19,7 @@ class Slot(NamedTuple):
 
     index: position in the schedule
     trial: block within the task; all its trials share one scene or start position
-    code: stands for the method until the run is unblinded
+    code: pseudonym of the method until the run is unblinded
     """
 
     index: int

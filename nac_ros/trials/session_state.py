@@ -29,7 +29,7 @@ class SessionState:
     error: why the last operation failed
     n_completed: trials with a valid verdict, of n_trials
     start_position: marked start position of the objects, '' on the twin
-    code: stands for the method, whose name is hidden
+    code: pseudonym of the method, whose name is hidden
     rubric: names of its steps; steps_reached: how many, None before the operator entered it
     proposed_outcome: what `commit_verdict` will write; end_reason: why the trial ended
     image_ages: (camera, age of its newest image [s], infinite before the first)

@@ -58,7 +58,7 @@ class OperatorPage:
             for n, name in enumerate(self._controller.cameras()):
                 with ui.element("div").classes("camera") as camera:
                     _image(f'data-src="/camera/{escape(name)}.jpg"')
-                    if n == 0:  # the reference lies over the image of the first camera
+                    if n == 0:  # the reference is drawn over the first camera's image
                         self._reference = _image('data-src="/reference/image" data-every="1000"')
                         self._outline = _image('data-src="/reference/outlines" data-every="1000"')
                     self._cameras[name] = (camera, ui.label().classes("camera-name"))
@@ -117,10 +117,11 @@ class OperatorPage:
 
     def _add_field(self, name: str, label: str) -> None:
         def on_change(event: Any) -> None:
-            self._texts[name] = event.value or ""
+            value, shown = event.value or "", self._texts.get(name, "")
+            self._texts[name] = value
             session = self._controller.session
-            if session is not None and self._trial_id != NO_TRIAL:
-                self._try(lambda: session.annotate(self._trial_id, **{name: event.value or ""}))
+            if value != shown and session is not None and self._trial_id != NO_TRIAL:
+                self._try(lambda: session.annotate(self._trial_id, **{name: value}))
 
         field = ui.input(label, on_change=on_change).props("outlined dense")
         self._fields[name] = field.classes(f"wide {name}")
