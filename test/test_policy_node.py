@@ -194,7 +194,7 @@ def test_a_frozen_camera_stops_planning_until_it_recovers_and_start_is_called(be
     assert "camera wrist: the same image for" in bench.diagnostics()["message"]
     assert bench.diagnostics()["unusable.frozen"] >= 1
     bench.sensors.speed = 0.0
-    bench.wait(lambda: "then policy/start" in bench.diagnostics()["message"], "the remedy")
+    bench.wait(lambda: "then call policy/start" in bench.diagnostics()["message"], "the remedy")
     with pytest.raises(NacError, match="camera wrist: the same image for"):
         bench.operator.trigger("policy/start")
     bench.assert_no_chunks()
