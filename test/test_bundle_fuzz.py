@@ -114,7 +114,7 @@ def part_cases(folder: Path, seed: int, count: int):
 
 
 def size_cases(folder: Path, seed: int, count: int):
-    """Sets every integer in the config of every tokenizer to a far too large value, one at a time."""
+    """Sets every integer of every tokenizer's config to a far too large value, one at a time."""
     for name in list_tokenizers():
         path = folder / name / CONFIG_FILE
         original = path.read_bytes()

@@ -29,10 +29,10 @@ from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 from nac_ros.training.experiment import BenchmarkData, Candidate, train
 from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
-KEYS = set(
-    "name preset params_m tokens vocabulary bits encode_ms decode_ms roundtrip_ms runtime batch "
-    "threads mse l1 max_error decode_failures".split()
-)
+KEYS = {
+    *("name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms"),
+    *("roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "decode_failures"),
+}
 
 
 def walks(n=160):

@@ -1,7 +1,7 @@
 """`make interop`: stock lerobot, rosbags and mcap read the files that this package writes.
 
-Generates a small data set with images in the twin, converts it to every format, lets these libraries
-read it in a separate environment (`interop_reader.py`) and compares all values.
+Generates a small data set with images in the twin, converts it to every format, lets these
+libraries read it in a separate environment (`interop_reader.py`) and compares all values.
 """
 
 import argparse
@@ -109,7 +109,9 @@ def add_columns(source: LeRobotDataset, out: Path) -> list[Episode]:
         units=source.units,
         cameras=source.cameras,
         write_outcomes=True,
-        optional=OptionalColumns(stamps=True, interventions=True, image_ages=tuple(source.cameras)),
+        optional=OptionalColumns(
+            stamps=True, interventions=True, image_ages=tuple(source.cameras)
+        ),
     )
     with closing(writer):
         for episode in episodes:

@@ -178,8 +178,8 @@ def _compare_recording(where: str, topics: dict[str, list[Any]], episode: Expect
     set_points = np.array([message.position for message in commands], np.float32)
     same(f"{where} action", set_points, values["actions"])
     same(f"{where} task", [m.data for m in topics["/task"]], [str(values["task"])])
-    said = [message.data for message in topics["/guard/mode"]]
-    same(f"{where} modes", said, ["policy", "teleop", "policy"])
+    modes = [message.data for message in topics["/guard/mode"]]
+    same(f"{where} modes", modes, ["policy", "teleop", "policy"])
     worst = np.inf
     for camera, images in episode.cameras.items():
         raw, packed = (topics.get(f"/{camera}/image_raw{e}") for e in ("", "/compressed"))

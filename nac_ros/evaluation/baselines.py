@@ -1,4 +1,4 @@
-"""Baselines that show what a success rate is worth, and an engine that records its timing."""
+"""Baselines to compare success rates with, and an engine that records its timing."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +46,7 @@ class TimedEngine:
 
 
 class BlackImageBaseline(TimedEngine):
-    """The policy with black images: what it achieves without vision."""
+    """The policy with black images: its success rate without vision."""
 
     def predict_chunk(
         self, observation: Observation, current: CurrentChunk | None = None
@@ -79,7 +79,7 @@ class MeanDemonstrationBaseline:
 
 
 def mean_demonstration(paths: Sequence[Path | str], prompt: str) -> np.ndarray:
-    """Mean set-points `[T, D]` of a task's demonstrations, each resampled to the median length T."""
+    """Mean set-points `[T, D]` of a task's demonstrations, resampled to their median length T."""
     episodes = [actions for path in paths for actions in _actions(path, prompt)]
     if not episodes:
         raise DatasetError(f"no demonstration of '{prompt}' in {', '.join(map(str, paths))}")

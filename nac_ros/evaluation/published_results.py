@@ -16,7 +16,7 @@ class Cost(NamedTuple):
 
 
 class Ablation(NamedTuple):
-    """A row of Table 1 (LIBERO-10): success rate of the policy [%] and MSE, each with its spread."""
+    """A row of Table 1 (LIBERO-10): success rate of the policy [%] and MSE, with their spreads."""
 
     success: float
     success_spread: float

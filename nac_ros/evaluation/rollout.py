@@ -1,4 +1,4 @@
-"""Evaluation of a bundle in the twin: rollouts with policy, guard and controller in one process."""
+"""Evaluation of a bundle in the twin: policy, guard and controller in one process."""
 
 import json
 from collections import Counter
@@ -114,8 +114,8 @@ class Rollout:
         steps: int | None = None,
         on_step: Callable[[Twin], None] = lambda twin: None,
     ) -> Guard:
-        """Runs a trial on the scene of `seed` until its outcome is decided, at most `steps` control
-        periods; returns its guard. The outcome is in `twin`.
+        """Runs a trial on the scene of `seed` until its outcome is decided, at most `steps`
+        control periods; returns its guard. The outcome is in `twin`.
 
         on_step: called before each control period
         """
@@ -238,7 +238,9 @@ def load_results(path: Path, seed: int, randomization: str) -> dict[str, Any]:
         ) from error
     for name, theirs, ours in zip(("seed", "randomization"), scenes, (seed, randomization)):
         if theirs != ours:
-            raise ConfigError(f"{path} has {name} {theirs}, this run {ours}: other scenes")
+            raise ConfigError(
+                f"{path} has {name} {theirs}, this run {ours}; a comparison needs the same scenes"
+            )
     return earlier
 
 

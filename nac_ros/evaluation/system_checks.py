@@ -133,7 +133,8 @@ def check_limits(spec: RobotSpec) -> Iterator[CheckResult]:
     velocity, acceleration, jerk = spec.velocity_limit, spec.acceleration_limit, spec.jerk_limit
     stop_s = velocity / acceleration + acceleration / jerk
     slowest = int(stop_s.argmax())
-    detail = f"from full speed {spec.joint_names[slowest]} stops in {stop_s[slowest]:.2f} s, the slowest"
+    name, seconds = spec.joint_names[slowest], stop_s[slowest]
+    detail = f"from full speed {name} stops in {seconds:.2f} s, the slowest"
     if stop_s[slowest] > SLOW_STOP_S:
         remedy = "raise its acceleration or lower its velocity limit"
         yield CheckResult("limits", "warn", detail, remedy)

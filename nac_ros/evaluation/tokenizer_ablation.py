@@ -1,7 +1,7 @@
 """Ablation of NAC: one setting changed at a time, with equal training time.
 
-Holds the groups of the paper's Table 1 and further groups that show what helps a preset on the
-data at hand.
+Contains the groups of the paper's Table 1, and further groups that show which settings improve a
+preset on the given data.
 """
 
 from collections.abc import Sequence
@@ -107,7 +107,10 @@ def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict
 
 def table(results: dict[str, Any]) -> str:
     """Markdown table of the rows, with the paper's values."""
-    head = "changed | setting | MSE | of each seed | velocity error | steps | paper: MSE | success [%]"
+    head = (
+        "changed | setting | MSE | of each seed | velocity error | steps | paper: MSE | "
+        "success [%]"
+    )
     return markdown_table(head, [_cells(row) for row in results["rows"]])
 
 

@@ -48,7 +48,7 @@ class OnnxComparison(NamedTuple):
 
 
 def make_codecs(tokenizer: Tokenizer) -> dict[str, TokenCodec]:
-    """Runtime -> codec; tokenizers with a network run in torch and in ONNX Runtime (one thread)."""
+    """Runtime -> codec; a tokenizer with a network runs in torch and ONNX Runtime (1 thread)."""
     own = TokenCodec(tokenizer.encode, tokenizer.decode)
     if not hasattr(tokenizer, "detokenize"):
         return {"numpy": own}

@@ -102,8 +102,8 @@ def write_bundle(
     created_by: dict[str, Any],
     card: str,
 ) -> Path:
-    """Writes a complete bundle into a temporary folder, verifies it by loading it, and copies it to
-    `folder`. Raises ConfigError if the parts do not fit together."""
+    """Writes a complete bundle into a temporary folder, verifies it by loading it, and copies it
+    to `folder`. Raises ConfigError if the parts do not fit together."""
     folder = Path(folder)
     if folder.exists() and not (folder / "manifest.json").is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds files and is no bundle; choose an empty folder")
@@ -191,7 +191,7 @@ def _load_robot(path: Path) -> RobotSpec:
         return configs.build(RobotSpec, configs.load_yaml(path), str(path))
     except (NacError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{path} is no valid robot description: {show_text(error, 400)}; export the bundle again"
+            f"{path} is no valid robot file: {show_text(error, 400)}; export the bundle again"
         ) from error
 
 
@@ -252,8 +252,8 @@ def _equal(found: list[Any], values: list[Any]) -> bool:
 def _check_limits(bundle: Bundle) -> None:
     """Raises BundleError if config/robots has a robot of that name with narrower limits.
 
-    The guard uses the limits of the robot's own file. A bundle must not claim wider ones, which
-    other planners might believe.
+    The guard uses the limits of the robot's own file. A bundle must not state wider ones, which
+    other programs might use.
     """
     robot = bundle.robot
     if robot.name not in list_robots():
@@ -301,8 +301,8 @@ def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
     dims = (codec.action_dim, policy.config.state_dim)
     if dims != (robot.action_dim, robot.action_dim):
         raise ConfigError(
-            f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions, robot {robot.name} has "
-            f"{robot.action_dim} joints; train both for this robot"
+            f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions, robot {robot.name} "
+            f"has {robot.action_dim} joints; train both for this robot"
         )
     check_columns(tokenizer, robot)
     if codec.rate_hz and not same_rate(codec.rate_hz, robot.action_rate_hz):
@@ -319,8 +319,8 @@ def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
         )
     if policy.config.n_action_steps > codec.horizon:
         raise ConfigError(
-            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon {codec.horizon}; "
-            "train with fewer"
+            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon "
+            f"{codec.horizon}; train with fewer"
         )
 
 

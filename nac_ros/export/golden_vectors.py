@@ -64,8 +64,8 @@ def verify(policy: Policy, decode: Decode, path: Path) -> None:
     for name, tolerance in TOLERANCES.items():
         if outputs[name].shape != golden[name].shape:
             raise BundleError(
-                f"{path}: {name} of the golden tokens must be of {tuple(outputs[name].shape)}, got "
-                f"{tuple(golden[name].shape)}; export the bundle again"
+                f"{path}: {name} of the golden tokens must be of {tuple(outputs[name].shape)}, "
+                f"got {tuple(golden[name].shape)}; export the bundle again"
             )
         difference = float((outputs[name] - golden[name]).abs().max())
         if not difference <= tolerance.value:  # also if it is NaN

@@ -22,7 +22,7 @@ MIN_RATE_HZ, MAX_RATE_HZ, MAX_HORIZON = 1e-3, 1000.0, 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """format: version of the bundle layout; files: relative path -> sha256; created_by: provenance"""
+    """format: version of the layout; files: relative path -> sha256; created_by: provenance"""
 
     format: int = FORMAT
     robot: str = ""

@@ -185,8 +185,8 @@ class ExtremeSearch:
             self._progress(self.decoded)
 
     def improve(self, budget: int) -> None:
-        """Greedy coordinate search: replaces one token of every extreme sequence at a time, position
-        by position, until a sweep over all positions gains nothing or `budget` is used up.
+        """Greedy coordinate search: replaces one token of every extreme sequence at a time,
+        position by position, until a sweep over all positions gains nothing or `budget` is used up.
 
         Every decoded sequence counts for all quantities and joints.
         """
@@ -263,7 +263,7 @@ def motion_extremes(
 
 
 def random_references(robot: RobotSpec, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Joint states float32 `[n, D]`: in rotation home, a corner of the limits, any point inside."""
+    """Joint states float32 `[n, D]`: home, a corner of the limits, any point inside, in turn."""
     low, high = robot.position_low, robot.position_high
     share = generator.random((n, robot.action_dim))
     kind = np.arange(n)[:, None] % 3

@@ -29,7 +29,7 @@ from nac_ros.tokenizers.grammar import PAD
 class TransitionConfig:
     """transition: see the module
 
-    candidates: number of chunks of best-of-n; the first is sampled as the policy's config says
+    candidates: number of chunks of best-of-n; the first uses the policy's own sampling
     top_k, temperature: sampling of the others
     """
 
@@ -52,7 +52,7 @@ class CurrentChunk(NamedTuple):
 class ChunkTransition:
     """Samples token sequences for an observation and selects one of the decoded chunks.
 
-    Raises ConfigError for `constrained` with a tokenizer whose tokens all describe the whole chunk.
+    Raises ConfigError for `constrained` if all tokens of the tokenizer describe the whole chunk.
     """
 
     def __init__(self, bundle: Bundle, config: TransitionConfig):

@@ -1,4 +1,4 @@
-"""Conditions of a rollout: how chunks are executed and how scenes vary."""
+"""Conditions of a rollout: execution of chunks, and domain randomization."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -26,8 +26,8 @@ class InferenceTime:
 
 @dataclass(frozen=True)
 class Confidence:
-    """Confidence in the tokens of the latest chunk: mean entropy [nats] and smallest margin between
-    the two most likely tokens; None if no token was sampled."""
+    """Confidence in the tokens of the latest chunk: mean entropy [nats] and smallest margin
+    between the two most likely tokens; None if no token was sampled."""
 
     entropy: float | None = None
     margin: float | None = None

@@ -1,1 +1,1 @@
-"""Statistics without a robot: confidence intervals, hypothesis tests, power, smoothness of motion."""
+"""Statistics without a robot: intervals, hypothesis tests, power, smoothness of motion."""

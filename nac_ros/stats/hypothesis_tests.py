@@ -29,8 +29,8 @@ class DiscordantPairs(NamedTuple):
 
 
 def barnard_test(first: SuccessCount, second: SuccessCount) -> float:
-    """Two-sided p of equal rates of independent trials: exact, unconditional, pooled Wald statistic
-    (Barnard 1945, Nature 156:177); more powerful with few trials than Fisher's test."""
+    """Two-sided p of equal rates of independent trials: exact, unconditional, pooled Wald
+    statistic (Barnard 1945, Nature 156:177); more powerful with few trials than Fisher's test."""
     for count in (first, second):
         check_counts(*count)
     table = [

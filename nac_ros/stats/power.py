@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from nac_ros.core.errors import ConfigError
 
-MAX_TRIALS = 200  # of each method; more scenes are hardly reset in practice
+MAX_TRIALS = 200  # of each method; more are rarely run in practice
 N_NUISANCE_RATES = 100  # grid of the unknown common rate from 0 to 1/2
 RATES = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 POWERS = (0.5, 0.8, 0.9)
