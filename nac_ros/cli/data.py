@@ -185,7 +185,7 @@ def _add_convert(group: Any) -> None:
     command.add_argument("--gop", type=options.positive_int, help="lerobot: frames per key frame")
     command.add_argument("--threads", type=options.positive_int, help="lerobot: encoder threads")
     command.add_argument(
-        "--robot", help="mcap: name or YAML file of the robot (default: as the sources say)"
+        "--robot", help="mcap: name or YAML file of the robot (default: the sources' robot)"
     )
     command.add_argument("--cameras", nargs="+", help="mcap: camera names (default: all)")
 

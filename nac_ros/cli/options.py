@@ -86,8 +86,8 @@ def add_representation_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--relative",
         action=argparse.BooleanOptionalAction,
-        help="encode all joints but the gripper relative to the joint state (default: as the "
-        "robot's file says)",
+        help="encode all joints but the gripper relative to the joint state (default: as in "
+        "the robot's YAML)",
     )
 
 
@@ -119,7 +119,7 @@ def add_column_option(command: argparse.ArgumentParser) -> None:
 
 
 def add_condition_options(command: argparse.ArgumentParser) -> None:
-    """How chunks are executed in a trial, and how scenes vary."""
+    """Options for the execution of chunks in a trial, and for the domain randomization."""
     command.add_argument("--randomization", help=RANDOMIZATION)
     command.add_argument("--latency-ms", type=float, help="time from observation to chunk [ms]")
     command.add_argument(

@@ -133,7 +133,7 @@ def _train_cross_embodiment(args: Namespace) -> Results:
 
 
 def _training_chunks(args: Namespace, datasets: Sequence[Any]) -> Any:
-    """Chunks to train on and held-out ones, as --train-on and --pad-end say.
+    """Training and held-out chunks, selected by --train-on and --pad-end.
 
     The arm still moves where an intervention ends, so chunks are not padded there.
     """

@@ -108,7 +108,7 @@ class Guard:
 
     @property
     def clips(self) -> np.ndarray:
-        """int64 `[D]`: set-points with a tracking error, and points of chunks beyond a limit."""
+        """int64 `[D]`, counts: set-points with a tracking error, and clipped points of chunks."""
         return self.generator.clips + sum(source.clips for source in self._sources.values())
 
     @property

@@ -217,7 +217,7 @@ class TrajectoryGenerator:
         return self.rest_positions() if self.commanded else self._last_sent
 
     def clear(self) -> None:
-        """Forgets the position of the arm, but not what the controllers were sent."""
+        """Forgets the position of the arm; keeps the last point sent to the controllers."""
         self._last_sent, self.commanded = self.last_sent, False
         self.discard_update()
         self._committed = None
@@ -338,7 +338,7 @@ class TrajectoryGenerator:
         return self.trajectory(now + TRANSIT_S)
 
     def discard_update(self) -> None:
-        """Does not send what changed since the last `trajectory_update`."""
+        """Discards the changes since the last `trajectory_update`; they are not sent."""
         self._has_update, self._repeat_until = False, -np.inf
 
     def skip_setpoints(self, now: float) -> None:
@@ -368,7 +368,7 @@ class TrajectoryGenerator:
 
 
 def with_planning_margins(spec: RobotSpec) -> RobotSpec:
-    """The robot with the lower limits of velocity, acceleration and jerk that planning uses."""
+    """`spec` with the reduced velocity, acceleration and jerk limits that planning uses."""
     joints = []
     for joint in spec.joints:
         velocity = PLANNING_SHARES["velocity"] * joint.velocity

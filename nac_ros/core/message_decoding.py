@@ -1,6 +1,6 @@
 """Joint states and images from ROS messages, live or recorded, without rclpy.
 
-A message that has no valid meaning raises BadObservation; nothing is repaired.
+An invalid message raises BadObservation; nothing is repaired.
 """
 
 import struct

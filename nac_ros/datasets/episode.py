@@ -49,9 +49,9 @@ class Episode:
     ages_ms: camera -> float32 `[T]`, how much older than the frame its image is; empty if unknown
     intervention: bool `[T]`, where an operator took over from a policy, None if unknown
     task_index: int64 `[T]`, which of `tasks` each frame belongs to; None if there is at most one,
-        or if the dataset does not say
+        or if it is unknown
     source: episode and dataset, for messages
-    depth: camera -> T images of other than three channels, PNG as stored; never decoded
+    depth: camera -> T images whose number of channels is not three, PNG as stored; never decoded
     """
 
     proprio: np.ndarray

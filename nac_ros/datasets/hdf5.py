@@ -169,7 +169,8 @@ class Hdf5Dataset(EpisodeReader):
     def _success(self, demo: h5py.Group) -> bool | None:
         """The verdict in files of this package, else True for a positive sparse reward.
 
-        Shaped rewards give no verdict, and no reward is no failure: many files have no rewards.
+        Otherwise None: shaped rewards give no verdict, and a file without a positive reward may
+        just lack rewards, as many do.
         """
         verdict = demo.attrs.get("success")
         if verdict is not None:

@@ -67,8 +67,8 @@ def find(
             here = here[name]
         else:
             raise DatasetError(
-                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} leads to "
-                "another file, which is not read; copy its content into this one"
+                f"{group.file.filename}: {show_text(here.name)}/{show_text(name)} is a "
+                "link to another file; such links are not followed: copy its target into this file"
             )
     return here if isinstance(here, (h5py.Group, h5py.Dataset)) else None
 

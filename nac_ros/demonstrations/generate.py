@@ -36,7 +36,7 @@ MAX_FAILURES_IN_A_ROW = 30
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """All that the episodes depend on, byte by byte; the number of workers is no part of it.
+    """Everything that determines the bytes of the episodes; the number of workers does not.
 
     disturbed_share: probability that an episode starts after a disturbed approach
     bundle: folder of a policy that drives first (DAgger), '' = none

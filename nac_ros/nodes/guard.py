@@ -1,4 +1,4 @@
-"""Node `guard`: plays chunks to the controllers at a fixed rate and stops the arm on any doubt.
+"""Node `guard`: sends chunks to the controllers at a fixed rate and stops the arm on faults.
 
 It imports neither torch nor a simulator. Deactivating it is a planned stop. If the process dies,
 the controllers play the last trajectory, which ends at rest.

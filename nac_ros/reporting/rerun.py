@@ -88,7 +88,7 @@ class RerunLogger:
         self._recording.connect_grpc(url, default_blueprint=make_blueprint(self._spec))
         self._log_styles()
         if not self.flush(END_S):
-            raise NacError(f"view: what listens at {url} is no rerun viewer of this version")
+            raise NacError(f"view: no rerun viewer of this version answers at {url}")
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Whether file or viewer took everything in time; until it does, new values are dropped.

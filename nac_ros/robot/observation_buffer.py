@@ -181,8 +181,8 @@ class ObservationBuffer:
 
     @property
     def common_stamp(self) -> float | None:
-        """The newest time [s] that every camera has reached, or the joints if there are no
-        cameras; None while a stream has no samples."""
+        """The oldest of the cameras' newest stamps [s], or the newest joint stamp if there are
+        no cameras; None while a stream has no samples."""
         newest = self._joints.newest_stamp
         if newest is None:
             return None
@@ -190,7 +190,7 @@ class ObservationBuffer:
         return None if None in stamps else min(stamp for stamp in stamps if stamp is not None)
 
     def image_ages(self, stamp: float) -> dict[str, float]:
-        """Camera -> how much older than `stamp` [s] its image there is."""
+        """Camera -> age at `stamp` [s] of the image that is used for this time."""
         return {name: stamp - self._image_at(name, stamp)[0] for name in self._images}
 
     def _image_at(self, camera: str, stamp: float) -> tuple[float, np.ndarray]:

@@ -39,7 +39,7 @@ class ModePublisher:
         self.publisher.publish(String(data=mode))
 
     def request(self, mode: str) -> None:
-        """Publishes `hold`, then the mode, which counts only after a hold."""
+        """Publishes `hold`, then `mode`: the guard accepts a mode only after a `hold`."""
         self.publish(HOLD)
         if mode != HOLD:
             self.publish(mode)

@@ -15,7 +15,7 @@ SAMPLE_S = 0.02  # period at which the joint states of a publisher are passed to
 
 
 class JointStateMonitor:
-    """Reports invalid joint states, and tells a FrozenImageDetector how the arm moves.
+    """Reports invalid joint states, and passes the arm's motion to a FrozenImageDetector.
 
     The detector needs the motion to learn the noise of a camera while the arm is at rest.
     """

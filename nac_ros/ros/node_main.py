@@ -140,7 +140,7 @@ class ClosableNode(Protocol):
 
 
 def run(make: Callable[[], ClosableNode], argv: list[str] | None = None) -> int:
-    """Spins the node that `make` builds until SIGINT, SIGTERM or the end of its starter.
+    """Spins the node that `make` builds until SIGINT, SIGTERM or the exit of its parent process.
 
     Returns the exit code, 2 if the node cannot start.
     """

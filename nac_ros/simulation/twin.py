@@ -36,7 +36,7 @@ class Twin:
     """A RobotInterface in MuJoCo; one model is compiled per task and reused for all trials.
 
     render: whether `read` returns camera images
-    randomization: ranges of the scenes, used from the next `reset` on
+    randomization: ranges of the domain randomization, used from the next `reset` on
     image_noise: standard deviation of the noise in images of `read` [grey levels]; the same scene
         seed gives the same noise
     droop: distance of the arm at rest from its set-points

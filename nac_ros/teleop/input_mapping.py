@@ -62,7 +62,7 @@ class KeySpec:
     def __post_init__(self) -> None:
         check_fields(self)
         if (self.axis < 0) == (self.button < 0):
-            raise ConfigError("a key drives either an axis or a button: name one of them")
+            raise ConfigError("a key needs either `axis` or `button`, not both")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def _map(joint: LeaderJoint, position: float, limits: tuple[float, float]) -> fl
 
 
 class LeaderFollower:
-    """Joint velocities that bring the robot to the positions its leader asks for.
+    """Joint velocities that move the robot to the positions of its leader arm.
 
     absolute: joints that take the leader's position; the others add the leader's motion since
         the start of the takeover, bool `[D]`

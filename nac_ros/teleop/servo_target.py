@@ -16,7 +16,7 @@ LEASH_S = 0.3  # the target may lead the arm by what full speed covers in this t
 class ServoTarget:
     """Position and velocity `[D]` that the arm is commanded to follow.
 
-    speed: share of the velocity limits; acceleration: share of the limits that brakes the target
+    speed: share of the velocity limits; acceleration: share of the limits used for braking
     positions, velocities: after the last step
     """
 

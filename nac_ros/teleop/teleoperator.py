@@ -34,7 +34,7 @@ class TeleoperatorConfig:
         slowly to the leader's position, then follows it
     mode_after_release: guard mode after the clutch is released: the previous one, or hold
     speed: share of the joints' velocity limits
-    acceleration: share of the acceleration limits that brakes a motion
+    acceleration: share of the acceleration limits that is used for braking
     linear_speed: of the tool [m/s]
     angular_speed: of the tool [rad/s]
     approach_speed: share of `speed` until the robot has reached the leader

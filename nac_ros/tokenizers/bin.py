@@ -1,4 +1,4 @@
-"""Bin: uniform quantization of each value of a chunk, of every step or of knots between lines.
+"""Bin: uniform quantization of each value of a chunk, at every step or at knots.
 
 The baseline of RT-2 and OpenVLA (arXiv 2307.15818, 2406.09246), as in NAC's Tables 2 to 4.
 """

@@ -30,8 +30,8 @@ class OatConfig(TokenizerConfig):
     """Chunk shape and network sizes; the defaults are the preset `paper`.
 
     levels: of each number in a register's latent; their product is the number of codes
-    nested_dropout: train on prefixes of random length, so that the first registers carry most
-        (Rippel et al. 2014)
+    nested_dropout: train on prefixes of random length, so that the first registers encode
+        most of the chunk (Rippel et al. 2014)
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
@@ -121,7 +121,7 @@ class Fsq(nn.Module):
     """Finite scalar quantization (arXiv 2309.15505): rounds each number to its levels.
 
     A number with L levels takes the integers -(L // 2) .. (L - 1) // 2, divided by L // 2. The
-    grid of all combinations is the codebook, so no codeword can go unused for want of training.
+    grid of all combinations is the codebook, so no codeword needs training.
     """
 
     def __init__(self, levels: tuple[int, ...]):

@@ -1,4 +1,4 @@
-"""Composes a LeRobot v3 folder from slices of the episodes of others, reusing unchanged files."""
+"""Composes a LeRobot v3 folder from episode slices of other folders; reuses unchanged files."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ OWN_META = {
 
 
 class EpisodeSlice(NamedTuple):
-    """Frames `first` to before `end` of an episode; source: its number among the datasets.
+    """Frames [first, end) of an episode; source: index of its dataset.
 
     task, outcome: new values, None to keep the old ones
     """

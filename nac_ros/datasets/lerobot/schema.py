@@ -59,7 +59,7 @@ def make_features(
     names, units: of the D action dimensions; state_names: of the S state dimensions, which get
     the units if the names are the same; there is no state feature if S = 0
     video: encoding of the images, or None for PNG in the data files
-    depth: camera -> feature of images that have not three channels, stored as they are
+    depth: camera -> feature of images whose number of channels is not three, stored as they are
     """
     same = list(state_names) == list(names)
     state = _vector_feature(state_names, units if same else [""] * len(state_names))

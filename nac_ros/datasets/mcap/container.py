@@ -151,7 +151,7 @@ def decompress_chunk(chunk: Chunk) -> bytes:
         raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
     if chunk.compression not in DECOMPRESSORS:
         raise ValueError(f"unknown compression {show_text(chunk.compression, 20)}")
-    # One byte more than promised shows a header that states too little.
+    # One byte more than the header states, to detect a header with too small a size.
     content = DECOMPRESSORS[chunk.compression](chunk.data, chunk.uncompressed_size + 1)
     if len(content) != chunk.uncompressed_size:
         raise ValueError("the chunk's size differs from its header")

@@ -45,10 +45,10 @@ def to_mcap(
 ) -> ConversionResult:
     """Converts each episode to a recording in a folder `episode_<number>_<task>`.
 
-    Called again with the same sources, the last of which may have grown, it adds the missing
-    episodes. An episode that is read back with other frames, as one with a frozen camera is, is
-    kept; its `findings` say so. Raises DatasetError and ConfigError if the sources differ, are of
-    another robot, or `out` has other content.
+    Called again with the same sources, it adds the missing episodes; the last source may have
+    new ones. An episode whose frames differ when they are read back, such as one with a frozen
+    camera, is kept and listed in `findings`. Raises DatasetError and ConfigError if the
+    sources differ, are of another robot, or `out` has other content.
     """
     fps = convert.common_rate(sources, conversion.fps)
     robot = select_robot(sources[0], conversion.robot)

@@ -55,7 +55,7 @@ class ReadReport:
         return self.complete and not self.damaged_chunks and not self.unknown_messages
 
     def __str__(self) -> str:
-        """The damage in words."""
+        """One line that describes the damage; '' if there is none."""
         parts = [] if self.complete else [f"cut off or damaged at byte {self.readable_bytes}"]
         parts += [f"{self.damaged_chunks} damaged chunks"] if self.damaged_chunks else []
         if self.unknown_messages:
@@ -238,7 +238,7 @@ def repair(folder: Path) -> RepairResult:
         lost_bytes = _copy_readable(folder, repaired, report)
     except OSError as error:
         raise DatasetError(
-            f"{folder} cannot be repaired: {error.strerror}; it is unchanged, free disk space"
+            f"{folder} cannot be repaired and is unchanged: {error.strerror}; free disk space"
         ) from error
     except (ArithmeticError, struct.error, UnicodeError, ValueError) as error:  # of the writer
         raise DatasetError(

@@ -29,7 +29,7 @@ class RecorderConfig(StreamMonitorConfig):
 
     out: folder of episodes
     min_free_gb: with less disk space an episode ends, and none can be started
-    max_episode_s: a longer episode ends as interrupted, for nobody ended it
+    max_episode_s: a longer episode is ended with the outcome `interrupted`
     """
 
     out: str = "data/episodes"

@@ -1,9 +1,9 @@
 """Folding a towel in half: a MuJoCo flex cloth that the fingers hold by a constraint.
 
-Friction alone did not hold the cloth between the pads, and a pinch of terry is no point contact.
-So the vertex nearest to the fingertips is connected to the gripper when the fingers close on the
-cloth, and released when they open. The cloth touches only the table, neither the fingers nor
-itself, so the layers of a folded towel may intersect.
+Friction at point contacts did not hold the cloth between the pads. So the vertex
+nearest to the fingertips is connected to the gripper when the fingers close on the cloth, and
+released when they open. The cloth touches only the table, neither the fingers nor itself, so the
+layers of a folded towel may intersect.
 """
 
 from collections.abc import Iterator
