@@ -33,7 +33,8 @@ FAST_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 20.0)  # besides the default
 BIN_SETTINGS = {1: (1024, 128), 2: (256, 64), 3: (32,), 4: (16, 256), 8: (256,), 16: (256,)}
 HEAD = (
     "tokenizer | params [M] | tokens | codes | bits | runtime, batch | encode [ms] | "
-    "decode [ms] | round trip [ms] | MSE | L1 | max error | velocity error | failures | training steps"
+    "decode [ms] | round trip [ms] | MSE | L1 | max error | velocity error | failures | "
+    "training steps"
 )
 
 

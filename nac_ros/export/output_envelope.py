@@ -186,7 +186,7 @@ class ExtremeSearch:
 
     def improve(self, budget: int) -> None:
         """Greedy coordinate search: replaces one token of every extreme sequence at a time,
-        position by position, until a sweep over all positions gains nothing or `budget` is used up.
+        position by position, until a sweep over all positions gains nothing or `budget` is spent.
 
         Every decoded sequence counts for all quantities and joints.
         """
