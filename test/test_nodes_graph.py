@@ -553,11 +553,11 @@ def test_a_policy_with_low_confidence_sends_nothing_and_reports_it(
         policy_bench.operator.trigger("policy/start")
         n_chunks = len(policy_bench.chunks)
         policy_bench.publish_sensors(1.0)
-        report = policy_bench.operator.latest_diagnostics("policy")
-        assert (
-            report["message"].startswith("low confidence: margin")
-            and report["unusable.low_confidence"] > 1
+        diagnostics = policy_bench.operator.latest_diagnostics
+        policy_bench.wait(
+            lambda: diagnostics("policy").get("unusable.low_confidence", 0) > 1, "the count", 5
         )
+        assert diagnostics("policy")["message"].startswith("low confidence: margin")
         assert len(policy_bench.chunks) == n_chunks
     finally:
         policy_bench.processes.kill("policy")
