@@ -61,7 +61,9 @@ def tiny_bundle(tmp_path_factory):
         **small,
     )
     steps = np.random.default_rng(0).standard_normal((300, 32, robot.action_dim))
-    actions = (robot.home + 0.002 * steps.cumsum(1)).astype(np.float32)
+    start = np.array(robot.home)
+    start[~robot.relative_mask] /= 2  # home is the limit of the gripper, which is not relative
+    actions = (start + 0.002 * steps.cumsum(1)).astype(np.float32)
     tokenizer.fit(actions, actions[:, 0])
     tasks = {task: make_task(task).prompt for task in ("marker", "weighing")}
     cameras = [camera.name for camera in robot.cameras]

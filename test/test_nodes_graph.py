@@ -449,13 +449,8 @@ def policy_bench(tmp_path_factory, robot, tiny_bundle):
     """Policy and guard, both active; this process plays the arm."""
     domain = 55 + os.getpid() % 40
     _, policy = policy_graph(bundle=str(tiny_bundle), robot=str(robot), task="marker")
-    folder = tmp_path_factory.mktemp("policy_bench")
-    facts = yaml.safe_load(robot.read_text())
-    facts["joints"][-1]["position"] = [0.0, 0.1]  # an untrained policy opens the gripper too far
-    (folder / "guard_robot.yaml").write_text(yaml.safe_dump(facts))
-    given = {"robot": str(folder / "guard_robot.yaml"), **PATIENCE}
-    guard = NodeProcess(name="guard", parameters=given)
-    made = Bench(folder, robot, domain, (guard, policy))
+    guard = NodeProcess(name="guard", parameters={"robot": str(robot), **PATIENCE})
+    made = Bench(tmp_path_factory.mktemp("policy_bench"), robot, domain, (guard, policy))
     try:
         made.activate("guard")
         made.activate("policy")
