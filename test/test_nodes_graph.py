@@ -622,9 +622,11 @@ def test_the_guard_node_imports_neither_torch_nor_a_simulator():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["guard", "twin"])
-def test_a_node_rejects_bad_parameters_in_one_sentence(name):
-    arguments = [sys.executable, "-m", f"nac_ros.nodes.{name}", "--ros-args", "-p", "robot:=r2d2"]
+@pytest.mark.parametrize(
+    "program", ["nac_ros.nodes.guard", "nac_ros.nodes.twin", "nac_ros.cli.main node guard"]
+)
+def test_a_node_rejects_bad_parameters_in_one_sentence(program):
+    arguments = [sys.executable, "-m", *program.split(), "--ros-args", "-p", "robot:=r2d2"]
     variables = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     done = subprocess.run(
         arguments, capture_output=True, text=True, timeout=60, check=False, env=variables

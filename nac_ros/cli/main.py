@@ -52,3 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     for group in (ros, data, tokenizer, policy, evaluate, trials):
         group.add_commands(groups)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
