@@ -87,7 +87,7 @@ def test_a_message_that_does_not_fit_the_mapping_is_rejected_in_one_sentence(axe
         ({"leader": {"gripper": {"name": "g\n", "scale": 1.0}}}, "name must be 1 to 64"),
         ({"axes": {"x": {"axis": 10**9}}}, r"axes.x.axis must be in -1 \.\. 999"),
         ({"source": "keyboard"}, "names no `keys`"),
-        ({"keys": {"w": {"axis": 1, "button": 2}}}, "either an axis or a button"),
+        ({"keys": {"w": {"axis": 1, "button": 2}}}, "either `axis` or `button`"),
         ({"leader": {"gripper": {"name": "g", "range": [1, 1]}}}, "range .* is empty"),
     ],
 )
