@@ -118,7 +118,7 @@ def recorded(tmp_path, task="weighing"):
 class FakeClient:
     """A client of a graph that has ended, as the report uses it."""
 
-    def newest(self, node):
+    def latest_diagnostics(self, node):
         return {"budget_ms": 533.0}
 
 
@@ -198,7 +198,7 @@ def test_the_call_logs_of_a_minute_of_trials_replay_identically(tmp_path):
     found = replay(tmp_path / "call_log")
     assert found["guard"].calls > 5000 and found["policy"].calls > 50
     for part in found.values():
-        assert (part.differences, part.gaps, part.first) == (0, 0, "")
+        assert (part.differences, part.gaps, part.first_difference) == (0, 0, "")
 
 
 def test_a_missing_bundle_is_rejected_before_anything_starts(tmp_path):
@@ -227,7 +227,7 @@ def test_a_node_ends_when_its_starter_was_killed(tmp_path):
     code = (
         "import sys, time, pathlib; from nac_ros.ros.processes import ProcessGroup;"
         "from nac_ros.ros.node_graph import policy_graph;"
-        "print(Processes(pathlib.Path(sys.argv[1]), {'ROS_DOMAIN_ID': '4'})"
+        "print(ProcessGroup(pathlib.Path(sys.argv[1]), {'ROS_DOMAIN_ID': '4'})"
         ".start(policy_graph()[0]), flush=True); time.sleep(600)"
     )
     starter = subprocess.Popen(
