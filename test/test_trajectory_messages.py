@@ -43,7 +43,7 @@ def quintics(times, positions, velocities, accelerations):
 @pytest.mark.parametrize("seed", range(12))
 def test_a_controller_spline_through_a_message_with_a_present_stamp_stays_inside_the_limits(seed):
     spec = random_robot(np.random.default_rng([seed, 1]))
-    sent = [motion for motion in Sequence(spec, seed).play().sent if len(motion.times) > 1]
+    sent = [motion for motion in Sequence(spec, seed).run().sent if len(motion.times) > 1]
     columns = range(spec.action_dim)
     for motion in sent:
         message = messages.to_trajectory_message(motion, spec.joint_names, columns, None, EPOCH_NS)
@@ -56,7 +56,7 @@ def test_a_controller_spline_through_a_message_with_a_present_stamp_stays_inside
 
 def test_points_are_due_at_the_nearest_nanosecond():
     spec = random_robot(np.random.default_rng([3, 1]))
-    motion = max(Sequence(spec, 3).play().sent, key=lambda motion: len(motion.times))
+    motion = max(Sequence(spec, 3).run().sent, key=lambda motion: len(motion.times))
     names, columns = spec.joint_names, range(spec.action_dim)
     for sent in (None, motion.stamp - 0.03):
         message = messages.to_trajectory_message(motion, names, columns, sent, EPOCH_NS)
