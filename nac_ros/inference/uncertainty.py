@@ -14,9 +14,10 @@ LowConfidenceAction = Literal["send", "slow", "replan", "stop"]
 
 @dataclass(frozen=True, kw_only=True)
 class LowConfidenceConfig:
-    """on_low_confidence: send the chunk unchanged, send it stretched in time, discard it and
-        predict again, or discard it and stop predicting
+    """What happens to a chunk of low confidence.
 
+    on_low_confidence: send = send the chunk unchanged; slow = send it stretched in time; replan =
+        discard it and predict again; stop = discard it and stop predicting
     max_entropy: confidence is low above this mean token entropy [nats]; 0 = no limit
     min_margin: confidence is low if the margin of any token is below
     slow_scale: speed of a stretched chunk as a share of its own

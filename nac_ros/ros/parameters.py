@@ -67,6 +67,6 @@ def _descriptions(cls: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         doc = inspect.cleandoc(base.__doc__ or "")
-        for names, text in re.findall(r"^(\w+(?:, \w+)*): (.+(?:\n\s+.+)*)", doc, re.MULTILINE):
+        for names, text in re.findall(r"^(\w+(?:, \w+)*): (.+(?:\n[ ]+.+)*)", doc, re.MULTILINE):
             texts.update(dict.fromkeys(names.split(", "), " ".join(text.split())))
     return texts
