@@ -129,7 +129,7 @@ def test_ros2_run_and_launch_find_nodes_launch_files_and_configuration(tmp_path,
 def test_the_environment_of_another_checkout_is_left_alone(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / ".venv").symlink_to(tmp_path / "other")
-    with pytest.raises(setup_env.SetupError, match="is a link to .*remove the link"):
+    with pytest.raises(setup_env.SetupError, match=r"is a link to .*remove the link"):
         setup_env.create(tmp_path / ".venv", setup_env.Base(sys.executable, sourced=False))
 
 
