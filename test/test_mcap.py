@@ -16,9 +16,11 @@ pytest.importorskip("mcap")
 pytest.importorskip("rosbags")
 
 from mcap.reader import make_reader
+from mcap.writer import CompressionType, Writer
 from rosbags.highlevel import AnyReader
 
 from nac_ros.core.errors import DatasetError
+from nac_ros.datasets.mcap import container
 from nac_ros.datasets.mcap import reader as mcap_reader
 from nac_ros.datasets.mcap import writer as mcap_writer
 from nac_ros.datasets.mcap.async_writer import AsyncEpisodeWriter, new_folder
@@ -328,3 +330,20 @@ def test_a_folder_without_write_permission_is_reported(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == "DatasetError . is not writable; set another `out` or its permissions", done
     assert lines[1].startswith("DatasetError /"), done
+
+
+def test_a_missing_decompressor_is_an_error_and_not_damage(tmp_path, monkeypatch):
+    path = tmp_path / "zstd.mcap"
+    with path.open("wb") as file:
+        made = Writer(file, compression=CompressionType.ZSTD)
+        made.start()
+        channel = made.register_channel(topic="t", message_encoding="", schema_id=0)
+        made.add_message(channel_id=channel, log_time=1, data=b"x", publish_time=1)
+        made.finish()
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        parts = list(container.read_parts(stream, size))
+    assert all(part.records is not None for part in parts)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with path.open("rb") as stream, pytest.raises(ImportError):
+        list(container.read_parts(stream, size))

@@ -12,6 +12,9 @@ from scipy.stats import barnard_exact, binomtest
 
 from nac_ros.core.image_codec import encode_jpeg
 from nac_ros.evaluation.published_results import TABLE_6
+from nac_ros.stats.sequential import run_betting_test
+from nac_ros.trials import results as trial_results
+from nac_ros.trials import run as trial_run
 from nac_ros.trials.protocol import StoppingRule
 from nac_ros.trials.report import write_report
 from nac_ros.trials.results import compute_results, paired_outcomes
@@ -205,20 +208,21 @@ def test_the_sequential_test_over_all_tasks_waits_for_the_slow_worker(tmp_path, 
 
 
 def test_the_stopping_rule_is_evaluated_once_per_verdict(tmp_path, tiny_bundle, monkeypatch):
-    rule, asked, ask = (
-        StoppingRule(rule="sequential", pair=("nac", "fast")),
-        [],
-        TrialRun.paired_outcomes,
-    )
+    rule = StoppingRule(rule="sequential", pair=("nac", "fast"))
+    calls = {trial_results: [], trial_run: []}
     with closing(
         TrialRun.create_or_resume(tmp_path / "run", make_protocol(tiny_bundle, stopping=rule))
     ) as run:
         log_verdicts(run, better)
-        monkeypatch.setattr(
-            TrialRun, "paired_outcomes", lambda *given: asked.append(given) or ask(*given)
-        )
-        compute_results(run)
-    assert len(asked) <= 6  # rule, test and pooled test, on two tasks
+        for module, called in calls.items():
+            monkeypatch.setattr(
+                module,
+                "run_betting_test",
+                lambda pairs, called=called: called.append(pairs) or run_betting_test(pairs),
+            )
+        trial_results.compute_results(run)
+    assert len(calls[trial_run]) <= 2  # the rule on two tasks; per trial it would be hundreds
+    assert len(calls[trial_results]) == 3  # the test on two tasks and over both
 
 
 def test_concurrent_reports_do_not_disturb_each_other(tmp_path, tiny_bundle):

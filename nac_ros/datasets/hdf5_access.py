@@ -5,6 +5,7 @@ filters that HDF5 loads as code, and may state terabytes in a few bytes. All of 
 before anything is read. Links inside the file are followed one by one.
 """
 
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,17 +27,32 @@ MAX_COLUMNS = 4096
 BLOCK = 1 << 25  # [bytes] of images that are read at once
 MAX_LINKS = 16  # in a chain of soft links
 MIN_CHECKED = 1 << 20  # [bytes]; smaller data cannot exhaust the memory
+# What h5py, HDF5 and JSON raise for a damaged file.
+DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    SystemError,
+    struct.error,
+)
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Opens the file for reading; any error in the `with` block becomes a DatasetError."""
+    """Opens the file for reading; errors of DAMAGE in the `with` block become DatasetErrors."""
     try:
         with h5py.File(path, "r") as file:
             yield file
     except NacError:
         raise
-    except Exception as error:  # h5py, HDF5 and JSON raise many kinds for a damaged file
+    except DAMAGE as error:
         lines = str(error).splitlines()
         cause = show_text(lines[0]) if lines else type(error).__name__
         state = "is damaged" if _has_signature(path) else "is no HDF5 file"

@@ -244,6 +244,19 @@ def _limited_size(path: Path) -> Iterator[None]:
             handle.remove()
 
 
+# What building a network raises if its config or weights are damaged or do not fit.
+UNUSABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 @contextmanager
 def _as_bundle_errors(folder: Path, kind: str) -> Iterator[None]:
     """Turns exceptions that building a network from `folder` may raise into BundleError."""
@@ -253,7 +266,7 @@ def _as_bundle_errors(folder: Path, kind: str) -> Iterator[None]:
         raise
     except NacError as error:
         raise BundleError(f"{folder} holds no valid {kind}: {show_text(error, 400)}") from error
-    except Exception as error:  # which depends on the damage
+    except UNUSABLE as error:
         cause = f"{type(error).__name__}: {show_text(error)}"
         raise BundleError(f"{folder} holds no valid {kind}: {cause}; copy it again") from error
 

@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import pickle
 import random
+import struct
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,22 @@ from nac_ros.core.provenance import environment
 
 CHECKPOINT, PREVIOUS, RUN = "checkpoint.pt", "checkpoint.previous.pt", "run.json"
 MAY_CHANGE = ("steps", "seconds", "log_every")  # fields of a config that a resumed run may change
+# What torch raises for a damaged checkpoint, or for one whose entries do not fit.
+DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 IDENTITY = "identity"  # entry of a checkpoint: settings and data that the run depends on
 
 
@@ -116,7 +135,7 @@ def restore_checkpoint(
             state = _load(path)
             random_state, started = state.pop("random"), state.pop(IDENTITY, None)
             started = None if started is None else dict(started)
-        except Exception as error:  # its type depends on the damage
+        except DAMAGE as error:
             damaged.append(f"{path} is damaged ({_first_line(error)})")
             continue
         if started is None:
@@ -128,7 +147,7 @@ def restore_checkpoint(
         try:
             apply(state)
             torch.set_rng_state(random_state)
-        except Exception as error:  # its type depends on the damage
+        except DAMAGE as error:
             damaged.append(f"{path} does not fit this run ({_first_line(error)})")
             continue
         for sentence in damaged:

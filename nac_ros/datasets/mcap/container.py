@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
 from mcap.data_stream import ReadDataStream
-from mcap.exceptions import EndOfFile
+from mcap.exceptions import EndOfFile, McapError
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, ChunkIndex, Footer, Metadata, Schema, Statistics
 
@@ -25,6 +25,17 @@ MAX_CHUNK = 128 << 20  # [bytes] of a decompressed chunk
 MAX_RECORDS = 1 << 20  # in one chunk
 HEAD = struct.Struct("<BQ")  # opcode and length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+# What a damaged record raises. Any other exception is not damage: with a decompressor that is not
+# installed, a sound recording must not count as damaged.
+DAMAGE = (
+    McapError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 DATA_RECORDS = (Opcode.CHUNK, Opcode.MESSAGE)
 SKIPPED_RECORDS = (Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT)  # this package stores no data there
 RECORD_TYPES: dict[int, Any] = {
@@ -86,7 +97,7 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
             continue
         try:
             records = _parse(opcode, stream.read(length))
-        except Exception:  # the library and the decompressors raise many kinds for damaged bytes
+        except DAMAGE:
             records = None
         if opcode == Opcode.FOOTER:
             if records is not None:
@@ -96,7 +107,7 @@ def read_parts(stream: BinaryIO, size: int) -> Iterator[FilePart]:
 
 
 def _parse(opcode: int, content: bytes) -> list[Record]:
-    """Messages, schemas, channels and metadata in a record; raises if it is damaged."""
+    """Messages, schemas, channels and metadata in a record; raises one of DAMAGE."""
     if opcode == Opcode.CHUNK:
         chunk = Chunk.read(_CheckedStream(content))
         return list(_chunk_records(decompress_chunk(chunk)))
@@ -146,7 +157,7 @@ class _CheckedStream(ReadDataStream):
 
 
 def decompress_chunk(chunk: Chunk) -> bytes:
-    """The content of a chunk; raises before it allocates more than MAX_CHUNK."""
+    """The content of a chunk; raises one of DAMAGE before it allocates more than MAX_CHUNK."""
     if chunk.uncompressed_size > MAX_CHUNK:
         raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes, more than {MAX_CHUNK}")
     if chunk.compression not in DECOMPRESSORS:
@@ -164,14 +175,20 @@ def _zstd(data: bytes, max_bytes: int) -> bytes:
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK)
-    with decompressor.stream_reader(BytesIO(data)) as stream:
-        return stream.read(max_bytes)
+    try:
+        with decompressor.stream_reader(BytesIO(data)) as stream:
+            return stream.read(max_bytes)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 def _lz4(data: bytes, max_bytes: int) -> bytes:
     import lz4.frame
 
-    return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=max_bytes)
+    try:
+        return lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=max_bytes)
+    except RuntimeError as error:  # the library's only error
+        raise ValueError(str(error)) from error
 
 
 DECOMPRESSORS: dict[str, Callable[[bytes, int], bytes]] = {
