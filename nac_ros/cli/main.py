@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _file_error(error: OSError) -> str:
+    if error.errno == errno.EPIPE:
+        return "the program that read the output of the command ended before the command"
     if error.filename is None:
         return f"{error.strerror}: the output of the command could not be written; free some space"
     return f"{error.filename}: {error.strerror}; name another file or change its permissions"
