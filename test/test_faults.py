@@ -14,6 +14,7 @@ from nac_ros.robot.spec import load_robot
 
 pytest.importorskip("rclpy")
 
+from nac_ros.apps import fault_injection
 from nac_ros.apps.fault_injection import FaultsConfig, evaluate_fault, run_faults
 from nac_ros.apps.fault_scenarios import FAULTS
 from nac_ros.apps.fault_test_bench import MeasuredMotion
@@ -22,6 +23,7 @@ from nac_ros.ros.processes import SHARED_MEMORY
 SPEC = load_robot("vx300s")
 SHIPPED = str(config_dir().parent / "models" / "default")
 BEGAN = 100.0
+MAX_UNDECIDED = 3  # of 25 faults, on a machine too busy to judge them
 
 
 def stopping(rest_s=0.3, speed=0.5, steps=300):
@@ -78,12 +80,63 @@ def test_the_list_names_every_fault(capsys):
         FaultsConfig(bundle="b", names=("earthquake",))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_every_fault_passes_over_dds(tmp_path):
     results = run_faults(FaultsConfig(bundle=SHIPPED, out=str(tmp_path)))
     json.dumps(results)
     assert {row["fault"] for row in results["rows"]} == set(FAULTS)
-    assert [row for row in results["rows"] if not row["passed"]] == []
+    failed = [row for row in results["rows"] if not row["passed"]]
+    assert [row for row in failed if not row["undecided"]] == []
+    assert len(failed) <= MAX_UNDECIDED
+
+
+class BusyBench:
+    """A bench whose policy process is so slow that every motion loses its heartbeat."""
+
+    spec = SPEC
+
+    def __init__(self, stops_without_fault):
+        self.stops_without_fault, self.injected, self.is_injected = stops_without_fault, 0, False
+
+    def run_until_moving(self, task, trial):
+        self.is_injected = False
+
+    def inject_fault(self):
+        self.injected, self.is_injected = self.injected + 1, True
+
+    def clear_reports(self):
+        pass
+
+    def mark(self):
+        return 0
+
+    def motion_since(self, mark):
+        return stopping(rest_s=10.0)
+
+    def reasons(self):
+        return {"not_finite"}
+
+    def guard_faults(self):
+        stops = self.is_injected or self.stops_without_fault
+        return {"heartbeat_lost"} if stops else set()
+
+    def resource_usage(self):
+        return {}
+
+
+@pytest.mark.parametrize("stops_without_fault", [True, False])
+def test_a_stop_of_a_busy_machine_is_undecided_and_one_by_the_fault_fails(
+    stops_without_fault, monkeypatch, capsys
+):
+    monkeypatch.setattr(fault_injection.time, "sleep", lambda seconds: None)
+    bench = BusyBench(stops_without_fault)
+    fault = replace(FAULTS["chunk-nan"], inject=BusyBench.inject_fault)
+    row = fault_injection._run_fault(bench, fault, 0)
+    assert not row["passed"] and row["undecided"] == stops_without_fault
+    limits = fault_injection.BUSY_ATTEMPTS, fault_injection.ATTEMPTS
+    assert bench.injected == row["attempts"] == limits[0 if stops_without_fault else 1]
+    word = "undecided" if stops_without_fault else "FAILED"
+    assert word in capsys.readouterr().out
 
 
 def graph_of(row):

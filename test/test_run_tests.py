@@ -29,6 +29,32 @@ def test_both_parts_run_and_their_results_are_summed(tmp_path, capfd):
     assert out.partition("== both")[2].count("FAILED") == 1
 
 
+FLAKY = """import pathlib, pytest
+@pytest.mark.alone
+@pytest.mark.parametrize("number", range({n}))
+def test_late(number, mark=pathlib.Path(__file__).parent):
+    path = mark / f"{{number}}.ran"
+    seen = path.exists()
+    path.touch()
+    assert seen
+"""
+
+
+def test_a_failed_test_of_processes_runs_once_more_and_is_named(tmp_path, capfd):
+    (tmp_path / "test_flaky.py").write_text(FLAKY.format(n=1))
+    assert run_tests.main([str(tmp_path)]) == 0
+    out = capfd.readouterr().out
+    assert last_line(out).startswith("1 passed") and "failed" not in last_line(out)
+    assert "passed only when repeated: FAILED" in out and "test_late[0]" in out
+
+
+def test_many_failed_tests_are_not_repeated(tmp_path, capfd):
+    n = run_tests.MAX_REPEATED + 1
+    (tmp_path / "test_flaky.py").write_text(FLAKY.format(n=n))
+    assert run_tests.main([str(tmp_path)]) == 1
+    assert last_line(capfd.readouterr().out).startswith(f"{n} failed")
+
+
 def test_it_fails_if_there_is_no_test(tmp_path, capfd):
     assert run_tests.main([str(tmp_path)]) == run_tests.NO_TESTS
     assert last_line(capfd.readouterr().out).startswith("no tests ran in ")

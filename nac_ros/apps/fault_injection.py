@@ -24,6 +24,7 @@ OBSERVE_S = 2.0  # in addition to the fault's time limit
 REST_S = 0.5  # without motion, after which the arm counts as at rest
 STILL = 1e-6  # [rad/s or m/s]
 ATTEMPTS = 5  # a busy machine may stop the arm for another reason; every attempt is printed
+BUSY_ATTEMPTS = 8  # not counted, because the arm also stopped when no fault was injected
 TASK = "marker"
 
 
@@ -89,22 +90,48 @@ def _bench(
 
 
 def _run_fault(bench: FaultTestBench, fault: Fault, trial: int) -> dict[str, Any]:
-    """Repeats a fault until it passes, at most ATTEMPTS times; returns the last row."""
-    for attempt in range(ATTEMPTS):
-        row = _run_once(bench, fault, trial + 10 * attempt)
-        row["attempts"] = attempt + 1
-        if row["passed"]:
+    """Repeats a fault until it passes, at most ATTEMPTS times; returns the last row.
+
+    A stop that must not happen counts only if the arm moves on when nothing is injected: a machine
+    too busy to send every heartbeat in time stops the arm by itself. After BUSY_ATTEMPTS such
+    attempts the row is `undecided`.
+    """
+    attempts = busy = 0
+    while True:
+        row = _run_once(bench, fault, trial + 10 * (attempts + busy))
+        if not row["passed"]:
+            print(f"  {fault.name} at attempt {attempts + busy + 1}: {row}", flush=True)
+        if row["passed"] or fault.stop_s is not None or _moves_on(bench, trial):
+            attempts += 1
+        else:
+            busy += 1
+        if row["passed"] or attempts == ATTEMPTS or busy == BUSY_ATTEMPTS:
             break
-        print(f"  {fault.name} at attempt {attempt + 1}: {row}", flush=True)
+    row |= {"attempts": attempts + busy, "busy_attempts": busy}
+    row["undecided"] = not row["passed"] and busy == BUSY_ATTEMPTS
     stop_s = row["time_to_stop_s"]
     print(
-        f"{fault.name:24s} {'passed' if row['passed'] else 'FAILED'}  "
+        f"{fault.name:24s} {_verdict(row)}  "
         f"stop {'-' if stop_s is None else f'{stop_s:.2f}'} s, peaks "
         f"{row['peak_velocity_ratio']:.3f} {row['peak_acceleration_ratio']:.3f} "
         f"{row['peak_jerk_ratio']:.3f}, travel {row['travel']:.3f}, {', '.join(row['reasons'])}",
         flush=True,
     )
     return row
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["undecided"]:
+        return "undecided, machine too busy"
+    return "passed" if row["passed"] else "FAILED"
+
+
+def _moves_on(bench: FaultTestBench, trial: int) -> bool:
+    """Moves the arm without a fault; whether the guard did not stop it."""
+    bench.run_until_moving(TASK, trial)
+    bench.clear_reports()
+    time.sleep(1.0 + OBSERVE_S)
+    return not bench.guard_faults()
 
 
 def _run_once(bench: FaultTestBench, fault: Fault, trial: int) -> dict[str, Any]:

@@ -34,7 +34,8 @@ N_AXES = 8  # of the gamepad; none of them moves
 CLUTCH_S = 0.4  # the clutch is held for this time before the leader moves
 PRESS_S = 0.2  # duration of a button press
 OUTCOME_S = 1.5  # limit for the success detector after the last action
-ANSWER_S = 20.0
+PRESS_AGAIN_S = 5.0  # a press may be lost: devices publish without delivery guarantee
+ANSWER_S = 60.0
 MAX_FAILURES = 10  # in a row
 
 
@@ -107,16 +108,14 @@ class _ScriptedOperator:
         reset_scene(client, config.task, config.seed, trial)
         client.wait_until(self._streams_are_ready, "the recorder's streams", ANSWER_S)
         rows = self._leader_rows(plan.actions)
-        self._press("start", rows[0])
-        client.wait_until(self._recorder_is("recording"), "the recorder", ANSWER_S)
+        self._press_until("start", rows[0], "recording")
         self._hold(CLUTCH_S, rows[0], self._mapping.clutch)
         for row in rows:
             self._send(row, self._mapping.clutch)
             if self._outcome(trial) == "failure":
                 break
         outcome = self._wait_for_outcome(trial, rows[-1])
-        self._press("success" if outcome == "success" else "discard", rows[-1])
-        client.wait_until(self._recorder_is("ready"), "the end of the episode", ANSWER_S)
+        self._press_until("success" if outcome == "success" else "discard", rows[-1], "ready")
         return outcome
 
     def _leader_rows(self, actions: np.ndarray) -> np.ndarray:
@@ -143,6 +142,22 @@ class _ScriptedOperator:
         """`running` until the success detector has decided this trial."""
         outcome = self._client.outcome
         return str(outcome["state"]) if outcome.get("trial") == trial else "running"
+
+    def _press_until(self, action: str, row: np.ndarray, state: str) -> None:
+        """Presses a button until the recorder reports `state`, at most ANSWER_S.
+
+        The recorder rejects a second press of the same button, so repeating one is safe.
+        """
+        reached, next_press = self._recorder_is(state), time.monotonic()
+
+        def is_reached() -> bool:
+            nonlocal next_press
+            if not reached() and time.monotonic() >= next_press:
+                self._press(action, row)
+                next_press = time.monotonic() + PRESS_AGAIN_S
+            return reached()
+
+        self._client.wait_until(is_reached, f"the recorder to be {state}", ANSWER_S)
 
     def _press(self, action: str, row: np.ndarray) -> None:
         """Presses a button with the clutch released."""
