@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.codec.seanet import folded_parameters
-from nac_ros.core.config import check_fields, number_field
+from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
 from nac_ros.core.normalize import ActionNormalizer
 from nac_ros.core.registry import Registry
@@ -29,7 +29,6 @@ from nac_ros.tokenizers.serialization import (
 
 MAX_STEPS = 100_000  # of a chunk that is given to a tokenizer
 MAX_CHUNK_FACTOR = 256  # a chunk may have 2^26 / 256 = 262,144 values
-MAX_RATE_HZ = 1000.0
 MAX_STATISTIC = 1e4  # [rad or m] beyond the range of any joint
 
 # Tokens chosen so far, int64 [B, k] -> residual vectors [B, L, E] that the tokens should quantize.
@@ -43,30 +42,13 @@ TOKENIZERS: Registry["Tokenizer"] = Registry(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """Shape and columns of the chunks `[horizon, action_dim]` of any tokenizer.
-
-    names, units, rate_hz: of the columns, and the control rate; empty or 0 if unknown
-    relative: True for columns encoded relative to the reference; empty = all absolute
-    """
-
-    horizon: int = number_field(32, 1)
-    action_dim: int = number_field(7, 1)
-    names: tuple[str, ...] = ()
-    units: tuple[str, ...] = ()
-    rate_hz: float = number_field(0.0, 0, MAX_RATE_HZ, "Hz")
-    relative: tuple[bool, ...] = ()
+class TokenizerConfig(ChunkSpec):
+    """Shape and columns of the chunks of any tokenizer; subclasses add their sizes."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         check_sizes(self)
         check_elements("a chunk", self.horizon, self.action_dim, MAX_CHUNK_FACTOR)
-        for field in ("names", "units", "relative"):
-            length = len(getattr(self, field))
-            if length not in (0, self.action_dim):
-                raise ConfigError(
-                    f"tokenizer: {field} has {length} entries for {self.action_dim} dimensions"
-                )
 
 
 class TrainingOutput(NamedTuple):
@@ -99,7 +81,7 @@ class Tokenizer(nn.Module, ABC):
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         for statistic in ("low", "high", "absolute_low", "absolute_high"):
             self.register_buffer(statistic, torch.zeros(dim))
-        relative = torch.tensor(config.relative or (False,) * dim)
+        relative = torch.tensor(config.relative_columns)
         self.register_buffer("relative", relative, persistent=False)
 
     @property
