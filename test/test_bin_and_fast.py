@@ -105,3 +105,37 @@ def test_a_scale_with_more_values_than_the_vocabulary_is_rejected():
         make_tokenizer("fast", scale=100.0)
     with pytest.raises(ConfigError, match="n_knots 40"):
         make_tokenizer("bin", n_knots=40)
+
+
+@pytest.mark.parametrize("name", ["bin", "fast"])
+def test_a_chunk_that_cannot_be_encoded_is_scored_as_holding_the_joint_state(name):
+    tokenizer = make_tokenizer(name).fit(chunks())
+    actions = chunks(4)
+    actions[2] += 50
+    known = np.array([0, 1, 3])
+    state = actions[:, 0] + np.float32(0.25)
+    found = evaluate(tokenizer, ActionChunks(actions, state))
+    assert found["failed"] == found["encode_failures"] == 1
+    scale = tokenizer.absolute_normalizer.half_range.numpy()
+    held = ((state[2] - actions[2]) / scale) ** 2
+    others = evaluate(tokenizer, ActionChunks(actions[known], state[known]))
+    assert others["failed"] == 0
+    assert found["mse"] == pytest.approx((3 * others["mse"] + held.mean()) / 4, rel=1e-5)
+    assert found["tokens"] == others["tokens"] and found["max_error"] > others["max_error"]
+    without_state = evaluate(tokenizer, ActionChunks(actions, None))["mse"]
+    held = ((actions[2, :1] - actions[2]) / scale) ** 2
+    assert without_state == pytest.approx((3 * others["mse"] + held.mean()) / 4, rel=1e-5)
+
+
+def test_a_sequence_that_decodes_to_no_number_is_counted_as_failed(monkeypatch):
+    tokenizer = make_tokenizer("bin").fit(chunks())
+    decode = tokenizer._decode
+
+    def overflow(tokens):
+        out = decode(tokens)
+        out[1, 0, 0] = float("inf")
+        return out
+
+    monkeypatch.setattr(tokenizer, "_decode", overflow)
+    found = evaluate(tokenizer, ActionChunks(chunks(4), None))
+    assert found["failed"] == found["decode_failures"] == 1 and np.isfinite(found["mse"])

@@ -196,17 +196,21 @@ def test_frames_with_nan_are_left_out_and_counted(frames, tokenizer, capsys):
         Demonstrations.build(replace(frames, actions=actions * np.nan), tokenizer, policy)
 
 
-def test_a_frame_whose_chunk_has_no_tokens_is_left_out_alone(frames, capsys):
+@pytest.mark.parametrize(("name", "share"), [("bin", 0.7), ("fast", 0.3)])
+def test_a_frame_whose_chunk_has_no_tokens_is_left_out_alone(
+    frames, name, share, tmp_path, capsys
+):
     rows = np.arange(len(frames))
-    narrow = make_tokenizer("bin", action_dim=2).fit(
-        frames.actions[frames.future_indices(rows[:40], 32)]
-    )
-    policy = trainer(frames, narrow, None).policy
-    made = Demonstrations.build(frames, narrow, policy)
+    seen = share * frames.actions[frames.future_indices(rows, 32)]
+    narrow = make_tokenizer(name, action_dim=2).fit(seen)
+    made = trainer(frames, narrow, tmp_path, steps=2, log_every=2)
     message = capsys.readouterr().err
-    lost = int((~made.usable).sum())
+    usable = made.data.usable
+    lost = int((~usable).sum())
     assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no tokens" in message
-    assert made.usable[:40].all()
+    assert usable[made._train].all() and usable[made._held_out].all()
+    assert (~usable & frames.held_out[frames.episode]).any(), "no held-out frame is lost"
+    assert np.isfinite(made.run()["l1_tokens"])
 
 
 @pytest.mark.parametrize("name", ["bin", "fast"])

@@ -31,7 +31,7 @@ from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
 KEYS = {
     *("name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms"),
-    *("roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "decode_failures"),
+    *("roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "failed"),
 }
 
 

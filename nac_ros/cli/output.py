@@ -42,6 +42,10 @@ def tokenizer_errors(results: Row) -> None:
         f"(normalised, {results['chunks']} chunks)"
     )
     print(f"{results['tokens']:g} tokens, {results['bits']:.0f} bits, codebook use {use}")
+    if results["failed"]:
+        print(
+            f"{results['failed']} chunks failed; they are scored as if the arm held its position"
+        )
     for row in results["per_joint"]:
         print(f"  {row['name']:14s} rms {row['rms']:.5f}  max {row['max']:.5f} {row['unit']}")
 

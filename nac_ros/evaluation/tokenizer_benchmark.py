@@ -33,7 +33,7 @@ FAST_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 20.0)  # besides the default
 BIN_SETTINGS = {1: (1024, 128), 2: (256, 64), 3: (32,), 4: (16, 256), 8: (256,), 16: (256,)}
 HEAD = (
     "tokenizer | params [M] | tokens | codes | bits | runtime, batch | encode [ms] | "
-    "decode [ms] | round trip [ms] | MSE | L1 | max error | velocity error | failures | "
+    "decode [ms] | round trip [ms] | MSE | L1 | max error | velocity error | failed | "
     "training steps"
 )
 
@@ -218,7 +218,7 @@ def _timed_rows(
 
 def _row(run: TrainedCandidate, seeds: Sequence[TrainedCandidate]) -> dict[str, Any]:
     tokenizer, metrics = run.tokenizer, run.metrics
-    keys = ("mse", "l1", "max_error", "velocity_error", "decode_failures", "encode_failures")
+    keys = ("mse", "l1", "max_error", "velocity_error", "failed")
     return {
         "name": tokenizer.name,
         "title": run.candidate.title,
@@ -280,7 +280,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['l1']:.2e}",
         f"{row['max_error']:.3f}",
         f"{row['velocity_error']:.2e}",
-        str(row["encode_failures"] + row["decode_failures"]),
+        f"{row['failed']:g}",
         str(row["train_steps"]),
     ]
 

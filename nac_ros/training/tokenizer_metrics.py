@@ -20,19 +20,22 @@ def evaluate(tokenizer: Tokenizer, chunks: ActionChunks) -> dict[str, Any]:
     """Errors of the decoded absolute actions, codebook use and size.
 
     mse, l1, max_error and velocity_error (RMS of first differences) are normalized to [-1, 1] by
-    minimum and maximum of the training actions; per joint RMS and max are in rad and m. Raises
+    minimum and maximum of the training actions; per joint RMS and max are in rad and m. A chunk
+    that cannot be encoded or decoded is counted in `failed` and scored as `hold_chunks`: that is
+    what the robot does without a chunk. tokens and bits are means over the others. Raises
     BadTokens if no chunk can be encoded and decoded.
     """
     tokenizer.eval()
     decoded, tokens, encode_failures, decode_failures = round_trip(tokenizer, chunks)
-    valid = np.isfinite(decoded).all((1, 2))
-    if not valid.any():
+    failed = ~np.isfinite(decoded).all((1, 2))
+    if failed.all():
         raise BadTokens(
-            f"tokenizer {tokenizer.name}: none of {len(valid)} chunks could be encoded and decoded"
+            f"tokenizer {tokenizer.name} could encode and decode none of {len(failed)} chunks"
         )
-    error = decoded[valid] - chunks.actions[valid]  # [N, H, D]
-    lengths = (tokens[valid] != PAD).sum(1)
-    normalized = error / tokenizer.absolute_normalizer.half_range.cpu().numpy()
+    decoded[failed] = hold_chunks(chunks.select(failed))
+    error = decoded - chunks.actions  # [N, H, D]
+    lengths = (tokens[~failed] != PAD).sum(1)
+    normalized = error / _scale(tokenizer)
     return {
         "mse": float(np.mean(normalized**2)),
         "l1": float(np.mean(np.abs(normalized))),
@@ -43,29 +46,46 @@ def evaluate(tokenizer: Tokenizer, chunks: ActionChunks) -> dict[str, Any]:
         "tokens_p99": float(np.percentile(lengths, 99)),
         "bits": float(lengths.mean()) * log2(tokenizer.codes_per_position),
         "params_m": tokenizer.params_m,
+        "failed": int(failed.sum()),
         "encode_failures": encode_failures,
         "decode_failures": decode_failures,
         "max_error": float(np.abs(normalized).max()),
         "velocity_error": float(np.sqrt(np.mean(np.diff(normalized, axis=1) ** 2))),
-        "prefixes": prefix_errors(tokenizer, chunks, tokens),
+        "prefixes": prefix_errors(tokenizer, chunks, tokens, failed),
         "chunks": len(chunks.actions),
     }
 
 
+def hold_chunks(chunks: ActionChunks) -> np.ndarray:
+    """Chunks `[N, H, D]` in which the arm stays where it is at their first frame.
+
+    Without a joint state the first action of each chunk is held, the nearest known position.
+    """
+    first = chunks.actions[:, 0] if chunks.references is None else chunks.references
+    return np.broadcast_to(first[:, None], chunks.actions.shape)
+
+
 def prefix_errors(
-    tokenizer: Tokenizer, chunks: ActionChunks, tokens: np.ndarray
+    tokenizer: Tokenizer, chunks: ActionChunks, tokens: np.ndarray, failed: np.ndarray
 ) -> list[dict[str, Any]]:
-    """MSE of decoding only the first tokens of `[N, L]`, for each of `prefix_lengths`."""
+    """MSE of decoding only the first tokens of `[N, L]`, for each of `prefix_lengths`.
+
+    failed: bool `[N]`, chunks without tokens, scored as `hold_chunks`
+    """
     rows = []
+    coded, held = chunks.select(~failed), hold_chunks(chunks.select(failed))
+    held_error = (held - chunks.actions[failed]) / _scale(tokenizer)
     for length in tokenizer.prefix_lengths:
         decoded = [
-            tokenizer.decode_prefix(tokens[batch, :length], chunks.select(batch).references)
-            for batch in _batches(len(tokens))
+            tokenizer.decode_prefix(
+                tokens[~failed][batch, :length], coded.select(batch).references
+            )
+            for batch in _batches(len(coded.actions))
         ]
-        error = torch.cat(decoded).numpy() - chunks.actions
-        normalized = error / tokenizer.absolute_normalizer.half_range.cpu().numpy()
+        error = (torch.cat(decoded).cpu().numpy() - coded.actions) / _scale(tokenizer)
+        mse = float(np.mean(np.concatenate([error, held_error]) ** 2))
         bits = length * log2(tokenizer.codes_per_position)
-        rows.append({"tokens": length, "bits": bits, "mse": float(np.mean(normalized**2))})
+        rows.append({"tokens": length, "bits": bits, "mse": mse})
     return rows
 
 
@@ -87,7 +107,8 @@ class RoundTripResult(NamedTuple):
     """Chunks after encoding and decoding.
 
     decoded: `[N, H, D]`, NaN for those that failed; tokens: `[N, L]`, padded
-    encode_failures, decode_failures: chunks without tokens, and with tokens that do not decode
+    encode_failures, decode_failures: chunks without tokens, and with tokens that do not decode to
+        finite actions
     """
 
     decoded: np.ndarray
@@ -100,21 +121,29 @@ def round_trip(tokenizer: Tokenizer, chunks: ActionChunks) -> RoundTripResult:
     """Encodes and decodes all chunks in batches; the chunks of a failed batch one by one."""
     decoded = np.full_like(chunks.actions, np.nan)
     tokens = np.full((len(decoded), tokenizer.grammar.max_tokens), PAD, np.int64)
-    failures = [0, 0]
+    encode_failures = decode_failures = 0
     pending = _batches(len(decoded))
     while pending:
         batch = pending.pop(0)
         actions, reference = chunks.select(batch)
         try:
             encoded = tokenizer.encode(actions, reference)
-            tokens[batch, : encoded.shape[1]] = encoded.numpy()
-            decoded[batch] = tokenizer.decode(encoded, reference).numpy()
+            tokens[batch, : encoded.shape[1]] = encoded.cpu().numpy()
+            decoded[batch] = tokenizer.decode(encoded, reference).cpu().numpy()
+            decode_failures += int((~np.isfinite(decoded[batch]).all((1, 2))).sum())
         except (BadActions, BadTokens) as error:
             if batch.stop - batch.start > 1:
                 pending += [slice(k, k + 1) for k in range(batch.start, batch.stop)]
+            elif isinstance(error, BadTokens):
+                decode_failures += 1
             else:
-                failures[isinstance(error, BadTokens)] += 1
-    return RoundTripResult(decoded, tokens, *failures)
+                encode_failures += 1
+    return RoundTripResult(decoded, tokens, encode_failures, decode_failures)
+
+
+def _scale(tokenizer: Tokenizer) -> np.ndarray:
+    """Half range `[D]` by which published errors are divided."""
+    return tokenizer.absolute_normalizer.half_range.cpu().numpy()
 
 
 def _batches(n: int) -> list[slice]:
