@@ -66,6 +66,13 @@ def test_padded_chunks_are_one_per_frame_and_rest_at_the_end(case):
     np.testing.assert_array_equal(chunks.actions[np.cumsum(lengths) - 1, -1, 0], last)
 
 
+def test_consecutive_chunks_are_those_one_step_apart_in_an_episode():
+    chunks = extract_chunks(Numbered([9, 3, 7]), range(3), 4)  # 6, 0 and 4 chunks
+    assert chunks.consecutive.tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert chunks.select(slice(None, None, 2)).consecutive.tolist() == []
+    assert ActionChunks(chunks.actions[:, :1], None).consecutive.tolist() == []
+
+
 @given(st.integers(0, 200))
 def test_the_benchmark_split_holds_out_every_fifth_episode(n):
     split = benchmark_split(n)

@@ -115,11 +115,11 @@ def test_a_chunk_that_cannot_be_encoded_is_scored_as_holding_the_joint_state(nam
     known = np.array([0, 1, 3])
     state = actions[:, 0] + np.float32(0.25)
     found = evaluate(tokenizer, ActionChunks(actions, state))
-    assert found["failed"] == found["encode_failures"] == 1
+    assert found["failed_chunks"] == found["encode_failures"] == 1
     scale = tokenizer.absolute_normalizer.half_range.numpy()
     held = ((state[2] - actions[2]) / scale) ** 2
     others = evaluate(tokenizer, ActionChunks(actions[known], state[known]))
-    assert others["failed"] == 0
+    assert others["failed_chunks"] == 0
     assert found["mse"] == pytest.approx((3 * others["mse"] + held.mean()) / 4, rel=1e-5)
     assert found["tokens"] == others["tokens"] and found["max_error"] > others["max_error"]
     without_state = evaluate(tokenizer, ActionChunks(actions, None))["mse"]
@@ -138,4 +138,4 @@ def test_a_sequence_that_decodes_to_no_number_is_counted_as_failed(monkeypatch):
 
     monkeypatch.setattr(tokenizer, "_decode", overflow)
     found = evaluate(tokenizer, ActionChunks(chunks(4), None))
-    assert found["failed"] == found["decode_failures"] == 1 and np.isfinite(found["mse"])
+    assert found["failed_chunks"] == found["decode_failures"] == 1 and np.isfinite(found["mse"])

@@ -147,6 +147,12 @@ def positive_int(text: str) -> int:
     return value
 
 
+def whole_number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
+    return int(text)
+
+
 def key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:

@@ -42,9 +42,22 @@ def tokenizer_errors(results: Row) -> None:
         f"(normalised, {results['chunks']} chunks)"
     )
     print(f"{results['tokens']:g} tokens, {results['bits']:.0f} bits, codebook use {use}")
-    if results["failed"]:
+    if results["failed_chunks"]:
         print(
-            f"{results['failed']} chunks failed; they are scored as if the arm held its position"
+            f"{results['failed_chunks']} chunks failed; they are scored as if the arm held its "
+            "position"
+        )
+    if results["overlap"] is not None:
+        shares = ", ".join(f"{100 * share:.0f}" for share in results["overlap_positions"][:16])
+        print(
+            f"overlap of chunks one step apart: {100 * results['overlap']:.1f} % of the tokens; "
+            f"by position {shares} %"
+        )
+    if learned := results.get("learnability"):
+        print(
+            f"learnability: {learned['bits_per_chunk']:.1f} bits/chunk, "
+            f"{learned['bits_per_token']:.2f} bits/token "
+            f"(uniform: {learned['uniform_bits_per_chunk']:.1f} bits/chunk)"
         )
     for row in results["per_joint"]:
         print(f"  {row['name']:14s} rms {row['rms']:.5f}  max {row['max']:.5f} {row['unit']}")

@@ -27,6 +27,14 @@ class ActionChunks(NamedTuple):
         references = None if self.references is None else self.references[rows]
         return ActionChunks(self.actions[rows], references)
 
+    @property
+    def consecutive(self) -> np.ndarray:
+        """Rows int64 `[P]` whose chunk is followed, in the next row, by the one that starts a step
+        later in the same episode: the two have H - 1 actions in common."""
+        if self.actions.shape[1] < 2:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero((self.actions[:-1, 1:] == self.actions[1:, :-1]).all((1, 2)))
+
 
 class ChunkSplit(NamedTuple):
     """Training and held-out chunks of several datasets.

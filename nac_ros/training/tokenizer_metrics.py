@@ -21,9 +21,9 @@ def evaluate(tokenizer: Tokenizer, chunks: ActionChunks) -> dict[str, Any]:
 
     mse, l1, max_error and velocity_error (RMS of first differences) are normalized to [-1, 1] by
     minimum and maximum of the training actions; per joint RMS and max are in rad and m. A chunk
-    that cannot be encoded or decoded is counted in `failed` and scored as `hold_chunks`: that is
-    what the robot does without a chunk. tokens and bits are means over the others. Raises
-    BadTokens if no chunk can be encoded and decoded.
+    that cannot be encoded or decoded is counted in `failed_chunks` and scored as `hold_chunks`:
+    that is what the robot does without a chunk. tokens and bits are means over the others. For
+    overlap see `mean_overlap`. Raises BadTokens if no chunk can be encoded and decoded.
     """
     tokenizer.eval()
     decoded, tokens, encode_failures, decode_failures = round_trip(tokenizer, chunks)
@@ -42,11 +42,13 @@ def evaluate(tokenizer: Tokenizer, chunks: ActionChunks) -> dict[str, Any]:
         "per_joint": _per_joint(tokenizer, error),
         "codebook_use": codebook_use(tokenizer, tokens),
         "codebook_perplexity": codebook_perplexity(tokenizer, tokens),
+        "overlap": mean_overlap(tokens, chunks.consecutive),
+        "overlap_positions": overlap_by_position(tokens, chunks.consecutive),
         "tokens": float(lengths.mean()),
         "tokens_p99": float(np.percentile(lengths, 99)),
         "bits": float(lengths.mean()) * log2(tokenizer.codes_per_position),
         "params_m": tokenizer.params_m,
-        "failed": int(failed.sum()),
+        "failed_chunks": int(failed.sum()),
         "encode_failures": encode_failures,
         "decode_failures": decode_failures,
         "max_error": float(np.abs(normalized).max()),
@@ -103,6 +105,33 @@ def codebook_perplexity(tokenizer: Tokenizer, tokens: np.ndarray) -> list[float]
     return [float(np.exp(entr(count / max(1, count.sum())).sum())) for count in counts]
 
 
+def mean_overlap(tokens: np.ndarray, rows: np.ndarray) -> float | None:
+    """Share of equal tokens of chunks one step apart (ActionCodec, arXiv 2602.15397).
+
+    tokens: `[N, L]`, padded; rows: int64 `[P]`, each with the chunk one step later in the next
+        row (`ActionChunks.consecutive`); pairs in which a chunk has no tokens are left out
+    Sequences of two lengths are compared up to the shorter one; the other tokens count as
+    unequal. None without pairs.
+    """
+    equal, compared = _compare_pairs(tokens, rows)
+    return float((equal.sum(1) / compared.sum(1)).mean()) if len(equal) else None
+
+
+def overlap_by_position(tokens: np.ndarray, rows: np.ndarray) -> list[float]:
+    """`mean_overlap` of each position, over the pairs of which one sequence reaches it."""
+    equal, compared = _compare_pairs(tokens, rows)
+    reached = compared.any(0)
+    return (equal.sum(0)[reached] / compared.sum(0)[reached]).tolist()
+
+
+def _compare_pairs(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bool `[P, L]`: equal tokens of each pair, and positions that at least one of both has."""
+    now, later = tokens[rows], tokens[rows + 1]
+    both = (now[:, 0] != PAD) & (later[:, 0] != PAD)
+    compared = (now[both] != PAD) | (later[both] != PAD)
+    return (now[both] == later[both]) & compared, compared
+
+
 class RoundTripResult(NamedTuple):
     """Chunks after encoding and decoding.
 
@@ -120,25 +149,34 @@ class RoundTripResult(NamedTuple):
 def round_trip(tokenizer: Tokenizer, chunks: ActionChunks) -> RoundTripResult:
     """Encodes and decodes all chunks in batches; the chunks of a failed batch one by one."""
     decoded = np.full_like(chunks.actions, np.nan)
-    tokens = np.full((len(decoded), tokenizer.grammar.max_tokens), PAD, np.int64)
-    encode_failures = decode_failures = 0
-    pending = _batches(len(decoded))
+    tokens = encode_chunks(tokenizer, chunks)
+    coded = np.flatnonzero(tokens[:, 0] != PAD)
+    pending = [coded[batch] for batch in _batches(len(coded))]
+    while pending:
+        rows = pending.pop(0)
+        longest = int((tokens[rows] != PAD).sum(1).max())
+        try:
+            actions = tokenizer.decode(tokens[rows, :longest], chunks.select(rows).references)
+            decoded[rows] = actions.cpu().numpy()
+        except BadTokens:
+            pending += [rows[k : k + 1] for k in range(len(rows)) if len(rows) > 1]
+    decode_failures = int((~np.isfinite(decoded[coded]).all((1, 2))).sum())
+    return RoundTripResult(decoded, tokens, len(decoded) - len(coded), decode_failures)
+
+
+def encode_chunks(tokenizer: Tokenizer, chunks: ActionChunks) -> np.ndarray:
+    """Tokens `[N, L]`, padded; a chunk that cannot be encoded has a row of padding."""
+    tokens = np.full((len(chunks.actions), tokenizer.grammar.max_tokens), PAD, np.int64)
+    pending = _batches(len(tokens))
     while pending:
         batch = pending.pop(0)
-        actions, reference = chunks.select(batch)
         try:
-            encoded = tokenizer.encode(actions, reference)
+            encoded = tokenizer.encode(*chunks.select(batch))
             tokens[batch, : encoded.shape[1]] = encoded.cpu().numpy()
-            decoded[batch] = tokenizer.decode(encoded, reference).cpu().numpy()
-            decode_failures += int((~np.isfinite(decoded[batch]).all((1, 2))).sum())
-        except (BadActions, BadTokens) as error:
-            if batch.stop - batch.start > 1:
-                pending += [slice(k, k + 1) for k in range(batch.start, batch.stop)]
-            elif isinstance(error, BadTokens):
-                decode_failures += 1
-            else:
-                encode_failures += 1
-    return RoundTripResult(decoded, tokens, encode_failures, decode_failures)
+        except BadActions:
+            size = batch.stop - batch.start
+            pending += [slice(k, k + 1) for k in range(batch.start, batch.stop) if size > 1]
+    return tokens
 
 
 def _scale(tokenizer: Tokenizer) -> np.ndarray:
