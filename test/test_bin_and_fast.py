@@ -139,3 +139,18 @@ def test_a_sequence_that_decodes_to_no_number_is_counted_as_failed(monkeypatch):
     monkeypatch.setattr(tokenizer, "_decode", overflow)
     found = evaluate(tokenizer, ActionChunks(chunks(4), None))
     assert found["failed_chunks"] == found["decode_failures"] == 1 and np.isfinite(found["mse"])
+
+
+@pytest.mark.parametrize("name", ["bin", "fast"])
+def test_an_outlier_beyond_the_quantiles_is_refused_and_the_rest_is_encoded(name, tmp_path):
+    actions = chunks(1000)
+    actions[7] += 500
+    tokenizer = make_tokenizer(name, normalizer={"range": "quantiles"}).fit(actions)
+    found = evaluate(tokenizer, ActionChunks(actions[:100], None))
+    assert 1 <= found["failed_chunks"] < 20
+    with pytest.raises(BadActions, match="row 0"):
+        tokenizer.encode(actions[7:8])
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.config.normalizer.range == "quantiles"
+    assert torch.equal(again.normalizer.high, tokenizer.normalizer.high)

@@ -89,6 +89,14 @@ def add_representation_options(command: argparse.ArgumentParser) -> None:
         help="encode all joints but the gripper relative to the joint state (default: as in "
         "the robot's YAML)",
     )
+    command.add_argument(
+        "--action-range",
+        choices=("minmax", "quantiles"),
+        default="minmax",
+        help="range of a joint that becomes [-1, 1]: minimum and maximum, or the 1 and 99 %% "
+        "quantiles, beyond which values are kept (default: minmax; with --robot at least 0.4 %% "
+        "of the joint's position limits)",
+    )
 
 
 def add_model_option(command: argparse.ArgumentParser, what: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
+from nac_ros.core.normalize import NormalizerConfig
 
 MAX_RATE_HZ = 1000.0
 
@@ -15,6 +16,7 @@ class ChunkSpec:
     names, units, rate_hz: of the columns, and the control rate; empty or 0 if unknown
     relative: True for columns predicted relative to the reference (the joint state at the time of
         the observation); empty = all absolute
+    normalizer: how the range of each column is found in the training actions
     """
 
     horizon: int = number_field(32, 1)
@@ -23,9 +25,11 @@ class ChunkSpec:
     units: tuple[str, ...] = ()
     rate_hz: float = number_field(0.0, 0, MAX_RATE_HZ, "Hz")
     relative: tuple[bool, ...] = ()
+    normalizer: NormalizerConfig = NormalizerConfig()
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self.normalizer.check_columns(self.action_dim)
         for field in ("names", "units", "relative"):
             length = len(getattr(self, field))
             if length not in (0, self.action_dim):

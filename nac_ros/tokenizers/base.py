@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log2
 from pathlib import Path
@@ -125,7 +125,8 @@ class Tokenizer(nn.Module, ABC):
 
     @property
     def absolute_normalizer(self) -> ActionNormalizer:
-        """Normalizer of the absolute training actions, for published errors; tensors."""
+        """Normalizer for published errors, tensors: minimum and maximum of the absolute training
+        actions, with the smallest half ranges of the config."""
         none = torch.zeros_like(self.relative)
         return ActionNormalizer(self.absolute_low, self.absolute_high, none)
 
@@ -139,8 +140,9 @@ class Tokenizer(nn.Module, ABC):
         self.fitted.fill_(False)
         chunks = self._checked(actions)
         reference = self._checked_reference(reference, chunks)
-        relative = ActionNormalizer.fit(chunks, reference, self.relative)
-        absolute = ActionNormalizer.fit(chunks)
+        own = self.config.normalizer
+        relative = ActionNormalizer.fit(chunks, reference, self.relative, own)
+        absolute = ActionNormalizer.fit(chunks, config=replace(own, range="minmax"))
         for prefix, found in (("", relative), ("absolute_", absolute)):
             getattr(self, f"{prefix}low").copy_(torch.from_numpy(found.low))
             getattr(self, f"{prefix}high").copy_(torch.from_numpy(found.high))
@@ -168,11 +170,15 @@ class Tokenizer(nn.Module, ABC):
 
     def decode(self, tokens, reference=None) -> Tensor:
         """Complete sequences int64 `[B, L]` -> float32 `[B, H, D]`; raises BadTokens."""
+        return self.denormalize(self.decode_normalized(tokens), reference)
+
+    def decode_normalized(self, tokens) -> Tensor:
+        """Complete sequences int64 `[B, L]` -> normalized chunks `[B, H, D]`; raises BadTokens."""
         self._require_fitted()
         tokens = torch.as_tensor(tokens)
         self.grammar.check(tokens.cpu().numpy())
         with torch.no_grad():
-            return self.denormalize(self._decode(tokens), reference)
+            return self._decode(tokens)
 
     def decode_prefix(self, tokens, reference=None) -> Tensor:
         """A coarse chunk from the first tokens `[B, k]`, k in `prefix_lengths`, or from all.

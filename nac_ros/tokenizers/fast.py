@@ -100,7 +100,10 @@ class FastTokenizer(Tokenizer):
         trainer = BpeTrainer(
             vocab_size=self.config.vocab_size, initial_alphabet=alphabet, show_progress=False
         )
-        self._bpe.train_from_iterator(self._texts(normalized), trainer)
+        fits = self._has_codes(self.coefficients(normalized))
+        if not fits.any():
+            raise BadActions("no training chunk has a code for each coefficient; raise `scale`")
+        self._bpe.train_from_iterator(self._texts(normalized[torch.from_numpy(fits)]), trainer)
         self._read_vocabulary()
 
     def _encode(self, normalized: Tensor) -> Tensor:
@@ -116,6 +119,11 @@ class FastTokenizer(Tokenizer):
         codes = codes - FIRST_CHARACTER - config.max_coefficient
         spectrum = codes.reshape(-1, config.horizon, config.action_dim) / config.scale
         return torch.from_numpy(idct(spectrum, axis=1, norm="ortho")).float()
+
+    def _has_codes(self, coefficients: np.ndarray) -> np.ndarray:
+        """Bool `[B]`: chunks whose coefficients all have a character. With the range `quantiles`
+        a training chunk may have none; it is rejected by `encode`, like any other."""
+        return (np.abs(coefficients) <= self.config.max_coefficient).all((1, 2))
 
     def _texts(self, normalized: Tensor) -> list[str]:
         """Chunks `[B, H, D]` as text, a character for each coefficient."""
