@@ -1,6 +1,6 @@
 """Shape and columns of action chunks, shared by tokenizers and policies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
@@ -25,16 +25,16 @@ class ChunkSpec:
     units: tuple[str, ...] = ()
     rate_hz: float = number_field(0.0, 0, MAX_RATE_HZ, "Hz")
     relative: tuple[bool, ...] = ()
-    normalizer: NormalizerConfig = NormalizerConfig()
+    normalizer: NormalizerConfig = field(default_factory=NormalizerConfig)
 
     def __post_init__(self) -> None:
         check_fields(self)
         self.normalizer.check_columns(self.action_dim)
-        for field in ("names", "units", "relative"):
-            length = len(getattr(self, field))
+        for column in ("names", "units", "relative"):
+            length = len(getattr(self, column))
             if length not in (0, self.action_dim):
                 raise ConfigError(
-                    f"chunks: {field} has {length} entries for {self.action_dim} dimensions"
+                    f"chunks: {column} has {length} entries for {self.action_dim} dimensions"
                 )
 
     @property
