@@ -106,7 +106,7 @@ def test_other_statistics_fail_the_golden_vectors(copied, tiny_bundle):
 
     export_detokenizer(tokenizer, copied / "detokenizer.onnx")
     seal(copied)
-    with pytest.raises(BundleError, match="golden tokens differs"):
+    with pytest.raises(BundleError, match="golden inputs differs"):
         load_bundle(copied)
 
 
@@ -130,7 +130,7 @@ def test_another_robot_is_rejected(tiny_bundle):
 def test_export_for_another_robot_names_what_differs(tiny_bundle, tmp_path, changes, words):
     parts, robot = load_bundle(tiny_bundle), replace(load_robot("vx300s"), **changes)
     with pytest.raises(ConfigError, match=words):
-        write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, robot, {}, "")
+        write_bundle(tmp_path / "out", parts.policy, robot, {}, "")
 
 
 @pytest.mark.parametrize(
@@ -147,15 +147,15 @@ def test_export_of_a_tokenizer_with_other_columns_names_them(
     tiny_bundle, tmp_path, changes, words
 ):
     parts, robot = load_bundle(tiny_bundle), load_robot("vx300s")
-    parts.tokenizer.config = replace(parts.tokenizer.config, **changes)
+    parts.policy.chunk_spec = replace(parts.policy.chunk_spec, **changes)
     with pytest.raises(ConfigError, match=words):
-        write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, robot, {}, "")
+        write_bundle(tmp_path / "out", parts.policy, robot, {}, "")
 
 
 def test_a_rate_with_another_rounding_is_accepted(tiny_bundle, tmp_path):
     parts, robot = load_bundle(tiny_bundle), load_robot("vx300s")
     rounded = replace(robot, action_rate_hz=robot.action_rate_hz + 1e-4)
-    made = write_bundle(tmp_path / "out", parts.policy, parts.tokenizer, rounded, {}, "")
+    made = write_bundle(tmp_path / "out", parts.policy, rounded, {}, "")
     assert load_bundle(made).rate_hz == rounded.action_rate_hz
 
 
@@ -169,7 +169,7 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_bundle, tmp_path):
     bundle = load_bundle(tiny_bundle)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="is no bundle"):
-        write_bundle(tmp_path, bundle.policy, bundle.tokenizer, bundle.robot, {}, "")
+        write_bundle(tmp_path, bundle.policy, bundle.robot, {}, "")
     assert (tmp_path / "thesis.txt").is_file()
 
 

@@ -132,7 +132,9 @@ def save_tokenizers(folder: Path) -> None:
     actions = rng.standard_normal((600, 8, 2)).cumsum(1).astype(np.float32)
     small = {
         "nac": {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
-        | {"latent_dim": 8, "codebook_size": 16, "path_hidden": 16, "chunk_latent_dim": 8},
+        | {"latent_dim": 8, "codebook_size": 16},
+        "rotated_rvq": {"encoder_hidden": 16, "decoder_hidden": 16, "latent_dim": 8}
+        | {"codebook_size": 16},
         "oat": {"width": 16, "n_heads": 2, "n_registers": 2},
         "vqvla": {
             "widths": (4, 8, 8),

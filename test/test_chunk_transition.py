@@ -13,6 +13,7 @@ from nac_ros.evaluation.rollout import EvaluationConfig, run_evaluation
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import ChunkTransition, CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
+from nac_ros.policies.base import make_policy
 from nac_ros.policies.sampling import entropy_and_margin, restrict_to_forced
 from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import make_tokenizer
@@ -115,23 +116,23 @@ def test_best_of_n_selects_the_chunk_that_deviates_least_from_the_current_one(bu
     assert transition.select(np.stack([late, early, remaining + 0.1]), observation, current) == 1
 
 
-def test_constrained_needs_tokens_that_describe_a_span_of_time(bundle):
-    whole = SimpleNamespace(robot=SPEC, tokenizer=make_tokenizer("oat"))
-    with pytest.raises(ConfigError, match="oat tokenizer describe the whole chunk"):
-        ChunkTransition(whole, TransitionConfig(transition="constrained"))
+def test_constrained_needs_tokens_that_describe_a_span_of_time():
+    facts = {"cameras": [], "tasks": {"a": "A."}, "state_dim": 7}
+    policy = make_policy("ar", "small", make_tokenizer("oat"), **facts)
+    bundle = SimpleNamespace(robot=SPEC, policy=policy)
+    with pytest.raises(ConfigError, match="ar over the oat tokenizer of this bundle cannot"):
+        ChunkTransition(bundle, TransitionConfig(transition="constrained"))
     with pytest.raises(ConfigError, match="unknown transition 'hope'"):
         EvaluationConfig(bundle="b", transition="hope")
 
 
 def test_tokens_have_the_time_spans_they_describe():
-    flat = make_tokenizer("nac", "small-flat").grammar.token_time_spans
-    assert flat[:4].tolist() == [[0, 8], [8, 16], [16, 24], [24, 32]]
-    assert flat[4:].tolist() == [[4 * k, 4 * k + 4] for k in range(8)]
-    assert make_tokenizer("nac").grammar.token_time_spans is None
+    nac = make_tokenizer("nac").grammar.token_time_spans
+    assert nac[:4].tolist() == [[0, 8], [8, 16], [16, 24], [24, 32]]
+    assert nac[4:].tolist() == [[4 * k, 4 * k + 4] for k in range(8)]
+    assert make_tokenizer("rotated_rvq").grammar.token_time_spans is None
     bins = make_tokenizer("bin").grammar.token_time_spans[[0, 6, 7, 223]]
     assert bins.tolist() == [[0, 1], [0, 1], [1, 2], [31, 32]]
-    channels = make_tokenizer("nac", "small-flat", layout="channels", ratios=(2, 2))
-    assert channels.grammar.token_time_spans[0].tolist() == [0, 8]
 
 
 def test_entropy_and_margin_consider_legal_tokens_alone():

@@ -7,6 +7,7 @@ import pytest
 
 from nac_ros.cli import tokenizer
 from nac_ros.cli.main import main
+from nac_ros.robot.spec import load_robot
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -58,6 +59,10 @@ def test_from_demonstrations_to_an_evaluated_bundle(capsys, tmp_path):
         tmp_path / "train.json",
     )
     assert code == 0 and json.loads((tmp_path / "train.json").read_text())["bits"] == 120
+    robot = load_robot("vx300s")
+    floor = 0.002 * (robot.position_high - robot.position_low)
+    normalizer = json.loads((codec / "config.json").read_text())["config"]["normalizer"]
+    assert normalizer == {"range": "minmax", "min_half_range": pytest.approx(floor.tolist())}
     sizes = ["dim=32", "n_layers=1", "n_heads=2", "vision_width=32"]
     changes = [part for field in sizes for part in ("--model", field)]
     code, _, _ = run(
@@ -82,12 +87,23 @@ def test_from_demonstrations_to_an_evaluated_bundle(capsys, tmp_path):
     )
     assert code == 0
     log = [json.loads(line) for line in (policy / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 4 and "l1_tokens" in log[-1]
+    assert log[-1]["step"] == 4 and "l1" in log[-1]
     bundle = tmp_path / "bundle"
     code, out, _ = run(capsys, "export", "--policy", policy, "--tokenizer", codec, "--out", bundle)
     assert code == 0 and "verified" in out
     results = tmp_path / "eval.json"
-    code, out, _ = run(capsys, "tokenizer", "eval", bundle, "--data", data, "--json", results)
+    code, out, _ = run(
+        capsys,
+        "tokenizer",
+        "eval",
+        bundle,
+        "--data",
+        data,
+        "--json",
+        results,
+        "--learnability-steps",
+        2,
+    )
     errors = json.loads(results.read_text())
     wanted = {"mse", "l1", "per_joint", "codebook_use", "tokens", "bits", "params_m"}
     assert code == 0 and wanted <= set(errors) and errors["onnx_error"] <= 1e-5

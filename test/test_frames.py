@@ -58,7 +58,7 @@ def test_history_and_future_indices_stay_inside_the_episode(tmp_path):
         frames.history_indices(index, 2), [[0, 0], [1, 2], [3, 3], [3, 4]]
     )
     np.testing.assert_array_equal(
-        frames.future_indices(index, 3), [[0, 1, 2], [2, 2, 2], [3, 4, 5], [4, 5, 6]]
+        frames.indices_after(index, np.arange(3)), [[0, 1, 2], [2, 2, 2], [3, 4, 5], [4, 5, 6]]
     )
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.core.errors import BadActions, ConfigError
+from nac_ros.core.chunk_spec import ChunkSpec
+from nac_ros.core.errors import BadActions, ConfigError, DatasetError
 from nac_ros.datasets.frames import Frames, ImageStack
 from nac_ros.policies.base import load_policy, make_policy
 from nac_ros.tokenizers import make_tokenizer
-from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTrainingConfig
+from nac_ros.training.policy_trainer import PolicyTrainer, PolicyTrainingConfig
 
 SIZE, LENGTH, EPISODES = 32, 20, 40
 QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3, "bfloat16": False}
@@ -50,41 +51,80 @@ def tokenizer(frames):
     rows = np.arange(len(frames))
     small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
     made = make_tokenizer("nac", action_dim=2, relative=[True, True], latent_dim=8, **small)
-    return made.fit(frames.actions[frames.future_indices(rows, 32)], frames.proprio).eval()
+    return made.fit(
+        frames.actions[frames.indices_after(rows, np.arange(32))], frames.proprio
+    ).eval()
 
 
-def trainer(frames, tokenizer, out, model=None, **training) -> PolicyTrainer:
+def trainer(frames, source, out, model=None, name="ar_guided", **training) -> PolicyTrainer:
+    """source: tokenizer, or ChunkSpec"""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     facts = {"cameras": ["scene"], "tasks": {"reach": "reach"}, "state_dim": 2}
-    facts |= {"image_size": SIZE, "dim": 32, "n_layers": 1, "n_heads": 2}
-    policy = make_policy("ar", "small", tokenizer, vision_width=32, **{**facts, **(model or {})})
-    demonstrations = Demonstrations.build(frames, tokenizer, policy)
-    return PolicyTrainer(
-        policy, demonstrations, PolicyTrainingConfig(**{**QUICK, **training}), out
-    )
+    facts |= {"image_size": SIZE, "dim": 32, "n_heads": 2, "vision_width": 32}
+    facts |= {"n_layers": 1} if name.startswith("ar") else {}
+    config = {**facts, **(model or {})}
+    policy = make_policy(name, "small", source, **config)
+    return PolicyTrainer(policy, frames, PolicyTrainingConfig(**{**QUICK, **training}), out)
 
 
 def test_future_actions_are_those_further_ahead(frames, tokenizer, tmp_path):
     made = trainer(frames, tokenizer, tmp_path)
-    targets = made.data.targets(np.array([3]), future_stride=4)
-    future = tokenizer.denormalize(targets.future_actions, frames.proprio[[3]])[0].numpy()
+    targets = made.data.targets(np.array([3]))
+    future = tokenizer.denormalize(targets["future"], frames.proprio[[3]])[0].numpy()
     expected = frames.actions[np.minimum(3 + 4 * np.arange(32), LENGTH - 1)]
     np.testing.assert_allclose(future, expected, atol=1e-5)
+
+
+def test_targets_are_relative_to_the_state_with_its_noise(frames, tokenizer, tmp_path):
+    made = trainer(frames, tokenizer, tmp_path, state_noise=0.5)
+    rows = np.arange(8)
+    inputs, targets = made._batch(rows)
+    seen = inputs.proprio[:, -1]
+    assert not torch.allclose(seen, torch.from_numpy(frames.proprio[rows]), atol=1e-3)
+    actions = tokenizer.denormalize(targets["chunk"], seen).numpy()
+    expected = frames.actions[frames.indices_after(rows, np.arange(32))]
+    np.testing.assert_allclose(actions, expected, atol=1e-5)
+    assert torch.equal(targets["tokens"], tokenizer.encode_normalized(targets["chunk"]))
+
+
+def test_images_of_another_size_than_the_policy_takes_are_rejected(frames, tokenizer, tmp_path):
+    with pytest.raises(DatasetError, match="32 x 32 pixels, the policy takes 48 x 48"):
+        trainer(frames, tokenizer, tmp_path, {"image_size": 48})
+
+
+@pytest.mark.parametrize("name", ["ar", "regression", "diffusion", "flow"])
+def test_every_policy_trains_and_its_saved_weights_predict_the_same(
+    frames, tokenizer, name, tmp_path
+):
+    spec = ChunkSpec(action_dim=2, relative=(True, True))
+    source = tokenizer if name == "ar" else spec
+    made = trainer(frames, source, tmp_path, name=name)
+    metrics = made.run()
+    assert np.isfinite(metrics["l1"])
+    again = load_policy(tmp_path / "policy", tokenizer if name == "ar" else None)
+    inputs = made.data.inputs(np.arange(3))
+    with made._averaged.applied_to(made.policy):
+        ours, theirs = (
+            policy.eval().predict(inputs, generator=torch.Generator().manual_seed(0)).chunk
+            for policy in (made.policy, again)
+        )
+    assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_without_token_loss_only_vision_and_regression_head_are_trained(
     frames, tokenizer, tmp_path
 ):
+    regression_alone = {"token_weight": 0.0, "acts_by": "regression"}
     fast = {"learning_rate": 3e-3, "vision_learning_rate": 3e-3, "batch": 32, "ema_decay": 0.9}
-    made = trainer(frames, tokenizer, tmp_path, {"token_weight": 0.0}, steps=100, **fast)
+    made = trainer(frames, tokenizer, tmp_path, regression_alone, steps=100, **fast)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}
     first = made.evaluate()["l1_regression"]
     after = made.run()["l1_regression"]
     assert after < 0.8 * first
     now = made.policy.state_dict()
     changed = {key for key, value in before.items() if (now[key] != value).any()}
-    assert any(key.startswith("vision.") for key in changed)
+    assert any(key.startswith("observation_encoder.vision.") for key in changed)
     assert not any(
         key.startswith(("transformer.", "codeword_head.residual_projection")) for key in changed
     )
@@ -96,7 +136,7 @@ def test_a_frozen_vision_encoder_does_not_change_and_the_rest_does(frames, token
     made.run()
     after = load_policy(tmp_path / "policy", tokenizer).state_dict()
     for key, value in before.items():
-        if key.startswith("vision."):
+        if key.startswith("observation_encoder.vision."):
             assert torch.equal(after[key], value), key
     assert not torch.equal(after["plan_projection.weight"], before["plan_projection.weight"])
 
@@ -106,10 +146,10 @@ def test_cached_features_belong_to_their_frames(frames, tokenizer, tmp_path):
     made = trainer(frames, tokenizer, tmp_path, cached_views=1, **plain)
     made.run()
     rows = made._train[[0, 7, 50]]
-    cached = made._augmented_inputs(rows).image_features.float()
+    cached = made._augmented_images(rows).image_features.float()
     made.policy.eval()
     with torch.no_grad():
-        fresh = made.policy.encode_images(made.data.inputs(rows, made.policy.config.n_obs_steps))
+        fresh = made.policy.encode_images(made.data.inputs(rows))
     torch.testing.assert_close(cached, fresh, atol=2e-3, rtol=2e-3)  # stored in float16
 
 
@@ -168,7 +208,7 @@ def test_a_policy_cannot_be_resumed_with_other_settings_or_another_tokenizer(
         trainer(frames, tokenizer, started, steps=2, batch=4).run(resume=True)
     with pytest.raises(ConfigError, match="another model"):
         trainer(frames, tokenizer, started, {"dim": 16}, steps=2).run(resume=True)
-    ahead = frames.future_indices(np.arange(len(frames)), 32)
+    ahead = frames.indices_after(np.arange(len(frames)), np.arange(32))
     other = make_tokenizer("bin", action_dim=2).fit(frames.actions[ahead])
     with pytest.raises(ConfigError, match="another"):
         trainer(frames, other, started, steps=2).run(resume=True)
@@ -183,17 +223,15 @@ def test_a_damaged_policy_checkpoint_is_reported_in_one_sentence(
             trainer(frames, tokenizer, tmp_path, steps=2).run(resume=True)
 
 
-def test_frames_with_nan_are_left_out_and_counted(frames, tokenizer, capsys):
+def test_frames_with_nan_are_left_out_and_counted(frames, tokenizer, tmp_path, capsys):
     actions = frames.actions.copy()
     actions[3] = np.nan
-    policy = trainer(frames, tokenizer, None).policy
-    made = Demonstrations.build(replace(frames, actions=actions), tokenizer, policy)
+    made = trainer(replace(frames, actions=actions), tokenizer, tmp_path)
     assert "1 episodes hold NaN or inf and are left out: 0" in capsys.readouterr().err
-    assert not made.usable[:LENGTH].any() and made.usable[LENGTH:].all()
-    whole = Demonstrations.build(frames, tokenizer, policy)
-    assert torch.equal(made.tokens[LENGTH:], whole.tokens[LENGTH:])
+    used = np.concatenate([made._train, made._held_out])
+    assert set(used) == set(range(LENGTH, len(frames)))
     with pytest.raises(BadActions, match="every episode holds NaN"):
-        Demonstrations.build(replace(frames, actions=actions * np.nan), tokenizer, policy)
+        trainer(replace(frames, actions=actions * np.nan), tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "share"), [("bin", 0.7), ("fast", 0.3)])
@@ -201,26 +239,27 @@ def test_a_frame_whose_chunk_has_no_tokens_is_left_out_alone(
     frames, name, share, tmp_path, capsys
 ):
     rows = np.arange(len(frames))
-    seen = share * frames.actions[frames.future_indices(rows, 32)]
+    seen = share * frames.actions[frames.indices_after(rows, np.arange(32))]
     narrow = make_tokenizer(name, action_dim=2).fit(seen)
     made = trainer(frames, narrow, tmp_path, steps=2, log_every=2)
     message = capsys.readouterr().err
-    usable = made.data.usable
+    usable = np.isin(rows, np.concatenate([made._train, made._held_out]))
     lost = int((~usable).sum())
-    assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no tokens" in message
-    assert usable[made._train].all() and usable[made._held_out].all()
+    assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no targets" in message
     assert (~usable & frames.held_out[frames.episode]).any(), "no held-out frame is lost"
-    assert np.isfinite(made.run()["l1_tokens"])
+    assert np.isfinite(made.run()["l1"])
 
 
 @pytest.mark.parametrize("name", ["bin", "fast"])
 def test_a_policy_over_another_tokenizer_trains_and_samples_valid_tokens(frames, name, tmp_path):
-    actions, ahead = frames.actions, frames.future_indices(np.arange(len(frames)), 32)
+    rows = np.arange(len(frames))
+    actions, ahead = frames.actions, frames.indices_after(rows, np.arange(32))
     other = make_tokenizer(name, action_dim=2).fit(actions[ahead])
     made = trainer(frames, other, tmp_path, steps=4, log_every=4)
     metrics = made.run()
-    assert np.isfinite(metrics["l1_tokens"]) and metrics["l1_tokens"] > 0
-    assert other.grammar.done(made.data.tokens.numpy()).all()
+    assert np.isfinite(metrics["l1"]) and metrics["l1"] > 0
+    tokens = made.data.targets(np.arange(len(frames)))["tokens"]
+    assert other.grammar.done(tokens.numpy()).all()
     again = load_policy(tmp_path / "policy", other)
-    inputs = made.data.inputs(np.arange(3), again.config.n_obs_steps)
+    inputs = made.data.inputs(np.arange(3))
     other.grammar.check(again.sample_tokens(inputs).tokens.numpy())

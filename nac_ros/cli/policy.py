@@ -8,6 +8,8 @@ from typing import Any
 
 from nac_ros.cli import options, output
 from nac_ros.cli.options import Results, training_config
+from nac_ros.cli.tokenizer import chunk_facts
+from nac_ros.core import config as configs
 from nac_ros.core.errors import ConfigError
 from nac_ros.robot.spec import load_robot
 
@@ -21,7 +23,9 @@ def add_commands(groups: Any) -> None:
 
 
 def list_presets(args: Namespace) -> Results:
-    """Every policy and preset with its size, over a `nac` tokenizer and two cameras."""
+    """Every policy and preset with its size, for two cameras and seven joints; those that predict
+    tokens over a `nac` tokenizer. The size is unknown where it depends on files of the user."""
+    from nac_ros.core.chunk_spec import ChunkSpec
     from nac_ros.policies import POLICIES, list_policies
     from nac_ros.policies.base import make_policy
     from nac_ros.tokenizers import make_tokenizer
@@ -30,9 +34,13 @@ def list_presets(args: Namespace) -> Results:
     facts = {"cameras": ["scene", "wrist"], "tasks": {"task": "prompt"}, "state_dim": 7}
     rows = []
     for name in list_policies():
-        for preset in POLICIES.get(name).presets:
-            policy = make_policy(name, preset, tokenizer, **facts)
-            rows.append({"name": name, "preset": preset, "params_m": round(policy.params_m, 3)})
+        cls = POLICIES.get(name)
+        for preset in cls.presets:
+            size = None
+            if not cls.required_folder:
+                source = tokenizer if cls.takes_tokenizer else ChunkSpec()
+                size = round(make_policy(name, preset, source, **facts).params_m, 3)
+            rows.append({"name": name, "preset": preset, "params_m": size})
     output.table(rows)
     return {"rows": rows}
 
@@ -41,9 +49,15 @@ def _add_train(group: Any) -> None:
     command = options.add_command(
         group, "train", train, "train a policy on images by behavioural cloning"
     )
-    command.add_argument("--policy", default="ar", help="name, see `nac policy list`")
+    command.add_argument("--policy", default="ar_guided", help="name, see `nac policy list`")
     command.add_argument("--preset", default="small", help="preset, see `nac policy list`")
-    command.add_argument("--tokenizer", type=Path, required=True, help="trained tokenizer folder")
+    command.add_argument(
+        "--tokenizer", type=Path, help="trained tokenizer folder, if the policy predicts tokens"
+    )
+    command.add_argument(
+        "--horizon", type=int, default=32, help="steps of a chunk, if it predicts no tokens"
+    )
+    options.add_representation_options(command)
     command.add_argument("--init", type=Path, help="saved policy whose weights are the start")
     command.add_argument("--cameras", nargs="+", help="camera names (default: all of the dataset)")
     command.add_argument(
@@ -57,15 +71,16 @@ def _add_train(group: Any) -> None:
 
 
 def train(args: Namespace) -> Results:
-    """Trains a policy over a trained tokenizer."""
+    """Trains a policy, over a trained tokenizer if it predicts tokens."""
     from nac_ros.datasets.convert import describe_datasets
     from nac_ros.datasets.frames import load_frames
+    from nac_ros.policies import POLICIES
     from nac_ros.policies.base import make_policy, warm_start
-    from nac_ros.tokenizers import load_tokenizer
-    from nac_ros.training.policy_trainer import Demonstrations, PolicyTrainer, PolicyTrainingConfig
+    from nac_ros.training.loop import seed_everything
+    from nac_ros.training.policy_trainer import PolicyTrainer, PolicyTrainingConfig
 
-    tokenizer, datasets = load_tokenizer(args.tokenizer), options.open_data(args.data, args)
-    options.check_tokenizer_fits(tokenizer, datasets, args.tokenizer)
+    cls = POLICIES.get(args.policy)
+    source, datasets = _chunk_source(args, cls.takes_tokenizer)
     if not datasets[0].state_names:
         raise ConfigError(
             f"{datasets[0].root} has no joint state, which a policy observes; choose its column "
@@ -80,18 +95,37 @@ def train(args: Namespace) -> Results:
         "tasks": _task_ids(frames.tasks),
         "state_dim": frames.proprio.shape[1],
     }
-    training = training_config(PolicyTrainingConfig, args, {"train_on": args.train_on})
-    policy = make_policy(args.policy, args.preset, tokenizer, **{**facts, **dict(args.model)})
+    defaults = {**cls.training_defaults.get(args.preset, {}), "train_on": args.train_on}
+    training = training_config(PolicyTrainingConfig, args, defaults)
+    seed_everything(training.seed)  # before the initial weights are drawn
+    policy = make_policy(args.policy, args.preset, source, **{**facts, **dict(args.model)})
     if args.init:
         print(f"{warm_start(policy, args.init)} tensors copied from {args.init}")
-    demonstrations = Demonstrations.build(frames, tokenizer, policy)
     print(
         f"{args.policy} ({args.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames"
     )
-    trainer = PolicyTrainer(
-        policy, demonstrations, training, args.out, describe_datasets(datasets)
-    )
+    trainer = PolicyTrainer(policy, frames, training, args.out, describe_datasets(datasets))
     return trainer.run(args.resume)
+
+
+def _chunk_source(args: Namespace, takes_tokenizer: bool) -> tuple[Any, list[Any]]:
+    """The tokenizer of --tokenizer, or the ChunkSpec of the data; and the datasets."""
+    from nac_ros.core.chunk_spec import ChunkSpec
+    from nac_ros.tokenizers import load_tokenizer
+
+    if takes_tokenizer != (args.tokenizer is not None):
+        wanted = "needs" if takes_tokenizer else "predicts no tokens and takes no"
+        raise ConfigError(f"policy {args.policy} {wanted} --tokenizer")
+    if takes_tokenizer and (args.robot is not None or args.relative is not None):
+        raise ConfigError("--robot and --relative are settings of the tokenizer; leave them out")
+    if takes_tokenizer:
+        tokenizer, datasets = load_tokenizer(args.tokenizer), options.open_data(args.data, args)
+        options.check_tokenizer_fits(tokenizer, datasets, args.tokenizer)
+        return tokenizer, datasets
+    datasets = options.open_data(args.data, args)
+    facts = chunk_facts(args, datasets[0])
+    sizes = {"horizon": args.horizon, "action_dim": len(datasets[0].names)}
+    return configs.build(ChunkSpec, {**sizes, **facts}, "chunks"), datasets
 
 
 def _image_size(args: Namespace) -> int:
@@ -120,7 +154,9 @@ def _add_export(groups: Any) -> None:
         groups, "export", export, "write a bundle from a policy, its tokenizer and a robot"
     )
     command.add_argument("--policy", type=Path, required=True, help="run of `nac policy train`")
-    command.add_argument("--tokenizer", type=Path, required=True, help="trained tokenizer folder")
+    command.add_argument(
+        "--tokenizer", type=Path, help="trained tokenizer folder, if the policy predicts tokens"
+    )
     command.add_argument("--robot", default="vx300s", help="name or YAML file of the robot")
     command.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     command.add_argument("--card", type=Path, help="model card (Markdown file)")
@@ -130,16 +166,22 @@ def export(args: Namespace) -> Results:
     """Writes a bundle and verifies it."""
     from nac_ros.core.provenance import environment
     from nac_ros.export.bundle import write_bundle
-    from nac_ros.policies.base import load_policy
+    from nac_ros.policies.base import load_policy, takes_tokenizer
     from nac_ros.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(args.tokenizer)
     run = args.policy / "policy"
-    policy = load_policy(run if run.is_dir() else args.policy, tokenizer)
+    folder = run if run.is_dir() else args.policy
+    if takes_tokenizer(folder) != (args.tokenizer is not None):
+        wanted = (
+            "predicts tokens; give its" if takes_tokenizer(folder) else "has no tokenizer; omit"
+        )
+        raise ConfigError(f"the policy in {folder} {wanted} --tokenizer")
+    tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer)
+    policy = load_policy(folder, tokenizer)
     if args.card is not None and not args.card.is_file():
         raise ConfigError(f"--card {args.card} is not a file; name a Markdown file")
-    card = args.card.read_text() if args.card else f"# {policy.name} policy, {tokenizer.name}\n"
-    bundle = write_bundle(args.out, policy, tokenizer, load_robot(args.robot), environment(), card)
+    card = args.card.read_text() if args.card else f"# {policy.describe()}\n"
+    bundle = write_bundle(args.out, policy, load_robot(args.robot), environment(), card)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     print(f"{bundle}: {size / 1e6:.1f} MB, verified")
     return {"bundle": str(bundle), "bytes": size}

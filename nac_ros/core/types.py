@@ -15,12 +15,16 @@ class Observation:
     images: camera name -> uint8 `[K, H, W, 3]` RGB, K = n_obs_steps
     proprio: float32 `[K, D]`, joint positions in the robot's order [rad or m]
     task: prompt or task id
+    environment_state: low-dimensional state of the scene, float32 `[K, N]`; None if not observed
+    past_commands: the last executed actions, oldest first, float32 `[P, D]` [rad or m]; or None
     """
 
     stamp: float
     images: dict[str, np.ndarray]
     proprio: np.ndarray
     task: str
+    environment_state: np.ndarray | None = None
+    past_commands: np.ndarray | None = None
 
     @property
     def reference(self) -> np.ndarray:

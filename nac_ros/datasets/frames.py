@@ -88,11 +88,10 @@ class Frames:
         steps = np.arange(n_obs_steps)[::-1]
         return np.maximum(index[:, None] - steps, self.start[index][:, None])
 
-    def future_indices(self, index: np.ndarray, horizon: int, stride: int = 1) -> np.ndarray:
-        """Frames `[B]` -> frames `[B, H]` whose actions are the chunk; after the end of an episode
+    def indices_after(self, index: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Frames `[B]` and offsets `[M]` [steps] -> frames `[B, M]`; after the end of an episode
         its last frame is repeated."""
-        steps = index[:, None] + stride * np.arange(horizon)
-        return np.minimum(steps, self.end[index][:, None] - 1)
+        return np.minimum(index[:, None] + offsets, self.end[index][:, None] - 1)
 
     def digest(self) -> str:
         """Hash of all numbers, the tasks and the split, and of some images of each camera."""

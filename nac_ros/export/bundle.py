@@ -1,4 +1,7 @@
-"""Bundles: one folder with policy, tokenizer and robot description, verified when loaded."""
+"""Bundles: one folder with a policy, its tokenizer if it has one, and the robot description.
+
+A bundle is verified when it is loaded.
+"""
 
 import json
 import tempfile
@@ -9,33 +12,29 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
+from torch import Tensor
 
 from nac_ros.core import config as configs
+from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.errors import BundleError, ConfigError, NacError, show_text
 from nac_ros.core.json_reader import read_bytes, read_json
 from nac_ros.datasets.compatibility import same_rate
 from nac_ros.export import golden_vectors
 from nac_ros.export.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from nac_ros.export.onnx import OnnxDetokenizer, export_detokenizer
-from nac_ros.policies.base import Policy, load_policy
+from nac_ros.policies.base import Policy, PolicyOutput, load_policy, takes_tokenizer
 from nac_ros.robot.spec import RobotSpec, list_robots, load_robot
 from nac_ros.tokenizers import load_tokenizer
-from nac_ros.tokenizers.base import Tokenizer
+from nac_ros.tokenizers.base import CodebookTokenizer, Tokenizer
 from nac_ros.tokenizers.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 ROBOT, STATISTICS, CARD = "robot.yaml", "statistics.json", "README.md"
 DETOKENIZER, GOLDEN = "detokenizer.onnx", "golden.safetensors"
-REQUIRED = (
-    *(
-        f"{part}/{file}"
-        for part in ("policy", "tokenizer")
-        for file in (CONFIG_FILE, WEIGHTS_FILE)
-    ),
-    ROBOT,
-    STATISTICS,
-    GOLDEN,
-)
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE)  # of a policy or tokenizer
+REQUIRED = (*(f"policy/{file}" for file in MODEL_FILES), ROBOT, STATISTICS, GOLDEN)
+OF_TOKENIZER = tuple(f"tokenizer/{file}" for file in MODEL_FILES)  # if the policy has one
 MAX_ROBOT_BYTES = 256 << 10  # of robot.yaml
 LIMITS = ("velocity", "acceleration", "jerk")
 TOLERANCE = 1e-6  # relative; rounding of limits in YAML and of statistics in float32
@@ -43,13 +42,16 @@ TOLERANCE = 1e-6  # relative; rounding of limits in YAML and of statistics in fl
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle; `decode` uses ONNX Runtime if the tokenizer is a network."""
+    """A loaded bundle.
+
+    detokenizer: ONNX decoder of the policy's tokens, which `policy.predict` uses; None if the
+        tokenizer is no network, or there is none
+    """
 
     path: Path
     manifest: Manifest
     robot: RobotSpec
     policy: Policy
-    tokenizer: Tokenizer
     detokenizer: OnnxDetokenizer | None
 
     @property
@@ -62,19 +64,21 @@ class Bundle:
         """Steps of a chunk."""
         return self.manifest.horizon
 
-    def decode(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """Complete sequences int64 `[B, L]`, joint states `[B, D]` -> actions `[B, H, D]`."""
-        self.tokenizer.grammar.check(tokens)
-        if self.detokenizer is None:
-            return self.tokenizer.decode(tokens, reference).numpy()
-        actions = self.detokenizer(tokens, reference)
-        wanted = (len(tokens), self.horizon, self.robot.action_dim)
-        if actions.shape != wanted:
-            raise BundleError(
-                f"{self.path / DETOKENIZER} decodes to {actions.shape}, wanted {wanted}; export "
-                "the bundle again"
-            )
-        return actions
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Of the policy; None if it predicts no tokens."""
+        return getattr(self.policy, "tokenizer", None)
+
+    @property
+    def decode_s(self) -> float:
+        """Duration of the latest decoding by ONNX Runtime [s]; 0 without detokenizer."""
+        return 0.0 if self.detokenizer is None else self.detokenizer.duration_s
+
+    def to_actions(self, output: PolicyOutput, reference: np.ndarray) -> np.ndarray:
+        """Predicted chunks, joint states `[B, D]` -> float32 actions `[B, H, D]` [rad or m]."""
+        states = torch.from_numpy(np.asarray(reference, np.float32)).to(output.chunk.device)
+        actions = self.policy.normalizer.denormalize(output.chunk.float(), states)
+        return actions.cpu().numpy()
 
     def check_robot(self, spec: RobotSpec) -> None:
         """Raises BundleError unless `spec` has the joints, units, rate and cameras of training."""
@@ -97,7 +101,6 @@ class Bundle:
 def write_bundle(
     folder: Path | str,
     policy: Policy,
-    tokenizer: Tokenizer,
     robot: RobotSpec,
     created_by: dict[str, Any],
     card: str,
@@ -107,20 +110,20 @@ def write_bundle(
     folder = Path(folder)
     if folder.exists() and not (folder / "manifest.json").is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds files and is no bundle; choose an empty folder")
-    _check_fit(policy, tokenizer, robot)
+    _check_fit(policy, robot)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "bundle"
-        _write_parts(made, policy, tokenizer, robot, card)
+        _write_parts(made, policy, robot, card)
         facts = {
             "robot": robot.name,
             "tasks": dict(policy.config.tasks),
             "rate_hz": robot.action_rate_hz,
-            "horizon": tokenizer.config.horizon,
+            "horizon": policy.chunk_spec.horizon,
             "created_by": created_by,
         }
         write_manifest(made, **facts)
         parts = _load_parts(made, read_manifest(made))
-        golden_vectors.write(parts.policy, parts.decode, robot, made / GOLDEN)
+        golden_vectors.write(parts.policy, parts.to_actions, robot, made / GOLDEN)
         write_manifest(made, **facts)
         load_bundle(made)
         copytree(made, folder, dirs_exist_ok=True)
@@ -137,51 +140,74 @@ def load_bundle(folder: Path | str) -> Bundle:
     manifest = read_manifest(folder)
     _require_files(folder, manifest, REQUIRED)
     bundle = _load_parts(folder, manifest)
-    if hasattr(bundle.tokenizer, "detokenize"):
-        _require_files(folder, manifest, (DETOKENIZER,))
     _check_parts(bundle)
     _check_statistics(bundle)
     _check_limits(bundle)
-    golden_vectors.verify(bundle.policy, bundle.decode, folder / GOLDEN)
+    golden_vectors.verify(bundle.policy, bundle.to_actions, folder / GOLDEN)
     return bundle
 
 
-def _write_parts(
-    folder: Path, policy: Policy, tokenizer: Tokenizer, robot: RobotSpec, card: str
-) -> None:
+def _write_parts(folder: Path, policy: Policy, robot: RobotSpec, card: str) -> None:
     policy.save_pretrained(folder / "policy", half=True)
-    tokenizer.save_pretrained(folder / "tokenizer", half=True)
-    tokenizer = load_tokenizer(folder / "tokenizer")  # rounded to float16 like the saved one
-    if hasattr(tokenizer, "detokenize"):
-        export_detokenizer(tokenizer, folder / DETOKENIZER)
+    tokenizer = getattr(policy, "tokenizer", None)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder / "tokenizer", half=True)
+        tokenizer = load_tokenizer(folder / "tokenizer")  # rounded to float16 like the saved one
+        if isinstance(tokenizer, CodebookTokenizer):
+            export_detokenizer(tokenizer, folder / DETOKENIZER)
     (folder / ROBOT).write_text(yaml.safe_dump(configs.to_plain(robot), sort_keys=False))
-    statistics = _statistics(policy, tokenizer, robot)
+    statistics = _statistics(policy, robot)
     (folder / STATISTICS).write_text(json.dumps(statistics, indent=1) + "\n")
     (folder / CARD).write_text(card)
 
 
-def _statistics(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> dict[str, list[Any]]:
+def _statistics(policy: Policy, robot: RobotSpec) -> dict[str, list[Any]]:
     return {
         "names": list(robot.joint_names),
         "units": list(robot.units),
-        "action_min": tokenizer.absolute_normalizer.low.tolist(),
-        "action_max": tokenizer.absolute_normalizer.high.tolist(),
+        "action_min": policy.absolute_normalizer.low.tolist(),
+        "action_max": policy.absolute_normalizer.high.tolist(),
         "state_mean": policy.state_mean.tolist(),
         "state_std": policy.state_std.tolist(),
     }
 
 
 def _load_parts(folder: Path, manifest: Manifest) -> Bundle:
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    onnx = folder / DETOKENIZER
-    return Bundle(
-        path=folder,
-        manifest=manifest,
-        robot=_load_robot(folder / ROBOT),
-        policy=load_policy(folder / "policy", tokenizer),
-        tokenizer=tokenizer,
-        detokenizer=OnnxDetokenizer(onnx) if DETOKENIZER in manifest.files else None,
-    )
+    """Every part of a bundle whose manifest was verified; the policy decodes with ONNX Runtime."""
+    tokenizer, detokenizer = None, None
+    if takes_tokenizer(folder / "policy"):
+        _require_files(folder, manifest, OF_TOKENIZER)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+    policy = load_policy(folder / "policy", tokenizer)
+    if isinstance(tokenizer, CodebookTokenizer):
+        _require_files(folder, manifest, (DETOKENIZER,))
+        detokenizer = OnnxDetokenizer(folder / DETOKENIZER)
+        policy.decoder = NormalizedDecoder(detokenizer, policy)
+    robot = _load_robot(folder / ROBOT)
+    return Bundle(folder, manifest, robot, policy, detokenizer)
+
+
+class NormalizedDecoder:
+    """Tokens int64 `[B, L]` -> normalized chunks float32 `[B, H, D]`, by ONNX Runtime."""
+
+    def __init__(self, detokenizer: OnnxDetokenizer, policy: Policy):
+        self._detokenizer, self._tokenizer = detokenizer, policy.tokenizer
+        self._shape = (policy.chunk_spec.horizon, policy.chunk_spec.action_dim)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Raises BadTokens for tokens that are no complete sequences, BundleError if the ONNX file
+        decodes to another shape."""
+        codes = tokens.cpu().numpy()
+        self._tokenizer.grammar.check(codes)
+        reference = np.zeros((len(codes), self._shape[1]), np.float32)
+        actions = self._detokenizer(codes, reference)
+        if actions.shape != (wanted := (len(codes), *self._shape)):
+            raise BundleError(
+                f"{self._detokenizer.path} decodes to {actions.shape}, wanted {wanted}; export "
+                "the bundle again"
+            )
+        chunk = torch.from_numpy(actions).to(tokens.device)
+        return self._tokenizer.normalizer.normalize(chunk, torch.zeros_like(chunk[:, 0]))
 
 
 def _load_robot(path: Path) -> RobotSpec:
@@ -206,14 +232,15 @@ def _require_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> No
 
 
 def _check_parts(bundle: Bundle) -> None:
-    """Raises BundleError if manifest, robot, tokenizer and policy contradict one another."""
-    manifest, robot = bundle.manifest, bundle.robot
-    codec_file, policy_file = f"tokenizer/{CONFIG_FILE}", f"policy/{CONFIG_FILE}"
+    """Raises BundleError if manifest, robot and policy contradict one another."""
+    manifest, robot, policy_file = bundle.manifest, bundle.robot, f"policy/{CONFIG_FILE}"
+    has_tokenizer = bundle.policy.takes_tokenizer
+    chunk_file = f"tokenizer/{CONFIG_FILE}" if has_tokenizer else policy_file
     for field, ours, other, theirs in (
         ("robot", manifest.robot, ROBOT, robot.name),
         ("tasks", manifest.tasks, policy_file, bundle.policy.config.tasks),
         ("rate_hz", manifest.rate_hz, ROBOT, robot.action_rate_hz),
-        ("horizon", manifest.horizon, codec_file, bundle.tokenizer.config.horizon),
+        ("horizon", manifest.horizon, chunk_file, bundle.policy.chunk_spec.horizon),
     ):
         if ours != theirs:
             raise BundleError(
@@ -221,7 +248,7 @@ def _check_parts(bundle: Bundle) -> None:
                 f"{show_text(theirs)} in {other}; export the bundle again"
             )
     try:
-        _check_fit(bundle.policy, bundle.tokenizer, robot)
+        _check_fit(bundle.policy, robot)
     except ConfigError as error:
         raise BundleError(
             f"{bundle.path}: {show_text(error, 400)}; then export the bundle again"
@@ -232,7 +259,7 @@ def _check_statistics(bundle: Bundle) -> None:
     """Raises BundleError if statistics.json differs from the statistics of the networks."""
     path = bundle.path / STATISTICS
     stored = read_json(path, BundleError)
-    for key, values in _statistics(bundle.policy, bundle.tokenizer, bundle.robot).items():
+    for key, values in _statistics(bundle.policy, bundle.robot).items():
         found = stored.get(key) if isinstance(stored, dict) else None
         if not isinstance(found, list) or not _equal(found, values):
             raise BundleError(
@@ -279,48 +306,47 @@ def _check_limits(bundle: Bundle) -> None:
             )
 
 
-def check_columns(tokenizer: Tokenizer, robot: RobotSpec) -> None:
-    """Raises ConfigError unless names and units of the tokenizer's columns, if known, are those of
-    the robot's joints."""
-    config = tokenizer.config
+def check_columns(spec: ChunkSpec, robot: RobotSpec) -> None:
+    """Raises ConfigError unless names and units of the chunks' columns, if known, are those of the
+    robot's joints."""
     for field, ours, theirs in (
-        ("names", config.names, robot.joint_names),
-        ("units", config.units, robot.units),
+        ("names", spec.names, robot.joint_names),
+        ("units", spec.units, robot.units),
     ):
         if ours and ours != theirs:
             raise ConfigError(
-                f"the tokenizer's {field} are {_listed(ours)}, those of robot {robot.name} "
-                f"{_listed(theirs)}; use the robot of the data, or train the tokenizer with "
+                f"the trained chunks' {field} are {_listed(ours)}, those of robot "
+                f"{robot.name} {_listed(theirs)}; use the robot of the data, or train with "
                 f"--robot {robot.name} on data that has its {field}"
             )
 
 
-def _check_fit(policy: Policy, tokenizer: Tokenizer, robot: RobotSpec) -> None:
-    """Raises ConfigError if policy, tokenizer and robot do not fit together."""
-    codec = tokenizer.config
-    dims = (codec.action_dim, policy.config.state_dim)
+def _check_fit(policy: Policy, robot: RobotSpec) -> None:
+    """Raises ConfigError if policy and robot do not fit together."""
+    spec, config = policy.chunk_spec, policy.config
+    dims = (spec.action_dim, config.state_dim)
     if dims != (robot.action_dim, robot.action_dim):
         raise ConfigError(
-            f"tokenizer and policy have {dims[0]} and {dims[1]} dimensions, robot {robot.name} "
-            f"has {robot.action_dim} joints; train both for this robot"
+            f"actions and joint states of the policy have {dims[0]} and {dims[1]} dimensions, "
+            f"robot {robot.name} has {robot.action_dim} joints; train for this robot"
         )
-    check_columns(tokenizer, robot)
-    if codec.rate_hz and not same_rate(codec.rate_hz, robot.action_rate_hz):
+    check_columns(spec, robot)
+    if spec.rate_hz and not same_rate(spec.rate_hz, robot.action_rate_hz):
         raise ConfigError(
-            f"the tokenizer was fitted to data at {codec.rate_hz:.10g} Hz, and robot {robot.name} "
+            f"the chunks were fitted to data at {spec.rate_hz:.10g} Hz, and robot {robot.name} "
             f"has action_rate_hz {robot.action_rate_hz:.10g}; train on data of that rate, or "
             "correct the robot's YAML"
         )
     known = [camera.name for camera in robot.cameras]
-    if missing := [name for name in policy.config.cameras if name not in known]:
+    if missing := [name for name in config.cameras if name not in known]:
         raise ConfigError(
             f"the policy uses camera '{missing[0]}', robot {robot.name} has: "
             f"{', '.join(known) or 'none'}; add it to the robot's YAML, or train with --cameras"
         )
-    if policy.config.n_action_steps > codec.horizon:
+    if config.n_action_steps > spec.horizon:
         raise ConfigError(
-            f"n_action_steps {policy.config.n_action_steps} is beyond the horizon "
-            f"{codec.horizon}; train with fewer"
+            f"n_action_steps {config.n_action_steps} is beyond the horizon "
+            f"{spec.horizon}; train with fewer"
         )
 
 

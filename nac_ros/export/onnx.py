@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import time
 import warnings
 from pathlib import Path
 
@@ -93,7 +94,10 @@ def _export(
 
 
 class _Session:
-    """ONNX Runtime session of one graph, on the best available provider."""
+    """ONNX Runtime session of one graph, on the best available provider.
+
+    duration_s: of the latest run [s]
+    """
 
     def __init__(self, path: Path, threads: int = 1):
         import onnxruntime  # slow to import, and needed only where a bundle decodes
@@ -109,16 +113,19 @@ class _Session:
             raise BundleError(
                 f"{path} does not load in ONNX Runtime: {show_text(error)}; copy it again"
             ) from error
-        self._path = path
+        self.path, self.duration_s = path, 0.0
         self.provider = self._session.get_providers()[0]
 
     def _run(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        started = time.perf_counter()
         try:
             return self._session.run([output], feeds)[0]
         except Exception as error:  # onnxruntime raises bare pybind types
             raise BundleError(
-                f"{self._path} does not compute {output}: {show_text(error)}; export it again"
+                f"{self.path} does not compute {output}: {show_text(error)}; export it again"
             ) from error
+        finally:
+            self.duration_s = time.perf_counter() - started
 
 
 class OnnxTokenizer(_Session):

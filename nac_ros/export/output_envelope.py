@@ -340,7 +340,7 @@ def _check_fit(tokenizer: Tokenizer, robot: RobotSpec, samples: int) -> None:
             f"the tokenizer's actions have {config.action_dim} dimensions; robot {robot.name} has "
             f"{dim} joints: {', '.join(robot.joint_names)}"
         )
-    check_columns(tokenizer, robot)
+    check_columns(config, robot)
     if config.rate_hz <= 0:
         raise ConfigError(
             "the tokenizer's control rate is unknown, so velocities are too: train it with "

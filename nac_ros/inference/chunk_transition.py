@@ -1,10 +1,10 @@
 """How a new chunk continues from the one being executed.
 
-blend: the policy samples one chunk; the guard alone blends it with the current one.
-best-of-n: of several sampled chunks the one closest to the rest of the current chunk is taken, the
-    backward coherence of Bidirectional Decoding (arXiv 2408.17355).
-constrained: the tokens of steps that will have been executed before the new chunk takes effect are
-    forced, as real-time chunking (arXiv 2506.07339) does for flow policies.
+blend: the policy predicts one chunk; the guard alone blends it with the current one.
+best-of-n: of several predicted chunks the one closest to the rest of the current chunk is taken,
+    the backward coherence of Bidirectional Decoding (arXiv 2408.17355).
+constrained: the policy is told the steps that will have been executed before the new chunk takes
+    effect, and continues them, as real-time chunking (arXiv 2506.07339) does for flow policies.
 """
 
 from dataclasses import dataclass
@@ -13,30 +13,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.types import ActionChunk, Observation
 from nac_ros.export.bundle import Bundle
 from nac_ros.inference.conditions import Transition
-from nac_ros.policies.base import Inputs
-from nac_ros.policies.sampling import Sampling, TokenSample
-from nac_ros.tokenizers.grammar import PAD
+from nac_ros.policies.base import PolicyOutput, PredictionContext
+from nac_ros.policies.observation_encoder import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransitionConfig:
-    """transition: see the module
-
-    candidates: number of chunks of best-of-n; the first uses the policy's own sampling
-    top_k, temperature: sampling of the others
-    """
+    """transition: see the module; candidates: number of chunks of best-of-n"""
 
     transition: Transition = "blend"
     candidates: int = number_field(16, 2, 256)
-    top_k: int = number_field(10, 1)
-    temperature: float = number_field(1.0, 1e-3, 100.0)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -50,43 +42,35 @@ class CurrentChunk(NamedTuple):
 
 
 class ChunkTransition:
-    """Samples token sequences for an observation and selects one of the decoded chunks.
+    """Predicts chunks for an observation and selects one of them.
 
-    Raises ConfigError for `constrained` if all tokens of the tokenizer describe the whole chunk.
+    Raises ConfigError for `constrained` if the policy cannot continue committed steps.
     """
 
     def __init__(self, bundle: Bundle, config: TransitionConfig):
         self._bundle, self._config = bundle, config
         self._range = bundle.robot.position_high - bundle.robot.position_low
-        self._time_spans = bundle.tokenizer.grammar.token_time_spans
-        if config.transition == "constrained" and self._time_spans is None:
+        if config.transition == "constrained" and not bundle.policy.supports_context:
             raise ConfigError(
-                "transition constrained needs tokens that describe a span of time; those of this "
-                f"bundle's {bundle.tokenizer.name} tokenizer describe the whole chunk: choose "
-                "blend or best-of-n"
+                "transition constrained needs a policy that can continue committed steps; the "
+                f"{bundle.policy.describe()} of this bundle cannot: choose blend or best-of-n"
             )
 
-    def sample_tokens(
+    def predict(
         self,
         inputs: Inputs,
         observation: Observation,
         current: CurrentChunk | None,
         generator: torch.Generator,
-    ) -> TokenSample:
-        """One sequence, or `candidates` of them for best-of-n."""
+    ) -> PolicyOutput:
+        """One chunk, or `candidates` of them for best-of-n."""
         policy, config = self._bundle.policy, self._config
         if current is None or config.transition == "blend":
-            return policy.sample_tokens(inputs, generator)
+            return policy.predict(inputs, generator=generator)
         if config.transition == "constrained":
-            forced = self._committed_tokens(observation, current)
-            return policy.sample_tokens(inputs, generator, forced=forced)
-        n = config.candidates - 1
-        single = inputs._replace(image_features=policy.encode_images(inputs))
-        repeated = (x.expand(n, *x.shape[1:]) for x in single[1:])  # all but the images
-        sampling = Sampling(top_k=config.top_k, temperature=config.temperature)
-        first = policy.sample_tokens(single, generator)
-        others = policy.sample_tokens(Inputs({}, *repeated), generator, sampling)
-        return TokenSample(*(_concatenate(*pair) for pair in zip(first, others)))
+            context = self._context(observation, current)
+            return policy.predict(inputs, context=context, generator=generator)
+        return policy.predict(inputs, config.candidates, generator=generator)
 
     def select(
         self, actions: np.ndarray, observation: Observation, current: CurrentChunk | None
@@ -100,15 +84,16 @@ class ChunkTransition:
         deviation = (actions[:, first:n_known] - remaining[first:n_known]) / self._range
         return int((deviation**2).mean((1, 2)).argmin())
 
-    def _committed_tokens(self, observation: Observation, current: CurrentChunk) -> torch.Tensor:
-        """Tokens `[1, L]` of the current chunk whose time span starts before the replacement and
-        ends within the chunk; -1 elsewhere."""
+    def _context(self, observation: Observation, current: CurrentChunk) -> PredictionContext:
+        """The current chunk for the policy, as a batch of one."""
         remaining, n_known = self._remaining(observation, current)
-        reference = observation.reference[None]
-        tokens = self._bundle.tokenizer.encode(remaining[None].astype(np.float32), reference)
-        first, end = self._time_spans.T
-        committed = (first < self._committed_steps(observation, current)) & (end <= n_known)
-        return tokens.masked_fill(~torch.from_numpy(committed), -1)
+        device, policy = self._bundle.policy.device, self._bundle.policy
+        actions = torch.from_numpy(remaining[None].astype(np.float32)).to(device)
+        reference = torch.from_numpy(observation.reference[None].astype(np.float32)).to(device)
+        steps = torch.arange(self._bundle.horizon, device=device)[None]
+        known = steps < n_known
+        committed = known & (steps < self._committed_steps(observation, current))
+        return PredictionContext(policy.normalizer.normalize(actions, reference), committed, known)
 
     def _remaining(
         self, observation: Observation, current: CurrentChunk
@@ -124,9 +109,3 @@ class ChunkTransition:
         """Steps of a new chunk that are due before it replaces the current one."""
         seconds = current.replaced_at - observation.stamp
         return max(ceil(seconds * self._bundle.rate_hz - 1e-6), 0)
-
-
-def _concatenate(first: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Rows `[1, L]` and `[N, L']` -> `[1 + N, max(L, L')]`, padded."""
-    length = max(first.shape[1], others.shape[1])
-    return torch.cat([pad(x, (0, length - x.shape[1]), value=PAD) for x in (first, others)])

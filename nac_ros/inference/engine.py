@@ -1,4 +1,4 @@
-"""Inference engine: observation -> policy -> tokens -> ONNX decoder -> action chunk."""
+"""Inference engine: observation -> policy -> chosen chunk in physical units."""
 
 import time
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from nac_ros.core.errors import BadActions, ConfigError
 from nac_ros.core.types import ActionChunk, Observation
 from nac_ros.export.bundle import Bundle
 from nac_ros.inference.chunk_transition import ChunkTransition, CurrentChunk, TransitionConfig
-from nac_ros.policies.sampling import TokenSample
+from nac_ros.policies.base import PolicyOutput
 
 WARM_UP_CALLS = 3
 
 
 @dataclass(frozen=True)
 class InferenceTime:
-    """Duration of the latest `predict_chunk` [s]: in total, and of decoding alone."""
+    """Duration of the latest `predict_chunk` [s]: in total, and of decoding tokens alone."""
 
     predict_s: float
     decode_s: float
@@ -101,7 +101,14 @@ class Engine:
         shape = (self.n_obs_steps, config.image_size, config.image_size, 3)
         images = dict.fromkeys(self.cameras, np.full(shape, 127, np.uint8))
         proprio = np.repeat(robot.home[None].astype(np.float32), self.n_obs_steps, 0)
-        observation = Observation(0.0, images, proprio, next(iter(config.tasks)))
+        environment = commands = None
+        if config.environment_state_dim:
+            shape = (self.n_obs_steps, config.environment_state_dim)
+            environment = np.zeros(shape, np.float32)
+        if config.n_past_commands:
+            commands = np.repeat(proprio[-1:], config.n_past_commands, 0)
+        task = next(iter(config.tasks))
+        observation = Observation(0.0, images, proprio, task, environment, commands)
         for _ in range(WARM_UP_CALLS):
             self.predict_chunk(observation)
         return self.timing.predict_s
@@ -109,23 +116,25 @@ class Engine:
     def _predict(self, observation: Observation, current: CurrentChunk | None) -> ActionChunk:
         started = time.perf_counter()
         inputs = self.bundle.policy.inputs(observation)
-        sample = self._transition.sample_tokens(inputs, observation, current, self._generator)
-        tokens, sampled = sample.tokens.numpy(), time.perf_counter()
-        reference = np.repeat(observation.reference[None], len(tokens), 0)
-        candidates = self.bundle.decode(tokens, reference)  # [K, H, D]
+        output = self._transition.predict(inputs, observation, current, self._generator)
+        reference = np.repeat(observation.reference[None], len(output.chunk), 0)
+        candidates = self.bundle.to_actions(output, reference)  # [K, H, D]
         if not np.isfinite(candidates).all():
-            raise BadActions("the decoded chunk holds NaN or inf; the bundle is broken")
+            raise BadActions("the predicted chunk holds NaN or inf; the bundle is broken")
         index = self._transition.select(candidates, observation, current)
         ended = time.perf_counter()
-        self.timing = InferenceTime(ended - started, ended - sampled)
-        self.confidence = _confidence(sample, index)
-        names, row = self.bundle.robot.joint_names, tokens[index]
-        return ActionChunk(
-            observation.stamp, self.rate_hz, names, candidates[index], row[row >= 0]
-        )
+        self.timing = InferenceTime(ended - started, self.bundle.decode_s)
+        self.confidence = _confidence(output, index)
+        names, tokens = self.bundle.robot.joint_names, np.empty(0, np.int64)
+        if output.tokens is not None:
+            row = output.tokens[index].cpu().numpy()
+            tokens = row[row >= 0]  # without padding
+        return ActionChunk(observation.stamp, self.rate_hz, names, candidates[index], tokens)
 
 
-def _confidence(sample: TokenSample, row: int) -> Confidence:
-    sampled = sample.tokens[row, : sample.entropy.shape[1]] >= 0  # not padding
-    entropy, margin = sample.entropy[row][sampled], sample.margin[row][sampled]
+def _confidence(output: PolicyOutput, row: int) -> Confidence:
+    if output.tokens is None or output.confidence is None:
+        return Confidence()
+    sampled = output.tokens[row] >= 0  # not padding
+    entropy, margin = (values[row][sampled] for values in output.confidence)
     return Confidence(float(entropy.mean()), float(margin.min())) if len(entropy) else Confidence()

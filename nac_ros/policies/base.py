@@ -1,7 +1,11 @@
-"""Interface of a policy: observations -> tokens of its tokenizer; loading and warm starts."""
+"""Interface of a policy: observations -> normalized action chunks; loading and warm starts.
+
+A method is one file that registers one class. Everything else (trainer, bundle, golden vectors,
+engine, chunk transition) knows only this interface.
+"""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,14 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.core import config as configs
+from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.config import REQUIRED, check_fields, check_unique, number_field
-from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName
+from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName, show_text
+from nac_ros.core.normalize import ActionNormalizer
 from nac_ros.core.registry import Registry
 from nac_ros.core.types import Observation
-from nac_ros.policies.sampling import Sampling, TokenSample
+from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder, VisionKind
+from nac_ros.policies.text_encoder import (
+    TEXT_ENCODER_FOLDER,
+    TextEncoder,
+    check_same_model,
+    copy_text_encoder,
+    listed,
+    nearest_task,
+)
+from nac_ros.policies.vision import describe_vision_model
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.serialization import (
     WEIGHTS_FILE,
+    check_elements,
     check_sizes,
     find_class,
     load_model,
@@ -29,18 +45,53 @@ from nac_ros.tokenizers.serialization import (
 POLICIES: Registry["Policy"] = Registry(
     "policy",
     "nac_ros.policies",
-    helpers=("base", "codeword_head", "sampling", "transformer", "vision"),
+    helpers=(
+        "base",
+        "codeword_head",
+        "denoiser",
+        "diffusion_schedule",
+        "direct_policy",
+        "local_models",
+        "observation_encoder",
+        "sampling",
+        "text_encoder",
+        "token_policy",
+        "transformer",
+        "vision",
+    ),
 )
 
 MAX_IMAGE, MAX_OBS_STEPS = 4096, 100  # pixels of a side; observations
+MAX_COMMANDS = 1000  # past commands of an observation
+PROMPTS = "prompt_embeddings"  # of a policy's state; see PolicyConfig.text_folder
+FINGERPRINT = "tokenizer_fingerprint"  # of a policy's state; see TokenPolicy
+FINGERPRINT_TOLERANCE = 1e-4  # rounding: another machine may add numbers in another order
+MIN_STD = 1e-3  # added to the standard deviation of a state [rad, m, or as in the data]
+
+# Training targets by name, each `[B, ...]`; "chunk" is the normalized chunk `[B, H, D]`.
+Targets = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """Inputs and execution of any policy.
 
-    cameras: names in order; image_size: side of the square images the network takes [pixels]
+    cameras: names in order, may be empty
+    image_size: side of the square images the network takes [pixels]
+    vision: image encoder, see nac_ros.policies.vision; `keypoints` is the smallest
+    vision_width, n_keypoints: of the encoders `keypoints` and `resnet18` (n_keypoints alone)
+    vision_folder: of `pretrained`, a local folder of a `transformers` vision model
+    vision_model: of `pretrained`, its architecture, which is read from the folder; the weights
+        are saved with the policy, so that it is loaded without the folder
+    freeze_vision: train only the projection of the image features
     tasks: task id -> prompt; an observation may name either
+    text_folder: local folder of a `transformers` text model; the policy then takes the embeddings
+        of the prompts instead of learned ones, and an observation may paraphrase a prompt
+    text_dim: size of these embeddings, which is read from the folder; 0 = none
+    min_similarity: cosine similarity that a paraphrase needs to a trained prompt
+    similarity_margin: how much less similar the second prompt must be
+    environment_state_dim: size of the low-dimensional environment state, 0 = not observed
+    n_past_commands: executed actions before the observation that the policy sees, 0 = none
     n_obs_steps: observations of one input
     n_action_steps: executed steps of each chunk before a newer one replaces it
     """
@@ -49,154 +100,375 @@ class PolicyConfig:
     tasks: dict[str, str]
     state_dim: int = number_field(REQUIRED, 1)
     image_size: int = number_field(96, 1, MAX_IMAGE)
+    vision: VisionKind = "keypoints"
+    vision_width: int = number_field(64, 1)
+    n_keypoints: int = number_field(32, 1)
+    vision_folder: str = ""
+    vision_model: str = ""
+    freeze_vision: bool = False
+    text_folder: str = ""
+    text_dim: int = number_field(0, 0)
+    min_similarity: float = number_field(0.8, -1, 1)
+    similarity_margin: float = number_field(0.05, 0, 2)
+    environment_state_dim: int = number_field(0, 0)
+    n_past_commands: int = number_field(0, 0, MAX_COMMANDS)
     n_obs_steps: int = number_field(2, 1, MAX_OBS_STEPS)
     n_action_steps: int = number_field(16, 1)
 
     def __post_init__(self) -> None:
-        if not self.cameras or not self.tasks:
-            raise ConfigError("a policy needs at least one camera and one task")
+        if not self.tasks:
+            raise ConfigError("a policy needs at least one task")
         check_fields(self)
         check_sizes(self)
         check_unique("cameras", self.cameras)
+        if self.vision_width % 32:
+            raise ConfigError(f"vision_width {self.vision_width} must be a multiple of 32")
+        is_described = bool(self.vision_folder or self.vision_model)
+        if is_described != (self.vision == "pretrained"):
+            raise ConfigError(
+                "vision_folder names the local vision model of vision 'pretrained', got vision "
+                f"'{self.vision}' and vision_folder '{self.vision_folder}'"
+            )
 
 
-class Inputs(NamedTuple):
-    """A batch of observations.
+class PredictionContext(NamedTuple):
+    """The chunk under way, at the time steps of the chunk to be predicted.
 
-    images: camera -> uint8 `[B, K, S, S, 3]`; may be empty where `image_features` are given
-    proprio: joint states, float32 `[B, K, D]`
-    task: task index, int64 `[B]`
-    image_features: output of `Policy.encode_images` for these images, float `[B, cameras, E]`
+    actions: normalized like the new chunk, `[B, H, D]`; its last action is held beyond its end
+    committed: bool `[B, H]`, steps that will have been executed before the new chunk takes effect
+    known: bool `[B, H]`, steps before the end of the chunk under way
     """
 
-    images: dict[str, Tensor]
-    proprio: Tensor
-    task: Tensor
-    image_features: Tensor | None = None
+    actions: Tensor
+    committed: Tensor
+    known: Tensor
 
 
-class Targets(NamedTuple):
-    """Demonstrated actions of a batch.
+class TokenConfidence(NamedTuple):
+    """Confidence in each sampled token, both float `[B, L]`.
 
-    chunk: normalized actions `[B, H, D]`
-    tokens: their tokens, int64 `[B, L]`
-    latents: the vectors that the tokens quantize `[B, L, E]`; None without codewords
-    future_actions: normalized actions at wider spacing that also cover the time after the chunk,
-        `[B, H, D]`
+    entropy: of the distribution over legal tokens [nats]
+    margin: probability of the most likely legal token less that of the second
+    """
+
+    entropy: Tensor
+    margin: Tensor
+
+
+class PolicyOutput(NamedTuple):
+    """Predicted chunks of a batch.
+
+    chunk: normalized, float32 `[B, H, D]`
+    tokens: int64 `[B, L]` that it was decoded from; None without tokens
+    confidence: of the tokens; None without
     """
 
     chunk: Tensor
-    tokens: Tensor
-    latents: Tensor | None
-    future_actions: Tensor
+    tokens: Tensor | None = None
+    confidence: TokenConfidence | None = None
 
 
 class Policy(nn.Module, ABC):
-    """Predicts token sequences of its tokenizer from Inputs.
+    """Predicts normalized action chunks from Inputs.
 
+    A subclass makes its networks, `observation_encoder` among them, and implements `normalizer`,
+    `loss` and `predict`.
+
+    takes_tokenizer: whether the policy is made over a tokenizer
+    required_folder: field of the config that must name a local model folder, '' for none
     token_prefixes: prefixes of the state_dict keys that depend on the tokenizer
     task_tables: state_dict keys with one row per task of the config
     """
 
     Config: ClassVar[type[PolicyConfig]] = PolicyConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    training_defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # training config by preset
     name: ClassVar[str]
+    takes_tokenizer: ClassVar[bool]
+    required_folder: ClassVar[str] = ""
     token_prefixes: ClassVar[tuple[str, ...]] = ()
-    task_tables: ClassVar[tuple[str, ...]] = ()
+    task_tables: ClassVar[tuple[str, ...]] = ("observation_encoder.task_embedding.weight",)
+    observation_encoder: ObservationEncoder
 
-    def __init__(self, config: PolicyConfig, preset: str):
+    def __init__(self, config: PolicyConfig, preset: str, chunk_spec: ChunkSpec):
         super().__init__()
-        self.config, self.preset = config, preset
+        self.config, self.preset, self.chunk_spec = config, preset, chunk_spec
+        check_elements("a chunk", chunk_spec.horizon, chunk_spec.action_dim)
         self.register_buffer("state_mean", torch.zeros(config.state_dim))
         self.register_buffer("state_std", torch.ones(config.state_dim))
+        self.register_buffer("environment_mean", torch.zeros(config.environment_state_dim))
+        self.register_buffer("environment_std", torch.ones(config.environment_state_dim))
+        self.text_encoder_folder = config.text_folder
+        self._text_encoder: TextEncoder | None = None  # loaded when a text is no known prompt
+        self._paraphrase: tuple[str, int] | None = None  # the last one and its task
+        if config.text_dim:
+            check_elements("the prompt embeddings", len(config.tasks), config.text_dim)
+            self.register_buffer(PROMPTS, torch.zeros(len(config.tasks), config.text_dim))
+
+    @property
+    @abstractmethod
+    def normalizer(self) -> ActionNormalizer:
+        """Normalizer of the chunks, tensors on the policy's device."""
+
+    @property
+    @abstractmethod
+    def absolute_normalizer(self) -> ActionNormalizer:
+        """Range of the absolute training actions, tensors on the policy's device."""
 
     @abstractmethod
-    def losses(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        """Named scalar losses; training minimizes their sum."""
+    def loss(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; training minimizes their sum."""
 
     @abstractmethod
-    def sample_tokens(
+    def predict(
         self,
         inputs: Inputs,
+        n_samples: int = 1,
+        context: PredictionContext | None = None,
         generator: torch.Generator | None = None,
-        sampling: Sampling | None = None,
-        forced: Tensor | None = None,
-    ) -> TokenSample:
-        """Samples complete token sequences of the tokenizer's grammar.
+    ) -> PolicyOutput:
+        """Predicts `n_samples` chunks of each observation, those of one observation adjacent.
 
-        sampling: None = that of the config
-        forced: int64 `[B, L]`, the token that a position must have, or -1
+        context: the chunk under way, `[B, ...]`; only if `supports_context`
+        generator: of the random numbers, on the CPU or the policy's device
         """
 
-    @abstractmethod
-    def token_log_probs(self, inputs: Inputs, tokens: Tensor) -> Tensor:
-        """Log-probabilities `[B, L, V]` of each next token along `tokens`, -inf where illegal."""
+    @property
+    def supports_context(self) -> bool:
+        """Whether `predict` uses a PredictionContext."""
+        return False
 
-    @abstractmethod
-    def encode_images(self, inputs: Inputs) -> Tensor:
-        """Features `[B, cameras, E]` of the images; the policy uses nothing else of them."""
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether the chunks of `predict` are decoded from tokens."""
+        return False
 
-    @abstractmethod
-    def vision_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the vision encoder, which may have their own learning rate."""
+    @property
+    def device(self) -> torch.device:
+        return self.state_mean.device
 
     @property
     def params_m(self) -> float:
-        """Millions of parameters."""
-        return sum(p.numel() for p in self.parameters()) / 1e6
+        """Millions of parameters, without those of a tokenizer."""
+        own = (p for key, p in self.named_parameters() if not self.is_of_tokenizer(key))
+        return sum(p.numel() for p in own) / 1e6
 
-    def fit_state(self, proprio: np.ndarray) -> None:
-        """Sets mean and standard deviation of the joint states from `[N, D]`."""
-        self.state_mean.copy_(torch.from_numpy(proprio.mean(0)))
-        self.state_std.copy_(torch.from_numpy(proprio.std(0) + 1e-3))
+    @property
+    def target_offsets(self) -> np.ndarray:
+        """Steps after an observation whose actions `prepare_targets` takes, int64 `[M]`, M >= H;
+        the first H are those of the chunk, 0 .. H - 1."""
+        return np.arange(self.chunk_spec.horizon)
+
+    def prepare_targets(self, actions: Tensor, references: Tensor) -> Targets:
+        """Training targets from actions `[B, M, D]` at `target_offsets` and joint states `[B, D]`.
+
+        Raises BadActions or BadTokens for a chunk that the policy cannot represent.
+        """
+        return {"chunk": self.normalizer.normalize(actions, references)}
+
+    def fit_actions(self, actions: np.ndarray, references: np.ndarray) -> None:
+        """Sets the statistics of chunks `[N, H, D]`, before `prepare_targets` is called first."""
+
+    def fit_targets(self, targets: Targets) -> None:
+        """Sets data-dependent state from a sample of the training targets, before training."""
+
+    @torch.no_grad()
+    def evaluate(
+        self, inputs: Inputs, targets: Targets, generator: torch.Generator
+    ) -> dict[str, float]:
+        """Held-out metrics of a batch; `l1` is the normalized L1 error of the predicted chunk."""
+        output = self.predict(inputs, generator=generator)
+        return {"l1": float((output.chunk - targets["chunk"]).abs().mean())}
+
+    @torch.no_grad()
+    def golden_outputs(self, inputs: Inputs, tokens: Tensor | None) -> dict[str, Tensor]:
+        """Outputs that another machine reproduces up to rounding, each `[N, ...]`.
+
+        tokens: those that the policy sampled for `inputs` when the bundle was made, or None
+        """
+        return {"chunk": self.predict(inputs, generator=torch.Generator().manual_seed(0)).chunk}
+
+    def describe(self) -> str:
+        """A few words for messages."""
+        return f"policy {self.name}"
+
+    def encode_images(self, inputs: Inputs) -> Tensor:
+        """Features `[B, cameras, E]` of the images; the policy uses nothing else of them."""
+        return self.observation_encoder.encode_images(inputs)
+
+    def vision_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the image encoders, which may have their own learning rate."""
+        return list(self.observation_encoder.vision.parameters())
+
+    def context_vectors(self, inputs: Inputs) -> Tensor:
+        """Inputs -> context vectors `[B, n, dim]` of the observation encoder."""
+        features = self.encode_images(inputs)
+        return self.observation_encoder(self.normalized_inputs(inputs), features)
+
+    def normalized_inputs(self, inputs: Inputs) -> Inputs:
+        """Joint states and environment state standardized, past commands normalized like chunks
+        with the newest joint state as reference."""
+        environment, commands = inputs.environment_state, inputs.past_commands
+        if environment is not None:
+            environment = (environment - self.environment_mean) / self.environment_std
+        if commands is not None:
+            commands = self.normalizer.normalize(commands, inputs.proprio[:, -1])
+        proprio = (inputs.proprio - self.state_mean) / self.state_std
+        prompt = self.prompt_embeddings[inputs.task] if self.config.text_dim else None
+        return inputs._replace(
+            proprio=proprio,
+            environment_state=environment,
+            past_commands=commands,
+            prompt=prompt,
+        )
+
+    @torch.no_grad()
+    def fit_state(self, proprio: np.ndarray, environment: np.ndarray | None = None) -> None:
+        """Sets mean and standard deviation of the joint states `[N, D]`, and of the environment
+        states `[N, E]`. The outputs of a policy that was trained before do not change."""
+        mean = torch.from_numpy(proprio.mean(0)).to(self.state_mean)
+        std = torch.from_numpy(proprio.std(0) + MIN_STD).to(self.state_std)
+        if not (self.state_std == 1).all():
+            self.observation_encoder.rescale_state(self.state_mean, self.state_std, mean, std)
+        self.state_mean.copy_(mean)
+        self.state_std.copy_(std)
+        if environment is not None:
+            self.environment_mean.copy_(torch.from_numpy(environment.mean(0)))
+            self.environment_std.copy_(torch.from_numpy(environment.std(0) + MIN_STD))
 
     def task_index(self, task: str) -> int:
-        """Index of a task id or prompt; raises UnknownName, which lists the known ones."""
-        for index, (task_id, prompt) in enumerate(self.config.tasks.items()):
+        """Index of a task id or prompt, or with a text encoder of a paraphrase of a prompt.
+
+        Raises UnknownName, which lists the known ones.
+        """
+        config = self.config
+        for index, (task_id, prompt) in enumerate(config.tasks.items()):
             if task in (task_id, prompt):
                 return index
-        known = "; ".join(f"{i} ('{p}')" for i, p in self.config.tasks.items())
-        raise UnknownName(f"unknown task '{task}'; this policy learned: {known}")
+        if not config.text_dim:
+            raise UnknownName(f"unknown task '{show_text(task, 200)}'; {listed(config.tasks)}")
+        try:
+            encoder = self._find_text_encoder()
+        except ConfigError as error:
+            raise UnknownName(
+                f"unknown task '{show_text(task, 200)}', and it cannot be compared to the trained "
+                f"prompts: {error}; {listed(config.tasks)}"
+            ) from error
+        if task != self._paraphrase[0]:
+            limits = (config.min_similarity, config.similarity_margin)
+            embedding, prompts = encoder([task])[0], self.prompt_embeddings.cpu()
+            self._paraphrase = task, nearest_task(task, embedding, config.tasks, prompts, *limits)
+        return self._paraphrase[1]
+
+    def _find_text_encoder(self) -> TextEncoder:
+        """The text model of the prompts, loaded once; raises ConfigError."""
+        if self._text_encoder is None:
+            encoder = TextEncoder(self.text_encoder_folder)
+            found = encoder(list(self.config.tasks.values()))
+            check_same_model(found, self.prompt_embeddings, encoder.folder)
+            self._text_encoder = encoder
+        return self._text_encoder
+
+    def load_local_models(self) -> None:
+        """Reads the weights of a new policy's pretrained models from their folders, and computes
+        the embeddings of the prompts; raises ConfigError."""
+        self.observation_encoder.load_vision(self.config.vision_folder)
+        if self.config.text_dim:
+            encoder = TextEncoder(self.config.text_folder)
+            self.prompt_embeddings.copy_(encoder(list(self.config.tasks.values())))
 
     def inputs(self, observation: Observation) -> Inputs:
         """One observation as a batch of one; raises BadObservation where its shapes do not fit."""
-        size, steps = self.config.image_size, self.config.n_obs_steps
-        images = {}
-        for camera in self.config.cameras:
-            if camera not in observation.images:
-                known = ", ".join(observation.images) or "none"
-                raise BadObservation(
-                    f"no image of camera '{camera}'; the observation has: {known}"
-                )
-            frames = observation.images[camera]
-            if frames.shape != (steps, size, size, 3) or frames.dtype != np.uint8:
-                raise BadObservation(
-                    f"camera {camera}: the policy needs uint8 images of "
-                    f"{(steps, size, size, 3)}, got {frames.dtype} of {frames.shape}"
-                )
-            images[camera] = torch.from_numpy(np.ascontiguousarray(frames))[None]
-        wanted = (steps, self.config.state_dim)
-        if observation.proprio.shape != wanted or not np.isfinite(observation.proprio).all():
-            raise BadObservation(
-                f"proprioception must be finite and {wanted}, got {observation.proprio.shape}"
+        config, steps = self.config, self.config.n_obs_steps
+        images = {name: self._image_input(observation, name) for name in config.cameras}
+        task = torch.tensor([self.task_index(observation.task)], device=self.device)
+        shape: tuple[int, ...] = (steps, config.state_dim)
+        proprio = self._array_input("proprioception", observation.proprio, shape)
+        environment = commands = None
+        if config.environment_state_dim:
+            shape = (steps, config.environment_state_dim)
+            environment = self._array_input(
+                "environment_state", observation.environment_state, shape
             )
-        proprio = torch.from_numpy(observation.proprio.astype(np.float32))[None]
-        return Inputs(images, proprio, torch.tensor([self.task_index(observation.task)]))
+        if config.n_past_commands:
+            shape = (config.n_past_commands, self.chunk_spec.action_dim)
+            commands = self._array_input("past_commands", observation.past_commands, shape)
+        return Inputs(images, proprio, task, None, environment, commands)
+
+    def _image_input(self, observation: Observation, camera: str) -> Tensor:
+        size, steps = self.config.image_size, self.config.n_obs_steps
+        if camera not in observation.images:
+            known = ", ".join(observation.images) or "none"
+            raise BadObservation(f"no image of camera '{camera}'; the observation has: {known}")
+        frames = observation.images[camera]
+        if frames.shape != (steps, size, size, 3) or frames.dtype != np.uint8:
+            raise BadObservation(
+                f"camera {camera}: the policy needs uint8 images of "
+                f"{(steps, size, size, 3)}, got {frames.dtype} of {frames.shape}"
+            )
+        return torch.from_numpy(np.ascontiguousarray(frames))[None].to(self.device)
+
+    def _array_input(self, name: str, values: np.ndarray | None, shape: tuple[int, ...]) -> Tensor:
+        """Finite values of a shape as a batch of one, float32; raises BadObservation."""
+        if values is None or values.shape != shape or not np.isfinite(values).all():
+            found = "nothing" if values is None else str(values.shape)
+            raise BadObservation(f"{name} must be finite and of shape {shape}, got {found}")
+        return torch.from_numpy(values.astype(np.float32))[None].to(self.device)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """`state_dict` without a tokenizer's entries."""
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if not self.is_of_tokenizer(key)}
 
     def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
-        """Writes config.json and model.safetensors; `half` stores matrices in float16."""
-        save_model(self, folder, half)
+        """Writes config.json and model.safetensors; `half` stores matrices in float16.
+
+        A small text encoder is copied too, so that paraphrases are understood without its folder.
+        """
+        save_model(self, folder, half, training_only=self.is_of_tokenizer)
+        if self.config.text_dim:
+            copy_text_encoder(self.text_encoder_folder, Path(folder) / TEXT_ENCODER_FOLDER)
+
+    def check_loaded(self, path: Path) -> None:
+        """Raises BundleError if the weights, which were read from `path`, cannot be used."""
+
+    @staticmethod
+    def is_of_tokenizer(key: str) -> bool:
+        """Whether an entry of the state belongs to the tokenizer, which has its own file."""
+        return key.startswith("tokenizer.")
 
 
-def make_policy(name: str, preset: str, tokenizer: Tokenizer, **config: Any) -> Policy:
-    """A new policy over `tokenizer`; `config` overrides the preset."""
+def make_policy(name: str, preset: str, source: Tokenizer | ChunkSpec, **config: Any) -> Policy:
+    """A new policy over a tokenizer, or for chunks of a spec; `config` overrides the preset.
+
+    Raises UnknownName for an unknown name or preset, and ConfigError if the policy takes a
+    tokenizer and `source` is none, or the other way round.
+    """
     cls = POLICIES.get(name)
     if preset not in cls.presets:
         raise UnknownName(
             f"policy {name} has no preset '{preset}'; known are: {', '.join(cls.presets)}"
         )
+    _check_source(cls, source)
     values = {**cls.presets[preset], **config}
-    return cls(configs.build(cls.Config, values, f"policy {name}"), preset, tokenizer)
+    if isinstance(source, ChunkSpec):
+        names = {field.name for field in fields(ChunkSpec)}  # not those of a tokenizer's config
+        plain = configs.to_plain(source)
+        values["chunk_spec"] = {name: plain[name] for name in names}
+    built = _with_local_models(configs.build(cls.Config, values, f"policy {name}"))
+    policy = _construct(cls, built, preset, source)
+    policy.load_local_models()
+    return policy
+
+
+def _with_local_models(config: PolicyConfig) -> PolicyConfig:
+    """The config with what the folders of its pretrained models state; raises ConfigError."""
+    found: dict[str, Any] = {}
+    if config.vision_folder and not config.vision_model:
+        found["vision_model"] = describe_vision_model(config.vision_folder)
+    if config.text_folder and not config.text_dim:
+        found["text_dim"] = TextEncoder(config.text_folder).dim
+    return replace(config, **found)
 
 
 def warm_start(policy: Policy, folder: Path | str) -> int:
@@ -208,21 +480,32 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
     path = Path(folder) / WEIGHTS_FILE
     if not path.is_file():
         raise BundleError(f"no policy to start from at {folder}: {path.name} is missing")
-    own, saved = policy.state_dict(), load_weights(path)
-    codewords = "codeword_head.codewords"
-    same_tokenizer = (
-        codewords in own and codewords in saved and torch.equal(own[codewords], saved[codewords])
-    )
-    skipped = () if same_tokenizer else policy.token_prefixes
+    own, saved = policy.own_state(), load_weights(path)
+    skipped = () if _have_same_tokenizer(own, saved) else policy.token_prefixes
     copied = {
         key: value
         for key, value in saved.items()
         if key in own and own[key].shape == value.shape and not key.startswith(skipped)
     }
+    copied.pop(PROMPTS, None)  # its own are those of its own prompts
     for key in set(policy.task_tables) & set(saved):
         copied[key] = _merge_task_rows(policy, own[key], saved[key], Path(folder))
     policy.load_state_dict(copied, strict=False)
     return len(copied)
+
+
+def _have_same_tokenizer(own: dict[str, Tensor], saved: dict[str, Tensor]) -> bool:
+    """Whether both states are of policies over the same codewords and statistics, or of none."""
+    ours, theirs = own.get(FINGERPRINT), saved.get(FINGERPRINT)
+    if ours is None or theirs is None:
+        return ours is theirs
+    return is_same_fingerprint(ours, theirs)
+
+
+def is_same_fingerprint(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two fingerprints `[N]` are those of one tokenizer."""
+    limits = {"rtol": FINGERPRINT_TOLERANCE, "atol": FINGERPRINT_TOLERANCE}
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, **limits)
 
 
 def _merge_task_rows(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -> Tensor:
@@ -235,17 +518,41 @@ def _merge_task_rows(policy: Policy, own: Tensor, saved: Tensor, folder: Path) -
     return rows
 
 
-def load_policy(folder: Path | str, tokenizer: Tokenizer) -> Policy:
-    """The policy saved in `folder`, over its `tokenizer`; raises BundleError."""
+def takes_tokenizer(folder: Path | str) -> bool:
+    """Whether the policy saved in `folder` predicts tokens; raises BundleError."""
+    return bool(find_class(POLICIES, read_config(folder, "policy")).takes_tokenizer)
+
+
+def load_policy(folder: Path | str, tokenizer: Tokenizer | None) -> Policy:
+    """The policy saved in `folder`, over its `tokenizer` if it has one; raises BundleError."""
     saved = read_config(folder, "policy")
     cls = find_class(POLICIES, saved)
 
     def make(config: PolicyConfig) -> Policy:
-        return cls(config, saved.preset, tokenizer)
+        return _construct(cls, config, saved.preset, tokenizer if cls.takes_tokenizer else None)
 
-    policy = load_model(saved, "policy", cls.Config, make)
-    if not bool((policy.state_std > 0).all()):
+    policy = load_model(saved, "policy", cls.Config, make, cls.is_of_tokenizer)
+    path = saved.folder / WEIGHTS_FILE
+    if not bool((policy.state_std > 0).all() and (policy.environment_std > 0).all()):
         raise BundleError(
-            f"{saved.folder / WEIGHTS_FILE}: state_std must be above 0; train or export it again"
+            f"{path}: state_std and environment_std must be above 0; train or export it again"
         )
+    if (saved.folder / TEXT_ENCODER_FOLDER).is_dir():
+        policy.text_encoder_folder = str(saved.folder / TEXT_ENCODER_FOLDER)
+    policy.check_loaded(path)
     return policy.eval()
+
+
+def _construct(
+    cls: type[Policy], config: Any, preset: str, source: Tokenizer | ChunkSpec | None
+) -> Policy:
+    _check_source(cls, source)
+    return cls(config, preset, source if cls.takes_tokenizer else config.chunk_spec)
+
+
+def _check_source(cls: type[Policy], source: Tokenizer | ChunkSpec | None) -> None:
+    is_tokenizer = isinstance(source, Tokenizer)
+    if cls.takes_tokenizer and not is_tokenizer:
+        raise ConfigError(f"policy {cls.name} predicts tokens; give its tokenizer")
+    if not cls.takes_tokenizer and is_tokenizer:
+        raise ConfigError(f"policy {cls.name} predicts actions without tokens; give no tokenizer")

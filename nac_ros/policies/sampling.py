@@ -52,7 +52,7 @@ def restrict_to_forced(forced: Tensor, legal: Tensor) -> Tensor:
 
     A forced token that is illegal leaves an empty row, which `mask_illegal` rejects.
     """
-    is_forced = forced[:, None] == torch.arange(legal.shape[1])
+    is_forced = forced[:, None] == torch.arange(legal.shape[1], device=legal.device)
     return legal & (is_forced | (forced < 0)[:, None])
 
 
@@ -70,7 +70,9 @@ def sample(
     masked = mask_illegal(logits, legal | done[:, None])
     values, tokens = masked.topk(min(sampling.top_k, masked.shape[-1]))
     weights = torch.softmax(values / sampling.temperature, -1)  # exp(-inf) is exactly 0
-    chosen = tokens.gather(1, torch.multinomial(weights, 1, generator=generator))
+    where = weights.device if generator is None else generator.device
+    drawn = torch.multinomial(weights.to(where), 1, generator=generator).to(weights.device)
+    chosen = tokens.gather(1, drawn)
     return chosen.masked_fill(done[:, None], PAD)
 
 

@@ -85,18 +85,18 @@ class FixedGrammar(Grammar):
                 f"{MAX_TABLE} pairs; choose fewer tokens"
             )
         tokens = np.arange(self.vocab_size)
-        self._table = (tokens >= np.array(starts)[:, None]) & (tokens < np.array(stops)[:, None])
+        self.table = (tokens >= np.array(starts)[:, None]) & (tokens < np.array(stops)[:, None])
 
     @property
     def codebooks(self) -> np.ndarray:
-        _, first = np.unique(self._table, axis=0, return_index=True)
-        return self._table[np.sort(first)]
+        _, first = np.unique(self.table, axis=0, return_index=True)
+        return self.table[np.sort(first)]
 
     def legal(self, prefix: np.ndarray) -> np.ndarray:
         batch, position = prefix.shape
         if position >= self.max_tokens:
             return np.zeros((batch, self.vocab_size), bool)
-        return np.broadcast_to(self._table[position], (batch, self.vocab_size))
+        return np.broadcast_to(self.table[position], (batch, self.vocab_size))
 
     def done(self, prefix: np.ndarray) -> np.ndarray:
         return np.full(len(prefix), prefix.shape[1] >= self.max_tokens)
@@ -105,11 +105,11 @@ class FixedGrammar(Grammar):
         """All positions at once: they do not depend on each other."""
         positions = np.arange(tokens.shape[1])
         known = (tokens >= 0) & (tokens < self.vocab_size)
-        fits = known & self._table[positions, np.where(known, tokens, 0)]
+        fits = known & self.table[positions, np.where(known, tokens, 0)]
         if not fits.all():
             position = int(np.argmin(fits.all(0)))
             token = int(tokens[np.argmin(fits[:, position]), position])
-            raise BadTokens(self._illegal(token, position, self._table[position]))
+            raise BadTokens(self._illegal(token, position, self.table[position]))
 
 
 def random_sequences(grammar: Grammar, n: int, generator: np.random.Generator) -> np.ndarray:

@@ -31,7 +31,7 @@ from nac_ros.core.json_reader import read_json
 from nac_ros.core.registry import Registry
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT = 2  # of both files; goes up with the name of a field or tensor
+FORMAT = 3  # of both files; goes up with the name of a field or tensor
 MAX_CONFIG = 16 << 20  # bytes of a config.json, which holds the vocabulary of a BPE
 MAX_WEIGHTS = 2 << 30  # bytes of a safetensors file
 MAX_HEADER = 8 << 20  # bytes of its header, which names each tensor
@@ -42,6 +42,7 @@ MAX_ELEMENTS = 1 << 26  # values of a table or matrix that a config may ask for 
 SIZE_FACTOR, SPARE_VALUES, SPARE_TENSORS = 8, 1 << 22, 1 << 10
 
 M = TypeVar("M", bound=nn.Module)
+_LOADING = threading.local()  # `counts`: see `not_from_config`
 
 
 class SavedModel(NamedTuple):
@@ -213,6 +214,17 @@ def check_elements(what: str, *shape: int) -> None:
 
 
 @contextmanager
+def not_from_config() -> Iterator[None]:
+    """Networks built inside come from a folder of the user's, and a config that is being loaded
+    cannot choose their size, so they do not count as parts of its network."""
+    _LOADING.counts = False
+    try:
+        yield
+    finally:
+        _LOADING.counts = True
+
+
+@contextmanager
 def _limited_size(path: Path) -> Iterator[None]:
     """Bounds the network built inside by the size of its weight file at `path`.
 
@@ -224,7 +236,7 @@ def _limited_size(path: Path) -> Iterator[None]:
     left = [SPARE_VALUES + SIZE_FACTOR * stored, SPARE_TENSORS + SIZE_FACTOR * len(shapes)]
 
     def count(module: nn.Module, name: str, value: Tensor | None) -> None:
-        if value is None or threading.get_ident() != own:
+        if value is None or threading.get_ident() != own or not getattr(_LOADING, "counts", True):
             return
         left[0], left[1] = left[0] - value.numel(), left[1] - 1
         if min(left) < 0:

@@ -61,17 +61,22 @@ def cosine_rate(step: int, steps: int, warmup: int, floor: float = 0.02) -> floa
 
 
 class AveragedWeights:
-    """Exponential moving average of a module's floating-point state; the rest is copied."""
+    """Exponential moving average of a module's floating-point state; the rest is copied.
 
-    def __init__(self, module: nn.Module, decay: float):
-        self.decay = decay
-        self.state = {key: value.detach().clone() for key, value in module.state_dict().items()}
+    skip: keys of the module's state that are left as they are
+    """
+
+    def __init__(
+        self, module: nn.Module, decay: float, skip: Callable[[str], bool] = lambda key: False
+    ):
+        self.decay, self._skip = decay, skip
+        self.state = {key: value.detach().clone() for key, value in self._entries(module)}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """One step; the decay is lower at first, so the initial weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in module.state_dict().items():
+        for key, value in self._entries(module):
             if value.is_floating_point():
                 self.state[key].lerp_(value.to(self.state[key].dtype), 1 - decay)
             else:
@@ -80,12 +85,23 @@ class AveragedWeights:
     @contextmanager
     def applied_to(self, module: nn.Module) -> Iterator[None]:
         """The module has the averaged weights inside, and its own again afterwards."""
-        live = {key: value.clone() for key, value in module.state_dict().items()}
-        module.load_state_dict(self.state)
+        live = {key: value.clone() for key, value in self._entries(module)}
+        load_partly(module, self.state, self._skip)
         try:
             yield
         finally:
-            module.load_state_dict(live)
+            load_partly(module, live, self._skip)
+
+    def _entries(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        return (item for item in module.state_dict().items() if not self._skip(item[0]))
+
+
+def load_partly(module: nn.Module, state: dict[str, Tensor], skip: Callable[[str], bool]) -> None:
+    """Copies `state` into `module`; raises KeyError unless it has exactly the keys not skipped."""
+    wanted = {key for key in module.state_dict() if not skip(key)}
+    if wrong := wanted ^ set(state):
+        raise KeyError(f"{min(wrong)} is missing or unknown")
+    module.load_state_dict(state, strict=False)
 
 
 class TrainingLog:

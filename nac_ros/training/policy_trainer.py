@@ -1,10 +1,10 @@
-"""Resumable behavioural cloning of a token policy from demonstrations with images."""
+"""Resumable behavioural cloning of a policy from demonstrations."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +17,15 @@ from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import NoticeCallback, print_notice
 from nac_ros.datasets.frames import Frames
 from nac_ros.datasets.interventions import TrainOn, sampling_weights, split_frames
-from nac_ros.policies.ar import ArPolicy
-from nac_ros.policies.base import Inputs, Policy, Targets
-from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.grammar import PAD
+from nac_ros.policies.base import Policy, Targets
+from nac_ros.policies.observation_encoder import Inputs
 from nac_ros.training import loop
 from nac_ros.training.image_augmentation import jitter_colours, random_shift
 
 HELD_OUT_FRAMES = 512  # of one evaluation
-ENCODE_BATCH = 2048  # chunks
+PREPARE_BATCH = 2048  # chunks
 FEATURE_BATCH = 256  # frames
-SCALE_FRAMES = 8192  # drawn to scale the regression targets
+FIT_FRAMES = 8192  # drawn for `Policy.fit_targets`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +34,10 @@ class PolicyTrainingConfig:
 
     ema_decay: of the averaged weights, which are the ones that are evaluated and saved
     shift: largest translation of an image [pixels]; brightness, contrast: largest relative change
-    state_noise: offset of the joint state, the same in all observed steps [standard deviations]
-    future_stride: spacing of the H `future_actions` that the policy learns to predict [steps]
-    cached_views: 0 = the vision encoder is trained; else it is frozen, and its features of this
-        many augmentations of each frame are computed once, which makes the steps far cheaper
+    state_noise: offset of the joint state, the same in all observed steps [standard deviations];
+        relative actions are relative to the state with its offset
+    cached_views: 0 = the image encoders are trained; else they are frozen, and their features of
+        this many augmentations of each frame are computed once, which makes the steps far cheaper
     train_on: all frames, or those of interventions alone, of which every fifth is then held out
         (nac_ros.datasets.interventions)
     intervention_weight: how much more often a frame of an intervention is drawn than another
@@ -56,7 +54,6 @@ class PolicyTrainingConfig:
     brightness: float = 0.15
     contrast: float = 0.15
     state_noise: float = 0.02
-    future_stride: int = 4
     cached_views: int = 0
     bfloat16: bool = True
     gradient_clip: float = 1.0
@@ -73,95 +70,77 @@ class PolicyTrainingConfig:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Frames with the encoded chunk that starts at each of them.
+    """Frames as inputs and targets of a policy.
 
-    task: index of each episode's task; tokens: `[N, L]`; latents: `[N, L, E]` or None
-    usable: bool `[N]`, False for frames that hold NaN or inf, or whose chunk has no tokens
+    task: index of each episode's task, int64 `[episodes]`
     """
 
     frames: Frames
-    tokenizer: Tokenizer
+    policy: Policy
     task: Tensor
-    tokens: Tensor
-    latents: Tensor | None
-    usable: np.ndarray
 
     @classmethod
-    def build(
-        cls,
-        frames: Frames,
-        tokenizer: Tokenizer,
-        policy: Policy,
-        notice: NoticeCallback = print_notice,
-    ) -> "Demonstrations":
-        """Encodes the chunk at every frame; raises BadActions if none can be encoded.
-
-        notice: called with how many frames cannot be used, and why
-        """
+    def of(cls, frames: Frames, policy: Policy) -> "Demonstrations":
+        """Raises UnknownName for a task that the policy does not have, and DatasetError where the
+        frames lack what the policy observes."""
+        size = policy.config.image_size
+        for camera in policy.config.cameras:
+            if (found := frames.images[camera].shape[1:3]) != (size, size):
+                raise DatasetError(
+                    f"images of camera '{camera}' have {found[0]} x {found[1]} pixels, the policy "
+                    f"takes {size} x {size}; load the frames with image_size {size}"
+                )
         task = torch.tensor([policy.task_index(text) for text in frames.tasks])
-        usable = _finite_frames(frames, notice)
-        encoded: list[EncodedChunks] = []
-        failed: dict[int, str] = {}  # frame -> reason
-        rows = np.flatnonzero(usable)
-        pending = np.array_split(rows, -(-len(frames) // ENCODE_BATCH))
-        while pending:
-            rows = pending.pop()
-            try:
-                encoded += [_encode(frames, tokenizer, rows)] if len(rows) else []
-            except (BadActions, BadTokens) as error:
-                if len(rows) == 1:
-                    failed[int(rows[0])] = str(error)
-                else:  # halve the batch until the failing chunks are alone
-                    pending += np.array_split(rows, 2)
-        reason = failed[min(failed)] if failed else "every episode holds NaN or inf"
-        if not encoded:
-            raise BadActions(f"no frame can be used for training: {reason}")
-        if failed:
-            usable[list(failed)] = False
-            notice(f"{len(failed)} of {len(frames)} frames have no tokens, left out: {reason}")
-        longest = max(part.tokens.shape[1] for part in encoded)
-        tokens = torch.full((len(frames), longest), PAD)
-        first = encoded[0].latents
-        latents = None if first is None else torch.zeros(len(frames), *first.shape[1:])
-        for part in encoded:
-            tokens[part.rows, : part.tokens.shape[1]] = part.tokens
-            if latents is not None:
-                latents[part.rows] = part.latents
-        return cls(frames, tokenizer, task, tokens, latents, usable)
+        return cls(frames, policy, task)
 
-    def inputs(self, rows: np.ndarray, n_obs_steps: int, images: bool = True) -> Inputs:
+    def inputs(self, rows: np.ndarray, images: bool = True) -> Inputs:
         """Observations of frames `[B]`, with or without their images."""
-        history = self.frames.history_indices(rows, n_obs_steps)  # [B, K]
-        stacks = self.frames.images if images else {}
-        pixels = {camera: torch.from_numpy(stack[history]) for camera, stack in stacks.items()}
-        proprio = torch.from_numpy(self.frames.proprio[history])
-        return Inputs(pixels, proprio, self.task[self.frames.episode[rows]])
+        config, frames = self.policy.config, self.frames
+        history = frames.history_indices(rows, config.n_obs_steps)  # [B, K]
+        stacks = {name: frames.images[name] for name in config.cameras} if images else {}
+        pixels = {camera: self._tensor(stack[history]) for camera, stack in stacks.items()}
+        task = self.task[frames.episode[rows]].to(self.policy.device)
+        return Inputs(pixels, self._tensor(frames.proprio[history]), task)
 
-    def targets(self, rows: np.ndarray, future_stride: int) -> Targets:
-        """Demonstrated actions of frames `[B]`; future_stride: spacing of the future actions."""
-        latents = None if self.latents is None else self.latents[rows]
-        future_actions = self.normalized_chunk(rows, future_stride)
-        return Targets(self.normalized_chunk(rows), self.tokens[rows], latents, future_actions)
+    def targets(self, rows: np.ndarray, references: Tensor | None = None) -> Targets:
+        """Training targets of frames `[B]`; references: joint states `[B, D]` that differ from the
+        recorded ones."""
+        if references is None:
+            references = self._tensor(self.frames.proprio[rows])
+        actions = self._tensor(self.actions(rows, self.policy.target_offsets))
+        return self.policy.prepare_targets(actions, references)
 
-    def normalized_chunk(self, rows: np.ndarray, stride: int = 1) -> Tensor:
-        """The actions after frames `[B]`, normalized, `[B, H, D]`."""
-        return self.tokenizer.normalize(*_actions_ahead(self.frames, self.tokenizer, rows, stride))
+    def actions(self, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Actions `offsets` `[M]` steps after frames `[B]`, `[B, M, D]`."""
+        return self.frames.actions[self.frames.indices_after(rows, offsets)]
 
+    def usable_rows(self, rows: np.ndarray, notice: NoticeCallback) -> np.ndarray:
+        """The frames `[B]` whose targets the policy can represent, in any order.
 
-class EncodedChunks(NamedTuple):
-    """Frames `[R]`, tokens int64 `[R, L]` of their chunks, latents `[R, L, E]` or None."""
+        notice: called with how many cannot be used, and why. Raises BadActions if none can.
+        """
+        usable = list[np.ndarray]()
+        failed: dict[int, str] = {}  # frame -> reason
+        pending = np.array_split(rows, -(-len(rows) // PREPARE_BATCH))
+        while pending:
+            part = pending.pop()
+            try:
+                self.targets(part)
+                usable.append(part)
+            except (BadActions, BadTokens) as error:
+                if len(part) == 1:
+                    failed[int(part[0])] = str(error)
+                else:  # halve the batch until the failing chunks are alone
+                    pending += np.array_split(part, 2)
+        if failed and not usable:
+            raise BadActions(f"no frame can be used for training: {failed[min(failed)]}")
+        if failed:
+            reason = failed[min(failed)]
+            notice(f"{len(failed)} of {len(rows)} frames have no targets, left out: {reason}")
+        return np.concatenate(usable)
 
-    rows: np.ndarray
-    tokens: Tensor
-    latents: Tensor | None
-
-
-def _actions_ahead(
-    frames: Frames, tokenizer: Tokenizer, rows: np.ndarray, stride: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """H actions after frames `[B]`, `stride` steps apart, and the joint states as reference."""
-    ahead = frames.future_indices(rows, tokenizer.config.horizon, stride)  # [B, H]
-    return frames.actions[ahead], frames.proprio[rows]
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.policy.device)
 
 
 def _finite_frames(frames: Frames, notice: NoticeCallback) -> np.ndarray:
@@ -174,43 +153,43 @@ def _finite_frames(frames: Frames, notice: NoticeCallback) -> np.ndarray:
     return ~np.isin(frames.episode, skipped)
 
 
-def _encode(frames: Frames, tokenizer: Tokenizer, rows: np.ndarray) -> EncodedChunks:
-    """Encodes the chunks at frames `[R]`; raises BadActions or BadTokens if one has no tokens."""
-    normalized = tokenizer.normalize(*_actions_ahead(frames, tokenizer, rows))
-    tokens = tokenizer.encode_normalized(normalized)
-    with torch.no_grad():
-        targets = tokenizer.residual_targets(normalized)
-        return EncodedChunks(rows, tokens, None if targets is None else targets(tokens))
-
-
 class PolicyTrainer:
     """Minimizes the policy's losses over the training episodes; evaluates on held-out ones."""
 
     def __init__(
         self,
         policy: Policy,
-        demonstrations: Demonstrations,
+        frames: Frames,
         config: PolicyTrainingConfig,
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
+        notice: NoticeCallback = print_notice,
     ):
-        """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)"""
-        self.policy, self.data, self.config, self.out = policy, demonstrations, config, out
-        self._sources = sources
-        frames, horizon = demonstrations.frames, demonstrations.tokenizer.config.horizon
-        split = split_frames(frames, config.train_on, horizon)
-        self._train, self._held_out = (rows[demonstrations.usable[rows]] for rows in split)
-        if not len(self._train) or not len(self._held_out):
-            raise DatasetError(
-                f"of the usable frames {len(self._train)} are for training and "
-                f"{len(self._held_out)} held out; record more episodes, or use another tokenizer"
-            )
+        """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)
+        notice: called with each remark on the data
+
+        Raises DatasetError or BadActions if too few frames can be used.
+        """
+        self.policy, self.config, self.out = policy, config, out
+        self.data, self._sources = Demonstrations.of(frames, policy), sources
+        finite = _finite_frames(frames, notice)
+        split = split_frames(frames, config.train_on, policy.chunk_spec.horizon)
+        self._train, self._held_out = (rows[finite[rows]] for rows in split)
+        if not finite.any():
+            raise BadActions("no frame can be used for training: every episode holds NaN or inf")
+        self._check_split()
+        self._fit_statistics()
+        usable = self.data.usable_rows(np.concatenate([self._train, self._held_out]), notice)
+        self._train = np.intersect1d(self._train, usable)
+        self._held_out = np.intersect1d(self._held_out, usable)
+        self._check_split()
         self._weights = torch.from_numpy(
             sampling_weights(frames, self._train, config.intervention_weight)
         )
-        self._fit_policy()
+        rows = np.random.default_rng(config.seed).choice(self._train, FIT_FRAMES)
+        policy.fit_targets(self.data.targets(rows))
         self._optimizer = _make_optimizer(policy, config)
-        self._averaged = loop.AveragedWeights(policy, config.ema_decay)
+        self._averaged = loop.AveragedWeights(policy, config.ema_decay, policy.is_of_tokenizer)
         self._step = 0
         self._features: Tensor | None = None  # cached, of the training frames
 
@@ -234,56 +213,36 @@ class PolicyTrainer:
         return metrics or self.evaluate()
 
     def evaluate(self) -> dict[str, float]:
-        """Normalized L1 of sampled tokens and regressed chunk, and token accuracy, held out."""
-        data = self.data
+        """Held-out metrics of the averaged weights (`Policy.evaluate`)."""
         rows = np.random.default_rng(0).choice(self._held_out, HELD_OUT_FRAMES)
-        inputs = data.inputs(rows, self.policy.config.n_obs_steps)
-        targets = data.targets(rows, self.config.future_stride)
+        inputs, targets = self.data.inputs(rows), self.data.targets(rows)
         with self._averaged.applied_to(self.policy):
             self.policy.eval()
-            generator = torch.Generator().manual_seed(0)
-            tokens = self.policy.sample_tokens(inputs, generator).tokens
-            reference = data.frames.proprio[rows]
-            decoded = data.tokenizer.decode(tokens, reference)
-            chunk = data.tokenizer.normalize(decoded, reference)
-            metrics = {
-                "l1_tokens": float((chunk - targets.chunk).abs().mean()),
-                "token_accuracy": self._accuracy(tokens, targets.tokens),
-            }
-            if isinstance(self.policy, ArPolicy):
-                error = self.policy.regress_chunk(inputs) - targets.chunk
-                metrics["l1_regression"] = float(error.abs().mean())
-        return metrics
+            return self.policy.evaluate(inputs, targets, torch.Generator().manual_seed(0))
 
-    def _fit_policy(self) -> None:
-        """Sets the policy's statistics from the training frames."""
-        policy, data = self.policy, self.data
-        policy.fit_state(data.frames.proprio[self._train])
-        if isinstance(policy, ArPolicy):
-            latents = None if data.latents is None else data.latents[self._train]
-            policy.fit_tokens(latents, data.tokens[self._train])
-            rows = np.random.default_rng(self.config.seed).choice(self._train, SCALE_FRAMES)
-            targets = data.targets(rows, self.config.future_stride)
-            policy.fit_regression(targets.chunk, targets.future_actions)
+    def _check_split(self) -> None:
+        if not len(self._train) or not len(self._held_out):
+            raise DatasetError(
+                f"of the usable frames {len(self._train)} are for training and "
+                f"{len(self._held_out)} held out; record more episodes"
+            )
 
-    @staticmethod
-    def _accuracy(tokens: Tensor, wanted: Tensor) -> float:
-        length = min(tokens.shape[1], wanted.shape[1])
-        equal = tokens[:, :length] == wanted[:, :length]
-        return float(equal[wanted[:, :length] != PAD].float().mean())
+    def _fit_statistics(self) -> None:
+        """Sets the policy's statistics of states and actions from the training frames."""
+        policy, frames, rows = self.policy, self.data.frames, self._train
+        policy.fit_state(frames.proprio[rows])
+        chunks = self.data.actions(rows, np.arange(policy.chunk_spec.horizon))
+        policy.fit_actions(chunks, frames.proprio[rows])
 
     def _train_step(self) -> dict[str, float]:
         config = self.config
         factor = loop.cosine_rate(self._step, config.steps, config.warmup)
         loop.set_learning_rates(factor, self._optimizer)
         self.policy.train()
-        rows = self._train[self._draw().numpy()]
-        inputs, targets = (
-            self._augmented_inputs(rows),
-            self.data.targets(rows, config.future_stride),
-        )
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-            losses = self.policy.losses(inputs, targets)
+        inputs, targets = self._batch(self._train[self._draw().numpy()])
+        kind = self.policy.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=config.bfloat16):
+            losses = self.policy.loss(inputs, targets)
         total = torch.stack(list(losses.values())).sum()
         loop.gradient_step(self._optimizer, total, config.gradient_clip)
         self._averaged.update(self.policy, self._step)
@@ -295,19 +254,28 @@ class PolicyTrainer:
             return torch.randint(len(self._train), (self.config.batch,))
         return torch.multinomial(self._weights, self.config.batch, replacement=True)
 
-    def _augmented_inputs(self, rows: np.ndarray) -> Inputs:
-        """Observations of frames `[B]` with augmented images, or cached features, and states."""
-        n_obs_steps = self.policy.config.n_obs_steps
+    def _batch(self, rows: np.ndarray) -> tuple[Inputs, Targets]:
+        """Augmented inputs and targets of frames `[B]`.
+
+        The joint states get an offset, and the targets are relative to the state with its offset.
+        A tokenizer may be unable to encode such a chunk; the batch then goes without offsets.
+        """
+        inputs = self._augmented_images(rows)
+        offset = torch.randn(len(rows), 1, inputs.proprio.shape[-1]).to(self.policy.device)
+        noisy = inputs.proprio + self.config.state_noise * offset * self.policy.state_std
+        try:
+            return inputs._replace(proprio=noisy), self.data.targets(rows, noisy[:, -1])
+        except (BadActions, BadTokens):
+            return inputs, self.data.targets(rows)
+
+    def _augmented_images(self, rows: np.ndarray) -> Inputs:
+        """Observations of frames `[B]` with augmented images, or cached features of some."""
         if self._features is None:
-            inputs = self._augment_images(self.data.inputs(rows, n_obs_steps))
-        else:
-            inputs = self.data.inputs(rows, n_obs_steps, images=False)
-            view = torch.randint(len(self._features), (len(rows),))
-            features = self._features[view, self._feature_index[rows]]
-            inputs = inputs._replace(image_features=features)
-        offset = torch.randn(len(inputs.task), 1, inputs.proprio.shape[-1])
-        proprio = inputs.proprio + self.config.state_noise * offset * self.policy.state_std
-        return inputs._replace(proprio=proprio)
+            return self._augment_images(self.data.inputs(rows))
+        view = torch.randint(len(self._features), (len(rows),))
+        features = self._features[view, self._feature_index[rows]]
+        inputs = self.data.inputs(rows, images=False)
+        return inputs._replace(image_features=features.to(self.policy.device))
 
     def _augment_images(self, inputs: Inputs) -> Inputs:
         config = self.config
@@ -321,7 +289,7 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def _cache_features(self) -> Tensor:
-        """Freezes the vision encoder and computes its features of all training frames.
+        """Freezes the image encoders and computes their features of all training frames.
 
         float16 `[V, N, cameras, E]`, V = `cached_views` augmentations
         """
@@ -336,17 +304,17 @@ class PolicyTrainer:
 
     def _view_features(self) -> Tensor:
         """Features of one augmentation of all training frames, `[N, cameras, E]`."""
-        parts = []
+        parts, kind = [], self.policy.device.type
         for rows in np.array_split(self._train, -(-len(self._train) // FEATURE_BATCH)):
-            inputs = self._augment_images(self.data.inputs(rows, self.policy.config.n_obs_steps))
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-                parts.append(self.policy.encode_images(inputs).half())
+            inputs = self._augment_images(self.data.inputs(rows))
+            with torch.autocast(kind, torch.bfloat16, enabled=self.config.bfloat16):
+                parts.append(self.policy.encode_images(inputs).half().cpu())
         return torch.cat(parts)
 
     def _save(self) -> None:
         state = {
             "step": self._step,
-            "policy": self.policy.state_dict(),
+            "policy": self.policy.own_state(),
             "averaged": self._averaged.state,
             "optimizer": self._optimizer.state_dict(),
         }
@@ -356,30 +324,41 @@ class PolicyTrainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Applies a checkpoint; raises if it does not fit."""
-        self.policy.load_state_dict(state["averaged"])  # checks that it fits
-        self.policy.load_state_dict(state["policy"])
+        for key in ("averaged", "policy"):  # both must fit
+            loop.load_partly(self.policy, state[key], self.policy.is_of_tokenizer)
         self._averaged.state = state["averaged"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = int(state["step"])
 
     def _identify(self) -> dict[str, str]:
-        policy, tokenizer = self.policy, self.data.tokenizer
-        weights = [value.detach().cpu().numpy() for value in tokenizer.state_dict().values()]
-        more = json.dumps([tokenizer.name, configs.to_plain(tokenizer.config)], sort_keys=True)
+        policy = self.policy
         return loop.identity_of(
             self.config,
             policy=f"{policy.name} ({policy.preset})",
             model=configs.to_plain(policy.config),
-            tokenizer=digest_of(weights, [more]),
+            tokenizer=_digest_of_tokenizer(policy),
             data=self.data.frames.digest(),
         )
 
 
+def _digest_of_tokenizer(policy: Policy) -> str:
+    """Hash of a policy's tokenizer, its config and weights; `none` without."""
+    tokenizer = getattr(policy, "tokenizer", None)
+    if tokenizer is None:
+        return "none"
+    weights = [value.detach().cpu().numpy() for value in tokenizer.state_dict().values()]
+    more = json.dumps([tokenizer.name, configs.to_plain(tokenizer.config)], sort_keys=True)
+    return digest_of(weights, [more])
+
+
 def _make_optimizer(policy: Policy, config: PolicyTrainingConfig) -> torch.optim.AdamW:
     vision = {id(parameter) for parameter in policy.vision_parameters()}
-    rest = [p for p in policy.parameters() if id(p) not in vision]
+    trained = [p for p in policy.parameters() if p.requires_grad]
     groups = [
-        {"params": policy.vision_parameters(), "peak": config.vision_learning_rate},
-        {"params": rest, "peak": config.learning_rate},
+        {
+            "params": [p for p in trained if id(p) in vision],
+            "peak": config.vision_learning_rate,
+        },
+        {"params": [p for p in trained if id(p) not in vision], "peak": config.learning_rate},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
