@@ -347,18 +347,23 @@ class Policy(nn.Module, ABC):
                 return index
         if not config.text_dim:
             raise UnknownName(f"unknown task '{show_text(task, 200)}'; {listed(config.tasks)}")
+        if self._paraphrase is None or self._paraphrase[0] != task:
+            self._paraphrase = task, self._nearest_task(task)
+        return self._paraphrase[1]
+
+    def _nearest_task(self, text: str) -> int:
+        """Index of the task that `text` paraphrases; raises UnknownName."""
+        config = self.config
         try:
             encoder = self._find_text_encoder()
         except ConfigError as error:
             raise UnknownName(
-                f"unknown task '{show_text(task, 200)}', and it cannot be compared to the trained "
+                f"unknown task '{show_text(text, 200)}', and it cannot be compared to the trained "
                 f"prompts: {error}; {listed(config.tasks)}"
             ) from error
-        if task != self._paraphrase[0]:
-            limits = (config.min_similarity, config.similarity_margin)
-            embedding, prompts = encoder([task])[0], self.prompt_embeddings.cpu()
-            self._paraphrase = task, nearest_task(task, embedding, config.tasks, prompts, *limits)
-        return self._paraphrase[1]
+        limits = (config.min_similarity, config.similarity_margin)
+        prompts = self.prompt_embeddings.cpu()
+        return nearest_task(text, encoder([text])[0], config.tasks, prompts, *limits)
 
     def _find_text_encoder(self) -> TextEncoder:
         """The text model of the prompts, loaded once; raises ConfigError."""
