@@ -122,6 +122,15 @@ def test_every_logged_prediction_gives_the_same_chunk_again(tmp_path, transition
     assert found.calls == 3 and found.differences == 0
 
 
+def test_an_observation_with_environment_state_and_past_commands_is_logged_exactly():
+    rng = np.random.default_rng(0)
+    optional = (rng.standard_normal((2, 5)), rng.standard_normal((3, 7)).astype(np.float32))
+    logged = Observation(1.0, {}, np.zeros((2, 7), np.float32), "marker", *optional)
+    again = from_json(json.loads(json.dumps(to_json(logged))))
+    np.testing.assert_array_equal(again.environment_state, logged.environment_state)
+    np.testing.assert_array_equal(again.past_commands, logged.past_commands)
+
+
 def test_values_are_logged_exactly():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)

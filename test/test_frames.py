@@ -9,10 +9,12 @@ from test_aloha import write_episode
 from test_hdf5_damage import STATES, write_layout
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.action_chunks import benchmark_splits
+from nac_ros.datasets.action_chunks import split_chunks
 from nac_ros.datasets.episode import Episode
+from nac_ros.datasets.episode_split import split_episodes
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.frames import ImageStack, load_frames
+from nac_ros.datasets.interventions import split_frames
 from nac_ros.datasets.lerobot.reader import LeRobotDataset
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 
@@ -60,6 +62,15 @@ def test_history_and_future_indices_stay_inside_the_episode(tmp_path):
     np.testing.assert_array_equal(
         frames.indices_after(index, np.arange(3)), [[0, 1, 2], [2, 2, 2], [3, 4, 5], [4, 5, 6]]
     )
+
+
+def test_past_commands_before_an_episode_are_the_joint_state_of_its_first_frame(tmp_path):
+    add_episodes(tmp_path, [3, 4])
+    frames = load_frames([tmp_path], [])
+    found = frames.past_commands(np.array([0, 4, 6]), 2)
+    actions, proprio = frames.actions, frames.proprio
+    expected = [[proprio[0]] * 2, [proprio[3], actions[3]], [actions[4], actions[5]]]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_cache_is_reused_and_renewed_when_an_episode_is_added(tmp_path):
@@ -152,23 +163,36 @@ def test_datasets_of_several_formats_are_joined_if_compatible(tmp_path):
     add_episodes(tmp_path / "b", [4] * 3)
     first = open_dataset(tmp_path / "a")
     frames = load_frames([first, tmp_path / "b"], ["scene"])
-    wanted = np.concatenate(
-        [np.isin(np.arange(n), s.held_out) for n, s in zip((6, 3), benchmark_splits([6, 3]))]
-    )
-    np.testing.assert_array_equal(frames.held_out, wanted)
+    for side in ("validation", "test"):
+        splits = [getattr(split, side) for split in split_episodes([6, 3])]
+        wanted = np.concatenate([np.isin(np.arange(n), s) for n, s in zip((6, 3), splits)])
+        np.testing.assert_array_equal(getattr(frames, side), wanted)
     write_layout(tmp_path / "demo.hdf5", "libero")
     other = open_dataset(tmp_path / "demo.hdf5", None, STATES["libero"])
     with pytest.raises(DatasetError, match="cannot be joined"):
         load_frames([first, other], [])
 
 
-def test_small_datasets_hold_out_the_same_episodes_as_tokenizers(tmp_path):
-    for k in range(3):
-        add_episodes(tmp_path / str(k), [2, 2], seed=k)
-    frames = load_frames([tmp_path / str(k) for k in range(3)], [])
-    held_out = [split.held_out.tolist() for split in benchmark_splits([2, 2, 2])]
-    assert held_out == [[], [], [0]]
-    assert np.flatnonzero(frames.held_out).tolist() == [4]
+@pytest.mark.parametrize("counts", [(2, 2, 2), (1, 1), (1, 2), (6, 3)])
+def test_policies_and_tokenizers_split_the_same_episodes(tmp_path, counts):
+    paths = [tmp_path / str(k) for k in range(len(counts))]
+    for k, (path, n) in enumerate(zip(paths, counts)):
+        add_episodes(path, [4] * n, seed=k)
+    frames = load_frames(paths, [])
+    sides = split_chunks([open_dataset(path) for path in paths], 4)
+    first = frames.actions[frames.start]  # of each frame's episode
+    train, validation = split_frames(frames, "all", 4)
+    for rows, chunks in ((train, sides.train), (validation, sides.validation)):
+        np.testing.assert_array_equal(np.unique(first[rows], axis=0), _firsts(chunks))
+    rows = np.flatnonzero(frames.test[frames.episode])
+    assert (sides.test is None) == (len(rows) == 0)
+    if sides.test is not None:
+        np.testing.assert_array_equal(np.unique(first[rows], axis=0), _firsts(sides.test))
+
+
+def _firsts(chunks) -> np.ndarray:
+    """First actions of chunks as long as their episode, sorted."""
+    return np.unique(chunks.actions[:, 0], axis=0)
 
 
 def test_images_of_two_sizes_need_a_given_size(tmp_path):

@@ -119,7 +119,7 @@ def test_the_progress_line_has_rate_and_remaining_time():
 class WaistPolicy:
     """A policy that turns the waist at 0.3 rad/s."""
 
-    n_obs_steps, n_action_steps, cameras = 1, 16, ("scene", "wrist")
+    n_obs_steps, n_past_commands, n_action_steps, cameras = 1, 0, 16, ("scene", "wrist")
 
     def predict_chunk(self, observation, current=None):
         spec = load_robot("vx300s")

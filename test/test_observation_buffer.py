@@ -188,3 +188,32 @@ def test_the_error_of_a_camera_without_usable_images_says_why():
     buffer.reject("scene", BadObservation("an image of encoding 'bayer'", "image_encoding"))
     with pytest.raises(BadObservation, match="camera scene: nothing usable received yet: an im"):
         buffer.get_observation(0.0, "t")
+
+
+def test_past_commands_are_one_each_control_period_up_to_the_stamp():
+    buffer = ObservationBuffer(ROBOT, (), 1, n_past_commands=3)
+    buffer.add_joint_state(1.0, ROBOT.home)
+    for k in range(101):
+        buffer.add_command(k / 100, ROBOT.home + k / 100)
+    found = buffer.get_observation(1.0, "t").past_commands
+    assert found.shape == (3, ROBOT.action_dim) and found.dtype == np.float32
+    assert np.allclose(found - ROBOT.home, [[1 - 2 / 30], [1 - 1 / 30], [1.0]], atol=0.006)
+
+
+def test_the_joint_state_stands_in_for_commands_that_were_never_sent():
+    buffer = ObservationBuffer(ROBOT, (), 1, n_past_commands=30)
+    for k in range(101):
+        buffer.add_joint_state(k / 100, ROBOT.home + 1)
+    assert np.allclose(buffer.get_observation(1.0, "t").past_commands, ROBOT.home + 1)
+    buffer.add_command(1.0, ROBOT.home)
+    found = buffer.get_observation(1.0, "t").past_commands
+    assert np.allclose(found[:20], ROBOT.home + 1) and np.allclose(found[-1], ROBOT.home)
+
+
+def test_a_command_that_is_not_finite_or_goes_back_in_time_is_rejected():
+    buffer = ObservationBuffer(ROBOT, (), 1, n_past_commands=1)
+    assert reason_of(buffer.add_command, 1.0, np.full(7, np.nan)) == "not_finite"
+    buffer.add_command(1.0, ROBOT.home)
+    assert reason_of(buffer.add_command, 0.9, ROBOT.home) == "clock"
+    buffer.clear()
+    buffer.add_command(0.9, ROBOT.home)

@@ -30,7 +30,7 @@ class ExpertChunks:
     """A policy that cuts the demonstration of the same scene into chunks."""
 
     cameras = ()
-    n_obs_steps = 1
+    n_obs_steps, n_past_commands = 1, 0
     n_action_steps = 16
 
     def __init__(self, spec, actions):
@@ -84,7 +84,31 @@ class ExpertChunksWithCamera(ExpertChunks):
     """The same with images of the fixed camera."""
 
     cameras = ("scene",)
-    n_obs_steps = 2
+    n_obs_steps, n_past_commands = 2, 0
+
+
+class ExpertChunksThatSeeCommands(ExpertChunks):
+    """The same, and keeps the commands that it observes."""
+
+    n_past_commands = 4
+
+    def predict_chunk(self, observation, current=None):
+        self.seen = [*getattr(self, "seen", []), observation]
+        return super().predict_chunk(observation, current)
+
+
+def test_a_policy_sees_the_commands_that_the_guard_executed():
+    spec, seed = load_robot("vx300s"), scene_seed("weighing", 7, 0)
+    shown = demonstrate(Twin(spec, "weighing", render=False), seed, np.random.default_rng(0))
+    policy = ExpertChunksThatSeeCommands(spec, shown.actions)
+    Rollout(spec, "weighing", policy, latency_s=0.0).run_trial(seed)
+    first, later = policy.seen[0], policy.seen[3]
+    rest = np.repeat([first.reference], 4, 0)
+    np.testing.assert_allclose(first.past_commands, rest, atol=5e-3)
+    # Later the arm follows the demonstration: the newest command is the action that is due then.
+    step = round(later.stamp * spec.action_rate_hz)
+    np.testing.assert_allclose(later.past_commands, shown.actions[step - 4 : step], atol=0.02)
+    assert np.ptp(later.past_commands, 0).max() > 1e-3
 
 
 def test_a_constant_image_of_a_fixed_camera_does_not_stop_a_trial(monkeypatch):

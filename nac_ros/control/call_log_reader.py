@@ -146,7 +146,8 @@ def _check_fields(facts: Any, kind: str, fields: Mapping[str, tuple[type, ...]])
     for name, types in fields.items():
         if not isinstance(facts[name], types) or isinstance(facts[name], bool):
             raise DatasetError(f"{name} of a {kind} cannot be {show_value(facts[name], 60)}")
-        if np.ndarray in types and facts[name].ndim != _DIMENSIONS[name]:
+        is_array = isinstance(facts[name], np.ndarray)
+        if is_array and np.ndarray in types and facts[name].ndim != _DIMENSIONS[name]:
             raise DatasetError(f"{name} of a {kind} cannot have the shape {facts[name].shape}")
 
 
@@ -163,5 +164,13 @@ _OBSERVATION = {
     "images": (dict,),
     "proprio": (np.ndarray,),
     "task": (str,),
+    "environment_state": (np.ndarray, type(None)),
+    "past_commands": (np.ndarray, type(None)),
 }
-_DIMENSIONS = {"actions": 2, "tokens": 1, "proprio": 2}
+_DIMENSIONS = {
+    "actions": 2,
+    "tokens": 1,
+    "proprio": 2,
+    "environment_state": 2,
+    "past_commands": 2,
+}

@@ -21,9 +21,9 @@ import numpy as np
 from nac_ros.core import files as file_io
 from nac_ros.core.errors import DatasetError
 from nac_ros.core.provenance import digest_of
-from nac_ros.datasets.action_chunks import benchmark_splits
 from nac_ros.datasets.compatibility import check_compatible
 from nac_ros.datasets.episode import Episode, Progress
+from nac_ros.datasets.episode_split import split_episodes
 from nac_ros.datasets.factory import AnyDataset, open_all
 from nac_ros.datasets.lerobot.reader import LeRobotDataset
 
@@ -63,7 +63,8 @@ class Frames:
     images: camera -> stack `[N, H, W, 3]`; proprio: float32 `[N, S]`; actions: float32 `[N, D]`
     episode: int64 `[N]`, episode of each frame; start, end: int64 `[N]`, first frame and one past
         the last frame of that episode
-    tasks: text of each of the E episodes; held_out: bool `[E]`; names: of the action dimensions
+    tasks: text of each of the E episodes; names: of the action dimensions
+    validation, test: bool `[E]`, episodes that are not trained on (`split_episodes`)
     intervention: bool `[N]`, where an operator took over from a policy, False if unknown
     """
 
@@ -74,7 +75,8 @@ class Frames:
     start: np.ndarray
     end: np.ndarray
     tasks: tuple[str, ...]
-    held_out: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
     names: tuple[str, ...]
     fps: float
     intervention: np.ndarray
@@ -93,9 +95,18 @@ class Frames:
         its last frame is repeated."""
         return np.minimum(index[:, None] + offsets, self.end[index][:, None] - 1)
 
+    def past_commands(self, index: np.ndarray, n: int) -> np.ndarray:
+        """The n actions before frames `[B]`, oldest first, float32 `[B, n, D]`. Before the start of
+        an episode the arm was at rest: the joint state of its first frame stands in."""
+        steps = index[:, None] - np.arange(n, 0, -1)
+        start = self.start[index][:, None]
+        actions = self.actions[np.maximum(steps, start)]
+        return np.where((steps < start)[..., None], self.proprio[start], actions)
+
     def digest(self) -> str:
         """Hash of all numbers, the tasks and the split, and of some images of each camera."""
-        numbers = (self.actions, self.proprio, self.episode, self.held_out, self.intervention)
+        split = (self.validation, self.test)
+        numbers = (self.actions, self.proprio, self.episode, *split, self.intervention)
         some = np.unique(np.linspace(0, len(self) - 1, DIGEST_IMAGES).astype(np.int64))
         images = [stack[some] for stack in self.images.values()]
         return digest_of([*numbers, *images], [*self.tasks, *self.names, *self.images])
@@ -143,7 +154,7 @@ def load_frames(
         start=np.repeat(starts, lengths),
         end=np.repeat(ends, lengths),
         tasks=tuple(episode.task for episode in episodes),
-        held_out=_held_out([len(dataset.episodes) for dataset in datasets]),
+        **_sides([len(dataset.episodes) for dataset in datasets]),
         names=datasets[0].names,
         fps=datasets[0].fps,
         intervention=np.concatenate([_intervention_mask(episode) for episode in episodes]),
@@ -171,12 +182,18 @@ def _check_joinable(
     check_compatible(datasets)
 
 
-def _held_out(counts: Sequence[int]) -> np.ndarray:
-    """Bool `[E]` over the episodes of all datasets; False if there is a single episode in all."""
+def _sides(counts: Sequence[int]) -> dict[str, np.ndarray]:
+    """Bool `[E]` of the validation and of the test episodes of all datasets; all False if there is
+    a single episode in all."""
     if sum(counts) < 2:
-        return np.zeros(sum(counts), bool)
-    splits = benchmark_splits(counts)
-    return np.concatenate([np.isin(np.arange(n), s.held_out) for n, s in zip(counts, splits)])
+        return {side: np.zeros(sum(counts), bool) for side in ("validation", "test")}
+    splits = split_episodes(counts)
+    return {
+        side: np.concatenate(
+            [np.isin(np.arange(n), getattr(split, side)) for n, split in zip(counts, splits)]
+        )
+        for side in ("validation", "test")
+    }
 
 
 def _intervention_mask(episode: Episode) -> np.ndarray:

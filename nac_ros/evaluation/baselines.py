@@ -19,6 +19,7 @@ class ChunkPredictor(Protocol):
     """Interface that a rollout needs from a policy; Engine implements it."""
 
     n_obs_steps: int
+    n_past_commands: int
     n_action_steps: int
     cameras: tuple[str, ...]
 
@@ -35,6 +36,7 @@ class TimedEngine:
         self._engine = engine
         self.timings: list[InferenceTime] = []
         self.n_obs_steps, self.cameras = engine.n_obs_steps, engine.cameras
+        self.n_past_commands = engine.n_past_commands
         self.n_action_steps, self.horizon = engine.n_action_steps, engine.horizon
 
     def predict_chunk(
@@ -61,7 +63,7 @@ class MeanDemonstrationBaseline:
     actions: set-points `[T, D]` at the control rate
     """
 
-    n_obs_steps = 1
+    n_obs_steps, n_past_commands = 1, 0
     cameras: tuple[str, ...] = ()
 
     def __init__(self, spec: RobotSpec, actions: np.ndarray, horizon: int, n_action_steps: int):

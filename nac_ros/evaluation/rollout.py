@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from nac_ros.control.guard import Guard
+from nac_ros.control.types import Setpoint
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.types import ActionChunk
@@ -105,7 +106,9 @@ class Rollout:
         self.spec, self.predictor, self._latency_s = spec, predictor, latency_s
         render = bool(predictor.cameras)
         self.twin = twin or Twin(spec, task, render, load_randomization(randomization))
-        self._observations = ObservationBuffer(spec, predictor.cameras, predictor.n_obs_steps)
+        self._observations = ObservationBuffer(
+            spec, predictor.cameras, predictor.n_obs_steps, predictor.n_past_commands
+        )
         self.transition_jumps: list[float] = []
 
     def run_trial(
@@ -177,10 +180,16 @@ class Rollout:
             while self._pending and now >= self._pending[0].stamp + self._latency_s - 1e-6:
                 self._accept(self._pending.pop(0), now)
             guard.update_joint_state(now, twin.proprio())
-            self._commanded += [setpoint.positions for setpoint in guard.tick(now)]
+            self._record_commands(guard.tick(now))
             if (trajectory := guard.trajectory_update(now)) is not None:
                 twin.write(trajectory)
             twin.step_until(min(now + guard.period, until))
+
+    def _record_commands(self, setpoints: Sequence[Setpoint]) -> None:
+        for setpoint in setpoints:
+            self._commanded.append(setpoint.positions)
+            if self.predictor.n_past_commands:
+                self._observations.add_command(setpoint.stamp, setpoint.positions)
 
     def _accept(self, chunk: ActionChunk, now: float) -> None:
         moving = not self._guard.hold_reason

@@ -53,6 +53,7 @@ class Engine:
         config = bundle.policy.config
         self.cameras: tuple[str, ...] = config.cameras
         self.n_obs_steps: int = config.n_obs_steps
+        self.n_past_commands: int = config.n_past_commands
         self.n_action_steps: int = n_action_steps or config.n_action_steps
         if self.n_action_steps > bundle.horizon:
             raise ConfigError(

@@ -79,7 +79,9 @@ class PolicyNode(ManagedNode):
         self._config = config = parameters.read(self, PolicyParameters)
         self._engine, spec = load_engine(config)
         engine = self._engine
-        self._source = ObservationSource(self, spec, engine.cameras, engine.n_obs_steps)
+        self._source = ObservationSource(
+            self, spec, engine.cameras, engine.n_obs_steps, engine.n_past_commands
+        )
         self._loaded = True
         for notice in self._source.notices:
             self.log.warning(notice)

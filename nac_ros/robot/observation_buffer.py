@@ -19,6 +19,9 @@ from nac_ros.robot.joint_states import JointStateMerger
 from nac_ros.robot.spec import Align, RobotSpec
 
 JOINTS = "joint_states"  # name of the joints' stream; those of cameras have the camera's name
+COMMANDS = "guard/command"  # name of the stream of executed commands
+# Without a command for this time [s] the arm was not commanded, and its joint state stands in.
+COMMAND_MAX_AGE_S = 0.2
 
 
 class TimeSeriesBuffer:
@@ -77,19 +80,24 @@ class TimeSeriesBuffer:
 class ObservationBuffer:
     """Collects joint states and images, and returns observations of `n_obs_steps` steps.
 
-    The newest N_JOINTS joint states and N_IMAGES images of each camera are kept. Joint states may
-    come in parts, see JointStateMerger. While a camera is frozen, see FrozenImageDetector, there
-    is no observation.
+    The newest N_JOINTS joint states and commands and N_IMAGES images of each camera are kept.
+    Joint states may come in parts, see JointStateMerger. While a camera is frozen, see
+    FrozenImageDetector, there is no observation.
+
+    n_past_commands: executed commands in an observation, one each control period up to its stamp
     """
 
     N_JOINTS, N_IMAGES = 256, 16
 
-    def __init__(self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
+    def __init__(
+        self, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int, n_past_commands: int = 0
+    ):
         self.spec = spec
-        self.n_obs_steps = n_obs_steps
+        self.n_obs_steps, self.n_past_commands = n_obs_steps, n_past_commands
         self._cameras = {name: spec.camera(name) for name in cameras}
         self._merger = JointStateMerger(spec.joint_names, spec.joint_states_max_age_s)
         self._joints = TimeSeriesBuffer(JOINTS, depth=self.N_JOINTS)
+        self._commands = TimeSeriesBuffer(COMMANDS, depth=self.N_JOINTS)
         self._images = {n: TimeSeriesBuffer(f"camera {n}", depth=self.N_IMAGES) for n in cameras}
         self._detector = FrozenImageDetector(spec, cameras)
         # Stream -> why its newest message was rejected; removed by the next accepted one.
@@ -99,6 +107,7 @@ class ObservationBuffer:
         """Forgets all samples; keeps which cameras have noise."""
         self._merger.clear()
         self._joints.clear()
+        self._commands.clear()
         for buffer in self._images.values():
             buffer.clear()
         self._detector.clear()
@@ -130,6 +139,17 @@ class ObservationBuffer:
         self._joints.add(stamp, values)
         self._detector.add_joint_state(stamp, values)
         self._rejections.pop(JOINTS, None)
+
+    def add_command(self, stamp: float, positions: np.ndarray) -> None:
+        """Adds the positions `[D]` [rad or m] that were commanded for the time `stamp` [s]; raises
+        BadObservation if the shape is wrong or a value is not finite."""
+        values = np.asarray(positions, np.float32)
+        if values.shape != (self.spec.action_dim,) or not np.isfinite(values).all():
+            raise BadObservation(
+                f"{COMMANDS}: wanted {self.spec.action_dim} finite positions, got {values}",
+                "not_finite",
+            )
+        self._commands.add(stamp, values)
 
     def add_image(self, camera: str, stamp: float, image: np.ndarray) -> None:
         """Adds an RGB uint8 image `[H, W, 3]` of the size in the robot file; raises BadObservation
@@ -177,7 +197,21 @@ class ObservationBuffer:
         }
         align = self.spec.joint_states_align
         proprio = np.stack([self._joints.at(t, align)[1] for t in times])  # [K, D]
-        return Observation(stamp, images, proprio, task)
+        commands = self._commands_until(stamp) if self.n_past_commands else None
+        return Observation(stamp, images, proprio, task, past_commands=commands)
+
+    def _commands_until(self, stamp: float) -> np.ndarray:
+        """The last `n_past_commands` commands `[P, D]`, one each control period, the newest due at
+        `stamp` [s]; the joint state at times without a command, as before the first chunk."""
+        times = stamp - np.arange(self.n_past_commands)[::-1] / self.spec.action_rate_hz
+        return np.stack([self._command_at(time) for time in times])
+
+    def _command_at(self, time: float) -> np.ndarray:
+        if self._commands.newest_stamp is not None:
+            found, command = self._commands.nearest(time)
+            if abs(found - time) <= COMMAND_MAX_AGE_S:
+                return command
+        return self._joints.at(time, self.spec.joint_states_align)[1]
 
     @property
     def common_stamp(self) -> float | None:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from nac_ros.core.errors import BadObservation, NacError
 from nac_ros.core.types import Observation
-from nac_ros.robot.observation_buffer import JOINTS, ObservationBuffer
+from nac_ros.robot.observation_buffer import COMMANDS, JOINTS, ObservationBuffer
 from nac_ros.robot.spec import CameraSpec, RobotSpec
 from nac_ros.ros import image_transport, messages, qos
 from nac_ros.ros.polled_subscription import PolledSubscription, ReceivedMessage
@@ -39,12 +39,20 @@ class ObservationSource:
     notices: what the operator should know about the image topics
     """
 
-    def __init__(self, node: Node, spec: RobotSpec, cameras: Sequence[str], n_obs_steps: int):
+    def __init__(
+        self,
+        node: Node,
+        spec: RobotSpec,
+        cameras: Sequence[str],
+        n_obs_steps: int,
+        n_past_commands: int = 0,
+    ):
         self.rejections: Counter[str] = Counter()
         self.last_rejection = ""
         self.notices: list[str] = []
         self._lock, self._since = Lock(), 0.0
-        self._buffer = ObservationBuffer(spec, cameras, n_obs_steps)
+        self._buffer = ObservationBuffer(spec, cameras, n_obs_steps, n_past_commands)
+        self._joint_names = spec.joint_names
         joint_states = PolledSubscription(
             node,
             JointState,
@@ -54,6 +62,11 @@ class ObservationSource:
         )
         self._inputs = [_Input(joint_states, JOINTS, self._add_joint_state)]
         self._inputs += [self._image_input(node, spec.camera(name)) for name in cameras]
+        if n_past_commands:
+            profile = _sensor_profile(self._buffer.N_JOINTS)
+            size = messages.max_joint_state_bytes(spec)
+            commands = PolledSubscription(node, JointState, COMMANDS, profile, size)
+            self._inputs.append(_Input(commands, COMMANDS, self._add_command))
 
     def _image_input(self, node: Node, camera: CameraSpec) -> _Input:
         message_type, topic = image_transport.image_topic(camera)
@@ -117,6 +130,13 @@ class ObservationSource:
         with self._lock:
             if stamp >= self._since:
                 self._buffer.add_named_joint_state(stamp, message.name, message.position)
+
+    def _add_command(self, message: JointState) -> None:
+        stamp = messages.to_seconds(message.header.stamp)
+        positions = messages.from_joint_state(message, self._joint_names)
+        with self._lock:
+            if stamp >= self._since:
+                self._buffer.add_command(stamp, positions)
 
     def _add_image(self, camera: str, message: Image | CompressedImage) -> None:
         stamp, image = messages.read_image(message)  # before the lock: decoding a JPEG takes long

@@ -88,7 +88,7 @@ def node_access(spec: RobotSpec) -> dict[str, Access]:
         ),
         "policy": Access(
             ("policy/chunk", "policy/heartbeat", "diagnostics"),
-            (*joint_states, *images, "task"),
+            (*joint_states, *images, "task", "guard/command"),
             ("~/start", "~/stop"),
             lifecycle=True,
         ),

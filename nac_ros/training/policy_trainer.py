@@ -84,6 +84,10 @@ class Demonstrations:
         """Raises UnknownName for a task that the policy does not have, and DatasetError where the
         frames lack what the policy observes."""
         size = policy.config.image_size
+        if policy.config.environment_state_dim:
+            raise DatasetError(
+                "recorded frames have no environment state; train with environment_state_dim 0"
+            )
         for camera in policy.config.cameras:
             if (found := frames.images[camera].shape[1:3]) != (size, size):
                 raise DatasetError(
@@ -100,7 +104,11 @@ class Demonstrations:
         stacks = {name: frames.images[name] for name in config.cameras} if images else {}
         pixels = {camera: self._tensor(stack[history]) for camera, stack in stacks.items()}
         task = self.task[frames.episode[rows]].to(self.policy.device)
-        return Inputs(pixels, self._tensor(frames.proprio[history]), task)
+        commands = None
+        if config.n_past_commands:
+            commands = self._tensor(frames.past_commands(rows, config.n_past_commands))
+        proprio = self._tensor(frames.proprio[history])
+        return Inputs(pixels, proprio, task, past_commands=commands)
 
     def targets(self, rows: np.ndarray, references: Tensor | None = None) -> Targets:
         """Training targets of frames `[B]`; references: joint states `[B, D]` that differ from the
