@@ -51,6 +51,7 @@ EXTRAS = {
         "types-PyYAML",
         "playwright",
         "statsmodels",
+        "diffusers>=0.30",  # reference of the diffusion schedule
         'pyrealsense2; platform_machine == "x86_64" and sys_platform == "linux"',
     ],
 }
