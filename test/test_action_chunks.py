@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.action_chunks import (
     ActionChunks,
-    benchmark_split,
     concatenate,
     extract_chunks,
     split_chunks,
@@ -73,13 +72,6 @@ def test_consecutive_chunks_are_those_one_step_apart_in_an_episode():
     assert ActionChunks(chunks.actions[:, :1], None).consecutive.tolist() == []
 
 
-@given(st.integers(0, 200))
-def test_the_benchmark_split_holds_out_every_fifth_episode(n):
-    split = benchmark_split(n)
-    assert sorted([*split.train, *split.held_out]) == list(range(n))
-    assert (split.held_out % 5 == 4).all() and (split.train % 5 != 4).all()
-
-
 def test_joined_chunks_have_references_only_if_all_have_them():
     a = extract_chunks(Numbered([8]), [0], 4)
     b = ActionChunks(a.actions, None)
@@ -106,36 +98,43 @@ def split_of(lengths, horizon, pad_end=False, change=None):
     return split_chunks([dataset], horizon, pad_end, notices.append), notices
 
 
-def test_both_sides_have_all_chunks_of_their_episodes_without_notices():
-    (train, held_out, constant), notices = split_of([10] * 5, 4)
-    assert len(train.actions) == 4 * 7 and len(held_out.actions) == 7
-    assert (held_out.actions[..., 0] >= 4000).all() and not constant and not notices
+def test_all_sides_have_all_chunks_of_their_episodes_without_notices():
+    (train, validation, test, constant), notices = split_of([10] * 5, 4)
+    assert [len(side.actions) for side in (train, validation, test)] == [3 * 7, 7, 7]
+    assert (validation.actions[..., 0] // 1000 == 3).all()
+    assert (test.actions[..., 0] // 1000 == 4).all() and not constant and not notices
 
 
-def test_short_held_out_episodes_are_padded_with_pad_end():
-    (_, held_out, _), notices = split_of([10, 10, 10, 10, 3] * 2, 4, pad_end=True)
-    assert held_out.actions.shape == (6, 4, 2)
-    assert held_out.actions[1, :, 0].tolist() == [4001, 4002, 4002, 4002]
+def test_two_episodes_have_no_test_side():
+    (train, validation, test, _), _ = split_of([10, 10], 4)
+    assert len(train.actions) == len(validation.actions) == 7 and test is None
+
+
+def test_short_test_episodes_are_padded_with_pad_end():
+    (_, _, test, _), notices = split_of([10, 10, 10, 10, 3] * 2, 4, pad_end=True)
+    assert test.actions.shape == (6, 4, 2)
+    assert test.actions[1, :, 0].tolist() == [4001, 4002, 4002, 4002]
     (sentence,) = notices
-    assert "held-out episodes 4, 9 are shorter than a chunk of 4 steps: padded" in sentence
+    assert "test episodes 4, 9 are shorter than a chunk of 4 steps: padded" in sentence
 
 
 def test_short_episodes_are_skipped_while_others_are_left():
-    (train, held_out, _), notices = split_of([10, 3, 10, 10, 3] + [10] * 5, 4)
-    assert len(train.actions) == 7 * 7 and len(held_out.actions) == 7
+    (train, _, test, _), notices = split_of([10, 3, 10, 10, 3] + [10] * 5, 4)
+    assert len(train.actions) == 6 * 7 and len(test.actions) == 7
     assert notices == [
         "numbered: training episodes 1 are shorter than a chunk of 4 steps: skipped",
-        "numbered: held-out episodes 4 are shorter than a chunk of 4 steps: skipped",
+        "numbered: test episodes 4 are shorter than a chunk of 4 steps: skipped",
     ]
-    (_, held_out, _), notices = split_of([10, 10, 10, 10, 3], 4)
-    assert len(held_out.actions) == 3 and "because nothing else is held out" in notices[-1]
+    (_, validation, _, _), notices = split_of([10, 10, 10, 3, 10], 4)
+    assert len(validation.actions) == 3
+    assert "because there are no other validation chunks" in notices[-1]
 
 
 def test_a_dataset_without_chunks_is_reported_and_left_out():
     notices: list[str] = []
     short, whole = Numbered([2] * 5), Numbered([9] * 5)
-    train, held_out, _ = split_chunks([short, whole], 4, notice=notices.append)
-    assert len(train.actions) == 24 and len(held_out.actions) == 6
+    train, validation, _, _ = split_chunks([short, whole], 4, notice=notices.append)
+    assert len(train.actions) == 18 and len(validation.actions) == 6
     assert "numbered has no chunk of 4 steps and is left out" in notices
     with pytest.raises(DatasetError, match=r"no chunk of 4 steps fits into the training"):
         split_chunks([short], 4, notice=notices.append)
@@ -147,19 +146,23 @@ def test_chunks_with_nan_are_left_out_and_counted():
             episode.actions[5] = np.nan
         return episode
 
-    (train, _, _), notices = split_of([10] * 5, 4, change=add_nan)
-    assert len(train.actions) == 3 * 7 + 3 and np.isfinite(train.actions).all()
+    (train, _, _, _), notices = split_of([10] * 5, 4, change=add_nan)
+    assert len(train.actions) == 2 * 7 + 3 and np.isfinite(train.actions).all()
     assert notices == [
         "numbered, training episode 1: 4 of 7 chunks have NaN or inf and are left out"
     ]
 
 
-def test_a_dimension_constant_in_training_is_constant_in_held_out_chunks():
+@pytest.mark.parametrize("moving", [3, 4])
+def test_a_dimension_constant_in_training_is_constant_in_the_other_chunks(moving):
     def still(index, episode):
-        episode.actions[:, 1] = 7.0 if index != 4 else np.linspace(7, 9, len(episode.actions))
+        length = len(episode.actions)
+        episode.actions[:, 1] = np.linspace(7, 9, length) if index == moving else 7.0
         return episode
 
-    (_, held_out, constant), notices = split_of([10] * 5, 4, change=still)
-    assert constant == ("b",) and (held_out.actions[..., 1] == 7).all()
-    assert (np.diff(held_out.actions[..., 0]) == 1).all()
+    (_, validation, test, constant), notices = split_of([10] * 5, 4, change=still)
+    for side in (validation, test):
+        assert (side.actions[..., 1] == 7).all()
+        assert (np.diff(side.actions[..., 0]) == 1).all()
+    assert constant == ("b",)
     assert len(notices) == 1 and notices[0].startswith("b never moves in the training episodes")

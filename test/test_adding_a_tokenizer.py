@@ -63,9 +63,10 @@ def test_the_file_defines_a_tokenizer_that_keeps_the_contracts(added, tmp_path):
 def test_the_command_line_trains_evaluates_and_compares_it(added, dataset, tmp_path, capsys):
     run, data = str(tmp_path / "run"), ["--data", str(dataset)]
     assert main(["tokenizer", "train", "--tokenizer", added, *data, "--out", run]) == 0
-    assert main(["tokenizer", "eval", run, *data]) == 0
+    quick = ["--learnability-steps", "2"]
+    assert main(["tokenizer", "eval", run, *data, *quick]) == 0
     compare = ["--tokenizers", added, "fast", "--cache", str(tmp_path / "cache")]
     out = ["--out", str(tmp_path / "bench")]
-    assert main(["tokenizer", "bench", *data, *compare, *out]) == 0
+    assert main(["tokenizer", "bench", *data, *compare, *out, *quick]) == 0
     assert main(["tokenizer", "list"]) == 0
     assert capsys.readouterr().out.count("pca") >= 4

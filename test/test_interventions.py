@@ -88,7 +88,7 @@ def test_a_tokenizer_trains_on_one_intervention_and_is_evaluated_on_the_other(
     dataset = open_dataset(recording)
     first, second = find_runs(dataset.episode(0).intervention)
     sizes = [end - begin - 7 for begin, end in (first, second)]
-    assert code == 0 and f"{sizes[0]} chunks to train on, {sizes[1]} held out" in out
+    assert code == 0 and f"{sizes[0]} chunks to train on, {sizes[1]} for validation" in out
     tokenizer = load_tokenizer(tmp_path / "run")
     seen = dataset.episode(0).actions[slice(*first)]
     np.testing.assert_allclose(
@@ -116,9 +116,9 @@ def test_too_few_or_too_short_interventions_are_rejected(recording, tmp_path, ca
 def test_policy_training_uses_frames_whose_chunk_the_operator_drove(tmp_path):
     rows = ["..xxxxx...", "xxx", ".xxxx.xxxx", "xx........"]
     frames = load_frames([write_marked(tmp_path, rows)], [])
-    train, held_out = split_frames(frames, "interventions", 4)
-    assert train.tolist() == [2, 3, 10, 11, 12, 14] and held_out.tolist() == [19, 20, 21, 22]
-    assert frames.intervention[train].all() and frames.intervention[held_out].all()
+    train, validation = split_frames(frames, "interventions", 4)  # the fourth is for test
+    assert train.tolist() == [2, 3, 10, 11, 12] and validation.tolist() == [14]
+    assert frames.intervention[train].all() and frames.intervention[validation].all()
     with pytest.raises(DatasetError, match="1 interventions of at least 9 steps"):
         split_frames(
             load_frames([write_marked(tmp_path / "b", ["." + 9 * "x" + "."])], []),
@@ -130,10 +130,10 @@ def test_policy_training_uses_frames_whose_chunk_the_operator_drove(tmp_path):
 def test_interventions_are_sampled_by_their_weight(tmp_path):
     frames = load_frames([write_marked(tmp_path, ["..xx."] * 5)], [])
     train, _ = split_frames(frames, "all", 4)
-    assert len(train) == 20
-    assert sampling_weights(frames, train, 3.0).tolist() == [1, 1, 3, 3, 1] * 4
+    assert len(train) == 15
+    assert sampling_weights(frames, train, 3.0).tolist() == [1, 1, 3, 3, 1] * 3
     alone_ = train[frames.intervention[train]]
-    assert sampling_weights(frames, alone_, 3.0).tolist() == [1] * 8
+    assert sampling_weights(frames, alone_, 3.0).tolist() == [1] * 6
 
 
 def test_a_folder_without_the_column_has_no_interventions(tmp_path):

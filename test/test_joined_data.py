@@ -20,7 +20,7 @@ TINY = [
     for field in ("dim=32", "n_layers=1", "n_heads=2", "vision_width=32", "image_size=32")
     for part in ("--model", field)
 ] + ["--set", "steps=1", "--set", "batch=2", "--threads", "1"]
-FIT = ("--tokenizer", "bin", "--horizon", 8)
+FIT = ("--tokenizer", "bin", "--horizon", 8, "--model", "limit=9")  # for other random walks
 
 
 def lerobot(root, names=NAMES, fps=30, episodes=5, size=(32, 32), edit=lambda k, a: a):
@@ -159,7 +159,7 @@ def test_left_out_data_is_reported_on_stderr(tmp_path, capsys):
         return actions
 
     data = lerobot(tmp_path / "a", size=None, edit=still)
-    call = ("tokenizer", "bench", "--tokenizers", "bin", "fast", "--train-seconds", 1)
+    call = ("tokenizer", "bench", "--tokenizers", "bin", "fast", "--learnability-steps", 2)
     more = ("--cache", tmp_path / "cache", "--out", tmp_path / "bench")
     code, _, error = run(capsys, *call, "--horizon", 8, "--data", data, *more)
     assert code == 0 and "f never moves in the training episodes" in error, error

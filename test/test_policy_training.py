@@ -39,7 +39,8 @@ def frames() -> Frames:
         start=episode * LENGTH,
         end=(episode + 1) * LENGTH,
         tasks=("reach",) * EPISODES,
-        held_out=np.arange(EPISODES) % 5 == 4,
+        validation=np.arange(EPISODES) % 5 == 4,
+        test=np.zeros(EPISODES, bool),
         names=("x", "y"),
         fps=30,
         intervention=np.zeros(len(episode), bool),
@@ -192,7 +193,7 @@ def _other_images(frames: Frames) -> Frames:
     "change",
     [
         lambda frames: replace(frames, actions=frames.actions * np.float32(1.0001)),
-        lambda frames: replace(frames, held_out=np.arange(EPISODES) % 5 == 3),
+        lambda frames: replace(frames, validation=np.arange(EPISODES) % 5 == 3),
         _other_images,
     ],
 )
@@ -246,7 +247,7 @@ def test_a_frame_whose_chunk_has_no_tokens_is_left_out_alone(
     usable = np.isin(rows, np.concatenate([made._train, made._held_out]))
     lost = int((~usable).sum())
     assert 0 < lost < len(frames) and f"{lost} of {len(frames)} frames have no targets" in message
-    assert (~usable & frames.held_out[frames.episode]).any(), "no held-out frame is lost"
+    assert (~usable & frames.validation[frames.episode]).any(), "no held-out frame is lost"
     assert np.isfinite(made.run()["l1"])
 
 

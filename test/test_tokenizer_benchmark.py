@@ -1,6 +1,7 @@
 """Tokenizer benchmark and ablation: cached training, results, ranking, plots."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError, DatasetError
-from nac_ros.datasets.action_chunks import ActionChunks, benchmark_splits
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.evaluation.published_results import TABLE_1, TABLE_3
 from nac_ros.evaluation.token_effects import measure_token_effects
 from nac_ros.evaluation.tokenizer_ablation import (
@@ -23,23 +24,27 @@ from nac_ros.evaluation.tokenizer_benchmark import (
     dominating_points,
     ranking,
     run_benchmark,
+    search_learning_rate,
     table,
 )
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 from nac_ros.training.experiment import BenchmarkData, Candidate, train
+from nac_ros.training.tokenizer_metrics import evaluate
 from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
 KEYS = {
     *("name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms"),
-    *("roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "failed"),
+    *("roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "failed_chunks"),
 }
 
 
 def walks(n=160):
     """Random walks `[n, 8, 3]` with their start as reference."""
     steps = np.random.default_rng(0).standard_normal((n, 8, 3)).cumsum(1).astype(np.float32)
-    sides = [ActionChunks(part, part[:, 0]) for part in (steps[40:], steps[:40])]
-    return BenchmarkData("walks", *sides, {"relative": [True, True, False]})
+    parts = (steps[40:], steps[:20], steps[20:40])
+    train, validation, test = (ActionChunks(part, part[:, 0]) for part in parts)
+    columns = {"relative": [True, True, False]}
+    return BenchmarkData("walks", train, validation, columns, test)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,9 @@ def compared(tmp_path_factory):
     """Results of a whole benchmark with 0.5 s of training each."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("bench")
-    config = BenchmarkConfig(train_seconds=0.5, cache=str(folder / "cache"), threads=1, batch=16)
+    config = BenchmarkConfig(
+        train_seconds=0.5, cache=str(folder / "cache"), threads=1, batch=16, learnability_steps=2
+    )
     return run_benchmark(config, walks(), folder / "out"), folder, config
 
 
@@ -118,7 +125,7 @@ def test_a_tokenizer_with_fewer_bits_and_less_error_dominates():
 
 
 def test_the_candidates_are_table_1_and_the_commitments_with_and_without_discriminator():
-    rows = ablation_candidates("small-flat", AblationConfig().groups)
+    rows = ablation_candidates("nac", "small", AblationConfig().groups)
     pairs = {(group, setting) for group, setting, _ in rows}
     assert pairs >= {(group, setting) for group in TABLE_1 for setting in TABLE_1[group]}
     assert sum(group == "commitment" for group, _, _ in rows) == 6
@@ -128,7 +135,7 @@ def test_the_candidates_are_table_1_and_the_commitments_with_and_without_discrim
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group not in TABLE_1])
 def test_every_setting_of_our_groups_can_be_built(group):
-    for _, setting, candidate in ablation_candidates("small", [group]):
+    for _, setting, candidate in ablation_candidates("rotated_rvq", "small", [group]):
         values = {"relative": (True,) * 7, **dict(candidate.model)}
         made = make_tokenizer(candidate.name, candidate.preset, **values)
         assert made.is_relative == (setting != "absolute")
@@ -144,7 +151,8 @@ def test_an_ablation_reports_each_setting_and_rejects_an_unknown_group(tmp_path)
     results = run_ablation(config, walks(), tmp_path / "out")
     assert [row["setting"] for row in results["rows"]] == ["default", "absolute"]
     assert results["rows"][0]["mse"] != results["rows"][1]["mse"]
-    assert "| representation | absolute |" in (tmp_path / "out/ablation.md").read_text()
+    assert {row["tokenizer"] for row in results["rows"]} == {"nac"}
+    assert "| nac | representation | absolute |" in (tmp_path / "out/ablation.md").read_text()
     with pytest.raises(ConfigError, match="no group 'heads'; known are loss"):
         AblationConfig(groups=("heads",))
 
@@ -154,7 +162,7 @@ def test_a_token_of_bin_affects_one_joint_and_step_and_one_of_nac_all_steps():
     facts = {"horizon": 8, "action_dim": 3, "relative": (True, True, False)}
     effects = {
         name: measure_token_effects(
-            make_tokenizer(name, **facts).fit(*chunks.train), chunks.held_out
+            make_tokenizer(name, **facts).fit(*chunks.train), chunks.test
         ).effects
         for name in ("bin", "nac")
     }
@@ -162,13 +170,33 @@ def test_a_token_of_bin_affects_one_joint_and_step_and_one_of_nac_all_steps():
     assert effects["nac"].shape[1] == 8 and (effects["nac"] > 0).all()
 
 
-def test_small_datasets_are_split_in_sequence_and_one_episode_is_not_enough():
-    kept = benchmark_splits([1, 1, 1, 1, 1])
-    assert [len(split.held_out) for split in kept] == [0, 0, 0, 0, 1]
-    assert [s.held_out.tolist() for s in benchmark_splits([4])] == [[3]]
-    assert [s.held_out.tolist() for s in benchmark_splits([10, 2])] == [[4, 9], []]
-    with pytest.raises(DatasetError, match="at least 2 are needed"):
-        benchmark_splits([1])
+def test_the_learning_rate_of_least_validation_error_is_kept(tmp_path):
+    config = BenchmarkConfig(
+        train_seconds=0.3, cache=str(tmp_path), threads=1, batch=16, search=(1e-3, 1.0)
+    )
+    data = walks()
+    found = search_learning_rate(Candidate(name="vqvla"), config, data)
+    assert found.rate == min(found.errors, key=found.errors.get)
+    assert dict(found.candidate.training) == {"learning_rate": found.rate}
+    assert [row["learning_rate"] for row in found.facts()["search"]] == list(found.errors)
+    assert search_learning_rate(Candidate(name="bin"), config, data).rate is None
+    plain = search_learning_rate(Candidate(name="vqvla"), replace(config, search=()), data)
+    assert plain.candidate == Candidate(name="vqvla") and plain.rate in found.errors
+
+
+def test_published_errors_are_of_test_chunks_and_choices_of_validation_chunks(compared):
+    rows = {row["title"]: row for row in compared[0]["rows"]}
+    data = walks()
+    tokenizer = make_tokenizer("bin", horizon=8, action_dim=3, **data.columns).fit(*data.train)
+    assert rows["bin"]["mse"] == pytest.approx(evaluate(tokenizer, data.test)["mse"])
+    validation = evaluate(tokenizer, data.validation)["mse"]
+    assert rows["bin"]["validation_mse_seeds"] == [pytest.approx(validation)]
+    assert compared[0]["chunks"] == {"train": 120, "validation": 20, "test": 20}
+
+
+def test_a_benchmark_without_test_chunks_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="walks: a benchmark needs test episodes"):
+        run_benchmark(BenchmarkConfig(), replace(walks(), test=None), tmp_path)
 
 
 def test_invalid_input_is_rejected(capsys, tmp_path):

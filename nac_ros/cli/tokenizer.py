@@ -8,7 +8,8 @@ from typing import Any
 
 from nac_ros.cli import options, output
 from nac_ros.cli.options import Results, open_data, training_config
-from nac_ros.core.errors import ConfigError
+from nac_ros.core.errors import ConfigError, DatasetError
+from nac_ros.core.normalize import NormalizerConfig, min_half_range_of
 from nac_ros.robot.spec import RobotSpec, load_robot
 
 
@@ -63,7 +64,7 @@ def _add_train(group: Any) -> None:
         "--embodiments",
         nargs="+",
         metavar="NAME",
-        help="train one nac codec for several robots: a name for each dataset, saved in OUT/NAME",
+        help="train one nac for several robots: a name for each dataset, saved in OUT/NAME",
     )
     options.add_representation_options(command)
     options.add_model_option(command, "tokenizer")
@@ -71,7 +72,7 @@ def _add_train(group: Any) -> None:
 
 
 def train(args: Namespace) -> Results:
-    """Fits and trains a tokenizer, and prints its errors on held-out episodes."""
+    """Fits and trains a tokenizer, and prints its errors on validation episodes."""
     from nac_ros.datasets.convert import describe_datasets
     from nac_ros.tokenizers import make_tokenizer
     from nac_ros.tokenizers.base import TOKENIZERS
@@ -88,15 +89,16 @@ def train(args: Namespace) -> Results:
     tokenizer = make_tokenizer(
         args.tokenizer, args.preset, args.horizon, len(datasets[0].names), **facts
     )
-    chunks, held_out, constant = _training_chunks(args, datasets)
+    sides = _training_chunks(args, datasets)
     print(
         f"{args.tokenizer} ({args.preset}), {tokenizer.params_m:.3f} M parameters; "
-        f"{len(chunks.actions)} chunks to train on, {len(held_out.actions)} held out"
+        f"{len(sides.train.actions)} chunks to train on, {len(sides.validation.actions)} for "
+        "validation"
     )
     trainer = TokenizerTrainer(tokenizer, training, args.out, describe_datasets(datasets))
-    results = trainer.run(chunks, held_out, args.resume)
+    results = trainer.run(sides.train, sides.validation, args.resume)
     output.tokenizer_errors(results)
-    return {**results, "constant": list(constant)}
+    return {**results, "constant": list(sides.constant)}
 
 
 def _train_cross_embodiment(args: Namespace) -> Results:
@@ -122,7 +124,8 @@ def _train_cross_embodiment(args: Namespace) -> Results:
         check_compatible(datasets)
         sizes = {"horizon": args.horizon, "action_dim": len(datasets[0].names)}
         facts[name] = {**sizes, **chunk_facts(args, datasets[0])}
-        data[name] = _training_chunks(args, datasets)[:2]
+        sides = _training_chunks(args, datasets)
+        data[name] = sides.train, sides.validation
         sources[name] = describe_datasets(datasets)
     family = make_cross_embodiment(facts, args.preset, **dict(args.model))
     results = train_cross_embodiment(family, data, training, args.out, args.resume, sources)
@@ -133,7 +136,7 @@ def _train_cross_embodiment(args: Namespace) -> Results:
 
 
 def _training_chunks(args: Namespace, datasets: Sequence[Any]) -> Any:
-    """Training and held-out chunks, selected by --train-on and --pad-end.
+    """Chunks of each side of the split, selected by --train-on and --pad-end.
 
     The arm still moves where an intervention ends, so chunks are not padded there.
     """
@@ -147,14 +150,22 @@ def _training_chunks(args: Namespace, datasets: Sequence[Any]) -> Any:
 
 def _add_eval(group: Any) -> None:
     command = options.add_command(
-        group, "eval", evaluate, "reconstruction errors on held-out episodes"
+        group,
+        "eval",
+        evaluate,
+        "errors, token overlap and learnability on test episodes",
     )
     command.add_argument("path", type=Path, help="tokenizer folder or bundle")
     command.add_argument("--data", type=Path, nargs="+", required=True, help=options.DATA)
     options.add_column_options(command)
     command.add_argument(
-        "--all", action="store_true", help="use all episodes instead of the held-out ones"
+        "--split",
+        choices=("train", "validation", "test"),
+        default="test",
+        help="episodes to evaluate on: test = those that neither training nor any choice of a "
+        "setting used (default: test)",
     )
+    _add_learnability_option(command)
 
 
 def evaluate(args: Namespace) -> Results:
@@ -166,12 +177,41 @@ def evaluate(args: Namespace) -> Results:
     tokenizer = load_tokenizer(args.path)
     datasets = open_data(args.data, args)
     options.check_tokenizer_fits(tokenizer, datasets, args.path)
-    chunks, held_out, constant = split_chunks(datasets, tokenizer.config.horizon, False)
-    results = tokenizer_metrics.evaluate(tokenizer, chunks if args.all else held_out)
-    results["constant"] = list(constant)
+    sides = split_chunks(datasets, tokenizer.config.horizon, False)
+    chunks = getattr(sides, args.split)
+    if chunks is None:
+        raise DatasetError("the data has no test episodes; give more data, or --split validation")
+    results = tokenizer_metrics.evaluate(tokenizer, chunks)
+    results |= {"split": args.split, "constant": list(sides.constant)}
     results["onnx_error"] = _onnx_error(args.path, tokenizer)
+    results |= _learnability(args, tokenizer, sides.train, chunks)
     output.tokenizer_errors(results)
     return results
+
+
+def _add_learnability_option(command: Any) -> None:
+    """--learnability-steps; with the default a measurement takes about a minute on one core."""
+    command.add_argument(
+        "--learnability-steps",
+        type=options.whole_number,
+        metavar="N",
+        help="training steps of the transformer that measures how many bits held-out tokens need "
+        "given the joint state (default: 600, about a minute on one core; 0 = do not measure; "
+        "figures compare only at equal steps)",
+    )
+
+
+def _learnability(args: Namespace, tokenizer: Any, train: Any, held_out: Any) -> Results:
+    """learnability: fields of `Learnability`, or None if it was switched off."""
+    from dataclasses import asdict
+
+    from nac_ros.evaluation.token_learnability import LearnabilityConfig, measure_learnability
+
+    if args.learnability_steps == 0:
+        return {"learnability": None}
+    steps = {} if args.learnability_steps is None else {"steps": args.learnability_steps}
+    found = measure_learnability(tokenizer, train, held_out, LearnabilityConfig(**steps))
+    return {"learnability": asdict(found)}
 
 
 def _onnx_error(path: Path, tokenizer: Any) -> float | None:
@@ -188,7 +228,18 @@ def _add_bench(group: Any) -> None:
         bench,
         "train all tokenizers for the same time and compare them (Table 3 of the paper)",
     )
-    command.add_argument("--tokenizers", nargs="+", metavar="NAME", help="names (default: all)")
+    command.add_argument(
+        "--tokenizers", nargs="+", metavar="NAME", help="names (default: all that have the preset)"
+    )
+    command.add_argument(
+        "--search",
+        type=float,
+        nargs="*",
+        metavar="FACTOR",
+        help="train every learned tokenizer with its learning rate times each factor (without "
+        "factors: 0.3 1 3), and keep the one of least error on validation episodes",
+    )
+    _add_learnability_option(command)
     options.add_comparison_options(command, "runs/bench")
 
 
@@ -197,7 +248,10 @@ def bench(args: Namespace) -> Results:
     from nac_ros.evaluation import tokenizer_benchmark as benchmark
 
     config = benchmark.BenchmarkConfig(
-        **_comparison_settings(args), tokenizers=tuple(args.tokenizers or ())
+        **_comparison_settings(args),
+        **options.given(args, "learnability_steps"),
+        tokenizers=tuple(args.tokenizers or ()),
+        search=() if args.search is None else tuple(args.search) or benchmark.SEARCH_FACTORS,
     )
     results = benchmark.run_benchmark(config, _comparison_data(args), args.out)
     print(benchmark.table(results))
@@ -214,7 +268,13 @@ def bench(args: Namespace) -> Results:
 
 def _add_ablate(group: Any) -> None:
     command = options.add_command(
-        group, "ablate", ablate, "change one setting of nac at a time (Table 1 of the paper)"
+        group,
+        "ablate",
+        ablate,
+        "change one setting of a tokenizer at a time (Table 1 of the paper)",
+    )
+    command.add_argument(
+        "--tokenizer", help="changed tokenizer (default: nac; head is nac's, tokens rotated_rvq's)"
     )
     command.add_argument(
         "--groups",
@@ -227,11 +287,12 @@ def _add_ablate(group: Any) -> None:
 
 
 def ablate(args: Namespace) -> Results:
-    """Trains nac with one setting changed at a time; writes a table."""
+    """Trains a tokenizer with one setting changed at a time; writes a table."""
     from nac_ros.evaluation import tokenizer_ablation as ablation
 
     groups = {"groups": tuple(args.groups)} if args.groups else {}
-    config = ablation.AblationConfig(**_comparison_settings(args), **groups)
+    tokenizer = options.given(args, "tokenizer")
+    config = ablation.AblationConfig(**_comparison_settings(args), **tokenizer, **groups)
     results = ablation.run_ablation(config, _comparison_data(args), args.out)
     print(ablation.table(results))
     print(f"ablation.json and ablation.md are in {args.out}")
@@ -253,7 +314,7 @@ def _comparison_data(args: Namespace) -> Any:
     facts = chunk_facts(args, datasets[0])
     label = ", ".join(f"{p.parent.name}/{p.stem}" if p.suffix else p.name for p in args.data)
     sides = split_chunks(datasets, args.horizon, False)
-    return BenchmarkData(label, sides.train, sides.held_out, facts, sides.constant)
+    return BenchmarkData(label, sides.train, sides.validation, facts, sides.test, sides.constant)
 
 
 def _add_envelope(group: Any) -> None:
@@ -283,8 +344,9 @@ def envelope(args: Namespace) -> Results:
 def chunk_facts(args: Namespace, dataset: Any) -> Results:
     """Names, units, rate and representation of a dataset's actions, for a tokenizer's config."""
     facts = {"names": dataset.names, "units": dataset.units, "rate_hz": float(dataset.fps)}
+    facts["normalizer"] = NormalizerConfig(range=args.action_range)
     if args.robot is not None:
-        facts |= _robot_facts(load_robot(args.robot), dataset)
+        facts |= _robot_facts(load_robot(args.robot), dataset, args.action_range)
     if args.relative is not None:
         facts["relative"] = [args.relative and "gripper" not in name for name in dataset.names]
     if any(facts.get("relative", ())) and len(dataset.state_names) != len(dataset.names):
@@ -295,10 +357,16 @@ def chunk_facts(args: Namespace, dataset: Any) -> Results:
     return facts
 
 
-def _robot_facts(robot: RobotSpec, dataset: Any) -> Results:
+def _robot_facts(robot: RobotSpec, dataset: Any, action_range: Any) -> Results:
     if robot.joint_names != tuple(dataset.names):
         raise ConfigError(
             f"robot {robot.name} has joints {', '.join(robot.joint_names)}; the dataset's actions "
             f"are {', '.join(dataset.names)}"
         )
-    return {"units": robot.units, "relative": robot.relative_mask.tolist()}
+    floor = min_half_range_of(robot.position_low, robot.position_high)
+    normalizer = NormalizerConfig(range=action_range, min_half_range=floor)
+    return {
+        "units": robot.units,
+        "relative": robot.relative_mask.tolist(),
+        "normalizer": normalizer,
+    }

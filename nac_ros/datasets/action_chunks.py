@@ -8,9 +8,9 @@ import numpy as np
 
 from nac_ros.core.errors import DatasetError
 from nac_ros.core.normalize import FLAT_RANGE
+from nac_ros.datasets.episode_split import split_episodes
 from nac_ros.datasets.factory import AnyDataset
 
-HELD_OUT_EVERY = 5  # the benchmark split: episodes with index % 5 == 4 are held out
 MAX_LISTED = 10  # episodes that a notice lists; the rest are counted
 NoticeCallback = Callable[[str], None]
 
@@ -37,51 +37,17 @@ class ActionChunks(NamedTuple):
 
 
 class ChunkSplit(NamedTuple):
-    """Training and held-out chunks of several datasets.
+    """Chunks of the training, validation and test episodes of several datasets.
 
-    constant: names of the dimensions that are constant in training and move in held-out episodes;
-        in `held_out` they have their training value, since no codec could encode anything else
+    test: None if the datasets have too few episodes (`split_episodes`)
+    constant: names of the dimensions that are constant in training and move in other episodes;
+        there they have their training value, since no codec could encode anything else
     """
 
     train: ActionChunks
-    held_out: ActionChunks
+    validation: ActionChunks
+    test: ActionChunks | None
     constant: tuple[str, ...]
-
-
-class EpisodeSplit(NamedTuple):
-    """Episode indices, int64 each."""
-
-    train: np.ndarray
-    held_out: np.ndarray
-
-
-def benchmark_split(n_episodes: int) -> EpisodeSplit:
-    """Holds out every fifth episode, so that all published tables use the same ones."""
-    index = np.arange(n_episodes)
-    held_out = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-    return EpisodeSplit(index[~held_out], index[held_out])
-
-
-def benchmark_splits(counts: Sequence[int]) -> list[EpisodeSplit]:
-    """The split of each of several datasets, given their numbers of episodes.
-
-    Datasets of fewer than five episodes are numbered through and split as one; if all datasets
-    together have fewer, the last episode is held out. Raises DatasetError for a single episode.
-    """
-    small = [k for k, n in enumerate(counts) if n < HELD_OUT_EVERY]
-    pooled = benchmark_split(sum(counts[k] for k in small))
-    if len(small) == len(counts) and not len(pooled.held_out):
-        if len(pooled.train) < 2:
-            raise DatasetError(
-                f"{len(pooled.train)} episode in all: at least 2 are needed, one is held out"
-            )
-        pooled = EpisodeSplit(pooled.train[:-1], pooled.train[-1:])
-    splits, first = [benchmark_split(n) for n in counts], 0
-    for k in small:
-        end = first + counts[k]
-        own = [side[(side >= first) & (side < end)] - first for side in pooled]
-        splits[k], first = EpisodeSplit(*own), end
-    return splits
 
 
 def extract_chunks(
@@ -112,39 +78,45 @@ def split_chunks(
     pad_end: bool = False,
     notice: NoticeCallback = print_notice,
 ) -> ChunkSplit:
-    """Chunks of both sides of the benchmark split (`benchmark_splits`) of all datasets.
+    """Chunks of all sides of the split (`split_episodes`) of all datasets.
 
-    pad_end: as in `extract_chunks`, for training episodes and for held-out ones that are shorter
-        than a chunk; without it, short held-out episodes are padded if nothing else is held out
+    pad_end: as in `extract_chunks`, for training episodes and for others that are shorter than a
+        chunk; without it, short validation and test episodes are padded if a side has no others
     notice: called with a sentence about everything left out or padded: episodes shorter than a
         chunk, chunks with NaN or inf, datasets without a chunk
-    Raises DatasetError if one side would be empty.
+    Raises DatasetError if there is no chunk for training, or none for validation.
     """
-    train, held_out = list[ActionChunks](), list[ActionChunks]()
-    splits = benchmark_splits([len(dataset.episodes) for dataset in datasets])
+    splits = split_episodes([len(dataset.episodes) for dataset in datasets])
+    found: dict[str, list[ActionChunks]] = {"training": [], "validation": [], "test": []}
     padded = "padded with their last action"
     for dataset, split in zip(datasets, splits):
         reader = _ChunkReader(dataset, horizon, notice)
-        own_train = reader.read("training", split.train, pad_end)
-        own_held_out = reader.read("held-out", split.held_out, pad_short=padded if pad_end else "")
-        if not own_train + own_held_out:
+        own = {
+            "training": reader.read("training", split.train, pad_end),
+            **{
+                side: reader.read(side, episodes, pad_short=padded if pad_end else "")
+                for side, episodes in (("validation", split.validation), ("test", split.test))
+            },
+        }
+        if not any(own.values()):
             notice(f"{dataset.root} has no chunk of {horizon} steps and is left out")
-        train += own_train
-        held_out += own_held_out
-    if not held_out:
-        pad_short = f"{padded}, because nothing else is held out"
-        for dataset, split in zip(datasets, splits):
-            short = [i for i in split.held_out if dataset.episodes[i].length < horizon]
-            reader = _ChunkReader(dataset, horizon, notice)
-            held_out += reader.read("held-out", short, pad_short=pad_short)
-    for side, pieces in (("training", train), ("held-out", held_out)):
-        if not pieces:
+        for side, pieces in own.items():
+            found[side] += pieces
+    for side in ("validation", "test"):
+        if not found[side]:
+            pad_short = f"{padded}, because there are no other {side} chunks"
+            for dataset, split in zip(datasets, splits):
+                reader = _ChunkReader(dataset, horizon, notice)
+                found[side] += reader.read(side, getattr(split, side), pad_short=pad_short)
+    for side in ("training", "validation"):
+        if not found[side]:
             roots = ", ".join(str(dataset.root) for dataset in datasets[:MAX_LISTED])
             raise DatasetError(
                 f"{roots}: no chunk of {horizon} steps fits into the {side} episodes; take a "
                 "shorter horizon or more episodes"
             )
-    return _hold_constant(concatenate(train), concatenate(held_out), datasets[0].names, notice)
+    joined = [concatenate(pieces) if pieces else None for pieces in found.values()]
+    return _hold_constant(*joined, datasets[0].names, notice)
 
 
 class _ChunkReader(NamedTuple):
@@ -189,25 +161,34 @@ class _ChunkReader(NamedTuple):
 
 
 def _hold_constant(
-    train: ActionChunks, held_out: ActionChunks, names: Sequence[str], notice: NoticeCallback
+    train: ActionChunks,
+    validation: ActionChunks,
+    test: ActionChunks | None,
+    names: Sequence[str],
+    notice: NoticeCallback,
 ) -> ChunkSplit:
-    """Sets dimensions that are constant in training to their training value in held-out chunks."""
+    """Sets dimensions that are constant in training to their training value elsewhere."""
     low, high = train.actions.min((0, 1)), train.actions.max((0, 1))
-    moves = (np.abs(held_out.actions - low) > FLAT_RANGE).any((0, 1))
+    others = [validation.actions] if test is None else [validation.actions, test.actions]
+    moves = np.any([(np.abs(part - low) > FLAT_RANGE).any((0, 1)) for part in others], 0)
     held = moves & (high - low < FLAT_RANGE)  # bool [D]
     if not held.any():
-        return ChunkSplit(train, held_out, ())
-    actions, references = held_out.actions.copy(), held_out.references
-    actions[..., held] = low[held]
-    if references is not None and train.references is not None:
-        references = references.copy()
-        references[:, held] = train.references[0, held]
+        return ChunkSplit(train, validation, test, ())
+
+    def hold(chunks: ActionChunks) -> ActionChunks:
+        actions, references = chunks.actions.copy(), chunks.references
+        actions[..., held] = low[held]
+        if references is not None and train.references is not None:
+            references = references.copy()
+            references[:, held] = train.references[0, held]
+        return ActionChunks(actions, references)
+
     constant = tuple(str(names[d]) for d in np.flatnonzero(held))
     notice(
-        f"{', '.join(constant)} never moves in the training episodes, but in held-out ones; "
+        f"{', '.join(constant)} never moves in the training episodes, but in other ones; "
         "it is held at its training value there, so the results do not cover it"
     )
-    return ChunkSplit(train, ActionChunks(actions, references), constant)
+    return ChunkSplit(train, hold(validation), None if test is None else hold(test), constant)
 
 
 def concatenate(pieces: Sequence[ActionChunks]) -> ActionChunks:

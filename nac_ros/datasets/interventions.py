@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from nac_ros.core.errors import DatasetError
-from nac_ros.datasets.action_chunks import EpisodeSplit, benchmark_splits
 from nac_ros.datasets.episode import Episode, EpisodeInfo, EpisodeReader
+from nac_ros.datasets.episode_split import split_episodes
 from nac_ros.datasets.factory import AnyDataset
 from nac_ros.datasets.frames import Frames
 
@@ -22,6 +22,13 @@ class InterventionSegment(NamedTuple):
     episode: int
     first: int
     end: int
+
+
+class FrameSplit(NamedTuple):
+    """Frames, int64 each; those of test episodes are in neither."""
+
+    train: np.ndarray
+    validation: np.ndarray
 
 
 class Interventions(EpisodeReader):
@@ -64,25 +71,26 @@ class Interventions(EpisodeReader):
 
 def interventions_only(datasets: Sequence[AnyDataset], horizon: int) -> list[Interventions]:
     """The interventions of each dataset that have room for a chunk of `horizon` steps; raises
-    DatasetError for fewer than two in all, since one is held out."""
+    DatasetError for fewer than two in all, since one is for validation."""
     views = [Interventions(dataset, horizon) for dataset in datasets]
     _check_count(sum(len(view.segments) for view in views), horizon)
     return views
 
 
-def split_frames(frames: Frames, train_on: TrainOn, horizon: int) -> EpisodeSplit:
-    """Frames to train on and held-out ones, int64 each, of episodes or of interventions.
+def split_frames(frames: Frames, train_on: TrainOn, horizon: int) -> FrameSplit:
+    """Frames to train on and for validation, of episodes or of interventions.
 
     Raises DatasetError if one side would be empty.
     """
     if train_on == "interventions":
         return _split_interventions(frames, horizon)
-    held_out = frames.held_out[frames.episode]
-    if held_out.all() or not held_out.any():
+    validation, test = frames.validation[frames.episode], frames.test[frames.episode]
+    train = ~validation & ~test
+    if not train.any() or not validation.any():
         raise DatasetError(
-            "training needs at least 2 episodes with frames, one of which is held out"
+            "training needs at least 2 episodes with frames, one of which is for validation"
         )
-    return EpisodeSplit(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    return FrameSplit(np.flatnonzero(train), np.flatnonzero(validation))
 
 
 def sampling_weights(frames: Frames, rows: np.ndarray, weight: float) -> np.ndarray:
@@ -91,7 +99,7 @@ def sampling_weights(frames: Frames, rows: np.ndarray, weight: float) -> np.ndar
     return values / values[0] if (values == values[0]).all() else values
 
 
-def _split_interventions(frames: Frames, horizon: int) -> EpisodeSplit:
+def _split_interventions(frames: Frames, horizon: int) -> FrameSplit:
     """Frames whose chunk of `horizon` steps the operator drove completely; at the end of an
     episode the arm rests, so there the chunk may end after the intervention."""
     usable = []
@@ -103,9 +111,9 @@ def _split_interventions(frames: Frames, horizon: int) -> EpisodeSplit:
             if last > first:
                 usable.append(np.arange(start + first, start + last))
     _check_count(len(usable), horizon)
-    (split,) = benchmark_splits([len(usable)])
-    train, held_out = (np.concatenate([usable[i] for i in side]) for side in split)
-    return EpisodeSplit(train, held_out)
+    (split,) = split_episodes([len(usable)])
+    sides = (split.train, split.validation)
+    return FrameSplit(*(np.concatenate([usable[i] for i in side]) for side in sides))
 
 
 def find_runs(marks: np.ndarray | None) -> list[tuple[int, int]]:
@@ -120,5 +128,5 @@ def _check_count(count: int, horizon: int) -> None:
     if count < 2:
         raise DatasetError(
             f"the data has {count} interventions of at least {horizon} steps, wanted 2, one of "
-            "which is held out; record more of them, or take a shorter --horizon"
+            "which is for validation; record more of them, or take a shorter --horizon"
         )

@@ -1,11 +1,11 @@
 """Comparison of all tokenizers: Table 3 of the paper, and error against bits per chunk."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import torch
@@ -14,18 +14,24 @@ from matplotlib.figure import Figure
 
 from nac_ros.core import files
 from nac_ros.core.config import check_fields, number_field
+from nac_ros.core.errors import DatasetError
 from nac_ros.core.provenance import environment
+from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.evaluation import tokenizer_timing
 from nac_ros.evaluation.published_results import TABLE_3
 from nac_ros.evaluation.token_effects import measure_token_effects, plot_token_effects
+from nac_ros.evaluation.token_learnability import LearnabilityConfig, measure_learnability
 from nac_ros.reporting.plots import METHOD_COLOURS, OTHER_METHOD, STYLE, to_png
 from nac_ros.tokenizers import list_tokenizers
 from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.training.experiment import BenchmarkData, Candidate, TrainedCandidate, train
+from nac_ros.training.tokenizer_metrics import evaluate
+from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
 # A point of the plot: name, label, settings, bits, mse and kind (full, prefix or setting).
 Points = Sequence[dict[str, Any]]
 OURS = "nac"
+SEARCH_FACTORS = (0.3, 1.0, 3.0)
 BIT_BUDGET = 120  # of the paper's learned tokenizers
 MARKERS = {"full": "o", "prefix": ".", "setting": "s"}
 FAST_SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 20.0)  # besides the default
@@ -34,7 +40,7 @@ BIN_SETTINGS = {1: (1024, 128), 2: (256, 64), 3: (32,), 4: (16, 256), 8: (256,),
 HEAD = (
     "tokenizer | params [M] | tokens | codes | bits | runtime, batch | encode [ms] | "
     "decode [ms] | round trip [ms] | MSE | L1 | max error | velocity error | failed | "
-    "training steps"
+    "overlap [%] | learnability [bits/chunk] | learnability [bits/token] | training steps"
 )
 
 
@@ -60,26 +66,52 @@ class ComparisonConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig(ComparisonConfig):
-    """tokenizers: names, empty = all"""
+    """tokenizers: names, empty = all that have the preset
+
+    search: factors on the learning rate of each learned tokenizer, of which the one of least error
+        on validation episodes is kept; empty = the rate of its preset
+    learnability_steps: of the model that measures learnability, 0 = not measured
+    """
 
     tokenizers: tuple[str, ...] = ()
+    search: tuple[float, ...] = number_field((), 1e-3, 1e3)
+    learnability_steps: int = number_field(LearnabilityConfig().steps, 0)
 
 
 def run_benchmark(config: BenchmarkConfig, data: BenchmarkData, out: Path) -> dict[str, Any]:
-    """Trains, evaluates and times; writes bench.json, table.md and the plots to `out`."""
+    """Trains, evaluates and times; writes bench.json, table.md and the plots to `out`.
+
+    Settings are chosen on validation chunks, published errors are of test chunks. Raises
+    DatasetError without test chunks.
+    """
+    if data.test is None:
+        raise DatasetError(f"{data.label}: a benchmark needs test episodes, at least 3 in all")
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    names = config.tokenizers or tuple(list_tokenizers())
-    runs = {
-        name: train_seeds(Candidate(name=name, preset=config.preset), config, data)
+    names = config.tokenizers or tuple(
+        name for name in list_tokenizers() if config.preset in TOKENIZERS.get(name).presets
+    )
+    searches = {
+        name: search_learning_rate(Candidate(name=name, preset=config.preset), config, data)
         for name in names
     }
+    runs = {
+        name: [on_test(run, data.test) for run in train_seeds(found.candidate, config, data)]
+        for name, found in searches.items()
+    }
     chosen = {title: _median_run(seeds) for title, seeds in runs.items()}
+    learnability = {title: _learnability(run, config, data) for title, run in chosen.items()}
     rows, onnx = _timed_rows(chosen, runs, data)
+    for row in rows:
+        row |= {**learnability[row["title"]], **searches[row["title"]].facts()}
     points = _points(chosen, config, data)
     results = {
         **comparison_facts(config, data),
         "relative": any(data.columns.get("relative", ())),
-        "chunks": {"train": len(data.train.actions), "held_out": len(data.held_out.actions)},
+        "chunks": {
+            "train": len(data.train.actions),
+            "validation": len(data.validation.actions),
+            "test": len(data.test.actions),
+        },
         "constant": list(data.constant),
         "rows": rows,
         "points": points,
@@ -91,7 +123,7 @@ def run_benchmark(config: BenchmarkConfig, data: BenchmarkData, out: Path) -> di
     files.write_text(out / "table.md", table(results))
     (out / "rate_distortion.png").write_bytes(plot_rate_distortion(points, _caption(results)))
     for title, run in chosen.items():
-        effects = measure_token_effects(run.tokenizer, data.held_out, config.seed)
+        effects = measure_token_effects(run.tokenizer, data.test, config.seed)
         facts = run.tokenizer.config
         plot = plot_token_effects(effects, facts.names, run.tokenizer.name, facts.rate_hz)
         (out / f"tokens_{title}.png").write_bytes(plot)
@@ -116,6 +148,51 @@ def train_seeds(
     common = {"seconds": config.train_seconds, "batch": config.batch}
     n = config.seeds if TOKENIZERS.get(candidate.name).learned else 1
     return [train(candidate, data, common, config.seed + k, Path(config.cache)) for k in range(n)]
+
+
+class LearningRateSearch(NamedTuple):
+    """The candidate with the chosen learning rate, and the validation MSE by rate tried.
+
+    rate: None for a tokenizer that learns nothing
+    """
+
+    candidate: Candidate
+    rate: float | None
+    errors: dict[float, float]
+
+    def facts(self) -> dict[str, Any]:
+        """Entries of a row of the benchmark."""
+        tried = [{"learning_rate": r, "validation_mse": e} for r, e in self.errors.items()]
+        return {"learning_rate": self.rate, "search": tried}
+
+
+def search_learning_rate(
+    candidate: Candidate, config: BenchmarkConfig, data: BenchmarkData
+) -> LearningRateSearch:
+    """Trains the first seed with each rate of `config.search`; all tokenizers get equal effort."""
+    cls = TOKENIZERS.get(candidate.name)
+    if not cls.learned:
+        return LearningRateSearch(candidate, None, {})
+    settings = {**cls.training_defaults.get(candidate.preset, {}), **dict(candidate.training)}
+    rate = settings.get("learning_rate", TokenizerTrainingConfig().learning_rate)
+    tried = {}
+    for factor in config.search:
+        tried[factor * rate] = replace(
+            candidate, training=(*candidate.training, ("learning_rate", factor * rate))
+        )
+    first = replace(config, seeds=1)
+    errors = {r: train_seeds(c, first, data)[0].metrics["mse"] for r, c in tried.items()}
+    if not errors:
+        return LearningRateSearch(candidate, rate, {})
+    best = min(errors, key=lambda r: errors[r])
+    return LearningRateSearch(tried[best], best, errors)
+
+
+def on_test(run: TrainedCandidate, test: ActionChunks) -> TrainedCandidate:
+    """The run with its metrics on the test chunks; `validation_mse` keeps the error so far."""
+    kept = {key: run.metrics[key] for key in ("train_steps", "train_seconds")}
+    errors = {**evaluate(run.tokenizer, test), "validation_mse": run.metrics["mse"]}
+    return replace(run, metrics={**errors, **kept})
 
 
 def ranking(points: Points) -> list[str]:
@@ -187,8 +264,8 @@ def _draw_label(axes: Axes, points: Points, label: str) -> None:
 
 
 def _median_run(runs: Sequence[TrainedCandidate]) -> TrainedCandidate:
-    """The run of median error; of an even number, the better of the middle two."""
-    ordered = sorted(runs, key=lambda run: run.metrics["mse"])
+    """The run of median validation error; of an even number, the better of the middle two."""
+    ordered = sorted(runs, key=lambda run: run.metrics["validation_mse"])
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -204,7 +281,7 @@ def _timed_rows(
         for runtime, codec in tokenizer_timing.make_codecs(run.tokenizer).items():
             codecs[title, runtime] = codec
             if runtime == "onnx":
-                found = tokenizer_timing.compare_with_onnx(run.tokenizer, codec, data.held_out)
+                found = tokenizer_timing.compare_with_onnx(run.tokenizer, codec, data.validation)
                 onnx[title] = found._asdict()
     rows = []
     for batch in tokenizer_timing.ROUNDS:
@@ -218,7 +295,7 @@ def _timed_rows(
 
 def _row(run: TrainedCandidate, seeds: Sequence[TrainedCandidate]) -> dict[str, Any]:
     tokenizer, metrics = run.tokenizer, run.metrics
-    keys = ("mse", "l1", "max_error", "velocity_error", "failed")
+    keys = ("mse", "l1", "max_error", "velocity_error", "failed_chunks")
     return {
         "name": tokenizer.name,
         "title": run.candidate.title,
@@ -230,9 +307,25 @@ def _row(run: TrainedCandidate, seeds: Sequence[TrainedCandidate]) -> dict[str, 
         "bits": metrics["bits"],
         **{key: median(seed.metrics[key] for seed in seeds) for key in keys},
         "mse_seeds": [seed.metrics["mse"] for seed in seeds],
+        "validation_mse_seeds": [seed.metrics["validation_mse"] for seed in seeds],
         "train_steps": metrics["train_steps"],
         "codebook_use": metrics["codebook_use"],
+        "overlap": metrics["overlap"],
+        "overlap_positions": metrics["overlap_positions"],
     }
+
+
+def _learnability(
+    run: TrainedCandidate, config: BenchmarkConfig, data: BenchmarkData
+) -> dict[str, Any]:
+    """learnability_bits of a test chunk and learnability_bits_per_token; None if skipped."""
+    bits: tuple[float | None, float | None] = (None, None)
+    if config.learnability_steps:
+        settings = LearnabilityConfig(steps=config.learnability_steps)
+        assert data.test is not None
+        found = measure_learnability(run.tokenizer, data.train, data.test, settings)
+        bits = found.bits_per_chunk, found.bits_per_token
+    return dict(zip(("learnability_bits", "learnability_bits_per_token"), bits))
 
 
 def _points(
@@ -252,7 +345,8 @@ def _points(
     for candidate in settings:
         if candidate.name in chosen:
             (run,) = train_seeds(candidate, config, data)
-            points += _points_of_run(candidate.name, run, "setting")
+            assert data.test is not None
+            points += _points_of_run(candidate.name, on_test(run, data.test), "setting")
     return points
 
 
@@ -280,9 +374,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['l1']:.2e}",
         f"{row['max_error']:.3f}",
         f"{row['velocity_error']:.2e}",
-        f"{row['failed']:g}",
+        f"{row['failed_chunks']:g}",
+        _optional(row["overlap"], 100),
+        *(_optional(row[key]) for key in ("learnability_bits", "learnability_bits_per_token")),
         str(row["train_steps"]),
     ]
+
+
+def _optional(value: float | None, factor: float = 1.0) -> str:
+    return "-" if value is None else f"{factor * value:.1f}"
 
 
 def _machine() -> str:
@@ -295,7 +395,7 @@ def _machine() -> str:
 
 def _caption(results: dict[str, Any]) -> str:
     return (
-        f"{results['data']}: {results['chunks']['held_out']} held-out chunks, "
+        f"{results['data']}: {results['chunks']['test']} test chunks, "
         f"{results['train_seconds']:g} s of training each, median of {len(results['seeds'])} "
         "seed(s)"
     )

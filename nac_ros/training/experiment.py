@@ -40,14 +40,17 @@ class Candidate:
 class BenchmarkData:
     """Chunks that all candidates are trained and evaluated on.
 
+    validation: settings are chosen by the error on these; test: published errors are of these,
+        None if there are too few episodes
     columns: names, units, rate_hz, relative of the tokenizer config
     constant: names of dimensions held at their training value (`ChunkSplit`)
     """
 
     label: str
     train: ActionChunks
-    held_out: ActionChunks
+    validation: ActionChunks
     columns: dict[str, Any]
+    test: ActionChunks | None = None
     constant: tuple[str, ...] = ()
 
     @property
@@ -56,13 +59,13 @@ class BenchmarkData:
         return self.train.actions.shape[1], self.train.actions.shape[2]
 
     def digest(self) -> str:
-        """Hash of all chunks and references."""
-        return digest_of([*self.train, *self.held_out])
+        """Hash of the chunks and references that a trained candidate depends on."""
+        return digest_of([*self.train, *self.validation])
 
 
 @dataclass(frozen=True)
 class TrainedCandidate:
-    """A trained candidate and its metrics on the held-out chunks."""
+    """A trained candidate and its metrics on the validation chunks."""
 
     candidate: Candidate
     tokenizer: Tokenizer
@@ -91,7 +94,7 @@ def train(
         return TrainedCandidate(candidate, load_tokenizer(folder), metrics)
     print(f"{candidate.title}, seed {seed}: {tokenizer.params_m:.3f} M parameters")
     trainer = TokenizerTrainer(tokenizer, config, folder)
-    metrics = trainer.run(data.train, data.held_out, resume=has_checkpoint(folder))
+    metrics = trainer.run(data.train, data.validation, resume=has_checkpoint(folder))
     drop_checkpoints(folder)
     files.write_json(folder / METRICS, metrics)
     return TrainedCandidate(candidate, tokenizer, metrics)
