@@ -47,6 +47,32 @@ def test_gradients_reach_encoder_and_decoder(head):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
 
+def test_prefix_dropout_decodes_some_chunks_from_the_first_scale_alone():
+    codec = Codec(CodecConfig(prefix_dropout=0.5, **SMALL)).train()
+    chunks = torch.randn(64, 32, 7, generator=torch.Generator().manual_seed(0))
+    codec.init_codebooks(chunks, 0)
+    quantizer, latent = codec.quantizer.eval(), codec.latent(chunks)
+    torch.manual_seed(0)
+    total = quantizer(latent, dropout=0.5).latent
+    coarse = quantizer.dequantize(quantizer(latent).codes[:1])
+    is_prefix = (total - coarse).abs().amax((1, 2)) < 1e-5
+    assert 0.2 < is_prefix.float().mean() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prefix_dropout": 1.0}, r"prefix_dropout 1\.0"),
+        ({"vq_scales": ()}, "vq_scales must be whole numbers of at least 1"),
+        ({"n_filters": 0}, "n_filters must be at least 1, got 0"),
+        ({"decoder_dim": 33}, "decoder_dim 33 must be a multiple of 32"),
+    ],
+)
+def test_invalid_configs_are_rejected(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CodecConfig(**settings)
+
+
 def test_the_istft_head_equals_overlap_add_of_inverse_ffts():
     head = IstftHead(channels=8, n_fft=56, hop=14, n_steps=12).double()
     x = torch.randn(3, 8, 12, dtype=torch.float64)

@@ -12,14 +12,16 @@ from nac_ros.tokenizers.cross_embodiment import make_cross_embodiment
 from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig, train_cross_embodiment
 
 TINY = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
-TINY |= {"latent_dim": 24, "codebook_size": 64, "chunk_latent_dim": 32}
+TINY |= {"latent_dim": 16, "codebook_size": 64}
 ROBOTS = {"long": 7, "short": 6}
 
 
-def walks(dim, n=200, seed=0):
-    """Random walks `[n, 32, dim]`, larger for the robot with 6 joints, and their first actions."""
-    steps = np.random.default_rng(seed).standard_normal((n, 32, dim)) * (0.02 if dim == 7 else 0.2)
-    actions = steps.cumsum(1).astype(np.float32)
+def waves(dim, n=300, seed=0):
+    """Sines `[n, 32, dim]`, larger for the robot with 6 joints, and their first actions."""
+    generator = np.random.default_rng(seed)
+    phase, size = generator.uniform(0, 6, (n, 1, 1)), generator.uniform(0.2, 1, (n, 1, 1))
+    sines = size * np.sin(phase + np.linspace(0, 3, 32)[:, None]) * np.linspace(0.5, 1, dim)
+    actions = (sines * (0.1 if dim == 7 else 1.0)).astype(np.float32)
     return ActionChunks(actions, actions[:, 0])
 
 
@@ -34,16 +36,16 @@ def trained(tmp_path_factory):
     }
     members = make_cross_embodiment(robots, **TINY)
     out = tmp_path_factory.mktemp("members")
-    data = {name: (walks(dim), walks(dim, 40, 1)) for name, dim in ROBOTS.items()}
-    quick = {"steps": 30, "batch": 32, "log_every": 30, "discriminator": "none", "warmup": 5}
-    config = TokenizerTrainingConfig(**quick, unquantized_share=0.0, learning_rate=2e-5)
+    data = {name: (waves(dim), waves(dim, 40, 1)) for name, dim in ROBOTS.items()}
+    quick = {"steps": 60, "batch": 32, "log_every": 60, "discriminator": "none", "warmup": 5}
+    config = TokenizerTrainingConfig(**quick, learning_rate=1e-2)
     return out, train_cross_embodiment(members, data, config, out)
 
 
 def test_each_robot_is_decoded_to_its_own_dimensions_and_units(trained):
     out, metrics = trained
     for name, dim in ROBOTS.items():
-        member, chunks = load_tokenizer(out / name), walks(dim, 9, 2)
+        member, chunks = load_tokenizer(out / name), waves(dim, 9, 2)
         tokens = member.encode(*chunks)
         decoded = member.decode(tokens, chunks.references).numpy()
         assert decoded.shape == (9, 32, dim) and tokens.shape == (9, 12)
@@ -70,7 +72,7 @@ def test_robots_share_one_token_space_and_have_their_own_embedding(trained):
 def test_tokens_of_one_robot_are_legal_for_the_other(trained):
     out, _ = trained
     long, short = (load_tokenizer(out / name) for name in ROBOTS)
-    chunks = walks(7, 5, 3)
+    chunks = waves(7, 5, 3)
     decoded = short.decode(long.encode(*chunks), np.zeros((5, 6), np.float32))
     assert decoded.shape == (5, 32, 6) and torch.isfinite(decoded).all()
 

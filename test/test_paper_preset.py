@@ -62,7 +62,7 @@ def test_other_robots_and_horizons_can_be_encoded_and_exported(horizon, dim, tmp
 def test_padding_gets_no_gradient(horizon, dim):
     small = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 4}
     tokenizer = make_tokenizer(
-        "nac", "small-flat", horizon, dim, latent_dim=16, codebook_size=32, **small
+        "nac", "small", horizon, dim, latent_dim=16, codebook_size=32, **small
     )
     codec = tokenizer.codec.train()
     waves = []

@@ -101,10 +101,11 @@ def test_tokens_are_the_nearest_embeddings_or_have_a_smaller_error(fitted):
     assert fitted.uses_beam_search and error < greedy_error
 
 
-def test_without_beam_search_nac_takes_the_nearest_codewords():
+def test_without_beam_search_the_nearest_codewords_are_taken():
     chunks = smooth_chunks()
-    for preset in ("small", "small-flat"):
-        tokenizer = make_tokenizer("nac", preset, beam_width=1).fit(chunks)
+    for name, config in (("rotated_rvq", {"beam_width": 1}), ("nac", {})):
+        tokenizer = make_tokenizer(name, **config).fit(chunks)
+        assert not tokenizer.uses_beam_search
         nearest = nearest_tokens(tokenizer, tokenizer.normalize(chunks[:20]))
         assert (nearest == tokenizer.encode(chunks[:20])).float().mean() > 0.99
 

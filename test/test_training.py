@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 
 from nac_ros.cli.main import main
 from nac_ros.core.errors import ConfigError
-from nac_ros.datasets.action_chunks import ActionChunks, benchmark_split, extract_chunks
+from nac_ros.datasets.action_chunks import ActionChunks, extract_chunks
+from nac_ros.datasets.episode_split import split_episodes
 from nac_ros.datasets.factory import open_dataset
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
+from nac_ros.tokenizers.base import TOKENIZERS
 from nac_ros.training import loop
 from nac_ros.training.image_augmentation import jitter_colours, random_shift
 from nac_ros.training.tokenizer_metrics import evaluate
@@ -29,6 +31,7 @@ from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTraini
 
 SMALL = {"decoder_dim": 32, "decoder_hidden": 64, "decoder_blocks": 1, "n_filters": 8}
 SMALL |= {"latent_dim": 16, "codebook_size": 64}
+SIZES = {"nac": SMALL, "rotated_rvq": {"codebook_size": 64}}
 
 
 def waves(n: int, seed: int) -> ActionChunks:
@@ -40,11 +43,11 @@ def waves(n: int, seed: int) -> ActionChunks:
     return ActionChunks(actions.astype(np.float32), actions[:, 0].astype(np.float32))
 
 
-def trainer(out, preset="small-flat", **changes) -> TokenizerTrainer:
+def trainer(out, name="nac", **changes) -> TokenizerTrainer:
     """A trainer of a tiny codec, which takes seconds for tens of steps."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    tokenizer = make_tokenizer("nac", preset, relative=[True] * 6 + [False], **SMALL)
+    tokenizer = make_tokenizer(name, relative=[True] * 6 + [False], **SIZES[name])
     quick = {"steps": 60, "batch": 32, "log_every": 60, "warmup": 5, "learning_rate": 1e-2}
     quick |= {"unquantized_share": 0.0}
     config = TokenizerTrainingConfig(**{**quick, "discriminator": "none", **changes})
@@ -54,7 +57,7 @@ def trainer(out, preset="small-flat", **changes) -> TokenizerTrainer:
 @pytest.mark.parametrize("loss", ["mse", "l1"])
 def test_training_lowers_the_held_out_error(tmp_path, loss):
     train, held_out = waves(400, 0), waves(60, 1)
-    fresh = make_tokenizer("nac", "small-flat", relative=[True] * 6 + [False], **SMALL).fit(*train)
+    fresh = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL).fit(*train)
     before = evaluate(fresh, held_out)["mse"]
     after = trainer(tmp_path / "run", loss=loss).run(train, held_out)
     assert after["mse"] < 0.3 * before
@@ -73,14 +76,14 @@ def test_every_loss_of_the_ablation_falls_in_training(tmp_path, loss):
 
 
 def test_a_discriminator_for_longer_signals_is_rejected(tmp_path):
-    tokenizer = make_tokenizer("nac", "small-flat", horizon=5, action_dim=3, **SMALL)
+    tokenizer = make_tokenizer("nac", horizon=5, action_dim=3, **SMALL)
     with pytest.raises(ConfigError, match="no discriminator 'mrd' for 15 samples"):
         TokenizerTrainer(tokenizer, TokenizerTrainingConfig(discriminator="mrd"), tmp_path)
 
 
-def test_training_improves_the_rotated_quantizer_beyond_its_initialization(tmp_path):
+def test_training_improves_rotated_rvq_beyond_its_initialization(tmp_path):
     train, held_out = noisy(3000, 0), noisy(100, 1)
-    made = trainer(tmp_path / "run", "small", steps=150, learning_rate=5e-5)
+    made = trainer(tmp_path / "run", "rotated_rvq", steps=150, learning_rate=5e-5)
     made.start(train, held_out)
     before = evaluate(made.tokenizer, held_out)
     while not made.done:
@@ -112,11 +115,11 @@ def test_fitting_counts_as_training_time_but_not_as_unquantized_steps(tmp_path):
     assert 2.0 < metrics["train_seconds"] < 6.0
 
 
-@pytest.mark.parametrize("preset", ["small-flat", "small"])
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, preset):
+@pytest.mark.parametrize("name", ["nac", "rotated_rvq"])
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, name):
     train, held_out = waves(400, 0), waves(60, 1)
     run = {"steps": 12, "log_every": 4, "discriminator": "dac", "adversarial_start": 0.0}
-    run |= {"unquantized_share": 0.4, "preset": preset}
+    run |= {"unquantized_share": 0.4, "name": name}
     whole = trainer(tmp_path / "whole", **run)
     whole.run(train, held_out)
     broken = trainer(tmp_path / "broken", **run)
@@ -160,7 +163,7 @@ def test_a_run_cannot_be_resumed_on_other_data(tmp_path):
     [
         ({"batch": 16}, "another setting batch (8, now 16)"),
         ({"seed": 1}, "another setting seed"),
-        ({"preset": "small"}, "another model"),
+        ({"name": "rotated_rvq"}, "another model"),
     ],
 )
 def test_a_run_cannot_be_resumed_with_other_settings(tmp_path, changes, message):
@@ -355,9 +358,7 @@ def test_a_run_is_not_overwritten_and_records_its_provenance(tmp_path):
 
 def test_per_joint_errors_are_in_physical_units():
     train = waves(300, 0)
-    tokenizer = make_tokenizer(
-        "nac", "small-flat", names=list("abcdefg"), units=["rad"] * 6 + ["m"], **SMALL
-    )
+    tokenizer = make_tokenizer("nac", names=list("abcdefg"), units=["rad"] * 6 + ["m"], **SMALL)
     metrics = evaluate(tokenizer.fit(train.actions), train)
     tokens = tokenizer.encode(train.actions)
     error = tokenizer.decode(tokens).numpy() - train.actions
@@ -420,16 +421,21 @@ def test_invalid_training_configs_are_rejected(bad):
         TokenizerTrainingConfig(**bad)
 
 
-def test_real_demonstrations_are_learned(nac_data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "steps", "learning_rate", "bound"),
+    [("nac", 300, 5e-3, 0.06), ("rotated_rvq", 80, 2e-5, 0.0035)],
+)
+def test_real_demonstrations_are_learned(nac_data, tmp_path, name, steps, learning_rate, bound):
     """Published split; repeating the first action scores .105, predicting the mean .195."""
     dataset = open_dataset(nac_data / "piper_real", action_key="observation.state")
-    split = benchmark_split(len(dataset.episodes))
+    (split,) = split_episodes([len(dataset.episodes)])
     train = extract_chunks(dataset, split.train, 32)
-    held_out = extract_chunks(dataset, split.held_out[:4], 32)
-    tokenizer = make_tokenizer("nac", relative=[True] * 6 + [False], **SMALL)
+    held_out = extract_chunks(dataset, split.test[:4], 32)
+    tokenizer = make_tokenizer(name, relative=[True] * 6 + [False], **SIZES[name])
     before = evaluate(tokenizer.fit(*train), held_out)["mse"]
-    quick = {"steps": 80, "batch": 32, "learning_rate": 2e-5, "unquantized_share": 0.0}
-    config = TokenizerTrainingConfig(**quick, discriminator="none", log_every=80)
+    quick = {"steps": steps, "batch": 32, "learning_rate": learning_rate, "log_every": 80}
+    share = TOKENIZERS.get(name).training_defaults["small"]["unquantized_share"]
+    config = TokenizerTrainingConfig(**quick, unquantized_share=share, discriminator="none")
     metrics = TokenizerTrainer(tokenizer, config, tmp_path).run(train, held_out)
-    assert metrics["mse"] < 0.0035 and metrics["mse"] < 0.8 * before < 0.005
+    assert metrics["mse"] < bound and metrics["mse"] < 0.8 * before
     assert metrics["decode_failures"] == 0

@@ -1,1 +1,5 @@
-"""The neural action codec in torch alone: SEANet encoder, multi-scale RVQ, Vocos decoder."""
+"""Networks and quantizers of codecs in torch alone.
+
+The neural action codec: SEANet encoder, multi-scale RVQ, Vocos decoder. For `rotated_rvq`: linear
+path and rotated residual quantizer.
+"""

@@ -1,7 +1,6 @@
-"""Linear path parallel to encoder and decoder, initialized by PCA (Karhunen-Loeve).
+"""Linear analysis and synthesis of whole chunks, initialized by PCA (Karhunen-Loeve).
 
-The path starts at the principal components of the chunks and is trained with the rest, so the
-convolutions need not learn the linear part of the code. An MLP next to each matrix can learn
+The matrices start at the principal components of the chunks. An MLP next to each matrix learns
 nonlinear structure of the whole chunk.
 """
 
@@ -14,15 +13,22 @@ RIDGE = 1e-4  # relative to the latents' mean variance, in the regression of chu
 class LinearPath(nn.Module):
     """Chunks `[B, H, D]` -> latent `[B, E]` and back: a matrix and an MLP in each direction.
 
-    hidden: width of the MLPs, whose output starts at zero; 0 = no MLPs
+    encoder_hidden, decoder_hidden: width of each MLP, whose output starts at zero; 0 = no MLP
     """
 
-    def __init__(self, horizon: int, action_dim: int, latent_dim: int, hidden: int = 0):
+    def __init__(
+        self,
+        horizon: int,
+        action_dim: int,
+        latent_dim: int,
+        encoder_hidden: int = 0,
+        decoder_hidden: int = 0,
+    ):
         super().__init__()
         self.shape, size = (horizon, action_dim), horizon * action_dim
         self.analysis, self.synthesis = nn.Linear(size, latent_dim), nn.Linear(latent_dim, size)
-        self.analysis_mlp = _mlp(size, hidden, latent_dim) if hidden else None
-        self.synthesis_mlp = _mlp(latent_dim, hidden, size) if hidden else None
+        self.analysis_mlp = _mlp(size, encoder_hidden, latent_dim) if encoder_hidden else None
+        self.synthesis_mlp = _mlp(latent_dim, decoder_hidden, size) if decoder_hidden else None
 
     def encode(self, actions: Tensor) -> Tensor:
         """`[B, H, D]` -> `[B, E]`."""

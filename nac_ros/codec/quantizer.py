@@ -56,7 +56,8 @@ class EmaCodebook(nn.Module):
         """Sets the codewords by k-means on latents `[N, E]`; an empty cluster is redrawn."""
         size = len(self.codewords)
         means = _sample(latents, size, generator)
-        means = means + 1e-4 * latents.std() * torch.randn(means.shape, generator=generator)
+        noise = torch.randn(means.shape, generator=generator).to(latents)
+        means = means + 1e-4 * latents.std() * noise
         for _ in range(KMEANS_ITERATIONS):
             assigned = nearest(latents, means)
             counts, sums = count_and_sum(latents, assigned, size)
@@ -197,7 +198,7 @@ def mix_latents(latents: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """
     mean = latents.mean(0)
     first, second = (latents - mean)[torch.randint(len(latents), (2, n), generator=generator)]
-    angle = MAX_MIX_ANGLE * torch.rand(n, 1, generator=generator)
+    angle = MAX_MIX_ANGLE * torch.rand(n, 1, generator=generator).to(latents)
     return mean + angle.cos() * first + angle.sin() * second
 
 

@@ -1,6 +1,5 @@
 """SEANet encoder for action waveforms (NAC section 3.2; EnCodec, arXiv 2210.13438)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -8,7 +7,6 @@ from torch.nn.utils.parametrizations import weight_norm
 from nac_ros.codec.config import CodecConfig
 
 KERNEL, RESIDUAL_KERNEL = 7, 3  # as in EnCodec
-INITIAL_GAIN = 0.01  # on the last layer's weights in `init_near_zero`
 
 
 class PaddedConv1d(nn.Module):
@@ -26,7 +24,7 @@ class PaddedConv1d(nn.Module):
         return self.conv(F.pad(x, (left, right), mode=mode))
 
 
-class ResidualBlock(nn.Module):
+class SeanetBlock(nn.Module):
     """Two convolutions through half the channels, plus a 1x1 shortcut, `[B, C, T]`."""
 
     def __init__(self, channels: int, kernel: int):
@@ -57,14 +55,14 @@ class SkipLstm(nn.Module):
 
 
 class SeanetEncoder(nn.Module):
-    """Waveforms `[B, channels, L]` -> latent `[B, E, L / hop]`."""
+    """Waveform `[B, 1, L]` -> latent `[B, E, L / hop]`."""
 
     def __init__(self, config: CodecConfig):
         super().__init__()
         width = config.n_filters
-        layers: list[nn.Module] = [PaddedConv1d(config.channels, width, KERNEL)]
+        layers: list[nn.Module] = [PaddedConv1d(1, width, KERNEL)]
         for ratio in reversed(config.ratios):  # EnCodec: the smallest stride first
-            layers += [ResidualBlock(width, RESIDUAL_KERNEL), nn.ELU()]
+            layers += [SeanetBlock(width, RESIDUAL_KERNEL), nn.ELU()]
             layers += [PaddedConv1d(width, 2 * width, 2 * ratio, ratio)]
             width *= 2
         layers += [SkipLstm(width)] if config.lstm else []
@@ -73,13 +71,6 @@ class SeanetEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.layers(waveform)
-
-    @torch.no_grad()
-    def init_near_zero(self) -> None:
-        """Scales the last layer down: at first only the parallel linear path contributes."""
-        last = self.layers[-1].conv
-        last.parametrizations.weight.original0.mul_(INITIAL_GAIN)
-        last.bias.zero_()
 
 
 def folded_parameters(module: nn.Module) -> int:

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from nac_ros.codec.config import CodecConfig
 
 MAX_MAGNITUDE = 1e2  # Vocos: clip of the exponential of the predicted log-magnitude
-INITIAL_GAIN, INITIAL_LOG_MAGNITUDE = 0.1, -4.0  # of a head's weights and bias near zero
 
 
 class ResnetBlock(nn.Module):
@@ -94,11 +93,10 @@ class IstftHead(nn.Module):
     the same arithmetic. The samples beyond the first and last hop are cut, as in Vocos.
     """
 
-    def __init__(self, channels: int, n_fft: int, hop: int, n_steps: int, n_waves: int = 1):
+    def __init__(self, channels: int, n_fft: int, hop: int, n_steps: int):
         super().__init__()
         self.hop, self.trim, self.length = hop, (n_fft - hop) // 2, hop * n_steps
-        self.n_waves = n_waves
-        self.project = nn.Linear(channels, n_waves * (n_fft + 2))
+        self.project = nn.Linear(channels, n_fft + 2)
         weight, window = _inverse_dft(n_fft)
         ones = torch.ones(1, 1, n_steps, dtype=torch.float64)
         envelope = F.conv_transpose1d(ones, window.square()[None, None], stride=hop)[0, 0]
@@ -107,44 +105,28 @@ class IstftHead(nn.Module):
         self.register_buffer("inverse_envelope", (1 / envelope).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T']` -> `[B, n_waves, L]`."""
-        spectra = self.project(x.transpose(1, 2)).unflatten(-1, (self.n_waves, -1))
-        spectra = spectra.permute(0, 2, 3, 1).flatten(0, 1)  # [B * n_waves, n_fft + 2, T']
+        """`[B, C, T']` -> `[B, 1, L]`."""
+        spectra = self.project(x.transpose(1, 2)).transpose(1, 2)  # [B, n_fft + 2, T']
         log_magnitude, phase = spectra.chunk(2, 1)
         magnitude = torch.exp(log_magnitude).clip(max=MAX_MAGNITUDE)
         spectrum = torch.cat([magnitude * torch.cos(phase), magnitude * torch.sin(phase)], 1)
-        wave = F.conv_transpose1d(spectrum, self.weight, stride=self.hop)[:, 0]
-        wave = wave[:, self.trim : self.trim + self.length] * self.inverse_envelope
-        return wave.view(-1, self.n_waves, self.length)
-
-    @torch.no_grad()
-    def init_near_zero(self) -> None:
-        """Starts with small magnitudes, so that at first only the linear path contributes."""
-        self.project.weight.mul_(INITIAL_GAIN)
-        self.project.bias.view(self.n_waves, 2, -1)[:, 0].fill_(INITIAL_LOG_MAGNITUDE)
+        wave = F.conv_transpose1d(spectrum, self.weight, stride=self.hop)
+        return wave[..., self.trim : self.trim + self.length] * self.inverse_envelope
 
 
 class LinearHead(nn.Module):
-    """Head of the ablation: a step's own `hop` samples, `[B, C, T']` -> `[B, n_waves, L]`."""
+    """Head of the ablation: a step's own `hop` samples, `[B, C, T']` -> `[B, 1, L]`."""
 
-    def __init__(self, channels: int, hop: int, n_waves: int = 1):
+    def __init__(self, channels: int, hop: int):
         super().__init__()
-        self.n_waves = n_waves
-        self.project = nn.Linear(channels, n_waves * hop)
+        self.project = nn.Linear(channels, hop)
 
     def forward(self, x: Tensor) -> Tensor:
-        samples = self.project(x.transpose(1, 2)).unflatten(-1, (self.n_waves, -1))
-        return samples.transpose(1, 2).flatten(2)  # [B, T', n, hop] -> [B, n, L]
-
-    @torch.no_grad()
-    def init_near_zero(self) -> None:
-        """Starts with small samples, so that at first only the linear path contributes."""
-        self.project.weight.mul_(INITIAL_GAIN)
-        self.project.bias.zero_()
+        return self.project(x.transpose(1, 2)).flatten(1)[:, None]  # [B, T', hop] -> [B, 1, L]
 
 
 class VocosDecoder(nn.Module):
-    """Latent `[B, E, T']` -> waveforms `[B, n_waves, L]` with L = T' * hop."""
+    """Latent `[B, E, T']` -> waveform `[B, 1, L]` with L = T' * hop."""
 
     def __init__(self, config: CodecConfig):
         super().__init__()
@@ -169,10 +151,9 @@ class VocosDecoder(nn.Module):
         self._init_weights()
         self.head: LinearHead | IstftHead
         if config.head == "linear":
-            self.head = LinearHead(channels, config.hop, config.channels)
+            self.head = LinearHead(channels, config.hop)
         else:
-            sizes = config.n_fft, config.hop, config.n_steps, config.channels
-            self.head = IstftHead(channels, *sizes)
+            self.head = IstftHead(channels, config.n_fft, config.hop, config.n_steps)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.position(self.embed(latent))

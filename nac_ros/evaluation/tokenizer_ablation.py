@@ -1,7 +1,7 @@
-"""Ablation of NAC: one setting changed at a time, with equal training time.
+"""Ablation of a learned tokenizer: one setting changed at a time, with equal training time.
 
 Contains the groups of the paper's Table 1, and further groups that show which settings improve a
-preset on the given data.
+tokenizer on the given data.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from nac_ros.training.experiment import BenchmarkData, Candidate
 
 COMMITMENTS = (1.0, 10.0, 1000.0)  # the last one is the paper's
 MODEL_GROUPS = ("head", "representation", "tokens")  # other groups change the training
-GROUP_PRESETS = {"tokens": "small"}  # groups whose settings exist in one preset only
+GROUP_TOKENIZERS = {"head": "nac", "tokens": "rotated_rvq"}  # with settings of one tokenizer only
 NO_AUGMENTATION = {"scale_range": 0.0, "warp_probability": 0.0, "mirror_probability": 0.0}
 OURS: dict[str, dict[str, dict[str, Any]]] = {
     "commitment": {
@@ -46,7 +46,7 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
         "default": {},
         "greedy": {"beam_width": 1},
         "no prefixes": {"prefix_dropout": 0.0},
-        "no perceptrons": {"path_hidden": 0},
+        "no perceptrons": {"encoder_hidden": 0, "decoder_hidden": 0},
     },
     "control": {
         "none": {},
@@ -60,10 +60,10 @@ GROUPS = (*TABLE_1, *OURS)
 
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig(ComparisonConfig):
-    """groups: of GROUPS; preset: small-flat has the paper's layout"""
+    """groups: of GROUPS; tokenizer: the one changed, except in groups of GROUP_TOKENIZERS"""
 
     groups: tuple[str, ...] = (*TABLE_1, "commitment")
-    preset: str = "small-flat"
+    tokenizer: str = "nac"
     train_seconds: float = number_field(60.0, 0.1)
     seeds: int = number_field(3, 1)
 
@@ -74,18 +74,21 @@ class AblationConfig(ComparisonConfig):
                 raise ConfigError(f"no group '{group}'; known are {', '.join(GROUPS)}")
 
 
-def ablation_candidates(preset: str, groups: Sequence[str]) -> list[tuple[str, str, Candidate]]:
+def ablation_candidates(
+    tokenizer: str, preset: str, groups: Sequence[str]
+) -> list[tuple[str, str, Candidate]]:
     """Group, setting and candidate; each candidate differs from the preset in one setting."""
     rows = []
     for group in groups:
+        name = GROUP_TOKENIZERS.get(group, tokenizer)
         settings = OURS.get(group) or {name: {group: name} for name in TABLE_1[group]}
         field = "model" if group in MODEL_GROUPS else "training"
         for setting, changes in settings.items():
             change: dict[str, Any] = {field: tuple(changes.items())}
             candidate = Candidate(
-                name="nac",
-                preset=GROUP_PRESETS.get(group, preset),
-                label=f"{group} {setting}",
+                name=name,
+                preset=preset,
+                label=f"{name} {group} {setting}",
                 **change,
             )
             rows.append((group, setting, candidate))
@@ -95,10 +98,11 @@ def ablation_candidates(preset: str, groups: Sequence[str]) -> list[tuple[str, s
 def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict[str, Any]:
     """Trains all candidates; writes ablation.json and ablation.md to `out`."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    rows = [
-        _row(group, setting, [run.metrics for run in train_seeds(candidate, config, data)])
-        for group, setting, candidate in ablation_candidates(config.preset, config.groups)
-    ]
+    candidates = ablation_candidates(config.tokenizer, config.preset, config.groups)
+    rows = []
+    for group, setting, candidate in candidates:
+        runs = [run.metrics for run in train_seeds(candidate, config, data)]
+        rows.append(_row(candidate.name, group, setting, runs))
     results = {**comparison_facts(config, data), "preset": config.preset, "rows": rows}
     files.write_json(out / "ablation.json", results)
     files.write_text(out / "ablation.md", table(results))
@@ -108,16 +112,19 @@ def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict
 def table(results: dict[str, Any]) -> str:
     """Markdown table of the rows, with the paper's values."""
     head = (
-        "changed | setting | MSE | of each seed | velocity error | steps | paper: MSE | "
-        "success [%]"
+        "tokenizer | changed | setting | MSE | of each seed | velocity error | steps | "
+        "paper: MSE | success [%]"
     )
     return markdown_table(head, [_cells(row) for row in results["rows"]])
 
 
-def _row(group: str, setting: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _row(
+    tokenizer: str, group: str, setting: str, runs: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     errors = [metrics["mse"] for metrics in runs]
-    paper = TABLE_1.get(group, {}).get(setting)
+    paper = TABLE_1.get(group, {}).get(setting) if tokenizer == "nac" else None
     return {
+        "tokenizer": tokenizer,
         "group": group,
         "setting": setting,
         "mse": median(errors),
@@ -132,6 +139,7 @@ def _row(group: str, setting: str, runs: Sequence[dict[str, Any]]) -> dict[str, 
 def _cells(row: dict[str, Any]) -> list[str]:
     paper = (row["paper_mse"], row["paper_success"])
     return [
+        row["tokenizer"],
         row["group"],
         row["setting"],
         f"{row['mse']:.2e}",

@@ -20,6 +20,7 @@ METHOD_COLOURS = {
     "diffusion": "#d55e00",
     "bin": "#56b4e9",
     "expert": "#222222",
+    "rotated_rvq": "#882255",
 }
 OTHER_METHOD = "#777777"
 PLANNED, COMMANDED, MEASURED = "#9aa9b8", "#0072b2", "#d55e00"

@@ -46,7 +46,7 @@ def share_parameters(members: Mapping[str, Nac]) -> None:
         if ours != theirs:
             raise ConfigError(
                 f"chunks of {first} have {ours} tokens per scale, those of {name} {theirs}; "
-                "choose horizons or ratios that agree, or layout=channels"
+                "choose horizons or ratios that agree"
             )
         for path in _shared_modules(owner.codec):
             parent, _, child = path.rpartition(".")
@@ -66,12 +66,9 @@ def init_shared_codebooks(
     latents = [members[name].latent(rows) for name, rows in samples.items()]
     quantizer = next(iter(members.values())).quantizer
     quantizer.init_codebooks(torch.cat(latents), seed)
-    for name, rows in samples.items():
-        members[name].codec.fit_path_synthesis(rows)
 
 
 def _shared_modules(codec: Codec) -> tuple[str, ...]:
     """Paths of the modules whose shape does not depend on a robot's D."""
     inner = (f"encoder.layers.{k}" for k in range(1, len(codec.encoder.layers)))
-    joints = () if codec.linear_path is None else ("join_steps", "divide_steps")
-    return (*SHARED, *joints, *inner)
+    return (*SHARED, *inner)

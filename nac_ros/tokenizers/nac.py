@@ -17,32 +17,7 @@ from nac_ros.tokenizers.base import (
 )
 from nac_ros.tokenizers.serialization import check_elements
 
-MAX_BEAM_FACTORS = (256, 256)  # a beam may have 2^26 / 2^16 = 1024 hypotheses
 KMEANS_CHUNKS = 4096  # chunks for k-means: several latents for each codeword
-
-SMALL_FLAT = {
-    "n_filters": 16,
-    "latent_dim": 64,
-    "decoder_dim": 160,
-    "decoder_hidden": 480,
-    "decoder_blocks": 4,
-    "norm_ids": 0,
-    "ema_decay": 0.97,
-}
-SMALL = {
-    **SMALL_FLAT,
-    "layout": "channels",
-    "ratios": (2, 2),
-    "quantizer": "rotated",
-    "beam_width": 8,
-    "prefix_dropout": 0.3,
-    "ema_decay": 0.98,
-    "n_filters": 8,
-    "decoder_dim": 96,
-    "decoder_hidden": 288,
-    "decoder_blocks": 2,
-    "path_hidden": 1536,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +27,8 @@ class NacConfig(TokenizerConfig, CodecConfig):
     def __post_init__(self) -> None:
         TokenizerConfig.__post_init__(self)
         CodecConfig.__post_init__(self)
-        dim = self.quantized_dim
-        check_elements("the beam", self.beam_width, *MAX_BEAM_FACTORS)
         check_elements("the padded chunk", self.n_steps, self.hop)
-        check_elements("the codebooks", len(self.vq_scales), self.codebook_size, dim)
-        if self.encodes_whole_chunks:
-            check_elements("the rotations", sum(self.tokens_per_scale), dim, dim)
+        check_elements("the codebooks", len(self.vq_scales), self.codebook_size, self.latent_dim)
 
     @property
     def codec(self) -> CodecConfig:
@@ -68,24 +39,33 @@ class NacConfig(TokenizerConfig, CodecConfig):
 
 @TOKENIZERS.register("nac")
 class Nac(ResidualTokenizer):
-    """Tokens: all codes of scale 0, then scale 1, ...; scale s is offset by s * codebook_size."""
+    """Tokens: all codes of scale 0, then scale 1, ...; scale s is offset by s * codebook_size.
+
+    Every preset has the paper's structure; `small` has narrower and fewer layers.
+    """
 
     name = "nac"
     Config = NacConfig
     presets = {
         "paper": {},
-        "small": SMALL,
-        "small-flat": SMALL_FLAT,  # the paper's layout: a token describes a span of time
+        "small": {
+            "n_filters": 16,
+            "latent_dim": 64,
+            "decoder_dim": 160,
+            "decoder_hidden": 480,
+            "decoder_blocks": 4,
+            "norm_ids": 0,
+        },
     }
     training_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
-        "small": {"unquantized_share": 0.0, "learning_rate": 2e-5, "discriminator": "none"},
+        # As models/default was trained. k-means starts after the first 15 % of the steps.
+        "small": {"learning_rate": 2e-3, "unquantized_share": 0.15, "discriminator": "none"},
     }
 
     def __init__(self, config: NacConfig, preset: str = "small"):
         super().__init__(config, preset, config.tokens_per_scale, config.codebook_size)
         self.codec = Codec(config.codec)
-        self.uses_beam_search = config.beam_width > 1
         self.grammar.token_time_spans = config.token_time_spans
 
     @property
@@ -94,9 +74,7 @@ class Nac(ResidualTokenizer):
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:
-        """Ends of the scales; with the rotated quantizer every length."""
-        if self.config.encodes_whole_chunks:
-            return super().prefix_lengths
+        """Ends of the scales but the last."""
         return tuple(int(end) for end in np.cumsum(self.config.tokens_per_scale)[:-1])
 
     def latent(self, normalized: Tensor) -> Tensor:
@@ -112,10 +90,7 @@ class Nac(ResidualTokenizer):
         return self.codec.decode(self._codes(tokens))
 
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
-        """k-means of the codebooks on some chunks; the first time also sets the linear path."""
+        """k-means of the codebooks on some chunks."""
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(normalized), generator=generator)[:KMEANS_CHUNKS]
-        if bool(self.fitted):
-            self.codec.init_codebooks(normalized[rows], seed)
-        else:
-            self.codec.init_from_data(normalized[rows], self.mse_weights, seed)
+        self.codec.init_codebooks(normalized[rows.to(normalized.device)], seed)

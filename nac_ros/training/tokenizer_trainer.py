@@ -130,6 +130,15 @@ class TokenizerTrainer:
     def done(self) -> bool:
         return not self.tokenizer.learned or (self._step > 0 and self._progress >= 1)
 
+    @property
+    def awaits_codebooks(self) -> bool:
+        """Whether the unquantized steps are done and codebooks must be set before the next one."""
+        return not self._quantizing and self._progress >= self.config.unquantized_share
+
+    def start_quantizing(self) -> None:
+        """Quantizes from the next step on; called once the codebooks are set."""
+        self._quantizing = True
+
     def advance(self) -> None:
         """Runs one step; logs metrics and writes a checkpoint where one is due."""
         started = time.perf_counter()
@@ -161,9 +170,9 @@ class TokenizerTrainer:
         config = self.config
         self._set_learning_rates()
         self.tokenizer.train()
-        if not self._quantizing and self._progress >= config.unquantized_share:
+        if self.awaits_codebooks:
             self.tokenizer.fit_codes(chunks, config.seed)
-            self._quantizing = True
+            self.start_quantizing()
         rows = torch.randint(len(chunks), (config.batch,))
         real = augment(chunks[rows], config, self.tokenizer.relative)
         fake, extra = self.tokenizer.training_step(real, quantize=self._quantizing)
@@ -251,12 +260,15 @@ class TokenizerTrainer:
 def augment(chunks: Tensor, config: TokenizerTrainingConfig, relative: Tensor) -> Tensor:
     """Random amplitude, slower motion and mirrored copies of normalized chunks `[B, H, D]`."""
     batch, horizon, dim = chunks.shape
-    scale = 1 + config.scale_range * (2 * torch.rand(batch, 1, dim) - 1)
-    mirrored = torch.rand(batch, 1, 1) < config.mirror_probability
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(*shape, device=chunks.device)
+
+    scale = 1 + config.scale_range * (2 * random(batch, 1, dim) - 1)
+    mirrored = random(batch, 1, 1) < config.mirror_probability
     scale = torch.where(mirrored & relative, -scale, scale)
-    warped = torch.rand(batch) < config.warp_probability
-    speed = torch.where(warped, 0.6 + 0.4 * torch.rand(batch), torch.ones(batch))
-    position = torch.arange(horizon) * speed[:, None]  # [B, H], in steps
+    speed = torch.where(random(batch) < config.warp_probability, 0.6 + 0.4 * random(batch), 1.0)
+    position = torch.arange(horizon, device=chunks.device) * speed[:, None]  # [B, H], in steps
     left = position.floor().long()
     fraction = (position - left)[..., None]
     right = (left + 1).clamp(max=horizon - 1)
@@ -325,12 +337,23 @@ def train_cross_embodiment(
     }
     resumed = [trainer.start(*data[name], resume) for name, trainer in trainers.items()]
     if not all(resumed):
-        started = time.perf_counter()
-        chunks = {name: trainer.chunks for name, trainer in trainers.items()}
-        init_shared_codebooks(members, chunks, config.seed)
-        for trainer in trainers.values():
-            trainer.add_fit_time((time.perf_counter() - started) / len(trainers))
+        _set_shared_codebooks(members, trainers, config.seed)
     while training := [trainer for trainer in trainers.values() if not trainer.done]:
+        if any(trainer.awaits_codebooks for trainer in training):
+            _set_shared_codebooks(members, trainers, config.seed)
+            for trainer in trainers.values():
+                trainer.start_quantizing()
         for trainer in training:
             trainer.advance()
     return {name: trainer.finish() for name, trainer in trainers.items()}
+
+
+def _set_shared_codebooks(
+    members: Mapping[str, Nac], trainers: Mapping[str, TokenizerTrainer], seed: int
+) -> None:
+    """k-means over the chunks of all robots, whose time counts for each in equal shares."""
+    started = time.perf_counter()
+    chunks = {name: trainer.chunks for name, trainer in trainers.items()}
+    init_shared_codebooks(members, chunks, seed)
+    for trainer in trainers.values():
+        trainer.add_fit_time((time.perf_counter() - started) / len(trainers))
