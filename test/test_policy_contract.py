@@ -233,7 +233,8 @@ def test_a_tokenizer_stays_in_evaluation_mode_and_is_no_part_of_the_size(policy)
     own = [p for key, p in policy.named_parameters() if not key.startswith("tokenizer.")]
     assert policy.params_m == pytest.approx(sum(p.numel() for p in own) / 1e6)
     vision = {id(p) for p in policy.vision_parameters()}
-    assert vision and vision <= {id(p) for p in own}
+    assert vision <= {id(p) for p in own}
+    assert vision or policy.required_folder, "only a model of the user's may see on its own"
 
 
 def test_an_observation_becomes_a_batch_of_one(policy):
