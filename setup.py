@@ -25,6 +25,10 @@ EXTRAS = {
         "google-crc32c",
         "huggingface_hub>=1.0",
     ],
+    # local pretrained models of the transformers library: image and text encoders of a policy
+    "pretrained": ["transformers>=5.24,<6", "huggingface_hub>=1.0"],
+    # policy vlm: vision-language models with LoRA adapters; pillow prepares their images
+    "vlm": ["transformers>=5.24,<6", "huggingface_hub>=1.0", "peft>=0.18", "pillow"],
     # recorded episodes (rosbag2 with MCAP)
     "record": ["mcap>=1.2,<2", "rosbags>=0.10", "lz4", "zstandard"],
     "realsense": ["pyrealsense2"],
@@ -34,6 +38,9 @@ EXTRAS = {
     "console": ["nicegui>=3.0,<4", "fastapi", "uvicorn"],
     # trials on a Ray cluster
     "cluster": ["ray>=2.9"],
+    # tools/metaworld_study.py; metaworld itself pins mujoco 3.3.0 and is installed without its
+    # dependencies: pip install --no-deps metaworld==3.1.1
+    "metaworld": ["gymnasium>=1.1", "imageio"],
     # ROS 2 as wheels, where none is sourced; for Python 3.11 only
     "ros": [
         'ros-kilted-rclpy; python_version == "3.11"',

@@ -111,7 +111,7 @@ def create(venv: Path, base: Base) -> None:
 def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
     """Arguments of each pip call; torch has a call of its own if it has its own index."""
     numpy = _numpy_of(base)
-    extras = [arguments.onnx, "sim", "train", "record", "console", "dev"] + (
+    extras = [arguments.onnx, "sim", "train", "vlm", "record", "console", "dev"] + (
         [] if base.sourced else ["ros"]
     )
     extras += [] if numpy else ["view"]  # rerun needs numpy 2

@@ -37,7 +37,7 @@ def import_transformers(user: str, extra: str) -> ModuleType:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            f"{user} needs the library transformers; install it: pip install 'nac_ros[{extra}]'"
+            f"{user} needs the library transformers; install it: pip install nac_ros[{extra}]"
         ) from error
     transformers.utils.logging.disable_progress_bar()
     return transformers
