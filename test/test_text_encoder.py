@@ -13,10 +13,12 @@ import torch
 
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.types import Observation
+from nac_ros.export.bundle import load_bundle, write_bundle
 from nac_ros.policies import text_encoder
 from nac_ros.policies.base import load_policy, make_policy, warm_start
 from nac_ros.policies.observation_encoder import Inputs
 from nac_ros.policies.text_encoder import TextEncoder, nearest_task
+from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import make_tokenizer
 
 SYNONYMS = (
@@ -159,6 +161,20 @@ def test_a_small_text_model_is_saved_with_the_policy(tokenizer, text_folder, tmp
     assert torch.equal(loaded.prompt_embeddings, policy.prompt_embeddings)
     loaded.save_pretrained(tmp_path / "again")
     assert load_policy(tmp_path / "again", tokenizer).task_index("switch on the scale") == 1
+
+
+def test_a_bundle_understands_a_paraphrase(text_folder, tmp_path):
+    robot = load_robot("vx300s")
+    columns = {"names": robot.joint_names, "units": robot.units, "rate_hz": robot.action_rate_hz}
+    chunks = np.random.default_rng(0).standard_normal((64, 8, 7)).astype(np.float32)
+    bins = make_tokenizer("bin", horizon=8, relative=robot.relative_mask.tolist(), **columns)
+    copy = shutil.copytree(text_folder, tmp_path / "bert")
+    policy = make(bins.fit(chunks, chunks[:, 0]), copy, n_action_steps=4)
+    path = write_bundle(tmp_path / "bundle", policy, robot, {}, "a card")
+    shutil.rmtree(copy)
+    bundle = load_bundle(path)
+    assert "policy/text_encoder/model.safetensors" in bundle.manifest.files
+    assert bundle.policy.task_index("switch on the scale") == 1
 
 
 def test_a_large_text_model_stays_in_its_folder(tokenizer, text_folder, tmp_path, monkeypatch):

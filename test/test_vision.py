@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -196,6 +197,12 @@ def test_folders_that_do_not_fit_are_rejected(tokenizer, vision_folder, tmp_path
     (copy / "preprocessor_config.json").unlink()
     with pytest.raises(ConfigError, match=r"preprocessor_config\.json is missing"):
         make(tokenizer, vision="pretrained", vision_folder=str(copy))
+
+
+def test_a_missing_library_is_named_with_its_extra(tokenizer, vision_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"transformers; .* pip install nac_ros\[pretrained\]"):
+        make(tokenizer, vision="pretrained", vision_folder=str(vision_folder))
 
 
 @pytest.mark.parametrize(
