@@ -67,7 +67,7 @@ def error(tokenizer, chunks: ActionChunks, averaged=None) -> float:
     return float(np.square(decoded - chunks.actions).mean())
 
 
-@pytest.mark.parametrize("field", ["layout", "quantizer", "beam_width", "path_hidden"])
+@pytest.mark.parametrize("field", ["layout", "quantizer", "path_hidden"])
 def test_it_has_no_option_that_turns_it_into_another_codec(field):
     with pytest.raises(ConfigError, match=field):
         make_tokenizer("nac", **{field: 1})

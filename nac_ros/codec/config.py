@@ -14,6 +14,7 @@ class CodecConfig:
     ratios: strides of the encoder; their product, the hop, is in samples of the waveform
     vq_scales: latent steps averaged by each stage of the quantizer
     ema_decay, revive_below: of the codebooks (nac_ros.codec.quantizer.EmaCodebook)
+    beam_width: code prefixes kept when a chunk is encoded; 1 = nearest codewords, as in the paper
     norm_ids: pairs of gain and offset in the decoder's adaptive layer norms; 0 = layer norm
     prefix_dropout: share of training chunks decoded from their first scale alone, so that it
         decodes by itself
@@ -30,6 +31,7 @@ class CodecConfig:
     codebook_size: int = 1024
     ema_decay: float = 0.99
     revive_below: float = 0.05
+    beam_width: int = 1
     decoder_dim: int = 768
     decoder_hidden: int = 2304
     decoder_blocks: int = 12
@@ -39,7 +41,8 @@ class CodecConfig:
     embodiment: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "action_dim", "latent_dim", "n_filters", "codebook_size"):
+        sizes = ("horizon", "action_dim", "latent_dim", "n_filters", "codebook_size", "beam_width")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"codec: {name} must be at least 1, got {getattr(self, name)}")
         for name in ("ratios", "vq_scales"):

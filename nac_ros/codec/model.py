@@ -33,6 +33,7 @@ class Codec(nn.Module):
             config.vq_scales,
             config.ema_decay,
             config.revive_below,
+            config.beam_width,
         )
         self.decoder = VocosDecoder(config)
         self.embedding = (

@@ -1,7 +1,7 @@
 """EMA codebooks and the multi-scale residual vector quantizer (NAC section 3.2)."""
 
 from collections.abc import Sequence
-from math import pi
+from math import lcm, pi
 from typing import NamedTuple
 
 import torch
@@ -86,13 +86,22 @@ class ResidualVectorQuantizer(nn.Module):
 
     Stage s averages the residual over `scales[s]` neighbouring latent steps, quantizes the
     averages with its own codebook, and subtracts the codewords, repeated to the full rate.
+
+    beam_width: code prefixes that `codes` keeps after each code; 1 = the nearest codeword each
+        time. Training always takes the nearest ones.
     """
 
     def __init__(
-        self, dim: int, codebook_size: int, scales: tuple[int, ...], decay: float, revive: float
+        self,
+        dim: int,
+        codebook_size: int,
+        scales: tuple[int, ...],
+        decay: float,
+        revive: float,
+        beam_width: int = 1,
     ):
         super().__init__()
-        self.scales = scales
+        self.scales, self.beam_width = scales, beam_width
         self.codebooks = nn.ModuleList(
             EmaCodebook(codebook_size, dim, decay, revive) for _ in scales
         )
@@ -132,8 +141,17 @@ class ResidualVectorQuantizer(nn.Module):
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
 
     def codes(self, latent: Tensor) -> list[Tensor]:
-        """Latent `[B, E, T']` -> nearest codes, int64 `[B, n]` per stage, without any update."""
-        return [indices for _, indices in self._stages(latent)]
+        """Latent `[B, E, T']` -> codes, int64 `[B, n]` per stage, without any update."""
+        if self.beam_width == 1:
+            return [indices for _, indices in self._stages(latent)]
+        batch, dim, n_steps = latent.shape
+        # Steps under different codes of the coarsest scale share no code: each such group of
+        # `size` steps is searched by itself, [B * T' / size, E, size].
+        size = lcm(*self.scales)
+        groups = latent.view(batch, dim, n_steps // size, size).transpose(1, 2).flatten(0, 1)
+        codes = self._search(groups).view(batch, n_steps // size, -1)
+        lengths = [size // scale for scale in self.scales]
+        return [stage.flatten(1) for stage in codes.split(lengths, 2)]
 
     def residual_targets(self, latent: Tensor, codes: Sequence[Tensor] = ()) -> list[Tensor]:
         """Unquantized residuals `[B, n, E]` per stage that its codes approximate.
@@ -161,6 +179,47 @@ class ResidualVectorQuantizer(nn.Module):
             stages.append((pooled, indices))
             residual = residual - upsample(_lookup(codebook.codewords, indices), scale)
         return stages
+
+    def _search(self, groups: Tensor) -> Tensor:
+        """Steps `[N, E, S]` -> codes `[N, k]`, in blocks of rows that bound the memory."""
+        if torch.compiler.is_exporting():
+            return self._beam_or_nearest(groups)  # a loop would fix the batch size of the graph
+        rows = max(1, SEARCH_ROWS // self.beam_width)
+        return torch.cat([self._beam_or_nearest(block) for block in groups.split(rows)])
+
+    def _beam_or_nearest(self, groups: Tensor) -> Tensor:
+        """The better of beam search and nearest codewords for each of `[N, E, S]`: a beam may
+        lose the prefix of nearest codewords although its end would be better."""
+        (beam, beam_error), (greedy, greedy_error) = (
+            self._beam_search(groups, width) for width in (self.beam_width, 1)
+        )
+        return torch.where((beam_error <= greedy_error)[:, None], beam, greedy)
+
+    def _beam_search(self, groups: Tensor, beam_width: int) -> tuple[Tensor, Tensor]:
+        """Steps `[N, E, S]` -> codes `[N, k]`, stage by stage, and squared errors `[N]`.
+
+        A hypothesis is a prefix of codes with the residual that it leaves. Each of the M
+        hypotheses is extended by each codeword c, which changes the squared residual of its
+        `scale` steps of mean m by scale (|c|^2 - 2 c m). The `beam_width` extensions with the
+        smallest squared residual are kept, in ascending order.
+        """
+        residual = groups[:, None]  # [N, M, E, S], M = 1
+        prefix = groups.new_zeros(groups.shape[0], 1, 0).long()  # [N, M, k]
+        for codebook, scale in zip(self.codebooks, self.scales):
+            codewords = codebook.codewords
+            for first in range(0, groups.shape[2], scale):
+                mean = residual[..., first : first + scale].mean(-1)  # [N, M, E]
+                change = scale * (codewords.square().sum(1) - 2 * mean @ codewords.T)
+                error = change + residual.square().sum((2, 3))[..., None]  # [N, M, K]
+                n_best = min(beam_width, error.shape[1] * error.shape[2])
+                _, best = error.flatten(1).topk(n_best, largest=False)
+                parent, code = best // len(codewords), best % len(codewords)  # [N, M'] each
+                residual = _rows_of(residual, parent)
+                prefix = torch.cat([_rows_of(prefix, parent), code[..., None]], 2)
+                step = torch.arange(groups.shape[2], device=groups.device)
+                below = ((step >= first) & (step < first + scale)).to(groups)  # [S]
+                residual = residual - F.embedding(code, codewords)[..., None] * below
+        return prefix[:, 0], residual[:, 0].square().sum((1, 2))
 
     @staticmethod
     def _nearest(codebook: EmaCodebook, pooled: Tensor) -> Tensor:
@@ -221,6 +280,12 @@ def _sample(latents: Tensor, n: int, generator: torch.Generator | None) -> Tenso
 
 def _rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(-1, x.shape[1])  # [B, E, n] -> [B * n, E]
+
+
+def _rows_of(values: Tensor, index: Tensor) -> Tensor:
+    """Entries `[N, M', ...]` of `[N, M, ...]` at indices `[N, M']`."""
+    shape = (*index.shape, *[1] * (values.ndim - 2))
+    return values.gather(1, index.view(shape).expand(-1, -1, *values.shape[2:]))
 
 
 def _lookup(codewords: Tensor, indices: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class Nac(ResidualTokenizer):
         "small": {
             "n_filters": 16,
             "latent_dim": 64,
+            "beam_width": 8,
             "decoder_dim": 160,
             "decoder_hidden": 480,
             "decoder_blocks": 4,
@@ -66,6 +67,7 @@ class Nac(ResidualTokenizer):
     def __init__(self, config: NacConfig, preset: str = "small"):
         super().__init__(config, preset, config.tokens_per_scale, config.codebook_size)
         self.codec = Codec(config.codec)
+        self.uses_beam_search = config.beam_width > 1
         self.grammar.token_time_spans = config.token_time_spans
 
     @property

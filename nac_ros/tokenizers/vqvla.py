@@ -35,6 +35,7 @@ class VqvlaConfig(TokenizerConfig):
     bottleneck_dim, bottleneck_hidden, bottleneck_blocks: the vector into which the remaining
         steps are pooled, and the residual MLPs on it
     n_quantizers: steps of residual quantization, one token each
+    beam_width: code prefixes kept when a chunk is encoded; 1 = nearest codewords, as in the paper
     """
 
     widths: tuple[int, ...] = (256, 512, 1024)
@@ -49,6 +50,7 @@ class VqvlaConfig(TokenizerConfig):
     codebook_size: int = number_field(1024, 1)
     ema_decay: float = number_field(0.99, 0.0, 1.0)
     revive_below: float = number_field(0.02, 0.0)
+    beam_width: int = number_field(1, 1, 64)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +82,7 @@ class Vqvla(ResidualTokenizer):
             "bottleneck_hidden": 512,
             "latent_dim": 64,
             "ema_decay": 0.97,
+            "beam_width": 8,
         },
     }
     training_defaults: ClassVar[dict[str, dict[str, Any]]] = {
@@ -97,8 +100,14 @@ class Vqvla(ResidualTokenizer):
         super().__init__(config, preset, scales, size)
         self.encoder, self.decoder = VqvlaEncoder(config), VqvlaDecoder(config)
         self.quantizer = ResidualVectorQuantizer(
-            config.latent_dim, size, scales, config.ema_decay, config.revive_below
+            config.latent_dim,
+            size,
+            scales,
+            config.ema_decay,
+            config.revive_below,
+            config.beam_width,
         )
+        self.uses_beam_search = config.beam_width > 1
 
     def latent(self, normalized: Tensor) -> Tensor:
         return self.encoder(normalized)[..., None]  # [B, E, 1], one step for the quantizer
