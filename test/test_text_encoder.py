@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.core.errors import ConfigError, UnknownName
+from nac_ros.core.errors import ConfigError, NacError, UnknownName
 from nac_ros.core.types import Observation
 from nac_ros.export.bundle import load_bundle, write_bundle
 from nac_ros.policies import text_encoder
@@ -214,6 +214,19 @@ def test_a_warm_start_keeps_the_embeddings_of_its_own_prompts(tokenizer, text_fo
     assert torch.equal(fresh.prompt_embeddings, before)
     encoders = [policy.observation_encoder for policy in (fresh, trained)]
     assert torch.equal(*(encoder.task_projection.weight for encoder in encoders))
+
+
+@pytest.mark.parametrize("size", [{"num_hidden_layers": 10**5}, {"vocab_size": 10**6}])
+def test_a_config_that_asks_for_far_more_than_its_weights_is_rejected(text_folder, tmp_path, size):
+    copy = shutil.copytree(text_folder, tmp_path / "bert")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **size}))
+    with pytest.raises(NacError, match="does not fit its config"):
+        TextEncoder(str(copy))
+    config["num_hidden_layers"] = 10**9
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="sets num_hidden_layers to 1000000000"):
+        TextEncoder(str(copy))
 
 
 def test_a_folder_without_a_tokenizer_is_rejected(tokenizer, text_folder, tmp_path):

@@ -211,10 +211,14 @@ def test_a_missing_library_is_named_with_its_extra(tokenizer, vision_folder, mon
         ("auto_map", {"AutoModel": "other--code.Model"}),
         ("attn_implementation", "kernels-community/flash"),
         ("backbone", "resnet50"),
+        ("num_hidden_layers", 10**9),
+        ("layer_norm_eps", 1e300),
         ("model_type", "no_such_model"),
     ],
 )
-def test_a_described_model_that_names_other_code_is_rejected(vision_folder, name, value):
+def test_a_described_model_that_names_other_code_or_is_huge_is_rejected(
+    vision_folder, name, value
+):
     description = json.loads(describe_vision_model(str(vision_folder)))
     description["config"][name] = value
     with pytest.raises(ConfigError, match=name if name != "model_type" else "no_such_model"):

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
-from nac_ros.core.errors import ConfigError, show_text
+from nac_ros.core.errors import ConfigError, show_text, show_value
 from nac_ros.core.json_reader import read_json
+from nac_ros.tokenizers.serialization import limited_size
 
 MODELS_VARIABLE = "NAC_MODELS"  # environment variable: folder with copies of such folders
 CONFIG_FILE = "config.json"
+MAX_NUMBER = 1 << 24  # in a model's config; the base of a rotary embedding may be 1e7
+MAX_TENSORS = 10_000  # of a vision or text model
 LOCAL = {"local_files_only": True, "trust_remote_code": False}  # arguments of from_pretrained
 LOCAL_WEIGHTS = {**LOCAL, "use_safetensors": True}
 # Entries of a model's config that name code or other models, which could be downloaded.
@@ -94,14 +97,17 @@ def load_part(folder: Path, part: str) -> tuple[Any, list[str]]:
     part: `vision_config` or `text_config`, which of an image-text model such as CLIP is wanted.
     Raises ConfigError.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
+    _check_values(read_model_file(folder / CONFIG_FILE))
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))  # > the values
     try:
         config = AutoConfig.from_pretrained(folder, **LOCAL)
         config = getattr(config, part, config)
         architecture_config(to_plain_config(config))
-        with torch.device("meta"):  # no memory: only the class is wanted
-            cls = type(AutoModel.from_config(config, trust_remote_code=False))
+        # no memory: only the class is wanted
+        with torch.device("meta"), limited_size(folder, stored, MAX_TENSORS):
+            cls = type(build_model(config))
         options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
         with quiet_transformers():
             model, report = cls.from_pretrained(folder, **options, **LOCAL_WEIGHTS)
@@ -113,12 +119,15 @@ def load_part(folder: Path, part: str) -> tuple[Any, list[str]]:
 
 
 def architecture_config(values: dict[str, Any]) -> Any:
-    """`transformers` config of plain values; raises ConfigError for an unknown architecture, and
-    for entries that could load other code or weights."""
+    """`transformers` config of plain values, which are not trusted.
+
+    Raises ConfigError for an unknown architecture, for entries that could load other code or
+    weights, and for sizes that no model has.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    _refuse_references(values)
+    _check_values(values)
     given = {key: value for key, value in values.items() if not key.startswith("_")}
     kind = str(given.pop("model_type", ""))
     try:
@@ -130,6 +139,18 @@ def architecture_config(values: dict[str, Any]) -> Any:
         ) from error
 
 
+def build_model(config: Any) -> Any:
+    """The model of a `transformers` config, with random weights; raises ConfigError."""
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_config(config, trust_remote_code=False)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"a model '{show_text(config.model_type, 60)}' cannot be made: {show_text(error, 200)}"
+        ) from error
+
+
 def to_plain_config(config: Any) -> dict[str, Any]:
     """A `transformers` config as plain values that differ from the defaults of its type."""
     plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
@@ -137,13 +158,19 @@ def to_plain_config(config: Any) -> dict[str, Any]:
     return {k: v for k, v in plain.items() if k not in dropped and not k.startswith("_")}
 
 
-def _refuse_references(values: dict[str, Any]) -> None:
-    """Raises ConfigError where a config or one inside of it names code or another model."""
+def _check_values(values: dict[str, Any]) -> None:
+    """Raises ConfigError where a config or one inside of it names code or another model, or has a
+    number beyond MAX_NUMBER, for which the library could fill the memory."""
     for name, value in values.items():
         if name in NAMES_OTHERS and value:
             raise ConfigError(
                 f"the model's config sets {name}, which names code or another model; choose a "
                 "model that is complete in its folder"
             )
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= MAX_NUMBER:
+                raise ConfigError(
+                    f"the model's config sets {name} to {show_value(value)}, beyond {MAX_NUMBER}"
+                )
         if isinstance(value, dict):
-            _refuse_references(value)
+            _check_values(value)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from nac_ros.core.errors import ConfigError, show_value
 from nac_ros.policies.local_models import (
     architecture_config,
+    build_model,
     find_model_folder,
     import_transformers,
     load_part,
@@ -149,8 +150,6 @@ class PretrainedEncoder(nn.Module):
     ):
         super().__init__()
         import_transformers("vision pretrained", EXTRA)
-        from transformers import AutoModel
-
         values = _read_description(description)
         config = architecture_config(values["config"])
         self.cameras, self.frozen = cameras, frozen
@@ -158,7 +157,7 @@ class PretrainedEncoder(nn.Module):
         for name in ("mean", "std"):
             constant = torch.tensor(values[name]).view(3, 1, 1)
             self.register_buffer(name, constant, persistent=False)
-        self.model = AutoModel.from_config(config, trust_remote_code=False).float()
+        self.model = build_model(config).float()
         self.model.requires_grad_(not frozen)
         size = n_frames * _feature_size(config)
         self.project = nn.ModuleDict({name: nn.Linear(size, dim) for name in cameras})

@@ -140,7 +140,9 @@ def load_model(
     except NacError as error:
         raise BundleError(f"{saved.folder / CONFIG_FILE}: {show_text(error, 400)}") from error
     with _as_bundle_errors(saved.folder, kind):
-        with _limited_size(path):
+        shapes = read_shapes(path)
+        stored = sum(torch.Size(shape).numel() for shape in shapes.values())
+        with limited_size(path, stored, len(shapes)):
             module = make(config)
         _load_state(module, path, training_only)
     return module
@@ -225,15 +227,14 @@ def not_from_config() -> Iterator[None]:
 
 
 @contextmanager
-def _limited_size(path: Path) -> Iterator[None]:
-    """Bounds the network built inside by the size of its weight file at `path`.
+def limited_size(path: Path, values: int, tensors: int) -> Iterator[None]:
+    """Bounds the network built inside by what its weight file at `path` holds.
 
     A config of a few bytes can ask for a network of any size. Each parameter and buffer is counted
     when a module registers it; BundleError is raised at the first one too many.
     """
-    shapes, own = read_shapes(path), threading.get_ident()
-    stored = sum(torch.Size(shape).numel() for shape in shapes.values())
-    left = [SPARE_VALUES + SIZE_FACTOR * stored, SPARE_TENSORS + SIZE_FACTOR * len(shapes)]
+    own = threading.get_ident()
+    left = [SPARE_VALUES + SIZE_FACTOR * values, SPARE_TENSORS + SIZE_FACTOR * tensors]
 
     def count(module: nn.Module, name: str, value: Tensor | None) -> None:
         if value is None or threading.get_ident() != own or not getattr(_LOADING, "counts", True):
