@@ -204,7 +204,7 @@ def test_environment_state_and_past_commands_are_read_and_cameras_are_optional(t
 def test_a_policy_fits_one_batch_and_leaves_the_model_as_it_is(tokenizer, folder):
     policy = make(tokenizer, folder).train()
     inputs, targets = random_inputs(4), random_targets(policy, 4)
-    base = {k: v.clone() for k, v in policy.state_dict().items() if policy.is_of_tokenizer(k)}
+    base = {k: v.clone() for k, v in policy.state_dict().items() if policy.is_stored_elsewhere(k)}
     trained = [p for p in policy.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in trained]
     optimizer = torch.optim.Adam(trained, 1e-2)

@@ -250,7 +250,7 @@ class Policy(nn.Module, ABC):
     @property
     def params_m(self) -> float:
         """Millions of parameters, without those of a tokenizer."""
-        own = (p for key, p in self.named_parameters() if not self.is_of_tokenizer(key))
+        own = (p for key, p in self.named_parameters() if not self.is_stored_elsewhere(key))
         return sum(p.numel() for p in own) / 1e6
 
     @property
@@ -423,14 +423,14 @@ class Policy(nn.Module, ABC):
     def own_state(self) -> dict[str, Tensor]:
         """`state_dict` without a tokenizer's entries."""
         state = self.state_dict()
-        return {key: value for key, value in state.items() if not self.is_of_tokenizer(key)}
+        return {key: value for key, value in state.items() if not self.is_stored_elsewhere(key)}
 
     def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
         """Writes config.json and model.safetensors; `half` stores matrices in float16.
 
         A small text encoder is copied too, so that paraphrases are understood without its folder.
         """
-        save_model(self, folder, half, training_only=self.is_of_tokenizer)
+        save_model(self, folder, half, training_only=self.is_stored_elsewhere)
         if self.config.text_dim:
             copy_text_encoder(self.text_encoder_folder, Path(folder) / TEXT_ENCODER_FOLDER)
 
@@ -438,7 +438,7 @@ class Policy(nn.Module, ABC):
         """Raises BundleError if the weights, which were read from `path`, cannot be used."""
 
     @staticmethod
-    def is_of_tokenizer(key: str) -> bool:
+    def is_stored_elsewhere(key: str) -> bool:
         """Whether an entry of the state belongs to the tokenizer, which has its own file."""
         return key.startswith("tokenizer.")
 
@@ -536,7 +536,7 @@ def load_policy(folder: Path | str, tokenizer: Tokenizer | None) -> Policy:
     def make(config: PolicyConfig) -> Policy:
         return _construct(cls, config, saved.preset, tokenizer if cls.takes_tokenizer else None)
 
-    policy = load_model(saved, "policy", cls.Config, make, cls.is_of_tokenizer)
+    policy = load_model(saved, "policy", cls.Config, make, cls.is_stored_elsewhere)
     path = saved.folder / WEIGHTS_FILE
     if not bool((policy.state_std > 0).all() and (policy.environment_std > 0).all()):
         raise BundleError(

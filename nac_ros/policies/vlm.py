@@ -121,7 +121,7 @@ class VlmPolicy(TokenPolicy):
         self._prompts = [self._lay_out(prompt) for prompt in config.tasks.values()]
 
     @staticmethod
-    def is_of_tokenizer(key: str) -> bool:
+    def is_stored_elsewhere(key: str) -> bool:
         """Also of the model's own weights, which stay in the model's folder."""
         return key.startswith("tokenizer.") or (key.startswith("backbone.") and not _is_lora(key))
 

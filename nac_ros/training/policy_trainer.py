@@ -197,7 +197,7 @@ class PolicyTrainer:
         rows = np.random.default_rng(config.seed).choice(self._train, FIT_FRAMES)
         policy.fit_targets(self.data.targets(rows))
         self._optimizer = _make_optimizer(policy, config)
-        self._averaged = loop.AveragedWeights(policy, config.ema_decay, policy.is_of_tokenizer)
+        self._averaged = loop.AveragedWeights(policy, config.ema_decay, policy.is_stored_elsewhere)
         self._step = 0
         self._features: Tensor | None = None  # cached, of the training frames
 
@@ -333,7 +333,7 @@ class PolicyTrainer:
     def _restore(self, state: dict[str, Any]) -> None:
         """Applies a checkpoint; raises if it does not fit."""
         for key in ("averaged", "policy"):  # both must fit
-            loop.load_partly(self.policy, state[key], self.policy.is_of_tokenizer)
+            loop.load_partly(self.policy, state[key], self.policy.is_stored_elsewhere)
         self._averaged.state = state["averaged"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = int(state["step"])
