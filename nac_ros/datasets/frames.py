@@ -96,8 +96,8 @@ class Frames:
         return np.minimum(index[:, None] + offsets, self.end[index][:, None] - 1)
 
     def past_commands(self, index: np.ndarray, n: int) -> np.ndarray:
-        """The n actions before frames `[B]`, oldest first, float32 `[B, n, D]`. Before the start of
-        an episode the arm was at rest: the joint state of its first frame stands in."""
+        """The n actions before frames `[B]`, oldest first, float32 `[B, n, D]`. Before an episode
+        the arm was at rest: the joint state of its first frame stands in."""
         steps = index[:, None] - np.arange(n, 0, -1)
         start = self.start[index][:, None]
         actions = self.actions[np.maximum(steps, start)]
