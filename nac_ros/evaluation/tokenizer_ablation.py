@@ -96,14 +96,18 @@ def ablation_candidates(
 
 
 def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict[str, Any]:
-    """Trains all candidates; writes ablation.json and ablation.md to `out`."""
+    """Trains all candidates; writes ablation.json and ablation.md to `out`.
+
+    The errors are of validation episodes, since an ablation chooses settings.
+    """
     torch.set_num_threads(config.threads or torch.get_num_threads())
     candidates = ablation_candidates(config.tokenizer, config.preset, config.groups)
     rows = []
     for group, setting, candidate in candidates:
         runs = [run.metrics for run in train_seeds(candidate, config, data)]
         rows.append(_row(candidate.name, group, setting, runs))
-    results = {**comparison_facts(config, data), "preset": config.preset, "rows": rows}
+    facts = {**comparison_facts(config, data), "split": "validation"}
+    results = {**facts, "preset": config.preset, "rows": rows}
     files.write_json(out / "ablation.json", results)
     files.write_text(out / "ablation.md", table(results))
     return results

@@ -106,6 +106,7 @@ def run_benchmark(config: BenchmarkConfig, data: BenchmarkData, out: Path) -> di
     points = _points(chosen, config, data)
     results = {
         **comparison_facts(config, data),
+        "split": "test",
         "relative": any(data.columns.get("relative", ())),
         "chunks": {
             "train": len(data.train.actions),
