@@ -39,11 +39,13 @@ class EmaCodebook(nn.Module):
     A codeword whose count falls below `revive_below` is dead: it restarts on a random latent of
     the batch (SoundStream, arXiv 2107.03312, section III-C), with a count that keeps it alive
     long enough to attract latents.
+
+    frozen: whether k-means and updates leave the codewords as they are
     """
 
     def __init__(self, size: int, dim: int, decay: float, revive_below: float):
         super().__init__()
-        self.decay, self.revive_below = decay, revive_below
+        self.decay, self.revive_below, self.frozen = decay, revive_below, False
         self.register_buffer("codewords", torch.randn(size, dim) * 0.1)
         self.register_buffer("counts", torch.ones(size))
 
@@ -54,6 +56,8 @@ class EmaCodebook(nn.Module):
     @torch.no_grad()
     def init_kmeans(self, latents: Tensor, generator: torch.Generator) -> None:
         """Sets the codewords by k-means on latents `[N, E]`; an empty cluster is redrawn."""
+        if self.frozen:
+            return
         size = len(self.codewords)
         means = _sample(latents, size, generator)
         noise = torch.randn(means.shape, generator=generator).to(latents)
@@ -70,6 +74,8 @@ class EmaCodebook(nn.Module):
     @torch.no_grad()
     def update(self, latents: Tensor, assigned: Tensor) -> None:
         """One EMA step on latents `[N, E]` assigned to codewords `[N]`; revives dead codewords."""
+        if self.frozen:
+            return
         differences = latents - self.codewords[assigned]
         counts, sums = count_and_sum(differences, assigned, len(self.codewords))
         self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
@@ -89,6 +95,7 @@ class ResidualVectorQuantizer(nn.Module):
 
     beam_width: code prefixes that `codes` keeps after each code; 1 = the nearest codeword each
         time. Training always takes the nearest ones.
+    active_stages: number of stages that `forward` uses, while the later ones are not trained yet
     """
 
     def __init__(
@@ -101,7 +108,7 @@ class ResidualVectorQuantizer(nn.Module):
         beam_width: int = 1,
     ):
         super().__init__()
-        self.scales, self.beam_width = scales, beam_width
+        self.scales, self.beam_width, self.active_stages = scales, beam_width, len(scales)
         self.codebooks = nn.ModuleList(
             EmaCodebook(codebook_size, dim, decay, revive) for _ in scales
         )
@@ -115,7 +122,7 @@ class ResidualVectorQuantizer(nn.Module):
         residual, total = latent, torch.zeros_like(latent)
         codes, commitments = [], []
         kept: Tensor | float = 1.0
-        for codebook, scale in zip(self.codebooks, self.scales):
+        for codebook, scale in zip(self.codebooks[: self.active_stages], self.scales):
             pooled = pool(residual, scale)
             indices = self._nearest(codebook, pooled.detach())
             chosen = _lookup(codebook.codewords, indices)

@@ -14,13 +14,14 @@ from nac_ros.codec import discriminators
 from nac_ros.codec.losses import ControlLoss, Kind, ReconstructionLoss
 from nac_ros.core import config as configs
 from nac_ros.core.config import check_fields, number_field
-from nac_ros.core.errors import ConfigError
+from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.cross_embodiment import init_shared_codebooks
 from nac_ros.tokenizers.nac import Nac
 from nac_ros.training import loop
+from nac_ros.training.contrastive_stage import FirstStage
 from nac_ros.training.tokenizer_metrics import evaluate
 
 LOG_CHUNKS = 1024  # of each split, for the metrics in the log
@@ -42,6 +43,9 @@ class TokenizerTrainingConfig:
         used, and in which steps
     velocity_weight, acceleration_weight, transition_weight: of `ControlLoss`; grippers are the
         absolute columns of a relative tokenizer, else the last column
+    contrastive_share: first share of the steps, in which encoder and first codebook are trained
+        alone with a time-contrastive term, and then frozen (`FirstStage`); 0 = never
+    contrastive_weight, contrastive_temperature: of that term
     scale_range, warp_probability, mirror_probability: augmentation by an amplitude per dimension,
         slower motion, and negation of all relative columns
     """
@@ -63,6 +67,9 @@ class TokenizerTrainingConfig:
     velocity_weight: float = number_field(0.0, 0.0)
     acceleration_weight: float = number_field(0.0, 0.0)
     transition_weight: float = number_field(0.0, 0.0)
+    contrastive_share: float = number_field(0.0, 0, 0.95)
+    contrastive_weight: float = number_field(0.01, 0)
+    contrastive_temperature: float = number_field(0.1, 1e-3)
     scale_range: float = 0.2
     warp_probability: float = number_field(0.3, 0, 1)
     mirror_probability: float = number_field(0.0, 0, 1)
@@ -73,6 +80,11 @@ class TokenizerTrainingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if 0 < self.contrastive_share <= self.unquantized_share:
+            raise ConfigError(
+                f"contrastive_share {self.contrastive_share:g} must be 0, or above "
+                f"unquantized_share {self.unquantized_share:g}"
+            )
 
 
 class TokenizerTrainer:
@@ -96,6 +108,10 @@ class TokenizerTrainer:
         self._discriminator_optimizer = _adam(self.discriminator, config.learning_rate)
         self._step, self._quantizing = 0, config.unquantized_share == 0
         self._fit_seconds, self._step_seconds = 0.0, 0.0  # of `fit`, and of all steps
+        self._first_stage: FirstStage | None = None  # while it is trained alone
+        if config.contrastive_share and tokenizer.learned:
+            self._first_stage = FirstStage(tokenizer)
+            self._first_stage.train_alone()
 
     def run(
         self, train: ActionChunks, held_out: ActionChunks, resume: bool = False
@@ -119,6 +135,11 @@ class TokenizerTrainer:
         self._losses = _make_losses(self.tokenizer, self.config)  # needs the statistics of `fit`
         self._train, self._held_out = train, held_out
         self.chunks = self.tokenizer.normalize(*train)
+        self._consecutive = torch.from_numpy(train.consecutive)
+        if self._first_stage and not len(self._consecutive):
+            raise DatasetError(
+                "contrastive_share needs training chunks one step apart; found none"
+            )
         self._log = loop.TrainingLog(self.out / "log.jsonl")
         return resumed
 
@@ -173,11 +194,16 @@ class TokenizerTrainer:
         if self.awaits_codebooks:
             self.tokenizer.fit_codes(chunks, config.seed)
             self.start_quantizing()
+        if self._first_stage and self._progress >= config.contrastive_share:
+            self._freeze_first_stage(chunks)
+            self.tokenizer.fit_codes(chunks, config.seed)
         rows = torch.randint(len(chunks), (config.batch,))
         real = augment(chunks[rows], config, self.tokenizer.relative)
         fake, extra = self.tokenizer.training_step(real, quantize=self._quantizing)
         reconstruction = torch.stack([loss(fake, real) for loss in self._losses]).sum()
         loss = reconstruction + config.commitment_weight * extra.get("commitment", 0)
+        if self._first_stage:
+            loss = loss + config.contrastive_weight * self._contrastive_loss(chunks)
         if self._is_adversarial_step():
             loss = loss + self._adversarial_loss(real, fake)
         loop.gradient_step(self._optimizer, loss, config.gradient_clip)
@@ -185,6 +211,19 @@ class TokenizerTrainer:
             "train": float(reconstruction.detach()),
             "lr": self._optimizer.param_groups[0]["lr"],
         }
+
+    def _contrastive_loss(self, chunks: Tensor) -> Tensor:
+        """Time-contrastive term of random training chunks."""
+        assert self._first_stage is not None
+        drawn = torch.randint(len(self._consecutive), (self.config.batch,))
+        rows = self._consecutive[drawn]
+        temperature = self.config.contrastive_temperature
+        return self._first_stage.contrastive_loss(chunks, rows, temperature)
+
+    def _freeze_first_stage(self, chunks: Tensor) -> None:
+        assert self._first_stage is not None
+        self._first_stage.freeze(chunks[:2])
+        self._first_stage = None
 
     def _is_adversarial_step(self) -> bool:
         started = self._progress >= self.config.adversarial_start
@@ -226,6 +265,7 @@ class TokenizerTrainer:
             "step_seconds": self._step_seconds,
             "fit_seconds": self._fit_seconds,
             "quantizing": self._quantizing,
+            "trains_first_stage": self._first_stage is not None,
             **{name: part.state_dict() for name, part in self._stateful().items()},
         }
         loop.save_checkpoint(self.out, state, self._identity)
@@ -238,6 +278,10 @@ class TokenizerTrainer:
         self._step, self._quantizing = int(state["step"]), bool(state["quantizing"])
         self._step_seconds = float(state["step_seconds"])
         self._fit_seconds = float(state["fit_seconds"])
+        if self._first_stage and not state["trains_first_stage"]:
+            shape = self.tokenizer.config
+            chunks = self.tokenizer.low.new_zeros(2, shape.horizon, shape.action_dim)
+            self._freeze_first_stage(chunks)
 
     def _stateful(self) -> dict[str, Any]:
         return {
@@ -330,6 +374,8 @@ def train_cross_embodiment(
     out: each tokenizer is saved in `out`/<robot>
     sources: origin of each robot's data, for its run.json
     """
+    if config.contrastive_share:
+        raise ConfigError("contrastive_share is for one robot; leave it at 0 with --embodiments")
     config = replace(config, seconds=config.seconds / len(members))
     trainers = {
         name: TokenizerTrainer(members[name], config, out / name, (sources or {}).get(name, ()))
