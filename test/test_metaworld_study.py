@@ -171,6 +171,13 @@ def test_the_report_lists_finished_cells_with_their_interval(finished, tmp_path,
     assert "| bin | 3 | 32.0 | " in capsys.readouterr().out
 
 
+def test_a_tokenizer_without_a_finished_cell_is_reported_as_not_run(demonstrations_file, tmp_path):
+    study.train_tokenizers([study.Cell("fast", 0)], TINY, tmp_path, demonstrations_file)
+    results = study.collect(tmp_path)
+    assert results["cells"] == [] and results["tokenizers"][0]["mse"] > 0
+    assert "| fast | 0 | " in study.table(results) and "not run" in study.table(results)
+
+
 def test_a_cell_without_a_seed_is_rejected(capsys):
     with pytest.raises(SystemExit):
         study.main(["--cells", "nac"])

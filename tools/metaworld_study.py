@@ -63,7 +63,7 @@ MT10 = (
 )
 OBSERVATION_DIM, HAND_DIM, ACTION_DIM = 39, 4, 4  # the hand's position and opening come first
 TRAINING_STARTS_SEED, TRIAL_STARTS_SEED = 1, 1000  # of the starts that Meta-World draws
-REGRESSION, RESULT = "regression", "result.json"
+REGRESSION, RESULT, METRICS = "regression", "result.json", "tokenizer.json"
 N_STARTS = 50  # of each task and seed
 ENCODING_BATCH, HELD_OUT_STRIDE, LENGTH_GROUPS = 512, 8, 4
 
@@ -172,12 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         config = configs.build(StudyConfig, dict(args.set), "StudyConfig")
+        data_file = args.data or args.out / "demonstrations.npz"
         if args.cells:
-            run_cells(args.cells, config, args.out, args.data or args.out / "demonstrations.npz")
+            run = train_tokenizers if args.tokenizers_only else run_cells
+            run(args.cells, config, args.out, data_file)
         if args.report:
             results = collect(args.out)
             write_results(args.report, results)
-            print(table(results["cells"]))
+            print(table(results))
     except NacError as error:
         print(f"metaworld_study: {error}", file=sys.stderr)
         return 2
@@ -193,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/metaworld"), help="folder of all cells")
     add("--data", type=Path, help="file of the demonstrations (OUT/demonstrations.npz)")
     add("--threads", type=positive_int, default=1, help="number of CPU threads of torch (1)")
+    add("--tokenizers-only", action="store_true", help="train and evaluate only the tokenizers")
     add("--report", type=Path, metavar="FILE", help="join the finished cells in this JSON file")
     add(
         "--set",
@@ -224,6 +227,18 @@ def run_cells(cells: Sequence[Cell], config: StudyConfig, out: Path, data_file: 
         result = run_cell(cell, replace(config, seed=cell.seed), data, folder)
         write_json(folder / RESULT, result)
         print(f"{cell.title}: solved {result['solved']} of {result['trials']}", flush=True)
+
+
+def train_tokenizers(
+    cells: Sequence[Cell], config: StudyConfig, out: Path, data_file: Path
+) -> None:
+    """Trains the tokenizers of the cells and writes their metrics; `run_cells` finds them."""
+    data = StudyData.of(load_demonstrations(data_file, config), config.horizon)
+    for cell in cells:
+        seeded = replace(config, seed=cell.seed)
+        _, facts = train_tokenizer(cell.method, seeded, data, out / "tokenizers")
+        content = {**cell._asdict(), **facts, "config": configs.to_plain(seeded)}
+        write_json(out / f"{cell.method}_{cell.seed}" / METRICS, content | study_environment())
 
 
 def is_finished(folder: Path, config: StudyConfig) -> bool:
@@ -596,32 +611,48 @@ def _predict(policy: Policy, observations: Sequence[np.ndarray], task: int) -> n
 
 
 def collect(out: Path) -> dict[str, Any]:
-    """Results of all finished cells; raises DatasetError if there is none."""
+    """Results of all finished cells, and metrics of tokenizers that were trained alone.
+
+    Raises DatasetError if there is none of either.
+    """
     cells = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
-    if not cells:
+    tokenizers = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{METRICS}"))]
+    if not cells + tokenizers:
         raise DatasetError(f"{out} has no finished cell; run some with --cells")
-    return {"study": "Meta-World MT10 from states", "cells": cells}
+    return {"study": "Meta-World MT10 from states", "cells": cells, "tokenizers": tokenizers}
 
 
-def table(cells: Sequence[dict[str, Any]]) -> str:
-    """Markdown table, a row for each cell, best first."""
+def table(results: dict[str, Any]) -> str:
+    """Markdown table of `collect`: the finished cells, best first, then the other tokenizers."""
     lines = [
         "| method | seed | tokens | codec MSE | overlap | cross entropy | L1 | solved | 95 % |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for cell in sorted(cells, key=lambda cell: -cell["solved"] / cell["trials"]):
-        facts, interval = cell["tokenizer"], wilson(cell["solved"], cell["trials"])
+    cells = sorted(results["cells"], key=lambda cell: -cell["solved"] / cell["trials"])
+    for cell in cells:
+        interval = wilson(cell["solved"], cell["trials"])
         columns = [
-            cell["method"],
-            str(cell["seed"]),
-            *(_number(facts.get(key), form) for key, form in _CODEC_COLUMNS),
+            *_codec_columns(cell, cell["tokenizer"]),
             _number(cell.get("cross_entropy"), ".2f"),
             f"{cell['l1']:.3f}",
             f"{cell['solved']} of {cell['trials']}",
             f"{interval.low:.0%} to {interval.high:.0%}",
         ]
         lines.append(f"| {' | '.join(columns)} |")
+    finished = {(cell["method"], cell["seed"]) for cell in cells}
+    for facts in results["tokenizers"]:
+        if (facts["method"], facts["seed"]) not in finished:
+            lines.append(f"| {' | '.join(_codec_columns(facts, facts))} | - | - | not run | - |")
     return "\n".join(lines)
+
+
+def _codec_columns(cell: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    """Method, seed, and the tokenizer's number of tokens, held-out MSE and token overlap."""
+    return [
+        cell["method"],
+        str(cell["seed"]),
+        *(_number(facts.get(key), form) for key, form in _CODEC_COLUMNS),
+    ]
 
 
 _CODEC_COLUMNS = (("tokens", ".1f"), ("mse", ".1e"), ("overlap", ".2f"))
