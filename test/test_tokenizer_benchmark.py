@@ -32,6 +32,8 @@ from nac_ros.training.experiment import BenchmarkData, Candidate, train
 from nac_ros.training.tokenizer_metrics import evaluate
 from nac_ros.training.tokenizer_trainer import TokenizerTrainingConfig
 
+pytestmark = pytest.mark.timeout(600)  # exporting encoders with beam search takes most of it
+
 KEYS = {
     *("name", "preset", "params_m", "tokens", "vocabulary", "bits", "encode_ms", "decode_ms"),
     *("roundtrip_ms", "runtime", "batch", "threads", "mse", "l1", "max_error", "failed_chunks"),
