@@ -132,11 +132,11 @@ class PolicyConfig:
 
 
 class PredictionContext(NamedTuple):
-    """The chunk under way, at the time steps of the chunk to be predicted.
+    """The current chunk, at the time steps of the chunk to be predicted.
 
     actions: normalized like the new chunk, `[B, H, D]`; its last action is held beyond its end
     committed: bool `[B, H]`, steps that will have been executed before the new chunk takes effect
-    known: bool `[B, H]`, steps before the end of the chunk under way
+    known: bool `[B, H]`, steps before the end of the current chunk
     """
 
     actions: Tensor
@@ -229,7 +229,7 @@ class Policy(nn.Module, ABC):
     ) -> PolicyOutput:
         """Predicts `n_samples` chunks of each observation, those of one observation adjacent.
 
-        context: the chunk under way, `[B, ...]`; only if `supports_context`
+        context: the current chunk, `[B, ...]`; only if `supports_context`
         generator: of the random numbers, on the CPU or the policy's device
         """
 

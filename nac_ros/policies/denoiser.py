@@ -133,7 +133,7 @@ class DenoisingPolicy(DirectPolicy):
 
 
 def fixed_steps(context: PredictionContext) -> Tensor:
-    """Steps whose actions the new chunk must have: committed, and of the chunk under way; bool
+    """Steps whose actions the new chunk must have: committed, and of the current chunk; bool
     `[B, H, 1]`."""
     return (context.committed & context.known)[..., None]
 

@@ -1,7 +1,7 @@
 """Conditional flow matching (arXiv 2210.02747): a velocity field carries noise to chunks.
 
 The paths from noise to chunk are straight, as in pi0 (arXiv 2410.24164), and integrated in 10
-Euler steps. A chunk under way is continued by real-time chunking (arXiv 2506.07339).
+Euler steps. The current chunk is continued by real-time chunking (arXiv 2506.07339).
 """
 
 import math
@@ -90,7 +90,7 @@ class FlowPolicy(DenoisingPolicy):
 
 def guidance_mask(context: PredictionContext) -> Tensor:
     """Soft mask of real-time chunking (equation 5), float `[B, H]`: 1 at committed steps, falling
-    exponentially over the other known steps, 0 after the end of the chunk under way."""
+    exponentially over the other known steps, 0 after the end of the current chunk."""
     horizon = context.known.shape[1]
     index = torch.arange(horizon, device=context.known.device)
     n_known = context.known.sum(1, keepdim=True)

@@ -218,7 +218,7 @@ class TokenPolicy(Policy):
         return bool(self.grammar.done(tokens.cpu().numpy()).all())
 
     def _forced_tokens(self, context: PredictionContext) -> Tensor:
-        """Tokens `[B, L]` of the chunk under way whose time span starts in a committed step and
+        """Tokens `[B, L]` of the current chunk whose time span starts in a committed step and
         ends within the chunk; -1 elsewhere."""
         spans = self.grammar.token_time_spans
         if spans is None:
