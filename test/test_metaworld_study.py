@@ -146,7 +146,7 @@ def test_groups_of_similar_length_give_the_loss_of_the_whole_batch(demonstration
     data = study.StudyData.of(made, TINY.horizon)
     fast = make_tokenizer("fast", "small", TINY.horizon, study.ACTION_DIM)
     policy = study.make_study_policy(fast.fit(data.chunks), TINY).eval()
-    targets, batch = study.prepare_targets(policy, data), torch.arange(0, 200, 10)
+    targets, batch = study.prepare_targets(policy, data), torch.arange(0, 200, 5)
     lengths = [
         len(study._select(targets, rows)["tokens"][0])
         for rows, _ in study._length_groups(targets, batch)

@@ -61,11 +61,11 @@ MT10 = (
     "window-open-v3",
     "window-close-v3",
 )
-OBSERVATION_DIM, HAND_DIM, ACTION_DIM = 39, 4, 4  # the hand's position and opening come first
+OBSERVATION_DIM, HAND_DIM, ACTION_DIM = 39, 4, 4  # the gripper's position and opening come first
 TRAINING_STARTS_SEED, TRIAL_STARTS_SEED = 1, 1000  # of the starts that Meta-World draws
 REGRESSION, RESULT, METRICS = "regression", "result.json", "tokenizer.json"
 N_STARTS = 50  # of each task and seed
-ENCODING_BATCH, HELD_OUT_STRIDE, LENGTH_GROUPS = 512, 8, 4
+ENCODING_BATCH, HELD_OUT_STRIDE, LENGTH_GROUPS = 512, 8, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -547,7 +547,7 @@ def inputs_of(policy: Policy, data: StudyData, rows: Tensor, noise: float = 0.0)
 
 
 def _inputs(observations: Tensor, tasks: Tensor) -> Inputs:
-    """Observations `[B, 39]`: the hand's part as joint state, and all as environment state."""
+    """Observations `[B, 39]`: the gripper's part as joint state, and all as environment state."""
     sequence = observations[:, None]  # [B, 1, 39]
     return Inputs({}, sequence[..., :HAND_DIM], tasks, environment_state=sequence)
 
