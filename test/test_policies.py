@@ -107,6 +107,16 @@ def test_a_policy_learns_from_sequences_of_any_length(each, name):
     assert torch.isfinite(losses["tokens"]) and losses["tokens"] > 0
 
 
+def test_the_loss_of_the_plain_policy_is_the_cross_entropy_over_legal_tokens(each):
+    policy = make(each, "ar")
+    targets, inputs = targets_of(policy, torch.randn(5, 32, 7).cumsum(1) * 0.02), random_inputs(5)
+    tokens = targets["tokens"]
+    log_probs = policy.token_log_probs(inputs, tokens)
+    of_tokens = log_probs.gather(2, tokens.clamp(min=0)[..., None])[..., 0]
+    expected = -of_tokens[tokens >= 0].mean()
+    torch.testing.assert_close(policy.loss(inputs, targets)["tokens"], expected)
+
+
 PLAIN = {"name": "ar"}
 CROSS = {"name": "ar", "conditioning": "cross_attention"}
 

@@ -6,6 +6,7 @@ what helps a particular one.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -14,13 +15,13 @@ from torch.nn import functional as F
 
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
-from nac_ros.policies.base import POLICIES, Targets
+from nac_ros.policies.base import PAPER_TRAINING, POLICIES, Targets
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
 from nac_ros.policies.sampling import Sampling, mask_illegal
 from nac_ros.policies.token_policy import NextTokenLogits, TokenPolicy, TokenPolicyConfig
 from nac_ros.policies.transformer import Cache, CausalTransformer
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.grammar import PAD
+from nac_ros.tokenizers.grammar import PAD, FixedGrammar
 from nac_ros.tokenizers.serialization import check_elements
 
 LOGIT_OF_ILLEGAL = -1e9  # finite, so that padded positions give no NaN
@@ -56,14 +57,7 @@ class ArPolicy(TokenPolicy):
         "paper": {},
         "small": {"dim": 192, "sampling": Sampling(top_k=1)},
     }
-    training_defaults = {
-        "paper": {
-            "learning_rate": 5e-5,
-            "vision_learning_rate": 1e-5,
-            "batch": 256,
-            "steps": 50_000,
-        }
-    }
+    training_defaults = {"paper": PAPER_TRAINING}
 
     def __init__(self, config: ArConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset, tokenizer)
@@ -83,16 +77,34 @@ class ArPolicy(TokenPolicy):
         )
 
     def loss(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        tokens = targets["tokens"]
-        legal = self.legal_along(tokens)
-        logits = self._logits_along(inputs, tokens).float()
-        masked = logits.masked_fill(~legal, LOGIT_OF_ILLEGAL)
+        tokens, hidden = targets["tokens"], self._hidden_along(inputs, targets["tokens"])
+        if isinstance(self.grammar, FixedGrammar):
+            return {"tokens": self._fixed_cross_entropy(hidden, tokens)}
+        logits = self.token_logits(hidden).float()
+        masked = logits.masked_fill(~self.legal_along(tokens), LOGIT_OF_ILLEGAL)
         cross_entropy = F.cross_entropy(masked.flatten(0, 1), tokens.flatten(), ignore_index=PAD)
         return {"tokens": cross_entropy}
 
+    def _fixed_cross_entropy(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Mean cross entropy of tokens `[B, L]`, from the logits of the legal ones alone.
+
+        Position k of a FixedGrammar takes a token in [start, stop). Runs of positions with equal
+        ranges share one product with these rows of the output layer, which is far less work than
+        all logits where each position has a codebook of its own.
+        """
+        weight, bias, total = self.token_logits.weight, self.token_logits.bias, []
+        ranges = list(zip(self.grammar.starts, self.grammar.stops))
+        for (start, stop), run in groupby(range(len(ranges)), key=ranges.__getitem__):
+            positions = list(run)
+            here = slice(positions[0], positions[-1] + 1)
+            logits = F.linear(hidden[:, here], weight[start:stop], bias[start:stop]).float()
+            wanted = tokens[:, here] - start
+            total.append(F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
+        return torch.stack(total).sum() / tokens.numel()
+
     def token_log_probs(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         legal = self.legal_along(tokens) | (tokens < 0)[..., None]  # rows of padding are ignored
-        logits = self._logits_along(inputs, tokens).float()
+        logits = self.token_logits(self._hidden_along(inputs, tokens)).float()
         return torch.log_softmax(mask_illegal(logits, legal), -1)
 
     @torch.no_grad()
@@ -116,12 +128,12 @@ class ArPolicy(TokenPolicy):
 
         return logits
 
-    def _logits_along(self, inputs: Inputs, tokens: Tensor) -> Tensor:
-        """Logits `[B, L, V]` of each token given those before it."""
+    def _hidden_along(self, inputs: Inputs, tokens: Tensor) -> Tensor:
+        """Transformer output `[B, L, dim]` at the position before each token."""
         prefix, condition = self._split_context(self.context_vectors(inputs))
         sequence = self._sequence(prefix, tokens[:, :-1])
         hidden, _ = self.transformer(sequence, None, condition)
-        return self.token_logits(hidden[:, prefix.shape[1] :])
+        return hidden[:, prefix.shape[1] :]
 
     def _split_context(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
         """Context vectors `[B, n, dim]` as prefix of the sequence, and for cross-attention."""

@@ -23,7 +23,13 @@ from torch.nn import functional as F
 
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
-from nac_ros.policies.base import POLICIES, PolicyOutput, PredictionContext, Targets
+from nac_ros.policies.base import (
+    PAPER_TRAINING,
+    POLICIES,
+    PolicyOutput,
+    PredictionContext,
+    Targets,
+)
 from nac_ros.policies.codeword_head import CodewordHead
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
 from nac_ros.policies.sampling import Sampling, mask_illegal
@@ -77,14 +83,7 @@ class ArGuidedPolicy(TokenPolicy):
         "paper": {},
         "small": {"dim": 192, "sampling": Sampling(top_k=1)},
     }
-    training_defaults = {
-        "paper": {
-            "learning_rate": 5e-5,
-            "vision_learning_rate": 1e-5,
-            "batch": 256,
-            "steps": 50_000,
-        }
-    }
+    training_defaults = {"paper": PAPER_TRAINING}
 
     def __init__(self, config: ArGuidedConfig, preset: str, tokenizer: Tokenizer):
         super().__init__(config, preset, tokenizer)

@@ -68,6 +68,14 @@ FINGERPRINT = "tokenizer_fingerprint"  # of a policy's state; see TokenPolicy
 FINGERPRINT_TOLERANCE = 1e-4  # rounding: another machine may add numbers in another order
 MIN_STD = 1e-3  # added to the standard deviation of a state [rad, m, or as in the data]
 
+# Training of preset `paper`: NAC, Table 5.
+PAPER_TRAINING: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "vision_learning_rate": 1e-5,
+    "batch": 256,
+    "steps": 50_000,
+}
+
 # Training targets by name, each `[B, ...]`; "chunk" is the normalized chunk `[B, H, D]`.
 Targets = dict[str, Tensor]
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
-from nac_ros.policies.base import POLICIES, PolicyOutput, PredictionContext, Targets
+from nac_ros.policies.base import (
+    PAPER_TRAINING,
+    POLICIES,
+    PolicyOutput,
+    PredictionContext,
+    Targets,
+)
 from nac_ros.policies.direct_policy import DirectPolicy, DirectPolicyConfig
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
 from nac_ros.policies.transformer import CausalTransformer
@@ -43,14 +49,7 @@ class RegressionPolicy(DirectPolicy):
     name = "regression"
     Config = RegressionConfig
     presets = {"paper": {}, "small": {"dim": 192}}
-    training_defaults = {
-        "paper": {
-            "learning_rate": 5e-5,
-            "vision_learning_rate": 1e-5,
-            "batch": 256,
-            "steps": 50_000,
-        }
-    }
+    training_defaults = {"paper": PAPER_TRAINING}
 
     def __init__(self, config: RegressionConfig, preset: str, chunk_spec: ChunkSpec):
         super().__init__(config, preset, chunk_spec)

@@ -79,6 +79,7 @@ class FixedGrammar(Grammar):
     def __init__(self, starts: list[int], stops: list[int]):
         self.vocab_size = max(stops)
         self.max_tokens = len(starts)
+        self.starts, self.stops = tuple(starts), tuple(stops)
         if self.vocab_size * self.max_tokens > MAX_TABLE:
             raise ConfigError(
                 f"{self.max_tokens} positions of {self.vocab_size} tokens make more than "
