@@ -248,8 +248,9 @@ def test_a_policy_fits_one_batch(tokenizer, name):
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    assert sum(losses.values()) < 0.8 * sum(first.values())
-    assert all(losses[key] < 0.9 * first[key] for key in first if key != "future")
+    assert losses["tokens"] < 0.9 * first["tokens"]
+    if name == "ar_guided":
+        assert losses["regression"] < 0.6 * first["regression"]
 
 
 def test_saved_and_loaded_policies_agree(tokenizer, tmp_path):

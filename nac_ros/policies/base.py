@@ -429,7 +429,7 @@ class Policy(nn.Module, ABC):
         return torch.from_numpy(values.astype(np.float32))[None].to(self.device)
 
     def own_state(self) -> dict[str, Tensor]:
-        """`state_dict` without a tokenizer's entries."""
+        """`state_dict` without the entries that are stored elsewhere."""
         state = self.state_dict()
         return {key: value for key, value in state.items() if not self.is_stored_elsewhere(key)}
 
@@ -447,7 +447,7 @@ class Policy(nn.Module, ABC):
 
     @staticmethod
     def is_stored_elsewhere(key: str) -> bool:
-        """Whether an entry of the state belongs to the tokenizer, which has its own file."""
+        """Whether an entry of the state is not in the policy's own file: the tokenizer's."""
         return key.startswith("tokenizer.")
 
 

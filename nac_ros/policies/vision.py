@@ -1,6 +1,7 @@
 """Image encoders: a small CNN and a ResNet-18, one per camera, and a local pretrained model."""
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class CameraEncoders(nn.ModuleDict):
         return torch.stack([encoder(images[name]).float() for name, encoder in self.items()], 1)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(nn.Module, ABC):
     """uint8 images `[B, K, S, S, 3]` of one camera -> `[B, dim]`: `features`, then `project`.
 
     Frozen, only `project` is trained, and the rest stays in evaluation mode.
@@ -43,9 +44,9 @@ class ImageEncoder(nn.Module):
     project: nn.Module
     frozen = False
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Features `[B, F]` of the images."""
-        raise NotImplementedError
 
     def freeze(self) -> None:
         """Only the projection is trained from now on."""

@@ -111,8 +111,8 @@ class Demonstrations:
         return Inputs(pixels, proprio, task, past_commands=commands)
 
     def targets(self, rows: np.ndarray, references: Tensor | None = None) -> Targets:
-        """Training targets of frames `[B]`; references: joint states `[B, D]` that differ from the
-        recorded ones."""
+        """Training targets of frames `[B]`; references: joint states `[B, D]` [rad or m], by
+        default the recorded ones."""
         if references is None:
             references = self._tensor(self.frames.proprio[rows])
         actions = self._tensor(self.actions(rows, self.policy.target_offsets))
