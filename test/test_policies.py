@@ -185,6 +185,16 @@ def test_a_policy_that_acts_by_regression_predicts_the_regressed_chunk_without_t
         make(tokenizer, token_weight=0.0)
 
 
+def test_a_policy_that_acts_by_regression_tokens_decodes_those_of_the_regressed_chunk(tokenizer):
+    policy, inputs = make(tokenizer, acts_by="regression_tokens"), random_inputs(3)
+    regressed = policy.regress_chunk(inputs)
+    output = policy.predict(inputs)
+    assert torch.equal(output.tokens, tokenizer.encode_normalized(regressed))
+    assert torch.equal(output.chunk, tokenizer.decode_normalized(output.tokens))
+    assert not torch.equal(output.chunk, regressed)
+    assert not policy.supports_context and output.confidence is None
+
+
 @pytest.mark.parametrize("name", ["ar", "ar_guided"])
 def test_environment_state_and_past_commands_change_the_prediction(tokenizer, name):
     policy = make(tokenizer, name, cameras=[], environment_state_dim=3, n_past_commands=4)

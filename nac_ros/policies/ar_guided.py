@@ -50,7 +50,8 @@ class ArGuidedConfig(TokenPolicyConfig):
     regression_weight, future_weight: weights of the regression head's L1 losses, on the chunk and
         on the actions at `future_stride` times its spacing, which also cover the time after it
     token_weight: weight of the token loss; with 0 the transformer is not trained
-    acts_by: the executed chunk is decoded from sampled tokens, or is the regressed one
+    acts_by: the executed chunk is decoded from sampled tokens, is the regressed one, or is decoded
+        from the tokens that the regressed one has (`regression_tokens`)
     """
 
     dim: int = number_field(256, 1)
@@ -62,14 +63,17 @@ class ArGuidedConfig(TokenPolicyConfig):
     future_weight: float = 0.3
     future_stride: int = number_field(4, 1, 1000)
     token_weight: float = 1.0
-    acts_by: Literal["tokens", "regression"] = "tokens"
+    acts_by: Literal["tokens", "regression", "regression_tokens"] = "tokens"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dim % self.n_heads:
             raise ConfigError(f"dim {self.dim} must be a multiple of n_heads {self.n_heads}")
         if self.acts_by == "tokens" and not self.token_weight:
-            raise ConfigError("with token_weight 0 no token is learned; set acts_by to regression")
+            raise ConfigError(
+                "with token_weight 0 no token is learned; set acts_by to regression, or to "
+                "regression_tokens"
+            )
 
 
 @POLICIES.register("ar_guided")
@@ -185,13 +189,17 @@ class ArGuidedPolicy(TokenPolicy):
         context: PredictionContext | None = None,
         generator: torch.Generator | None = None,
     ) -> PolicyOutput:
+        if self.predicts_tokens:
+            return super().predict(inputs, n_samples, context, generator)
+        chunk = self.regress_chunk(inputs).repeat_interleave(n_samples, 0)
         if self.config.acts_by == "regression":
-            return PolicyOutput(self.regress_chunk(inputs).repeat_interleave(n_samples, 0))
-        return super().predict(inputs, n_samples, context, generator)
+            return PolicyOutput(chunk)
+        tokens = self.tokenizer.encode_normalized(chunk)
+        return PolicyOutput(self.decoder(tokens), tokens)
 
     @property
     def supports_context(self) -> bool:
-        return self.config.acts_by == "tokens" and super().supports_context
+        return self.predicts_tokens and super().supports_context
 
     @property
     def predicts_tokens(self) -> bool:

@@ -248,7 +248,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def predicts_tokens(self) -> bool:
-        """Whether the chunks of `predict` are decoded from tokens."""
+        """Whether `predict` samples tokens and decodes its chunks from them."""
         return False
 
     @property
