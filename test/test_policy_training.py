@@ -57,7 +57,9 @@ def tokenizer(frames):
     ).eval()
 
 
-def trainer(frames, source, out, model=None, name="ar_guided", **training) -> PolicyTrainer:
+def trainer(
+    frames, source, out, model=None, name="ar_guided", features_dir=None, **training
+) -> PolicyTrainer:
     """source: tokenizer, or ChunkSpec"""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -66,7 +68,8 @@ def trainer(frames, source, out, model=None, name="ar_guided", **training) -> Po
     facts |= {"n_layers": 1} if name.startswith("ar") else {}
     config = {**facts, **(model or {})}
     policy = make_policy(name, "small", source, **config)
-    return PolicyTrainer(policy, frames, PolicyTrainingConfig(**{**QUICK, **training}), out)
+    config = PolicyTrainingConfig(**{**QUICK, **training})
+    return PolicyTrainer(policy, frames, config, out, features_dir=features_dir)
 
 
 def test_future_actions_are_those_further_ahead(frames, tokenizer, tmp_path):
@@ -152,6 +155,22 @@ def test_cached_features_belong_to_their_frames(frames, tokenizer, tmp_path):
     with torch.no_grad():
         fresh = made.policy.encode_images(made.data.inputs(rows))
     torch.testing.assert_close(cached, fresh, atol=2e-3, rtol=2e-3)  # stored in float16
+
+
+def test_runs_with_the_same_image_encoders_share_their_cached_features(
+    frames, tokenizer, tmp_path, monkeypatch
+):
+    shared = tmp_path / "features"
+    trainer(frames, tokenizer, tmp_path / "a", cached_views=1, features_dir=shared).run()
+    other = trainer(frames, tokenizer, tmp_path / "b", cached_views=1, features_dir=shared)
+    (file,) = shared.iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(other, "_view_features", lambda: pytest.fail("computed again"))
+        other.run()
+    assert torch.equal(other._features, torch.from_numpy(np.load(file)))
+    brighter = {"cached_views": 1, "brightness": 0.5, "features_dir": shared}
+    trainer(frames, tokenizer, tmp_path / "c", **brighter).run()
+    assert len(list(shared.iterdir())) == 2
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(frames, tokenizer, tmp_path):

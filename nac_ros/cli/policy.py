@@ -66,6 +66,13 @@ def _add_train(group: Any) -> None:
         metavar="FOLDER",
         help="cache of decoded images (default: .cache/frames in each dataset)",
     )
+    command.add_argument(
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="cache of the features of frozen image encoders (cached_views), which runs with the "
+        "same encoders, frames and augmentation share (default: none)",
+    )
     options.add_model_option(command, "policy")
     options.add_training_options(command)
 
@@ -104,7 +111,10 @@ def train(args: Namespace) -> Results:
     print(
         f"{args.policy} ({args.preset}), {policy.params_m:.3f} M parameters; {len(frames)} frames"
     )
-    trainer = PolicyTrainer(policy, frames, training, args.out, describe_datasets(datasets))
+    sources = describe_datasets(datasets)
+    trainer = PolicyTrainer(
+        policy, frames, training, args.out, sources, features_dir=args.features
+    )
     return trainer.run(args.resume)
 
 

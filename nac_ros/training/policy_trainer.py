@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nac_ros.core import config as configs
+from nac_ros.core import files
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.core.provenance import digest_of
@@ -172,14 +173,18 @@ class PolicyTrainer:
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
         notice: NoticeCallback = print_notice,
+        features_dir: Path | None = None,
     ):
         """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)
         notice: called with each remark on the data
+        features_dir: folder where runs with the same image encoders, frames and augmentation
+            share the features of `cached_views`
 
         Raises DatasetError or BadActions if too few frames can be used.
         """
         self.policy, self.config, self.out = policy, config, out
         self.data, self._sources = Demonstrations.of(frames, policy), sources
+        self._features_dir = features_dir
         finite = _finite_frames(frames, notice)
         split = split_frames(frames, config.train_on, policy.chunk_spec.horizon)
         self._train, self._held_out = (rows[finite[rows]] for rows in split)
@@ -297,7 +302,7 @@ class PolicyTrainer:
 
     @torch.no_grad()
     def _cache_features(self) -> Tensor:
-        """Freezes the image encoders and computes their features of all training frames.
+        """Freezes the image encoders and gives their features of all training frames.
 
         float16 `[V, N, cameras, E]`, V = `cached_views` augmentations
         """
@@ -306,9 +311,27 @@ class PolicyTrainer:
         self.policy.eval()
         self._feature_index = np.zeros(len(self.data.frames), np.int64)  # by frame
         self._feature_index[self._train] = np.arange(len(self._train))
+        file = None
+        if self._features_dir is not None:
+            file = self._features_dir / f"{self._features_digest()[:16]}.npy"
+            if file.is_file():
+                return torch.from_numpy(np.load(file))
         with torch.random.fork_rng(devices=[]):  # a resumed run draws the same augmentations
             torch.manual_seed(self.config.seed)
-            return torch.stack([self._view_features() for _ in range(self.config.cached_views)])
+            views = [self._view_features() for _ in range(self.config.cached_views)]
+            features = torch.stack(views)
+        if file is not None:
+            files.replace_atomically(file, lambda path: _write_array(path, features.numpy()))
+        return features
+
+    def _features_digest(self) -> str:
+        """Hash of everything that the cached features depend on."""
+        names = ("cached_views", "shift", "brightness", "contrast", "bfloat16", "seed")
+        config, policy = configs.to_plain(self.config), configs.to_plain(self.policy.config)
+        observed = {key: policy[key] for key in ("cameras", "n_obs_steps", "vision")}
+        settings = json.dumps([{name: config[name] for name in names}, observed], sort_keys=True)
+        weights = [p.detach().cpu().numpy() for p in self.policy.vision_parameters()]
+        return digest_of([*weights, self._train], [settings, self.data.frames.digest()])
 
     def _view_features(self) -> Tensor:
         """Features of one augmentation of all training frames, `[N, cameras, E]`."""
@@ -347,6 +370,11 @@ class PolicyTrainer:
             tokenizer=_digest_of_tokenizer(policy),
             data=self.data.frames.digest(),
         )
+
+
+def _write_array(path: Path, values: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, values)
 
 
 def _digest_of_tokenizer(policy: Policy) -> str:
