@@ -13,7 +13,8 @@ from nac_ros.core.errors import BadObservation, BundleError, ConfigError
 from nac_ros.core.types import Observation
 from nac_ros.export.bundle import load_bundle, write_bundle
 from nac_ros.export.manifest import write_manifest
-from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, max_onnx_error
+from nac_ros.export.onnx import TOLERANCE, max_onnx_error
+from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.inference.engine import Engine
 from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import load_tokenizer

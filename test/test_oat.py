@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from nac_ros.core.errors import ConfigError
-from nac_ros.export.onnx import (
-    TOLERANCE,
-    OnnxDetokenizer,
-    OnnxTokenizer,
-    export_detokenizer,
-    export_tokenizer,
-    max_onnx_error,
-)
+from nac_ros.export.onnx import TOLERANCE, export_detokenizer, export_tokenizer, max_onnx_error
+from nac_ros.export.onnx_session import OnnxDetokenizer, OnnxTokenizer
 from nac_ros.tokenizers import make_tokenizer
 from nac_ros.tokenizers.oat import Fsq
 

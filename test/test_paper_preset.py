@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nac_ros.datasets.action_chunks import ActionChunks
-from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, max_onnx_error
+from nac_ros.export.onnx import TOLERANCE, export_detokenizer, max_onnx_error
+from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.tokenizers import load_tokenizer, make_tokenizer
 from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 

@@ -8,7 +8,8 @@ import torch
 
 from nac_ros.codec.quantizer import mix_latents
 from nac_ros.core.errors import BadTokens, ConfigError
-from nac_ros.export.onnx import TOLERANCE, OnnxDetokenizer, export_detokenizer, max_onnx_error
+from nac_ros.export.onnx import TOLERANCE, export_detokenizer, max_onnx_error
+from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.tokenizers import make_tokenizer
 from nac_ros.tokenizers.vqvla import CausalConv
 

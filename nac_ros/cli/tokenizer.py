@@ -215,7 +215,8 @@ def _learnability(args: Namespace, tokenizer: Any, train: Any, held_out: Any) ->
 
 
 def _onnx_error(path: Path, tokenizer: Any) -> float | None:
-    from nac_ros.export.onnx import OnnxDetokenizer, max_onnx_error
+    from nac_ros.export.onnx import max_onnx_error
+    from nac_ros.export.onnx_session import OnnxDetokenizer
 
     graph = path / "detokenizer.onnx"
     return max_onnx_error(tokenizer, OnnxDetokenizer(graph)) if graph.is_file() else None

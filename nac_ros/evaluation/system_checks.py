@@ -74,7 +74,7 @@ def check_providers(graph: Path | None) -> Iterator[CheckResult]:
     import onnxruntime
     import torch
 
-    from nac_ros.export.onnx import PROVIDERS, OnnxDetokenizer
+    from nac_ros.export.onnx_session import PROVIDERS, OnnxDetokenizer
 
     available = onnxruntime.get_available_providers()
     best = next(name for name in PROVIDERS if name in available)

@@ -10,12 +10,8 @@ import numpy as np
 import torch
 
 from nac_ros.datasets.action_chunks import ActionChunks
-from nac_ros.export.onnx import (
-    OnnxDetokenizer,
-    OnnxTokenizer,
-    export_detokenizer,
-    export_tokenizer,
-)
+from nac_ros.export.onnx import export_detokenizer, export_tokenizer
+from nac_ros.export.onnx_session import OnnxDetokenizer, OnnxTokenizer
 from nac_ros.tokenizers.base import Tokenizer
 
 ROUNDS = {1: 100, 64: 20}  # batch size -> measurements; their median is reported

@@ -23,7 +23,8 @@ from nac_ros.core.json_reader import read_bytes, read_json
 from nac_ros.datasets.compatibility import same_rate
 from nac_ros.export import golden_vectors
 from nac_ros.export.manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from nac_ros.export.onnx import OnnxDetokenizer, export_detokenizer
+from nac_ros.export.onnx import export_detokenizer
+from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.policies.base import Policy, PolicyOutput, load_policy, takes_tokenizer
 from nac_ros.robot.spec import RobotSpec, list_robots, load_robot
 from nac_ros.tokenizers import load_tokenizer

@@ -1,9 +1,8 @@
-"""Export of tokenizer encoders and decoders to ONNX, and ONNX Runtime sessions that run them."""
+"""Export of tokenizer encoders and decoders to ONNX."""
 
 import contextlib
 import io
 import logging
-import time
 import warnings
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from nac_ros.codec.seanet import fold_weight_norm
-from nac_ros.core.errors import BundleError, ConfigError, show_text
+from nac_ros.core.errors import ConfigError
+from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import random_sequences
 
 OPSET = 18
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # in order of preference
 TOLERANCE = 1e-5  # normalized difference between ONNX Runtime and torch
 
 
@@ -91,59 +90,6 @@ def _export(
         )
         _remove_metadata(program.model)
         program.save(str(path), external_data=False)
-
-
-class _Session:
-    """ONNX Runtime session of one graph, on the best available provider.
-
-    duration_s: of the latest run [s]
-    """
-
-    def __init__(self, path: Path, threads: int = 1):
-        import onnxruntime  # slow to import, and needed only where a bundle decodes
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        available = onnxruntime.get_available_providers()
-        providers = [name for name in PROVIDERS if name in available]
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime raises bare pybind types
-            raise BundleError(
-                f"{path} does not load in ONNX Runtime: {show_text(error)}; copy it again"
-            ) from error
-        self.path, self.duration_s = path, 0.0
-        self.provider = self._session.get_providers()[0]
-
-    def _run(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        started = time.perf_counter()
-        try:
-            return self._session.run([output], feeds)[0]
-        except Exception as error:  # onnxruntime raises bare pybind types
-            raise BundleError(
-                f"{self.path} does not compute {output}: {show_text(error)}; export it again"
-            ) from error
-        finally:
-            self.duration_s = time.perf_counter() - started
-
-
-class OnnxTokenizer(_Session):
-    """Encodes with ONNX Runtime."""
-
-    def __call__(self, actions: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """float32 `[B, H, D]`, float32 `[B, D]` -> int64 `[B, L]`."""
-        feeds = {"actions": actions.astype(np.float32), "reference": reference.astype(np.float32)}
-        return self._run("tokens", feeds)
-
-
-class OnnxDetokenizer(_Session):
-    """Decodes with ONNX Runtime."""
-
-    def __call__(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """int64 `[B, L]`, float32 `[B, D]` -> float32 `[B, H, D]`."""
-        feeds = {"tokens": tokens.astype(np.int64), "reference": reference.astype(np.float32)}
-        return self._run("actions", feeds)
 
 
 def max_onnx_error(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -> float:
