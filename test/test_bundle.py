@@ -7,6 +7,7 @@ from shutil import copytree
 
 import numpy as np
 import pytest
+from test_chunk_transition import noise_observation
 
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadObservation, BundleError, ConfigError
@@ -164,6 +165,16 @@ def test_a_bundle_names_no_folder_of_the_machine_it_was_made_on(tiny_bundle):
     here = str(Path(__file__).resolve().parent.parent).encode()
     for path in tiny_bundle.rglob("*"):
         assert path.is_dir() or here not in path.read_bytes(), path
+
+
+def test_a_policy_that_acts_by_the_tokens_of_its_regressed_chunk_is_exported(tiny_bundle, tmp_path):
+    policy = load_bundle(tiny_bundle).policy
+    policy.config = replace(policy.config, acts_by="regression_tokens")
+    bundle = load_bundle(write_bundle(tmp_path / "out", policy, load_robot("vx300s"), {}, ""))
+    observation = noise_observation(bundle, 2.5)
+    chunk = Engine(bundle).predict_chunk(observation)
+    wanted = bundle.tokenizer.decode(chunk.tokens[None], observation.reference[None])[0]
+    np.testing.assert_allclose(chunk.actions, wanted, atol=1e-5)
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_bundle, tmp_path):

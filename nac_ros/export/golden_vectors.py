@@ -48,8 +48,10 @@ def write(policy: Policy, to_actions: ToActions, robot: RobotSpec, path: Path) -
     for name in ("proprio", "task", "environment_state", "past_commands"):
         if (values := getattr(inputs, name)) is not None:
             golden[name] = values
-    tokens = policy.predict(inputs, generator=torch.Generator().manual_seed(0)).tokens
-    golden |= {} if tokens is None else {"tokens": tokens}
+    tokens = None
+    if policy.predicts_tokens:
+        tokens = policy.predict(inputs, generator=torch.Generator().manual_seed(0)).tokens
+        golden["tokens"] = tokens
     save_file({**golden, **_outputs(policy, to_actions, inputs, tokens)}, path)
 
 
