@@ -167,7 +167,7 @@ def test_a_bundle_names_no_folder_of_the_machine_it_was_made_on(tiny_bundle):
         assert path.is_dir() or here not in path.read_bytes(), path
 
 
-def test_a_policy_that_acts_by_the_tokens_of_its_regressed_chunk_is_exported(tiny_bundle, tmp_path):
+def test_a_policy_that_acts_by_regression_tokens_is_exported(tiny_bundle, tmp_path):
     policy = load_bundle(tiny_bundle).policy
     policy.config = replace(policy.config, acts_by="regression_tokens")
     bundle = load_bundle(write_bundle(tmp_path / "out", policy, load_robot("vx300s"), {}, ""))

@@ -171,9 +171,19 @@ def test_the_report_lists_finished_cells_with_their_interval(finished, tmp_path,
     assert "| bin | 3 | 32.0 | " in capsys.readouterr().out
 
 
+def test_a_report_keeps_the_cells_of_another_machine_and_replaces_its_own(finished, tmp_path):
+    file = tmp_path / "report.json"
+    made = study.collect(finished, file)
+    (cell,) = made["cells"]
+    elsewhere = {**cell, "seed": cell["seed"] + 1}
+    outdated = {**cell, "solved": cell["solved"] + 100}
+    file.write_text(json.dumps({**made, "cells": [elsewhere, outdated]}))
+    assert study.collect(finished, file)["cells"] == [elsewhere, cell]
+
+
 def test_a_tokenizer_without_a_finished_cell_is_reported_as_not_run(demonstrations_file, tmp_path):
     study.train_tokenizers([study.Cell("fast", 0)], TINY, tmp_path, demonstrations_file)
-    results = study.collect(tmp_path)
+    results = study.collect(tmp_path, tmp_path / "report.json")
     assert results["cells"] == [] and results["tokenizers"][0]["mse"] > 0
     assert "| fast | 0 | " in study.table(results) and "not run" in study.table(results)
 

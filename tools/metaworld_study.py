@@ -78,7 +78,7 @@ class StudyConfig:
     success_steps: an expert's demonstration ends after so many steps in the goal state
     max_steps: of a demonstration and of a trial
     n_action_steps: executed steps of each chunk
-    tokenizer_steps: of training; the rest is each tokenizer's own default
+    tokenizer_steps, tokenizer_batch: of training; the rest is each tokenizer's own default
     state_noise: on the observations in training, in standard deviations
     trials: of each task
     """
@@ -91,6 +91,7 @@ class StudyConfig:
     horizon: int = number_field(32, 1)
     n_action_steps: int = number_field(16, 1)
     tokenizer_steps: int = number_field(1500, 1)
+    tokenizer_batch: int = number_field(128, 1)
     dim: int = number_field(160, 1)
     n_layers: int = number_field(4, 1)
     steps: int = number_field(5000, 1)
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = train_tokenizers if args.tokenizers_only else run_cells
             run(args.cells, config, args.out, data_file)
         if args.report:
-            results = collect(args.out)
+            results = collect(args.out, args.report)
             write_results(args.report, results)
             print(table(results))
     except NacError as error:
@@ -196,7 +197,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, help="file of the demonstrations (OUT/demonstrations.npz)")
     add("--threads", type=positive_int, default=1, help="number of CPU threads of torch (1)")
     add("--tokenizers-only", action="store_true", help="train and evaluate only the tokenizers")
-    add("--report", type=Path, metavar="FILE", help="join the finished cells in this JSON file")
+    add(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="add the finished cells of --out to this JSON file, in place of its cells of the same "
+        "name, and print a table of all",
+    )
     add(
         "--set",
         type=key_value,
@@ -429,7 +436,7 @@ def train_tokenizer(
     """A tokenizer of preset `small` and its metrics on the held-out chunks."""
     columns = {"names": ["x", "y", "z", "gripper"]}
     chunks = BenchmarkData("MT10", data.side(held_out=False), data.side(held_out=True), columns)
-    common = {"steps": config.tokenizer_steps}
+    common = {"steps": config.tokenizer_steps, "batch": config.tokenizer_batch}
     trained = train_candidate(Candidate(name=name), chunks, common, config.seed, cache)
     tokenizer = trained.tokenizer
     size = {"preset": tokenizer.preset, "vocabulary": tokenizer.vocab_size}
@@ -610,16 +617,24 @@ def _predict(policy: Policy, observations: Sequence[np.ndarray], task: int) -> n
     return policy.normalizer.denormalize(chunks, states[:, :HAND_DIM]).numpy()
 
 
-def collect(out: Path) -> dict[str, Any]:
-    """Results of all finished cells, and metrics of tokenizers that were trained alone.
+def collect(out: Path, report: Path) -> dict[str, Any]:
+    """Results of the cells of `out`, and those of an earlier report that `out` does not have.
 
-    Raises DatasetError if there is none of either.
+    Finished cells, and metrics of tokenizers that were trained alone. Raises DatasetError if
+    there is none of either.
     """
-    cells = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{RESULT}"))]
-    tokenizers = [json.loads(path.read_text()) for path in sorted(out.glob(f"*/{METRICS}"))]
+    earlier = json.loads(report.read_text()) if report.is_file() else {}
+    cells = _join(earlier.get("cells", []), sorted(out.glob(f"*/{RESULT}")))
+    tokenizers = _join(earlier.get("tokenizers", []), sorted(out.glob(f"*/{METRICS}")))
     if not cells + tokenizers:
         raise DatasetError(f"{out} has no finished cell; run some with --cells")
     return {"study": "Meta-World MT10 from states", "cells": cells, "tokenizers": tokenizers}
+
+
+def _join(earlier: Sequence[dict[str, Any]], paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Facts by cell; those of the files replace earlier ones."""
+    facts = [*earlier, *(json.loads(path.read_text()) for path in paths)]
+    return list({(fact["method"], fact["seed"]): fact for fact in facts}.values())
 
 
 def table(results: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ class ComparisonConfig:
     seeds: int = number_field(1, 1)
     seed: int = 0
     threads: int = number_field(0, 0)
-    batch: int = number_field(128, 1)
+    batch: int = number_field(64, 1)
     cache: str = "runs/tokenizers"
 
     def __post_init__(self) -> None:

@@ -61,7 +61,12 @@ class Nac(ResidualTokenizer):
     training_defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"learning_rate": 2e-4, "steps": 50_000, "commitment_weight": 1000.0},
         # As models/default was trained. k-means starts after the first 15 % of the steps.
-        "small": {"learning_rate": 2e-3, "unquantized_share": 0.15, "discriminator": "none"},
+        "small": {
+            "learning_rate": 2e-3,
+            "batch": 64,
+            "unquantized_share": 0.15,
+            "discriminator": "none",
+        },
     }
 
     def __init__(self, config: NacConfig, preset: str = "small"):
