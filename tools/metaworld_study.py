@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         "--report",
         type=Path,
         metavar="FILE",
-        help="add the finished cells of --out to this JSON file, in place of its cells of the same "
+        help="add the finished cells of --out to this JSON file, in place of those with the same "
         "name, and print a table of all",
     )
     add(
