@@ -16,6 +16,7 @@ from nac_ros.datasets.factory import open_dataset
 from nac_ros.datasets.frames import ImageStack, load_frames
 from nac_ros.datasets.interventions import split_frames
 from nac_ros.datasets.lerobot.reader import LeRobotDataset
+from nac_ros.datasets.lerobot.schema import OptionalColumns
 from nac_ros.datasets.lerobot.writer import DatasetWriter
 
 CAMERAS = {"scene": (8, 8), "wrist": (6, 10)}
@@ -50,6 +51,25 @@ def test_frames_of_two_datasets_equal_their_episodes(tmp_path):
         wanted = np.concatenate([e.images[camera] for e in episodes])
         np.testing.assert_array_equal(stack[np.arange(20)], wanted)
     assert frames.start[7] == 7 and frames.end[7] == 12 and frames.episode[7] == 2
+
+
+def test_frames_have_an_environment_state_if_every_dataset_has_one(tmp_path):
+    columns = OptionalColumns(success=False, environment_names=("x", "y"))
+    states = np.arange(20, dtype=np.float32).reshape(10, 2)
+    options = {"fps": 30, "robot_type": "arm", "names": "ab", "cameras": {}}
+    with closing(
+        DatasetWriter.create_or_resume(tmp_path / "a", **options, optional=columns)
+    ) as writer:
+        for part in (states[:4], states[4:]):
+            writer.add_episode(Episode(part + 1, part + 2, "t", environment_state=part))
+        with pytest.raises(DatasetError, match=r"lacks observation\.environment_state"):
+            writer.add_episode(Episode(states, states, "t"))
+    dataset = open_dataset(tmp_path / "a")
+    assert dataset.environment_names == ("x", "y")
+    np.testing.assert_array_equal(load_frames([dataset], ()).environment_state, states)
+    with closing(DatasetWriter.create_or_resume(tmp_path / "b", **options)) as writer:
+        writer.add_episode(Episode(states, states, "t"))
+    assert load_frames([tmp_path / "a", tmp_path / "b"], ()).environment_state is None
 
 
 def test_history_and_future_indices_stay_inside_the_episode(tmp_path):

@@ -36,6 +36,7 @@ def episodes() -> list:
             "stamps_ns": 1_790_000_000_000_000_000 + np.arange(n) * 66_666_667,
             "ages_ms": {camera: np.linspace(0, 9, n, dtype="f4") for camera in episode.images},
             "intervention": np.arange(n) % 2 == k % 2,
+            "environment_state": np.linspace(k, 1, 4 * n, dtype="f4").reshape(n, 4),
         }
         episode.__dict__.update(noted)
     return made
@@ -44,6 +45,7 @@ def episodes() -> list:
 def assert_same_annotations(a, b) -> None:
     np.testing.assert_array_equal(a.stamps_ns, b.stamps_ns)
     np.testing.assert_array_equal(a.intervention, b.intervention)
+    np.testing.assert_array_equal(a.environment_state, b.environment_state)
     assert a.ages_ms.keys() == b.ages_ms.keys()
     for camera in a.ages_ms:
         np.testing.assert_array_equal(a.ages_ms[camera], b.ages_ms[camera])
@@ -149,3 +151,29 @@ def test_a_folder_of_several_files_is_several_datasets(tmp_path):
     assert [dataset.root.parent.name for dataset in open_all(tmp_path)] == ["lift", "stack"]
     with pytest.raises(DatasetError, match="neither"):
         open_dataset(tmp_path)
+
+
+def test_an_environment_state_of_another_length_than_the_actions_is_rejected(tmp_path):
+    path = tmp_path / "demo.hdf5"
+    write_hdf5(path, hdf5_metadata(), episodes())
+    with h5py.File(path, "r+") as file:
+        demo = file["data/demo_1/obs"]
+        short = demo["environment_state"][:-1]
+        del demo["environment_state"]
+        demo["environment_state"] = short
+    with pytest.raises(
+        DatasetError, match=r"environment_state of demo_1 is \(5, 4\), wanted"
+    ):
+        open_dataset(path)
+
+
+def test_the_object_state_of_robomimic_is_the_environment_state(tmp_path):
+    path = tmp_path / "low_dim.hdf5"
+    write_hdf5(path, hdf5_metadata(), episodes())
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo.move("obs/environment_state", "obs/object")
+    dataset = open_dataset(path)
+    assert dataset.environment_names == tuple(f"obs/object.{k}" for k in range(4))
+    wanted = episodes()[2].environment_state
+    np.testing.assert_array_equal(dataset.episode(2).environment_state, wanted)

@@ -134,6 +134,21 @@ def test_without_token_loss_only_vision_and_regression_head_are_trained(
     )
 
 
+def test_the_environment_state_of_the_frames_is_observed(frames, tokenizer, tmp_path):
+    state = np.linspace(0, 1, 3 * len(frames), dtype=np.float32).reshape(-1, 3)
+    observed = replace(frames, environment_state=state)
+    made = trainer(observed, tokenizer, tmp_path, {"environment_state_dim": 3}, "ar")
+    rows = np.array([LENGTH, 57])  # the first frame of an episode is repeated before it
+    history = made.data.inputs(rows).environment_state.numpy()
+    np.testing.assert_array_equal(history, state[[[LENGTH, LENGTH], [56, 57]]])
+    made.run()
+    saved = load_policy(tmp_path / "policy", tokenizer)
+    training = state[made._train]
+    np.testing.assert_allclose(saved.environment_mean.numpy(), training.mean(0), rtol=1e-5)
+    with pytest.raises(DatasetError, match="environment state of 3 numbers, the frames have none"):
+        trainer(frames, tokenizer, tmp_path / "other", {"environment_state_dim": 3}, "ar")
+
+
 def test_a_frozen_vision_encoder_does_not_change_and_the_rest_does(frames, tokenizer, tmp_path):
     made = trainer(frames, tokenizer, tmp_path, cached_views=2)
     before = {key: value.clone() for key, value in made.policy.state_dict().items()}

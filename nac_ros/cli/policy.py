@@ -61,6 +61,12 @@ def _add_train(group: Any) -> None:
     command.add_argument("--init", type=Path, help="saved policy whose weights are the start")
     command.add_argument("--cameras", nargs="+", help="camera names (default: all of the dataset)")
     command.add_argument(
+        "--environment-state",
+        action="store_true",
+        help="also observe the data's low-dimensional state of the scene "
+        "(observation.environment_state; robomimic: obs/object)",
+    )
+    command.add_argument(
         "--frames",
         type=Path,
         metavar="FOLDER",
@@ -101,6 +107,7 @@ def train(args: Namespace) -> Results:
         "cameras": cameras,
         "tasks": _task_ids(frames.tasks),
         "state_dim": frames.proprio.shape[1],
+        **_environment_facts(frames, args.environment_state),
     }
     defaults = {**cls.training_defaults.get(args.preset, {}), "train_on": args.train_on}
     training = training_config(PolicyTrainingConfig, args, defaults)
@@ -136,6 +143,18 @@ def _chunk_source(args: Namespace, takes_tokenizer: bool) -> tuple[Any, list[Any
     facts = chunk_facts(args, datasets[0])
     sizes = {"horizon": args.horizon, "action_dim": len(datasets[0].names)}
     return configs.build(ChunkSpec, {**sizes, **facts}, "chunks"), datasets
+
+
+def _environment_facts(frames: Any, wanted: bool) -> dict[str, int]:
+    """Size of the environment state that the policy observes; raises ConfigError without one."""
+    if not wanted:
+        return {}
+    if frames.environment_state is None:
+        raise ConfigError(
+            "--environment-state: not every dataset has an environment state of the same "
+            "dimensions; leave the option out"
+        )
+    return {"environment_state_dim": frames.environment_state.shape[1]}
 
 
 def _image_size(args: Namespace) -> int:

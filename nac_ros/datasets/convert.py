@@ -85,7 +85,7 @@ def to_lerobot(
         state_names=first.state_names,
         cameras=first.cameras,
         video=conversion.video,
-        optional=_optional_columns(first.episode(0, images=False)),
+        optional=_optional_columns(first),
         write_outcomes=True,
         depth=depth,
     )
@@ -98,13 +98,15 @@ def to_lerobot(
         return ConversionResult(out, writer.n_episodes, writer.n_frames, before)
 
 
-def _optional_columns(episode: Episode) -> OptionalColumns:
+def _optional_columns(dataset: AnyDataset) -> OptionalColumns:
     """The columns that all episodes should have, because the first one has them."""
+    episode = dataset.episode(0, images=False)
     return OptionalColumns(
         success=episode.success is not None,
         stamps=episode.stamps_ns is not None,
         image_ages=tuple(episode.ages_ms),
         interventions=episode.intervention is not None,
+        environment_names=dataset.environment_names,
     )
 
 

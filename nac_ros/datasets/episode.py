@@ -52,6 +52,7 @@ class Episode:
         or if it is unknown
     source: episode and dataset, for messages
     depth: camera -> T images whose number of channels is not three, PNG as stored; never decoded
+    environment_state: float32 `[T, N]`, low-dimensional state of the scene; None if not recorded
     """
 
     proprio: np.ndarray
@@ -65,6 +66,7 @@ class Episode:
     task_index: np.ndarray | None = None
     source: str = ""
     depth: dict[str, list[bytes]] = field(default_factory=dict)
+    environment_state: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", _as_tuple(self.tasks))
@@ -87,6 +89,7 @@ class Episode:
         """Frames `first` to before `end`, with the tasks of these frames."""
         kept = slice(first, end)
         tasks, index = self.tasks, self.task_index
+        environment = self.environment_state
         if index is not None:
             used, index = np.unique(index[kept], return_inverse=True)
             tasks = tuple(self.tasks[k] for k in used)
@@ -101,6 +104,7 @@ class Episode:
             intervention=None if self.intervention is None else self.intervention[kept],
             task_index=index if len(tasks) > 1 else None,
             depth={camera: frames[kept] for camera, frames in self.depth.items()},
+            environment_state=None if environment is None else environment[kept],
         )
 
 
@@ -109,6 +113,7 @@ class EpisodeReader:
 
     root: Path
     episodes: Sequence[EpisodeInfo]
+    environment_names: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> list[str]:

@@ -21,9 +21,11 @@ class AnyDataset(DatasetDescription, Protocol):
 
     names, units: of the D action dimensions; state_names: of the S state dimensions, S may be 0
     fps: frames per second, 0 if unknown; cameras: name -> (height, width) [pixels]
+    environment_names: of the N dimensions of the environment state, () if there is none
     """
 
     robot_type: str
+    environment_names: tuple[str, ...]
     cameras: dict[str, tuple[int, int]]
     tasks: list[str]
     episodes: Sequence[EpisodeInfo]

@@ -66,6 +66,8 @@ class Frames:
     tasks: text of each of the E episodes; names: of the action dimensions
     validation, test: bool `[E]`, episodes that are not trained on (`split_episodes`)
     intervention: bool `[N]`, where an operator took over from a policy, False if unknown
+    environment_state: float32 `[N, E]`, low-dimensional state of the scene; None unless every
+        dataset has one of the same dimensions
     """
 
     images: dict[str, ImageStack]
@@ -80,6 +82,7 @@ class Frames:
     names: tuple[str, ...]
     fps: float
     intervention: np.ndarray
+    environment_state: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -106,7 +109,8 @@ class Frames:
     def digest(self) -> str:
         """Hash of all numbers, the tasks and the split, and of some images of each camera."""
         split = (self.validation, self.test)
-        numbers = (self.actions, self.proprio, self.episode, *split, self.intervention)
+        numbers = [self.actions, self.proprio, self.episode, *split, self.intervention]
+        numbers += [] if self.environment_state is None else [self.environment_state]
         some = np.unique(np.linspace(0, len(self) - 1, DIGEST_IMAGES).astype(np.int64))
         images = [stack[some] for stack in self.images.values()]
         return digest_of([*numbers, *images], [*self.tasks, *self.names, *self.images])
@@ -158,6 +162,7 @@ def load_frames(
         names=datasets[0].names,
         fps=datasets[0].fps,
         intervention=np.concatenate([_intervention_mask(episode) for episode in episodes]),
+        environment_state=_environment_states(datasets, episodes),
     )
 
 
@@ -199,6 +204,17 @@ def _sides(counts: Sequence[int]) -> dict[str, np.ndarray]:
 def _intervention_mask(episode: Episode) -> np.ndarray:
     marks = episode.intervention
     return np.zeros(len(episode), bool) if marks is None else np.asarray(marks, bool)
+
+
+def _environment_states(
+    datasets: Sequence[AnyDataset], episodes: Sequence[Episode]
+) -> np.ndarray | None:
+    """Float32 `[N, E]`; None unless all datasets have the same number of dimensions E > 0."""
+    states = [e.environment_state for e in episodes if e.environment_state is not None]
+    sizes = {len(dataset.environment_names) for dataset in datasets}
+    if len(sizes) > 1 or len(states) < len(episodes):
+        return None
+    return np.concatenate(states).astype(np.float32)
 
 
 def _n_frames(dataset: AnyDataset) -> int:

@@ -21,6 +21,7 @@ DEFAULT_FPS = 20  # control frequency of robosuite and robomimic
 MAX_FPS = 100_000  # [Hz] no arm is commanded at a higher rate
 ACTIONS = "actions"
 OWN_STATE = "obs/state"  # the state in files of this package
+OWN_ENVIRONMENT, ROBOMIMIC_ENVIRONMENT = "obs/environment_state", "obs/object"
 OWN_METADATA = "nac"  # attribute with everything that robomimic's format has no place for
 ROBOSUITE = 1  # robomimic's number of the environment type
 DEMO = re.compile(r"demo_.*")
@@ -40,13 +41,14 @@ class Hdf5Dataset(EpisodeReader):
     """One file, opened by `Hdf5Dataset.open`; an episode is read on demand.
 
     The state is the data set `state_key` of each demonstration, such as `obs/robot0_joint_pos`,
-    by default `obs/state`; without one S = 0. Images are returned as stored: LIBERO's are upside
-    down.
+    by default `obs/state`; without one S = 0. The environment state is robomimic's `obs/object`,
+    or that of this package. Images are returned as stored: LIBERO's are upside down.
     """
 
     def __init__(self, root: Path, action_key: str, state_key: str | None):
         self.root, self.files = root, [root]
         self._action_key, self._state_key = action_key, state_key
+        self._environment_key, self._environment_dim = "", 0  # without an environment state
         self.cameras: dict[str, tuple[int, int]] = {}
         self._image_keys: dict[str, str] = {}
         self._demos: list[Demo] = []
@@ -76,6 +78,7 @@ class Hdf5Dataset(EpisodeReader):
         self.names = names or numbered_names(self._action_key, d)
         self.state_names = states or numbered_names(self._state_key or "", s)
         self.units = units or ("",) * d
+        self.environment_names = numbered_names(self._environment_key, self._environment_dim)
 
     def episode(self, index: int, images: bool = True) -> Episode:
         self._info(index)
@@ -89,6 +92,10 @@ class Hdf5Dataset(EpisodeReader):
             }
             self._read_images(group, frames)
             ages = {c: access.column(group, f"age_ms/{c}", demo.length) for c in self.cameras}
+            environment = None
+            if self._environment_key:
+                table = access.require_table(group, self._environment_key)
+                environment = access.read_table(table)[: demo.length]
             return Episode(
                 states,
                 actions,
@@ -98,6 +105,7 @@ class Hdf5Dataset(EpisodeReader):
                 stamps_ns=access.column(group, "stamp_ns", demo.length),
                 ages_ms={camera: ms for camera, ms in ages.items() if ms is not None},
                 intervention=access.column(group, "intervention", demo.length),
+                environment_state=environment,
             )
 
     def write_images(self, index: int, outs: Mapping[str, np.ndarray]) -> None:
@@ -117,6 +125,9 @@ class Hdf5Dataset(EpisodeReader):
         first = self._group(file, keys[0])
         if self._state_key is None and access.table(first, OWN_STATE) is not None:
             self._state_key = OWN_STATE
+        for key in (OWN_ENVIRONMENT, ROBOMIMIC_ENVIRONMENT):
+            if not self._environment_key and access.table(first, key) is not None:
+                self._environment_key = key
         self._find_cameras(first)
         self._dims = self._find_dims(first)
         self._demos = [self._read_demo(self._group(file, key), key) for key in keys]
@@ -141,10 +152,24 @@ class Hdf5Dataset(EpisodeReader):
                 raise DatasetError(
                     f"{self.root}: {show_text(key)} has {length} actions and {states} states"
                 )
+        self._check_environment(group, key, length)
         if self._next_state_is_action:
             length = max(0, length - 1)
         task = access.text_attribute(group.attrs, "task")
         return Demo(key, length, self._task if task is None else task, self._success(group))
+
+    def _check_environment(self, group: h5py.Group, key: str, length: int) -> None:
+        """Raises DatasetError unless the environment state has the `length` of the actions and
+        the dimensions of the first demonstration."""
+        if not self._environment_key:
+            return
+        shape = access.require_table(group, self._environment_key).shape
+        self._environment_dim = self._environment_dim or shape[1]
+        if shape != (length, self._environment_dim):
+            raise DatasetError(
+                f"{self.root}: {self._environment_key} of {show_text(key)} is {shape}, wanted "
+                f"{(length, self._environment_dim)}"
+            )
 
     @property
     def _next_state_is_action(self) -> bool:
@@ -315,6 +340,8 @@ def _write_demo(demo: h5py.Group, episode: Episode) -> None:
     demo["rewards"] = (last & bool(episode.success)).astype(np.float64)
     if episode.proprio.shape[1]:
         demo[OWN_STATE] = np.asarray(episode.proprio, np.float32)
+    if episode.environment_state is not None:
+        demo[OWN_ENVIRONMENT] = np.asarray(episode.environment_state, np.float32)
     for camera, images in episode.images.items():
         demo.create_dataset(
             f"obs/{camera}_image",

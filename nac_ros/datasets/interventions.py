@@ -43,6 +43,7 @@ class Interventions(EpisodeReader):
         self.root, self.fps, self.robot_type = dataset.root, dataset.fps, dataset.robot_type
         self.names, self.state_names = dataset.names, dataset.state_names
         self.units, self.cameras = dataset.units, dataset.cameras
+        self.environment_names = dataset.environment_names
 
     @cached_property
     def segments(self) -> list[InterventionSegment]:

@@ -85,9 +85,12 @@ class Demonstrations:
         """Raises UnknownName for a task that the policy does not have, and DatasetError where the
         frames lack what the policy observes."""
         size = policy.config.image_size
-        if policy.config.environment_state_dim:
+        wanted, found = policy.config.environment_state_dim, frames.environment_state
+        if wanted and (found is None or found.shape[1] != wanted):
+            has = "none" if found is None else str(found.shape[1])
             raise DatasetError(
-                "recorded frames have no environment state; train with environment_state_dim 0"
+                f"the policy observes an environment state of {wanted} numbers, the frames have "
+                f"{has}; set environment_state_dim to 0, or to that of the data"
             )
         for camera in policy.config.cameras:
             if (found := frames.images[camera].shape[1:3]) != (size, size):
@@ -109,7 +112,10 @@ class Demonstrations:
         if config.n_past_commands:
             commands = self._tensor(frames.past_commands(rows, config.n_past_commands))
         proprio = self._tensor(frames.proprio[history])
-        return Inputs(pixels, proprio, task, past_commands=commands)
+        environment = None
+        if config.environment_state_dim:
+            environment = self._tensor(frames.environment_state[history])
+        return Inputs(pixels, proprio, task, None, environment, commands)
 
     def targets(self, rows: np.ndarray, references: Tensor | None = None) -> Targets:
         """Training targets of frames `[B]`; references: joint states `[B, D]` [rad or m], by
@@ -243,7 +249,10 @@ class PolicyTrainer:
     def _fit_statistics(self) -> None:
         """Sets the policy's statistics of states and actions from the training frames."""
         policy, frames, rows = self.policy, self.data.frames, self._train
-        policy.fit_state(frames.proprio[rows])
+        observed = policy.config.environment_state_dim > 0
+        policy.fit_state(
+            frames.proprio[rows], frames.environment_state[rows] if observed else None
+        )
         chunks = self.data.actions(rows, np.arange(policy.chunk_spec.horizon))
         policy.fit_actions(chunks, frames.proprio[rows])
 

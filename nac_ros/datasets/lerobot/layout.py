@@ -15,6 +15,7 @@ from nac_ros.core.files import replace_atomically
 VERSION, OLD_VERSION = "v3.0", "v2.1"  # the first is written, both are read
 FILES_PER_CHUNK = 1000
 ACTION, STATE, SUCCESS = "action", "observation.state", "next.success"
+ENVIRONMENT = "observation.environment_state"
 STAMP, INTERVENTION = "observation.stamp_ns", "intervention"
 IMAGE_PREFIX, AGE_SUFFIX = "observation.images.", ".age_ms"
 # columns of meta/episodes: the generator's trial; success, failure or unjudged

@@ -12,7 +12,14 @@ from nac_ros.core.errors import DatasetError
 from nac_ros.datasets.episode import Episode, EpisodeInfo
 from nac_ros.datasets.lerobot import schema, tables, video
 from nac_ros.datasets.lerobot.info import FLOAT_DTYPES, frame_rate, read_info
-from nac_ros.datasets.lerobot.layout import ACTION, INTERVENTION, STAMP, STATE, SUCCESS
+from nac_ros.datasets.lerobot.layout import (
+    ACTION,
+    ENVIRONMENT,
+    INTERVENTION,
+    STAMP,
+    STATE,
+    SUCCESS,
+)
 from nac_ros.datasets.lerobot.metadata import (
     OUTCOMES,
     EpisodeLocation,
@@ -30,8 +37,8 @@ class FrameColumns(NamedTuple):
     """Numbers of one data file of R frames.
 
     episode `[R]`, state `[R, S]`, action `[R, D]`, timestamp `[R]`
-    task_index `[R]` or None; optional: the other columns by name, `[R]`
-    faults: row -> problem of its state or action
+    task_index `[R]` or None; optional: the other columns by name, `[R]` or `[R, N]`
+    faults: row -> problem of one of its vectors
     """
 
     episode: np.ndarray
@@ -86,6 +93,13 @@ class LeRobotDataset:
         """Names of the S state dimensions, () without a state."""
         key = self._state_key
         return schema.dimension_names(key, self.features[key]) if key else ()
+
+    @property
+    def environment_names(self) -> tuple[str, ...]:
+        """Names of the dimensions of the environment state, () without one."""
+        if ENVIRONMENT not in _vector_columns(self.features):
+            return ()
+        return schema.dimension_names(ENVIRONMENT, self.features[ENVIRONMENT])
 
     @cached_property
     def cameras(self) -> dict[str, tuple[int, int]]:
@@ -147,6 +161,7 @@ class LeRobotDataset:
             task_index=None if task_index is None else task_index[kept],
             source=self._source(index),
             depth={c: self._read_encoded(index, c)[kept] for c in depth} if images else {},
+            environment_state=optional.get(ENVIRONMENT),
         )
 
     def is_video(self, camera: str) -> bool:
@@ -299,6 +314,8 @@ class LeRobotDataset:
         ages = [schema.age_key(camera) for camera in self.image_keys]
         optional = [k for k in (SUCCESS, STAMP, INTERVENTION, *ages) if k in self.features]
         keys = list(dict.fromkeys([self._action_key, self._state_key or self._action_key]))
+        environment = [ENVIRONMENT] if self.environment_names else []
+        keys += [key for key in environment if key not in keys]
         indices = ["episode_index", "timestamp", *([TASK_INDEX] if TASK_INDEX in known else [])]
         table = tables.read_table(path, [*keys, *optional, *indices])
 
@@ -319,7 +336,8 @@ class LeRobotDataset:
             vectors[self._action_key],
             scalars("timestamp", "float64"),
             scalars(TASK_INDEX, "int64") if TASK_INDEX in indices else None,
-            {key: _read_optional(key, scalars) for key in optional},
+            {key: _read_optional(key, scalars) for key in optional}
+            | {key: vectors[key] for key in environment},
             faults,
         )
 
@@ -346,14 +364,19 @@ def _success(location: EpisodeLocation, columns: FrameColumns, rows: slice) -> b
     return bool(columns.optional[SUCCESS][rows].any()) if SUCCESS in columns.optional else None
 
 
-def _check_vector_column(root: Path, features: Mapping[str, Any], key: str) -> None:
-    vectors = [
+def _vector_columns(features: Mapping[str, Any]) -> list[str]:
+    """Names of the columns of several numbers per frame."""
+    return [
         name
         for name, feature in features.items()
         if feature["dtype"] in FLOAT_DTYPES
         and len(feature["shape"]) == 1
         and feature["shape"] != [1]
     ]
+
+
+def _check_vector_column(root: Path, features: Mapping[str, Any], key: str) -> None:
+    vectors = _vector_columns(features)
     if key not in vectors:
         raise DatasetError(
             f"{root} has no column '{key}' of joints; choose one with --action-key or "

@@ -19,19 +19,21 @@ COLORS = 3  # channels of a colour image
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalColumns:
-    """Columns of a dataset besides joints and images, one number per frame.
+    """Columns of a dataset besides joints and images.
 
     success: success of the episode, at its last frame; stamps: observation times
     image_ages: cameras with the age of each image; interventions: frames driven by the operator
+    environment_names: of the dimensions of the environment state, () without one
     """
 
     success: bool = True
     stamps: bool = False
     image_ages: tuple[str, ...] = ()
     interventions: bool = False
+    environment_names: tuple[str, ...] = ()
 
     def dtypes(self) -> dict[str, str]:
-        """Feature -> its dtype."""
+        """Feature of one number per frame -> its dtype."""
         return {
             **({layout.SUCCESS: "bool"} if self.success else {}),
             **({layout.STAMP: "int64"} if self.stamps else {}),
@@ -69,8 +71,11 @@ def make_features(
     }
     images |= {layout.IMAGE_PREFIX + camera: dict(feature) for camera, feature in depth.items()}
     scalars = {**optional.dtypes(), **layout.INDEX_FEATURES}
+    environment = optional.environment_names
+    environment_feature = _vector_feature(environment, [""] * len(environment))
     return {
         **({layout.STATE: state} if len(state_names) else {}),
+        **({layout.ENVIRONMENT: environment_feature} if environment else {}),
         layout.ACTION: _vector_feature(names, units),
         **images,
         **{key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in scalars.items()},

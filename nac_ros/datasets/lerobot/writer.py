@@ -215,8 +215,13 @@ def check_episode(episode: Episode, features: Mapping[str, Any]) -> None:
     """Raises DatasetError if the episode lacks a feature, or has more than the features."""
     if len(episode) < 1:
         raise DatasetError("an episode needs at least one frame, this one has none")
-    for what, key in (("actions", layout.ACTION), ("proprio", layout.STATE)):
+    vectors = {"actions": layout.ACTION, "proprio": layout.STATE}
+    if episode.environment_state is not None or layout.ENVIRONMENT in features:
+        vectors["environment_state"] = layout.ENVIRONMENT
+    for what, key in vectors.items():
         values = getattr(episode, what)
+        if values is None:
+            raise DatasetError(f"an episode lacks {key}, unlike the first one of its folder")
         shape = (len(episode), features[key]["shape"][0] if key in features else 0)
         if np.shape(values) != shape:
             raise DatasetError(f"an episode's {what} must be {shape}, got {values.shape}")
@@ -274,6 +279,7 @@ def _number_columns(
     columns: dict[str, Any] = {
         layout.STATE: np.asarray(episode.proprio, np.float32),
         layout.ACTION: np.asarray(episode.actions, np.float32),
+        layout.ENVIRONMENT: episode.environment_state,
         layout.SUCCESS: (steps == len(episode) - 1) & bool(episode.success),
         **_optional_columns(episode),
         "timestamp": (steps / fps).astype(np.float32),
