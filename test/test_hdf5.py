@@ -161,9 +161,7 @@ def test_an_environment_state_of_another_length_than_the_actions_is_rejected(tmp
         short = demo["environment_state"][:-1]
         del demo["environment_state"]
         demo["environment_state"] = short
-    with pytest.raises(
-        DatasetError, match=r"environment_state of demo_1 is \(5, 4\), wanted"
-    ):
+    with pytest.raises(DatasetError, match=r"environment_state of demo_1 is \(5, 4\), wanted"):
         open_dataset(path)
 
 

@@ -484,8 +484,9 @@ def _with_local_models(config: PolicyConfig) -> PolicyConfig:
     return replace(config, **found)
 
 
-def warm_start(policy: Policy, folder: Path | str) -> int:
-    """Copies every fitting tensor of the policy saved in `folder`; returns how many.
+def warm_start(policy: Policy, folder: Path | str, prefix: str = "") -> int:
+    """Copies every fitting tensor of the policy saved in `folder` whose name starts with `prefix`;
+    returns how many.
 
     With another tokenizer only tensors that do not depend on it are copied. Rows of tasks that
     both policies know are copied by task id.
@@ -503,6 +504,7 @@ def warm_start(policy: Policy, folder: Path | str) -> int:
     copied.pop(PROMPTS, None)  # its own are those of its own prompts
     for key in set(policy.task_tables) & set(saved):
         copied[key] = _merge_task_rows(policy, own[key], saved[key], Path(folder))
+    copied = {key: value for key, value in copied.items() if key.startswith(prefix)}
     policy.load_state_dict(copied, strict=False)
     return len(copied)
 
