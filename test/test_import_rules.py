@@ -16,7 +16,7 @@ LAYERS = (  # docs/architecture.md; a module imports from its own folder or from
     ("core", "codec"),
     ("robot", "stats"),
     ("control", "cameras", "tokenizers", "simulation", "datasets"),
-    ("policies", "teleop"),
+    ("policies", "teleop", "environments"),
     ("export",),
     ("inference", "training", "reporting"),
     ("evaluation",),

@@ -5,7 +5,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
-from nac_ros.cli import data, evaluate, options, policy, ros, tokenizer, trials
+from nac_ros.cli import data, environments, evaluate, options, policy, ros, tokenizer, trials
 from nac_ros.core.errors import NacError
 
 DESCRIPTION = (
@@ -51,7 +51,7 @@ def _file_error(error: OSError) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nac", description=DESCRIPTION)
     groups = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (ros, data, tokenizer, policy, evaluate, trials):
+    for group in (ros, data, tokenizer, policy, evaluate, trials, environments):
         group.add_commands(groups)
     return parser
 
