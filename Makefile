@@ -14,7 +14,12 @@ SETUP := $(PYTHON) tools/setup_env.py --venv $(VENV) --stamp $(STAMP) \
 	--torch '$(TORCH)' --torch-index '$(TORCH_INDEX)' --onnx $(ONNX)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench soak tutorial interop lint
+.PHONY: help setup demo test bench soak tutorial interop study lint
+
+STUDY := runs/twin_study
+TASKS := weighing marker grapes two_blocks
+DEMONSTRATIONS := $(TASKS:%=$(STUDY)/data/%)
+CELLS := ar_guided:nac ar_guided:nac:regression ar_guided:nac:regression_tokens ar:nac ar:rotated_rvq regression diffusion
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +44,15 @@ tutorial: $(STAMP) ## run the commands of docs/tutorial.md (under 40 minutes)
 
 interop: $(STAMP) ## stock lerobot, rosbags and mcap read our files (separate environment of 8 GB; not in CI)
 	@$(RUN) tools/interop.py --torch-index '$(TORCH_INDEX)'
+
+study: $(STAMP) ## policies and tokenizers compared on four tasks of the twin (hours; continues if interrupted)
+	@for task in $(TASKS); do \
+		$(VENV)/bin/nac data generate --task $$task --episodes 150 --out $(STUDY)/data/$$task || exit; done
+	@for name in nac rotated_rvq; do \
+		$(VENV)/bin/nac tokenizer train --tokenizer $$name --robot vx300s --data $(DEMONSTRATIONS) \
+			--out $(STUDY)/$$name --resume --threads 1 || exit; done
+	@$(RUN) tools/twin_study.py --data $(DEMONSTRATIONS) --tokenizers $(STUDY)/nac $(STUDY)/rotated_rvq \
+		--vision models/four_tasks --out $(STUDY)/cells --cells $(CELLS) --report $(STUDY)/report.json
 
 lint: $(STAMP) ## check format, lint and types
 	@$(RUN) -m ruff format --check nac_ros test tools launch setup.py
