@@ -12,6 +12,7 @@ from nac_ros.cli.main import main
 from nac_ros.core.types import Observation
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.torch_runtime import TorchRuntime
 from nac_ros.policies import list_policies
 from nac_ros.policies.base import POLICIES
 from nac_ros.robot.spec import load_robot
@@ -57,11 +58,11 @@ def test_the_command_line_trains_exports_and_loads_it(added, dataset, tmp_path, 
     images = {camera: np.zeros(shape, np.uint8) for camera in config.cameras}
     proprio = np.repeat(SPEC.home[None].astype(np.float32), config.n_obs_steps, 0)
     observation = Observation(1.0, images, proprio, "weighing")
-    chunk = Engine(loaded).predict_chunk(observation)
+    chunk = Engine(TorchRuntime(loaded)).predict_chunk(observation)
     assert chunk.actions.shape == (32, SPEC.action_dim) and len(chunk.tokens) == 0
     # The arm's columns are relative to the joint state, the gripper's is absolute.
     moved = Observation(1.0, images, proprio + np.float32(0.01), "weighing")
-    shift = Engine(loaded).predict_chunk(moved).actions - chunk.actions
+    shift = Engine(TorchRuntime(loaded)).predict_chunk(moved).actions - chunk.actions
     assert np.isfinite(shift).all() and np.abs(shift).max() < 1
 
 

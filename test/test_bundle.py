@@ -17,6 +17,7 @@ from nac_ros.export.manifest import write_manifest
 from nac_ros.export.onnx import TOLERANCE, max_onnx_error
 from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.torch_runtime import TorchRuntime
 from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import load_tokenizer
 
@@ -30,6 +31,10 @@ SHIPPED = {
 @pytest.fixture
 def copied(tiny_bundle, tmp_path):
     return copytree(tiny_bundle, tmp_path / "copy")
+
+
+def engine_of(bundle, **options):
+    return Engine(TorchRuntime(bundle), **options)
 
 
 def seal(folder) -> None:
@@ -114,12 +119,12 @@ def test_other_statistics_fail_the_golden_vectors(copied, tiny_bundle):
 
 def test_another_robot_is_rejected(tiny_bundle):
     bundle, robot = load_bundle(tiny_bundle), load_robot("vx300s")
-    bundle.check_robot(robot)
+    TorchRuntime(bundle).check_robot(robot)
     with pytest.raises(BundleError, match="action_rate_hz"):
-        bundle.check_robot(replace(robot, action_rate_hz=50.0))
+        TorchRuntime(bundle).check_robot(replace(robot, action_rate_hz=50.0))
     wider = tuple(replace(camera, width=128) for camera in robot.cameras)
     with pytest.raises(BundleError, match="128x96"):
-        bundle.check_robot(replace(robot, cameras=wider))
+        TorchRuntime(bundle).check_robot(replace(robot, cameras=wider))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def test_a_policy_that_acts_by_regression_tokens_is_exported(tiny_bundle, tmp_pa
     policy.config = replace(policy.config, acts_by="regression_tokens")
     bundle = load_bundle(write_bundle(tmp_path / "out", policy, load_robot("vx300s"), {}, ""))
     observation = noise_observation(bundle, 2.5)
-    chunk = Engine(bundle).predict_chunk(observation)
+    chunk = engine_of(bundle).predict_chunk(observation)
     wanted = bundle.tokenizer.decode(chunk.tokens[None], observation.reference[None])[0]
     np.testing.assert_allclose(chunk.actions, wanted, atol=1e-5)
 
@@ -196,16 +201,16 @@ def test_an_engine_predicts_and_a_seed_repeats_the_chunk(tiny_bundle):
         np.repeat(bundle.robot.home[None].astype(np.float32), 2, 0),
         "marker",
     )
-    first, again = (Engine(bundle, seed=3, threads=1).predict_chunk(observation) for _ in range(2))
+    first, again = (engine_of(bundle, seed=3).predict_chunk(observation) for _ in range(2))
     assert first.stamp == 2.5 and first.actions.shape == (32, 7)
     assert first.names == bundle.robot.joint_names
     assert np.array_equal(first.actions, again.actions)
     wanted = bundle.tokenizer.decode(first.tokens[None], observation.reference[None])[0]
     assert np.allclose(first.actions, wanted, atol=1e-5)
     with pytest.raises(BadObservation, match="no image"):
-        Engine(bundle).predict_chunk(replace(observation, images={}))
+        engine_of(bundle).predict_chunk(replace(observation, images={}))
     with pytest.raises(ConfigError, match="horizon"):
-        Engine(bundle, n_action_steps=33)
+        engine_of(bundle, n_action_steps=33)
 
 
 @pytest.mark.parametrize(("name", "tasks"), SHIPPED.items())
@@ -218,7 +223,7 @@ def test_a_shipped_bundle_is_complete_and_small(name, tasks):
     assert (
         max_onnx_error(bundle.tokenizer, OnnxDetokenizer(folder / "detokenizer.onnx")) <= TOLERANCE
     )
-    bundle.check_robot(load_robot("vx300s"))
+    TorchRuntime(bundle).check_robot(load_robot("vx300s"))
 
 
 def test_every_folder_of_models_is_tested():

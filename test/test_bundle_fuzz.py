@@ -15,6 +15,7 @@ from test_bundle import seal
 from nac_ros.core.errors import BundleError, ConfigError
 from nac_ros.export.bundle import DETOKENIZER, REQUIRED, load_bundle
 from nac_ros.export.manifest import MANIFEST, read_manifest
+from nac_ros.inference.torch_runtime import TorchRuntime
 from nac_ros.policies.base import load_policy
 from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import list_tokenizers, load_tokenizer, make_tokenizer
@@ -218,7 +219,7 @@ def test_a_bundle_of_a_slower_robot_still_loads(copied):
     velocity = read_tree(copied / "robot.yaml")["joints"][1]["velocity"]
     change(copied / "robot.yaml", "joints", 1, "velocity", value=velocity / 2)
     seal(copied)
-    load_bundle(copied).check_robot(load_robot("vx300s"))
+    TorchRuntime(load_bundle(copied)).check_robot(load_robot("vx300s"))
 
 
 @pytest.mark.parametrize(

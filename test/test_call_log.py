@@ -25,6 +25,7 @@ from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST
 from nac_ros.inference.chunk_transition import CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.torch_runtime import TorchRuntime
 from nac_ros.robot.spec import load_robot
 
 SPEC = load_robot("vx300s")
@@ -110,9 +111,9 @@ def observation(bundle, stamp, seed):
 @pytest.mark.parametrize("transition", ["blend", "best-of-n", "constrained"])
 def test_every_logged_prediction_gives_the_same_chunk_again(tmp_path, transition):
     bundle, config = load_bundle(SHIPPED), TransitionConfig(transition=transition, candidates=3)
-    engine = Engine(bundle, seed=5, threads=1, transition=config)
+    engine = Engine(TorchRuntime(bundle), seed=5, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
-    facts |= {"threads": 1, "n_action_steps": None, "transition": vars(config)}
+    facts |= {"runtime": "torch", "threads": 1, "n_action_steps": None, "transition": vars(config)}
     engine.call_log, chunk = CallLog(tmp_path, "policy", facts, 60.0), None
     for k in range(3):
         current = chunk and CurrentChunk(chunk, 50.1 + k)

@@ -23,6 +23,7 @@ from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST
 from nac_ros.inference.chunk_transition import CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.torch_runtime import TorchRuntime
 
 LOG = "guard-00000.jsonl"
 BOMB = base64.b64encode(zlib.compress(bytes(1 << 27), 9)).decode()  # 128 MiB of zeros
@@ -41,9 +42,9 @@ ATTACKS = (
 def run_logged_engine(folder: Path) -> None:
     """Logs two predictions of the shipped bundle."""
     bundle, config = load_bundle(SHIPPED), TransitionConfig(transition="best-of-n", candidates=2)
-    engine = Engine(bundle, seed=5, threads=1, transition=config)
+    engine = Engine(TorchRuntime(bundle), seed=5, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
-    facts |= {"threads": 1, "n_action_steps": None, "transition": vars(config)}
+    facts |= {"runtime": "torch", "threads": 1, "n_action_steps": None, "transition": vars(config)}
     engine.call_log, chunk = CallLog(folder, "policy", facts, 60.0), None
     for k in range(2):
         current = chunk and CurrentChunk(chunk, 50.1 + k)

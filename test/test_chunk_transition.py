@@ -13,8 +13,9 @@ from nac_ros.evaluation.rollout import EvaluationConfig, run_evaluation
 from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import ChunkTransition, CurrentChunk, TransitionConfig
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.torch_runtime import TorchRuntime
 from nac_ros.policies.base import make_policy
-from nac_ros.policies.sampling import entropy_and_margin, restrict_to_forced
+from nac_ros.policies.sampling import entropy_and_margin
 from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import make_tokenizer
 
@@ -26,6 +27,10 @@ LATENCY_S = 0.2
 @pytest.fixture(scope="module")
 def bundle():
     return load_bundle(SHIPPED)
+
+
+def engine_of(bundle, **options):
+    return Engine(TorchRuntime(bundle), **options)
 
 
 def noise_observation(bundle, stamp, seed=0):
@@ -64,7 +69,7 @@ def deviation(bundle, chunk, before):
 
 def test_forced_tokens_are_those_of_the_committed_steps(bundle):
     observation, current = noise_observation(bundle, 50.0), current_chunk(bundle, 50.0)
-    engine = Engine(bundle, transition=TransitionConfig(transition="constrained"))
+    engine = engine_of(bundle, transition=TransitionConfig(transition="constrained"))
     chunk = engine.predict_chunk(observation, current)
     times = observation.stamp + (np.arange(32) + 1) / 30
     remaining = np.stack(
@@ -84,7 +89,7 @@ def test_constrained_and_best_of_n_chunks_deviate_less_from_the_current_one_than
 ):
     found = {}
     for name in ("blend", "best-of-n", "constrained"):
-        engine = Engine(bundle, transition=TransitionConfig(transition=name))
+        engine = engine_of(bundle, transition=TransitionConfig(transition=name))
         chunks = [
             (engine.predict_chunk(noise_observation(bundle, 50.0, k), current_chunk(bundle, 50.0)))
             for k in range(4)
@@ -96,15 +101,14 @@ def test_constrained_and_best_of_n_chunks_deviate_less_from_the_current_one_than
 
 @pytest.mark.parametrize("transition", ["best-of-n", "constrained"])
 def test_without_a_current_chunk_every_transition_samples_the_same_tokens(bundle, transition):
-    plain = Engine(bundle).predict_chunk(noise_observation(bundle, 50.0))
-    chunk = Engine(bundle, transition=TransitionConfig(transition=transition)).predict_chunk(
-        noise_observation(bundle, 50.0)
-    )
+    plain = engine_of(bundle).predict_chunk(noise_observation(bundle, 50.0))
+    other = engine_of(bundle, transition=TransitionConfig(transition=transition))
+    chunk = other.predict_chunk(noise_observation(bundle, 50.0))
     np.testing.assert_array_equal(chunk.tokens, plain.tokens)
 
 
 def test_best_of_n_selects_the_chunk_that_deviates_least_from_the_current_one(bundle):
-    transition = ChunkTransition(bundle, TransitionConfig(transition="best-of-n"))
+    transition = ChunkTransition(TorchRuntime(bundle), TransitionConfig(transition="best-of-n"))
     observation, current = noise_observation(bundle, 50.0), current_chunk(bundle, 50.0)
     times = observation.stamp + (np.arange(32) + 1) / 30
     remaining = np.stack(
@@ -119,9 +123,9 @@ def test_best_of_n_selects_the_chunk_that_deviates_least_from_the_current_one(bu
 def test_constrained_needs_tokens_that_describe_a_span_of_time():
     facts = {"cameras": [], "tasks": {"a": "A."}, "state_dim": 7}
     policy = make_policy("ar", "small", make_tokenizer("oat"), **facts)
-    bundle = SimpleNamespace(robot=SPEC, policy=policy)
-    with pytest.raises(ConfigError, match="ar over the oat tokenizer of this bundle cannot"):
-        ChunkTransition(bundle, TransitionConfig(transition="constrained"))
+    bundle = SimpleNamespace(path=SHIPPED, robot=SPEC, policy=policy, horizon=32, rate_hz=30)
+    with pytest.raises(ConfigError, match="ar over the oat tokenizer cannot"):
+        ChunkTransition(TorchRuntime(bundle), TransitionConfig(transition="constrained"))
     with pytest.raises(ConfigError, match="unknown transition 'hope'"):
         EvaluationConfig(bundle="b", transition="hope")
 
@@ -136,27 +140,22 @@ def test_tokens_have_the_time_spans_they_describe():
 
 
 def test_entropy_and_margin_consider_legal_tokens_alone():
-    logits = torch.tensor([[0.0, 0.0, 9.0], [50.0, 0.0, 0.0]])
-    legal = torch.tensor([[True, True, False], [True, True, True]])
-    entropy, margin = entropy_and_margin(logits, legal)
+    logits = torch.tensor([[0.0, 0.0, -torch.inf], [50.0, 0.0, 0.0]])
+    entropy, margin = entropy_and_margin(logits)
     assert entropy.tolist() == pytest.approx([np.log(2), 0.0], abs=1e-6)
     assert margin.tolist() == pytest.approx([0.0, 1.0])
 
 
 def test_an_illegal_forced_token_is_rejected(bundle):
-    legal = torch.ones(2, 4, dtype=torch.bool)
-    legal[0, 2] = False
-    restricted = restrict_to_forced(torch.tensor([2, -1]), legal)
-    assert not restricted[0].any() and restricted[1].all()
     inputs = bundle.policy.inputs(noise_observation(bundle, 0.0))
     forced = torch.full((1, 12), -1)
     forced[0, 3] = 2000  # a token of scale 1 at a position of scale 0
-    with pytest.raises(BadTokens, match="no token is legal"):
+    with pytest.raises(BadTokens, match="token 2000 at position 3 is illegal"):
         bundle.policy.sample_tokens(inputs, forced=forced)
 
 
 def test_an_engine_reports_the_confidence_of_the_policy(bundle):
-    engine = Engine(bundle)
+    engine = engine_of(bundle)
     engine.predict_chunk(noise_observation(bundle, 0.0))
     assert engine.confidence.entropy > 0 and 0 <= engine.confidence.margin <= 1
 

@@ -78,7 +78,7 @@ def test_numpy_arrays_and_tensors_give_the_same_bits():
     actions[..., 1] = 0.25
     reference, relative = actions[:, 0], np.array([True, False, False])
     made = ActionNormalizer.fit(actions, reference, relative)
-    tensors = ActionNormalizer(*map(torch.from_numpy, (made.low, made.high, relative)))
+    tensors = ActionNormalizer(*map(torch.from_numpy, (made.low, made.high, relative)), True)
     from_numpy = made.normalize(actions, reference)
     from_torch = tensors.normalize(torch.from_numpy(actions), torch.from_numpy(reference))
     np.testing.assert_array_equal(from_torch.numpy(), from_numpy)

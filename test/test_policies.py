@@ -8,12 +8,13 @@ import torch
 
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.errors import BadObservation, BadTokens, BundleError, ConfigError, UnknownName
+from nac_ros.core.sampling import Sampling
 from nac_ros.core.types import Observation
 from nac_ros.policies import list_policies
 from nac_ros.policies.base import load_policy, make_policy, warm_start
 from nac_ros.policies.codeword_head import CodewordHead
 from nac_ros.policies.observation_encoder import Inputs
-from nac_ros.policies.sampling import Sampling, sample
+from nac_ros.policies.sampling import check_logits, choose, mask_illegal
 from nac_ros.policies.vision import spatial_softmax
 from nac_ros.tokenizers import list_tokenizers, make_tokenizer
 
@@ -76,8 +77,9 @@ def test_ten_thousand_samples_of_random_logits_are_all_decodable(each):
         legal = torch.from_numpy(grammar.legal(tokens.numpy()).copy())
         done = torch.from_numpy(grammar.done(tokens.numpy()).copy())
         logits = 5 * torch.rand(legal.shape, generator=generator)
-        chosen = sample(logits, legal, done, Sampling(top_k=50), generator)
-        tokens = torch.cat([tokens, chosen], 1)
+        masked = mask_illegal(logits, legal | done[:, None])
+        chosen = choose(masked, torch.rand(10_000, generator=generator), Sampling(top_k=50))
+        tokens = torch.cat([tokens, chosen.masked_fill(done, -1)[:, None]], 1)
     grammar.check(tokens.numpy())
     assert all(torch.isfinite(each.decode(part)).all() for part in tokens.split(2000))
 
@@ -317,11 +319,10 @@ def test_a_warm_start_copies_the_tasks_that_both_policies_know(tokenizer, tmp_pa
 
 
 def test_nan_logits_and_positions_without_a_legal_token_are_rejected(tokenizer):
-    legal, done = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
     with pytest.raises(BadTokens, match="NaN"):
-        sample(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]), legal, done, Sampling(), None)
+        check_logits(torch.tensor([[0.0, torch.nan, 0.0, 0.0]]))
     with pytest.raises(BadTokens, match="legal"):
-        sample(torch.zeros(1, 4), ~legal, done, Sampling(), None)
+        mask_illegal(torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool))
 
 
 def test_observations_that_do_not_fit_are_rejected(tokenizer):

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_chunk_transition import current_chunk, deviation, noise_observation
+from test_chunk_transition import current_chunk, deviation, engine_of, noise_observation
 
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.errors import BundleError
 from nac_ros.export.bundle import load_bundle, write_bundle
 from nac_ros.export.manifest import write_manifest
 from nac_ros.inference.chunk_transition import TransitionConfig
-from nac_ros.inference.engine import Engine
 from nac_ros.policies.base import make_policy
 from nac_ros.robot.spec import load_robot
 
@@ -51,10 +50,10 @@ def test_a_bundle_without_tokenizer_loads_and_its_engine_repeats_a_chunk_with_it
     assert bundle.tokenizer is None and bundle.detokenizer is None
     assert not (folder / "tokenizer").exists() and not (folder / "detokenizer.onnx").exists()
     observation = noise_observation(bundle, 50.0)
-    chunk, again = (Engine(bundle, seed=3).predict_chunk(observation) for _ in range(2))
+    chunk, again = (engine_of(bundle, seed=3).predict_chunk(observation) for _ in range(2))
     np.testing.assert_array_equal(chunk.actions, again.actions)
     assert chunk.actions.shape == (32, 7) and len(chunk.tokens) == 0
-    assert Engine(bundle).confidence.entropy is None
+    assert engine_of(bundle).confidence.entropy is None
 
 
 def test_changed_weights_fail_the_golden_vectors(folder, tmp_path):
@@ -77,8 +76,8 @@ def test_committed_steps_of_the_current_chunk_are_continued_where_the_policy_can
     if not bundle.policy.supports_context:
         pytest.skip("a regression cannot continue committed steps")
     observation, current = noise_observation(bundle, 50.0), current_chunk(bundle, 50.0)
-    free = Engine(bundle).predict_chunk(observation, current)
-    constrained = Engine(bundle, transition=TransitionConfig(transition="constrained"))
+    free = engine_of(bundle).predict_chunk(observation, current)
+    constrained = engine_of(bundle, transition=TransitionConfig(transition="constrained"))
     chunk = constrained.predict_chunk(observation, current)
     assert deviation(bundle, chunk, current.chunk) < 1e-4 < deviation(bundle, free, current.chunk)
 
@@ -87,5 +86,5 @@ def test_best_of_n_takes_several_chunks_of_any_policy(folder):
     bundle = load_bundle(folder)
     transition = TransitionConfig(transition="best-of-n", candidates=4)
     observation, current = noise_observation(bundle, 50.0), current_chunk(bundle, 50.0)
-    chunk = Engine(bundle, transition=transition).predict_chunk(observation, current)
+    chunk = engine_of(bundle, transition=transition).predict_chunk(observation, current)
     assert np.isfinite(chunk.actions).all()

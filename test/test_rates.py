@@ -84,12 +84,12 @@ def test_an_observation_costs_less_than_a_tenth_of_a_control_period():
 
 @pytest.mark.bench
 def test_a_prediction_costs_less_than_half_of_the_executed_steps(request):
-    from nac_ros.export.bundle import load_bundle
     from nac_ros.inference.engine import Engine
+    from nac_ros.inference.load_runtime import load_runtime
 
     shipped = config_dir().parent / "models/default"
     known = (shipped / "manifest.json").is_file()
-    engine = Engine(load_bundle(shipped if known else request.getfixturevalue("tiny_bundle")))
+    engine = Engine(load_runtime(shipped if known else request.getfixturevalue("tiny_bundle")))
     engine.warm_up()
     planning, decoding = [], []
     for _ in range(20):

@@ -16,7 +16,7 @@ from nac_ros.core.errors import (
 )
 from nac_ros.tokenizers import list_tokenizers, load_tokenizer, make_tokenizer
 from nac_ros.tokenizers.base import TOKENIZERS
-from nac_ros.tokenizers.grammar import PAD
+from nac_ros.tokenizers.grammar import PAD, random_sequences
 
 RELATIVE = [True] * 6 + [False]
 
@@ -144,6 +144,18 @@ def test_residual_targets_compensate_for_an_unusual_first_token(fitted):
     )
     assert not torch.equal(adapted, own) and torch.equal(targets(own), targets(own[:, :0]))
     assert adapted_error < unadapted_error
+
+
+def test_residual_steps_are_the_residual_targets_one_by_one(fitted):
+    if fitted.embeddings() is None:
+        pytest.skip(f"the tokens of {fitted.name} have no embeddings")
+    chunks = smooth_chunks()[:4]
+    normalized = fitted.normalize(chunks, chunks[:, 0])
+    tokens = torch.from_numpy(random_sequences(fitted.grammar, 4, np.random.default_rng(0)))
+    wanted, steps = fitted.residual_targets(normalized)(tokens), fitted.residual_steps(normalized)
+    for k in range(tokens.shape[1]):
+        assert torch.allclose(steps.target(), wanted[:, k], atol=1e-5)
+        steps.add(tokens[:, k])
 
 
 def test_an_unfitted_tokenizer_raises_not_fitted():

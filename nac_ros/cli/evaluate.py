@@ -37,6 +37,12 @@ def add_commands(groups: Any) -> None:
     command.add_argument(
         "--workers", type=options.positive_int, default=1, help="number of processes (default: 1)"
     )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "onnx"),
+        default="auto",
+        help="what runs the policy; auto = onnx where the bundle has it (default: auto)",
+    )
 
     command = options.add_command(
         groups, "verify-log", verify_log, "recompute a run's call logs and compare bit for bit"
@@ -57,6 +63,7 @@ def evaluate(args: Namespace) -> Results:
         baseline=args.baseline,
         data=tuple(str(path) for path in args.data or ()),
         workers=args.workers,
+        runtime=args.runtime,
         **options.condition_options(args),
     )
     earlier = None

@@ -189,12 +189,20 @@ def _add_export(groups: Any) -> None:
     command.add_argument("--robot", default="vx300s", help="name or YAML file of the robot")
     command.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     command.add_argument("--card", type=Path, help="model card (Markdown file)")
+    command.add_argument(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx = also export the whole policy, so that a robot needs ONNX Runtime and no "
+        "torch (default: torch)",
+    )
 
 
 def export(args: Namespace) -> Results:
     """Writes a bundle and verifies it."""
     from nac_ros.core.provenance import environment
     from nac_ros.export.bundle import write_bundle
+    from nac_ros.inference.onnx_runtime import OnnxRuntime
     from nac_ros.policies.base import load_policy, takes_tokenizer
     from nac_ros.tokenizers import load_tokenizer
 
@@ -210,7 +218,9 @@ def export(args: Namespace) -> Results:
     if args.card is not None and not args.card.is_file():
         raise ConfigError(f"--card {args.card} is not a file; name a Markdown file")
     card = args.card.read_text() if args.card else f"# {policy.describe()}\n"
-    bundle = write_bundle(args.out, policy, load_robot(args.robot), environment(), card)
+    with_onnx = args.runtime == "onnx"
+    robot, check = load_robot(args.robot), OnnxRuntime if with_onnx else None
+    bundle = write_bundle(args.out, policy, robot, environment(), card, with_onnx, check)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     print(f"{bundle}: {size / 1e6:.1f} MB, verified")
     return {"bundle": str(bundle), "bytes": size}

@@ -168,6 +168,45 @@ class ResidualVectorQuantizer(nn.Module):
         """
         return [pooled.transpose(1, 2) for pooled, _ in self._stages(latent, codes)]
 
+    def residual_target(self, residual: Tensor, k: int) -> Tensor:
+        """Residual `[B, E, T']` that the codes before k leave, in the order of the stages -> the
+        vector `[B, E]` that code k quantizes."""
+        _, first, end = self._place_of(k, residual.shape[2])
+        return residual[..., first:end].mean(-1)
+
+    def subtract(self, residual: Tensor, codes: Tensor, k: int) -> Tensor:
+        """The residual `[B, E, T']` after code k is one of `codes` `[B]`."""
+        stage, first, end = self._place_of(k, residual.shape[2])
+        residual = residual.clone()
+        residual[..., first:end] -= F.embedding(codes, self.codebooks[stage].codewords)[..., None]
+        return residual
+
+    def residual_step(
+        self, residual: Tensor, codewords: Tensor, k: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`subtract` of code k - 1 and `residual_target` of code k, for export.
+
+        residual: `[B, E, T']`; codewords: of code k - 1, `[B, E]`; k: int64 `[1]`
+        """
+        n_steps = residual.shape[2]
+        places = [self._place_of(code, n_steps) for code in range(self._n_codes(n_steps))]
+        rows = [[float(a <= step < b) for step in range(n_steps)] for _, a, b in places]
+        covered = torch.tensor(rows, device=residual.device)  # [L, T']
+        residual = residual - codewords[..., None] * covered[k - 1]
+        share = (covered / covered.sum(1, keepdim=True))[k]
+        return (residual * share).sum(-1), residual
+
+    def _n_codes(self, n_steps: int) -> int:
+        return sum(n_steps // scale for scale in self.scales)
+
+    def _place_of(self, k: int, n_steps: int) -> tuple[int, int, int]:
+        """Stage of code k, and the first and the end of the latent steps that it describes."""
+        for stage, scale in enumerate(self.scales):
+            if k < n_steps // scale:
+                return stage, k * scale, (k + 1) * scale
+            k -= n_steps // scale
+        raise IndexError(f"there is no code {k} after the last stage")
+
     def dequantize(self, codes: Sequence[Tensor]) -> Tensor:
         """Codes int64 `[B, n]` of all stages or the first ones -> latent `[B, E, T']`."""
         parts = [

@@ -109,6 +109,26 @@ class RotatedResidualQuantizer(nn.Module):
             residual = residual - self._contribution(code, k)
         return list(torch.stack(targets, 1).split(self.tokens_per_stage, 1))
 
+    def residual_target(self, residual: Tensor, k: int) -> Tensor:
+        """Residual `[B, E]` that the tokens before k leave -> the vector `[B, E]` that token k
+        quantizes, in its codebook's frame."""
+        return self._to_codebook_frame(residual, k)
+
+    def subtract(self, residual: Tensor, codes: Tensor, k: int) -> Tensor:
+        """The residual `[B, E]` after token k has taken `codes` `[B]`."""
+        return residual - self._contribution(codes, k)
+
+    def residual_step(
+        self, residual: Tensor, codewords: Tensor, k: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`subtract` of token k - 1 and `residual_target` of token k, for export.
+
+        residual: `[B, E]`; codewords: of token k - 1, `[B, E]`; k: int64 `[1]`
+        """
+        before, after = self.rotations[k - 1][0], self.rotations[k][0]
+        residual = residual - self.gains[k - 1] * (codewords @ before)
+        return residual @ after.T / self.gains[k], residual
+
     @torch.no_grad()
     def init_codebooks(self, latent: Tensor, seed: int) -> None:
         """Sets gains and codebooks from latents `[N, E]`, without rotations.

@@ -56,12 +56,15 @@ class ActionNormalizer:
     low, high: float32 `[D]`, range of the training actions by a NormalizerConfig
     relative: bool `[D]`, dimensions from which the reference (the joint state at the time of the
         observation) is subtracted first
-    All three are numpy arrays, or torch tensors on one device; the methods take the same kind.
+    is_relative: whether any dimension is relative, known without reading `relative`
+    The first three are numpy arrays, or torch tensors on one device; the methods take the same
+    kind.
     """
 
     low: Any
     high: Any
     relative: Any
+    is_relative: bool
 
     @classmethod
     def fit(
@@ -79,11 +82,12 @@ class ActionNormalizer:
         relative = none if relative is None else np.asarray(relative, bool)
         if reference is not None:
             reference = np.asarray(reference, np.float32)
-        values = actions - cls(none, none, relative)._offset(reference)
+        is_relative = bool(relative.any())
+        values = actions - cls(none, none, relative, is_relative)._offset(reference)
         flat = values.reshape(-1, values.shape[-1])
         if not len(flat) or not np.isfinite(flat).all():
             raise BadActions("statistics need at least one action, all finite")
-        return cls(*_range(flat, config), relative)
+        return cls(*_range(flat, config), relative, is_relative)
 
     @property
     def centre(self) -> Any:
@@ -108,7 +112,7 @@ class ActionNormalizer:
 
     def _offset(self, reference: Any) -> Any:
         """Reference of the relative dimensions, `[B, 1, D]`, or zero."""
-        if not self.relative.any():
+        if not self.is_relative:
             return 0.0
         if reference is None:
             raise BadActions("relative actions need the joint state as reference [B, D]")

@@ -12,8 +12,8 @@ import numpy as np
 from nac_ros.core.errors import SimulationError
 from nac_ros.demonstrations.generate import Attempt, GenerateConfig, scene_seed_of, to_attempt
 from nac_ros.evaluation.rollout import Rollout
-from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.load_runtime import load_runtime
 from nac_ros.simulation.expert import record_expert
 
 POLICY_STEPS = (16, 300)  # range of the control periods that the policy drives
@@ -50,5 +50,5 @@ def _drive(rollout: Rollout, seed: int, steps: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _make_rollout(bundle: str, task: str, randomization: str) -> Rollout:
-    loaded = load_bundle(bundle)
-    return Rollout(loaded.robot, task, Engine(loaded, threads=1), LATENCY_S, randomization)
+    policy = load_runtime(bundle)
+    return Rollout(policy.robot, task, Engine(policy), LATENCY_S, randomization)

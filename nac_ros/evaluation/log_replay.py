@@ -222,15 +222,16 @@ def _restore_guard(head: dict[str, Any]) -> Guard:
 
 def _make_engine(head: dict[str, Any], other: Path | None) -> Any:
     from nac_ros.core.files import sha256
-    from nac_ros.export.bundle import load_bundle
     from nac_ros.export.manifest import MANIFEST
     from nac_ros.inference.chunk_transition import TransitionConfig
     from nac_ros.inference.engine import Engine
+    from nac_ros.inference.load_runtime import load_runtime
+    from nac_ros.inference.policy_runtime import RuntimeConfig
 
     seed, threads, steps = head["seed"], head["threads"], head["n_action_steps"]
     for name, value, limit in (
         ("seed", seed, MAX_SEED),
-        ("threads", 1 if threads is None else threads, MAX_THREADS),
+        ("threads", threads, MAX_THREADS),
         ("n_action_steps", 1 if steps is None else steps, MAX_SETPOINTS),
     ):
         if type(value) is not int or not 0 <= value <= limit:
@@ -238,13 +239,14 @@ def _make_engine(head: dict[str, Any], other: Path | None) -> Any:
     if not isinstance(head["bundle"], str):
         raise DatasetError(f"bundle must be a folder, got {show_value(head['bundle'], 60)}")
     path = other or Path(head["bundle"])
-    bundle = load_bundle(path)
+    facts = {"runtime": head["runtime"], "threads": threads}
+    policy = load_runtime(path, configs.build(RuntimeConfig, facts, "call log"))
     if other is None and sha256(path / MANIFEST) != head["manifest"]:
         raise BundleError(
             f"{path} has changed since this run; give the bundle of the run with --bundle"
         )
     transition = configs.build(TransitionConfig, head["transition"], "transition of the call log")
-    return Engine(bundle, seed, threads, steps, transition)
+    return Engine(policy, seed, steps, transition)
 
 
 def _count_floats(value: Any) -> int:

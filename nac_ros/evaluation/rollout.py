@@ -23,10 +23,11 @@ from nac_ros.evaluation.baselines import (
     TimedEngine,
     mean_demonstration,
 )
-from nac_ros.export.bundle import load_bundle
 from nac_ros.inference.chunk_transition import CurrentChunk, TransitionConfig
 from nac_ros.inference.conditions import Conditions, check_choice
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.load_runtime import load_runtime
+from nac_ros.inference.policy_runtime import PolicyRuntime, RuntimeConfig, RuntimeName
 from nac_ros.robot.observation_buffer import ObservationBuffer
 from nac_ros.robot.spec import RobotSpec, current_spec_of
 from nac_ros.simulation.domain_randomization import load_randomization
@@ -45,7 +46,7 @@ class EvaluationConfig(Conditions):
 
     baseline: evaluated instead of the policy, see nac_ros.evaluation.baselines
     data: datasets of the baseline `mean-demonstration`
-    workers: processes
+    workers: processes; runtime: see RuntimeConfig
     """
 
     bundle: str
@@ -55,6 +56,7 @@ class EvaluationConfig(Conditions):
     baseline: Baseline = "none"
     data: tuple[str, ...] = ()
     workers: int = number_field(1, 1)
+    runtime: RuntimeName = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,7 +202,7 @@ class Rollout:
 
 def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     """Evaluates every task; returns the results that `nac eval --json` writes."""
-    known = load_bundle(config.bundle).manifest.tasks
+    known = _load_policy(config).observation_spec.tasks
     if unknown := [task for task in config.tasks if task not in known]:
         raise UnknownName(f"unknown task '{unknown[0]}'; the bundle learned: {', '.join(known)}")
     tasks = config.tasks or tuple(known)
@@ -280,19 +282,19 @@ def _outcomes(row: dict[str, Any] | None) -> dict[int, bool]:
     return {r["trial"]: r["outcome"] == "success" for r in (row or {}).get("outcomes", [])}
 
 
-def _run_trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[TrialResult]:
-    import torch
+def _load_policy(config: EvaluationConfig) -> PolicyRuntime:
+    """One thread each: workers share the cores, and a batch of one gains little from more."""
+    needs_context = TransitionConfig(transition=config.transition).needs_context
+    return load_runtime(config.bundle, RuntimeConfig(runtime=config.runtime), needs_context)
 
-    torch.set_num_threads(1)  # workers share the cores, and a batch of one gains little from more
-    bundle = load_bundle(config.bundle)
-    transition, steps = (
-        TransitionConfig(transition=config.transition),
-        config.n_action_steps or None,
-    )
-    engine = Engine(bundle, config.seed, n_action_steps=steps, transition=transition)
+
+def _run_trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[TrialResult]:
+    transition = TransitionConfig(transition=config.transition)
+    policy = _load_policy(config)
+    engine = Engine(policy, config.seed, config.n_action_steps or None, transition)
     black_images = config.baseline == "black-images"
     timed_engine = BlackImageBaseline(engine) if black_images else TimedEngine(engine)
-    spec, predictor = current_spec_of(bundle.robot), timed_engine
+    spec, predictor = current_spec_of(policy.robot), timed_engine
     if config.baseline == "mean-demonstration":
         actions = mean_demonstration(config.data, make_task(task).prompt)
         predictor = MeanDemonstrationBaseline(spec, actions, engine.horizon, engine.n_action_steps)

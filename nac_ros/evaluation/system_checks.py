@@ -115,16 +115,17 @@ def check_disk(folder: Path) -> Iterator[CheckResult]:
 
 def check_bundle(folder: Path, spec: RobotSpec | None) -> Iterator[CheckResult]:
     """Hashes and golden vectors of a bundle, and whether it fits the robot."""
-    from nac_ros.export.bundle import load_bundle
+    from nac_ros.inference.load_runtime import load_runtime
 
-    bundle = load_bundle(folder)
-    tasks = ", ".join(bundle.manifest.tasks)
+    policy = load_runtime(folder)
+    tasks = ", ".join(policy.observation_spec.tasks)
     detail = (
-        f"{folder}: hashes and golden vectors verified; robot {bundle.robot.name}, tasks {tasks}"
+        f"{folder}: hashes and golden vectors verified; robot {policy.robot.name}, tasks {tasks}, "
+        f"runs by {policy.name}"
     )
     yield CheckResult("bundle", "ok", detail)
     if spec is not None:
-        bundle.check_robot(spec)
+        policy.check_robot(spec)
         yield CheckResult("bundle", "ok", f"fits the description of robot {spec.name}")
 
 

@@ -5,7 +5,7 @@ A bundle is verified when it is loaded.
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
@@ -17,28 +17,35 @@ import yaml
 from torch import Tensor
 
 from nac_ros.core import config as configs
-from nac_ros.core.chunk_spec import ChunkSpec
-from nac_ros.core.errors import BundleError, ConfigError, NacError, show_text
-from nac_ros.core.json_reader import read_bytes, read_json
+from nac_ros.core.errors import BundleError, ConfigError, show_text
+from nac_ros.core.json_reader import read_json
 from nac_ros.datasets.compatibility import same_rate
 from nac_ros.export import golden_vectors
+from nac_ros.export.bundle_files import (
+    CARD,
+    DETOKENIZER,
+    GOLDEN,
+    ROBOT,
+    STATISTICS,
+    check_columns,
+    check_limits,
+    is_equal,
+    load_bundle_robot,
+    require_files,
+)
 from nac_ros.export.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from nac_ros.export.onnx import export_detokenizer
+from nac_ros.export.onnx_policy import export_policy
 from nac_ros.export.onnx_session import OnnxDetokenizer
 from nac_ros.policies.base import Policy, PolicyOutput, load_policy, takes_tokenizer
-from nac_ros.robot.spec import RobotSpec, list_robots, load_robot
+from nac_ros.robot.spec import RobotSpec
 from nac_ros.tokenizers import load_tokenizer
 from nac_ros.tokenizers.base import CodebookTokenizer, Tokenizer
 from nac_ros.tokenizers.serialization import CONFIG_FILE, WEIGHTS_FILE
 
-ROBOT, STATISTICS, CARD = "robot.yaml", "statistics.json", "README.md"
-DETOKENIZER, GOLDEN = "detokenizer.onnx", "golden.safetensors"
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE)  # of a policy or tokenizer
 REQUIRED = (*(f"policy/{file}" for file in MODEL_FILES), ROBOT, STATISTICS, GOLDEN)
 OF_TOKENIZER = tuple(f"tokenizer/{file}" for file in MODEL_FILES)  # if the policy has one
-MAX_ROBOT_BYTES = 256 << 10  # of robot.yaml
-LIMITS = ("velocity", "acceleration", "jerk")
-TOLERANCE = 1e-6  # relative; rounding of limits in YAML and of statistics in float32
 
 
 @dataclass(frozen=True)
@@ -81,23 +88,6 @@ class Bundle:
         actions = self.policy.normalizer.denormalize(output.chunk.float(), states)
         return actions.cpu().numpy()
 
-    def check_robot(self, spec: RobotSpec) -> None:
-        """Raises BundleError unless `spec` has the joints, units, rate and cameras of training."""
-        for field in ("joint_names", "units", "action_rate_hz"):
-            ours, theirs = getattr(self.robot, field), getattr(spec, field)
-            if ours != theirs:
-                raise BundleError(
-                    f"{self.path} was trained for {self.robot.name} with {field} {ours}; robot "
-                    f"{spec.name} has {theirs}"
-                )
-        for name in self.policy.config.cameras:
-            ours, theirs = self.robot.camera(name), spec.camera(name)
-            if (ours.height, ours.width) != (theirs.height, theirs.width):
-                raise BundleError(
-                    f"{self.path} was trained on {ours.width}x{ours.height} images of camera "
-                    f"'{name}'; robot {spec.name} sends {theirs.width}x{theirs.height}"
-                )
-
 
 def write_bundle(
     folder: Path | str,
@@ -105,9 +95,17 @@ def write_bundle(
     robot: RobotSpec,
     created_by: dict[str, Any],
     card: str,
+    with_onnx: bool = False,
+    check: Callable[[Path], Any] | None = None,
 ) -> Path:
     """Writes a complete bundle into a temporary folder, verifies it by loading it, and copies it
-    to `folder`. Raises ConfigError if the parts do not fit together."""
+    to `folder`.
+
+    with_onnx: also export the whole policy to ONNX, for nac_ros.inference.onnx_runtime
+    check: called with the complete bundle before it is copied
+
+    Raises ConfigError if the parts do not fit together, or the policy has no ONNX export.
+    """
     folder = Path(folder)
     if folder.exists() and not (folder / "manifest.json").is_file() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds files and is no bundle; choose an empty folder")
@@ -124,9 +122,13 @@ def write_bundle(
         }
         write_manifest(made, **facts)
         parts = _load_parts(made, read_manifest(made))
+        if with_onnx:
+            export_policy(parts.policy, made)
         golden_vectors.write(parts.policy, parts.to_actions, robot, made / GOLDEN)
         write_manifest(made, **facts)
         load_bundle(made)
+        if check is not None:
+            check(made)
         copytree(made, folder, dirs_exist_ok=True)
     return folder
 
@@ -139,11 +141,11 @@ def load_bundle(folder: Path | str) -> Bundle:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    _require_files(folder, manifest, REQUIRED)
+    require_files(folder, manifest, REQUIRED)
     bundle = _load_parts(folder, manifest)
     _check_parts(bundle)
     _check_statistics(bundle)
-    _check_limits(bundle)
+    check_limits(bundle.robot, folder)
     golden_vectors.verify(bundle.policy, bundle.to_actions, folder / GOLDEN)
     return bundle
 
@@ -177,14 +179,14 @@ def _load_parts(folder: Path, manifest: Manifest) -> Bundle:
     """Every part of a bundle whose manifest was verified; the policy decodes with ONNX Runtime."""
     tokenizer, detokenizer = None, None
     if takes_tokenizer(folder / "policy"):
-        _require_files(folder, manifest, OF_TOKENIZER)
+        require_files(folder, manifest, OF_TOKENIZER)
         tokenizer = load_tokenizer(folder / "tokenizer")
     policy = load_policy(folder / "policy", tokenizer)
     if isinstance(tokenizer, CodebookTokenizer):
-        _require_files(folder, manifest, (DETOKENIZER,))
+        require_files(folder, manifest, (DETOKENIZER,))
         detokenizer = OnnxDetokenizer(folder / DETOKENIZER)
         policy.decoder = NormalizedDecoder(detokenizer, policy)
-    robot = _load_robot(folder / ROBOT)
+    robot = load_bundle_robot(folder / ROBOT)
     return Bundle(folder, manifest, robot, policy, detokenizer)
 
 
@@ -209,27 +211,6 @@ class NormalizedDecoder:
             )
         chunk = torch.from_numpy(actions).to(tokens.device)
         return self._tokenizer.normalizer.normalize(chunk, torch.zeros_like(chunk[:, 0]))
-
-
-def _load_robot(path: Path) -> RobotSpec:
-    """robot.yaml, checked like every robot description; raises BundleError."""
-    read_bytes(path, BundleError, MAX_ROBOT_BYTES)
-    try:
-        return configs.build(RobotSpec, configs.load_yaml(path), str(path))
-    except (NacError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{path} is no valid robot file: {show_text(error, 400)}; export the bundle again"
-        ) from error
-
-
-def _require_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
-    """Raises BundleError unless the manifest lists `names`: only listed files are verified."""
-    for name in names:
-        if name not in manifest.files:
-            raise BundleError(
-                f"{folder}: {MANIFEST} does not list {name}, which every bundle needs; export it "
-                "again"
-            )
 
 
 def _check_parts(bundle: Bundle) -> None:
@@ -262,63 +243,10 @@ def _check_statistics(bundle: Bundle) -> None:
     stored = read_json(path, BundleError)
     for key, values in _statistics(bundle.policy, bundle.robot).items():
         found = stored.get(key) if isinstance(stored, dict) else None
-        if not isinstance(found, list) or not _equal(found, values):
+        if not isinstance(found, list) or not is_equal(found, values):
             raise BundleError(
                 f"{path}: {key} is {show_text(found)}, the networks have {show_text(values)}; "
                 "export the bundle again"
-            )
-
-
-def _equal(found: list[Any], values: list[Any]) -> bool:
-    if len(found) != len(values) or any(type(a) is not type(b) for a, b in zip(found, values)):
-        return False
-    if values and isinstance(values[0], str):
-        return found == values
-    return bool(np.allclose(found, values, rtol=TOLERANCE, atol=TOLERANCE))
-
-
-def _check_limits(bundle: Bundle) -> None:
-    """Raises BundleError if config/robots has a robot of that name with narrower limits.
-
-    The guard uses the limits of the robot's own file. A bundle must not state wider ones, which
-    other programs might use.
-    """
-    robot = bundle.robot
-    if robot.name not in list_robots():
-        return
-    allowed = {joint.name: joint for joint in load_robot(robot.name).joints}
-    for joint in robot.joints:
-        if (limit := allowed.get(joint.name)) is None or limit.unit != joint.unit:
-            continue  # a different robot of the same name; `check_robot` rejects it
-        (low, high), (lowest, highest) = joint.position, limit.position
-        margin = TOLERANCE * (highest - lowest)
-        wider = [
-            f"{field} {getattr(joint, field):g}"
-            for field in LIMITS
-            if getattr(joint, field) > getattr(limit, field) * (1 + TOLERANCE)
-        ]
-        if low < lowest - margin or high > highest + margin:
-            wider.insert(0, f"position {low:g} .. {high:g}")
-        if wider:
-            raise BundleError(
-                f"{bundle.path / ROBOT}: joint {joint.name} has {', '.join(wider)}, wider than "
-                f"robot {robot.name} allows in config/robots; correct the wrong one and export "
-                "the bundle again"
-            )
-
-
-def check_columns(spec: ChunkSpec, robot: RobotSpec) -> None:
-    """Raises ConfigError unless names and units of the chunks' columns, if known, are those of the
-    robot's joints."""
-    for field, ours, theirs in (
-        ("names", spec.names, robot.joint_names),
-        ("units", spec.units, robot.units),
-    ):
-        if ours and ours != theirs:
-            raise ConfigError(
-                f"the trained chunks' {field} are {_listed(ours)}, those of robot "
-                f"{robot.name} {_listed(theirs)}; use the robot of the data, or train with "
-                f"--robot {robot.name} on data that has its {field}"
             )
 
 
@@ -349,7 +277,3 @@ def _check_fit(policy: Policy, robot: RobotSpec) -> None:
             f"n_action_steps {config.n_action_steps} is beyond the horizon "
             f"{spec.horizon}; train with fewer"
         )
-
-
-def _listed(values: Iterable[str]) -> str:
-    return ", ".join(value or "unknown" for value in values)

@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from nac_ros.codec.seanet import fold_weight_norm
 from nac_ros.core.errors import ConfigError
 from nac_ros.export.onnx_session import OnnxDetokenizer
+from nac_ros.policies.graphs import Graph
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import random_sequences
 
 OPSET = 18
+MAX_BATCH = 4096
 TOLERANCE = 1e-5  # normalized difference between ONNX Runtime and torch
 
 
@@ -41,7 +44,7 @@ class _Detokenizer(_Tokenizer):
     """Tokens int64 `[B, L]`, reference float32 `[B, D]` -> actions float32 `[B, H, D]`."""
 
     def forward(self, tokens: Tensor, reference: Tensor) -> Tensor:
-        normalized = self.tokenizer.detokenize(tokens)
+        normalized = self.tokenizer._decode(tokens)
         return normalized * self.half_range + self.centre + (reference * self.mask)[:, None]
 
 
@@ -54,14 +57,15 @@ def export_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 def export_detokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Writes a graph with inputs `tokens`, `reference`, output `actions` [rad or m] and a dynamic
     batch."""
-    copy, chunks, reference = _folded(tokenizer)
-    example = (tokenizer.encode(chunks, reference), reference)
+    copy, _, reference = _folded(tokenizer)
+    tokens = random_sequences(tokenizer.grammar, len(reference), np.random.default_rng(0))
+    example = (torch.from_numpy(tokens), reference)
     _export(_Detokenizer(copy), ("tokens", "reference", "actions"), example, path)
 
 
 def _folded(tokenizer: Tokenizer) -> tuple[Tokenizer, Tensor, Tensor]:
     """A copy with weight norm folded, and zeros as chunks `[2, H, D]` and references `[2, D]`."""
-    if not hasattr(tokenizer, "detokenize"):
+    if not tokenizer.decodes_in_tensors:
         raise ConfigError(
             f"tokenizer {tokenizer.name} has no network to export; it decodes without ONNX"
         )
@@ -73,18 +77,38 @@ def _folded(tokenizer: Tokenizer) -> tuple[Tokenizer, Tensor, Tensor]:
     return copy, chunks, torch.zeros(2, config.action_dim)
 
 
+def export_graph(module: nn.Module, graph: Graph, path: Path) -> None:
+    """Writes a module that takes the tensors of `graph` by name."""
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    shapes = {name: {} if name in graph.constant else {0: batch} for name in graph.inputs}
+    names = (list(graph.inputs), list(graph.outputs))
+    _write(module, {"tensors": graph.inputs}, {"tensors": shapes}, names, path)
+
+
 def _export(
     module: nn.Module, names: tuple[str, str, str], example: tuple[Tensor, Tensor], path: Path
 ) -> None:
     """names: of the two inputs and the output; their first axis is dynamic."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    shapes = {name: {0: batch} for name in names[:2]}
+    _write(module, dict(zip(names, example)), shapes, (list(names[:2]), list(names[2:])), path)
+
+
+def _write(
+    module: nn.Module,
+    example: dict[str, Any],
+    dynamic_shapes: dict[str, Any],
+    names: tuple[list[str], list[str]],
+    path: Path,
+) -> None:
+    """example: arguments of `forward`; names: of the inputs and outputs of the graph"""
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
-            example,
-            input_names=list(names[:2]),
-            output_names=list(names[2:]),
-            dynamic_shapes={name: {0: batch} for name in names[:2]},
+            kwargs=example,
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             dynamo=True,
         )

@@ -33,17 +33,22 @@ class OnnxSession:
         self.path, self.duration_s = path, 0.0
         self.provider = self._session.get_providers()[0]
 
-    def run(self, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """The output of that name."""
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """All outputs, in the order of the graph."""
         started = time.perf_counter()
         try:
-            return self._session.run([output], feeds)[0]
+            return self._session.run(None, feeds)
         except Exception as error:  # onnxruntime raises bare pybind types
             raise BundleError(
-                f"{self.path} does not compute {output}: {show_text(error)}; export it again"
+                f"{self.path} cannot be computed: {show_text(error)}; export it again"
             ) from error
         finally:
             self.duration_s = time.perf_counter() - started
+
+    def run_named(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self.run(feeds)))
 
 
 class OnnxTokenizer(OnnxSession):
@@ -52,7 +57,7 @@ class OnnxTokenizer(OnnxSession):
     def __call__(self, actions: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """float32 `[B, H, D]`, float32 `[B, D]` -> int64 `[B, L]`."""
         feeds = {"actions": actions.astype(np.float32), "reference": reference.astype(np.float32)}
-        return self.run("tokens", feeds)
+        return self.run(feeds)[0]
 
 
 class OnnxDetokenizer(OnnxSession):
@@ -61,4 +66,4 @@ class OnnxDetokenizer(OnnxSession):
     def __call__(self, tokens: np.ndarray, reference: np.ndarray) -> np.ndarray:
         """int64 `[B, L]`, float32 `[B, D]` -> float32 `[B, H, D]`."""
         feeds = {"tokens": tokens.astype(np.int64), "reference": reference.astype(np.float32)}
-        return self.run("actions", feeds)
+        return self.run(feeds)[0]

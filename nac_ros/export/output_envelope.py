@@ -15,7 +15,7 @@ import numpy as np
 from nac_ros.core import config as configs
 from nac_ros.core.errors import BadActions, ConfigError
 from nac_ros.core.files import sha256, write_text
-from nac_ros.export.bundle import check_columns
+from nac_ros.export.bundle_files import check_columns
 from nac_ros.export.manifest import MANIFEST, add_file, read_manifest
 from nac_ros.robot.spec import RobotSpec
 from nac_ros.tokenizers.base import Tokenizer

@@ -12,15 +12,12 @@ from math import ceil
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from nac_ros.core.config import check_fields, number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.types import ActionChunk, Observation
-from nac_ros.export.bundle import Bundle
 from nac_ros.inference.conditions import Transition
-from nac_ros.policies.base import PolicyOutput, PredictionContext
-from nac_ros.policies.observation_encoder import Inputs
+from nac_ros.inference.policy_runtime import ChunkContext, PolicyRuntime, Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +29,11 @@ class TransitionConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether the policy must be able to continue committed steps."""
+        return self.transition == "constrained"
 
 
 class CurrentChunk(NamedTuple):
@@ -47,30 +49,29 @@ class ChunkTransition:
     Raises ConfigError for `constrained` if the policy cannot continue committed steps.
     """
 
-    def __init__(self, bundle: Bundle, config: TransitionConfig):
-        self._bundle, self._config = bundle, config
-        self._range = bundle.robot.position_high - bundle.robot.position_low
-        if config.transition == "constrained" and not bundle.policy.supports_context:
+    def __init__(self, policy: PolicyRuntime, config: TransitionConfig):
+        self._policy, self._config = policy, config
+        self._range = policy.robot.position_high - policy.robot.position_low
+        if config.transition == "constrained" and not policy.supports_context:
             raise ConfigError(
                 "transition constrained needs a policy that can continue committed steps; the "
-                f"{bundle.policy.describe()} of this bundle cannot: choose blend or best-of-n"
+                f"{policy.describe()} cannot: choose blend or best-of-n"
             )
 
     def predict(
         self,
-        inputs: Inputs,
         observation: Observation,
         current: CurrentChunk | None,
-        generator: torch.Generator,
-    ) -> PolicyOutput:
+        generator: np.random.Generator,
+    ) -> Prediction:
         """One chunk, or `candidates` of them for best-of-n."""
-        policy, config = self._bundle.policy, self._config
+        policy, config = self._policy, self._config
         if current is None or config.transition == "blend":
-            return policy.predict(inputs, generator=generator)
+            return policy.predict(observation, generator)
         if config.transition == "constrained":
             context = self._context(observation, current)
-            return policy.predict(inputs, context=context, generator=generator)
-        return policy.predict(inputs, config.candidates, generator=generator)
+            return policy.predict(observation, generator, context=context)
+        return policy.predict(observation, generator, config.candidates)
 
     def select(
         self, actions: np.ndarray, observation: Observation, current: CurrentChunk | None
@@ -84,28 +85,25 @@ class ChunkTransition:
         deviation = (actions[:, first:n_known] - remaining[first:n_known]) / self._range
         return int((deviation**2).mean((1, 2)).argmin())
 
-    def _context(self, observation: Observation, current: CurrentChunk) -> PredictionContext:
-        """The current chunk for the policy, as a batch of one."""
+    def _context(self, observation: Observation, current: CurrentChunk) -> ChunkContext:
+        """The current chunk for the policy."""
         remaining, n_known = self._remaining(observation, current)
-        device, policy = self._bundle.policy.device, self._bundle.policy
-        actions = torch.from_numpy(remaining[None].astype(np.float32)).to(device)
-        reference = torch.from_numpy(observation.reference[None].astype(np.float32)).to(device)
-        steps = torch.arange(self._bundle.horizon, device=device)[None]
+        steps = np.arange(self._policy.horizon)
         known = steps < n_known
         committed = known & (steps < self._committed_steps(observation, current))
-        return PredictionContext(policy.normalizer.normalize(actions, reference), committed, known)
+        return ChunkContext(remaining.astype(np.float32), committed, known)
 
     def _remaining(
         self, observation: Observation, current: CurrentChunk
     ) -> tuple[np.ndarray, int]:
         """The current chunk at the steps of a new one, `[H, D]`, its last action held beyond its
         end, and the number of steps before that end."""
-        chunk, rate = current.chunk, self._bundle.rate_hz
-        times = observation.stamp + (np.arange(self._bundle.horizon) + 1) / rate
+        chunk, rate = current.chunk, self._policy.rate_hz
+        times = observation.stamp + (np.arange(self._policy.horizon) + 1) / rate
         columns = [np.interp(times, chunk.times, column) for column in chunk.actions.T]
         return np.stack(columns, 1), int((times <= chunk.end + 1e-6).sum())
 
     def _committed_steps(self, observation: Observation, current: CurrentChunk) -> int:
         """Steps of a new chunk that are due before it replaces the current one."""
         seconds = current.replaced_at - observation.stamp
-        return max(ceil(seconds * self._bundle.rate_hz - 1e-6), 0)
+        return max(ceil(seconds * self._policy.rate_hz - 1e-6), 0)

@@ -90,7 +90,8 @@ class PolicyNode(ManagedNode):
         self._scheduler = ReplanScheduler(
             engine.n_action_steps, engine.rate_hz, config.margin_s, predict_s
         )
-        self.log.info(f"loaded; a prediction takes {1e3 * predict_s:.0f} ms")
+        runtime = engine.policy.name
+        self.log.info(f"loaded; a prediction by {runtime} takes {1e3 * predict_s:.0f} ms")
         self._chunks = self.create_publisher(JointTrajectory, "policy/chunk", qos.COMMAND)
         self._heartbeats = self.create_publisher(Header, "policy/heartbeat", qos.COMMAND)
         self.create_subscription(String, "task", self._on_task, qos.LATCHED)
@@ -133,7 +134,7 @@ class PolicyNode(ManagedNode):
 
     def _on_task(self, message: String) -> None:
         try:
-            self._engine.bundle.policy.task_index(message.data)
+            self._engine.policy.task_index(message.data)
         except UnknownName as error:
             self._task, self._task_error = "", str(error)
             self.log.warning(str(error), "task")

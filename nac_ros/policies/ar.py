@@ -15,11 +15,18 @@ from torch.nn import functional as F
 
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
+from nac_ros.core.sampling import Sampling
 from nac_ros.policies.base import PAPER_TRAINING, POLICIES, Targets
+from nac_ros.policies.graphs import Tensors
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
-from nac_ros.policies.sampling import Sampling, mask_illegal
-from nac_ros.policies.token_policy import NextTokenLogits, TokenPolicy, TokenPolicyConfig
-from nac_ros.policies.transformer import Cache, CausalTransformer
+from nac_ros.policies.sampling import mask_illegal
+from nac_ros.policies.token_policy import (
+    DecodingGraphs,
+    NextTokenLogits,
+    TokenPolicy,
+    TokenPolicyConfig,
+)
+from nac_ros.policies.transformer import Cache, CausalTransformer, stack_cache
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import PAD, FixedGrammar
 from nac_ros.tokenizers.serialization import check_elements
@@ -124,9 +131,35 @@ class ArPolicy(TokenPolicy):
             else:
                 step = self._sequence(prefix, tokens)
             hidden, cache = self.transformer(step, cache, condition)
-            return self.token_logits(hidden[:, -1]).float()
+            legal, head = self.token_range(tokens.shape[1]), self.token_logits
+            return F.linear(hidden[:, -1], head.weight[legal], head.bias[legal]).float()
 
         return logits
+
+    def decoding_graphs(self) -> DecodingGraphs:
+        crosses = self.config.conditioning == "cross_attention"
+
+        def begin(inputs: Inputs) -> tuple[Tensor, ...]:
+            prefix, condition = self._split_context(self.context_vectors(inputs))
+            no_tokens = inputs.task[:, None][:, :0]
+            hidden, cache = self.transformer(self._sequence(prefix, no_tokens), None, condition)
+            legal = self.token_range(0) if self.equal_books else slice(None)
+            head = self.token_logits
+            logits = F.linear(hidden[:, -1], head.weight[legal], head.bias[legal])
+            return logits, *stack_cache(cache)
+
+        def step(tensors: Tensors) -> tuple[Tensor, ...]:
+            position = tensors["position"]
+            n_cached = self._n_prefix + position
+            x = self.token_embedding(tensors["token"])[:, None] + self.position_embedding[n_cached]
+            condition = (tensors["cross_keys"], tensors["cross_values"]) if crosses else None
+            past = (tensors["keys"], tensors["values"])
+            hidden, keys, values = self.transformer.step(x, *past, n_cached, condition)
+            head = self.token_logits
+            weight, bias = (self.book(rows, position) for rows in (head.weight, head.bias))
+            return F.linear(hidden[:, 0], weight, bias), keys, values
+
+        return begin, step, (("cross_keys", "cross_values") if crosses else ())
 
     def _hidden_along(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """Transformer output `[B, L, dim]` at the position before each token."""
@@ -143,7 +176,7 @@ class ArPolicy(TokenPolicy):
 
     def _sequence(self, prefix: Tensor, tokens: Tensor) -> Tensor:
         """[prefix, BOS, tokens] with positions, `[B, n + 1 + k, dim]`."""
-        bos = self.bos.expand(len(prefix), 1, -1)
+        bos = self.bos.expand(prefix.shape[0], 1, -1)
         embedded = self.token_embedding(tokens.clamp(min=0))
         sequence = torch.cat([prefix, bos, embedded], 1)
         return sequence + self.position_embedding[: sequence.shape[1]]

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
+from nac_ros.core.sampling import Sampling
 from nac_ros.policies.base import (
     PAPER_TRAINING,
     POLICIES,
@@ -31,10 +32,17 @@ from nac_ros.policies.base import (
     Targets,
 )
 from nac_ros.policies.codeword_head import CodewordHead
+from nac_ros.policies.graphs import Graph, Tensors, example_observations, to_inputs
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
-from nac_ros.policies.sampling import Sampling, mask_illegal
-from nac_ros.policies.token_policy import NextTokenLogits, TokenPolicy, TokenPolicyConfig
-from nac_ros.policies.transformer import CausalTransformer
+from nac_ros.policies.sampling import Generator, mask_illegal
+from nac_ros.policies.token_policy import (
+    RESIDUAL,
+    DecodingGraphs,
+    NextTokenLogits,
+    TokenPolicy,
+    TokenPolicyConfig,
+)
+from nac_ros.policies.transformer import CausalTransformer, stack_cache
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.serialization import check_elements
 
@@ -187,7 +195,7 @@ class ArGuidedPolicy(TokenPolicy):
         inputs: Inputs,
         n_samples: int = 1,
         context: PredictionContext | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> PolicyOutput:
         if self.predicts_tokens:
             return super().predict(inputs, n_samples, context, generator)
@@ -215,25 +223,78 @@ class ArGuidedPolicy(TokenPolicy):
     def next_token_logits(self, inputs: Inputs) -> NextTokenLogits:
         """Decoding with a key-value cache.
 
-        Step k feeds the embedding of token k - 1 (BOS at k = 0, after the context). The residuals
-        of the plan depend on the tokens chosen so far, so they are computed again after each.
+        Step k feeds the embedding of token k - 1 (BOS at k = 0, after the context). The residual
+        of the plan depends on the tokens chosen so far, and is updated with each.
         """
         context, plans = self._context(inputs)
-        plan_residuals, cache = self._plan_residuals(plans), None
+        plan, cache = self.tokenizer.residual_steps(self._denormalized_plan(plans)), None
 
         def logits(tokens: Tensor) -> Tensor:
             nonlocal cache
-            position, residuals = tokens.shape[1], plan_residuals(tokens)
+            position, residual = tokens.shape[1], None
+            if plan is not None:
+                if position:
+                    plan.add(tokens[:, -1])
+                residual = plan.target()
             embedded = self._embed(tokens[:, -1:]) if position else self._bos(context)
-            embedded = embedded + self._plan_embedding(residuals, position)
+            embedded = embedded + self._residual_embedding(residual)
             if position:
                 step = self._add_positions(embedded, context.shape[1] + position)
             else:
                 step = self._add_positions(torch.cat([context, embedded], 1), 0)
             hidden, cache = self.transformer(step, cache)
-            return self._logits(hidden[:, -1:], residuals, position)[:, 0].float()
+            legal = self.token_range(position)
+            return self._next_logits(hidden[:, -1], residual, position, legal).float()
 
         return logits
+
+    def graphs(self) -> dict[str, Graph]:
+        """As of TokenPolicy, or `context` gives the regressed `chunk` if the policy acts by it."""
+        if self.config.acts_by == "regression_tokens":
+            raise ConfigError("acts_by regression_tokens has no ONNX export; choose tokens")
+        if self.config.acts_by == "tokens":
+            return super().graphs()
+
+        def context(tensors: Tensors) -> tuple[Tensor, ...]:
+            return (self.regress_chunk(to_inputs(tensors)),)
+
+        return {"context": Graph(context, example_observations(self.observation_spec), ("chunk",))}
+
+    def decoding_graphs(self) -> DecodingGraphs:
+        n_context = self.observation_encoder.n_vectors + 1  # with the plan
+
+        def begin(inputs: Inputs) -> tuple[Tensor, ...]:
+            context, plans = self._context(inputs)
+            plan = self.tokenizer.residual_steps(self._denormalized_plan(plans))
+            residual = None if plan is None else plan.target()
+            embedded = self._bos(context) + self._residual_embedding(residual)
+            sequence = self._add_positions(torch.cat([context, embedded], 1), 0)
+            hidden, cache = self.transformer(sequence)
+            legal = self.token_range(0) if self.equal_books else slice(None)
+            logits = self._next_logits(hidden[:, -1], residual, 0, legal)
+            return logits, *stack_cache(cache), *(() if plan is None else (plan.state,))
+
+        def step(tensors: Tensors) -> tuple[Tensor, ...]:
+            token, position = tensors["token"], tensors["position"]
+            residual, states = None, ()
+            if RESIDUAL in tensors:
+                residual, state = self.tokenizer.residual_step(tensors[RESIDUAL], token, position)
+                states = (state,)
+            n_cached = n_context + position
+            x = self._embed(token[:, None]) + self._residual_embedding(residual)
+            x = x + self.position_embedding[n_cached]
+            past = (tensors["keys"], tensors["values"])
+            hidden, keys, values = self.transformer.step(x, *past, n_cached)
+            if residual is None:
+                head = self.token_logits
+                weight, bias = (self.book(rows, position) for rows in (head.weight, head.bias))
+                return F.linear(hidden[:, 0], weight, bias), keys, values
+            codewords = self.book(self.codeword_head.codewords, position)
+            logits = self.codeword_head.next_logits(hidden[:, 0], residual, position, codewords)
+            return logits, keys, values, *states
+
+        with_codewords = self.codeword_head is not None
+        return begin, step, ((RESIDUAL,) if with_codewords else ())
 
     @torch.no_grad()
     def regress_chunk(self, inputs: Inputs) -> Tensor:
@@ -311,7 +372,7 @@ class ArGuidedPolicy(TokenPolicy):
         return hidden[:, context.shape[1] :]
 
     def _bos(self, context: Tensor) -> Tensor:
-        return self.bos.expand(len(context), 1, -1)
+        return self.bos.expand(context.shape[0], 1, -1)
 
     def _add_positions(self, x: Tensor, first: int) -> Tensor:
         return x + self.position_embedding[first : first + x.shape[1]]
@@ -321,6 +382,21 @@ class ArGuidedPolicy(TokenPolicy):
         if self.codeword_head is None:
             return self.token_embedding(tokens)
         return self.codeword_head.token_embedding(tokens)
+
+    def _residual_embedding(self, residual: Tensor | None) -> Tensor | float:
+        """`[B, 1, dim]` of the residual `[B, E]` of one position."""
+        if residual is None:
+            return 0.0
+        return self.codeword_head.plan_embedding(residual)[:, None]
+
+    def _next_logits(
+        self, hidden: Tensor, residual: Tensor | None, position: int, legal: slice
+    ) -> Tensor:
+        """Hidden states `[B, dim]` -> logits of the tokens `legal` at `position`."""
+        if self.codeword_head is not None:
+            codewords = self.codeword_head.codewords[legal]
+            return self.codeword_head.next_logits(hidden, residual, position, codewords)
+        return F.linear(hidden, self.token_logits.weight[legal], self.token_logits.bias[legal])
 
     def _logits(self, hidden: Tensor, residuals: Tensor | None, first: int) -> Tensor:
         """Hidden states `[B, k, dim]` of positions from `first` on -> logits `[B, k, V]`."""

@@ -6,6 +6,7 @@ engine, chunk transition) knows only this interface.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,17 +17,19 @@ from torch import Tensor, nn
 from nac_ros.core import config as configs
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.config import REQUIRED, check_fields, check_unique, number_field
-from nac_ros.core.errors import BadObservation, BundleError, ConfigError, UnknownName, show_text
+from nac_ros.core.errors import BundleError, ConfigError, UnknownName, show_text
 from nac_ros.core.normalize import ActionNormalizer
+from nac_ros.core.observation_spec import ObservationSpec, list_tasks, unknown_task
 from nac_ros.core.registry import Registry
 from nac_ros.core.types import Observation
+from nac_ros.policies.graphs import Graph
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder, VisionKind
+from nac_ros.policies.sampling import Generator
 from nac_ros.policies.text_encoder import (
     TEXT_ENCODER_FOLDER,
     TextEncoder,
     check_same_model,
     copy_text_encoder,
-    listed,
     nearest_task,
 )
 from nac_ros.policies.vision import describe_vision_model
@@ -51,6 +54,7 @@ POLICIES: Registry["Policy"] = Registry(
         "denoiser",
         "diffusion_schedule",
         "direct_policy",
+        "graphs",
         "local_models",
         "observation_encoder",
         "sampling",
@@ -233,13 +237,20 @@ class Policy(nn.Module, ABC):
         inputs: Inputs,
         n_samples: int = 1,
         context: PredictionContext | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> PolicyOutput:
         """Predicts `n_samples` chunks of each observation, those of one observation adjacent.
 
         context: the current chunk, `[B, ...]`; only if `supports_context`
-        generator: of the random numbers, on the CPU or the policy's device
+        generator: of the random numbers
         """
+
+    @cached_property
+    def observation_spec(self) -> ObservationSpec:
+        """What the policy observes."""
+        names = {field.name for field in fields(ObservationSpec)} - {"action_dim"}
+        values = {name: getattr(self.config, name) for name in names}
+        return ObservationSpec(**values, action_dim=self.chunk_spec.action_dim)
 
     @property
     def supports_context(self) -> bool:
@@ -294,7 +305,14 @@ class Policy(nn.Module, ABC):
 
         tokens: those that the policy sampled for `inputs` when the bundle was made, or None
         """
-        return {"chunk": self.predict(inputs, generator=torch.Generator().manual_seed(0)).chunk}
+        return {"chunk": self.predict(inputs, generator=np.random.default_rng(0)).chunk}
+
+    def graphs(self) -> dict[str, Graph]:
+        """Parts for export to ONNX; `context` takes the observation. nac_ros.inference runs them.
+
+        Raises ConfigError if the policy cannot be exported.
+        """
+        raise ConfigError(f"{self.describe()} has no ONNX export; export it with --runtime torch")
 
     def describe(self) -> str:
         """A few words for messages."""
@@ -349,12 +367,11 @@ class Policy(nn.Module, ABC):
 
         Raises UnknownName, which lists the known ones.
         """
-        config = self.config
-        for index, (task_id, prompt) in enumerate(config.tasks.items()):
-            if task in (task_id, prompt):
-                return index
-        if not config.text_dim:
-            raise UnknownName(f"unknown task '{show_text(task, 200)}'; {listed(config.tasks)}")
+        index = self.observation_spec.task_index(task)
+        if index is not None:
+            return index
+        if not self.config.text_dim:
+            raise unknown_task(task, self.config.tasks)
         if self._paraphrase is None or self._paraphrase[0] != task:
             self._paraphrase = task, self._nearest_task(task)
         return self._paraphrase[1]
@@ -367,7 +384,7 @@ class Policy(nn.Module, ABC):
         except ConfigError as error:
             raise UnknownName(
                 f"unknown task '{show_text(text, 200)}', and it cannot be compared to the trained "
-                f"prompts: {error}; {listed(config.tasks)}"
+                f"prompts: {error}; {list_tasks(config.tasks)}"
             ) from error
         limits = (config.min_similarity, config.similarity_margin)
         prompts = self.prompt_embeddings.cpu()
@@ -392,41 +409,12 @@ class Policy(nn.Module, ABC):
 
     def inputs(self, observation: Observation) -> Inputs:
         """One observation as a batch of one; raises BadObservation where its shapes do not fit."""
-        config, steps = self.config, self.config.n_obs_steps
-        images = {name: self._image_input(observation, name) for name in config.cameras}
+        arrays = self.observation_spec.arrays(observation)
+        tensors = {key: torch.from_numpy(x).to(self.device) for key, x in arrays.items()}
         task = torch.tensor([self.task_index(observation.task)], device=self.device)
-        shape: tuple[int, ...] = (steps, config.state_dim)
-        proprio = self._array_input("proprioception", observation.proprio, shape)
-        environment = commands = None
-        if config.environment_state_dim:
-            shape = (steps, config.environment_state_dim)
-            environment = self._array_input(
-                "environment_state", observation.environment_state, shape
-            )
-        if config.n_past_commands:
-            shape = (config.n_past_commands, self.chunk_spec.action_dim)
-            commands = self._array_input("past_commands", observation.past_commands, shape)
-        return Inputs(images, proprio, task, None, environment, commands)
-
-    def _image_input(self, observation: Observation, camera: str) -> Tensor:
-        size, steps = self.config.image_size, self.config.n_obs_steps
-        if camera not in observation.images:
-            known = ", ".join(observation.images) or "none"
-            raise BadObservation(f"no image of camera '{camera}'; the observation has: {known}")
-        frames = observation.images[camera]
-        if frames.shape != (steps, size, size, 3) or frames.dtype != np.uint8:
-            raise BadObservation(
-                f"camera {camera}: the policy needs uint8 images of "
-                f"{(steps, size, size, 3)}, got {frames.dtype} of {frames.shape}"
-            )
-        return torch.from_numpy(np.ascontiguousarray(frames))[None].to(self.device)
-
-    def _array_input(self, name: str, values: np.ndarray | None, shape: tuple[int, ...]) -> Tensor:
-        """Finite values of a shape as a batch of one, float32; raises BadObservation."""
-        if values is None or values.shape != shape or not np.isfinite(values).all():
-            found = "nothing" if values is None else str(values.shape)
-            raise BadObservation(f"{name} must be finite and of shape {shape}, got {found}")
-        return torch.from_numpy(values.astype(np.float32))[None].to(self.device)
+        images = {name: tensors[f"images.{name}"] for name in self.config.cameras}
+        optional = (tensors.get("environment_state"), tensors.get("past_commands"))
+        return Inputs(images, tensors["proprio"], task, None, *optional)
 
     def own_state(self) -> dict[str, Tensor]:
         """`state_dict` without the entries that are stored elsewhere."""

@@ -63,6 +63,17 @@ class CodewordHead(nn.Module):
         latents = residuals + self.residual_projection(hidden) * self.codeword_std
         return self._scores(latents) * sharpness[:, None]
 
+    def next_logits(
+        self, hidden: Tensor, residual: Tensor, position: int | Tensor, codewords: Tensor
+    ) -> Tensor:
+        """Logits `[B, n]` of the tokens with `codewords` `[n, E]` at one position.
+
+        hidden: `[B, dim]`; residual: that of the regressed chunk at this position `[B, E]`
+        """
+        sharpness = self.log_sharpness[position].exp() / self.target_widths[position]
+        latent = residual + self.residual_projection(hidden) * self.codeword_std
+        return (2 * latent @ codewords.T - codewords.square().sum(1)) * sharpness
+
     def soft_targets(self, latents: Tensor, temperature: float, legal: Tensor) -> Tensor:
         """Latents `[B, L, E]` -> distribution over tokens `[B, L, V]`, zero where illegal."""
         scores = self._scores(latents) / (temperature * self.target_widths[:, None])

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.policies.base import PAPER_TRAINING, PolicyOutput, PredictionContext
 from nac_ros.policies.direct_policy import DirectPolicy, DirectPolicyConfig
+from nac_ros.policies.graphs import EXAMPLES, Graph, Tensors, example_observations, to_inputs
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
+from nac_ros.policies.sampling import Generator, draw_normal
 from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.tokenizers.serialization import check_elements
 
@@ -81,9 +84,14 @@ class ChunkDenoiser(nn.Module):
 
 class DenoisingPolicy(DirectPolicy):
     """A policy that turns noise into chunks step by step; a subclass makes `denoiser` and
-    implements `denoise` and `loss`."""
+    implements `denoise` and `loss`.
+
+    fixes_steps_in_graph: whether `denoise` with a context needs no gradients, so that an exported
+        graph can do it
+    """
 
     Config = DenoiserConfig
+    fixes_steps_in_graph: ClassVar[bool] = False
     presets = {"paper": {}, "small": {"dim": 192}}
     training_defaults = {"paper": PAPER_TRAINING}
 
@@ -107,22 +115,46 @@ class DenoisingPolicy(DirectPolicy):
         inputs: Inputs,
         n_samples: int = 1,
         context: PredictionContext | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> PolicyOutput:
         vectors = self.context_vectors(inputs).float().repeat_interleave(n_samples, 0)
         if context is not None:
             context = PredictionContext(*(x.repeat_interleave(n_samples, 0) for x in context))
-        noise = self._draw_noise(len(vectors), generator)
+        shape = (len(vectors), self.chunk_spec.horizon, self.chunk_spec.action_dim)
+        noise = draw_normal(shape, generator, self.device)
         chunk = self.denoise(noise, vectors, context)
         if context is not None:
             chunk = torch.where(fixed_steps(context), context.actions, chunk)
         return PolicyOutput(chunk)
 
-    def _draw_noise(self, batch: int, generator: torch.Generator | None) -> Tensor:
-        """Standard normal `[B, H, D]`, drawn on the device of the generator."""
-        shape = (batch, self.chunk_spec.horizon, self.chunk_spec.action_dim)
-        device = self.device if generator is None else generator.device
-        return torch.randn(shape, generator=generator, device=device).to(self.device)
+    def graphs(self) -> dict[str, Graph]:
+        """`context` gives the context `vectors`; `denoise` turns them and `noise` into the
+        normalized `chunk`. With `fixes_steps_in_graph` it also takes `current`, the current
+        chunk, and `fixed`, bool `[B, H]`, the steps that the new one takes from it."""
+
+        def context(tensors: Tensors) -> tuple[Tensor, ...]:
+            return (self.context_vectors(to_inputs(tensors)).float(),)
+
+        def denoise(tensors: Tensors) -> tuple[Tensor, ...]:
+            kept = None
+            if "fixed" in tensors:
+                fixed = tensors["fixed"]
+                kept = PredictionContext(tensors["current"], fixed, fixed)
+            chunk = self.denoise(tensors["noise"], tensors["vectors"], kept)
+            if kept is not None:
+                chunk = torch.where(fixed_steps(kept), kept.actions, chunk)
+            return (chunk,)
+
+        spec, n_vectors = self.chunk_spec, self.observation_encoder.n_vectors
+        noise = torch.zeros(EXAMPLES, spec.horizon, spec.action_dim)
+        inputs = {"noise": noise, "vectors": torch.zeros(EXAMPLES, n_vectors, self.config.dim)}
+        if self.fixes_steps_in_graph:
+            inputs |= {"current": noise.clone(), "fixed": torch.ones(noise.shape[:2]).bool()}
+        observed = example_observations(self.observation_spec)
+        return {
+            "context": Graph(context, observed, ("vectors",)),
+            "denoise": Graph(denoise, inputs, ("chunk",)),
+        }
 
 
 def fixed_steps(context: PredictionContext) -> Tensor:

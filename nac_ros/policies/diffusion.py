@@ -39,6 +39,7 @@ class DiffusionPolicy(DenoisingPolicy):
 
     name = "diffusion"
     Config = DiffusionConfig
+    fixes_steps_in_graph = True
 
     def __init__(self, config: DiffusionConfig, preset: str, chunk_spec: ChunkSpec):
         super().__init__(config, preset, chunk_spec, causal=True)
@@ -69,7 +70,7 @@ class DiffusionPolicy(DenoisingPolicy):
             if context is not None:
                 wanted = self.schedule.add_noise(context.actions, noise, step)
                 sample = torch.where(fixed_steps(context), wanted, sample)
-            level = torch.full((len(sample),), step, device=sample.device)
+            level = sample.new_full(sample.shape[:1], step)
             predicted = self.denoiser(sample, level, vectors)
             sample = self.schedule.ddim_step(sample, predicted, step, self.clip_range)
         return sample

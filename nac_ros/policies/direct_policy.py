@@ -34,12 +34,13 @@ class DirectPolicy(Policy):
 
     @property
     def normalizer(self) -> ActionNormalizer:
-        return ActionNormalizer(self.action_low, self.action_high, self.relative)
+        is_relative = any(self.chunk_spec.relative)
+        return ActionNormalizer(self.action_low, self.action_high, self.relative, is_relative)
 
     @property
     def absolute_normalizer(self) -> ActionNormalizer:
         none = torch.zeros_like(self.relative)
-        return ActionNormalizer(self.absolute_low, self.absolute_high, none)
+        return ActionNormalizer(self.absolute_low, self.absolute_high, none, False)
 
     @torch.no_grad()
     def fit_actions(self, actions: np.ndarray, references: np.ndarray) -> None:

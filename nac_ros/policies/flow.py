@@ -61,7 +61,7 @@ class FlowPolicy(DenoisingPolicy):
         return sample
 
     def _velocity(self, sample: Tensor, time: float, vectors: Tensor) -> Tensor:
-        level = torch.full((len(sample),), LEVELS * time, device=sample.device)
+        level = sample.new_full(sample.shape[:1], LEVELS * time)
         return self.denoiser(sample, level, vectors)
 
     def _guided_velocity(

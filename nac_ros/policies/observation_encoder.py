@@ -105,7 +105,7 @@ class ObservationEncoder(nn.Module):
         if inputs.image_features is not None:
             return inputs.image_features.float()
         if not self.cameras:
-            return inputs.proprio.new_zeros(len(inputs.proprio), 0, 0)
+            return inputs.proprio.new_zeros(inputs.proprio.shape[0], 0, 0)
         return self.vision(inputs.images)
 
     def forward(self, inputs: Inputs, features: Tensor) -> Tensor:

@@ -20,7 +20,9 @@ from nac_ros.policies.base import (
     Targets,
 )
 from nac_ros.policies.direct_policy import DirectPolicy, DirectPolicyConfig
+from nac_ros.policies.graphs import Graph, Tensors, example_observations, to_inputs
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
+from nac_ros.policies.sampling import Generator
 from nac_ros.policies.transformer import CausalTransformer
 from nac_ros.tokenizers.serialization import check_elements
 
@@ -83,7 +85,7 @@ class RegressionPolicy(DirectPolicy):
         inputs: Inputs,
         n_samples: int = 1,
         context: PredictionContext | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> PolicyOutput:
         """As of the base class; the samples of an observation are equal. Raises ConfigError if a
         context is given."""
@@ -93,10 +95,18 @@ class RegressionPolicy(DirectPolicy):
             )
         return PolicyOutput(self._chunk(inputs).repeat_interleave(n_samples, 0))
 
+    def graphs(self) -> dict[str, Graph]:
+        """`context` gives the normalized `chunk`."""
+
+        def context(tensors: Tensors) -> tuple[Tensor, ...]:
+            return (self._chunk(to_inputs(tensors)),)
+
+        return {"context": Graph(context, example_observations(self.observation_spec), ("chunk",))}
+
     def _chunk(self, inputs: Inputs) -> Tensor:
         """Normalized chunks, float32 `[B, H, D]`."""
         vectors = self.context_vectors(inputs) + self.context_embedding
         memory, _ = self.encoder(vectors)
-        queries = self.queries.expand(len(vectors), -1, -1)
+        queries = self.queries.expand(vectors.shape[0], -1, -1)
         hidden, _ = self.decoder(queries, None, memory)
         return self.head(hidden).float()

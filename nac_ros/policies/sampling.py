@@ -1,27 +1,23 @@
-"""Sampling of the next token among the legal ones; an illegal token has probability zero."""
+"""Sampling of the next token among the legal ones; an illegal token has probability zero.
 
-from dataclasses import dataclass
+A token is found by inverting the cumulative distribution at a given uniform number, so
+nac_ros.core.sampling, which does the same in numpy, samples the same tokens.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from nac_ros.core.config import check_fields, number_field
-from nac_ros.core.errors import BadTokens, ConfigError
-from nac_ros.tokenizers.grammar import PAD
+from nac_ros.core.errors import BadTokens
+from nac_ros.core.sampling import Sampling
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Top-k sampling of legal tokens at a temperature; top_k = 1 is greedy."""
-
-    top_k: int = number_field(10, 1)
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature must be above 0, got {self.temperature}")
+# Source of random numbers: one of numpy gives the same numbers on every device and without torch,
+# one of torch is on the CPU or on the policy's device; None = torch's global one.
+Generator = torch.Generator | np.random.Generator | None
 
 
 class TokenSample(NamedTuple):
@@ -29,8 +25,6 @@ class TokenSample(NamedTuple):
 
     entropy: of the distribution over legal tokens [nats], float `[B, L]`
     margin: probability of the most likely legal token less that of the second, float `[B, L]`
-
-    Both are `[B, 0]` if no token was sampled.
     """
 
     tokens: Tensor
@@ -38,51 +32,57 @@ class TokenSample(NamedTuple):
     margin: Tensor
 
 
+def draw_uniform(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
+    """Random numbers in [0, 1), float32, on `device`."""
+    if isinstance(generator, np.random.Generator):
+        return torch.from_numpy(generator.random(shape, np.float32)).to(device)
+    where = device if generator is None else generator.device
+    return torch.rand(tuple(shape), generator=generator, device=where).to(device)
+
+
+def draw_normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
+    """Standard normal random numbers, float32, on `device`."""
+    if isinstance(generator, np.random.Generator):
+        return torch.from_numpy(generator.standard_normal(shape, np.float32)).to(device)
+    where = device if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=where).to(device)
+
+
 def mask_illegal(logits: Tensor, legal: Tensor) -> Tensor:
     """Sets logits of illegal tokens to -inf; raises BadTokens for NaN and where none is legal."""
-    if torch.isnan(logits).any():
-        raise BadTokens("the policy's logits hold NaN; its weights or inputs are broken")
+    check_logits(logits)
     if not legal.any(-1).all():
         raise BadTokens("no token is legal here: the sequence is complete already")
     return logits.masked_fill(~legal, -torch.inf)
 
 
-def restrict_to_forced(forced: Tensor, legal: Tensor) -> Tensor:
-    """Keeps only the `forced` token `[B]` in each row of `legal` bool `[B, V]`; -1 forces none.
+def check_logits(logits: Tensor) -> None:
+    """Raises BadTokens for NaN."""
+    if torch.isnan(logits).any():
+        raise BadTokens("the policy's logits hold NaN; its weights or inputs are broken")
 
-    A forced token that is illegal leaves an empty row, which `mask_illegal` rejects.
+
+def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """Index int64 `[B]` of the sampled entry of logits float `[B, N]`, -inf where illegal.
+
+    uniform: float32 `[B]`, random numbers in [0, 1)
     """
-    is_forced = forced[:, None] == torch.arange(legal.shape[1], device=legal.device)
-    return legal & (is_forced | (forced < 0)[:, None])
+    if sampling.top_k == 1:
+        return logits.argmax(1)
+    # In the order of the tokens, not of the logits: rounding then changes no order.
+    indices = logits.topk(min(sampling.top_k, logits.shape[1])).indices.sort(1).values
+    scaled = logits.gather(1, indices) / sampling.temperature
+    total = (scaled - scaled.amax(1, keepdim=True)).exp().cumsum(1)
+    # Below the last sum even after rounding, because the largest uniform number is 1 - 2^-24.
+    rank = (total <= uniform[:, None] * total[:, -1:]).sum(1, keepdim=True)
+    return indices.gather(1, rank)[:, 0]
 
 
-def sample(
-    logits: Tensor,
-    legal: Tensor,
-    done: Tensor,
-    sampling: Sampling,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Samples the next token int64 `[B, 1]`; rows whose sequence is complete get padding.
-
-    logits float `[B, V]`, legal bool `[B, V]`, done bool `[B]`
-    """
-    masked = mask_illegal(logits, legal | done[:, None])
-    values, tokens = masked.topk(min(sampling.top_k, masked.shape[-1]))
-    weights = torch.softmax(values / sampling.temperature, -1)  # exp(-inf) is exactly 0
-    where = weights.device if generator is None else generator.device
-    drawn = torch.multinomial(weights.to(where), 1, generator=generator).to(weights.device)
-    chosen = tokens.gather(1, drawn)
-    return chosen.masked_fill(done[:, None], PAD)
-
-
-def entropy_and_margin(logits: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy [nats] and margin in 0 .. 1 of each row, both float `[B]`; see TokenSample.
-
-    logits float `[B, V]`, legal bool `[B, V]`; a single legal token has entropy 0 and margin 1
-    """
-    log_probs = torch.log_softmax(logits.masked_fill(~legal, -torch.inf), -1)
+def entropy_and_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy [nats] and margin in 0 .. 1 of logits float `[..., N]`, -inf where illegal; see
+    TokenSample. A single legal token has entropy 0 and margin 1."""
+    log_probs = torch.log_softmax(logits, -1)
     probs = log_probs.exp()
     entropy = -(probs * log_probs.clamp(min=-1e4)).sum(-1)  # 0 * -inf would be NaN
-    first, second = probs.topk(2).values.unbind(-1)
+    first, second = pad(probs, (0, 1)).topk(2).values.unbind(-1)
     return entropy, first - second

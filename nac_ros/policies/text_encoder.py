@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nac_ros.core.errors import ConfigError, UnknownName, show_text
+from nac_ros.core.observation_spec import list_tasks
 from nac_ros.policies.local_models import (
     CONFIG_FILE,
     find_model_folder,
@@ -99,11 +100,13 @@ def nearest_task(
     nearest = f"the nearest prompt is '{texts[order[0]]}' with a similarity of {best:.2f}"
     if best < low:
         problem = f"{nearest}, at least {low:g} is needed"
-        raise UnknownName(f"unknown task '{show_text(text, 200)}': {problem}; {listed(tasks)}")
+        raise UnknownName(f"unknown task '{show_text(text, 200)}': {problem}; {list_tasks(tasks)}")
     second = float(similarities[order[1]]) if len(order) > 1 else -1.0
     if best - second < margin:
         problem = f"{nearest}, but '{names[order[1]]}' is as near with {second:.2f}"
-        raise UnknownName(f"ambiguous task '{show_text(text, 200)}': {problem}; {listed(tasks)}")
+        raise UnknownName(
+            f"ambiguous task '{show_text(text, 200)}': {problem}; {list_tasks(tasks)}"
+        )
     return int(order[0])
 
 
@@ -114,12 +117,6 @@ def check_same_model(found: Tensor, wanted: Tensor, folder: Path) -> None:
         raise ConfigError(
             f"{folder} is not the text model that the policy was trained with; copy that one"
         )
-
-
-def listed(tasks: dict[str, str]) -> str:
-    """The tasks of a policy, for errors."""
-    known = "; ".join(f"{task_id} ('{prompt}')" for task_id, prompt in tasks.items())
-    return f"this policy learned: {known}"
 
 
 def _load_tokenizer(path: Path) -> Any:

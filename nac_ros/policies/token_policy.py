@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from nac_ros.core.errors import BundleError, ConfigError
 from nac_ros.core.normalize import ActionNormalizer
+from nac_ros.core.sampling import Sampling
 from nac_ros.policies.base import (
     FINGERPRINT,
     Policy,
@@ -21,22 +22,36 @@ from nac_ros.policies.base import (
     TokenConfidence,
     is_same_fingerprint,
 )
+from nac_ros.policies.graphs import EXAMPLES, Graph, Tensors, example_observations, to_inputs
 from nac_ros.policies.observation_encoder import Inputs
 from nac_ros.policies.sampling import (
-    Sampling,
+    Generator,
     TokenSample,
+    check_logits,
+    choose,
+    draw_uniform,
     entropy_and_margin,
-    restrict_to_forced,
-    sample,
+    mask_illegal,
 )
 from nac_ros.tokenizers.base import Tokenizer
-from nac_ros.tokenizers.grammar import PAD
+from nac_ros.tokenizers.grammar import PAD, FixedGrammar
 
 N_FINGERPRINT = 8
+MAX_KEPT_LOGITS = 1 << 22  # whose confidence is measured at once
 
-# Tokens so far, int64 [B, k] -> logits of the next one, float [B, V]. It is called first with no
-# token, then with one more each time, so it may keep a cache.
+# Tokens so far, int64 [B, k] -> logits of the next one, float32 [B, V], or of `token_range(k)`
+# alone. It is called first with no token, then with one more each time, so it may keep a cache.
 NextTokenLogits = Callable[[Tensor], Tensor]
+
+
+# For export: Inputs -> outputs of the context graph; tensors -> outputs of the step graph; names
+# of the outputs of the context graph after logits, keys and values.
+DecodingGraphs = tuple[
+    Callable[[Inputs], tuple[Tensor, ...]],
+    Callable[[Tensors], tuple[Tensor, ...]],
+    tuple[str, ...],
+]
+RESIDUAL = "residual"  # the only one of these names that a step changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +137,7 @@ class TokenPolicy(Policy):
         inputs: Inputs,
         n_samples: int = 1,
         context: PredictionContext | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
     ) -> PolicyOutput:
         forced = None if context is None else self._forced_tokens(context)
         if self.config.cameras:
@@ -140,7 +155,7 @@ class TokenPolicy(Policy):
     def sample_tokens(
         self,
         inputs: Inputs,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         sampling: Sampling | None = None,
         forced: Tensor | None = None,
     ) -> TokenSample:
@@ -150,19 +165,96 @@ class TokenPolicy(Policy):
         forced: int64 `[B, L]`, the token that a position must have, or -1
         """
         logits_of, sampling = self.next_token_logits(inputs), sampling or self.config.sampling
-        tokens = torch.empty(len(inputs.proprio), 0, dtype=torch.int64, device=self.device)
-        confidences = []
-        while True:
-            position = tokens.shape[1]
-            logits = logits_of(tokens)
-            legal, done = self.next_legal(tokens)
-            confidences.append(torch.stack(entropy_and_margin(logits, legal | done[:, None])))
-            if forced is not None and position < forced.shape[1]:
-                legal = restrict_to_forced(forced[:, position], legal)
-            chosen = sample(logits, legal, done, sampling, generator)
-            tokens = torch.cat([tokens, chosen], 1)
-            if self._are_complete(tokens):
-                return TokenSample(tokens, *torch.stack(confidences, -1))
+        shape = (len(inputs.proprio), self.grammar.max_tokens)
+        uniform = draw_uniform(shape, generator, self.device)
+        tokens = torch.full(shape, PAD, dtype=torch.int64, device=self.device)
+        if forced is not None:
+            self._check_forced(forced)
+        confidence, length, is_complete = ConfidenceMeter(), 0, False
+        while not is_complete:
+            before = tokens[:, :length]
+            logits, first, done = self._legal_logits(logits_of(before), before)
+            chosen = first + choose(logits, uniform[:, length], sampling)
+            if forced is not None and length < forced.shape[1]:
+                wanted = forced[:, length]
+                chosen = torch.where(wanted >= 0, wanted, chosen)
+            tokens[:, length] = chosen if done is None else chosen.masked_fill(done, PAD)
+            confidence.add(logits)
+            length += 1
+            is_complete = self._are_complete(tokens[:, :length])
+        return TokenSample(tokens[:, :length].contiguous(), *confidence.measure())
+
+    def token_range(self, position: int) -> slice:
+        """Tokens that are legal at a position whatever came before; all without a FixedGrammar."""
+        if isinstance(self.grammar, FixedGrammar):
+            return slice(self.grammar.starts[position], self.grammar.stops[position])
+        return slice(0, self.grammar.vocab_size)
+
+    def graphs(self) -> dict[str, Graph]:
+        """`context` gives the `logits` of the first token and the keys and values of the sequence
+        so far; `step` takes token `position` - 1 and gives those of the next one.
+
+        Logits are of `token_range` where all ranges are equally long books of the vocabulary
+        (`equal_books`), else of all tokens. All outputs of `context` but `logits` are inputs of
+        `step`; `keys` and `values` with room for the whole sequence.
+        """
+        observed = example_observations(self.observation_spec)
+        begin, step, extras = self.decoding_graphs()
+        names = ("logits", "keys", "values", *extras)
+        context = Graph(lambda tensors: begin(to_inputs(tensors)), observed, names)
+        with torch.no_grad():
+            found = dict(zip(names, context.function(observed)))
+        room = (0, 0, 0, self.grammar.max_tokens - 1)
+        inputs = {key: found[key] for key in extras}
+        inputs |= {key: pad(found[key], room) for key in ("keys", "values")}
+        inputs["token"] = torch.zeros(EXAMPLES, dtype=torch.int64)
+        inputs["position"] = torch.ones(1, dtype=torch.int64)
+        changed = ("keys", "values", *(key for key in extras if key == RESIDUAL))
+        outputs = ("logits", *(f"next_{key}" for key in changed))
+        return {"context": context, "step": Graph(step, inputs, outputs, ("position",))}
+
+    def decoding_graphs(self) -> DecodingGraphs:
+        """The functions of `graphs`; raises ConfigError if the policy cannot be exported."""
+        raise ConfigError(f"{self.describe()} has no ONNX export; export it with --runtime torch")
+
+    @property
+    def equal_books(self) -> tuple[int, list[int]] | None:
+        """Length of every `token_range`, and the index of each position's among the consecutive
+        books of that length; None if the ranges are no such books."""
+        grammar = self.grammar
+        if not isinstance(grammar, FixedGrammar):
+            return None
+        sizes = {stop - start for start, stop in zip(grammar.starts, grammar.stops)}
+        size = sizes.pop()
+        if sizes or grammar.vocab_size % size or any(start % size for start in grammar.starts):
+            return None
+        return size, [start // size for start in grammar.starts]
+
+    def book(self, rows: Tensor, position: Tensor) -> Tensor:
+        """Rows `[V, ...]` of the tokens that are legal at `position` int64 `[1]`, for export; all
+        rows without `equal_books`."""
+        if (books := self.equal_books) is None or len(set(books[1])) == 1:
+            return rows
+        size, of_position = books
+        index = torch.tensor(of_position, device=rows.device)[position]
+        return rows.unflatten(0, (-1, size))[index][0]
+
+    def _legal_logits(self, logits: Tensor, tokens: Tensor) -> tuple[Tensor, int, Tensor | None]:
+        """Logits of `token_range` after tokens `[B, k]`, -inf where illegal; the first token of
+        the range; and which rows are complete, bool `[B]`, None if they all end together."""
+        legal = self.token_range(tokens.shape[1])
+        if logits.shape[1] > legal.stop - legal.start:
+            logits = logits[:, legal]
+        if isinstance(self.grammar, FixedGrammar):
+            return logits, legal.start, None
+        allowed, done = self.next_legal(tokens)
+        return mask_illegal(logits, allowed | done[:, None]), 0, done
+
+    def _check_forced(self, forced: Tensor) -> None:
+        """Raises BadTokens for a forced token `[B, L]` that is illegal at its position."""
+        if isinstance(self.grammar, FixedGrammar):
+            starts = torch.tensor(self.grammar.starts[: forced.shape[1]], device=forced.device)
+            self.grammar.check_prefix(torch.where(forced < 0, starts, forced).cpu().numpy())
 
     @torch.no_grad()
     def evaluate(
@@ -230,6 +322,35 @@ class TokenPolicy(Policy):
         first, last = spans[:, 0].tolist(), (spans[:, 1] - 1).tolist()
         forced = context.committed[:, first] & context.known[:, last]
         return tokens.masked_fill(~forced, -1)
+
+
+class ConfidenceMeter:
+    """Entropy and margin of logits, computed for many positions at once."""
+
+    def __init__(self) -> None:
+        self._logits = list[Tensor]()
+        self._measured = list[tuple[Tensor, Tensor]]()  # each `[B, k]`
+
+    def add(self, logits: Tensor) -> None:
+        """Logits `[B, n]` of the next position, -inf where illegal."""
+        self._logits.append(logits)
+        if len(self._logits) * logits.numel() > MAX_KEPT_LOGITS:
+            self._flush()
+
+    def measure(self) -> tuple[Tensor, Tensor]:
+        """Entropy and margin `[B, L]`; raises BadTokens if a logit is NaN."""
+        if self._logits:
+            self._flush()
+        entropies, margins = zip(*self._measured)
+        return torch.cat(entropies, 1), torch.cat(margins, 1)
+
+    def _flush(self) -> None:
+        widest = max(row.shape[1] for row in self._logits)
+        rows = [pad(row, (0, widest - row.shape[1]), value=-torch.inf) for row in self._logits]
+        stacked = torch.stack(rows, 1)
+        check_logits(stacked)
+        self._measured.append(entropy_and_margin(stacked))
+        self._logits = []
 
 
 def token_accuracy(tokens: Tensor, wanted: Tensor) -> float:

@@ -56,6 +56,23 @@ class Block(nn.Module):
             x = x + self.cross["out"](self._attend(query, *attended, None))
         return x + self.mlp(self.norm2(x)), Cache((key, value), attended)
 
+    def step(
+        self, x: Tensor, past: KeysValues, mask: Tensor, condition: KeysValues | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One position `[B, 1, dim]` after a cache of fixed length -> the same, and its keys and
+        values `[B, heads, 1, d]`.
+
+        past: keys and values `[B, heads, T, d]`; mask: bool `[T + 1]`, the cached positions that
+        count, and the new one; condition: keys and values of the cross-attention
+        """
+        query, key, value = self._heads(self.qkv(self.norm1(x)), 3)
+        keys, values = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        x = x + self.out(self._attend(query, keys, values, mask))
+        if self.cross is not None:
+            (query,) = self._heads(self.cross["query"](self.cross["norm"](x)), 1)
+            x = x + self.cross["out"](self._attend(query, *condition, None))
+        return x + self.mlp(self.norm2(x)), key, value
+
     def _condition_keys(self, condition: Tensor) -> KeysValues:
         key, value = self._heads(self.cross["key_value"](condition), 2)
         return key, value
@@ -105,7 +122,41 @@ class CausalTransformer(nn.Module):
             new_cache.append(kept)
         return self.norm(x), new_cache
 
+    def step(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        n_cached: Tensor,
+        condition: KeysValues | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One position `[B, 1, dim]` after a cache of fixed length, for export.
+
+        keys, values: `[B, layers, heads, T, d]`, of which the first `n_cached` int64 `[1]` of T
+        count; condition: keys and values of the cross-attention, `[B, layers, heads, N, d]`
+
+        Returns the output `[B, 1, dim]`, and its keys and values `[B, layers, heads, 1, d]`.
+        """
+        length = keys.shape[3]
+        index = torch.arange(length + 1, device=x.device)
+        mask = ((index < n_cached) | (index == length))[None]  # [1, T + 1]
+        new_keys, new_values = [], []
+        for layer, block in enumerate(self.blocks):
+            past = (keys[:, layer], values[:, layer])
+            read = None if condition is None else (condition[0][:, layer], condition[1][:, layer])
+            x, key, value = block.step(x, past, mask, read)
+            new_keys.append(key)
+            new_values.append(value)
+        return self.norm(x), torch.stack(new_keys, 1), torch.stack(new_values, 1)
+
     def _mask(self, length: int, device: torch.device) -> Tensor:
         mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         mask[: self.n_context, : self.n_context] = True
         return mask
+
+
+def stack_cache(cache: list[Cache]) -> tuple[Tensor, ...]:
+    """Keys and values of all blocks, each `[B, layers, heads, T, d]`; with cross-attention also
+    those of the conditioning."""
+    parts = [pair for kept in zip(*cache) if kept[0] is not None for pair in zip(*kept)]
+    return tuple(torch.stack(part, 1) for part in parts)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError, show_text
+from nac_ros.core.sampling import Sampling
 from nac_ros.policies.base import POLICIES, Targets
 from nac_ros.policies.local_models import (
     CONFIG_FILE,
@@ -32,7 +33,7 @@ from nac_ros.policies.local_models import (
     quiet_transformers,
 )
 from nac_ros.policies.observation_encoder import Inputs, ObservationEncoder
-from nac_ros.policies.sampling import Sampling, mask_illegal
+from nac_ros.policies.sampling import mask_illegal
 from nac_ros.policies.token_policy import NextTokenLogits, TokenPolicy, TokenPolicyConfig
 from nac_ros.tokenizers.base import Tokenizer
 from nac_ros.tokenizers.grammar import PAD

@@ -9,14 +9,20 @@ from nac_ros.core import config as configs
 from nac_ros.core.config import config_dir, number_field
 from nac_ros.core.files import sha256
 from nac_ros.core.provenance import environment
-from nac_ros.export.bundle import load_bundle
 from nac_ros.export.manifest import MANIFEST
 from nac_ros.inference.chunk_transition import TransitionConfig
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.load_runtime import load_runtime
+from nac_ros.inference.policy_runtime import RuntimeConfig
 from nac_ros.inference.uncertainty import LowConfidenceConfig
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 
-LOAD_PARAMETERS = ("bundle", "transition", "n_action_steps")  # can be set before configuring
+LOAD_PARAMETERS = (
+    "bundle",
+    "runtime",
+    "transition",
+    "n_action_steps",
+)  # can be set before configuring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class PolicyParameters(LowConfidenceConfig):
     robot: name in config/robots, or path of a robot's YAML; empty = the robot of the bundle
     task: prompt or task id at the start; the topic `task` changes it
     seed: of the token sampling
-    threads: CPU threads of an inference; one leaves the other cores to the guard
+    runtime, threads: see RuntimeConfig
     margin_s: the next chunk is due this long before the executed steps run out
     retry_s: waiting time after a missing or unusable observation
     max_stall_s: the heartbeat stops if the inference loop has not run for longer
@@ -40,6 +46,7 @@ class PolicyParameters(LowConfidenceConfig):
     robot: str = ""
     task: str = ""
     seed: int = number_field(0, 0, 2**31)
+    runtime: str = "auto"
     threads: int = number_field(1, 1, 256)
     margin_s: float = number_field(0.03, 0.0, 1.0)
     retry_s: float = number_field(0.02, 0.001, 10.0)
@@ -56,20 +63,23 @@ class PolicyParameters(LowConfidenceConfig):
 
 def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
     """The engine, warmed up and with its call log, and the robot; raises NacError."""
-    bundle = load_bundle(parameters.folder)
-    spec = load_robot(parameters.robot) if parameters.robot else current_spec_of(bundle.robot)
-    bundle.check_robot(spec)
-    if parameters.task:
-        bundle.policy.task_index(parameters.task)
     transition = configs.build(TransitionConfig, {"transition": parameters.transition}, "policy")
-    steps = parameters.n_action_steps or None
-    engine = Engine(bundle, parameters.seed, parameters.threads, steps, transition=transition)
+    facts = {"runtime": parameters.runtime, "threads": parameters.threads}
+    runtime = configs.build(RuntimeConfig, facts, "policy")
+    policy = load_runtime(parameters.folder, runtime, transition.needs_context)
+    spec = load_robot(parameters.robot) if parameters.robot else current_spec_of(policy.robot)
+    policy.check_robot(spec)
+    if parameters.task:
+        policy.task_index(parameters.task)
+    engine = Engine(policy, parameters.seed, parameters.n_action_steps or None, transition)
     engine.warm_up()
-    engine.call_log = _open_call_log(parameters, transition)
+    engine.call_log = _open_call_log(parameters, transition, policy.name)
     return engine, spec
 
 
-def _open_call_log(parameters: PolicyParameters, transition: TransitionConfig) -> CallLog | None:
+def _open_call_log(
+    parameters: PolicyParameters, transition: TransitionConfig, runtime: str
+) -> CallLog | None:
     folder, path = call_log_folder(parameters.call_log), parameters.folder.resolve()
     if folder is None:
         return None
@@ -79,6 +89,7 @@ def _open_call_log(parameters: PolicyParameters, transition: TransitionConfig) -
         **environment(),
         "transition": asdict(transition),
         "seed": parameters.seed,
+        "runtime": runtime,
         "threads": parameters.threads,
         "n_action_steps": parameters.n_action_steps or None,
     }

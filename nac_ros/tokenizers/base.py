@@ -34,6 +34,29 @@ MAX_STATISTIC = 1e4  # [rad or m] beyond the range of any joint
 # Tokens chosen so far, int64 [B, k] -> residual vectors [B, L, E] that the tokens should quantize.
 ResidualTargets = Callable[[Tensor], Tensor]
 
+
+class ResidualSteps(ABC):
+    """The residual vectors of one batch of chunks, token by token, for autoregressive decoding.
+
+    `target` and `add` are called in turns; they give the vectors of `residual_targets` without
+    computing again those of the other positions.
+    """
+
+    @property
+    def state(self) -> Tensor:
+        """What `Tokenizer.residual_step` starts from, `[B, ...]`; raises ConfigError for steps
+        that cannot be exported."""
+        raise ConfigError("these residual vectors cannot be exported to ONNX")
+
+    @abstractmethod
+    def target(self) -> Tensor:
+        """Vector `[B, E]` that the next token should quantize."""
+
+    @abstractmethod
+    def add(self, tokens: Tensor) -> None:
+        """The next token of each chunk, int64 `[B]`, was chosen."""
+
+
 TOKENIZERS: Registry["Tokenizer"] = Registry(
     "tokenizer",
     "nac_ros.tokenizers",
@@ -71,6 +94,7 @@ class Tokenizer(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # training config by preset
     name: ClassVar[str]
     learned: ClassVar[bool] = False
+    decodes_in_tensors: ClassVar[bool] = False  # `_decode` is torch alone: it exports to ONNX
     grammar: Grammar
 
     def __init__(self, config: TokenizerConfig, preset: str = "small"):
@@ -121,14 +145,14 @@ class Tokenizer(nn.Module, ABC):
     @property
     def normalizer(self) -> ActionNormalizer:
         """Normalizer of the training actions, relative columns less the reference; tensors."""
-        return ActionNormalizer(self.low, self.high, self.relative)
+        return ActionNormalizer(self.low, self.high, self.relative, self.is_relative)
 
     @property
     def absolute_normalizer(self) -> ActionNormalizer:
         """Normalizer for published errors, tensors: minimum and maximum of the absolute training
         actions, with the smallest half ranges of the config."""
         none = torch.zeros_like(self.relative)
-        return ActionNormalizer(self.absolute_low, self.absolute_high, none)
+        return ActionNormalizer(self.absolute_low, self.absolute_high, none, False)
 
     @property
     def mse_weights(self) -> Tensor:
@@ -210,6 +234,21 @@ class Tokenizer(nn.Module, ABC):
         None if tokens have no vectors.
         """
         return None
+
+    def residual_steps(self, normalized: Tensor) -> ResidualSteps | None:
+        """The same vectors one by one, for chunks `[B, H, D]`; None if tokens have no vectors."""
+        targets = self.residual_targets(normalized)
+        return None if targets is None else RecomputedSteps(targets, normalized)
+
+    def residual_step(
+        self, state: Tensor, tokens: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One step of `residual_steps` for export: its state `[B, ...]` before tokens int64 `[B]`
+        at `position` - 1 -> the vector `[B, E]` at `position`, int64 `[1]`, and the new state.
+
+        Raises ConfigError for a tokenizer whose steps cannot be exported.
+        """
+        raise ConfigError(f"the residuals of tokenizer {self.name} cannot be exported to ONNX")
 
     def latents(self, normalized: Tensor) -> Tensor | None:
         """Residual vectors `[B, L, E]` along the tokens of `encode`; None without vectors."""
@@ -325,6 +364,7 @@ class CodebookTokenizer(Tokenizer):
     """
 
     learned = True
+    decodes_in_tensors = True
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:
@@ -374,6 +414,15 @@ class ResidualTokenizer(CodebookTokenizer):
             self.quantizer.residual_targets(latent, self._codes(tokens)), 1
         )
 
+    def residual_steps(self, normalized: Tensor) -> ResidualSteps:
+        return QuantizerSteps(self, self.latent(normalized))
+
+    def residual_step(
+        self, state: Tensor, tokens: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        codewords = nn.functional.embedding(tokens, self.embeddings())
+        return self.quantizer.residual_step(state, codewords, position)
+
     def _encode(self, normalized: Tensor) -> Tensor:
         return torch.cat(self.quantizer.codes(self.latent(normalized)), 1) + self.offsets
 
@@ -382,6 +431,40 @@ class ResidualTokenizer(CodebookTokenizer):
         k = tokens.shape[1]
         codes = tokens - self.offsets[:k]
         return [codes[:, first:end] for first, end in self._stage_bounds if first < k]
+
+
+class RecomputedSteps(ResidualSteps):
+    """Steps of a tokenizer that can only compute all its residual vectors at once."""
+
+    def __init__(self, targets: ResidualTargets, normalized: Tensor):
+        self._targets = targets
+        self._tokens = normalized.new_zeros(len(normalized), 0, dtype=torch.int64)
+
+    def target(self) -> Tensor:
+        return self._targets(self._tokens)[:, self._tokens.shape[1]]
+
+    def add(self, tokens: Tensor) -> None:
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
+
+
+class QuantizerSteps(ResidualSteps):
+    """Residual vectors of latents `[B, E, ...]` of a residual tokenizer."""
+
+    def __init__(self, tokenizer: ResidualTokenizer, latent: Tensor):
+        self._quantizer, self._starts = tokenizer.quantizer, tokenizer.grammar.starts
+        self._residual, self._position = latent, 0
+
+    @property
+    def state(self) -> Tensor:
+        return self._residual
+
+    def target(self) -> Tensor:
+        return self._quantizer.residual_target(self._residual, self._position)
+
+    def add(self, tokens: Tensor) -> None:
+        codes = tokens - self._starts[self._position]
+        self._residual = self._quantizer.subtract(self._residual, codes, self._position)
+        self._position += 1
 
 
 def to_floats(values, what: str) -> Tensor:

@@ -40,6 +40,7 @@ class BinTokenizer(Tokenizer):
     """Tokens in the order of steps, and of dimensions within a step."""
 
     name = "bin"
+    decodes_in_tensors = True
     Config = BinConfig
 
     def __init__(self, config: BinConfig, preset: str = "small"):
@@ -69,7 +70,7 @@ class BinTokenizer(Tokenizer):
 
     def _decode(self, tokens: Tensor) -> Tensor:
         knots = (tokens.float() + 0.5) * (2 * self.config.limit / self.config.n_bins)
-        knots = (knots - self.config.limit).view(len(tokens), self._steps, -1)
+        knots = (knots - self.config.limit).unflatten(1, (self._steps, -1))
         if self._steps == self.config.horizon:
             return knots
         steps = torch.arange(1, self.config.horizon + 1, dtype=torch.float32)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, show_text
 from nac_ros.tokenizers.base import TOKENIZERS, Tokenizer, TokenizerConfig
-from nac_ros.tokenizers.grammar import PAD, Grammar
+from nac_ros.tokenizers.grammar import PAD, BpeGrammar, Grammar
 
 FIRST_CHARACTER = 0xF0000  # Unicode's supplementary private use area A
 MAX_CHARACTERS = 65_534  # in that area
@@ -46,25 +46,6 @@ class FastConfig(TokenizerConfig):
     @property
     def alphabet_size(self) -> int:
         return 2 * self.max_coefficient + 1
-
-
-class BpeGrammar(Grammar):
-    """Sequences of BPE tokens of 1 or more coefficients each, exactly `total` together."""
-
-    def __init__(self, lengths: np.ndarray, total: int):
-        self._lengths, self._total = lengths, total
-        self.vocab_size, self.max_tokens = len(lengths), total
-
-    def legal(self, prefix: np.ndarray) -> np.ndarray:
-        return self._lengths <= self._left(prefix)[:, None]
-
-    def done(self, prefix: np.ndarray) -> np.ndarray:
-        return self._left(prefix) == 0
-
-    def _left(self, prefix: np.ndarray) -> np.ndarray:
-        known = (prefix >= 0) & (prefix < self.vocab_size)
-        lengths = np.where(known, self._lengths[np.where(known, prefix, 0)], 0)
-        return self._total - lengths.sum(1)
 
 
 @TOKENIZERS.register("fast")
@@ -119,6 +100,12 @@ class FastTokenizer(Tokenizer):
         codes = codes - FIRST_CHARACTER - config.max_coefficient
         spectrum = codes.reshape(-1, config.horizon, config.action_dim) / config.scale
         return torch.from_numpy(idct(spectrum, axis=1, norm="ortho")).float()
+
+    @property
+    def pieces(self) -> tuple[tuple[int, ...], ...]:
+        """Rounded coefficients of each token."""
+        zero = FIRST_CHARACTER + self.config.max_coefficient
+        return tuple(tuple(ord(character) - zero for character in text) for text in self._pieces)
 
     def _has_codes(self, coefficients: np.ndarray) -> np.ndarray:
         """Bool `[B]`: chunks whose coefficients all have a character. With the range `quantiles`

@@ -113,6 +113,25 @@ class FixedGrammar(Grammar):
             raise BadTokens(self._illegal(token, position, self.table[position]))
 
 
+class BpeGrammar(Grammar):
+    """Sequences of BPE tokens of 1 or more coefficients each, exactly `total` together."""
+
+    def __init__(self, lengths: np.ndarray, total: int):
+        self.lengths, self.total = lengths, total
+        self.vocab_size, self.max_tokens = len(lengths), total
+
+    def legal(self, prefix: np.ndarray) -> np.ndarray:
+        return self.lengths <= self._left(prefix)[:, None]
+
+    def done(self, prefix: np.ndarray) -> np.ndarray:
+        return self._left(prefix) == 0
+
+    def _left(self, prefix: np.ndarray) -> np.ndarray:
+        known = (prefix >= 0) & (prefix < self.vocab_size)
+        lengths = np.where(known, self.lengths[np.where(known, prefix, 0)], 0)
+        return self.total - lengths.sum(1)
+
+
 def random_sequences(grammar: Grammar, n: int, generator: np.random.Generator) -> np.ndarray:
     """Complete sequences int64 `[n, L]`, each token drawn uniformly from the legal ones."""
     tokens = np.zeros((n, 0), np.int64)

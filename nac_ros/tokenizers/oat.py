@@ -13,6 +13,7 @@ from nac_ros.core.errors import ConfigError
 from nac_ros.tokenizers.base import (
     TOKENIZERS,
     CodebookTokenizer,
+    ResidualSteps,
     ResidualTargets,
     TokenizerConfig,
     TrainingOutput,
@@ -92,6 +93,14 @@ class Oat(CodebookTokenizer):
         latents = self.fsq.bound(self.encoder(normalized))
         return lambda tokens: latents
 
+    def residual_steps(self, normalized: Tensor) -> ResidualSteps:
+        return RegisterSteps(self.fsq.bound(self.encoder(normalized)))
+
+    def residual_step(
+        self, state: Tensor, tokens: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return state[:, position][:, 0], state
+
     def training_step(self, normalized: Tensor, quantize: bool = True) -> TrainingOutput:
         latents = self.fsq.bound(self.encoder(normalized))
         if quantize:
@@ -115,6 +124,23 @@ class Oat(CodebookTokenizer):
         batch, n, _ = latents.shape
         lengths = torch.randint(1, n + 1, (batch, 1), device=latents.device)
         return torch.arange(n, device=latents.device) < lengths
+
+
+class RegisterSteps(ResidualSteps):
+    """Latents `[B, R, E]`, one register after the other."""
+
+    def __init__(self, latents: Tensor):
+        self._latents, self._position = latents, 0
+
+    @property
+    def state(self) -> Tensor:
+        return self._latents
+
+    def target(self) -> Tensor:
+        return self._latents[:, self._position]
+
+    def add(self, tokens: Tensor) -> None:
+        self._position += 1
 
 
 class Fsq(nn.Module):

@@ -29,12 +29,11 @@ from nac_ros.core.errors import (
 )
 from nac_ros.core.json_reader import read_json
 from nac_ros.core.registry import Registry
+from nac_ros.core.safetensors_file import read_shapes, reject_link
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 3  # of both files; goes up with the name of a field or tensor
 MAX_CONFIG = 16 << 20  # bytes of a config.json, which holds the vocabulary of a BPE
-MAX_WEIGHTS = 2 << 30  # bytes of a safetensors file
-MAX_HEADER = 8 << 20  # bytes of its header, which names each tensor
 MAX_SIZE = 1 << 20  # of each integer in a network's config
 MAX_ELEMENTS = 1 << 26  # values of a table or matrix that a config may ask for before loading
 # A network may have SIZE_FACTOR times the values and tensors of its weight file, plus some:
@@ -95,7 +94,7 @@ def read_config(folder: Path | str, kind: str) -> SavedModel:
         raise BundleError(
             f"no {kind} in {folder}: {CONFIG_FILE} is missing; make one: nac {kind} train"
         )
-    _reject_link(path)
+    reject_link(path)
     content = read_json(path, BundleError, MAX_CONFIG)
     if not isinstance(content, dict):
         raise BundleError(f"{path} holds no mapping; copy the {kind} again or train it again")
@@ -164,32 +163,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
                 f"{path}: {show_text(name)} holds NaN or inf; train or export it again"
             )
     return tensors
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by tensor name, from the header of a safetensors file; raises BundleError."""
-    _reject_link(path)
-    try:
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; copy the whole folder again")
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-        header = int.from_bytes(start, "little")
-        if not 8 < size <= MAX_WEIGHTS or not 0 < header <= min(MAX_HEADER, size - 8):
-            raise BundleError(
-                f"{path} is no safetensors file: {size} bytes with a header of "
-                f"{header if len(start) == 8 else 0} bytes; at most {MAX_WEIGHTS} and "
-                f"{MAX_HEADER} are read, a pickle never is. Copy it again"
-            )
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
-    except NacError:
-        raise
-    except Exception as error:  # safetensors raises types of its own
-        raise BundleError(
-            f"{path} is no complete safetensors file: {show_text(error)}; copy it again"
-        ) from error
 
 
 def check_sizes(config: Any) -> None:
@@ -303,11 +276,3 @@ def _compatible(own: Tensor, saved: Tensor) -> bool:
     if own.is_floating_point() and saved.is_floating_point():
         return own.shape == saved.shape and saved.dtype.itemsize <= own.dtype.itemsize
     return own.shape == saved.shape and own.dtype == saved.dtype
-
-
-def _reject_link(path: Path) -> None:
-    if path.is_symlink():
-        raise BundleError(
-            f"{path} is a symbolic link, and only plain files are read; copy the folder with "
-            "`cp -rL`"
-        )

@@ -11,9 +11,10 @@ from nac_ros.core.errors import ConfigError, SimulationError
 from nac_ros.core.image_codec import encode_jpeg
 from nac_ros.evaluation.baselines import TimedEngine
 from nac_ros.evaluation.rollout import Rollout, trial_result
-from nac_ros.export.bundle import Bundle, load_bundle
 from nac_ros.inference.chunk_transition import TransitionConfig
 from nac_ros.inference.engine import Engine
+from nac_ros.inference.load_runtime import load_runtime
+from nac_ros.inference.policy_runtime import PolicyRuntime
 from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 from nac_ros.simulation.domain_randomization import DomainRandomization
 from nac_ros.simulation.expert import expert_setpoints, step_to_setpoint
@@ -109,9 +110,9 @@ def run_trial(job: TrialJob) -> SimulatedTrial:
         twin = _twin(load_robot(ROBOT), task, job.randomization)
         measurements, error = {}, _run_expert(job, twin, seed, observer)
     else:
-        bundle = _bundle(job.source)
-        twin = _twin(current_spec_of(bundle.robot), task, job.randomization)
-        measurements, error = _run_policy(job, bundle, twin, seed, observer), ""
+        policy = _policy(job.source, _transition(job).needs_context)
+        twin = _twin(current_spec_of(policy.robot), task, job.randomization)
+        measurements, error = _run_policy(job, policy, twin, seed, observer), ""
     outcome, rate = twin.outcome(), twin.spec.action_rate_hz
     if error or outcome.state == "running":
         outcome = Outcome("failure", error or twin.task.timeout_reason())
@@ -146,15 +147,12 @@ def _run_expert(job: TrialJob, twin: Twin, seed: int, observer: RolloutObserver)
 
 
 def _run_policy(
-    job: TrialJob, bundle: Bundle, twin: Twin, seed: int, observer: RolloutObserver
+    job: TrialJob, policy: PolicyRuntime, twin: Twin, seed: int, observer: RolloutObserver
 ) -> dict[str, Any]:
     """Runs the bundle's policy with engine and guard, as `nac eval` does; returns measurements."""
     conditions = job.protocol.conditions
-    transition = TransitionConfig(transition=conditions.transition)
-    n_action_steps = conditions.n_action_steps or None
-    engine = TimedEngine(
-        Engine(bundle, seed, threads=1, n_action_steps=n_action_steps, transition=transition)
-    )
+    steps = conditions.n_action_steps or None
+    engine = TimedEngine(Engine(policy, seed, steps, _transition(job)))
     rollout = Rollout(twin.spec, job.slot.task, engine, conditions.latency_ms / 1000, twin=twin)
     guard = rollout.run_trial(seed, job.protocol.max_steps, observer)
     result = trial_result(rollout, guard, engine, job.slot.task, job.slot.trial)
@@ -166,6 +164,10 @@ def _run_policy(
         "rejections": result.rejections,
         "chunk_ms": tuple(1000 * seconds for seconds in result.predict_s),
     }
+
+
+def _transition(job: TrialJob) -> TransitionConfig:
+    return TransitionConfig(transition=job.protocol.conditions.transition)
 
 
 def _steps(twin: Twin) -> int:
@@ -187,8 +189,8 @@ def _twin(spec: RobotSpec, task: str, randomization: DomainRandomization) -> Twi
 
 
 @lru_cache(maxsize=8)
-def _bundle(path: str) -> Bundle:
-    return load_bundle(path)
+def _policy(path: str, needs_context: bool) -> PolicyRuntime:
+    return load_runtime(path, needs_context=needs_context)
 
 
 def _jobs(run: TrialRun, film_strips: bool) -> Iterator[TrialJob]:
