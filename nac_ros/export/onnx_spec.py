@@ -9,7 +9,7 @@ import numpy as np
 
 from nac_ros.core import config as configs
 from nac_ros.core.config import REQUIRED, check_fields, number_field, sequence_field
-from nac_ros.core.errors import BundleError, NacError, show_text
+from nac_ros.core.errors import BundleError, ConfigError, NacError, show_text
 from nac_ros.core.json_reader import read_json
 from nac_ros.core.normalize import ActionNormalizer
 from nac_ros.core.observation_spec import ObservationSpec
@@ -78,6 +78,14 @@ class OnnxPolicySpec:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        lengths = {len(self.low), len(self.high), len(self.relative)}
+        if lengths != {self.observation.action_dim}:
+            raise ConfigError(
+                f"low, high and relative have {sorted(lengths)} entries for "
+                f"{self.observation.action_dim} columns"
+            )
+        if (self.method == "tokens") != (self.tokens is not None):
+            raise ConfigError(f"method {self.method} does not fit the description of tokens")
 
     @property
     def normalizer(self) -> ActionNormalizer:
@@ -102,10 +110,9 @@ def read_onnx_spec(folder: Path) -> OnnxPolicySpec:
     content = read_json(path, BundleError, MAX_SPEC_BYTES)
     try:
         spec = configs.build(OnnxPolicySpec, content, str(path))
-        spec.normalizer.half_range  # noqa: B018  # raises for columns of different length
-        if spec.method == "tokens":
+        if spec.tokens is not None:
             spec.tokens.grammar(spec.horizon * spec.observation.action_dim)
-    except (NacError, AttributeError, TypeError, ValueError, IndexError) as error:
+    except (NacError, TypeError, ValueError) as error:
         raise BundleError(
             f"{path} does not describe a policy: {show_text(error, 400)}; export the bundle again"
         ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nac_ros.core.errors import BadTokens, BundleError, ConfigError
+from nac_ros.core.errors import BadTokens, BundleError, ConfigError, show_text
 from nac_ros.core.observation_spec import unknown_task
 from nac_ros.core.sampling import Sampling, choose, entropy_and_margin, log_softmax
 from nac_ros.core.types import Observation
@@ -76,7 +76,13 @@ class OnnxRuntime(PolicyRuntime):
                     f"{ROBOT}; export the bundle again"
                 )
         check_limits(self.robot, self.path)
-        self._verify_golden()
+        try:
+            self._verify_golden()
+        except (BadTokens, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{self.path} cannot compute its golden vectors: {show_text(error, 400)}; export "
+                "it again"
+            ) from error
 
     def predict(
         self,
@@ -144,10 +150,7 @@ class OnnxRuntime(PolicyRuntime):
         feeds = {k: x for k, x in golden.items() if k in INPUTS or k.startswith(IMAGES)}
         reference, found = golden["proprio"][:, -1], self._context.run_named(feeds)
         if self._tokens is not None:
-            try:
-                outputs = self._tokens.golden_outputs(found, golden["tokens"], reference)
-            except (BadTokens, IndexError) as error:
-                raise BundleError(f"{path}: {error}; export the bundle again") from error
+            outputs = self._tokens.golden_outputs(found, golden["tokens"], reference)
         else:
             chunk = found.get("chunk")
             if self._denoise is not None:
