@@ -26,7 +26,7 @@ from nac_ros.core.sampling import Sampling
 from nac_ros.core.types import Observation
 from nac_ros.export import onnx
 from nac_ros.export.bundle import load_bundle, write_bundle
-from nac_ros.export.manifest import write_manifest
+from nac_ros.export.manifest import read_manifest, write_manifest
 from nac_ros.inference.load_runtime import load_runtime
 from nac_ros.inference.onnx_runtime import OnnxRuntime
 from nac_ros.inference.policy_runtime import ChunkContext, RuntimeConfig
@@ -67,8 +67,8 @@ CASES = {
     "ar_guided-oat": {"environment_state_dim": 0},
     "ar_guided-bin": {"n_past_commands": 0},
     "regression": {"vision": "resnet18"},
-    "diffusion": {},
-    "flow": {},
+    "diffusion": {"n_inference_steps": 2},
+    "flow": {"n_inference_steps": 2},
     "ar_guided-rotated_rvq-regression": {"acts_by": "regression", "cameras": ()},
 }
 EXPORTS = ("ar-bin", "ar_guided-nac", "ar_guided-rotated_rvq", "diffusion")
@@ -225,7 +225,8 @@ engine.warm_up()
 spec = engine.policy.observation_spec
 images = {name: np.zeros((2, 24, 24, 3), np.uint8) for name in spec.cameras}
 proprio = np.repeat(engine.robot.home[None].astype(np.float32), 2, 0)
-chunk = engine.predict_chunk(Observation(1.0, images, proprio, "marker"))
+environment = np.zeros((2, spec.environment_state_dim), np.float32)
+chunk = engine.predict_chunk(Observation(1.0, images, proprio, "marker", environment))
 assert chunk.actions.shape == (8, 7) and len(chunk.tokens) == 12
 assert engine.confidence.entropy > 0 and "torch" not in sys.modules
 """
@@ -250,12 +251,13 @@ def test_auto_takes_onnx_where_the_bundle_has_it_and_it_can_do_what_is_needed(ti
 
 
 def test_other_weights_in_a_graph_fail_the_golden_vectors(tmp_path):
-    folder = copytree(exported("ar_guided-nac"), tmp_path / "copy")
+    folder = copytree(exported("ar-bin"), tmp_path / "copy")
     graph = onnx_model.load(folder / "onnx/step.onnx")
-    weights = max(graph.graph.initializer, key=lambda values: len(values.raw_data))
-    weights.raw_data = bytes(len(weights.raw_data))
+    for weights in graph.graph.initializer:
+        if len(weights.raw_data) > 1000:
+            weights.raw_data = bytes(len(weights.raw_data))
     onnx_model.save(graph, folder / "onnx/step.onnx")
-    manifest = load_bundle(exported("ar_guided-nac")).manifest
+    manifest = read_manifest(exported("ar-bin"))
     facts = {"robot": SPEC.name, "tasks": manifest.tasks, "rate_hz": manifest.rate_hz}
     write_manifest(folder, **facts, horizon=HORIZON)
     with pytest.raises(BundleError, match="the log-likelihood of the golden inputs differs"):
