@@ -114,6 +114,7 @@ def test_every_logged_prediction_gives_the_same_chunk_again(tmp_path, transition
     engine = Engine(TorchRuntime(bundle), seed=5, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
     facts |= {"runtime": "torch", "threads": 1, "n_action_steps": None, "transition": vars(config)}
+    facts |= {"device": "cpu", "precision": "fp32"}
     engine.call_log, chunk = CallLog(tmp_path, "policy", facts, 60.0), None
     for k in range(3):
         current = chunk and CurrentChunk(chunk, 50.1 + k)

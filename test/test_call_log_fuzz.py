@@ -45,6 +45,7 @@ def run_logged_engine(folder: Path) -> None:
     engine = Engine(TorchRuntime(bundle), seed=5, transition=config)
     facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
     facts |= {"runtime": "torch", "threads": 1, "n_action_steps": None, "transition": vars(config)}
+    facts |= {"device": "cpu", "precision": "fp32"}
     engine.call_log, chunk = CallLog(folder, "policy", facts, 60.0), None
     for k in range(2):
         current = chunk and CurrentChunk(chunk, 50.1 + k)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nac_ros.core.chunk_spec import ChunkSpec
+from nac_ros.core.device import CPU
 from nac_ros.core.errors import BadActions, ConfigError, DatasetError
 from nac_ros.datasets.frames import Frames, ImageStack
 from nac_ros.policies.base import load_policy, make_policy
@@ -15,7 +16,7 @@ from nac_ros.tokenizers import make_tokenizer
 from nac_ros.training.policy_trainer import PolicyTrainer, PolicyTrainingConfig
 
 SIZE, LENGTH, EPISODES = 32, 20, 40
-QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3, "bfloat16": False}
+QUICK = {"steps": 6, "batch": 8, "warmup": 2, "log_every": 3}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def trainer(
     config = {**facts, **(model or {})}
     policy = make_policy(name, "small", source, **config)
     config = PolicyTrainingConfig(**{**QUICK, **training})
-    return PolicyTrainer(policy, frames, config, out, features_dir=features_dir)
+    return PolicyTrainer(policy, frames, config, out, features_dir=features_dir, device=CPU)
 
 
 def test_future_actions_are_those_further_ahead(frames, tokenizer, tmp_path):

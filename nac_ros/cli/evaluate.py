@@ -43,6 +43,8 @@ def add_commands(groups: Any) -> None:
         default="auto",
         help="what runs the policy; auto = onnx where the bundle has it (default: auto)",
     )
+    options.add_device_options(command)
+    options.add_provider_option(command)
 
     command = options.add_command(
         groups, "verify-log", verify_log, "recompute a run's call logs and compare bit for bit"
@@ -69,7 +71,7 @@ def evaluate(args: Namespace) -> Results:
     earlier = None
     if args.compare_with is not None:
         earlier = load_results(args.compare_with, config.seed, config.randomization)
-    results = run_evaluation(config)
+    results = run_evaluation(config, options.compute_device(args))
     for task, row in results["tasks"].items():
         print(f"{task:12s} {output.success_rate(row, 'wilson95')}")
     if earlier is not None:

@@ -10,6 +10,14 @@ from typing import Any
 
 from nac_ros.core import config as configs
 from nac_ros.core.config import config_dir
+from nac_ros.core.device import (
+    DEVICE_NAME,
+    PRECISIONS,
+    PROVIDER_NAMES,
+    ComputeDevice,
+    DeviceConfig,
+    resolve_device,
+)
 from nac_ros.core.errors import ConfigError, show_text
 from nac_ros.core.yaml_reader import parse_value
 
@@ -99,6 +107,51 @@ def add_representation_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_options(
+    command: argparse.ArgumentParser, precision: str | None = DeviceConfig.precision
+) -> None:
+    """--device and --precision.
+
+    precision: the default of this command; None = it computes in fp32 alone
+    """
+    command.add_argument(
+        "--device",
+        type=device_name,
+        default=DeviceConfig.device,
+        metavar="DEVICE",
+        help="where torch computes: auto, cpu, cuda or cuda:INDEX; auto = the first CUDA device "
+        f"that works, else the CPU (default: {DeviceConfig.device})",
+    )
+    defaults = {"precision": DeviceConfig.precision, "onnx_providers": DeviceConfig.onnx_providers}
+    command.set_defaults(**defaults)
+    if precision is not None:
+        command.add_argument(
+            "--precision",
+            choices=PRECISIONS,
+            default=precision,
+            help=f"of the networks; bf16, fp16 = mixed precision (default: {precision})",
+        )
+
+
+def add_provider_option(command: argparse.ArgumentParser) -> None:
+    """--onnx-providers, of commands that decode with a bundle."""
+    command.add_argument(
+        "--onnx-providers",
+        type=provider_names,
+        default=DeviceConfig.onnx_providers,
+        metavar="NAMES",
+        help="of ONNX Runtime in order of preference, such as tensorrt,cuda,cpu; the first must "
+        "start; auto = cuda on a CUDA device where it starts, else cpu "
+        f"(default: {DeviceConfig.onnx_providers})",
+    )
+
+
+def compute_device(args: Namespace) -> ComputeDevice:
+    """The device of `add_device_options`; prints what `auto` chose. Raises ConfigError."""
+    names = ("device", "precision", "onnx_providers")
+    return resolve_device(DeviceConfig(**{name: getattr(args, name) for name in names}), print)
+
+
 def add_model_option(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument(
         "--model",
@@ -159,6 +212,18 @@ def whole_number(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'")
     return int(text)
+
+
+def device_name(text: str) -> str:
+    if not DEVICE_NAME.pattern.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be {DEVICE_NAME.description}, got '{text}'")
+    return text
+
+
+def provider_names(text: str) -> str:
+    if not PROVIDER_NAMES.pattern.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be {PROVIDER_NAMES.description}, got '{text}'")
+    return text
 
 
 def key_value(text: str) -> tuple[str, Any]:

@@ -10,6 +10,7 @@ from nac_ros.cli import options, output
 from nac_ros.cli.options import Results, training_config
 from nac_ros.cli.tokenizer import chunk_facts
 from nac_ros.core import config as configs
+from nac_ros.core.device import POLICY_TRAINING_PRECISION
 from nac_ros.core.errors import ConfigError
 from nac_ros.robot.spec import load_robot
 
@@ -81,6 +82,7 @@ def _add_train(group: Any) -> None:
     )
     options.add_model_option(command, "policy")
     options.add_training_options(command)
+    options.add_device_options(command, POLICY_TRAINING_PRECISION)
 
 
 def train(args: Namespace) -> Results:
@@ -92,7 +94,7 @@ def train(args: Namespace) -> Results:
     from nac_ros.training.loop import seed_everything
     from nac_ros.training.policy_trainer import PolicyTrainer, PolicyTrainingConfig
 
-    cls = POLICIES.get(args.policy)
+    cls, device = POLICIES.get(args.policy), options.compute_device(args)
     source, datasets = _chunk_source(args, cls.takes_tokenizer)
     if not datasets[0].state_names:
         raise ConfigError(
@@ -120,7 +122,13 @@ def train(args: Namespace) -> Results:
     )
     sources = describe_datasets(datasets)
     trainer = PolicyTrainer(
-        policy, frames, training, args.out, sources, features_dir=args.features
+        policy,
+        frames,
+        training,
+        args.out,
+        sources,
+        features_dir=args.features,
+        device=device,
     )
     return trainer.run(args.resume)
 
@@ -196,17 +204,18 @@ def _add_export(groups: Any) -> None:
         help="onnx = also export the whole policy, so that a robot needs ONNX Runtime and no "
         "torch (default: torch)",
     )
+    options.add_device_options(command, precision=None)
 
 
 def export(args: Namespace) -> Results:
-    """Writes a bundle and verifies it."""
+    """Writes a bundle on the CPU, and verifies it there and on the chosen device."""
     from nac_ros.core.provenance import environment
-    from nac_ros.export.bundle import write_bundle
+    from nac_ros.export.bundle import load_bundle, write_bundle
     from nac_ros.inference.onnx_runtime import OnnxRuntime
     from nac_ros.policies.base import load_policy, takes_tokenizer
     from nac_ros.tokenizers import load_tokenizer
 
-    run = args.policy / "policy"
+    device, run = options.compute_device(args), args.policy / "policy"
     folder = run if run.is_dir() else args.policy
     if takes_tokenizer(folder) != (args.tokenizer is not None):
         wanted = (
@@ -221,6 +230,8 @@ def export(args: Namespace) -> Results:
     with_onnx = args.runtime == "onnx"
     robot, check = load_robot(args.robot), OnnxRuntime if with_onnx else None
     bundle = write_bundle(args.out, policy, robot, environment(), card, with_onnx, check)
+    if device.kind != "cpu":
+        load_bundle(bundle, device)
     size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
     print(f"{bundle}: {size / 1e6:.1f} MB, verified")
     return {"bundle": str(bundle), "bytes": size}

@@ -8,6 +8,7 @@ from typing import Any
 
 from nac_ros.cli import options, output
 from nac_ros.cli.options import Results, open_data, training_config
+from nac_ros.core.device import ComputeDevice
 from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.core.normalize import NormalizerConfig, min_half_range_of
 from nac_ros.robot.spec import RobotSpec, load_robot
@@ -69,6 +70,7 @@ def _add_train(group: Any) -> None:
     options.add_representation_options(command)
     options.add_model_option(command, "tokenizer")
     options.add_training_options(command)
+    options.add_device_options(command)
 
 
 def train(args: Namespace) -> Results:
@@ -79,8 +81,9 @@ def train(args: Namespace) -> Results:
     from nac_ros.training.loop import seed_everything
     from nac_ros.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 
+    device = options.compute_device(args)
     if args.embodiments:
-        return _train_cross_embodiment(args)
+        return _train_cross_embodiment(args, device)
     datasets = open_data(args.data, args)
     facts = {**chunk_facts(args, datasets[0]), **dict(args.model)}
     defaults = TOKENIZERS.get(args.tokenizer).training_defaults.get(args.preset, {})
@@ -95,13 +98,13 @@ def train(args: Namespace) -> Results:
         f"{len(sides.train.actions)} chunks to train on, {len(sides.validation.actions)} for "
         "validation"
     )
-    trainer = TokenizerTrainer(tokenizer, training, args.out, describe_datasets(datasets))
+    trainer = TokenizerTrainer(tokenizer, training, args.out, describe_datasets(datasets), device)
     results = trainer.run(sides.train, sides.validation, args.resume)
     output.tokenizer_errors(results)
     return {**results, "constant": list(sides.constant)}
 
 
-def _train_cross_embodiment(args: Namespace) -> Results:
+def _train_cross_embodiment(args: Namespace, device: ComputeDevice) -> Results:
     """Trains one codec for the robots of --embodiments, with one dataset each."""
     from nac_ros.datasets.compatibility import check_compatible
     from nac_ros.datasets.convert import describe_datasets
@@ -128,7 +131,9 @@ def _train_cross_embodiment(args: Namespace) -> Results:
         data[name] = sides.train, sides.validation
         sources[name] = describe_datasets(datasets)
     family = make_cross_embodiment(facts, args.preset, **dict(args.model))
-    results = train_cross_embodiment(family, data, training, args.out, args.resume, sources)
+    results = train_cross_embodiment(
+        family, data, training, args.out, args.resume, sources, device
+    )
     for name, row in results.items():
         print(f"{name}, in {args.out / name}:")
         output.tokenizer_errors(row)
@@ -166,6 +171,7 @@ def _add_eval(group: Any) -> None:
         "setting used (default: test)",
     )
     _add_learnability_option(command)
+    options.add_device_options(command, precision=None)
 
 
 def evaluate(args: Namespace) -> Results:
@@ -174,7 +180,7 @@ def evaluate(args: Namespace) -> Results:
     from nac_ros.tokenizers import load_tokenizer
     from nac_ros.training import tokenizer_metrics
 
-    tokenizer = load_tokenizer(args.path)
+    tokenizer = load_tokenizer(args.path).to(options.compute_device(args).name)
     datasets = open_data(args.data, args)
     options.check_tokenizer_fits(tokenizer, datasets, args.path)
     sides = split_chunks(datasets, tokenizer.config.horizon, False)
@@ -242,6 +248,7 @@ def _add_bench(group: Any) -> None:
     )
     _add_learnability_option(command)
     options.add_comparison_options(command, "runs/bench")
+    options.add_device_options(command)
 
 
 def bench(args: Namespace) -> Results:
@@ -254,7 +261,8 @@ def bench(args: Namespace) -> Results:
         tokenizers=tuple(args.tokenizers or ()),
         search=() if args.search is None else tuple(args.search) or benchmark.SEARCH_FACTORS,
     )
-    results = benchmark.run_benchmark(config, _comparison_data(args), args.out)
+    device = options.compute_device(args)
+    results = benchmark.run_benchmark(config, _comparison_data(args), args.out, device)
     print(benchmark.table(results))
     print(f"at most 120 bits, lowest error first: {', '.join(results['ranking'])}")
     for pair in results["dominates_nac"]:
@@ -285,6 +293,7 @@ def _add_ablate(group: Any) -> None:
         "all)",
     )
     options.add_comparison_options(command, "runs/ablation")
+    options.add_device_options(command)
 
 
 def ablate(args: Namespace) -> Results:
@@ -294,7 +303,8 @@ def ablate(args: Namespace) -> Results:
     groups = {"groups": tuple(args.groups)} if args.groups else {}
     tokenizer = options.given(args, "tokenizer")
     config = ablation.AblationConfig(**_comparison_settings(args), **tokenizer, **groups)
-    results = ablation.run_ablation(config, _comparison_data(args), args.out)
+    device = options.compute_device(args)
+    results = ablation.run_ablation(config, _comparison_data(args), args.out, device)
     print(ablation.table(results))
     print(f"ablation.json and ablation.md are in {args.out}")
     return results
@@ -329,6 +339,7 @@ def _add_envelope(group: Any) -> None:
     command.add_argument(
         "--samples", type=options.positive_int, help="random token sequences before the search"
     )
+    options.add_device_options(command, precision=None)
 
 
 def envelope(args: Namespace) -> Results:
@@ -337,7 +348,8 @@ def envelope(args: Namespace) -> Results:
 
     robot, samples = load_robot(args.robot), args.samples or SAMPLES
     report = output.percent_progress("sequences")
-    results = write_envelope(args.path, robot, samples, args.seed, report)
+    device = options.compute_device(args)
+    results = write_envelope(args.path, robot, samples, args.seed, report, device)
     output.envelope(results)
     return results
 

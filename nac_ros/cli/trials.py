@@ -59,6 +59,8 @@ def _add_trials(groups: Any) -> None:
         default=True,
         help="write a film strip of each trial; needs OpenGL",
     )
+    options.add_device_options(command)
+    options.add_provider_option(command)
 
 
 def run_trials(args: Namespace) -> Results:
@@ -72,6 +74,7 @@ def run_trials(args: Namespace) -> Results:
     from nac_ros.trials.simulated import check_unattended, run_unattended
 
     executor, protocol = make_executor(args.workers, args.ray), _protocol(args)
+    device = options.compute_device(args)
     check_unattended(protocol)
     out = args.out or RUNS / time.strftime("%Y%m%d-%H%M%S")
     _check_json(out, args.json)
@@ -80,7 +83,7 @@ def run_trials(args: Namespace) -> Results:
     try:
         if not run.unblinded:
             run_unattended(
-                run, executor, args.film_strips, lambda record: _print_trial(run, record)
+                run, executor, args.film_strips, lambda record: _print_trial(run, record), device
             )
         return _write_report(run)
     finally:

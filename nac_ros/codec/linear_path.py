@@ -68,7 +68,9 @@ class LinearPath(nn.Module):
         x, y = x - x_mean, y - y_mean
         gram = x.T @ x
         ridge = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
-        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), x.T @ y)
+        weight = torch.linalg.solve(
+            gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), x.T @ y
+        )
         self.synthesis.weight.copy_(weight.T)
         self.synthesis.bias.copy_(y_mean - x_mean @ weight)
 

@@ -108,7 +108,7 @@ def dct_basis(n: int) -> Tensor:
 
 def mel_bands(n_fft: int, n_mels: int) -> Tensor:
     """Triangular filters `[n_mels, n_fft / 2 + 1]`, even on the mel scale (O'Shaughnessy 1987)."""
-    highest = 2595 * torch.log10(torch.tensor(1 + SAMPLE_RATE / 2 / 700))
+    highest = 2595 * torch.log10(torch.tensor(1 + SAMPLE_RATE / 2 / 700, device="cpu"))
     centres = 700 * (10 ** (torch.linspace(0, float(highest), n_mels + 2) / 2595) - 1)  # [Hz]
     bins = torch.linspace(0, SAMPLE_RATE / 2, n_fft // 2 + 1)
     rising = (bins - centres[:-2, None]) / (centres[1:-1] - centres[:-2])[:, None]

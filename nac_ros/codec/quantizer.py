@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nac_ros.codec.precision import full_precision
+
 KMEANS_ITERATIONS = 10
 SEARCH_ROWS = 2048  # latents per block of the nearest-codeword search: the distances fit the cache
 EPSILON = 1e-6  # lower bound of a denominator
@@ -55,19 +57,21 @@ class EmaCodebook(nn.Module):
 
     @torch.no_grad()
     def init_kmeans(self, latents: Tensor, generator: torch.Generator) -> None:
-        """Sets the codewords by k-means on latents `[N, E]`; an empty cluster is redrawn."""
+        """Sets the codewords by k-means on latents `[N, E]`; an empty cluster is redrawn.
+
+        generator: on the device of the latents
+        """
         if self.frozen:
             return
         size = len(self.codewords)
         means = _sample(latents, size, generator)
-        noise = torch.randn(means.shape, generator=generator).to(latents)
+        noise = torch.randn(means.shape, generator=generator, device=latents.device)
         means = means + 1e-4 * latents.std() * noise
         for _ in range(KMEANS_ITERATIONS):
             assigned = nearest(latents, means)
             counts, sums = count_and_sum(latents, assigned, size)
-            empty = counts == 0
-            means = sums / counts.clamp(min=1)[:, None]
-            means[empty] = _sample(latents, size, generator)[empty]
+            drawn = _sample(latents, size, generator)
+            means = torch.where((counts == 0)[:, None], drawn, sums / counts.clamp(min=1)[:, None])
         self.codewords.copy_(means)
         self.counts.fill_(1.0)
 
@@ -82,9 +86,11 @@ class EmaCodebook(nn.Module):
         step = sums / self.counts.clamp(min=EPSILON)[:, None]
         self.codewords.add_(step, alpha=1 - self.decay)
         dead = self.counts < self.revive_below
-        if len(latents) and dead.any():
-            self.codewords[dead] = _sample(latents, len(dead), None)[dead]
-            self.counts[dead] = 4 * self.revive_below
+        if not len(latents) or (dead.device.type == "cpu" and not dead.any()):
+            return  # on a GPU it costs less to draw than to wait for this answer
+        drawn = _sample(latents, len(dead), None)
+        self.codewords.copy_(torch.where(dead[:, None], drawn, self.codewords))
+        self.counts.masked_fill_(dead, 4 * self.revive_below)
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -119,6 +125,10 @@ class ResidualVectorQuantizer(nn.Module):
         In training mode the codebooks are updated, and a share `dropout` of the chunks keeps the
         first stage alone (SoundStream's quantizer dropout), so that a prefix decodes.
         """
+        with full_precision(latent.device):
+            return self._quantize(latent.float(), dropout)
+
+    def _quantize(self, latent: Tensor, dropout: float) -> Quantized:
         residual, total = latent, torch.zeros_like(latent)
         codes, commitments = [], []
         kept: Tensor | float = 1.0
@@ -139,7 +149,7 @@ class ResidualVectorQuantizer(nn.Module):
     @torch.no_grad()
     def init_codebooks(self, latent: Tensor, seed: int) -> None:
         """Sets each stage by k-means on the residual `[B, E, T']` of the stages before it."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(latent.device).manual_seed(seed)
         residual = latent
         for codebook, scale in zip(self.codebooks, self.scales):
             pooled = pool(residual, scale)
@@ -290,7 +300,7 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
 
 def count_and_sum(latents: Tensor, assigned: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Number of latents `[N, E]` assigned to each codeword, `[K]`, and their sums `[K, E]`."""
-    counts = torch.bincount(assigned, minlength=size).to(latents.dtype)
+    counts = latents.new_zeros(size).index_add_(0, assigned, latents.new_ones(len(assigned)))
     sums = latents.new_zeros(size, latents.shape[1]).index_add_(0, assigned, latents)
     return counts, sums
 
@@ -298,12 +308,15 @@ def count_and_sum(latents: Tensor, assigned: Tensor, size: int) -> tuple[Tensor,
 def mix_latents(latents: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """`n` random latents with the mean and covariance of `[N, E]`, for k-means of many stages.
 
+    generator: on the device of the latents
+
     Each is cos(a) x + sin(a) y of two centred latents, a <= MAX_MIX_ANGLE. k-means of a dozen
     stages on the same few thousand latents would leave almost no residual to the later stages.
     """
     mean = latents.mean(0)
-    first, second = (latents - mean)[torch.randint(len(latents), (2, n), generator=generator)]
-    angle = MAX_MIX_ANGLE * torch.rand(n, 1, generator=generator).to(latents)
+    on = {"generator": generator, "device": latents.device}
+    first, second = (latents - mean)[torch.randint(len(latents), (2, n), **on)]
+    angle = MAX_MIX_ANGLE * torch.rand(n, 1, **on)
     return mean + angle.cos() * first + angle.sin() * second
 
 
@@ -319,9 +332,10 @@ def upsample(x: Tensor, scale: int) -> Tensor:
 
 def _sample(latents: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """`n` random rows, without replacement if there are enough."""
+    on = {"generator": generator, "device": latents.device}
     if len(latents) >= n:
-        return latents[torch.randperm(len(latents), generator=generator)[:n]]
-    return latents[torch.randint(len(latents), (n,), generator=generator)]
+        return latents[torch.randperm(len(latents), **on)[:n]]
+    return latents[torch.randint(len(latents), (n,), **on)]
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ problem (Schoenemann 1966).
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nac_ros.codec.precision import full_precision
 from nac_ros.codec.quantizer import (
     EPSILON,
     SEARCH_ROWS,
@@ -74,6 +75,10 @@ class RotatedResidualQuantizer(nn.Module):
         dropout: share of the chunks decoded from a random number of their first tokens (nested
             dropout, Rippel et al. 2014), so that every prefix decodes
         """
+        with full_precision(latent.device):
+            return self._quantize(latent.float(), dropout)
+
+    def _quantize(self, latent: Tensor, dropout: float) -> Quantized:
         codes = self._search(latent.detach(), 1 if self.training else self.beam_width)
         parts = self._contributions(codes)  # [B, L, E]
         kept = self._draw_prefixes(latent, dropout)  # [B, L]
@@ -137,12 +142,12 @@ class RotatedResidualQuantizer(nn.Module):
         its gain, the residual's root mean square. The residuals depend on the codebook, so this
         is repeated INIT_ROUNDS times, first with a codebook of the stage's first token alone.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(latent.device).manual_seed(seed)
         n_latents = LATENTS_PER_CODEWORD * len(self.codebooks[0].codewords)
         latent = mix_latents(latent, n_latents, generator)
-        identity = torch.eye(latent.shape[1]).to(latent)
+        identity = torch.eye(latent.shape[1], device=latent.device)
         self.rotations.copy_(identity.expand_as(self.rotations))
-        ends = torch.tensor([0, *self.tokens_per_stage]).cumsum(0).tolist()
+        ends = list(accumulate(self.tokens_per_stage, initial=0))
         for codebook, (first, end) in zip(self.codebooks, pairwise(ends)):
             for attempt in range(INIT_ROUNDS):
                 rows, residual = [], latent
@@ -243,9 +248,10 @@ class RotatedResidualQuantizer(nn.Module):
         batch, n = latent.shape[0], self.n_tokens
         if not dropout or not self.training or n == 1:
             return latent.new_ones(batch, n)
-        lengths = torch.randint(1, n, (batch, 1))
-        lengths[torch.rand(batch, 1) >= dropout] = n
-        return (torch.arange(n) < lengths).to(latent)
+        on = {"device": latent.device}
+        lengths = torch.randint(1, n, (batch, 1), **on)
+        lengths = torch.where(torch.rand(batch, 1, **on) >= dropout, n, lengths)
+        return (torch.arange(n, **on) < lengths).to(latent)
 
     def _codebook(self, k: int) -> EmaCodebook:
         return self.codebooks[self.stages[k]]

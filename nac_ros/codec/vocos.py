@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nac_ros.codec.config import CodecConfig
+from nac_ros.codec.precision import full_precision
 
 MAX_MAGNITUDE = 1e2  # Vocos: clip of the exponential of the predicted log-magnitude
 
@@ -105,7 +106,11 @@ class IstftHead(nn.Module):
         self.register_buffer("inverse_envelope", (1 / envelope).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T']` -> `[B, 1, L]`."""
+        """`[B, C, T']` -> `[B, 1, L]`, float32: a phase of low precision is a large error."""
+        with full_precision(x.device):
+            return self._synthesize(x.float())
+
+    def _synthesize(self, x: Tensor) -> Tensor:
         spectra = self.project(x.transpose(1, 2)).transpose(1, 2)  # [B, n_fft + 2, T']
         log_magnitude, phase = spectra.chunk(2, 1)
         magnitude = torch.exp(log_magnitude).clip(max=MAX_MAGNITUDE)

@@ -221,6 +221,7 @@ def _restore_guard(head: dict[str, Any]) -> Guard:
 
 
 def _make_engine(head: dict[str, Any], other: Path | None) -> Any:
+    from nac_ros.core.device import DeviceConfig, resolve_device
     from nac_ros.core.files import sha256
     from nac_ros.export.manifest import MANIFEST
     from nac_ros.inference.chunk_transition import TransitionConfig
@@ -239,8 +240,10 @@ def _make_engine(head: dict[str, Any], other: Path | None) -> Any:
     if not isinstance(head["bundle"], str):
         raise DatasetError(f"bundle must be a folder, got {show_value(head['bundle'], 60)}")
     path = other or Path(head["bundle"])
+    wanted = {key: head[key] for key in ("device", "precision")}
+    device = resolve_device(configs.build(DeviceConfig, wanted, "device of the call log"))
     facts = {"runtime": head["runtime"], "threads": threads}
-    policy = load_runtime(path, configs.build(RuntimeConfig, facts, "call log"))
+    policy = load_runtime(path, configs.build(RuntimeConfig, facts, "call log"), device=device)
     if other is None and sha256(path / MANIFEST) != head["manifest"]:
         raise BundleError(
             f"{path} has changed since this run; give the bundle of the run with --bundle"

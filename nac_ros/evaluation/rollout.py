@@ -14,6 +14,7 @@ import numpy as np
 from nac_ros.control.guard import Guard
 from nac_ros.control.types import Setpoint
 from nac_ros.core.config import number_field
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import ConfigError, UnknownName
 from nac_ros.core.types import ActionChunk
 from nac_ros.evaluation.baselines import (
@@ -200,20 +201,22 @@ class Rollout:
             self.transition_jumps.append(float(np.abs(jump).max()))
 
 
-def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
-    """Evaluates every task; returns the results that `nac eval --json` writes."""
-    known = _load_policy(config).observation_spec.tasks
+def run_evaluation(config: EvaluationConfig, device: ComputeDevice = CPU) -> dict[str, Any]:
+    """Evaluates every task with the policy on a device; returns the results that
+    `nac eval --json` writes."""
+    known = _load_policy(config, device).observation_spec.tasks
     if unknown := [task for task in config.tasks if task not in known]:
         raise UnknownName(f"unknown task '{unknown[0]}'; the bundle learned: {', '.join(known)}")
     tasks = config.tasks or tuple(known)
     shares = [range(first, config.trials, config.workers) for first in range(config.workers)]
-    jobs = [(config, task, share) for task in tasks for share in shares]
+    jobs = [(config, device, task, share) for task in tasks for share in shares]
     if config.workers == 1:
         trials = [result for job in jobs for result in _run_trials(*job)]
     else:
         with ProcessPoolExecutor(config.workers, get_context("spawn")) as pool:
             trials = [result for part in pool.map(_run_trials, *zip(*jobs)) for result in part]
-    return _summarize(config, tasks, trials)
+    computed = {"device": device.name, "precision": device.precision}
+    return {**_summarize(config, tasks, trials), **computed}
 
 
 def trial_result(
@@ -282,15 +285,18 @@ def _outcomes(row: dict[str, Any] | None) -> dict[int, bool]:
     return {r["trial"]: r["outcome"] == "success" for r in (row or {}).get("outcomes", [])}
 
 
-def _load_policy(config: EvaluationConfig) -> PolicyRuntime:
+def _load_policy(config: EvaluationConfig, device: ComputeDevice) -> PolicyRuntime:
     """One thread each: workers share the cores, and a batch of one gains little from more."""
     needs_context = TransitionConfig(transition=config.transition).needs_context
-    return load_runtime(config.bundle, RuntimeConfig(runtime=config.runtime), needs_context)
+    runtime = RuntimeConfig(runtime=config.runtime)
+    return load_runtime(config.bundle, runtime, needs_context, device)
 
 
-def _run_trials(config: EvaluationConfig, task: str, trials: Sequence[int]) -> list[TrialResult]:
+def _run_trials(
+    config: EvaluationConfig, device: ComputeDevice, task: str, trials: Sequence[int]
+) -> list[TrialResult]:
     transition = TransitionConfig(transition=config.transition)
-    policy = _load_policy(config)
+    policy = _load_policy(config, device)
     engine = Engine(policy, config.seed, config.n_action_steps or None, transition)
     black_images = config.baseline == "black-images"
     timed_engine = BlackImageBaseline(engine) if black_images else TimedEngine(engine)

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from nac_ros.core.device import DeviceConfig, resolve_device
 from nac_ros.core.errors import NacError
 from nac_ros.core.realtime import HELP, realtime_obstacle
 from nac_ros.robot.spec import RobotSpec
@@ -76,23 +77,27 @@ def check_providers(graph: Path | None) -> Iterator[CheckResult]:
 
     from nac_ros.export.onnx_session import PROVIDERS, OnnxDetokenizer
 
-    available = onnxruntime.get_available_providers()
-    best = next(name for name in PROVIDERS if name in available)
-    used = best if graph is None else OnnxDetokenizer(graph).provider
+    found: list[CheckResult] = []
+    available, order = onnxruntime.get_available_providers(), ("cuda", "cpu")
+    best = next(PROVIDERS[name] for name in order if PROVIDERS[name] in available)
+    used = best if graph is None else OnnxDetokenizer(graph, providers=order).provider
     detail = f"onnxruntime {onnxruntime.__version__} decodes on {used}"
     if used != best:
         remedy = f"{best} is installed but did not start: check CUDA and cuDNN of the driver"
         yield CheckResult("providers", "warn", detail, remedy)
-    elif used != PROVIDERS[0] and shutil.which("nvidia-smi") is not None:
+    elif used != PROVIDERS["cuda"] and shutil.which("nvidia-smi") is not None:
         remedy = "this machine has a GPU: `make setup ONNX=gpu` installs the wheel that uses it"
         yield CheckResult("providers", "warn", detail, remedy)
     else:
-        note = "" if used == PROVIDERS[0] else ", the best without an NVIDIA GPU"
+        note = "" if used == PROVIDERS["cuda"] else ", the best without an NVIDIA GPU"
         yield CheckResult("providers", "ok", detail + note)
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    yield CheckResult(
-        "torch", "ok", f"torch {torch.__version__} finds {gpu}; the policy runs on the CPU"
+    resolve_device(
+        DeviceConfig(),
+        lambda text: found.append(
+            CheckResult("torch", "ok", f"torch {torch.__version__}, {text}")
+        ),
     )
+    yield from found
 
 
 def check_realtime_priority() -> Iterator[CheckResult]:

@@ -40,7 +40,7 @@ def measure_token_effects(
     """Replaces the tokens of the most dynamic chunk of `chunks` one at a time."""
     scale = tokenizer.absolute_normalizer.half_range.cpu().numpy()
     chunk, reference, tokens = _most_dynamic_chunk(tokenizer, chunks)
-    decoded = tokenizer.decode(tokens[None], reference).numpy()
+    decoded = tokenizer.decode(tokens[None], reference).cpu().numpy()
     generator = np.random.default_rng(seed)
     effects = np.zeros((min(len(tokens), MAX_POSITIONS), chunk.shape[1]))
     for position in range(len(effects)):
@@ -51,7 +51,7 @@ def measure_token_effects(
         changed = np.repeat(tokens[None], len(others), 0)
         changed[:, position] = others
         references = None if reference is None else np.repeat(reference, len(others), 0)
-        change = (tokenizer.decode(changed, references).numpy() - decoded) / scale
+        change = (tokenizer.decode(changed, references).cpu().numpy() - decoded) / scale
         effects[position] = np.sqrt((change**2).mean((0, 2)))
     origin = np.zeros_like(scale) if reference is None else reference[0]
     return TokenEffects(
@@ -83,7 +83,7 @@ def _most_dynamic_chunk(
     for row in np.argsort(-motion):
         chunk, reference = chunks.select(slice(row, row + 1))
         try:
-            tokens = tokenizer.encode(chunk, reference).numpy()[0]
+            tokens = tokenizer.encode(chunk, reference).cpu().numpy()[0]
         except BadActions:  # outside the range of the tokenizer
             continue
         return chunk, reference, tokens[tokens != PAD]

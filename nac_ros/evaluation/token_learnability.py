@@ -87,7 +87,7 @@ def measure_learnability(
     states, unseen_states = (states - mean) / std, (unseen_states - mean) / std
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = TokenModel(tokenizer.grammar, length, states.shape[1], config)
+        model = TokenModel(tokenizer.grammar, length, states.shape[1], config).to(tokens.device)
         _train(model, tokens, states, config)
     return _measure(model, unseen, unseen_states, config)
 
@@ -181,7 +181,8 @@ def _tokens_and_states(
     states = np.zeros_like(some.actions[:, 0]) if references is None else references
     tokens = tokens[coded]
     longest = int((tokens != PAD).sum(1).max())
-    return torch.from_numpy(tokens[:, :longest]), torch.from_numpy(states[coded])
+    on_cpu = torch.from_numpy(tokens[:, :longest]), torch.from_numpy(states[coded])
+    return on_cpu[0].to(tokenizer.device), on_cpu[1].to(tokenizer.device)
 
 
 def _pad(tokens: Tensor, length: int) -> Tensor:
@@ -196,7 +197,7 @@ def _train(model: TokenModel, tokens: Tensor, states: Tensor, config: Learnabili
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     model.train()
     for _ in range(config.steps):
-        rows = torch.randint(len(tokens), (config.batch,))
+        rows = torch.randint(len(tokens), (config.batch,), device=tokens.device)
         batch = tokens[rows]
         loss = model(batch, states[rows])[0].sum() / (batch != PAD).sum()
         optimizer.zero_grad()

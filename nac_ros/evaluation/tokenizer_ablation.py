@@ -14,6 +14,7 @@ import torch
 
 from nac_ros.core import files
 from nac_ros.core.config import number_field
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import ConfigError
 from nac_ros.evaluation.published_results import TABLE_1
 from nac_ros.evaluation.tokenizer_benchmark import (
@@ -95,7 +96,9 @@ def ablation_candidates(
     return rows
 
 
-def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict[str, Any]:
+def run_ablation(
+    config: AblationConfig, data: BenchmarkData, out: Path, device: ComputeDevice = CPU
+) -> dict[str, Any]:
     """Trains all candidates; writes ablation.json and ablation.md to `out`.
 
     The errors are of validation episodes, since an ablation chooses settings.
@@ -104,9 +107,9 @@ def run_ablation(config: AblationConfig, data: BenchmarkData, out: Path) -> dict
     candidates = ablation_candidates(config.tokenizer, config.preset, config.groups)
     rows = []
     for group, setting, candidate in candidates:
-        runs = [run.metrics for run in train_seeds(candidate, config, data)]
+        runs = [run.metrics for run in train_seeds(candidate, config, data, device)]
         rows.append(_row(candidate.name, group, setting, runs))
-    facts = {**comparison_facts(config, data), "split": "validation"}
+    facts = {**comparison_facts(config, data, device), "split": "validation"}
     results = {**facts, "preset": config.preset, "rows": rows}
     files.write_json(out / "ablation.json", results)
     files.write_text(out / "ablation.md", table(results))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from nac_ros.core import files
 from nac_ros.core.config import check_fields, number_field
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import DatasetError
 from nac_ros.core.provenance import environment
 from nac_ros.datasets.action_chunks import ActionChunks
@@ -78,8 +79,10 @@ class BenchmarkConfig(ComparisonConfig):
     learnability_steps: int = number_field(LearnabilityConfig().steps, 0)
 
 
-def run_benchmark(config: BenchmarkConfig, data: BenchmarkData, out: Path) -> dict[str, Any]:
-    """Trains, evaluates and times; writes bench.json, table.md and the plots to `out`.
+def run_benchmark(
+    config: BenchmarkConfig, data: BenchmarkData, out: Path, device: ComputeDevice = CPU
+) -> dict[str, Any]:
+    """Trains, evaluates and times on a device; writes bench.json, table.md and the plots to `out`.
 
     Settings are chosen on validation chunks, published errors are of test chunks. Raises
     DatasetError without test chunks.
@@ -91,21 +94,25 @@ def run_benchmark(config: BenchmarkConfig, data: BenchmarkData, out: Path) -> di
         name for name in list_tokenizers() if config.preset in TOKENIZERS.get(name).presets
     )
     searches = {
-        name: search_learning_rate(Candidate(name=name, preset=config.preset), config, data)
+        name: search_learning_rate(
+            Candidate(name=name, preset=config.preset), config, data, device
+        )
         for name in names
     }
     runs = {
-        name: [on_test(run, data.test) for run in train_seeds(found.candidate, config, data)]
+        name: [
+            on_test(run, data.test) for run in train_seeds(found.candidate, config, data, device)
+        ]
         for name, found in searches.items()
     }
     chosen = {title: _median_run(seeds) for title, seeds in runs.items()}
     learnability = {title: _learnability(run, config, data) for title, run in chosen.items()}
-    rows, onnx = _timed_rows(chosen, runs, data)
+    rows, onnx = _timed_rows(chosen, runs, data, device)
     for row in rows:
         row |= {**learnability[row["title"]], **searches[row["title"]].facts()}
-    points = _points(chosen, config, data)
+    points = _points(chosen, config, data, device)
     results = {
-        **comparison_facts(config, data),
+        **comparison_facts(config, data, device),
         "split": "test",
         "relative": any(data.columns.get("relative", ())),
         "chunks": {
@@ -131,11 +138,15 @@ def run_benchmark(config: BenchmarkConfig, data: BenchmarkData, out: Path) -> di
     return results
 
 
-def comparison_facts(config: ComparisonConfig, data: BenchmarkData) -> dict[str, Any]:
+def comparison_facts(
+    config: ComparisonConfig, data: BenchmarkData, device: ComputeDevice = CPU
+) -> dict[str, Any]:
     """Data, machine and training of a comparison, to store with its results."""
     return {
         "data": data.label,
-        "machine": _machine(),
+        "machine": _machine(device),
+        "device": device.name,
+        "precision": device.precision,
         "train_seconds": config.train_seconds,
         "seeds": [config.seed + k for k in range(config.seeds)],
         **environment(),
@@ -143,12 +154,16 @@ def comparison_facts(config: ComparisonConfig, data: BenchmarkData) -> dict[str,
 
 
 def train_seeds(
-    candidate: Candidate, config: ComparisonConfig, data: BenchmarkData
+    candidate: Candidate,
+    config: ComparisonConfig,
+    data: BenchmarkData,
+    device: ComputeDevice = CPU,
 ) -> list[TrainedCandidate]:
     """One run per seed; a tokenizer without learned parameters does not depend on the seed."""
     common = {"seconds": config.train_seconds, "batch": config.batch}
     n = config.seeds if TOKENIZERS.get(candidate.name).learned else 1
-    return [train(candidate, data, common, config.seed + k, Path(config.cache)) for k in range(n)]
+    cache = Path(config.cache)
+    return [train(candidate, data, common, config.seed + k, cache, device) for k in range(n)]
 
 
 class LearningRateSearch(NamedTuple):
@@ -168,7 +183,10 @@ class LearningRateSearch(NamedTuple):
 
 
 def search_learning_rate(
-    candidate: Candidate, config: BenchmarkConfig, data: BenchmarkData
+    candidate: Candidate,
+    config: BenchmarkConfig,
+    data: BenchmarkData,
+    device: ComputeDevice = CPU,
 ) -> LearningRateSearch:
     """Trains the first seed with each rate of `config.search`; all tokenizers get equal effort."""
     cls = TOKENIZERS.get(candidate.name)
@@ -182,7 +200,7 @@ def search_learning_rate(
             candidate, training=(*candidate.training, ("learning_rate", factor * rate))
         )
     first = replace(config, seeds=1)
-    errors = {r: train_seeds(c, first, data)[0].metrics["mse"] for r, c in tried.items()}
+    errors = {r: train_seeds(c, first, data, device)[0].metrics["mse"] for r, c in tried.items()}
     if not errors:
         return LearningRateSearch(candidate, rate, {})
     best = min(errors, key=lambda r: errors[r])
@@ -274,6 +292,7 @@ def _timed_rows(
     chosen: dict[str, TrainedCandidate],
     runs: dict[str, list[TrainedCandidate]],
     data: BenchmarkData,
+    device: ComputeDevice,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of Table 3, one per tokenizer, runtime and batch size; ONNX compared with torch."""
     codecs: dict[tuple[str, str], tokenizer_timing.TokenCodec] = {}
@@ -286,7 +305,7 @@ def _timed_rows(
                 onnx[title] = found._asdict()
     rows = []
     for batch in tokenizer_timing.ROUNDS:
-        times = tokenizer_timing.measure_times(codecs, data.train, batch)
+        times = tokenizer_timing.measure_times(codecs, data.train, batch, device)
         for (title, runtime), ms in times.items():
             costs = dict(zip(("encode_ms", "decode_ms", "roundtrip_ms"), ms))
             setting = {"runtime": runtime, "batch": batch, "threads": 1}
@@ -330,7 +349,10 @@ def _learnability(
 
 
 def _points(
-    chosen: dict[str, TrainedCandidate], config: BenchmarkConfig, data: BenchmarkData
+    chosen: dict[str, TrainedCandidate],
+    config: BenchmarkConfig,
+    data: BenchmarkData,
+    device: ComputeDevice,
 ) -> list[dict[str, Any]]:
     """Points of each tokenizer, of its prefixes, and of FAST and Bin at other settings."""
     points = []
@@ -345,7 +367,7 @@ def _points(
     ]
     for candidate in settings:
         if candidate.name in chosen:
-            (run,) = train_seeds(candidate, config, data)
+            (run,) = train_seeds(candidate, config, data, device)
             assert data.test is not None
             points += _points_of_run(candidate.name, on_test(run, data.test), "setting")
     return points
@@ -386,12 +408,13 @@ def _optional(value: float | None, factor: float = 1.0) -> str:
     return "-" if value is None else f"{factor * value:.1f}"
 
 
-def _machine() -> str:
-    """Processor model and number of cores."""
+def _machine(device: ComputeDevice) -> str:
+    """Processor model, number of cores, and GPU."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown processor'}, {len(names)} cores, no GPU used"
+    gpu = torch.cuda.get_device_name(device.name) if device.kind == "cuda" else "no GPU used"
+    return f"{names[0] if names else 'unknown processor'}, {len(names)} cores, {gpu}"
 
 
 def _caption(results: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nac_ros.core.device import ComputeDevice
 from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.export.onnx import export_detokenizer, export_tokenizer
 from nac_ros.export.onnx_session import OnnxDetokenizer, OnnxTokenizer
@@ -56,7 +57,7 @@ def make_codecs(tokenizer: Tokenizer) -> dict[str, TokenCodec]:
 
 
 def measure_times(
-    codecs: Mapping[Any, TokenCodec], chunks: ActionChunks, batch: int
+    codecs: Mapping[Any, TokenCodec], chunks: ActionChunks, batch: int, device: ComputeDevice
 ) -> dict[Any, tuple[float, float, float]]:
     """Median milliseconds to encode, decode and do both with `batch` chunks on one thread.
 
@@ -74,8 +75,10 @@ def measure_times(
     seconds: dict[Any, list[float]] = {key: [] for key in calls}
     for _ in range(ROUNDS[batch]):
         for key, call in calls.items():
+            device.synchronize()
             started = time.perf_counter()
             call()
+            device.synchronize()
             seconds[key].append(time.perf_counter() - started)
     torch.set_num_threads(threads)
     ms = {key: 1e3 * float(np.median(values)) for key, values in seconds.items()}
@@ -89,15 +92,18 @@ def compare_with_onnx(
     rows = np.linspace(0, len(chunks.actions) - 1, min(n, len(chunks.actions))).astype(int)
     actions, references = chunks.actions[rows], _references(chunks)[rows]
     ours = tokenizer.encode(actions, references)
-    theirs = torch.from_numpy(onnx.encode(actions, references))
+    theirs = torch.from_numpy(onnx.encode(actions, references)).to(ours.device)
     unequal = (ours != theirs).any(1)
-    difference = onnx.decode(ours.numpy(), references) - tokenizer.decode(ours, references).numpy()
+    decoded = tokenizer.decode(ours, references).cpu().numpy()
+    difference = onnx.decode(ours.cpu().numpy(), references) - decoded
     normalized = tokenizer.normalize(actions, references)
     return OnnxComparison(
         chunks=len(rows),
         unequal=int(unequal.sum()),
         margin=_margin(tokenizer, normalized[unequal], ours[unequal], theirs[unequal]),
-        decode_error=float(np.abs(difference / tokenizer.normalizer.half_range.numpy()).max()),
+        decode_error=float(
+            np.abs(difference / tokenizer.normalizer.half_range.cpu().numpy()).max()
+        ),
     )
 
 
@@ -107,7 +113,8 @@ def _margin(
     vectors = tokenizer.embeddings()
     if vectors is None or not len(ours):
         return 0.0
-    residuals, rows = tokenizer.residual_targets(normalized), torch.arange(len(ours))
+    residuals = tokenizer.residual_targets(normalized)
+    rows = torch.arange(len(ours), device=ours.device)
     position = (ours != theirs).int().argmax(1)
     if tokenizer.uses_beam_search:
         position = torch.full_like(position, ours.shape[1] - 1)

@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from nac_ros.core import config as configs
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import BundleError, ConfigError, show_text
 from nac_ros.core.json_reader import read_json
 from nac_ros.datasets.compatibility import same_rate
@@ -54,6 +55,7 @@ class Bundle:
 
     detokenizer: ONNX decoder of the policy's tokens, which `policy.predict` uses; None if the
         tokenizer is no network, or there is none
+    device: of the policy
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Bundle:
     robot: RobotSpec
     policy: Policy
     detokenizer: OnnxDetokenizer | None
+    device: ComputeDevice
 
     @property
     def rate_hz(self) -> float:
@@ -121,7 +124,7 @@ def write_bundle(
             "created_by": created_by,
         }
         write_manifest(made, **facts)
-        parts = _load_parts(made, read_manifest(made))
+        parts = _load_parts(made, read_manifest(made), CPU)
         if with_onnx:
             export_policy(parts.policy, made)
         golden_vectors.write(parts.policy, parts.to_actions, robot, made / GOLDEN)
@@ -133,8 +136,9 @@ def write_bundle(
     return folder
 
 
-def load_bundle(folder: Path | str) -> Bundle:
-    """Verifies the hashes, loads every part and verifies the golden vectors.
+def load_bundle(folder: Path | str, device: ComputeDevice = CPU) -> Bundle:
+    """Verifies the hashes, loads every part, moves the policy to a device and verifies the golden
+    vectors there, in float32.
 
     Raises BundleError for a missing, altered or damaged file, for parts that contradict one
     another, and for a robot whose limits are wider than those in config/robots.
@@ -142,7 +146,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     folder = Path(folder)
     manifest = read_manifest(folder)
     require_files(folder, manifest, REQUIRED)
-    bundle = _load_parts(folder, manifest)
+    bundle = _load_parts(folder, manifest, device)
     _check_parts(bundle)
     _check_statistics(bundle)
     check_limits(bundle.robot, folder)
@@ -175,19 +179,20 @@ def _statistics(policy: Policy, robot: RobotSpec) -> dict[str, list[Any]]:
     }
 
 
-def _load_parts(folder: Path, manifest: Manifest) -> Bundle:
+def _load_parts(folder: Path, manifest: Manifest, device: ComputeDevice) -> Bundle:
     """Every part of a bundle whose manifest was verified; the policy decodes with ONNX Runtime."""
     tokenizer, detokenizer = None, None
     if takes_tokenizer(folder / "policy"):
         require_files(folder, manifest, OF_TOKENIZER)
         tokenizer = load_tokenizer(folder / "tokenizer")
-    policy = load_policy(folder / "policy", tokenizer)
+    policy = load_policy(folder / "policy", tokenizer).to(device.name)
     if isinstance(tokenizer, CodebookTokenizer):
         require_files(folder, manifest, (DETOKENIZER,))
-        detokenizer = OnnxDetokenizer(folder / DETOKENIZER)
+        providers = device.onnx_providers, device.providers_required, device.index
+        detokenizer = OnnxDetokenizer(folder / DETOKENIZER, 1, *providers)
         policy.decoder = NormalizedDecoder(detokenizer, policy)
     robot = load_bundle_robot(folder / ROBOT)
-    return Bundle(folder, manifest, robot, policy, detokenizer)
+    return Bundle(folder, manifest, robot, policy, detokenizer, device)
 
 
 class NormalizedDecoder:

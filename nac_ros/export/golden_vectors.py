@@ -44,7 +44,7 @@ def verify(policy: Policy, to_actions: ToActions, path: Path) -> None:
     """Raises BundleError if policy or detokenizer give other outputs on this machine."""
     has_tokens = policy.predicts_tokens
     golden = read_golden(path, policy.observation_spec, has_tokens)
-    tensors = {name: torch.from_numpy(array) for name, array in golden.items()}
+    tensors = {name: torch.from_numpy(array).to(policy.device) for name, array in golden.items()}
     inputs, tokens = to_inputs(tensors), tensors.get("tokens")
     try:
         outputs = _outputs(policy, to_actions, inputs, tokens)
@@ -64,8 +64,9 @@ def _outputs(
     """Actions `[N, H, D]`, and with tokens `[N, L]` also their log-likelihood `[N]`."""
     outputs = policy.golden_outputs(inputs, tokens)
     chunk = PolicyOutput(outputs.pop("chunk"), tokens)
-    actions = to_actions(chunk, inputs.proprio[:, -1].numpy())
-    return {"actions": torch.from_numpy(actions), **outputs}
+    actions = to_actions(chunk, inputs.proprio[:, -1].cpu().numpy())
+    on_cpu = {name: values.cpu() for name, values in outputs.items()}
+    return {"actions": torch.from_numpy(actions), **on_cpu}
 
 
 def _inputs(policy: Policy, spec: RobotSpec, generator: np.random.Generator) -> Inputs:

@@ -120,8 +120,8 @@ def max_onnx_error(tokenizer: Tokenizer, onnx: OnnxDetokenizer, seed: int = 0) -
     """Largest normalized difference between ONNX and torch on 64 random legal sequences."""
     tokens = random_sequences(tokenizer.grammar, 64, np.random.default_rng(seed))
     reference = np.zeros((64, tokenizer.config.action_dim), np.float32)
-    difference = onnx(tokens, reference) - tokenizer.decode(tokens, reference).numpy()
-    return float(np.abs(difference / tokenizer.normalizer.half_range.numpy()).max())
+    difference = onnx(tokens, reference) - tokenizer.decode(tokens, reference).cpu().numpy()
+    return float(np.abs(difference / tokenizer.normalizer.half_range.cpu().numpy()).max())
 
 
 def _remove_metadata(model) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nac_ros.core import config as configs
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import BadActions, ConfigError
 from nac_ros.core.files import sha256, write_text
 from nac_ros.export.bundle_files import check_columns
@@ -101,6 +102,7 @@ def write_envelope(
     samples: int = SAMPLES,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
+    device: ComputeDevice = CPU,
 ) -> dict[str, Any]:
     """Measures the codec of a tokenizer folder or bundle and writes `envelope.json` into it, with
     the hash of the measured weights; a bundle's manifest then covers the file."""
@@ -108,7 +110,7 @@ def write_envelope(
     is_bundle = (folder / MANIFEST).is_file()
     if is_bundle:
         read_manifest(folder)  # rejects an altered bundle before the long computation
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder).to(device.name)
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{folder} is read-only; envelope.json belongs there: copy it first")
     results = configs.to_plain(measure_envelope(tokenizer, robot, samples, seed, progress))

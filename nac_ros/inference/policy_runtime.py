@@ -71,8 +71,10 @@ class PolicyRuntime(ABC):
     robot: description of its robot; horizon: steps of a chunk; rate_hz: control rate
     n_action_steps: executed steps of each chunk before a newer one replaces it
     observation_spec: what the policy observes
+    notice: a remark for the user on how it runs, '' if there is none
     """
 
+    notice = ""
     name: ClassVar[str]
     path: Path
     robot: RobotSpec

@@ -20,6 +20,7 @@ class TorchRuntime(PolicyRuntime):
         self._policy = bundle.policy
         self.n_action_steps = self._policy.config.n_action_steps
         self.observation_spec = self._policy.observation_spec
+        self.notice = "" if bundle.detokenizer is None else bundle.detokenizer.notice
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -32,7 +33,8 @@ class TorchRuntime(PolicyRuntime):
     ) -> Prediction:
         inputs, reference = self._policy.inputs(observation), observation.reference
         given = None if context is None else self._normalized(context, reference)
-        output = self._policy.predict(inputs, n_samples, given, generator)
+        with self._bundle.device.autocast():
+            output = self._policy.predict(inputs, n_samples, given, generator)
         references = np.repeat(reference[None], len(output.chunk), 0)
         actions, decode_s = self._bundle.to_actions(output, references), self._bundle.decode_s
         tokens = None if output.tokens is None else output.tokens.cpu().numpy()

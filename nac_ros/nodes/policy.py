@@ -77,7 +77,7 @@ class PolicyNode(ManagedNode):
 
     def configure(self) -> None:
         self._config = config = parameters.read(self, PolicyParameters)
-        self._engine, spec = load_engine(config)
+        self._engine, spec = load_engine(config, self.log.info)
         engine = self._engine
         self._source = ObservationSource(
             self, spec, engine.cameras, engine.n_obs_steps, engine.n_past_commands

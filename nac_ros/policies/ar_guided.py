@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nac_ros.codec.precision import full_precision
 from nac_ros.core.config import number_field
 from nac_ros.core.errors import ConfigError
 from nac_ros.core.sampling import Sampling
@@ -152,7 +153,8 @@ class ArGuidedPolicy(TokenPolicy):
         self._fit_regression(targets["chunk"], targets["future"])
         if self.codeword_head is not None and "latents" in targets:
             tokens = targets["tokens"]
-            rows = torch.linspace(0, len(tokens) - 1, min(FIT_SEQUENCES, len(tokens))).long()
+            n, last = min(FIT_SEQUENCES, len(tokens)), len(tokens) - 1
+            rows = torch.linspace(0, last, n, device=tokens.device).long()
             legal = self.legal_along(tokens[rows])
             self.codeword_head.fit(targets["latents"][rows], tokens[rows], legal)
 
@@ -169,10 +171,9 @@ class ArGuidedPolicy(TokenPolicy):
         self.regression_std.copy_(std)
 
     def loss(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
-        config, kind = self.config, self.device.type
+        config = self.config
         inputs = inputs._replace(image_features=self.encode_images(inputs))
-        with torch.autocast(kind, enabled=False):  # regression and distances need float32
-            context, plans = self._context(inputs)
+        context, plans = self._context(inputs)
         wanted = torch.stack([targets["chunk"], targets["future"]], 1)  # [B, 2, H, D]
         scaled = (wanted - self.regression_mean) / self.regression_std
         error = (plans - scaled).abs().mean((0, 2, 3))
@@ -181,10 +182,9 @@ class ArGuidedPolicy(TokenPolicy):
             "future": config.future_weight * error[1],
         }
         if config.token_weight:
-            with torch.autocast(kind, enabled=False):
-                residuals = self._plan_residuals(plans)(targets["tokens"])
+            residuals = self._plan_residuals(plans)(targets["tokens"])
             hidden = self._hidden(context, targets["tokens"][:, :-1], residuals)
-            with torch.autocast(kind, enabled=False):
+            with full_precision(self.device):
                 cross_entropy = self._cross_entropy(hidden.float(), residuals, targets)
             losses["tokens"] = config.token_weight * cross_entropy
         return losses
@@ -227,15 +227,17 @@ class ArGuidedPolicy(TokenPolicy):
         of the plan depends on the tokens chosen so far, and is updated with each.
         """
         context, plans = self._context(inputs)
-        plan, cache = self.tokenizer.residual_steps(self._denormalized_plan(plans)), None
+        with full_precision(self.device):
+            plan, cache = self.tokenizer.residual_steps(self._denormalized_plan(plans)), None
 
         def logits(tokens: Tensor) -> Tensor:
             nonlocal cache
             position, residual = tokens.shape[1], None
             if plan is not None:
-                if position:
-                    plan.add(tokens[:, -1])
-                residual = plan.target()
+                with full_precision(self.device):
+                    if position:
+                        plan.add(tokens[:, -1])
+                    residual = plan.target()
             embedded = self._embed(tokens[:, -1:]) if position else self._bos(context)
             embedded = embedded + self._residual_embedding(residual)
             if position:
@@ -244,7 +246,8 @@ class ArGuidedPolicy(TokenPolicy):
                 step = self._add_positions(torch.cat([context, embedded], 1), 0)
             hidden, cache = self.transformer(step, cache)
             legal = self.token_range(position)
-            return self._next_logits(hidden[:, -1], residual, position, legal).float()
+            with full_precision(self.device):
+                return self._next_logits(hidden[:, -1].float(), residual, position, legal)
 
         return logits
 
@@ -326,7 +329,8 @@ class ArGuidedPolicy(TokenPolicy):
         logits = self._logits(hidden, residuals, 0)
         log_probs = torch.log_softmax(logits.masked_fill(~legal, -1e9), -1)
         wanted = self._target_distribution(targets, legal)
-        return -(wanted * log_probs).sum(-1)[targets["tokens"] >= 0].mean()
+        losses, counted = -(wanted * log_probs).sum(-1), targets["tokens"] >= 0
+        return (losses * counted).sum() / counted.sum()
 
     def _target_distribution(self, targets: Targets, legal: Tensor) -> Tensor:
         temperature, tokens = self.config.target_temperature, targets["tokens"]
@@ -340,7 +344,12 @@ class ArGuidedPolicy(TokenPolicy):
         return self.codeword_head.soft_targets(centres, temperature, legal)
 
     def _context(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Context vectors `[B, n, dim]` and scaled regressed chunks `[B, 2, H, D]`."""
+        """Context vectors `[B, n, dim]` and scaled regressed chunks `[B, 2, H, D]`, float32."""
+        inputs = inputs._replace(image_features=self.encode_images(inputs))
+        with full_precision(self.device):  # as regression and distances need
+            return self._context_of_features(inputs)
+
+    def _context_of_features(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         observed = self.context_vectors(inputs)  # [B, n - 1, dim]
         plans = self.regression_head(observed.flatten(1)).view(-1, 2, *self._chunk_shape)
         plan = self.plan_projection(plans[:, 0].detach().flatten(1))[:, None]
@@ -354,8 +363,16 @@ class ArGuidedPolicy(TokenPolicy):
     def _plan_residuals(self, plans: Tensor) -> Callable[[Tensor], Tensor | None]:
         """Function from the tokens so far `[B, k]` to the vectors `[B, L, E]` that the rest should
         quantize to reproduce the plan; it returns None for tokens without codewords."""
-        residuals = self.tokenizer.residual_targets(self._denormalized_plan(plans.detach()))
-        return residuals or (lambda tokens: None)
+        with full_precision(self.device):
+            residuals = self.tokenizer.residual_targets(self._denormalized_plan(plans.detach()))
+
+        def targets(tokens: Tensor) -> Tensor | None:
+            if residuals is None:
+                return None
+            with full_precision(self.device):
+                return residuals(tokens)
+
+        return targets
 
     def _plan_embedding(
         self, residuals: Tensor | None, first: int, count: int = 1
@@ -399,8 +416,11 @@ class ArGuidedPolicy(TokenPolicy):
         return F.linear(hidden, self.token_logits.weight[legal], self.token_logits.bias[legal])
 
     def _logits(self, hidden: Tensor, residuals: Tensor | None, first: int) -> Tensor:
-        """Hidden states `[B, k, dim]` of positions from `first` on -> logits `[B, k, V]`."""
-        if self.codeword_head is None:
-            return self.token_logits(hidden)
-        here = residuals[:, first : first + hidden.shape[1]]
-        return self.codeword_head.logits(hidden, here, first)
+        """Hidden states `[B, k, dim]` of positions from `first` on -> logits `[B, k, V]`,
+        float32."""
+        with full_precision(self.device):
+            hidden = hidden.float()
+            if self.codeword_head is None:
+                return self.token_logits(hidden)
+            here = residuals[:, first : first + hidden.shape[1]]
+            return self.codeword_head.logits(hidden, here, first)

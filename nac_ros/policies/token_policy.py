@@ -85,6 +85,9 @@ class TokenPolicy(Policy):
         table = getattr(tokenizer.grammar, "table", None)  # of a FixedGrammar, bool [L, V]
         legal = None if table is None else torch.from_numpy(table)
         self.register_buffer("legal_table", legal, persistent=False)
+        lengths = getattr(tokenizer.grammar, "lengths", None)  # of a BpeGrammar, int64 [V]
+        lengths = None if lengths is None else torch.from_numpy(lengths)
+        self.register_buffer("token_lengths", lengths, persistent=False)
 
     @abstractmethod
     def next_token_logits(self, inputs: Inputs) -> NextTokenLogits:
@@ -278,6 +281,9 @@ class TokenPolicy(Policy):
         """Tokens that may follow `[B, k]`, bool `[B, V]`, and complete sequences, bool `[B]`."""
         if self.legal_table is not None:
             return self._fixed_legal(tokens)
+        if self.token_lengths is not None:
+            left = self.grammar.total - self._lengths_of(tokens).sum(1)
+            return self.token_lengths <= left[:, None], left == 0
         prefix = tokens.cpu().numpy()
         legal, done = self.grammar.legal(prefix), self.grammar.done(prefix)
         on = {"device": tokens.device}
@@ -285,6 +291,10 @@ class TokenPolicy(Policy):
 
     def legal_along(self, tokens: Tensor) -> Tensor:
         """Which tokens are legal at each position of `tokens` `[B, L]`, bool `[B, L, V]`."""
+        if self.token_lengths is not None:
+            lengths = self._lengths_of(tokens)
+            left = self.grammar.total - lengths.cumsum(1) + lengths  # before each position
+            return self.token_lengths <= left[..., None]
         rows = [self.next_legal(tokens[:, :k])[0] for k in range(tokens.shape[1])]
         return torch.stack(rows, 1)
 
@@ -304,10 +314,14 @@ class TokenPolicy(Policy):
         done = torch.full((batch,), is_done, device=tokens.device)
         return row.expand(batch, -1), done
 
+    def _lengths_of(self, tokens: Tensor) -> Tensor:
+        """Lengths of the tokens of a BpeGrammar, 0 for padding, int64 `[B, k]`."""
+        return self.token_lengths[tokens.clamp(min=0)] * (tokens >= 0)
+
     def _are_complete(self, tokens: Tensor) -> bool:
         if self.legal_table is not None:
             return tokens.shape[1] >= self.grammar.max_tokens
-        return bool(self.grammar.done(tokens.cpu().numpy()).all())
+        return bool(self.next_legal(tokens)[1].all())
 
     def _forced_tokens(self, context: PredictionContext) -> Tensor:
         """Tokens `[B, L]` of the current chunk whose time span starts in a committed step and

@@ -1,5 +1,6 @@
 """Parameters of the policy node, and the inference engine built from them."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from nac_ros.control.call_log import CallLog
 from nac_ros.control.logged_guard import KEEP_S, call_log_folder
 from nac_ros.core import config as configs
 from nac_ros.core.config import config_dir, number_field
+from nac_ros.core.device import ComputeDevice, DeviceConfig, resolve_device
 from nac_ros.core.files import sha256
 from nac_ros.core.provenance import environment
 from nac_ros.export.manifest import MANIFEST
@@ -20,13 +22,16 @@ from nac_ros.robot.spec import RobotSpec, current_spec_of, load_robot
 LOAD_PARAMETERS = (
     "bundle",
     "runtime",
+    "device",
+    "precision",
+    "onnx_providers",
     "transition",
     "n_action_steps",
 )  # can be set before configuring
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyParameters(LowConfidenceConfig):
+class PolicyParameters(LowConfidenceConfig, DeviceConfig):
     """Parameters of the node; times in seconds.
 
     bundle: folder of the bundle; empty = models/default of this package
@@ -61,24 +66,35 @@ class PolicyParameters(LowConfidenceConfig):
         return Path(self.bundle) if self.bundle else config_dir().parent / "models" / "default"
 
 
-def load_engine(parameters: PolicyParameters) -> tuple[Engine, RobotSpec]:
-    """The engine, warmed up and with its call log, and the robot; raises NacError."""
+def load_engine(
+    parameters: PolicyParameters, report: Callable[[str], None]
+) -> tuple[Engine, RobotSpec]:
+    """The engine, warmed up and with its call log, and the robot; raises NacError.
+
+    report: called with what was chosen where a parameter is `auto`, and why
+    """
+    device = resolve_device(parameters, report)
     transition = configs.build(TransitionConfig, {"transition": parameters.transition}, "policy")
     facts = {"runtime": parameters.runtime, "threads": parameters.threads}
     runtime = configs.build(RuntimeConfig, facts, "policy")
-    policy = load_runtime(parameters.folder, runtime, transition.needs_context)
+    policy = load_runtime(parameters.folder, runtime, transition.needs_context, device)
+    if policy.notice:
+        report(policy.notice)
     spec = load_robot(parameters.robot) if parameters.robot else current_spec_of(policy.robot)
     policy.check_robot(spec)
     if parameters.task:
         policy.task_index(parameters.task)
     engine = Engine(policy, parameters.seed, parameters.n_action_steps or None, transition)
     engine.warm_up()
-    engine.call_log = _open_call_log(parameters, transition, policy.name)
+    engine.call_log = _open_call_log(parameters, transition, policy.name, device)
     return engine, spec
 
 
 def _open_call_log(
-    parameters: PolicyParameters, transition: TransitionConfig, runtime: str
+    parameters: PolicyParameters,
+    transition: TransitionConfig,
+    runtime: str,
+    device: ComputeDevice,
 ) -> CallLog | None:
     folder, path = call_log_folder(parameters.call_log), parameters.folder.resolve()
     if folder is None:
@@ -87,6 +103,8 @@ def _open_call_log(
         "bundle": str(path),
         "manifest": sha256(path / MANIFEST),
         **environment(),
+        "device": device.name,
+        "precision": device.precision,
         "transition": asdict(transition),
         "seed": parameters.seed,
         "runtime": runtime,

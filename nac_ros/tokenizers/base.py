@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nac_ros.codec.precision import full_precision
 from nac_ros.codec.seanet import folded_parameters
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.errors import BadActions, BadTokens, BundleError, ConfigError, NotFitted
@@ -84,6 +85,8 @@ class TrainingOutput(NamedTuple):
 class Tokenizer(nn.Module, ABC):
     """Chunks float32 `[B, H, D]` in rad and m <-> tokens int64 `[B, L]`.
 
+    Arguments may be on any device, or arrays; results are on the device of the tokenizer.
+
     A subclass sets `grammar` and implements `_encode` and `_decode` on chunks normalized to about
     [-1, 1]. The base class checks inputs, keeps the statistics, subtracts and adds the reference
     of relative columns, saves and loads.
@@ -107,6 +110,11 @@ class Tokenizer(nn.Module, ABC):
             self.register_buffer(statistic, torch.zeros(dim))
         relative = torch.tensor(config.relative_columns)
         self.register_buffer("relative", relative, persistent=False)
+        self._is_fitted = False  # once True, `fitted` is not read from the device any more
+
+    @property
+    def device(self) -> torch.device:
+        return self.low.device
 
     @property
     def is_relative(self) -> bool:
@@ -162,11 +170,13 @@ class Tokenizer(nn.Module, ABC):
     def fit(self, actions, reference=None, seed: int = 0) -> "Tokenizer":
         """Sets statistics, codebooks and other data-dependent state from actions `[N, H, D]`."""
         self.fitted.fill_(False)
+        self._is_fitted = False
         chunks = self._checked(actions)
         reference = self._checked_reference(reference, chunks)
-        own = self.config.normalizer
-        relative = ActionNormalizer.fit(chunks, reference, self.relative, own)
-        absolute = ActionNormalizer.fit(chunks, config=replace(own, range="minmax"))
+        on_cpu = [None if x is None else x.cpu() for x in (chunks, reference)]
+        columns, own = self.config.relative_columns, self.config.normalizer
+        relative = ActionNormalizer.fit(*on_cpu, columns, own)
+        absolute = ActionNormalizer.fit(on_cpu[0], config=replace(own, range="minmax"))
         for prefix, found in (("", relative), ("absolute_", absolute)):
             getattr(self, f"{prefix}low").copy_(torch.from_numpy(found.low))
             getattr(self, f"{prefix}high").copy_(torch.from_numpy(found.high))
@@ -189,7 +199,7 @@ class Tokenizer(nn.Module, ABC):
     def encode_normalized(self, normalized: Tensor) -> Tensor:
         """Normalized chunks `[B, H, D]` -> int64 `[B, L]`."""
         self._require_fitted()
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(self.device):
             return self._encode(normalized)
 
     def decode(self, tokens, reference=None) -> Tensor:
@@ -199,9 +209,9 @@ class Tokenizer(nn.Module, ABC):
     def decode_normalized(self, tokens) -> Tensor:
         """Complete sequences int64 `[B, L]` -> normalized chunks `[B, H, D]`; raises BadTokens."""
         self._require_fitted()
-        tokens = torch.as_tensor(tokens)
-        self.grammar.check(tokens.cpu().numpy())
-        with torch.no_grad():
+        self.grammar.check(_to_numpy(tokens))
+        tokens = torch.as_tensor(tokens, device=self.device)
+        with torch.no_grad(), full_precision(self.device):
             return self._decode(tokens)
 
     def decode_prefix(self, tokens, reference=None) -> Tensor:
@@ -212,14 +222,15 @@ class Tokenizer(nn.Module, ABC):
         if not self.supports_prefix:
             raise BadTokens(f"tokenizer {self.name} decodes no prefix; give all its tokens")
         self._require_fitted()
-        tokens = torch.as_tensor(tokens)
+        codes = _to_numpy(tokens)
         known = (*self.prefix_lengths, self.grammar.max_tokens)
-        if tokens.ndim == 2 and tokens.shape[1] not in known:
-            raise BadTokens(f"{tokens.shape[1]} tokens cannot be decoded; {known} can")
-        if tokens.ndim != 2 or tokens.shape[1] == self.grammar.max_tokens:
+        if codes.ndim == 2 and codes.shape[1] not in known:
+            raise BadTokens(f"{codes.shape[1]} tokens cannot be decoded; {known} can")
+        if codes.ndim != 2 or codes.shape[1] == self.grammar.max_tokens:
             return self.decode(tokens, reference)
-        self.grammar.check_prefix(tokens.cpu().numpy())
-        with torch.no_grad():
+        self.grammar.check_prefix(codes)
+        tokens = torch.as_tensor(tokens, device=self.device)
+        with torch.no_grad(), full_precision(self.device):
             return self.denormalize(self._decode_prefix(tokens), reference)
 
     def embeddings(self) -> Tensor | None:
@@ -338,13 +349,15 @@ class Tokenizer(nn.Module, ABC):
         return key.endswith((".counts", ".cross_covariance", ".codeword_power", ".n_updates"))
 
     def _require_fitted(self) -> None:
-        if not bool(self.fitted):
+        self._is_fitted = self._is_fitted or bool(self.fitted)
+        if not self._is_fitted:
             raise NotFitted(
                 f"tokenizer {self.name} has no statistics yet; call fit(actions) first"
             )
 
     def _checked(self, actions) -> Tensor:
-        return check_actions(actions, self.config.horizon, self.config.action_dim)
+        shape = self.config.horizon, self.config.action_dim
+        return check_actions(actions, *shape).to(self.device)
 
     def _checked_reference(self, reference, chunks: Tensor) -> Tensor | None:
         """References `[B, D]` of a relative codec, on the device of the chunks; else None."""
@@ -394,10 +407,9 @@ class ResidualTokenizer(CodebookTokenizer):
     ):
         """n_tokens: of each stage"""
         super().__init__(config, preset)
-        stages = torch.repeat_interleave(torch.tensor(n_tokens))
-        offsets = stages * codebook_size
+        offsets = np.repeat(np.arange(len(n_tokens)) * codebook_size, n_tokens)
         self.grammar = FixedGrammar(offsets.tolist(), (offsets + codebook_size).tolist())
-        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("offsets", torch.tensor(offsets.tolist()), persistent=False)
         self._stage_bounds = list(pairwise([0, *np.cumsum(n_tokens).tolist()]))
 
     @abstractmethod
@@ -465,6 +477,17 @@ class QuantizerSteps(ResidualSteps):
         codes = tokens - self._starts[self._position]
         self._residual = self._quantizer.subtract(self._residual, codes, self._position)
         self._position += 1
+
+
+def random_rows(chunks: Tensor, most: int, seed: int) -> Tensor:
+    """At most so many of chunks `[N, ...]`, drawn without replacement on their device."""
+    generator = torch.Generator(chunks.device).manual_seed(seed)
+    order = torch.randperm(len(chunks), generator=generator, device=chunks.device)
+    return chunks[order[:most]]
+
+
+def _to_numpy(tokens) -> np.ndarray:
+    return tokens.cpu().numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
 
 
 def to_floats(values, what: str) -> Tensor:

@@ -73,7 +73,7 @@ class BinTokenizer(Tokenizer):
         knots = (knots - self.config.limit).unflatten(1, (self._steps, -1))
         if self._steps == self.config.horizon:
             return knots
-        steps = torch.arange(1, self.config.horizon + 1, dtype=torch.float32)
+        steps = torch.arange(1, self.config.horizon + 1, dtype=torch.float32, device=tokens.device)
         # inverse of `knot_times`; negative indices, before the first knot, are clamped to it
         return _interpolate(knots, steps * self._steps / self.config.horizon - 1)
 

@@ -61,7 +61,8 @@ def init_shared_codebooks(
     """k-means of the shared codebooks over the normalized chunks `[N, H, D]` of all robots."""
     count = KMEANS_CHUNKS // len(chunks)
     samples = {
-        name: rows[torch.linspace(0, len(rows) - 1, count).long()] for name, rows in chunks.items()
+        name: rows[torch.linspace(0, len(rows) - 1, count, device=rows.device).long()]
+        for name, rows in chunks.items()
     }
     latents = [members[name].latent(rows) for name, rows in samples.items()]
     quantizer = next(iter(members.values())).quantizer

@@ -67,7 +67,7 @@ class FastTokenizer(Tokenizer):
 
     def coefficients(self, normalized: Tensor) -> np.ndarray:
         """Rounded DCT along time of chunks `[B, H, D]`: int64 `[B, frequencies, D]`."""
-        spectrum = dct(normalized.double().numpy(), axis=1, norm="ortho")
+        spectrum = dct(normalized.double().cpu().numpy(), axis=1, norm="ortho")
         return np.round(spectrum * self.config.scale).astype(np.int64)
 
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
@@ -84,14 +84,15 @@ class FastTokenizer(Tokenizer):
         fits = self._has_codes(self.coefficients(normalized))
         if not fits.any():
             raise BadActions("no training chunk has a code for each coefficient; raise `scale`")
-        self._bpe.train_from_iterator(self._texts(normalized[torch.from_numpy(fits)]), trainer)
+        chunks = normalized.cpu()[torch.from_numpy(fits)]
+        self._bpe.train_from_iterator(self._texts(chunks), trainer)
         self._read_vocabulary()
 
     def _encode(self, normalized: Tensor) -> Tensor:
         rows = [text.ids for text in self._bpe.encode_batch(self._texts(normalized))]
         longest = max(len(row) for row in rows)
         padded = [row + [PAD] * (longest - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.int64)
+        return torch.tensor(padded, dtype=torch.int64, device=normalized.device)
 
     def _decode(self, tokens: Tensor) -> Tensor:
         config = self.config
@@ -99,7 +100,7 @@ class FastTokenizer(Tokenizer):
         codes = np.array([[ord(c) for c in row] for row in rows])
         codes = codes - FIRST_CHARACTER - config.max_coefficient
         spectrum = codes.reshape(-1, config.horizon, config.action_dim) / config.scale
-        return torch.from_numpy(idct(spectrum, axis=1, norm="ortho")).float()
+        return torch.from_numpy(idct(spectrum, axis=1, norm="ortho")).float().to(tokens.device)
 
     @property
     def pieces(self) -> tuple[tuple[int, ...], ...]:

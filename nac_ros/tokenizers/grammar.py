@@ -114,7 +114,7 @@ class FixedGrammar(Grammar):
 
 
 class BpeGrammar(Grammar):
-    """Sequences of BPE tokens of 1 or more coefficients each, exactly `total` together."""
+    """Sequences of tokens whose lengths, int64 `[V]` and at least 1, add up to `total`."""
 
     def __init__(self, lengths: np.ndarray, total: int):
         self.lengths, self.total = lengths, total

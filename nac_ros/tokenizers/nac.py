@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from nac_ros.codec.config import CodecConfig
@@ -14,6 +13,7 @@ from nac_ros.tokenizers.base import (
     ResidualTokenizer,
     TokenizerConfig,
     TrainingOutput,
+    random_rows,
 )
 from nac_ros.tokenizers.serialization import check_elements
 
@@ -99,6 +99,4 @@ class Nac(ResidualTokenizer):
 
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
         """k-means of the codebooks on some chunks."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(normalized), generator=generator)[:KMEANS_CHUNKS]
-        self.codec.init_codebooks(normalized[rows.to(normalized.device)], seed)
+        self.codec.init_codebooks(random_rows(normalized, KMEANS_CHUNKS, seed), seed)

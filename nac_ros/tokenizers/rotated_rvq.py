@@ -19,6 +19,7 @@ from nac_ros.tokenizers.base import (
     ResidualTokenizer,
     TokenizerConfig,
     TrainingOutput,
+    random_rows,
 )
 from nac_ros.tokenizers.serialization import check_elements
 
@@ -112,9 +113,7 @@ class RotatedRvq(ResidualTokenizer):
     @torch.no_grad()
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
         """k-means of the codebooks on some chunks; the first time also sets the matrices."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randperm(len(normalized), generator=generator)[:FIT_CHUNKS]
-        chunks, first = normalized[rows.to(normalized.device)], not bool(self.fitted)
+        chunks, first = random_rows(normalized, FIT_CHUNKS, seed), not bool(self.fitted)
         if first:
             self.path.init_from_pca(chunks, self.mse_weights)
         self.quantizer.init_codebooks(self.latent(chunks), seed)

@@ -125,8 +125,9 @@ class Vqvla(ResidualTokenizer):
     @torch.no_grad()
     def fit_codes(self, normalized: Tensor, seed: int) -> None:
         """k-means codebook by codebook, each on residuals that no other codebook was fitted to."""
-        generator, n = torch.Generator().manual_seed(seed), self.config.n_quantizers
-        rows = torch.randperm(len(normalized), generator=generator)[:KMEANS_CHUNKS]
+        device, n = normalized.device, self.config.n_quantizers
+        generator = torch.Generator(device).manual_seed(seed)
+        rows = torch.randperm(len(normalized), generator=generator, device=device)[:KMEANS_CHUNKS]
         latents = self.latent(normalized[rows])[..., 0]
         residuals = mix_latents(latents, n * KMEANS_LATENTS, generator)
         residuals = residuals.view(n, KMEANS_LATENTS, -1)  # one row per codebook still to be set

@@ -10,6 +10,7 @@ import torch
 
 from nac_ros.core import config as configs
 from nac_ros.core import files
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import ActionChunks
 from nac_ros.datasets.lerobot import layout
@@ -73,9 +74,14 @@ class TrainedCandidate:
 
 
 def train(
-    candidate: Candidate, data: BenchmarkData, common: dict[str, Any], seed: int, cache: Path
+    candidate: Candidate,
+    data: BenchmarkData,
+    common: dict[str, Any],
+    seed: int,
+    cache: Path,
+    device: ComputeDevice = CPU,
 ) -> TrainedCandidate:
-    """Trains `candidate`, or loads it from `cache`.
+    """Trains `candidate` on a device, or loads it from `cache`.
 
     common: fields of the training config that all candidates share, such as `seconds`
     """
@@ -87,20 +93,25 @@ def train(
     defaults = cls.training_defaults.get(candidate.preset, {})
     given = {**defaults, **common, **dict(candidate.training), "seed": seed}
     config = configs.build(TokenizerTrainingConfig, given, candidate.title)
-    folder = cache / _key(tokenizer, config, data)
+    folder = cache / _key(tokenizer, config, data, device)
     if (folder / METRICS).is_file():
         print(f"{candidate.title}, seed {seed}: found in {folder}")
         metrics = layout.read_json(folder / METRICS)
-        return TrainedCandidate(candidate, load_tokenizer(folder), metrics)
+        return TrainedCandidate(candidate, load_tokenizer(folder).to(device.name), metrics)
     print(f"{candidate.title}, seed {seed}: {tokenizer.params_m:.3f} M parameters")
-    trainer = TokenizerTrainer(tokenizer, config, folder)
+    trainer = TokenizerTrainer(tokenizer, config, folder, device=device)
     metrics = trainer.run(data.train, data.validation, resume=has_checkpoint(folder))
     drop_checkpoints(folder)
     files.write_json(folder / METRICS, metrics)
     return TrainedCandidate(candidate, tokenizer, metrics)
 
 
-def _key(tokenizer: Tokenizer, config: TokenizerTrainingConfig, data: BenchmarkData) -> str:
+def _key(
+    tokenizer: Tokenizer,
+    config: TokenizerTrainingConfig,
+    data: BenchmarkData,
+    device: ComputeDevice,
+) -> str:
     """Folder name: a hash of everything but the code that the result depends on."""
     parts = {
         "name": tokenizer.name,
@@ -109,5 +120,7 @@ def _key(tokenizer: Tokenizer, config: TokenizerTrainingConfig, data: BenchmarkD
         "data": data.digest(),
         "threads": torch.get_num_threads(),
     }
+    if device != CPU:
+        parts |= {"device": device.kind, "precision": device.precision}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return f"{tokenizer.name}-{digest[:16]}"

@@ -2,27 +2,29 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
     """Shifts each of `[B, K, H, W, 3]` by up to `pixels`, the border is repeated (DrQ)."""
     if pixels == 0:
         return images
-    batch, _, height, width, _ = images.shape
-    planes = images.permute(0, 1, 4, 2, 3).flatten(1, 2)  # [B, K * 3, H, W]
-    padded = F.pad(planes.float(), (pixels,) * 4, mode="replicate").to(torch.uint8)
-    offsets = torch.randint(0, 2 * pixels + 1, (batch, 2)).tolist()
-    crops = [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)]
-    return torch.stack(crops).view(batch, -1, 3, height, width).permute(0, 1, 3, 4, 2)
+    batch, steps, height, width, channels = images.shape
+    on = {"device": images.device}
+    offsets = torch.randint(0, 2 * pixels + 1, (batch, 2), **on) - pixels
+    offsets = offsets.repeat_interleave(steps, 0)  # [B * K, 2], of rows and columns
+    row = (offsets[:, :1] + torch.arange(height, **on)).clamp(0, height - 1)  # [B * K, H]
+    column = (offsets[:, 1:] + torch.arange(width, **on)).clamp(0, width - 1)
+    row = row + height * torch.arange(batch * steps, **on)[:, None]
+    source = (width * row[:, :, None] + column[:, None]).flatten()  # of each pixel
+    return images.reshape(-1, channels).index_select(0, source).view(images.shape)
 
 
 def jitter_colours(images: Tensor, brightness: float, contrast: float) -> Tensor:
     """Random offset of each channel and random contrast, `[B, K, H, W, 3]` uint8."""
     if brightness == 0 and contrast == 0:
         return images
-    batch = len(images)
-    gain = 1 + contrast * (2 * torch.rand(batch, 1, 1, 1, 1) - 1)
-    offset = 255 * brightness * (2 * torch.rand(batch, 1, 1, 1, 3) - 1)
+    batch, on = len(images), {"device": images.device}
+    gain = 1 + contrast * (2 * torch.rand(batch, 1, 1, 1, 1, **on) - 1)
+    offset = 255 * brightness * (2 * torch.rand(batch, 1, 1, 1, 3, **on) - 1)
     jittered = (images.float() - 127.5) * gain + 127.5 + offset
     return jittered.clamp(0, 255).to(torch.uint8)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nac_ros.core import config as configs
 from nac_ros.core import files
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import ConfigError, show_text
 from nac_ros.core.provenance import environment
 
@@ -92,6 +93,10 @@ class AveragedWeights:
         finally:
             load_partly(module, live, self._skip)
 
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Replaces the averages, on their devices."""
+        self.state = {key: state[key].to(value.device) for key, value in self.state.items()}
+
     def _entries(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         return (item for item in module.state_dict().items() if not self._skip(item[0]))
 
@@ -119,13 +124,18 @@ class TrainingLog:
         print("  ".join(parts), flush=True)
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, str]) -> None:
-    """Writes tensors, numbers, the random state and `identity` atomically, and syncs to disk.
+def save_checkpoint(
+    folder: Path,
+    state: dict[str, Any],
+    identity: Mapping[str, str],
+    device: ComputeDevice = CPU,
+) -> None:
+    """Writes tensors, numbers, the random states and `identity` atomically, and syncs to disk.
 
     The previous checkpoint is kept under another name, in case this one is damaged later.
     """
     path, temporary = folder / CHECKPOINT, folder / (CHECKPOINT + files.TEMPORARY)
-    whole = {**state, "random": torch.get_rng_state(), IDENTITY: dict(identity)}
+    whole = {**state, **device.random_states(), IDENTITY: dict(identity)}
     torch.save(whole, temporary)
     files.fsync(temporary)
     if path.is_file():
@@ -135,7 +145,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any], identity: Mapping[str, 
 
 
 def restore_checkpoint(
-    folder: Path, identity: Mapping[str, str], apply: Callable[[dict[str, Any]], None]
+    folder: Path,
+    identity: Mapping[str, str],
+    apply: Callable[[dict[str, Any]], None],
+    device: ComputeDevice = CPU,
 ) -> bool:
     """Passes the newest undamaged checkpoint of `folder` to `apply`; False if there is none.
 
@@ -149,7 +162,9 @@ def restore_checkpoint(
             continue
         try:
             state = _load(path)
-            random_state, started = state.pop("random"), state.pop(IDENTITY, None)
+            started = state.pop(IDENTITY, None)
+            if "random" not in state:
+                raise KeyError("random")
             started = None if started is None else dict(started)
         except DAMAGE as error:
             damaged.append(f"{path} is damaged ({_first_line(error)})")
@@ -162,7 +177,7 @@ def restore_checkpoint(
         _check_identity(folder, started, identity)
         try:
             apply(state)
-            torch.set_rng_state(random_state)
+            device.set_random_states(state)
         except DAMAGE as error:
             damaged.append(f"{path} does not fit this run ({_first_line(error)})")
             continue
@@ -231,6 +246,7 @@ def start_run(
     resume: bool,
     apply: Callable[[dict[str, Any]], None],
     sources: Sequence[Mapping[str, Any]] = (),
+    device: ComputeDevice = CPU,
 ) -> bool:
     """Seeds all generators, restores the run in `out` if asked to, and writes run.json.
 
@@ -239,11 +255,12 @@ def start_run(
     resumed, and as `restore_checkpoint` does.
     """
     seed_everything(config.seed)
-    resumed = resume and restore_checkpoint(out, identity, apply)
+    resumed = resume and restore_checkpoint(out, identity, apply, device)
     if has_checkpoint(out) and not resume:
         raise ConfigError(f"{out} holds a run already; add --resume or choose another --out")
     plain, data = configs.to_plain(config), [dict(source) for source in sources]
-    files.write_json(out / RUN, {"config": plain, "data": data, **environment()})
+    facts = {"config": plain, "data": data, "device": device.name, "precision": device.precision}
+    files.write_json(out / RUN, {**facts, **environment()})
     return resumed
 
 
@@ -254,13 +271,25 @@ def set_learning_rates(factor: float, *optimizers: torch.optim.Optimizer) -> Non
             group["lr"] = group["peak"] * factor
 
 
-def gradient_step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> None:
-    """Backward, gradient clipping by norm, one optimizer step."""
+def gradient_step(
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    clip: float,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """Backward, gradient clipping by norm, one optimizer step.
+
+    scaler: of this optimizer (`ComputeDevice.gradient_scaler`), which leaves out a step whose
+        gradients overflow; None = the loss is not scaled
+    """
+    scaler = scaler or torch.amp.GradScaler(loss.device.type, enabled=False)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     nn.utils.clip_grad_norm_(parameters, clip)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def _short(value: Any) -> str:

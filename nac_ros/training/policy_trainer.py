@@ -13,6 +13,7 @@ from torch import Tensor
 from nac_ros.core import config as configs
 from nac_ros.core import files
 from nac_ros.core.config import check_fields, number_field
+from nac_ros.core.device import POLICY_TRAINING_PRECISION, ComputeDevice
 from nac_ros.core.errors import BadActions, BadTokens, ConfigError, DatasetError
 from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import NoticeCallback, print_notice
@@ -26,6 +27,7 @@ from nac_ros.training.image_augmentation import jitter_colours, random_shift
 HELD_OUT_FRAMES = 512  # of one evaluation
 PREPARE_BATCH = 2048  # chunks
 FEATURE_BATCH = 256  # frames
+DEVICE = ComputeDevice(precision=POLICY_TRAINING_PRECISION)
 FIT_FRAMES = 8192  # drawn for `Policy.fit_targets`
 
 
@@ -56,7 +58,6 @@ class PolicyTrainingConfig:
     contrast: float = 0.15
     state_noise: float = 0.02
     cached_views: int = 0
-    bfloat16: bool = True
     gradient_clip: float = 1.0
     log_every: int = number_field(500, 1)
     train_on: TrainOn = "all"
@@ -180,16 +181,18 @@ class PolicyTrainer:
         sources: Sequence[Mapping[str, Any]] = (),
         notice: NoticeCallback = print_notice,
         features_dir: Path | None = None,
+        device: ComputeDevice = DEVICE,
     ):
         """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)
         notice: called with each remark on the data
         features_dir: folder where runs with the same image encoders, frames and augmentation
             share the features of `cached_views`
+        device: to which the policy is moved
 
         Raises DatasetError or BadActions if too few frames can be used.
         """
-        self.policy, self.config, self.out = policy, config, out
-        self.data, self._sources = Demonstrations.of(frames, policy), sources
+        self.policy, self.config, self.out = policy.to(device.name), config, out
+        self.data, self._sources, self.device = Demonstrations.of(frames, policy), sources, device
         self._features_dir = features_dir
         finite = _finite_frames(frames, notice)
         split = split_frames(frames, config.train_on, policy.chunk_spec.horizon)
@@ -205,9 +208,10 @@ class PolicyTrainer:
         self._weights = torch.from_numpy(
             sampling_weights(frames, self._train, config.intervention_weight)
         )
+        self._draws_uniformly = bool((self._weights == 1).all())
         rows = np.random.default_rng(config.seed).choice(self._train, FIT_FRAMES)
         policy.fit_targets(self.data.targets(rows))
-        self._optimizer = _make_optimizer(policy, config)
+        self._optimizer, self._scaler = _make_optimizer(policy, config), device.gradient_scaler()
         self._averaged = loop.AveragedWeights(policy, config.ema_decay, policy.is_stored_elsewhere)
         self._step = 0
         self._features: Tensor | None = None  # cached, of the training frames
@@ -215,11 +219,13 @@ class PolicyTrainer:
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Trains, saves the averaged weights in `out`/policy and returns held-out metrics."""
         config, self._identity = self.config, self._identify()
-        loop.start_run(self.out, config, self._identity, resume, self._restore, self._sources)
+        loop.start_run(
+            self.out, config, self._identity, resume, self._restore, self._sources, self.device
+        )
         if config.cached_views:
             self._features = self._cache_features()
         log = loop.TrainingLog(self.out / "log.jsonl")
-        running: dict[str, float] = {}  # moving averages of the losses
+        running: dict[str, Tensor] = {}  # moving averages of the losses, on the device
         metrics: dict[str, float] = {}
         while self._step < config.steps:
             for key, value in self._train_step().items():
@@ -227,7 +233,8 @@ class PolicyTrainer:
             self._step += 1
             if self._step % config.log_every == 0 or self._step == config.steps:
                 metrics = self.evaluate()
-                log.write(self._step, {**running, **metrics})
+                means = {key: float(value) for key, value in running.items()}
+                log.write(self._step, {**means, **metrics})
                 self._save()
         return metrics or self.evaluate()
 
@@ -237,7 +244,7 @@ class PolicyTrainer:
         inputs, targets = self.data.inputs(rows), self.data.targets(rows)
         with self._averaged.applied_to(self.policy):
             self.policy.eval()
-            return self.policy.evaluate(inputs, targets, torch.Generator().manual_seed(0))
+            return self.policy.evaluate(inputs, targets, self.device.generator(0))
 
     def _check_split(self) -> None:
         if not len(self._train) or not len(self._held_out):
@@ -256,24 +263,23 @@ class PolicyTrainer:
         chunks = self.data.actions(rows, np.arange(policy.chunk_spec.horizon))
         policy.fit_actions(chunks, frames.proprio[rows])
 
-    def _train_step(self) -> dict[str, float]:
+    def _train_step(self) -> dict[str, Tensor]:
         config = self.config
         factor = loop.cosine_rate(self._step, config.steps, config.warmup)
         loop.set_learning_rates(factor, self._optimizer)
         self.policy.train()
         inputs, targets = self._batch(self._train[self._draw().numpy()])
-        kind = self.policy.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=config.bfloat16):
+        with self.device.autocast():
             losses = self.policy.loss(inputs, targets)
         total = torch.stack(list(losses.values())).sum()
-        loop.gradient_step(self._optimizer, total, config.gradient_clip)
+        loop.gradient_step(self._optimizer, total, config.gradient_clip, self._scaler)
         self._averaged.update(self.policy, self._step)
-        return {key: float(value.detach()) for key, value in losses.items()}
+        return {key: value.detach().double() for key, value in losses.items()}
 
     def _draw(self) -> Tensor:
-        """Indices `[B]` into the training frames."""
-        if (self._weights == 1).all():
-            return torch.randint(len(self._train), (self.config.batch,))
+        """Indices `[B]` into the training frames, which are in the main memory."""
+        if self._draws_uniformly:
+            return torch.randint(len(self._train), (self.config.batch,), device="cpu")
         return torch.multinomial(self._weights, self.config.batch, replacement=True)
 
     def _batch(self, rows: np.ndarray) -> tuple[Inputs, Targets]:
@@ -283,7 +289,8 @@ class PolicyTrainer:
         A tokenizer may be unable to encode such a chunk; the batch then goes without offsets.
         """
         inputs = self._augmented_images(rows)
-        offset = torch.randn(len(rows), 1, inputs.proprio.shape[-1]).to(self.policy.device)
+        shape = (len(rows), 1, inputs.proprio.shape[-1])
+        offset = torch.randn(shape, device=self.policy.device)
         noisy = inputs.proprio + self.config.state_noise * offset * self.policy.state_std
         try:
             return inputs._replace(proprio=noisy), self.data.targets(rows, noisy[:, -1])
@@ -294,7 +301,7 @@ class PolicyTrainer:
         """Observations of frames `[B]` with augmented images, or cached features of some."""
         if self._features is None:
             return self._augment_images(self.data.inputs(rows))
-        view = torch.randint(len(self._features), (len(rows),))
+        view = torch.randint(len(self._features), (len(rows),), device="cpu")
         features = self._features[view, self._feature_index[rows]]
         inputs = self.data.inputs(rows, images=False)
         return inputs._replace(image_features=features.to(self.policy.device))
@@ -325,7 +332,8 @@ class PolicyTrainer:
             file = self._features_dir / f"{self._features_digest()[:16]}.npy"
             if file.is_file():
                 return torch.from_numpy(np.load(file))
-        with torch.random.fork_rng(devices=[]):  # a resumed run draws the same augmentations
+        cuda = [self.policy.device] if self.device.kind == "cuda" else []
+        with torch.random.fork_rng(cuda):  # a resumed run draws the same augmentations
             torch.manual_seed(self.config.seed)
             views = [self._view_features() for _ in range(self.config.cached_views)]
             features = torch.stack(views)
@@ -335,19 +343,21 @@ class PolicyTrainer:
 
     def _features_digest(self) -> str:
         """Hash of everything that the cached features depend on."""
-        names = ("cached_views", "shift", "brightness", "contrast", "bfloat16", "seed")
+        names = ("cached_views", "shift", "brightness", "contrast", "seed")
         config, policy = configs.to_plain(self.config), configs.to_plain(self.policy.config)
         observed = {key: policy[key] for key in ("cameras", "n_obs_steps", "vision")}
-        settings = json.dumps([{name: config[name] for name in names}, observed], sort_keys=True)
+        settings = [{name: config[name] for name in names}, observed]
+        settings += [self.device.kind, self.device.precision]
         weights = [p.detach().cpu().numpy() for p in self.policy.vision_parameters()]
-        return digest_of([*weights, self._train], [settings, self.data.frames.digest()])
+        texts = [json.dumps(settings, sort_keys=True), self.data.frames.digest()]
+        return digest_of([*weights, self._train], texts)
 
     def _view_features(self) -> Tensor:
         """Features of one augmentation of all training frames, `[N, cameras, E]`."""
-        parts, kind = [], self.policy.device.type
+        parts = []
         for rows in np.array_split(self._train, -(-len(self._train) // FEATURE_BATCH)):
             inputs = self._augment_images(self.data.inputs(rows))
-            with torch.autocast(kind, torch.bfloat16, enabled=self.config.bfloat16):
+            with self.device.autocast():
                 parts.append(self.policy.encode_images(inputs).half().cpu())
         return torch.cat(parts)
 
@@ -357,8 +367,9 @@ class PolicyTrainer:
             "policy": self.policy.own_state(),
             "averaged": self._averaged.state,
             "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
-        loop.save_checkpoint(self.out, state, self._identity)
+        loop.save_checkpoint(self.out, state, self._identity, self.device)
         with self._averaged.applied_to(self.policy):
             self.policy.save_pretrained(self.out / "policy")
 
@@ -366,7 +377,8 @@ class PolicyTrainer:
         """Applies a checkpoint; raises if it does not fit."""
         for key in ("averaged", "policy"):  # both must fit
             loop.load_partly(self.policy, state[key], self.policy.is_stored_elsewhere)
-        self._averaged.state = state["averaged"]
+        self._averaged.load(state["averaged"])
+        self._scaler.load_state_dict(state["scaler"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = int(state["step"])
 
@@ -378,6 +390,8 @@ class PolicyTrainer:
             model=configs.to_plain(policy.config),
             tokenizer=_digest_of_tokenizer(policy),
             data=self.data.frames.digest(),
+            device=self.device.kind,
+            precision=self.device.precision,
         )
 
 

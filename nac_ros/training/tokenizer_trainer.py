@@ -14,6 +14,7 @@ from nac_ros.codec import discriminators
 from nac_ros.codec.losses import ControlLoss, Kind, ReconstructionLoss
 from nac_ros.core import config as configs
 from nac_ros.core.config import check_fields, number_field
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import ConfigError, DatasetError
 from nac_ros.core.provenance import digest_of
 from nac_ros.datasets.action_chunks import ActionChunks
@@ -99,13 +100,20 @@ class TokenizerTrainer:
         config: TokenizerTrainingConfig,
         out: Path,
         sources: Sequence[Mapping[str, Any]] = (),
+        device: ComputeDevice = CPU,
     ):
-        """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)"""
-        self.tokenizer, self.config, self.out = tokenizer, config, out
-        self._sources = sources
-        self.discriminator = _make_discriminator(tokenizer, config)
+        """sources: origin of the data, for run.json (`nac_ros.datasets.convert.describe`)
+        device: to which the tokenizer is moved
+        """
+        self.tokenizer, self.config, self.out = tokenizer.to(device.name), config, out
+        self._sources, self.device = sources, device
+        self.discriminator = _make_discriminator(tokenizer, config).to(device.name)
         self._optimizer = _adam(tokenizer, config.learning_rate)
         self._discriminator_optimizer = _adam(self.discriminator, config.learning_rate)
+        self._scaler, self._discriminator_scaler = (
+            device.gradient_scaler(),
+            device.gradient_scaler(),
+        )
         self._step, self._quantizing = 0, config.unquantized_share == 0
         self._fit_seconds, self._step_seconds = 0.0, 0.0  # of `fit`, and of all steps
         self._first_stage: FirstStage | None = None  # while it is trained alone
@@ -126,16 +134,23 @@ class TokenizerTrainer:
         """Fits statistics and codebooks, or restores the run in `out`; whether it was restored."""
         self._identity = self._identify(train, held_out)
         resumed = loop.start_run(
-            self.out, self.config, self._identity, resume, self._restore, self._sources
+            self.out,
+            self.config,
+            self._identity,
+            resume,
+            self._restore,
+            self._sources,
+            self.device,
         )
         if not resumed:
             started = time.perf_counter()
             self.tokenizer.fit(*train, seed=self.config.seed)
             self.add_fit_time(time.perf_counter() - started)
-        self._losses = _make_losses(self.tokenizer, self.config)  # needs the statistics of `fit`
+        losses = _make_losses(self.tokenizer, self.config)  # needs the statistics of `fit`
+        self._losses = [loss.to(self.device.name) for loss in losses]
         self._train, self._held_out = train, held_out
         self.chunks = self.tokenizer.normalize(*train)
-        self._consecutive = torch.from_numpy(train.consecutive)
+        self._consecutive = torch.from_numpy(train.consecutive).to(self.device.name)
         if self._first_stage and not len(self._consecutive):
             raise DatasetError(
                 "contrastive_share needs training chunks one step apart; found none"
@@ -167,7 +182,8 @@ class TokenizerTrainer:
         self._step += 1
         self._step_seconds += time.perf_counter() - started
         if self._step % self.config.log_every == 0 or self.done:
-            self._log.write(self._step, {**metrics, **self._evaluate_samples()})
+            shown = {key: float(value) for key, value in metrics.items()}
+            self._log.write(self._step, {**shown, **self._evaluate_samples()})
             self._save()
 
     def finish(self) -> dict[str, Any]:
@@ -187,7 +203,7 @@ class TokenizerTrainer:
             return self._step_seconds / left if left > 0 else float(self._step > 0)
         return self._step / self.config.steps
 
-    def _train_step(self, chunks: Tensor) -> dict[str, float]:
+    def _train_step(self, chunks: Tensor) -> dict[str, Tensor | float]:
         config = self.config
         self._set_learning_rates()
         self.tokenizer.train()
@@ -197,25 +213,28 @@ class TokenizerTrainer:
         if self._first_stage and self._progress >= config.contrastive_share:
             self._freeze_first_stage(chunks)
             self.tokenizer.fit_codes(chunks, config.seed)
-        rows = torch.randint(len(chunks), (config.batch,))
+        rows = torch.randint(len(chunks), (config.batch,), device=chunks.device)
         real = augment(chunks[rows], config, self.tokenizer.relative)
-        fake, extra = self.tokenizer.training_step(real, quantize=self._quantizing)
+        with self.device.autocast():
+            fake, extra = self.tokenizer.training_step(real, quantize=self._quantizing)
+        fake = fake.float()
         reconstruction = torch.stack([loss(fake, real) for loss in self._losses]).sum()
         loss = reconstruction + config.commitment_weight * extra.get("commitment", 0)
         if self._first_stage:
             loss = loss + config.contrastive_weight * self._contrastive_loss(chunks)
         if self._is_adversarial_step():
             loss = loss + self._adversarial_loss(real, fake)
-        loop.gradient_step(self._optimizer, loss, config.gradient_clip)
+        loop.gradient_step(self._optimizer, loss, config.gradient_clip, self._scaler)
         return {
-            "train": float(reconstruction.detach()),
+            "train": reconstruction.detach(),
             "lr": self._optimizer.param_groups[0]["lr"],
         }
 
     def _contrastive_loss(self, chunks: Tensor) -> Tensor:
         """Time-contrastive term of random training chunks."""
         assert self._first_stage is not None
-        drawn = torch.randint(len(self._consecutive), (self.config.batch,))
+        n, size = len(self._consecutive), (self.config.batch,)
+        drawn = torch.randint(n, size, device=self._consecutive.device)
         rows = self._consecutive[drawn]
         temperature = self.config.contrastive_temperature
         return self._first_stage.contrastive_loss(chunks, rows, temperature)
@@ -236,7 +255,9 @@ class TokenizerTrainer:
         loss = discriminators.discriminator_loss(
             self.discriminator(real), self.discriminator(fake.detach())
         )
-        loop.gradient_step(self._discriminator_optimizer, loss, config.gradient_clip)
+        loop.gradient_step(
+            self._discriminator_optimizer, loss, config.gradient_clip, self._discriminator_scaler
+        )
         real_features, fake_features = self.discriminator(real), self.discriminator(fake)
         generator = discriminators.generator_loss(fake_features)
         matching = discriminators.feature_loss(real_features, fake_features)
@@ -268,7 +289,7 @@ class TokenizerTrainer:
             "trains_first_stage": self._first_stage is not None,
             **{name: part.state_dict() for name, part in self._stateful().items()},
         }
-        loop.save_checkpoint(self.out, state, self._identity)
+        loop.save_checkpoint(self.out, state, self._identity, self.device)
         self.tokenizer.save_pretrained(self.out)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -289,6 +310,8 @@ class TokenizerTrainer:
             "discriminator": self.discriminator,
             "optimizer": self._optimizer,
             "discriminator_optimizer": self._discriminator_optimizer,
+            "scaler": self._scaler,
+            "discriminator_scaler": self._discriminator_scaler,
         }
 
     def _identify(self, train: ActionChunks, held_out: ActionChunks) -> dict[str, str]:
@@ -298,6 +321,8 @@ class TokenizerTrainer:
             tokenizer=f"{tokenizer.name} ({tokenizer.preset})",
             model=configs.to_plain(tokenizer.config),
             data=digest_of([*train, *held_out]),
+            device=self.device.kind,
+            precision=self.device.precision,
         )
 
 
@@ -341,7 +366,7 @@ def _make_discriminator(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -
 def _make_losses(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> list[torch.nn.Module]:
     """Losses of decoded and real chunks; squared errors are weighted as in the published MSE."""
     shape = tokenizer.config
-    weights = torch.ones(shape.horizon)
+    weights = torch.ones(shape.horizon, device=tokenizer.low.device)
     weights[config.early_steps or shape.horizon :] = config.late_weight
     absolute = [k for k, relative in enumerate(shape.relative) if not relative]
     control = (config.velocity_weight, config.acceleration_weight, config.transition_weight)
@@ -354,7 +379,8 @@ def _make_losses(tokenizer: Tokenizer, config: TokenizerTrainingConfig) -> list[
 
 
 def _adam(module: torch.nn.Module, rate: float) -> torch.optim.AdamW:
-    learned = list(module.parameters()) or [torch.zeros(1)]  # AdamW rejects an empty list
+    # AdamW rejects an empty list
+    learned = list(module.parameters()) or [torch.zeros(1, device="cpu")]
     groups = [{"params": learned, "peak": rate}]
     return torch.optim.AdamW(groups, rate, betas=(0.9, 0.99), fused=True)
 
@@ -366,6 +392,7 @@ def train_cross_embodiment(
     out: Path,
     resume: bool = False,
     sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    device: ComputeDevice = CPU,
 ) -> dict[str, Any]:
     """Trains tokenizers with a shared codec, one step of each at a time; robot -> metrics.
 
@@ -378,7 +405,9 @@ def train_cross_embodiment(
         raise ConfigError("contrastive_share is for one robot; leave it at 0 with --embodiments")
     config = replace(config, seconds=config.seconds / len(members))
     trainers = {
-        name: TokenizerTrainer(members[name], config, out / name, (sources or {}).get(name, ()))
+        name: TokenizerTrainer(
+            members[name], config, out / name, (sources or {}).get(name, ()), device
+        )
         for name in data
     }
     resumed = [trainer.start(*data[name], resume) for name, trainer in trainers.items()]

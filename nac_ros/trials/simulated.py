@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nac_ros.core.device import CPU, ComputeDevice
 from nac_ros.core.errors import ConfigError, SimulationError
 from nac_ros.core.image_codec import encode_jpeg
 from nac_ros.evaluation.baselines import TimedEngine
@@ -36,13 +37,15 @@ FILM_STRIPS = "film_strips"  # folder in the run's folder
 
 
 class TrialJob(NamedTuple):
-    """A slot to run; source: a bundle's path or `expert`; randomization: as it was frozen."""
+    """A slot to run; source: a bundle's path or `expert`; randomization: as it was frozen;
+    device: of the bundle's policy."""
 
     protocol: TrialProtocol
     slot: Slot
     source: str
     film_strip: bool
     randomization: DomainRandomization
+    device: ComputeDevice
 
 
 class SimulatedTrial(NamedTuple):
@@ -78,13 +81,14 @@ def run_unattended(
     executor: Executor,
     film_strips: bool = True,
     on_record: Callable[[Record], None] = lambda record: None,
+    device: ComputeDevice = CPU,
 ) -> None:
     """Completes and unblinds a run on the twin; calls `on_record` after each verdict.
 
     Slots with a verdict are skipped. Raises ConfigError for another robot.
     """
     check_unattended(run.protocol)
-    for trial in executor.run(run_trial, _jobs(run, film_strips)):
+    for trial in executor.run(run_trial, _jobs(run, film_strips, device)):
         if run.is_pending(trial.slot):  # a worker may have run beyond the stopping rule
             verdict = replace(trial.verdict, film_strip=_save_film_strip(run, trial))
             on_record(run.log_verdict(trial.slot, verdict))
@@ -110,7 +114,7 @@ def run_trial(job: TrialJob) -> SimulatedTrial:
         twin = _twin(load_robot(ROBOT), task, job.randomization)
         measurements, error = {}, _run_expert(job, twin, seed, observer)
     else:
-        policy = _policy(job.source, _transition(job).needs_context)
+        policy = _policy(job.source, _transition(job).needs_context, job.device)
         twin = _twin(current_spec_of(policy.robot), task, job.randomization)
         measurements, error = _run_policy(job, policy, twin, seed, observer), ""
     outcome, rate = twin.outcome(), twin.spec.action_rate_hz
@@ -189,15 +193,15 @@ def _twin(spec: RobotSpec, task: str, randomization: DomainRandomization) -> Twi
 
 
 @lru_cache(maxsize=8)
-def _policy(path: str, needs_context: bool) -> PolicyRuntime:
-    return load_runtime(path, needs_context=needs_context)
+def _policy(path: str, needs_context: bool, device: ComputeDevice) -> PolicyRuntime:
+    return load_runtime(path, needs_context=needs_context, device=device)
 
 
-def _jobs(run: TrialRun, film_strips: bool) -> Iterator[TrialJob]:
+def _jobs(run: TrialRun, film_strips: bool, device: ComputeDevice) -> Iterator[TrialJob]:
     methods = {code: method for method, code in run.codes.items()}
     for slot in run.pending():
         source = run.protocol.methods[methods[slot.code]]
-        yield TrialJob(run.protocol, slot, source, film_strips, run.randomization)
+        yield TrialJob(run.protocol, slot, source, film_strips, run.randomization, device)
 
 
 def _save_film_strip(run: TrialRun, trial: SimulatedTrial) -> str:
