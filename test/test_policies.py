@@ -224,6 +224,19 @@ def test_new_statistics_of_the_state_do_not_change_a_trained_policy(tokenizer, n
     assert torch.allclose(before.exp(), after.exp(), atol=1e-3)
 
 
+def test_new_statistics_of_the_environment_do_not_change_a_trained_policy(tokenizer):
+    policy = make(tokenizer, "ar", cameras=[], environment_state_dim=3)
+    state, rng = torch.randn(2, 2, 3), np.random.default_rng(0)
+    inputs = random_inputs(2)._replace(images={}, environment_state=state)
+    joints = rng.normal(1.0, 2.0, (100, 7)).astype(np.float32)
+    policy.fit_state(joints, rng.normal(1.0, 2.0, (100, 3)).astype(np.float32))
+    tokens = policy.predict(inputs).tokens
+    before = policy.token_log_probs(inputs, tokens)
+    policy.fit_state(joints, rng.normal(-1.0, 0.5, (100, 3)).astype(np.float32))
+    after = policy.token_log_probs(inputs, tokens)
+    assert torch.allclose(before.exp(), after.exp(), atol=1e-3)
+
+
 def test_a_tokenizer_is_frozen_saved_apart_and_must_be_the_one_of_the_training(
     tokenizer, tmp_path
 ):

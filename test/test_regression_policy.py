@@ -1,5 +1,6 @@
 """Chunk regression: training, determinism, inputs without cameras, devices."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_policies import (
@@ -102,3 +103,12 @@ def test_preset_paper_has_the_sizes_of_table_5_and_small_fewer_parameters():
     assert 1 < small.params_m < 3 < paper.params_m
     with pytest.raises(ConfigError, match="n_heads 3"):
         make_policy("regression", "small", ChunkSpec(), n_heads=3, dim=32, **facts)
+
+
+def test_new_statistics_of_the_actions_do_not_change_what_a_trained_policy_does():
+    policy, rng = make_tiny("regression", SPEC).eval(), np.random.default_rng(0)
+    inputs, states = random_inputs(policy, 2), np.zeros((50, 3), np.float32)
+    before = policy.normalizer.denormalize(policy.predict(inputs).chunk)
+    policy.fit_actions(rng.normal(1.0, 2.0, (50, 8, 3)).astype(np.float32), states)
+    after = policy.normalizer.denormalize(policy.predict(inputs).chunk)
+    assert torch.allclose(before, after, atol=1e-5)

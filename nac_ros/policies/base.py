@@ -358,9 +358,15 @@ class Policy(nn.Module, ABC):
             self.observation_encoder.rescale_state(self.state_mean, self.state_std, mean, std)
         self.state_mean.copy_(mean)
         self.state_std.copy_(std)
-        if environment is not None:
-            self.environment_mean.copy_(torch.from_numpy(environment.mean(0)))
-            self.environment_std.copy_(torch.from_numpy(environment.std(0) + MIN_STD))
+        if environment is None:
+            return
+        before = self.environment_mean, self.environment_std
+        mean = torch.from_numpy(environment.mean(0)).to(self.environment_mean)
+        std = torch.from_numpy(environment.std(0) + MIN_STD).to(self.environment_std)
+        if not (self.environment_std == 1).all():
+            self.observation_encoder.rescale_environment(*before, mean, std)
+        self.environment_mean.copy_(mean)
+        self.environment_std.copy_(std)
 
     def task_index(self, task: str) -> int:
         """Index of a task id or prompt, or with a text encoder of a paraphrase of a prompt.

@@ -127,7 +127,19 @@ class ObservationEncoder(nn.Module):
     def rescale_state(self, mean: Tensor, std: Tensor, new_mean: Tensor, new_std: Tensor) -> None:
         """Changes the first layer so that new statistics of the joint states, each `[D]`, give the
         same output for the same joint states as the old ones did."""
-        first: nn.Linear = self.state_encoder[0]
+        self._rescale(self.state_encoder[0], mean, std, new_mean, new_std)
+
+    @torch.no_grad()
+    def rescale_environment(
+        self, mean: Tensor, std: Tensor, new_mean: Tensor, new_std: Tensor
+    ) -> None:
+        """The same for the statistics of the environment states, each `[N]`."""
+        self._rescale(self.environment_encoder[0], mean, std, new_mean, new_std)
+
+    @staticmethod
+    def _rescale(
+        first: nn.Linear, mean: Tensor, std: Tensor, new_mean: Tensor, new_std: Tensor
+    ) -> None:
         steps = first.in_features // len(mean)
         ratio, shift = (new_std / std).repeat(steps), ((new_mean - mean) / std).repeat(steps)
         first.bias.add_(first.weight @ shift)

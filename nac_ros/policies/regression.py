@@ -6,6 +6,7 @@ action of the chunk. It is deterministic: of several possible motions it predict
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +76,20 @@ class RegressionPolicy(DirectPolicy):
             cross_attention=True,
         )
         self.head = nn.Linear(dim, chunk_spec.action_dim)
+
+    @torch.no_grad()
+    def fit_actions(self, actions: np.ndarray, references: np.ndarray) -> None:
+        """As of the base class; a policy that was trained before predicts the same actions."""
+        before = self.normalizer
+        is_new = bool((before.low == before.high).all())
+        centre, half_range = before.centre, before.half_range
+        super().fit_actions(actions, references)
+        if is_new:
+            return
+        after = self.normalizer
+        ratio = half_range / after.half_range
+        self.head.weight.mul_(ratio[:, None])
+        self.head.bias.mul_(ratio).add_((centre - after.centre) / after.half_range)
 
     def loss(self, inputs: Inputs, targets: Targets) -> dict[str, Tensor]:
         return {"l1": (self._chunk(inputs) - targets["chunk"]).abs().mean()}
