@@ -1,5 +1,6 @@
 """Fixtures of several test files: an untrained bundle that is made in seconds, real data."""
 
+import json
 import os
 from pathlib import Path
 
@@ -34,6 +35,33 @@ def nac_data():
     if "NAC_DATA" not in os.environ:
         pytest.skip("NAC_DATA names no folder with real demonstrations")
     return Path(os.environ["NAC_DATA"])
+
+
+@pytest.fixture(scope="session")
+def sampling_bundle(tmp_path_factory):
+    """Folder of models/default that acts by the tokens that it samples."""
+    from shutil import copytree
+
+    from nac_ros.core.config import config_dir
+    from nac_ros.core.device import CPU
+    from nac_ros.export import bundle, golden_vectors
+    from nac_ros.export.manifest import read_manifest, write_manifest
+
+    folder = copytree(
+        config_dir().parent / "models" / "default", tmp_path_factory.mktemp("sampling") / "bundle"
+    )
+    path = folder / "policy" / "config.json"
+    saved = json.loads(path.read_text())
+    saved["config"]["acts_by"] = "tokens"
+    path.write_text(json.dumps(saved))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    facts = {key: value for key, value in manifest.items() if key not in ("files", "format")}
+    write_manifest(folder, **facts)
+    parts = bundle._load_parts(folder, read_manifest(folder), CPU)
+    golden = folder / bundle.GOLDEN
+    golden_vectors.write(parts.policy, parts.to_actions, parts.robot, golden)
+    write_manifest(folder, **facts)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from shutil import copytree
 import numpy as np
 import pytest
 from test_chunk_transition import noise_observation
+from test_cli import run
 
 from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadObservation, BundleError, ConfigError
@@ -180,6 +181,15 @@ def test_a_policy_that_acts_by_regression_tokens_is_exported(tiny_bundle, tmp_pa
     chunk = engine_of(bundle).predict_chunk(observation)
     wanted = bundle.tokenizer.decode(chunk.tokens[None], observation.reference[None])[0]
     np.testing.assert_allclose(chunk.actions, wanted, atol=1e-5)
+
+
+def test_export_changes_a_field_that_the_weights_do_not_depend_on(tiny_bundle, tmp_path, capsys):
+    parts = ("--policy", tiny_bundle, "--tokenizer", tiny_bundle / "tokenizer")
+    out = tmp_path / "out"
+    assert run(capsys, "export", *parts, "--model", "acts_by=regression", "--out", out)[0] == 0
+    assert load_bundle(out).policy.config.acts_by == "regression"
+    code, _, error = run(capsys, "export", *parts, "--model", "acts_by=hope", "--out", out)
+    assert code == 2 and "acts_by" in error
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_bundle, tmp_path):

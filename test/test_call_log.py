@@ -16,7 +16,6 @@ from nac_ros.control.call_log import CallLog, list_segments, to_json
 from nac_ros.control.call_log_reader import from_json, read
 from nac_ros.control.logged_guard import LoggedGuard, call_log_folder
 from nac_ros.control.types import GuardConfig
-from nac_ros.core.config import config_dir
 from nac_ros.core.errors import DatasetError, NacError
 from nac_ros.core.files import sha256
 from nac_ros.core.types import ActionChunk, Observation
@@ -29,7 +28,6 @@ from nac_ros.inference.torch_runtime import TorchRuntime
 from nac_ros.robot.spec import load_robot
 
 SPEC = load_robot("vx300s")
-SHIPPED = config_dir().parent / "models" / "default"
 PERIOD = 1 / SPEC.guard_rate_hz
 
 
@@ -109,10 +107,12 @@ def observation(bundle, stamp, seed):
 
 
 @pytest.mark.parametrize("transition", ["blend", "best-of-n", "constrained"])
-def test_every_logged_prediction_gives_the_same_chunk_again(tmp_path, transition):
-    bundle, config = load_bundle(SHIPPED), TransitionConfig(transition=transition, candidates=3)
+def test_every_logged_prediction_gives_the_same_chunk_again(sampling_bundle, tmp_path, transition):
+    bundle = load_bundle(sampling_bundle)
+    config = TransitionConfig(transition=transition, candidates=3)
     engine = Engine(TorchRuntime(bundle), seed=5, transition=config)
-    facts = {"bundle": str(SHIPPED), "manifest": sha256(SHIPPED / MANIFEST), "seed": 5}
+    manifest = sha256(sampling_bundle / MANIFEST)
+    facts = {"bundle": str(sampling_bundle), "manifest": manifest, "seed": 5}
     facts |= {"runtime": "torch", "threads": 1, "n_action_steps": None, "transition": vars(config)}
     facts |= {"device": "cpu", "precision": "fp32"}
     engine.call_log, chunk = CallLog(tmp_path, "policy", facts, 60.0), None

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from nac_ros.core.config import config_dir
 from nac_ros.core.errors import BadTokens, ConfigError
 from nac_ros.core.types import ActionChunk, Observation
 from nac_ros.evaluation.rollout import EvaluationConfig, run_evaluation
@@ -20,13 +19,12 @@ from nac_ros.robot.spec import load_robot
 from nac_ros.tokenizers import make_tokenizer
 
 SPEC = load_robot("vx300s")
-SHIPPED = config_dir().parent / "models" / "default"
 LATENCY_S = 0.2
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return load_bundle(SHIPPED)
+def bundle(sampling_bundle):
+    return load_bundle(sampling_bundle)
 
 
 def engine_of(bundle, **options):
@@ -123,7 +121,7 @@ def test_best_of_n_selects_the_chunk_that_deviates_least_from_the_current_one(bu
 def test_constrained_needs_tokens_that_describe_a_span_of_time():
     facts = {"cameras": [], "tasks": {"a": "A."}, "state_dim": 7}
     policy = make_policy("ar", "small", make_tokenizer("oat"), **facts)
-    bundle = SimpleNamespace(path=SHIPPED, robot=SPEC, policy=policy, horizon=32, rate_hz=30)
+    bundle = SimpleNamespace(path="b", robot=SPEC, policy=policy, horizon=32, rate_hz=30)
     with pytest.raises(ConfigError, match="ar over the oat tokenizer cannot"):
         ChunkTransition(TorchRuntime(bundle), TransitionConfig(transition="constrained"))
     with pytest.raises(ConfigError, match="unknown transition 'hope'"):
@@ -160,9 +158,9 @@ def test_an_engine_reports_the_confidence_of_the_policy(bundle):
     assert engine.confidence.entropy > 0 and 0 <= engine.confidence.margin <= 1
 
 
-def test_latency_and_transition_are_applied_and_reported():
+def test_latency_and_transition_are_applied_and_reported(sampling_bundle):
     config = EvaluationConfig(
-        bundle=str(SHIPPED),
+        bundle=str(sampling_bundle),
         tasks=("weighing",),
         trials=1,
         transition="constrained",

@@ -198,6 +198,15 @@ def _add_export(groups: Any) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     command.add_argument("--card", type=Path, help="model card (Markdown file)")
     command.add_argument(
+        "--model",
+        type=options.key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a field of the policy's config that its weights do not depend on, such as "
+        "acts_by=tokens",
+    )
+    command.add_argument(
         "--runtime",
         choices=("torch", "onnx"),
         default="torch",
@@ -224,6 +233,8 @@ def export(args: Namespace) -> Results:
         raise ConfigError(f"the policy in {folder} {wanted} --tokenizer")
     tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer)
     policy = load_policy(folder, tokenizer)
+    fields = {**configs.to_plain(policy.config), **dict(args.model)}
+    policy.config = configs.build(type(policy.config), fields, f"policy {policy.name}")
     if args.card is not None and not args.card.is_file():
         raise ConfigError(f"--card {args.card} is not a file; name a Markdown file")
     card = args.card.read_text() if args.card else f"# {policy.describe()}\n"
