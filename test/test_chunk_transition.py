@@ -121,7 +121,8 @@ def test_best_of_n_selects_the_chunk_that_deviates_least_from_the_current_one(bu
 def test_constrained_needs_tokens_that_describe_a_span_of_time():
     facts = {"cameras": [], "tasks": {"a": "A."}, "state_dim": 7}
     policy = make_policy("ar", "small", make_tokenizer("oat"), **facts)
-    bundle = SimpleNamespace(path="b", robot=SPEC, policy=policy, horizon=32, rate_hz=30)
+    parts = {"path": "b", "robot": SPEC, "policy": policy, "detokenizer": None}
+    bundle = SimpleNamespace(**parts, horizon=32, rate_hz=30)
     with pytest.raises(ConfigError, match="ar over the oat tokenizer cannot"):
         ChunkTransition(TorchRuntime(bundle), TransitionConfig(transition="constrained"))
     with pytest.raises(ConfigError, match="unknown transition 'hope'"):

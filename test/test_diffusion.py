@@ -82,7 +82,7 @@ def test_a_perfect_denoiser_leads_to_its_chunk_also_beyond_the_quantiles(monkeyp
     wanted = chunks[chunks.abs().amax((1, 2)).topk(2).indices]
 
     def exact(noisy, level, vectors):
-        power = policy.schedule.signal_power[level][:, None, None]
+        power = policy.schedule.signal_power[level.long()][:, None, None]
         return (noisy - power.sqrt() * wanted) / (1 - power).sqrt()
 
     monkeypatch.setattr(policy.denoiser, "forward", exact)

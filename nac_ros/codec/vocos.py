@@ -108,7 +108,7 @@ class IstftHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T']` -> `[B, 1, L]`, float32: a phase of low precision is a large error."""
         with full_precision(x.device):
-            return self._synthesize(x.float())
+            return self._synthesize(x.to(self.weight))
 
     def _synthesize(self, x: Tensor) -> Tensor:
         spectra = self.project(x.transpose(1, 2)).transpose(1, 2)  # [B, n_fft + 2, T']

@@ -300,5 +300,5 @@ class Attention(nn.Module):
 def position_encoding(n: int, width: int) -> Tensor:
     """Position encoding `[n, width]`: sines and cosines of 1/2 .. n/2 periods."""
     periods = torch.logspace(log10(0.5), log10(n / 2), ceil(width / 2))
-    angle = 2 * pi * torch.linspace(0, 1, n)[:, None] * periods
+    angle = 2 * pi * torch.linspace(0, 1, n, device=periods.device)[:, None] * periods
     return POSITION_SCALE * torch.cat([angle.sin(), angle.cos()], 1)[:, :width]
