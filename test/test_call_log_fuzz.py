@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzz import HOSTILE_VALUES, damage_bytes, damage_tree, nested, pickle_payload, run_cases
-from test_call_log import SHIPPED, observation, run_logged_guard
+from test_call_log import observation, run_logged_guard
 
 from nac_ros.cli.main import main
 from nac_ros.control.call_log import CallLog, to_json
 from nac_ros.control.call_log_reader import MAX_ARRAYS, from_json, read
 from nac_ros.control.logged_guard import snapshot
+from nac_ros.core.config import config_dir
 from nac_ros.core.errors import DatasetError
 from nac_ros.core.files import sha256
 from nac_ros.evaluation.log_replay import replay, replay_guard
@@ -37,6 +38,8 @@ ATTACKS = (
     {"ActionChunk": {}},
     {"Observation": {"stamp": 0}},
 )
+
+SHIPPED = config_dir().parent / "models" / "default"
 
 
 def run_logged_engine(folder: Path) -> None:
