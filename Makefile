@@ -51,7 +51,7 @@ study: $(STAMP) ## policies and tokenizers compared on four tasks of the twin (h
 	@for name in nac rotated_rvq; do \
 		$(VENV)/bin/nac tokenizer train --tokenizer $$name --robot vx300s --data $(DEMONSTRATIONS) \
 			--out $(STUDY)/$$name --resume --threads 1 || exit; done
-	@$(RUN) tools/twin_study.py --data $(DEMONSTRATIONS) --tokenizers $(STUDY)/nac $(STUDY)/rotated_rvq \
+	@$(RUN) -m tools.twin_study --data $(DEMONSTRATIONS) --tokenizers $(STUDY)/nac $(STUDY)/rotated_rvq \
 		--vision models/four_tasks --out $(STUDY)/cells --cells $(CELLS) --report $(STUDY)/report.json
 
 lint: $(STAMP) ## check format, lint and types

@@ -186,3 +186,26 @@ def test_a_gymnasium_environment_is_wrapped_by_its_config():
     other.reset(0)
     with pytest.raises(SimulationError, match="no 'won' in info, which has: "):
         other.step([1.0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gymnasium_environment_of_another_project_is_wrapped():
+    pytest.importorskip("metaworld")
+    from nac_ros.environments.gymnasium_adapter import GymnasiumConfig, wrap
+
+    options = {"env_name": "reach-v3", "seed": 0}
+    facts = {"module": "metaworld", "success": "success", "prompt": "Reach.", "rate_hz": 80}
+    with wrap(
+        GymnasiumConfig(id="Meta-World/MT1", options=options, max_steps=3, **facts)
+    ) as world:
+        assert world.spec.actions.dim == 4 and len(world.reset(3).proprio) == 39
+        ends = [world.step(action).ended for action in actions(world, 3)]
+    assert ends == [False, False, True]
+
+
+def test_a_module_that_is_not_installed_is_named():
+    pytest.importorskip("gymnasium")
+    from nac_ros.environments.gymnasium_adapter import GymnasiumConfig, wrap
+
+    with pytest.raises(ConfigError, match="No module named 'nowhere'; install"):
+        wrap(GymnasiumConfig(id="a-v0", module="nowhere", prompt="Do it."))

@@ -49,7 +49,7 @@ def test_without_a_sourced_ros_the_wheels_are_installed(tmp_path):
     assert call == [
         "torch==2.13.0",
         "--editable",
-        f"{ROOT}[cpu,sim,train,vlm,record,console,dev,ros,view]",
+        f"{ROOT}[cpu,sim,metaworld,train,vlm,record,console,dev,ros,view]",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,9 +50,14 @@ def arguments(tiny_bundle, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(arguments):
+def out(arguments) -> Path:
+    return Path(arguments[arguments.index("--out") + 1])
+
+
+@pytest.fixture(scope="module")
+def report(arguments, out):
     torch.set_num_threads(1)
-    file = study._parser().parse_args([*arguments, "--cells", "ar:x"]).out / "report.json"
+    file = out / "report.json"
     assert study.main([*arguments, "--cells", *CELLS, "--report", str(file)]) == 0
     return json.loads(file.read_text())
 
@@ -66,9 +72,8 @@ def test_cells_report_trials_settings_and_paired_differences(report):
 
 
 def test_image_encoders_are_those_of_the_vision_policy_and_their_features_are_shared(
-    report, arguments, tiny_bundle
+    report, out, tiny_bundle
 ):
-    out = study._parser().parse_args([*arguments, "--cells", "ar:x"]).out
     assert len(list((out / "features").iterdir())) == 1
     wanted = load_policy(tiny_bundle / "policy", load_tokenizer(tiny_bundle / "tokenizer"))
     made = load_policy(out / "regression" / "training" / "policy", None).state_dict()
@@ -77,8 +82,7 @@ def test_image_encoders_are_those_of_the_vision_policy_and_their_features_are_sh
             assert torch.equal(made[key], value), key
 
 
-def test_a_cell_that_acts_otherwise_is_not_trained_again(report, arguments):
-    out = study._parser().parse_args([*arguments, "--cells", "ar:x"]).out
+def test_a_cell_that_acts_otherwise_is_not_trained_again(report, out):
     folder = out / CELLS[1].replace(":", "-")
     assert (folder / "bundle").is_dir() and not (folder / "training").exists()
     saved = json.loads((folder / "bundle/policy/config.json").read_text())
@@ -102,9 +106,13 @@ def test_finished_cells_are_skipped_and_those_of_other_settings_rejected(
 
 @pytest.mark.parametrize(
     ("cell", "words"),
-    [("ar:fast", "no tokenizer 'fast' in --tokenizers, which has rotated_rvq")],
+    [
+        ("ar:fast", "no tokenizer 'fast' in --tokenizers, which has rotated_rvq"),
+        ("ar:rotated_rvq:regression", "ar cannot act by 'regression'; it acts by: in one way"),
+        ("ar_guided:rotated_rvq:hope", "it acts by: tokens, regression, regression_tokens"),
+    ],
 )
-def test_a_cell_without_its_tokenizer_is_rejected(arguments, cell, words, capsys):
+def test_a_cell_that_does_not_exist_is_rejected(arguments, cell, words, capsys):
     assert study.main([*arguments, "--cells", cell]) == 2
     assert words in capsys.readouterr().err
 

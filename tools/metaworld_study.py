@@ -3,7 +3,7 @@
 Every cell is a tokenizer and a seed, such as `nac:0`; `regression:0` is L1 regression without
 tokens. All cells share demonstrations, steps, learning rate and network size, and those of a seed
 also the starts of the trials. A finished cell is skipped, an interrupted one continues at its last
-checkpoint.
+checkpoint. A report keeps the cells that it has from elsewhere.
 
 Meta-World 3.1.1 (https://github.com/Farama-Foundation/Metaworld) pins an old MuJoCo and runs with
 the one of `sim`, so it is installed without its dependencies:
@@ -12,8 +12,8 @@ the one of `sim`, so it is installed without its dependencies:
 
 Example:
 
-    python tools/metaworld_study.py --cells regression:0 nac:0 vqvla:0 --out runs/metaworld
-    python tools/metaworld_study.py --out runs/metaworld --report docs/results/metaworld_mt10.json
+    python -m tools.metaworld_study --cells regression:0 nac:0 vqvla:0 --out runs/metaworld
+    python -m tools.metaworld_study --out runs/metaworld --report docs/results/metaworld_mt10.json
 """
 
 import argparse
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nac_ros.cli.options import key_value, positive_int, write_results
+from nac_ros.cli.options import write_results
 from nac_ros.core import config as configs
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.config import check_fields, number_field
@@ -48,6 +48,7 @@ from nac_ros.tokenizers.grammar import PAD
 from nac_ros.training import loop
 from nac_ros.training.experiment import BenchmarkData, Candidate
 from nac_ros.training.experiment import train as train_candidate
+from tools.study_cells import RESULT, add_study_options, is_finished
 
 MT10 = (
     "reach-v3",
@@ -63,7 +64,7 @@ MT10 = (
 )
 OBSERVATION_DIM, HAND_DIM, ACTION_DIM = 39, 4, 4  # the gripper's position and opening come first
 TRAINING_STARTS_SEED, TRIAL_STARTS_SEED = 1, 1000  # of the starts that Meta-World draws
-REGRESSION, RESULT, METRICS = "regression", "result.json", "tokenizer.json"
+REGRESSION, METRICS = "regression", "tokenizer.json"
 N_STARTS = 50  # of each task and seed
 ENCODING_BATCH, HELD_OUT_STRIDE, LENGTH_GROUPS = 512, 8, 8
 
@@ -193,25 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--cells", type=_cell, nargs="+", default=[], metavar="METHOD:SEED", help="cells to run")
-    add("--out", type=Path, default=Path("runs/metaworld"), help="folder of all cells")
     add("--data", type=Path, help="file of the demonstrations (OUT/demonstrations.npz)")
-    add("--threads", type=positive_int, default=1, help="number of CPU threads of torch (1)")
     add("--tokenizers-only", action="store_true", help="train and evaluate only the tokenizers")
-    add(
-        "--report",
-        type=Path,
-        metavar="FILE",
-        help="add the finished cells of --out to this JSON file, in place of those with the same "
-        "name, and print a table of all",
-    )
-    add(
-        "--set",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of StudyConfig, such as steps=2000",
-    )
+    add_study_options(parser, Path("runs/metaworld"))
     return parser
 
 
@@ -246,21 +231,6 @@ def train_tokenizers(
         _, facts = train_tokenizer(cell.method, seeded, data, out / "tokenizers")
         content = {**cell._asdict(), **facts, "config": configs.to_plain(seeded)}
         write_json(out / f"{cell.method}_{cell.seed}" / METRICS, content | study_environment())
-
-
-def is_finished(folder: Path, config: StudyConfig) -> bool:
-    """Whether the folder has a result; raises ConfigError if it is one of other settings."""
-    path = folder / RESULT
-    if not path.is_file():
-        return False
-    found, wanted = json.loads(path.read_text())["config"], configs.to_plain(config)
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            raise ConfigError(
-                f"{path} was made with {key} {found.get(key)}, now {wanted.get(key)}; choose "
-                "another --out"
-            )
-    return True
 
 
 def run_cell(cell: Cell, config: StudyConfig, data: StudyData, folder: Path) -> dict[str, Any]:

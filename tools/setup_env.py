@@ -111,9 +111,8 @@ def create(venv: Path, base: Base) -> None:
 def pip_calls(base: Base, arguments: argparse.Namespace) -> list[list[str]]:
     """Arguments of each pip call; torch has a call of its own if it has its own index."""
     numpy = _numpy_of(base)
-    extras = [arguments.onnx, "sim", "train", "vlm", "record", "console", "dev"] + (
-        [] if base.sourced else ["ros"]
-    )
+    extras = [arguments.onnx, "sim", "metaworld", "train", "vlm", "record", "console", "dev"]
+    extras += [] if base.sourced else ["ros"]
     extras += [] if numpy else ["view"]  # rerun needs numpy 2
     package = ["--editable", f"{ROOT}[{','.join(extras)}]", *numpy]
     if arguments.torch_index:

@@ -9,7 +9,7 @@ Example:
 
     nac data generate --task marker --episodes 150 --out data/marker
     nac tokenizer train --robot vx300s --tokenizer nac --data data/marker --out data/nac
-    python tools/twin_study.py --data data/marker --tokenizers data/nac --vision models/default \\
+    python -m tools.twin_study --data data/marker --tokenizers data/nac --vision models/default \\
         --cells ar:nac ar_guided:nac regression diffusion --report twin_study.json
 """
 
@@ -19,11 +19,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 
-from nac_ros.cli.options import key_value, positive_int, write_results
+from nac_ros.cli.options import write_results
 from nac_ros.core import config as configs
 from nac_ros.core.chunk_spec import ChunkSpec
 from nac_ros.core.config import check_fields, number_field
@@ -42,8 +42,8 @@ from nac_ros.stats.intervals import wilson
 from nac_ros.tokenizers import Tokenizer, load_tokenizer
 from nac_ros.training.loop import has_checkpoint, seed_everything
 from nac_ros.training.policy_trainer import PolicyTrainer, PolicyTrainingConfig
+from tools.study_cells import RESULT, add_study_options, is_finished
 
-RESULT = "result.json"
 VISION = "observation_encoder.vision."  # of the policies' weights
 VISION_FIELDS = ("cameras", "image_size", "n_obs_steps", "vision", "vision_width", "n_keypoints")
 
@@ -127,17 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizers", type=Path, nargs="*", default=[], help="folders of trained tokenizers")
     add("--vision", type=Path, required=True, help="policy or bundle with the image encoders")
     add("--robot", default="vx300s", help="name or YAML file of the robot")
-    add("--out", type=Path, default=Path("runs/twin_study"), help="folder of all cells")
-    add("--report", type=Path, metavar="FILE", help="join the cells in this JSON file")
-    add("--threads", type=positive_int, default=1, help="number of CPU threads of torch (1)")
-    add(
-        "--set",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a field of StudyConfig, such as steps=2000",
-    )
+    add_study_options(parser, Path("runs/twin_study"))
     return parser
 
 
@@ -170,6 +160,8 @@ def _vision_facts(vision: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--vision {vision} holds no policy; name a bundle or a trained policy")
     config = json.loads(path.read_text())["config"]
+    if missing := [name for name in (*VISION_FIELDS, "dim") if name not in config]:
+        raise ConfigError(f"--vision {vision}: its policy has no {missing[0]}; name another one")
     return {name: config[name] for name in (*VISION_FIELDS, "dim")}
 
 
@@ -180,7 +172,7 @@ def _policy_folder(folder: Path) -> Path:
 def run_cells(cells: Sequence[Cell], study: Study) -> None:
     """Runs the cells that have no result yet, one after the other."""
     for cell in cells:
-        if is_finished(cell, study):
+        if is_finished(_folder(study.out, cell), study.config):
             print(f"{cell.title}: found in {study.out}", flush=True)
             continue
         print(f"{cell.title}: starts", flush=True)
@@ -194,23 +186,9 @@ def _folder(out: Path, cell: Cell) -> Path:
     return out / cell.title.replace(":", "-")
 
 
-def is_finished(cell: Cell, study: Study) -> bool:
-    """Whether the cell has a result; raises ConfigError if it is one of other settings."""
-    path = _folder(study.out, cell) / RESULT
-    if not path.is_file():
-        return False
-    found, wanted = json.loads(path.read_text())["config"], configs.to_plain(study.config)
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            raise ConfigError(
-                f"{path} was made with {key} {found.get(key)}, now {wanted.get(key)}; choose "
-                "another --out"
-            )
-    return True
-
-
 def run_cell(cell: Cell, study: Study) -> dict[str, Any]:
     """Trains the policy unless another cell has done so, exports it and runs the trials."""
+    check_acts_by(cell)
     policy, metrics = trained_policy(cell.trained, study)
     if cell.acts_by:
         policy.config = replace(policy.config, acts_by=cell.acts_by)
@@ -237,6 +215,18 @@ def run_cell(cell: Cell, study: Study) -> dict[str, Any]:
         "config": configs.to_plain(config),
         **environment(),
     }
+
+
+def check_acts_by(cell: Cell) -> None:
+    """Raises ConfigError unless the cell's policy can act as it says."""
+    if not cell.acts_by:
+        return
+    ways = get_type_hints(POLICIES.get(cell.policy).Config).get("acts_by")
+    if cell.acts_by not in get_args(ways):
+        known = ", ".join(get_args(ways)) or "in one way alone"
+        raise ConfigError(
+            f"{cell.title}: {cell.policy} cannot act by '{cell.acts_by}'; it acts by: {known}"
+        )
 
 
 def trained_policy(cell: Cell, study: Study) -> tuple[Policy, dict[str, float]]:

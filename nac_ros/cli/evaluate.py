@@ -40,8 +40,7 @@ def add_commands(groups: Any) -> None:
     command.add_argument(
         "--runtime",
         choices=("auto", "torch", "onnx"),
-        default="auto",
-        help="what runs the policy; auto = onnx where the bundle has it (default: auto)",
+        help="what runs the policy (default: auto = onnx where the bundle has it, else torch)",
     )
     options.add_device_options(command)
     options.add_provider_option(command)
@@ -65,7 +64,7 @@ def evaluate(args: Namespace) -> Results:
         baseline=args.baseline,
         data=tuple(str(path) for path in args.data or ()),
         workers=args.workers,
-        runtime=args.runtime,
+        **options.given(args, "runtime"),
         **options.condition_options(args),
     )
     earlier = None

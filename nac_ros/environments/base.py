@@ -35,8 +35,8 @@ class ActionSpace:
             or not np.less(self.low, self.high).all()
         ):
             raise ConfigError(
-                f"an action space needs finite limits, low below high, got {self.low} and "
-                f"{self.high}"
+                f"an action space needs finite limits, low below high, got low {self.low} and "
+                f"high {self.high}; correct them, or rescale actions without limits"
             )
         if not 0 < self.rate_hz < 1e5:
             raise ConfigError(f"rate_hz must be above 0 and below 1e5, got {self.rate_hz}")

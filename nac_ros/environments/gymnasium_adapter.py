@@ -1,5 +1,6 @@
 """Gymnasium environments as ours, and ours as Gymnasium environments."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nac_ros.core.config import check_fields, number_field
-from nac_ros.core.errors import ConfigError, SimulationError
+from nac_ros.core.errors import ConfigError, NacError, SimulationError
 from nac_ros.environments.base import (
     ActionSpace,
     Environment,
@@ -19,18 +20,20 @@ from nac_ros.environments.base import (
 try:
     import gymnasium
 except ImportError as error:
-    raise SimulationError("this needs gymnasium: pip install 'nac_ros[metaworld]'") from error
+    raise SimulationError(
+        "Gymnasium is not installed: pip install 'nac_ros[metaworld]'"
+    ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class GymnasiumConfig:
     """A Gymnasium environment with a success flag.
 
-    id, options: of `gymnasium.make`; module: imported first, because it registers the id
+    id, options: of `gymnasium.make`; module: imported first if it registers the id
     prompt: the task in words; rate_hz: of the actions
     success: key of the flag in `info`
-    proprio, environment_state: keys of a dictionary of observations, `` = the whole vector of
-        observations; without a key of environment_state there is none
+    proprio, environment_state: keys in a dictionary of observations; an empty proprio is the whole
+        observation, a vector, and an empty environment_state is none
     cameras: name -> key of its image in the observations
     names: of the action dimensions, by default numbered
     """
@@ -53,13 +56,20 @@ class GymnasiumConfig:
 
 def wrap(config: GymnasiumConfig, cameras: Sequence[str] = ()) -> Environment:
     """The Gymnasium environment of a config; raises ConfigError if they do not fit."""
-    if config.module:
-        __import__(config.module)
     try:
+        if config.module:
+            importlib.import_module(config.module)
         world = gymnasium.make(config.id, **config.options)
-    except (gymnasium.error.Error, TypeError) as error:
-        raise ConfigError(f"gymnasium.make('{config.id}') failed: {error}") from error
-    return WrappedEnvironment(_spec_of(config, world), world, config, cameras)
+    except (ImportError, gymnasium.error.Error, TypeError) as error:
+        raise ConfigError(
+            f"gymnasium.make('{config.id}') failed: {error}; install or name the module that "
+            "registers it, or correct id and options"
+        ) from error
+    try:
+        return WrappedEnvironment(_spec_of(config, world), world, config, cameras)
+    except NacError:
+        world.close()
+        raise
 
 
 class WrappedEnvironment(Environment):
@@ -85,7 +95,7 @@ class WrappedEnvironment(Environment):
         if self._config.success not in info:
             raise SimulationError(
                 f"{self.spec.name}: no '{self._config.success}' in info, which has: "
-                f"{', '.join(map(str, info)) or 'nothing'}"
+                f"{', '.join(map(str, info)) or 'nothing'}; set success to the key of the flag"
             )
         ended = bool(terminated) or bool(truncated)
         return Step(self._observe(observation), bool(info[self._config.success]), ended)

@@ -98,13 +98,6 @@ class MetaworldEnvironment(Environment):
         observation, _, _, _, facts = self._world.step(action)
         return Step(self._observe(observation), bool(facts["success"] > 0), False)
 
-    def expert(self) -> Any:
-        """Meta-World's scripted expert of the task: observation `[39]` -> action `[4]`."""
-        from metaworld.policies import ENV_POLICY_MAP
-
-        policy = ENV_POLICY_MAP[self._task]()
-        return lambda observation: np.clip(policy.get_action(observation), -1, 1)
-
     def close(self) -> None:
         if self._renderer is not None:
             self._renderer.close()

@@ -57,7 +57,7 @@ class EvaluationConfig(Conditions):
     baseline: Baseline = "none"
     data: tuple[str, ...] = ()
     workers: int = number_field(1, 1)
-    runtime: RuntimeName = "auto"
+    runtime: RuntimeName = RuntimeConfig.runtime
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +69,8 @@ class EvaluationConfig(Conditions):
 class TrialResult(NamedTuple):
     """Result of one trial.
 
-    predict_s, decode_s: wall-clock durations of every prediction and of its decoding [s]
+    predict_s, decode_s: wall-clock durations of every prediction and of its decoding [s]; the
+        latter are 0 if the policy does not decode tokens
     holds, rejections: number by reason; clips: clipped set-point values
     transition_jumps: largest distance over the arm's joints at each chunk transition [rad or m]
     jerk_rms_ratio: root mean square of the commanded jerk as a share of the limits
@@ -332,7 +333,7 @@ def _summarize(
         "transition": config.transition,
         "tasks": {task: _task_row([t for t in trials if t.task == task]) for task in tasks},
         "chunk_ms": percentiles([1000 * s for trial in trials for s in trial.predict_s]),
-        "decode_ms": percentiles([1000 * s for trial in trials for s in trial.decode_s]),
+        "decode_ms": percentiles([1000 * s for trial in trials for s in trial.decode_s if s]),
         "holds": dict(holds),
         "rejections": dict(rejections),
         "clips": sum(trial.clips for trial in trials),

@@ -60,8 +60,7 @@ def _tiles(result: Mapping[str, Any]) -> str:
         note = f"{100 * k / n:.0f} %; 95 %: {100 * low:.0f} to {100 * high:.0f} %"
         tiles.append((f"{k} of {n}", escape(task), note))
     for key, label in (("chunk_ms", "observation to chunk"), ("decode_ms", "tokens to actions")):
-        if key in result:
-            p = result[key]
+        if p := result.get(key):
             tiles.append((f"{p['p50']:.1f} ms", label, f"median; p99 {p['p99']:.1f} ms"))
     if "command_interval_error_ms" in result:
         run, idle = result["command_interval_error_ms"], result.get("idle_interval_error_ms")

@@ -31,14 +31,13 @@ LOAD_PARAMETERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyParameters(LowConfidenceConfig, DeviceConfig):
+class PolicyParameters(LowConfidenceConfig, DeviceConfig, RuntimeConfig):
     """Parameters of the node; times in seconds.
 
     bundle: folder of the bundle; empty = models/default of this package
     robot: name in config/robots, or path of a robot's YAML; empty = the robot of the bundle
     task: prompt or task id at the start; the topic `task` changes it
     seed: of the token sampling
-    runtime, threads: see RuntimeConfig
     margin_s: the next chunk is due this long before the executed steps run out
     retry_s: waiting time after a missing or unusable observation
     max_stall_s: the heartbeat stops if the inference loop has not run for longer
@@ -51,8 +50,6 @@ class PolicyParameters(LowConfidenceConfig, DeviceConfig):
     robot: str = ""
     task: str = ""
     seed: int = number_field(0, 0, 2**31)
-    runtime: str = "auto"
-    threads: int = number_field(1, 1, 256)
     margin_s: float = number_field(0.03, 0.0, 1.0)
     retry_s: float = number_field(0.02, 0.001, 10.0)
     max_stall_s: float = number_field(0.5, 0.05, 60.0)
@@ -75,9 +72,7 @@ def load_engine(
     """
     device = resolve_device(parameters, report)
     transition = configs.build(TransitionConfig, {"transition": parameters.transition}, "policy")
-    facts = {"runtime": parameters.runtime, "threads": parameters.threads}
-    runtime = configs.build(RuntimeConfig, facts, "policy")
-    policy = load_runtime(parameters.folder, runtime, transition.needs_context, device)
+    policy = load_runtime(parameters.folder, parameters, transition.needs_context, device)
     if policy.notice:
         report(policy.notice)
     spec = load_robot(parameters.robot) if parameters.robot else current_spec_of(policy.robot)
